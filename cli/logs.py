@@ -1,0 +1,64 @@
+"""`lorajob logs`."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from lorajob.cli.records import job_folder, load_record
+from lorajob.jobdir import STAGES, JobDir
+
+POLL_SECONDS = 0.5
+
+
+@click.command()
+@click.argument("job")
+@click.option("-f", "--follow", is_flag=True, help="Go on as the logs grow, until the job ends.")
+@click.option("--stage", type=click.Choice(STAGES), help="Only this stage's log.")
+def logs(job: str, follow: bool, stage: str | None) -> None:
+    """Print the logs of JOB's stages, in the order of the stages."""
+    folder = job_folder(job)
+    reader = LogReader(folder, (stage,) if stage else STAGES)
+    printed = False
+    ended = not follow
+    while True:
+        for text in reader.new_text():
+            click.echo(text, nl=False)
+            printed = True
+        if ended:
+            break
+        ended = load_record(job).ended  # then read once more, to the end
+        if not ended:
+            time.sleep(POLL_SECONDS)
+    if not printed:
+        click.echo(f"lorajob: {job} has written no log yet", err=True)
+
+
+class LogReader:
+    """Reads what a job's logs have gained since it last looked."""
+
+    def __init__(self, folder: JobDir, stages: tuple[str, ...]) -> None:
+        self._paths = {stage: folder.log_path(stage) for stage in stages}
+        self._read = dict.fromkeys(stages, 0)
+        self._last: str | None = None
+
+    def new_text(self) -> Iterator[str]:
+        """Pieces of text in the order of the stages, a heading where the stage changes."""
+        for stage, path in self._paths.items():
+            text = self._gain(stage, path)
+            if text:
+                if self._last != stage and len(self._paths) > 1:
+                    yield f"==> {stage} <==\n"
+                self._last = stage
+                yield text
+
+    def _gain(self, stage: str, path: Path) -> str:
+        try:
+            with path.open("rb") as file:
+                file.seek(self._read[stage])
+                data = file.read()
+        except FileNotFoundError:
+            return ""
+        self._read[stage] += len(data)
+        return data.decode("utf-8", errors="replace")

@@ -1,0 +1,87 @@
+"""`lorajob`: the group of commands. Each is imported only when it is asked for."""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+from lorajob import __version__
+from lorajob.cli.errors import user_errors
+
+COMMANDS = {  # name -> (where it is, what `lorajob --help` says of it)
+    "up": ("lorajob.cli.stack:up", "Start Redis, workers and Flower on this machine."),
+    "down": ("lorajob.cli.stack:down", "Stop what `lorajob up` started."),
+    "submit": ("lorajob.cli.submit:submit", "Queue a job: from a corpus to a tuned model."),
+    "status": ("lorajob.cli.status:status", "Show all jobs, or one in full."),
+    "watch": ("lorajob.cli.watch:watch", "Follow a job's progress until it ends."),
+    "logs": ("lorajob.cli.logs:logs", "Print the logs of a job's stages."),
+    "cancel": ("lorajob.cli.cancel:cancel", "Stop a job, keeping its checkpoints."),
+    "retry": ("lorajob.cli.retry:retry", "Queue a job's unfinished stages again."),
+    "worker": ("lorajob.cli.worker:worker", "Run a worker for one of the queues."),
+    "flower": ("lorajob.cli.flower:flower", "Run Flower, the monitor, in front of Redis."),
+    "transcribe": ("lorajob.cli.transcribe:transcribe", "Transcribe audio with a job's model."),
+    "doctor": ("lorajob.cli.doctor:doctor", "Check this machine, and say what to do."),
+    "demo": ("lorajob.cli.demo:demo", "Watch Whisper learn some Hindi, from nothing, here."),
+}
+
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports one when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            near = difflib.get_close_matches(name, COMMANDS, n=2)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"one of {', '.join(COMMANDS)}"
+            ctx.fail(f"{name!r} is no command; {hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.command(cls=LazyGroup, context_settings=CONTEXT)
+@click.version_option(__version__, prog_name="lorajob")
+def cli() -> None:
+    """Fine-tune Whisper with LoRA, one language a job.
+
+    `lorajob up` starts the service on this machine, `lorajob submit --lang hi` queues a job,
+    `lorajob watch JOB` follows it. What comes out runs in faster-whisper.
+
+    \b
+    LORAJOB_HOME        what belongs to this user: state of `up`, models, jobs
+    LORAJOB_REDIS_URL   the service's Redis; unset: the one that `lorajob up` started
+    LORAJOB_ARTIFACTS   folder of the jobs, one folder a job; the workers must see it too
+    LORAJOB_CORPORA     folder in which `submit` looks for a language's corpus
+    """
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 1 for a failure, 2 for wrong usage."""
+    with user_errors() as outcome:
+        code = cli.main(args, prog_name="lorajob", standalone_mode=False)
+        outcome.code = code if isinstance(code, int) else 0
+        sys.stdout.flush()
+    return outcome.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""A job by its id: its folder and its record, from Redis or from the files beside the job."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lorajob.cli.service import load_settings
+from lorajob.errors import JobNotFoundError, ServiceError, UsageError
+from lorajob.jobdir import JOB_ID, JobDir
+
+if TYPE_CHECKING:
+    from lorajob.worker.records import JobRecord
+
+
+def check_job_id(job: str) -> str:
+    """The id itself; UsageError where it cannot be one, so that no path is made of it."""
+    if not JOB_ID.fullmatch(job):
+        raise UsageError(f"JOB: {job!r} is not a job's id; ids look like hi-1a2b3c4d")
+    return job
+
+
+def job_folder(job: str) -> JobDir:
+    """The folder of a job on this machine. Raises JobNotFoundError where there is none."""
+    folder = JobDir(load_settings().jobs / check_job_id(job))
+    if not folder.root.is_dir():
+        raise JobNotFoundError(
+            f"JOB: {job!r} has no folder in {folder.root.parent}; `lorajob status` lists the jobs, "
+            "LORAJOB_ARTIFACTS says where their folders are"
+        )
+    return folder
+
+
+def load_record(job: str) -> "JobRecord":
+    """The record in Redis; where Redis cannot be reached, or forgot it, job.json with a note.
+
+    Raises JobNotFoundError, or ServiceError where there is neither Redis nor file.
+    """
+    from lorajob.worker.connect import connect, service_errors
+    from lorajob.worker.records import Records
+
+    settings = load_settings()
+    check_job_id(job)
+    try:
+        with service_errors(settings):
+            return Records(connect(settings)).load(job)
+    except (ServiceError, JobNotFoundError) as error:
+        record = _from_file(JobDir(settings.jobs / job).record_path)
+        if record is None:
+            raise
+        click.echo(f"lorajob: {error}; this is what its job.json says", err=True)
+        return record
+
+
+def _from_file(path: Path) -> "JobRecord | None":
+    from lorajob.worker.records import JobRecord
+
+    try:
+        return JobRecord.model_validate_json(path.read_text("utf-8"))
+    except (OSError, ValueError):  # pydantic's ValidationError is a ValueError
+        return None

@@ -1,0 +1,87 @@
+"""`lorajob status`."""
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from lorajob.cli.records import load_record
+from lorajob.cli.service import open_pipeline
+
+if TYPE_CHECKING:
+    from lorajob.worker.records import JobRecord
+
+
+@click.command()
+@click.argument("job", required=False)
+@click.option("--json", "as_json", is_flag=True, help="For scripts: one object, or a list of them.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="Without JOB: show the newest so many.",
+)
+def status(job: str | None, as_json: bool, limit: int) -> None:
+    """Show the newest jobs in a table, or JOB in full.
+
+    \b
+    The object of --json holds, among others:
+      state      queued, running, succeeded, failed, cancelled, rejected
+      stages     preprocess, train, evaluate, convert, each with its state
+      artifacts  the job's folder
+      metrics    base, tuned, converted: wer and cer in percent, normalised,
+                 on the test clips; each absent until measured
+      error      one sentence, null unless the job failed
+
+    Where Redis cannot be reached, JOB's job.json answers, if it is to be found here.
+    """
+    if job is None:
+        show_jobs(open_pipeline().list(limit), as_json)
+    else:
+        show_job(load_record(job), as_json)
+
+
+def show_jobs(records: "list[JobRecord]", as_json: bool) -> None:
+    """Print a table of jobs, or a list of their descriptions."""
+    if as_json:
+        from lorajob.tasks.pipeline import describe
+
+        jobs = [describe(record) for record in records]
+        click.echo(json.dumps(jobs, ensure_ascii=False, indent=2))
+    elif records:
+        from lorajob.cli.render import console, jobs_table
+
+        console(sys.stdout).print(jobs_table(records, time.time()))
+    else:
+        click.echo("lorajob: no jobs yet; `lorajob submit --lang hi` queues one", err=True)
+
+
+def show_job(record: "JobRecord", as_json: bool) -> None:
+    """Print all that is known of one job."""
+    if as_json:
+        from lorajob.tasks.pipeline import describe
+
+        click.echo(json.dumps(describe(record), ensure_ascii=False, indent=2))
+        return
+    from lorajob.cli.render import console, duration, metrics_table, stages_table
+
+    now = time.time()
+    for name, value in (
+        ("job", record.id),
+        ("state", record.state),
+        ("language", record.language),
+        ("base model", record.base_model),
+        ("corpus", record.corpus),
+        ("submitted", f"{duration(now - record.created_at)} ago"),
+        ("artifacts", record.folder),
+        ("error", record.error),
+    ):
+        if value:
+            click.echo(f"{name:11}{value}")
+    for table in (stages_table(record, now), metrics_table(record)):
+        if table is not None:
+            click.echo()
+            console(sys.stdout).print(table)

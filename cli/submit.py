@@ -1,0 +1,159 @@
+"""`lorajob submit`: a job from a language, a corpus and a base model."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lorajob.cli.service import load_settings, open_pipeline
+from lorajob.errors import UsageError
+
+if TYPE_CHECKING:
+    from lorajob.spec import JobSpec
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # owner/name; never a path with . or ~ first
+
+
+class SubmitCommand(click.Command):
+    """A command whose help ends with every setting of a job."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from lorajob.cli.settings_help import write_settings
+
+        write_settings(formatter)
+        super().format_epilog(ctx, formatter)
+
+
+@click.command(
+    cls=SubmitCommand,
+    epilog="""\b
+Standard output: the job's id, alone. All else goes to standard error.
+Exit code: 0 queued (with --wait: succeeded), 1 failed, cancelled or no
+service, 2 wrong usage; after 2 nothing is queued.
+
+\b
+Examples:
+  lorajob submit --lang hi --wait
+  lorajob submit --lang ml --corpus ml.tar.gz --preset fast --set train.epochs=2
+  job=$(lorajob submit --spec job.yaml) && lorajob watch $job""",
+)
+@click.option("--lang", metavar="LANGUAGE", help="Code or name of the language: hi, Hindi, pa-IN.")
+@click.option(
+    "--corpus",
+    metavar="PATH",
+    help="Common Voice release (.tar.gz or unpacked folder), or a manifest (.tsv, .csv, .jsonl "
+    "with columns audio and text, and if you like split and speaker). Without it: the newest "
+    "*-LANGUAGE.tar.gz or folder named LANGUAGE in $LORAJOB_CORPORA.",
+)
+@click.option(
+    "--base-model",
+    metavar="ID_OR_DIR",
+    help="The Whisper to start from: a Hub id (openai/whisper-small, the default), a folder of "
+    "a transformers model, a folder of a CTranslate2 (faster-whisper) model, or "
+    "demo/whisper-base, which comes with the demo extra. Multilingual ones only.",
+)
+@click.option("--preset", default="default", metavar="NAME", help="Settings to start from; below.")
+@click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Change one setting (listed below); may be given again. Values are YAML.",
+)
+@click.option(
+    "--spec",
+    "spec_path",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="YAML file of settings (language, corpus, base_model, train: {epochs: 2}, ...). It "
+    "overrides the preset; the options here and --set override the file.",
+)
+@click.option("--wait", is_flag=True, help="Follow the job to its end, as `lorajob watch` does.")
+@click.option(
+    "--worker-timeout",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="With --wait: withdraw the job once its queue has had no worker for so long.",
+)
+@click.pass_context
+def submit(
+    ctx: click.Context,
+    lang: str | None,
+    corpus: str | None,
+    base_model: str | None,
+    preset: str,
+    sets: tuple[str, ...],
+    spec_path: Path | None,
+    wait: bool,
+    worker_timeout: float | None,
+) -> None:
+    """Queue a job that tunes Whisper for a language, and print its id.
+
+    The job runs four stages: preprocess reads and checks the corpus, train fits a LoRA adapter,
+    evaluate measures word and character error rates before and after, convert makes the model
+    that faster-whisper runs. Workers do it; see `lorajob up` or `lorajob worker`.
+
+    Relative paths, in the file of --spec too, start from the folder you are in.
+    """
+    if worker_timeout is not None and not wait:
+        raise UsageError("--worker-timeout: means something only together with --wait")
+    flags = {"language": lang, "corpus": corpus, "base_model": base_model}
+    values = read_spec(spec_path) | {name: value for name, value in flags.items() if value}
+    spec = complete_spec(values, preset, sets)
+    pipeline = open_pipeline()
+    job_id = pipeline.submit(spec)
+    click.echo(job_id)
+    if wait:
+        from lorajob.cli.watch import follow_to_exit_code
+
+        ctx.exit(follow_to_exit_code(pipeline, job_id, worker_timeout))
+
+
+def read_spec(path: Path | None) -> dict[str, Any]:
+    """The mapping in a YAML file; UsageError where it holds something else."""
+    if path is None:
+        return {}
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"--spec: {path} is not YAML: {error}") from None
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UsageError(f"--spec: {path} holds no mapping of settings, such as `language: hi`")
+    return values
+
+
+def complete_spec(values: dict[str, Any], preset: str, sets: tuple[str, ...]) -> "JobSpec":
+    """A whole spec, its corpus found where none is named.
+
+    Raises UsageError for a missing language, a setting that is wrong or a base model of no known
+    form, CorpusError where no corpus is found.
+    """
+    from lorajob.spec import build_spec
+
+    named = set(values) | {line.partition("=")[0] for line in sets}
+    if "language" not in named:
+        raise UsageError("--lang: missing; the code or name of a language, such as hi or Hindi")
+    if "corpus" in named:
+        spec = build_spec(values, preset, sets)
+    else:
+        spec = build_spec(values | {"corpus": ""}, preset, sets)
+        spec = spec.model_copy(update={"corpus": str(_find_corpus(spec.language))})
+    check_base_model(spec.base_model)
+    return spec
+
+
+def check_base_model(text: str) -> None:
+    """Raise UsageError unless it is a folder that is here or may be a Hub id."""
+    if not HUB_ID.fullmatch(text) and not Path(text).expanduser().is_dir():
+        raise UsageError(
+            f"base_model: {text!r} is no folder here and no Hub id such as openai/whisper-small"
+        )
+
+
+def _find_corpus(language: str) -> Path:
+    from lorajob.corpora import find_corpus
+
+    return find_corpus(load_settings().corpora, language)

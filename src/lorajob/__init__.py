@@ -1,0 +1,7 @@
+"""lorajob: fine-tune Whisper with LoRA for many languages.
+
+This package is the library: speech and files. It knows nothing of Celery, Redis or click;
+`lorajob.worker`, `lorajob.tasks` and `lorajob.cli` build the service on top of it.
+"""
+
+__version__ = "0.1.0"

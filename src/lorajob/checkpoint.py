@@ -1,0 +1,151 @@
+"""Training's checkpoints: adapter, optimizer, scheduler and random state, without pickle.
+
+    JOB/checkpoints/ATTEMPT/step-N/
+        adapter_model.safetensors adapter_config.json   PEFT's format
+        optimizer.safetensors random.safetensors        tensors
+        state.json                                      the rest
+        history.jsonl                                   every step so far
+        manifest.json                                   sizes and hashes, written last
+"""
+
+import json
+import logging
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lorajob.jobdir import MANIFEST, hash_files, sync_path, sync_tree, write_json
+
+STEP = re.compile(r"step-(\d+)")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk."""
+
+    path: Path
+    attempt: int
+    step: int
+
+
+def newest_checkpoint(checkpoints: Path) -> Checkpoint | None:
+    """The highest attempt's highest step whose files are as its manifest says.
+
+    A broken one is named in the log and passed over.
+    """
+    found = []
+    for path in checkpoints.glob("*/step-*"):
+        match = STEP.fullmatch(path.name)
+        if match and path.parent.name.isdigit():
+            found.append(Checkpoint(path, int(path.parent.name), int(match[1])))
+    for checkpoint in sorted(found, key=lambda it: (it.attempt, it.step), reverse=True):
+        if verify(checkpoint.path):
+            return checkpoint
+        log.warning("checkpoint %s is broken; an older one is used", checkpoint.path)
+    return None
+
+
+def verify(path: Path) -> bool:
+    """Whether every file of the manifest is there with its size and hash."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text("utf-8"))
+        return bool(manifest["files"] == hash_files(path))
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def save_checkpoint(
+    target: Path,
+    model: PeftModel,
+    optimizer: Optimizer,
+    state: dict[str, Any],
+    history: Path,
+) -> None:
+    """Write a checkpoint beside `target` and rename it to its place."""
+    scratch = target.with_name(f".{target.name}")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    save_adapter(model, scratch)
+    tensors, rest = flatten_optimizer(optimizer)
+    save_file(tensors, scratch / "optimizer.safetensors")
+    save_file(random_state(), scratch / "random.safetensors")
+    write_json(scratch / "state.json", state | {"optimizer": rest})
+    shutil.copyfile(history, scratch / "history.jsonl")
+    write_json(scratch / MANIFEST, {"files": hash_files(scratch)})
+    sync_tree(scratch)
+    shutil.rmtree(target, ignore_errors=True)
+    scratch.rename(target)
+    sync_path(target.parent)
+
+
+def load_checkpoint(path: Path, optimizer: Optimizer) -> dict[str, Any]:
+    """Restore optimizer and random state; returns state.json. The adapter is loaded by PEFT."""
+    state: dict[str, Any] = json.loads((path / "state.json").read_text("utf-8"))
+    unflatten_optimizer(optimizer, load_file(path / "optimizer.safetensors"), state["optimizer"])
+    restore_random_state(load_file(path / "random.safetensors"))
+    return state
+
+
+def prune(attempt_folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints of an attempt."""
+    steps = [path for path in attempt_folder.glob("step-*") if STEP.fullmatch(path.name)]
+    for path in sorted(steps, key=lambda it: int(it.name[5:]))[:-keep]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """PEFT's two files. Its model card names local paths, so it is not kept."""
+    model.save_pretrained(str(folder), safe_serialization=True)
+    (folder / "README.md").unlink(missing_ok=True)
+
+
+def flatten_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """Its state as named tensors `PARAMETER.NAME`, and its groups as plain numbers."""
+    state = optimizer.state_dict()
+    tensors = {
+        f"{index}.{name}": value.detach().cpu().contiguous()
+        for index, values in state["state"].items()
+        for name, value in values.items()
+    }
+    groups = [
+        {key: value for key, value in group.items() if isinstance(value, int | float | list)}
+        for group in state["param_groups"]
+    ]
+    return tensors, groups
+
+
+def unflatten_optimizer(
+    optimizer: Optimizer, tensors: dict[str, Tensor], groups: list[dict[str, Any]]
+) -> None:
+    current = optimizer.state_dict()
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = value
+    merged = [{**old, **new} for old, new in zip(current["param_groups"], groups, strict=True)]
+    optimizer.load_state_dict({"state": state, "param_groups": merged})
+
+
+def random_state() -> dict[str, Tensor]:
+    """torch's generators: nothing else is random while training."""
+    state = {"cpu": torch.get_rng_state()}
+    for index in range(torch.cuda.device_count()):
+        state[f"cuda.{index}"] = torch.cuda.get_rng_state(index)
+    return state
+
+
+def restore_random_state(state: dict[str, Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    for index in range(torch.cuda.device_count()):
+        if f"cuda.{index}" in state:
+            torch.cuda.set_rng_state(state[f"cuda.{index}"], index)

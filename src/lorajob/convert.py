@@ -1,0 +1,214 @@
+"""Stage 4: merge the adapter into the float base, convert for faster-whisper, prove it the same.
+
+Three proofs: the float32 conversion gives each reference token the log-probability that the merged
+transformers model gives it (within 1e-3, or the stage fails); every converted type is scored on the
+test clips; and faster-whisper itself loads the result and transcribes some of them.
+"""
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from faster_whisper import WhisperModel
+from numpy.typing import NDArray
+from transformers import WhisperForConditionalGeneration
+
+from lorajob import ct2
+from lorajob.base_model import local_model
+from lorajob.clipstore import ClipStore
+from lorajob.errors import ParityError
+from lorajob.features import LogMel, pad_windows
+from lorajob.jobdir import JobDir, write_json
+from lorajob.languages import find_language
+from lorajob.model import load_whisper, merge
+from lorajob.report import Report
+from lorajob.results import ConvertResult, Scores
+from lorajob.scoring import score
+from lorajob.spec import MAX_LABEL_TOKENS, JobSpec
+from lorajob.tokens import Labels
+
+MAX_LOGPROB_DIFFERENCE = 1e-3  # nats a token; float32 on both sides agrees to about 1e-6
+MAX_WER_DIFFERENCE = 0.5  # percentage points between transformers and a converted type
+FASTER_WHISPER_CLIPS = 4
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Check:
+    """What the checks share."""
+
+    store: ClipStore
+    labels: Labels
+    indices: Sequence[int]  # all test clips
+    sample: Sequence[int]  # those decoded by transformers too
+    spec: JobSpec
+
+    def references(self, indices: Sequence[int]) -> list[str]:
+        return [self.store.texts[index] for index in indices]
+
+
+def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> ConvertResult:
+    """Write `out`/model (and model-TYPE for further types) and parity.json.
+
+    Raises ParityError where the conversion computes something else, ModelError where the base or
+    the merged model does not load or convert.
+    """
+    store = ClipStore(job.stage_dir("preprocess") / "test")
+    indices = range(min(len(store), spec.evaluate.max_clips or len(store)))
+    folder = local_model(spec.base_model)
+    labels = Labels(folder, find_language(spec.language).token)
+    sample = spread(indices, spec.convert.check_clips)
+    check = _Check(store, labels, indices, sample, spec)
+    types = spec.convert.compute_types
+    steps = 3 + 2 * len(types)
+
+    scratch = out / "scratch"
+    merged = merge(folder, job.stage_dir("train") / "adapter", scratch / "merged")
+    float32 = ct2.convert(merged, scratch / "float32", "float32")
+    report.progress(1, steps, phase="merged")
+    difference, merged_texts = compare(check, merged, float32, report)
+    report.progress(2, steps, phase="parity")
+
+    by_type: dict[str, Scores] = {}
+    sampled: dict[str, Scores] = {"merged": score(check.references(sample), merged_texts)}
+    for number, kind in enumerate(types):
+        target = out / ("model" if number == 0 else f"model-{kind}")
+        ct2.convert(merged, target, kind)
+        report.progress(3 + 2 * number, steps, phase=f"{kind} converted")
+        texts = _transcripts(check, target, report)
+        by_type[kind] = score(check.references(indices), texts)
+        chosen = [texts[index] for index in sample]
+        sampled[kind] = score(check.references(sample), chosen)
+        report.progress(4 + 2 * number, steps, phase=f"{kind} scored")
+    heard = listen(check, out / "model")
+    report.progress(steps, steps, phase="faster-whisper")
+    shutil.rmtree(scratch)
+
+    warnings = wer_warnings(sampled)
+    for warning in warnings:
+        log.warning("%s", warning)
+    write_json(
+        out / "parity.json",
+        {
+            "max_logprob_difference": difference,
+            "allowed_logprob_difference": MAX_LOGPROB_DIFFERENCE,
+            "sample_clips": len(sample),
+            "sample_scores": {name: scores.model_dump() for name, scores in sampled.items()},
+            "faster_whisper": heard,
+            "warnings": warnings,
+        },
+    )
+    return ConvertResult(
+        converted=by_type[types[0]],
+        by_type=by_type,
+        max_logprob_difference=difference,
+        model="convert/model",
+        warnings=warnings,
+    )
+
+
+def spread(indices: Sequence[int], count: int) -> list[int]:
+    """At most `count` of `indices`, evenly spaced."""
+    chosen = np.linspace(0, len(indices) - 1, min(count, len(indices)))
+    return [indices[int(place)] for place in chosen.round()]
+
+
+def compare(check: _Check, merged: Path, float32: Path, report: Report) -> tuple[float, list[str]]:
+    """The largest difference in log-probability over the sample, and transformers' transcripts.
+
+    Raises ParityError, with the token's two values, over `MAX_LOGPROB_DIFFERENCE`.
+    """
+    model = load_whisper(merged).eval()
+    log_mel = LogMel(model.config.num_mel_bins)
+    decoder = ct2.Decoder(float32, check.labels)
+    worst = 0.0
+    transcripts = []
+    for index in check.sample:
+        report.check_stop()
+        audio, text = check.store.audio(index), check.store.texts[index]
+        features = log_mel(pad_windows([audio]))
+        ours = log_probabilities(model, features, check.labels, text)
+        theirs = decoder.log_probabilities(audio, text)
+        difference = np.abs(ours - theirs)
+        place = int(difference.argmax())
+        if not difference[place] <= MAX_LOGPROB_DIFFERENCE:  # NaN fails too
+            raise ParityError(
+                f"convert: the float32 conversion differs from the merged model on clip "
+                f"{check.store.ids[index]}, token {place}: log-probability {theirs[place]:.6f} "
+                f"against {ours[place]:.6f}; at most {MAX_LOGPROB_DIFFERENCE} is allowed"
+            )
+        worst = max(worst, float(difference[place]))
+        transcripts.append(greedy(model, features, check.labels))
+    return worst, transcripts
+
+
+@torch.no_grad()
+def log_probabilities(
+    model: WhisperForConditionalGeneration, features: torch.Tensor, labels: Labels, text: str
+) -> NDArray[np.float64]:
+    """Teacher-forced log-probability of each token of `text`, among the text tokens."""
+    ids = labels.encode(text)
+    given = torch.tensor([labels.prompt + ids])
+    logits = model(input_features=features, decoder_input_ids=given[:, :-1]).logits[0]
+    spoken = logits[len(labels.prompt) - 1 :, : labels.end].double().log_softmax(-1)
+    values: NDArray[np.float64] = spoken.gather(1, torch.tensor(ids)[:, None])[:, 0].numpy()
+    return values
+
+
+@torch.no_grad()
+def greedy(
+    model: WhisperForConditionalGeneration, features: torch.Tensor, labels: Labels
+) -> str:
+    """transformers' own greedy transcript: no timestamps, fallback or voice detection."""
+    ids: Any = model.generate(
+        input_features=features,
+        language=labels.language_token,
+        task="transcribe",
+        num_beams=1,
+        do_sample=False,
+        max_new_tokens=MAX_LABEL_TOKENS,
+    )
+    return labels.decode(ids[0].tolist())
+
+
+def _transcripts(check: _Check, model: Path, report: Report) -> list[str]:
+    config = check.spec.evaluate
+    decoder = ct2.Decoder(model, check.labels)
+    return decoder.transcribe(
+        check.store, check.indices, config.batch_size, done=lambda clips: report.check_stop()
+    )
+
+
+def listen(check: _Check, folder: Path) -> list[dict[str, str]]:
+    """Transcripts of a few test clips by faster-whisper, as a user of the model gets them."""
+    model = WhisperModel(str(folder), device="auto")
+    heard = []
+    for index in spread(check.sample, FASTER_WHISPER_CLIPS):
+        segments, _ = model.transcribe(
+            check.store.audio(index),
+            language=check.labels.language_token,
+            beam_size=1,
+            temperature=0.0,
+            without_timestamps=True,
+            condition_on_previous_text=False,
+        )
+        text = " ".join(segment.text.strip() for segment in segments)
+        heard.append({"id": check.store.ids[index], "text": text})
+    return heard
+
+
+def wer_warnings(sampled: dict[str, Scores]) -> list[str]:
+    """A sentence for each type whose WER is off the merged model's on the same clips."""
+    merged = sampled["merged"].wer
+    return [
+        f"{kind}: WER {scores.wer:.2f} % against {merged:.2f} % of the merged model "
+        f"on {scores.clips} test clips"
+        for kind, scores in sampled.items()
+        if abs(scores.wer - merged) > MAX_WER_DIFFERENCE
+    ]

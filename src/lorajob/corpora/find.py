@@ -1,0 +1,113 @@
+"""From a path, or only a language, to its corpus."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from lorajob.corpora import common_voice, manifest
+from lorajob.corpora.clip import Corpus, Tick
+from lorajob.errors import CorpusError, UsageError
+from lorajob.languages import is_locale, is_locale_of
+
+ARCHIVES = (".tar.gz", ".tgz", ".tar")
+KINDS = "a Common Voice release (tar.gz or folder) or a manifest (.tsv, .csv, .jsonl)"
+SOURCES = (
+    "download a Common Voice release from the Mozilla Data Collective and give it by --corpus,"
+    " or write a manifest (TSV, CSV or JSONL with columns audio and text)"
+)
+_RELEASE = re.compile(r"(?<![0-9])(\d+)\.(\d+)(?:-(\d{4})-(\d{2})-(\d{2}))?")
+_FOLDER_MANIFESTS = tuple(
+    f"{stem}{suffix}" for stem in ("manifest", "metadata") for suffix in manifest.READERS
+)
+
+
+def open_corpus(path: Path, language: str, tick: Tick | None = None) -> Corpus:
+    """The corpus at `path`, its tables read; `tick` is called often while that takes long.
+
+    Raises UsageError for a path that is no corpus or one of another language, CorpusError for
+    tables or an archive that cannot be read.
+    """
+    path = _existing(path)
+    if _is_archive(path):
+        return common_voice.open_archive(path, language, tick)
+    if path.is_dir():
+        inner = _folder_manifest(path)
+        return manifest.open_manifest(inner) if inner else common_voice.open_folder(path, language)
+    return manifest.open_manifest(path)
+
+
+def check_corpus(path: Path, language: str) -> None:
+    """A quick look, without reading a corpus through: is there one, and of this language?
+
+    Raises UsageError or CorpusError as `open_corpus` does.
+    """
+    path = _existing(path)
+    if _is_archive(path):
+        common_voice.check_archive(path, language)
+    elif path.is_dir():
+        inner = _folder_manifest(path)
+        if inner:
+            manifest.check_manifest(inner)
+        else:
+            common_voice.find_root(path, language)
+    else:
+        manifest.check_manifest(path)
+
+
+def find_corpus(root: Path | None, language: str) -> Path:
+    """The newest release for `language` in `root`: `*-hi.tar.gz`, or a folder named for it.
+
+    Raises CorpusError where there is none.
+    """
+    if root is None:
+        raise CorpusError(f"corpus: none given for {language} and LORAJOB_CORPORA is unset; {SOURCES}")
+    if not root.is_dir():
+        raise CorpusError(f"corpus: LORAJOB_CORPORA={root} is no folder; {SOURCES}")
+    found = list(_candidates(root, language))
+    if not found:
+        raise CorpusError(f"corpus: none for {language} in {root}; {SOURCES}")
+    return max(found, key=_release)
+
+
+def _candidates(root: Path, language: str) -> Iterator[Path]:
+    for path in sorted(root.iterdir()):
+        name = path.name.lower()
+        suffix = next((end for end in ARCHIVES if name.endswith(end)), None)
+        if suffix and path.is_file():
+            if is_locale_of(_locale(path.name[: -len(suffix)]), language):
+                yield path
+        elif path.is_dir() and is_locale_of(path.name, language):
+            yield path
+        elif path.is_dir() and name.startswith("cv-corpus-"):
+            yield from (inner for inner in path.iterdir() if is_locale_of(inner.name, language))
+
+
+def _locale(stem: str) -> str:
+    """`hy-AM` of `cv-corpus-23.0-2025-09-05-hy-AM`, which is not Amharic; `hi` of `sample-hi`."""
+    first, _, last = stem.rpartition("-")
+    both = f"{first.rpartition('-')[2]}-{last}"
+    return both if is_locale(both) and (last.isupper() or len(last) > 3) else last
+
+
+def _release(path: Path) -> tuple[list[int], bool, str]:
+    """Sort key: version and date in the name, a delta release before the whole one."""
+    match = _RELEASE.search(path.name) or _RELEASE.search(path.parent.name)
+    numbers = [int(number or 0) for number in match.groups()] if match else []
+    return numbers, "delta" not in f"{path.parent.name}/{path.name}", path.name
+
+
+def _existing(path: Path) -> Path:
+    path = path.expanduser()
+    if not path.exists():
+        raise UsageError(f"corpus: {path} does not exist; give {KINDS}")
+    if not (path.is_dir() or _is_archive(path) or path.suffix.lower() in manifest.READERS):
+        raise UsageError(f"corpus: {path} is of no known kind; give {KINDS}")
+    return path
+
+
+def _is_archive(path: Path) -> bool:
+    return path.is_file() and path.name.lower().endswith(ARCHIVES)
+
+
+def _folder_manifest(folder: Path) -> Path | None:
+    return next((folder / name for name in _FOLDER_MANIFESTS if (folder / name).is_file()), None)

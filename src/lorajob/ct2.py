@@ -1,0 +1,111 @@
+"""Whisper in CTranslate2: convert to it, decode with it, and score given text with it."""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import ctranslate2
+import numpy as np
+import torch
+from ctranslate2.converters import TransformersConverter
+from numpy.typing import NDArray
+
+from lorajob.clipstore import ClipStore
+from lorajob.errors import ModelError
+from lorajob.features import LogMel, pad_windows
+from lorajob.model import PROCESSOR_FILES
+from lorajob.spec import MAX_LABEL_TOKENS
+from lorajob.tokens import Labels
+
+# CTranslate2 generates at most half of max_length (openai/whisper's sample_len), and scripts of two
+# tokens a letter need all of the decoder's 448 positions less the prompt.
+MAX_LENGTH = 2 * MAX_LABEL_TOKENS
+
+
+def convert(folder: Path, target: Path, compute_type: str) -> Path:
+    """Write the transformers folder as a CTranslate2 one that faster-whisper loads.
+
+    tokenizer.json and preprocessor_config.json go along; languages, suppressed tokens and alignment
+    heads come from the model's generation_config. Raises ModelError.
+    """
+    copied = [name for name in PROCESSOR_FILES if (folder / name).is_file()]
+    converter = TransformersConverter(str(folder), copy_files=copied, load_as_float16=False)
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        converter.convert(str(target), quantization=compute_type)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise ModelError(f"{folder} does not convert to CTranslate2: {error}") from error
+    return target
+
+
+def pick_device() -> str:
+    return "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
+
+
+class Decoder:
+    """Decodes clips of a ClipStore, or scores texts for them, with one CTranslate2 model.
+
+    `compute_type` is how CTranslate2 computes: `default` keeps the type the model was saved in.
+    """
+
+    def __init__(self, folder: Path, labels: Labels, compute_type: str = "default") -> None:
+        self.labels = labels
+        device = pick_device()
+        self.model = ctranslate2.models.Whisper(
+            str(folder),
+            device=device,
+            compute_type=compute_type,
+            # one worker with all cores: decoding is memory-bound and batches are wide
+            intra_threads=torch.get_num_threads(),
+        )
+        self.log_mel = LogMel(self.model.n_mels)
+
+    def encode(self, clips: list[NDArray[np.float32]]) -> ctranslate2.StorageView:
+        features = self.log_mel(pad_windows(clips)).numpy()
+        return self.model.encode(ctranslate2.StorageView.from_array(np.ascontiguousarray(features)))
+
+    def transcribe(
+        self,
+        store: ClipStore,
+        indices: Sequence[int],
+        batch_size: int,
+        beam_size: int = 1,
+        done: Callable[[int], None] = lambda clips: None,
+    ) -> list[str]:
+        """The transcripts of `indices`, in their order; no timestamps, fallback or voice detection.
+
+        Batches hold clips of like length, since a batch ends with its longest transcript.
+        """
+        order = sorted(range(len(indices)), key=lambda place: -store.seconds[indices[place]])
+        texts = [""] * len(indices)
+        finished = 0
+        for places in _chunks(order, batch_size):
+            encoded = self.encode([store.audio(indices[place]) for place in places])
+            results = self.model.generate(
+                encoded,
+                [self.labels.prompt] * len(places),
+                beam_size=beam_size,
+                max_length=MAX_LENGTH,
+                suppress_blank=True,
+            )
+            for place, result in zip(places, results, strict=True):
+                texts[place] = self.labels.decode(result.sequences_ids[0])
+            finished += len(places)
+            done(finished)
+        return texts
+
+    def log_probabilities(self, audio: NDArray[np.float32], text: str) -> NDArray[np.float64]:
+        """Teacher-forced log-probability of each token of `text`, among the text tokens.
+
+        CTranslate2's alignment runs the decoder over the whole text and reports each token's
+        probability under a softmax over the text vocabulary, as openai/whisper's timing does.
+        """
+        ids = self.labels.encode(text)
+        prompt = self.labels.prompt[:-1]  # align puts <|notimestamps|> itself
+        (result,) = self.model.align(self.encode([audio]), prompt, [ids], [3000])
+        return np.log(np.asarray(result.text_token_probs, dtype=np.float64))
+
+
+def _chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,1 @@
+"""What `lorajob demo` needs and no other job does: a packaged base model and a spoken corpus."""

@@ -1,0 +1,55 @@
+"""The errors a user can mend: each becomes one line on the command line, never a traceback."""
+
+
+class LorajobError(Exception):
+    """Something outside the program is not as it should be."""
+
+    kind = "error"
+
+
+class UsageError(LorajobError):
+    """The request itself is wrong: a field, its value, and what is allowed."""
+
+    kind = "usage"
+
+
+class CorpusError(LorajobError):
+    """The corpus cannot be read, or holds nothing to train on."""
+
+    kind = "corpus"
+
+
+class ModelError(LorajobError):
+    """The base model cannot be loaded or is not a multilingual Whisper."""
+
+    kind = "model"
+
+
+class ParityError(LorajobError):
+    """The converted model does not compute what the merged one does."""
+
+    kind = "parity"
+
+
+class StageError(LorajobError):
+    """A stage cannot run: its job folder lacks what an earlier stage should have left."""
+
+    kind = "stage"
+
+
+class StageStopped(LorajobError):
+    """The stage was asked to stop and did, leaving a good checkpoint where it keeps one."""
+
+    kind = "stopped"
+
+
+class ServiceError(LorajobError):
+    """Redis, a worker or the local stack is not there or refuses."""
+
+    kind = "service"
+
+
+class JobNotFoundError(LorajobError):
+    """No job of that name is known."""
+
+    kind = "job"

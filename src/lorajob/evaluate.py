@@ -1,0 +1,109 @@
+"""Stage 3: word and character error rates of the base and of the tuned model, clip by clip.
+
+Both are converted to CTranslate2 in float32 and decode the same test clips greedily: several times
+faster than transformers' generate, with the same transcripts.
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lorajob import ct2
+from lorajob.base_model import local_model
+from lorajob.clipstore import ClipStore
+from lorajob.jobdir import JobDir, write_json
+from lorajob.languages import find_language
+from lorajob.model import merge
+from lorajob.report import Report
+from lorajob.results import EvaluateResult
+from lorajob.scoring import interval, score, utterance_rows
+from lorajob.spec import JobSpec
+from lorajob.tokens import Labels
+
+log = logging.getLogger(__name__)
+
+
+def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> EvaluateResult:
+    """Write metrics.json and utterances.jsonl to `out`; returns both models' scores.
+
+    Raises ModelError where the base does not load.
+    """
+    store = ClipStore(job.stage_dir("preprocess") / "test")
+    indices = range(min(len(store), spec.evaluate.max_clips or len(store)))
+    folder = local_model(spec.base_model)
+    labels = Labels(folder, find_language(spec.language).token)
+    scratch = out / "scratch"
+
+    base = ct2.convert(folder, scratch / "base", "float32")
+    base_texts = _decode(base, labels, store, indices, spec, report, 0)
+    merged = merge(folder, job.stage_dir("train") / "adapter", scratch / "merged")
+    tuned = ct2.convert(merged, scratch / "tuned", "float32")
+    tuned_texts = _decode(tuned, labels, store, indices, spec, report, len(indices))
+    shutil.rmtree(scratch)
+
+    references = [store.texts[index] for index in indices]
+    ids = [store.ids[index] for index in indices]
+    result = EvaluateResult(
+        base=score(references, base_texts), tuned=score(references, tuned_texts)
+    )
+    intervals = {
+        "base": interval(references, base_texts, seed=spec.seed),
+        "tuned": interval(references, tuned_texts, seed=spec.seed),
+    }
+    write_json(out / "metrics.json", result.model_dump() | {"intervals": intervals})
+    _write_rows(out / "utterances.jsonl", store, ids, references, base_texts, tuned_texts)
+    log.info("WER %.1f -> %.1f %% on %d clips", result.base.wer, result.tuned.wer, len(indices))
+    return result
+
+
+def _decode(
+    model: Path,
+    labels: Labels,
+    store: ClipStore,
+    indices: Sequence[int],
+    spec: JobSpec,
+    report: Report,
+    before: int,
+) -> list[str]:
+    """Transcripts of one of the two models; `before` clips were decoded by the other."""
+
+    def done(clips: int) -> None:
+        report.progress(before + clips, 2 * len(indices))
+        report.check_stop()
+
+    decoder = ct2.Decoder(model, labels)
+    config = spec.evaluate
+    return decoder.transcribe(store, indices, config.batch_size, config.beam_size, done)
+
+
+def _write_rows(
+    path: Path,
+    store: ClipStore,
+    ids: list[str],
+    references: list[str],
+    base: list[str],
+    tuned: list[str],
+) -> None:
+    """One JSON object an utterance: reference, both hypotheses, and each one's errors."""
+    rows = zip(
+        utterance_rows(ids, references, base), utterance_rows(ids, references, tuned), strict=True
+    )
+    with path.open("w", encoding="utf-8") as file:
+        for index, (before, after) in enumerate(rows):
+            row: dict[str, Any] = {
+                "id": ids[index],
+                "seconds": round(float(store.seconds[index]), 3),
+                "reference": references[index],
+                "base": base[index],
+                "tuned": tuned[index],
+                "base_errors": _errors(before),
+                "tuned_errors": _errors(after),
+            }
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _errors(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: row[key] for key in row if key not in {"id", "reference", "hypothesis"}}

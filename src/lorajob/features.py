@@ -1,0 +1,55 @@
+"""Log-mel features, batched and in torch, on whatever device the model is on.
+
+The same numbers as transformers' WhisperFeatureExtractor (openai/whisper's log_mel_spectrogram),
+to 1e-4, without keeping padded features on disk.
+"""
+
+import librosa
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+SAMPLE_RATE = 16_000
+WINDOW_SECONDS = 30
+WINDOW_SAMPLES = SAMPLE_RATE * WINDOW_SECONDS
+FFT_SAMPLES = 400
+HOP_SAMPLES = 160
+LOG_FLOOR = 1e-10
+DYNAMIC_RANGE = 8.0  # log10 units below a clip's loudest bin that are kept
+
+
+class LogMel(nn.Module):
+    """float32 [batch, samples] -> float32 [batch, mel_bins, samples / 160]."""
+
+    filters: Tensor
+    hann: Tensor
+
+    def __init__(self, mel_bins: int) -> None:
+        super().__init__()
+        filters = librosa.filters.mel(
+            sr=SAMPLE_RATE, n_fft=FFT_SAMPLES, n_mels=mel_bins, norm="slaney"
+        )
+        self.register_buffer("filters", torch.from_numpy(filters), persistent=False)
+        self.register_buffer("hann", torch.hann_window(FFT_SAMPLES), persistent=False)
+
+    @torch.no_grad()
+    def forward(self, audio: Tensor) -> Tensor:
+        with torch.autocast(audio.device.type, enabled=False):
+            spectrum = torch.stft(
+                audio.float(), FFT_SAMPLES, HOP_SAMPLES, window=self.hann, return_complex=True
+            )
+            power = spectrum[..., :-1].abs().square()
+            log = torch.clamp(self.filters @ power, min=LOG_FLOOR).log10()
+            floor = log.amax(dim=(-2, -1), keepdim=True) - DYNAMIC_RANGE
+            result: Tensor = (torch.maximum(log, floor) + 4.0) / 4.0
+        return result
+
+
+def pad_windows(clips: list[NDArray[np.float32]]) -> Tensor:
+    """Stack clips of up to 30 s as float32 [batch, 480000], silence behind each."""
+    batch = torch.zeros(len(clips), WINDOW_SAMPLES)
+    for row, clip in zip(batch, clips, strict=True):
+        samples = torch.from_numpy(clip[:WINDOW_SAMPLES])
+        row[: samples.numel()] = samples
+    return batch

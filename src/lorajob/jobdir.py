@@ -1,0 +1,129 @@
+"""Where each file of a job lies, and how a stage's files are committed.
+
+    JOB/spec.json  job.json  log/STAGE.log
+    JOB/preprocess/  train/  evaluate/  convert/   committed stages, each with a manifest.json
+    JOB/checkpoints/ATTEMPT/step-N/                training's checkpoints, outlasting attempts
+    JOB/attempts/STAGE-ATTEMPT/                    what a running attempt writes, until it commits
+
+A stage is finished when `JOB/STAGE/manifest.json` exists: it is the last file written before the
+one rename that brings the attempt's folder to its place.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorajob.errors import StageError
+
+STAGES = ("preprocess", "train", "evaluate", "convert")
+JOB_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class JobDir:
+    """The folder of one job; every path in it is asked for here."""
+
+    root: Path
+
+    @property
+    def spec_path(self) -> Path:
+        return self.root / "spec.json"
+
+    @property
+    def record_path(self) -> Path:
+        return self.root / "job.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    def log_path(self, stage: str) -> Path:
+        return self.root / "log" / f"{stage}.log"
+
+    def stage_dir(self, stage: str) -> Path:
+        return self.root / stage
+
+    def new_attempt(self, stage: str, attempt: int) -> Path:
+        """An empty folder for this attempt's files; leavings of the same attempt are removed."""
+        path = self.root / "attempts" / f"{stage}-{attempt}"
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        return path
+
+    def result(self, stage: str) -> dict[str, Any] | None:
+        """What the finished stage returned, or None while it is not finished."""
+        try:
+            text = (self.stage_dir(stage) / MANIFEST).read_text("utf-8")
+        except FileNotFoundError:
+            return None
+        result: dict[str, Any] = json.loads(text)["result"]
+        return result
+
+    def require(self, *stages: str) -> None:
+        """Raise StageError unless all of `stages` are finished."""
+        for stage in stages:
+            if self.result(stage) is None:
+                raise StageError(f"{self.root}: stage {stage} has not finished; run it first")
+
+    def commit(self, stage: str, attempt_dir: Path, result: dict[str, Any]) -> dict[str, Any]:
+        """Make an attempt's folder the stage's: fsync, manifest, one rename. Returns the result.
+
+        The first commit wins. A later one is discarded, and the result that stands is returned.
+        """
+        manifest = {"stage": stage, "files": hash_files(attempt_dir), "result": result}
+        write_json(attempt_dir / MANIFEST, manifest)
+        sync_tree(attempt_dir)
+        try:
+            attempt_dir.rename(self.stage_dir(stage))
+        except OSError:
+            standing = self.result(stage)
+            if standing is None:
+                raise
+            shutil.rmtree(attempt_dir, ignore_errors=True)
+            return standing
+        sync_path(self.root)
+        return result
+
+
+def hash_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Relative name -> {bytes, sha256} of every file below `folder`, manifest apart."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name != MANIFEST:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            files[name] = {"bytes": path.stat().st_size, "sha256": digest}
+    return files
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON whole or not at all: a temporary file beside it, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(value, file, ensure_ascii=False, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def sync_tree(folder: Path) -> None:
+    """fsync every file and folder below `folder`, and itself."""
+    for path in [*folder.rglob("*"), folder]:
+        sync_path(path)
+
+
+def sync_path(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

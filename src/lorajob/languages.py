@@ -1,0 +1,93 @@
+"""The languages a job can be for: Whisper's own, and Common Voice's that Whisper lacks."""
+
+import difflib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from lorajob.errors import UsageError
+from lorajob.language_tables import ALIASES, REGIONAL, STAND_INS, WHISPER
+
+# Written without spaces between words (or with spaces that part phrases): words are no unit there.
+CER_TOKENS = frozenset({"zh", "ja", "th", "lo", "km", "my", "yue"})
+
+_REGION = re.compile("(?P<code>[a-z]{2,3})-(?:[a-z]{2}|[0-9]{3})")
+
+
+@dataclass(frozen=True)
+class Language:
+    """A language as lorajob names it.
+
+    `code` is Whisper's code where Whisper knows the language, else Common Voice's. `token` is the
+    Whisper code in the decoder's prompt: its own, or a related language's where Whisper has none.
+    """
+
+    code: str
+    name: str
+    token: str
+    primary_metric: Literal["wer", "cer"]
+
+
+def find_language(text: str) -> Language:
+    """The language of a code (Whisper's, Common Voice's, any region of one), name or alias.
+
+    Case does not matter. Raises UsageError with near matches for anything else.
+    """
+    key = text.strip().casefold().replace("_", "-")
+    region = _REGION.fullmatch(key)
+    code = _KEYS.get(key) or (_KEYS.get(region["code"]) if region else None)
+    if code is None:
+        raise UsageError(f"language: {text!r} is unknown; {_hint(key)}")
+    return _LANGUAGES[code]
+
+
+def known_languages() -> list[Language]:
+    """Every language a job can be for, by code."""
+    return [_LANGUAGES[code] for code in sorted(_LANGUAGES)]
+
+
+def is_locale_of(locale: str, code: str) -> bool:
+    """Whether a corpus labelled `locale` (such as `pa-IN`) is of the language `code` (`pa`).
+
+    `zh` takes any of Common Voice's Chinese corpora, `zh-TW` only its own.
+    """
+    region = _REGION.fullmatch(locale.casefold())
+    if region and region["code"] == code.casefold():
+        return True
+    try:
+        return find_language(locale).code == code
+    except UsageError:
+        return False
+
+
+def _languages() -> Iterator[Language]:
+    for code, name in WHISPER.items():
+        yield Language(code, name, code, _metric(code))
+    for code, (name, token, _reason) in (REGIONAL | STAND_INS).items():
+        yield Language(code, name, token, _metric(token))
+
+
+def _metric(token: str) -> Literal["wer", "cer"]:
+    return "cer" if token in CER_TOKENS else "wer"
+
+
+def _keys() -> dict[str, str]:
+    """casefolded code, name or alias -> code."""
+    keys = {}
+    for language in _LANGUAGES.values():
+        keys[language.code.casefold()] = language.code
+        keys.setdefault(language.name.casefold(), language.code)
+    return keys | {alias.casefold(): code for alias, code in ALIASES.items()}
+
+
+def _hint(key: str) -> str:
+    near = difflib.get_close_matches(key, _KEYS, n=6, cutoff=0.6)
+    codes = list(dict.fromkeys(_KEYS[match] for match in near))[:3]
+    if not codes:
+        return "allowed: the code or name of a language of Whisper or Common Voice, e.g. hi or Hindi"
+    return "did you mean " + ", ".join(f"{code} ({_LANGUAGES[code].name})" for code in codes) + "?"
+
+
+_LANGUAGES = {language.code: language for language in _languages()}
+_KEYS = _keys()

@@ -1,0 +1,115 @@
+"""Clips packed into 30 s windows, and windows into optimizer steps: deterministic by seed.
+
+The public recipe pads every clip to 30 s, so that with 4 s clips seven eighths of the encoder's
+work is silence. Packing fills the window. Some clips stay alone in theirs: a model that only sees
+full windows never learns that speech ends, and loops on short input.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lorajob.spec import MAX_LABEL_TOKENS, TrainConfig
+
+WINDOW_SECONDS = 30.0  # what Whisper's encoder sees at once
+PAUSE_SECONDS = 0.2  # silence between two clips of a window
+OPEN_WINDOWS = 64  # first-fit looks at so many; an epoch is packed in linear time
+
+
+@dataclass(frozen=True)
+class Window:
+    """What the encoder sees at once: clips by index, in order."""
+
+    clips: tuple[int, ...]
+    timestamps: bool
+
+
+@dataclass(frozen=True)
+class ClipSizes:
+    """What packing has to know of the clips: one entry a clip."""
+
+    seconds: Sequence[float]
+    tokens: Sequence[int]  # the end token included
+    speakers: Sequence[str]
+
+
+class _Open:
+    """A window being filled."""
+
+    def __init__(self, timestamps: bool, speaker: str | None) -> None:
+        self.clips: list[int] = []
+        self.timestamps = timestamps
+        self.speaker = speaker
+        self.seconds = 0.0
+        self.tokens = 0
+
+    def takes(self, seconds: float, tokens: int, speaker: str | None) -> bool:
+        return (
+            self.speaker == speaker
+            and self.seconds + seconds <= WINDOW_SECONDS
+            and self.tokens + tokens + 2 * self.timestamps <= MAX_LABEL_TOKENS
+        )
+
+    def add(self, clip: int, seconds: float, tokens: int) -> None:
+        self.clips.append(clip)
+        self.seconds += seconds + PAUSE_SECONDS
+        self.tokens += tokens + 2 * self.timestamps
+
+
+def plan_epoch(sizes: ClipSizes, config: TrainConfig, seed: int, epoch: int) -> list[list[Window]]:
+    """The optimizer steps of one epoch, each a list of windows that hold about `batch_clips` clips.
+
+    Every clip occurs once. The same arguments give the same plan on any machine.
+    """
+    rng = random.Random(f"{seed}/{epoch}")
+    windows = plan_windows(sizes, config, rng)
+    rng.shuffle(windows)
+    return group_steps(windows, config.batch_clips)
+
+
+def plan_windows(sizes: ClipSizes, config: TrainConfig, rng: random.Random) -> list[Window]:
+    """First-fit over the shuffled clips, `single_clips` of them left alone."""
+    order = list(range(len(sizes.seconds)))
+    rng.shuffle(order)
+    singles = len(order) if not config.packing else round(config.single_clips * len(order))
+    windows = [Window((clip,), timestamps=False) for clip in order[:singles]]
+    filling: list[_Open] = []
+    for clip in order[singles:]:
+        seconds, tokens = sizes.seconds[clip], sizes.tokens[clip]
+        speaker = sizes.speakers[clip] if config.one_speaker else None
+        window = next((open_ for open_ in filling if open_.takes(seconds, tokens, speaker)), None)
+        if window is None:
+            if len(filling) == OPEN_WINDOWS:
+                windows.append(_close(max(filling, key=_fullness), filling))
+            timestamps = rng.random() < config.timestamps and tokens + 2 <= MAX_LABEL_TOKENS
+            window = _Open(timestamps, speaker)
+            filling.append(window)
+        window.add(clip, seconds, tokens)
+    return windows + [Window(tuple(open_.clips), open_.timestamps) for open_ in filling]
+
+
+def _fullness(window: _Open) -> float:
+    return max(window.seconds / WINDOW_SECONDS, window.tokens / MAX_LABEL_TOKENS)
+
+
+def _close(window: _Open, filling: list[_Open]) -> Window:
+    filling.remove(window)
+    return Window(tuple(window.clips), window.timestamps)
+
+
+def group_steps(windows: list[Window], batch_clips: int) -> list[list[Window]]:
+    """Windows in order, cut where a step holds about `batch_clips` clips.
+
+    A window joins a step while that brings the step nearer to `batch_clips`; every step has one.
+    """
+    steps: list[list[Window]] = []
+    clips = 0
+    for window in windows:
+        size = len(window.clips)
+        if steps and abs(clips + size - batch_clips) < abs(clips - batch_clips):
+            steps[-1].append(window)
+            clips += size
+        else:
+            steps.append([window])
+            clips = size
+    return steps

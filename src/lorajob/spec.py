@@ -1,0 +1,243 @@
+"""JobSpec: everything that decides what a job computes, and nothing about where it runs."""
+
+import difflib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+from lorajob.errors import UsageError
+from lorajob.languages import find_language
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+ComputeType = Literal["float16", "int8", "int8_float16", "int8_float32", "float32"]
+# The text under a field is its description: in the schema and in `lorajob submit --help`.
+FROZEN = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+MAX_LABEL_TOKENS = 444  # 448 decoder positions less the four tokens of the prompt
+DEFAULT_BASE_MODEL = "openai/whisper-small"
+
+
+class PreprocessConfig(BaseModel):
+    """Which clips are used and how they are kept."""
+
+    model_config = FROZEN
+
+    train_splits: tuple[str, ...] = ("train", "dev")
+    """Splits of the corpus to train on."""
+    test_split: str = "test"
+    """Split that the error rates are measured on."""
+    test_share: Fraction = 0.1
+    """Share of the clips, by speaker, set aside where the corpus has no test split."""
+    min_seconds: PositiveFloat = 0.3
+    """Shorter clips are dropped."""
+    max_seconds: Annotated[float, Field(gt=0, le=30)] = 30.0
+    """Longer clips are dropped; the encoder sees 30 s and no more."""
+    max_label_tokens: Annotated[int, Field(gt=0, le=MAX_LABEL_TOKENS)] = MAX_LABEL_TOKENS
+    """Clips whose text takes more tokens are dropped."""
+    max_train_clips: PositiveInt | None = None
+    """Use at most so many clips to train on."""
+    max_test_clips: PositiveInt | None = None
+    """Keep at most so many test clips."""
+    audio_format: Literal["flac", "pcm16"] = "flac"
+    """How a clip's audio is kept: flac is half the size, pcm16 reads faster."""
+
+
+class TrainConfig(BaseModel):
+    """Hyper-parameters of one LoRA run."""
+
+    model_config = FROZEN
+
+    rank: PositiveInt = 32
+    """Rank of the LoRA matrices."""
+    alpha: PositiveInt = 64
+    """Scale of the adapter; alpha / rank multiplies its output."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Dropout in front of the adapter."""
+    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    """Layers that get an adapter."""
+    learning_rate: PositiveFloat = 1e-3
+    """Peak learning rate; LoRA tolerates about ten times full fine-tuning's."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 50
+    """Steps of linear warm-up; at most a tenth of all steps is used."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's weight decay."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradients are clipped to this norm."""
+    epochs: PositiveInt = 3
+    """Passes over the training clips."""
+    batch_clips: PositiveInt = 8
+    """Clips an optimizer step."""
+    micro_batch: PositiveInt = 1
+    """Windows of 30 s a forward pass; raise it where memory allows."""
+    packing: bool = True
+    """Put several clips into one 30 s window; false pads each clip to 30 s."""
+    single_clips: Fraction = 0.15
+    """Share of clips left alone in their window, so that short input works too."""
+    timestamps: Fraction = 0.5
+    """Share of packed windows trained with timestamps, so that they are not forgotten."""
+    one_speaker: bool = False
+    """Pack only clips of one speaker into a window."""
+    quantization: Literal["auto", "8bit", "4bit", "none"] = "auto"
+    """Precision of the frozen base weights; auto is 8bit on CUDA and none on a CPU."""
+    precision: Literal["auto", "bf16", "fp16", "float32"] = "auto"
+    """Precision of the arithmetic; auto is the best that the device has."""
+    gradient_checkpointing: bool = False
+    """Trade time for memory: recompute activations on the way back."""
+    save_steps: PositiveInt = 50
+    """Optimizer steps from one checkpoint to the next."""
+    keep_checkpoints: PositiveInt = 2
+    """Checkpoints kept; older ones are deleted."""
+    threads: PositiveInt | None = None
+    """CPU threads of the stage; null is as many as torch finds."""
+    loader_workers: Annotated[int, Field(ge=0)] | None = None
+    """Processes that prepare batches; null is 4 beside a GPU and 0 without."""
+
+
+class EvaluateConfig(BaseModel):
+    """How the test clips are decoded and scored."""
+
+    model_config = FROZEN
+
+    max_clips: PositiveInt | None = None
+    """Score at most so many of the test clips."""
+    batch_size: PositiveInt = 16
+    """Clips decoded at a time."""
+    beam_size: PositiveInt = 1
+    """Beams of the search; 1 is greedy."""
+
+
+class ConvertConfig(BaseModel):
+    """What is made for CTranslate2 and how it is checked."""
+
+    model_config = FROZEN
+
+    compute_types: Annotated[tuple[ComputeType, ...], Field(min_length=1)] = ("float16",)
+    """Types to convert to; the first is the job's result."""
+    check_clips: PositiveInt = 16
+    """Test clips decoded by transformers and by faster-whisper, to be compared."""
+
+
+class JobSpec(BaseModel):
+    """One job: a language, a corpus, a base model, and one config a stage."""
+
+    model_config = FROZEN
+
+    language: str
+    """Code or name of the language, such as hi or Hindi."""
+    corpus: str
+    """Common Voice release (tar.gz or folder) or manifest (TSV, CSV, JSONL)."""
+    base_model: str = DEFAULT_BASE_MODEL
+    """Hub id, folder of a transformers or CTranslate2 Whisper, or demo/whisper-base."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of everything random."""
+    preprocess: PreprocessConfig = PreprocessConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    convert: ConvertConfig = ConvertConfig()
+
+    @classmethod
+    def load(cls, path: Path) -> "JobSpec":
+        """The spec that `submit` wrote to a job's folder."""
+        return parse_spec(json.loads(path.read_text("utf-8")))
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "fast": {"train": {"epochs": 1, "rank": 16, "alpha": 32}},
+    "quality": {
+        "train": {
+            "epochs": 5,
+            "rank": 64,
+            "alpha": 128,
+            "learning_rate": 5e-4,
+            "target_modules": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
+        }
+    },
+}
+
+
+def parse_spec(values: dict[str, Any]) -> JobSpec:
+    """Validate a spec; UsageError names the first wrong field, its value and what is allowed."""
+    try:
+        spec = JobSpec.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(_explain(error)) from None
+    return spec.model_copy(update={"language": find_language(spec.language).code})
+
+
+def build_spec(
+    values: dict[str, Any], preset: str = "default", sets: Iterable[str] = ()
+) -> JobSpec:
+    """A spec from a preset, then `values` (a spec file and the flags), then `--set a.b=c` lines.
+
+    Raises UsageError for an unknown preset, a malformed or unknown setting, a value out of range.
+    """
+    if preset not in PRESETS:
+        raise UsageError(f"preset: {preset!r} is unknown; allowed: {', '.join(PRESETS)}")
+    merged = _merge(_merge({}, PRESETS[preset]), values)
+    for line in sets:
+        key, equals, text = line.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set: {line!r} is not of the form name=value, e.g. train.epochs=2")
+        merged = _merge(merged, _nested(key.split("."), _parse_value(text, line)))
+    return parse_spec(merged)
+
+
+def _parse_value(text: str, line: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(f"--set: {line!r} has a value that is not YAML") from None
+    if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in extra.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _nested(keys: list[str], value: Any) -> dict[str, Any]:
+    for key in reversed(keys):
+        value = {key: value}
+    result: dict[str, Any] = value
+    return result
+
+
+def _explain(error: ValidationError) -> str:
+    """One line for the first of pydantic's complaints."""
+    first = error.errors(include_url=False)[0]
+    path = [str(part) for part in first["loc"] if not isinstance(part, int)]
+    name = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        known = setting_names()
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else f"settings: {', '.join(known)}"
+        return f"{name}: no such setting; {hint}"
+    if first["type"] == "missing":
+        return f"{name}: missing; every job needs it"
+    return f"{name}: {first['input']!r} is not allowed: {first['msg'].lower()}"
+
+
+def setting_names() -> list[str]:
+    """Every setting of a spec, as `--set` names it."""
+    names = []
+    for name, field in JobSpec.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            names += [f"{name}.{inner}" for inner in kind.model_fields]
+        else:
+            names.append(name)
+    return names

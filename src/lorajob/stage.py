@@ -1,0 +1,102 @@
+"""`python -m lorajob.stage STAGE JOB_DIR` runs one stage of a job, with or without a service.
+
+Exit codes: 0 finished (or finished before), 1 a LorajobError (said in one line), 3 stopped on
+request, anything else a bug with its traceback on standard error.
+"""
+
+import argparse
+import importlib
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lorajob.errors import LorajobError, StageError, StageStopped
+from lorajob.jobdir import STAGES, JobDir
+from lorajob.report import Report
+from lorajob.spec import JobSpec
+
+EXIT_FAILED = 1
+EXIT_STOPPED = 3
+
+
+def run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> dict[str, Any]:
+    """Run `stage` and commit its files; a finished stage returns its result at once.
+
+    Raises LorajobError as the stage does, StageError where the folder is not a job's.
+    """
+    finished = job.result(stage)
+    if finished is not None:
+        return finished
+    if not job.spec_path.is_file():
+        raise StageError(f"{job.root}: no spec.json here; is this the folder of a job?")
+    spec = JobSpec.load(job.spec_path)
+    job.require(*STAGES[: STAGES.index(stage)])
+    module = importlib.import_module(f"lorajob.{stage}")
+    out = job.new_attempt(stage, attempt)
+    result = module.run(spec, job, out, attempt, report)
+    return job.commit(stage, out, result.model_dump(mode="json"))
+
+
+def next_attempt(stage: str, job: JobDir) -> int:
+    """One more than any attempt that left a trace; the service counts by itself."""
+    folders = [*(job.root / "attempts").glob(f"{stage}-*"), *job.checkpoints.glob("*")]
+    numbers = [path.name.rpartition("-")[2] for path in folders]
+    return 1 + max((int(number) for number in numbers if number.isdigit()), default=0)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m lorajob.stage", description=__doc__)
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("job_dir", type=Path)
+    parser.add_argument("--attempt", type=int, help="number of this attempt, counted by the caller")
+    parser.add_argument(
+        "--supervised", action="store_true", help="end with standard input, held by a supervisor"
+    )
+    args = parser.parse_args(argv)
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    job = JobDir(args.job_dir.resolve())
+    report = Report(args.stage)
+    _listen_for_stop(report)
+    if args.supervised:
+        _end_with_supervisor()
+    try:
+        attempt = args.attempt or next_attempt(args.stage, job)
+        report.result(run_stage(args.stage, job, attempt, report))
+    except StageStopped as stop:
+        report.error(stop.kind, str(stop))
+        return EXIT_STOPPED
+    except LorajobError as error:
+        logging.getLogger(__name__).error("%s", error)
+        report.error(error.kind, str(error))
+        return EXIT_FAILED
+    return 0
+
+
+def _listen_for_stop(report: Report) -> None:
+    def request(signum: int, frame: FrameType | None) -> None:
+        report.stop_requested = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, request)
+
+
+def _end_with_supervisor() -> None:
+    """End the whole process group at the end of standard input: its writer is gone."""
+
+    def watch() -> None:
+        while sys.stdin.buffer.read(1):
+            pass
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="supervisor-watch", daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""Windows as the model takes them: audio laid out in 30 s, and labels with or without timestamps."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lorajob.clipstore import ClipStore
+from lorajob.features import SAMPLE_RATE, pad_windows
+from lorajob.packing import PAUSE_SECONDS, WINDOW_SECONDS, Window
+from lorajob.tokens import Labels
+
+IGNORED = -100  # cross-entropy's ignore_index
+PAUSE_SAMPLES = round(PAUSE_SECONDS * SAMPLE_RATE)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """float32 audio [windows, 480000] and int64 labels [windows, tokens], padded with -100."""
+
+    audio: Tensor
+    labels: Tensor
+
+    def pin_memory(self) -> "Batch":
+        return Batch(self.audio.pin_memory(), self.labels.pin_memory())
+
+
+class WindowDataset(Dataset[tuple[NDArray[np.float32], list[int]]]):
+    """Maps a window of the plan to its audio and labels."""
+
+    def __init__(self, store: ClipStore, labels: Labels, windows: Sequence[Window]) -> None:
+        self.store = store
+        self.labels = labels
+        self.windows = windows
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.float32], list[int]]:
+        pause = np.zeros(PAUSE_SAMPLES, np.float32)
+        audio: list[NDArray[np.float32]] = []
+        for clip in self.windows[index].clips:
+            audio += [self.store.audio(clip), pause]
+        return np.concatenate(audio[:-1]), self.label_ids(index)
+
+    def label_ids(self, index: int) -> list[int]:
+        """Labels of a window, without reading its audio."""
+        window = self.windows[index]
+        pieces = []
+        position = 0.0
+        for clip in window.clips:
+            end = position + float(self.store.seconds[clip])
+            pieces.append((self.store.texts[clip], position, min(end, WINDOW_SECONDS)))
+            position = end + PAUSE_SECONDS
+        return self.labels.window(pieces, window.timestamps)
+
+
+def collate(items: list[tuple[NDArray[np.float32], list[int]]]) -> Batch:
+    """Pad audio to 30 s and labels to the longest."""
+    longest = max(len(labels) for _, labels in items)
+    labels = torch.full((len(items), longest), IGNORED)
+    for row, (_, ids) in zip(labels, items, strict=True):
+        row[: len(ids)] = torch.tensor(ids)
+    return Batch(pad_windows([audio for audio, _ in items]), labels)
+
+
+def micro_batches(
+    dataset: WindowDataset, indices: list[list[int]], workers: int, pin: bool
+) -> Iterator[Batch]:
+    """The batches that `indices` name, in order, read ahead by `workers` processes.
+
+    The loader has a generator of its own, so that reading draws nothing from training's.
+    """
+    loader: DataLoader[tuple[NDArray[np.float32], list[int]]] = DataLoader(
+        dataset,
+        batch_sampler=indices,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=pin,
+        generator=torch.Generator().manual_seed(0),
+    )
+    yield from loader

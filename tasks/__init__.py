@@ -1,0 +1,1 @@
+"""The four Celery tasks and the pipeline that queues them."""

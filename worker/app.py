@@ -1,0 +1,77 @@
+"""The Celery application: `celery -A lorajob.worker.app ...` and every setting it runs under.
+
+Messages are hints and the job record is the truth, so nothing here retries or redelivers a task.
+Where Redis is gets read when the application is first used; importing it needs no Redis.
+"""
+
+from typing import Any
+
+from celery import Celery
+from kombu import Queue
+
+from lorajob.worker import lifecycle
+from lorajob.worker.connect import redis_url
+from lorajob.worker.heartbeats import QUEUE_NAMES
+from lorajob.worker.settings import Settings
+
+QUEUES = {"preprocess": "cpu", "train": "gpu", "evaluate": "gpu", "convert": "cpu"}
+WEEK_SECONDS = 604_800  # the broker's own redelivery is switched off in effect
+MONTH_SECONDS = 30 * 86_400
+
+
+def configuration() -> dict[str, Any]:
+    """The settings, with Redis as broker and result store. Raises ServiceError without one."""
+    url = redis_url(Settings())
+    return {
+        "broker_url": url,
+        "result_backend": url,
+        "imports": ("lorajob.tasks.stages",),  # by name: workers load the tasks, not this package
+        # One week, or a stage longer than an hour is delivered again while it runs.
+        "broker_transport_options": {"visibility_timeout": WEEK_SECONDS},
+        "result_backend_transport_options": {"visibility_timeout": WEEK_SECONDS},
+        "visibility_timeout": WEEK_SECONDS,
+        # A worker starts however long Redis takes, and outlives a Redis that restarts.
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        # Giving up on publishing the next stage would turn finished work into a failure.
+        "task_publish_retry": True,
+        "task_publish_retry_policy": {
+            "max_retries": 200,
+            "interval_start": 0.5,
+            "interval_step": 1,
+            "interval_max": 5,
+        },
+        # JSON only: a message can name a job, never carry code.
+        "accept_content": ["json"],
+        "result_accept_content": ["json"],
+        "task_serializer": "json",
+        "result_serializer": "json",
+        # Two queues, declared; a misspelt one is an error, not a queue nobody reads.
+        "task_queues": tuple(Queue(name, routing_key=name) for name in QUEUE_NAMES),
+        "task_default_queue": "cpu",
+        "task_default_exchange": "lorajob",
+        "task_default_routing_key": "cpu",
+        "task_create_missing_queues": False,
+        # A message is acknowledged when its task ended; none waits behind a running one.
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": False,  # a task that kills its worker would come for ever
+        "worker_prefetch_multiplier": 1,
+        "worker_disable_prefetch": True,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        # A fresh interpreter for every task: nothing leaks from one stage to the next.
+        "worker_pool_start_method": "spawn",
+        "worker_max_tasks_per_child": 1,
+        "worker_soft_shutdown_timeout": 10,
+        "worker_hijack_root_logger": False,
+        # What Flower shows: state, arguments, results, events.
+        "task_track_started": True,
+        "result_extended": True,
+        "result_expires": MONTH_SECONDS,
+        "worker_send_task_events": True,
+        "enable_utc": True,
+    }
+
+
+app = Celery("lorajob")
+app.add_defaults(configuration)
+lifecycle.install()

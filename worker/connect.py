@@ -1,0 +1,68 @@
+"""Where Redis is, and a connection to it that answers or fails within seconds."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit, urlunsplit
+
+from redis import Redis
+from redis.backoff import ConstantBackoff, ExponentialBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from lorajob.errors import ServiceError
+from lorajob.worker.settings import Settings
+
+TIMEOUT_SECONDS = 3.0
+PATIENT_TRIES = 200  # about a quarter of an hour: finished work outlasts a Redis that restarts
+
+
+def redis_url(settings: Settings) -> str:
+    """LORAJOB_REDIS_URL, else the url that `lorajob up` left in up.json. Raises ServiceError."""
+    if settings.redis_url is not None:
+        return settings.redis_url.get_secret_value()
+    try:
+        stack = json.loads((settings.home / "up.json").read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ServiceError("no Redis: run `lorajob up` or set LORAJOB_REDIS_URL") from None
+    return str(stack["redis_url"])
+
+
+def shown(url: str) -> str:
+    """The url without its password, fit to print."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    name, _, host = parts.netloc.rpartition("@")
+    user = name.partition(":")[0]
+    return urlunsplit(parts._replace(netloc=f"{user}:***@{host}", query=""))
+
+
+def connect(settings: Settings, patient: bool = False) -> Redis:
+    """A client that decodes text and gives up soon, or keeps trying where `patient`.
+
+    Nothing is sent yet. Raises ServiceError for a url that is not one.
+    """
+    url = redis_url(settings)
+    hasty = Retry(ConstantBackoff(0.1), 1)
+    lasting = Retry(ExponentialBackoff(cap=5, base=0.5), PATIENT_TRIES)
+    try:
+        return Redis.from_url(
+            url,
+            decode_responses=True,
+            socket_timeout=TIMEOUT_SECONDS,
+            socket_connect_timeout=TIMEOUT_SECONDS,
+            retry=lasting if patient else hasty,
+        )
+    except ValueError as error:
+        raise ServiceError(f"LORAJOB_REDIS_URL: {shown(url)!r} is not a Redis url: {error}") from None
+
+
+@contextmanager
+def service_errors(settings: Settings) -> Iterator[None]:
+    """Turn what Redis or the way to it refuses into one ServiceError naming the masked url."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        url = shown(redis_url(settings))
+        raise ServiceError(f"Redis at {url} does not serve: {error}") from error

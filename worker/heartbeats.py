@@ -1,0 +1,59 @@
+"""Which workers live: each adds its name to a sorted set of its queue every few seconds."""
+
+import logging
+import threading
+from typing import cast
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from lorajob.worker import scripts
+
+QUEUE_NAMES = ("cpu", "gpu")
+BEAT_SECONDS = 3.0
+LIVE_SECONDS = 15  # a worker unheard of for this long counts as gone
+
+logger = logging.getLogger(__name__)
+
+
+def living(redis: Redis, queue: str) -> list[str]:
+    """Names of the live workers of `queue`."""
+    return cast("list[str]", redis.register_script(scripts.LIVING)([_key(queue)], [LIVE_SECONDS]))
+
+
+class Heartbeat:
+    """A thread in a worker's main process that says the worker lives, until it is stopped."""
+
+    def __init__(self, redis: Redis, queues: list[str], name: str) -> None:
+        self._redis = redis
+        self._queues = queues
+        self._name = name
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and sign off; a Redis that is gone is no matter."""
+        self._stop.set()
+        self._thread.join(timeout=2 * BEAT_SECONDS)
+        try:
+            for queue in self._queues:
+                self._redis.zrem(_key(queue), self._name)
+        except RedisError as error:
+            logger.info("the heartbeat could not sign off: %s", error)
+
+    def _run(self) -> None:
+        beat = self._redis.register_script(scripts.BEAT)
+        while not self._stop.is_set():
+            try:
+                for queue in self._queues:
+                    beat([_key(queue)], [self._name])
+            except RedisError as error:
+                logger.warning("no heartbeat: %s", error)
+            self._stop.wait(BEAT_SECONDS)
+
+
+def _key(queue: str) -> str:
+    return f"lorajob:workers:{queue}"

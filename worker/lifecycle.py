@@ -1,0 +1,65 @@
+"""What a worker does when it starts and stops, hooked in by Celery's signals.
+
+In the main process: a heartbeat, and at shutdown a flag file that supervisors in the pool's
+children look for (a signal reaches the main process only, and Redis may be gone by then). The
+reconciler has its place here too: it belongs to lorajob.tasks, which this package does not
+import, so it connects itself to `worker_ready` and `worker_shutting_down` when the worker loads
+the tasks.
+"""
+
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from celery import signals
+
+from lorajob.worker.connect import connect
+from lorajob.worker.heartbeats import Heartbeat
+from lorajob.worker.settings import Settings
+
+STOP_FILE = "LORAJOB_WORKER_STOP_FILE"  # set by a worker for its own pool children
+
+logger = logging.getLogger(__name__)
+_heartbeats: list[Heartbeat] = []
+
+
+def install() -> None:
+    """Connect to the signals; done once, by the application."""
+    signals.worker_init.connect(_prepare_stop_file)
+    signals.worker_ready.connect(_start_heartbeat)
+    signals.worker_shutting_down.connect(_raise_stop_file)
+    signals.worker_shutdown.connect(_sign_off)
+
+
+def stopping() -> bool:
+    """True, in a pool child, once its worker was told to stop."""
+    path = os.environ.get(STOP_FILE)
+    return path is not None and Path(path).exists()
+
+
+def _prepare_stop_file(**_: Any) -> None:
+    os.environ[STOP_FILE] = str(Path(tempfile.mkdtemp(prefix="lorajob-worker-")) / "stop")
+
+
+def _raise_stop_file(**_: Any) -> None:
+    path = os.environ.get(STOP_FILE)
+    if path is not None:
+        Path(path).touch()
+
+
+def _start_heartbeat(sender: Any, **_: Any) -> None:
+    queues = list(sender.app.amqp.queues.consume_from)
+    heartbeat = Heartbeat(connect(Settings()), queues, sender.hostname)
+    heartbeat.start()
+    _heartbeats.append(heartbeat)
+
+
+def _sign_off(**_: Any) -> None:
+    while _heartbeats:
+        _heartbeats.pop().stop()
+    path = os.environ.pop(STOP_FILE, None)
+    if path is not None:
+        shutil.rmtree(Path(path).parent, ignore_errors=True)

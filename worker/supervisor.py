@@ -1,0 +1,230 @@
+"""Runs one stage as a child process and watches it until it ends.
+
+The child has a process group of its own and reads a pipe that the supervisor never writes to: at
+the end of that pipe, which a killed supervisor brings about too, it ends itself and its children.
+It is not told where Redis is, nor any password.
+"""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from lorajob.jobdir import JobDir
+from lorajob.stage import EXIT_FAILED, EXIT_STOPPED
+
+STAGE_COMMAND = (sys.executable, "-m", "lorajob.stage")
+TICK_SECONDS = 0.2
+PROGRESS_SECONDS = 0.5  # progress is told at most this often
+WATCH_SECONDS = 1.0  # and a stage that says nothing is asked about this often
+SECRET_WORDS = ("PASSWORD", "SECRET", "BASIC_AUTH", "REDISCLI_AUTH", "BROKER_URL", "RESULT_BACKEND")
+
+Progress = dict[str, Any]
+StopReason = Literal["cancelled", "shutdown", "lost"]
+Watch = Callable[[Progress | None], StopReason | None]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Committed:
+    """The stage's files stand in their place."""
+
+    result: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The stage said in one sentence why it cannot succeed."""
+
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The stage was stopped on request: cancelled, its worker shut down, or its claim lost."""
+
+    reason: StopReason
+
+
+@dataclass(frozen=True)
+class Crashed:
+    """The stage ended as no stage should: a bug, or killed from outside."""
+
+    returncode: int  # negative: the number of a signal
+    message: str
+
+
+Outcome = Committed | Failed | Stopped | Crashed
+
+
+@dataclass
+class Child:
+    """A running stage and what it has said so far."""
+
+    process: subprocess.Popen[bytes]
+    reader: threading.Thread
+    said: "Said"
+    stop_reason: StopReason | None = None
+    kill_at: float | None = None  # monotonic seconds
+
+    @property
+    def ended(self) -> bool:
+        """True once it is dead; it stays a zombie, so that its group's id is still its own."""
+        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self.process.pid, flags) is not None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the whole process group."""
+        os.killpg(self.process.pid, number)
+
+    def stop(self, reason: StopReason, grace_seconds: float) -> None:
+        """Ask once for the end and set the time when it is forced; a lost claim has none."""
+        if reason == "lost":
+            self.stop_reason, self.kill_at = reason, time.monotonic()
+        elif self.stop_reason is None:
+            self.stop_reason, self.kill_at = reason, time.monotonic() + grace_seconds
+            self.signal(signal.SIGTERM)
+
+    def reap(self) -> int:
+        """End what is left of the group and return the stage's exit code."""
+        self.signal(signal.SIGKILL)
+        code = self.process.wait()
+        self.reader.join(timeout=5)
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        return code
+
+
+@dataclass
+class Said:
+    """The latest of each event of a stage; written by the reader's thread."""
+
+    progress: Progress | None = None
+    error: dict[str, Any] | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take_progress(self) -> Progress | None:
+        """What is new since it was last asked for."""
+        with self.lock:
+            progress, self.progress = self.progress, None
+        return progress
+
+    def hear(self, event: dict[str, Any]) -> None:
+        kind = event.pop("event")
+        event.pop("stage", None)
+        with self.lock:
+            if kind == "progress":
+                self.progress = event
+            elif kind == "error":
+                self.error = event
+
+
+def supervise(
+    stage: str,
+    job: JobDir,
+    attempt: int,
+    watch: Watch,
+    *,
+    grace_seconds: float,
+    worker: str = "",
+    command: tuple[str, ...] = STAGE_COMMAND,
+) -> Outcome:
+    """Run a stage to its end.
+
+    `watch` gets new progress, or None, about every second and says whether to stop and why:
+    SIGTERM first and SIGKILL after `grace_seconds`, or SIGKILL at once where the claim is lost.
+    The child's standard error goes to log/STAGE.log, framed by a line at the start and the end.
+    """
+    path = job.log_path(stage)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab", buffering=0) as log:
+        _note(log, f"attempt {attempt} begins on {worker or 'this machine'}")
+        child = _start([*command, stage, str(job.root), "--attempt", str(attempt)], log)
+        try:
+            _watch_child(child, watch, grace_seconds)
+        finally:
+            code = child.reap()
+        outcome = _outcome(stage, job, child, code)
+        _note(log, f"attempt {attempt}: {outcome}")
+    return outcome
+
+
+def child_environment() -> dict[str, str]:
+    """This process's environment without Redis and without anything that names a password."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name != "LORAJOB_REDIS_URL" and not any(word in name for word in SECRET_WORDS)
+    }
+
+
+def _start(command: list[str], log: IO[bytes]) -> Child:
+    process = subprocess.Popen(
+        [*command, "--supervised"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        env=child_environment(),
+        start_new_session=True,
+        close_fds=True,  # another stage must not hold this one's lifeline
+    )
+    said = Said()
+    reader = threading.Thread(target=_listen, args=(process.stdout, said, log), daemon=True)
+    reader.start()
+    return Child(process, reader, said)
+
+
+def _listen(stdout: IO[bytes], said: Said, log: IO[bytes]) -> None:
+    """Hear the stage's events; what is none of them goes to the log."""
+    with stdout:
+        for line in stdout:
+            try:
+                said.hear(json.loads(line))
+            except (ValueError, KeyError, AttributeError, TypeError):
+                log.write(line)
+
+
+def _watch_child(child: Child, watch: Watch, grace_seconds: float) -> None:
+    told = 0.0
+    pending: Progress | None = None
+    while not child.ended:
+        now = time.monotonic()
+        pending = child.said.take_progress() or pending
+        if now - told >= (PROGRESS_SECONDS if pending else WATCH_SECONDS):
+            reason = watch(pending)
+            told, pending = now, None
+            if reason is not None:
+                child.stop(reason, grace_seconds)
+        if child.kill_at is not None and now >= child.kill_at:
+            child.signal(signal.SIGKILL)
+        child.reader.join(timeout=TICK_SECONDS)  # returns at once when the stage has said its last
+        if not child.reader.is_alive():
+            time.sleep(TICK_SECONDS / 10)
+
+
+def _outcome(stage: str, job: JobDir, child: Child, code: int) -> Outcome:
+    if code == 0 and (result := job.result(stage)) is not None:
+        return Committed(result)
+    if code == EXIT_FAILED and (error := child.said.error) is not None:
+        return Failed(str(error.get("kind", "error")), str(error.get("message", "")))
+    if child.stop_reason is not None:
+        return Stopped(child.stop_reason)
+    if code == EXIT_STOPPED:
+        return Stopped("shutdown")  # somebody else asked: the machine, or a person
+    how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    return Crashed(code, f"stage {stage} {how}; see log/{stage}.log")
+
+
+def _note(log: IO[bytes], text: str) -> None:
+    stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+    log.write(f"{stamp} supervisor: {text}\n".encode())

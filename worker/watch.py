@@ -1,0 +1,55 @@
+"""The record's side of a running stage: progress in, lease renewed, cancellation out."""
+
+import logging
+import time
+from collections.abc import Callable
+
+from redis.exceptions import RedisError
+
+from lorajob.worker.lifecycle import stopping
+from lorajob.worker.records import Claim, Records
+from lorajob.worker.supervisor import Progress, StopReason
+
+RENEWALS_A_LEASE = 6  # 15 s of 90
+
+
+class RecordWatch:
+    """Called by a supervisor about every second; a Redis that is gone stops no stage."""
+
+    def __init__(
+        self,
+        records: Records,
+        claim: Claim,
+        lease_seconds: float,
+        publish: Callable[[Progress], None],
+    ) -> None:
+        self._records = records
+        self._claim = claim
+        self._lease_seconds = lease_seconds
+        self._publish = publish
+        self._renewed = time.monotonic()
+        self._unheard = False
+
+    def __call__(self, progress: Progress | None) -> StopReason | None:
+        """Write progress and hear why to stop, if at all."""
+        now = time.monotonic()
+        due = now - self._renewed >= self._lease_seconds / RENEWALS_A_LEASE
+        try:
+            answer = self._records.touch(self._claim, progress, self._lease_seconds if due else 0)
+            self._unheard = False
+        except RedisError as error:
+            if not self._unheard:
+                logger.warning("%s %s goes on without Redis: %s", *self._name, error)
+            self._unheard = True
+            return "shutdown" if stopping() else None
+        if due:
+            self._renewed = now
+        if answer != "held":
+            return answer
+        if progress is not None:
+            self._publish(progress)
+        return "shutdown" if stopping() else None
+
+    @property
+    def _name(self) -> tuple[str, str]:
+        return self._claim.job_id, self._claim.stage
