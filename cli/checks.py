@@ -1,4 +1,4 @@
-"""What `lorajob doctor` looks at: each check finds something, says how it is and what to do."""
+"""What `lorajob doctor` finds out about packages, files and settings, each with what to do."""
 
 import importlib.metadata
 import io
@@ -6,44 +6,36 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING
 
-from lorajob.errors import LorajobError, ServiceError
+from lorajob.cli.finding import GIB, Finding
 
 if TYPE_CHECKING:
     from lorajob.worker.settings import Settings
 
-GIB = 2**30
 LOW_DISK_BYTES = 10 * GIB  # a base model, its merged float copy and a corpus of some ten hours
 NO_DISK_BYTES = GIB
-LOW_MEMORY_BYTES = 4 * GIB  # whisper-base trains on a CPU in about three
-LOW_GPU_BYTES = 8 * GIB  # large-v2 in 8 bit trains in just under eight
-OLDEST_REDIS = (6, 2)  # kombu 5.7 needs its commands
 FORMATS = ("WAV", "FLAC", "MP3", "OGG")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report; `advice` is empty where there is nothing to do."""
-
-    name: str
-    state: Literal["ok", "warn", "fail"]
-    text: str
-    advice: str = ""
+SHOWN_VERSIONS = ("torch", "transformers", "peft", "ctranslate2", "faster-whisper", "celery")
+TONE_SECONDS = 0.5
 
 
 def all_checks(settings: "Settings") -> Iterator[Finding]:
     """Every finding, in the order of what stands on what."""
-    yield check_versions()
+    versions = check_versions()
+    yield versions
+    if versions.state == "fail":
+        return  # the other checks need these packages
+    from lorajob.cli import service_checks
+
     yield check_decoding()
     yield check_disk(settings.jobs)
-    yield check_memory()
-    yield from check_gpus()
+    yield service_checks.check_memory()
+    yield from service_checks.check_gpus()
     yield from check_corpora(settings.corpora)
-    yield check_redis_server(settings)
-    yield from check_service(settings)
+    yield service_checks.check_server(settings)
+    yield from service_checks.check_service(settings)
 
 
 def check_versions() -> Finding:
@@ -65,36 +57,40 @@ def check_versions() -> Finding:
             wrong.append(f"{requirement} is needed, {version} is here")
     if wrong:
         return Finding("versions", "fail", "; ".join(wrong), "install lorajob anew with pip")
-    shown = ("torch", "transformers", "peft", "ctranslate2", "faster-whisper", "celery")
-    python = ".".join(map(str, sys.version_info[:3]))
-    versions = [f"lorajob {importlib.metadata.version('lorajob')}", f"Python {python}"]
-    versions += [f"{name} {found[name]}" for name in shown if name in found]
+    versions = [f"lorajob {importlib.metadata.version('lorajob')}"]
+    versions.append(f"Python {'.'.join(map(str, sys.version_info[:3]))}")
+    versions += [f"{name} {found[name]}" for name in SHOWN_VERSIONS if name in found]
     return Finding("versions", "ok", ", ".join(versions))
 
 
 def check_decoding() -> Finding:
-    """A tone is encoded in every common format and decoded again, without ffmpeg."""
+    """A tone is encoded in every common format and decoded again, all in memory."""
+    broken = [f"{name.lower()} ({why})" for name in FORMATS if (why := _decoding_trouble(name))]
+    if broken:
+        advice = "reinstall the soundfile package; its wheel carries libsndfile 1.1 or newer"
+        return Finding("decoding", "fail", f"fails for {', '.join(broken)}", advice)
+    return Finding("decoding", "ok", f"{', '.join(FORMATS).lower()} work, without ffmpeg")
+
+
+def _decoding_trouble(name: str) -> str:
+    """What goes wrong with one format; empty where nothing does."""
     import numpy as np
     import soundfile
 
-    from lorajob.audio import decode
+    from lorajob.audio import SAMPLE_RATE, AudioError, decode
 
-    tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(24000) / 48000)
-    broken = []
-    for name in FORMATS:
-        file = io.BytesIO()
-        try:
-            soundfile.write(file, tone, 48000, format=name)
-            samples = decode(file.getvalue())
-        except (LorajobError, soundfile.LibsndfileError) as error:
-            broken.append(f"{name.lower()} ({error})")
-            continue
-        if not 7500 <= len(samples) <= 9000 or np.abs(samples).max() < 0.1:  # half a second, 16 kHz
-            broken.append(f"{name.lower()} (decodes to something else)")
-    if broken:
-        advice = "reinstall the soundfile package; its wheel carries libsndfile 1.1 or newer"
-        return Finding("decoding", "fail", f"cannot decode {', '.join(broken)}", advice)
-    return Finding("decoding", "ok", f"{', '.join(FORMATS).lower()} decode without ffmpeg")
+    rate = 3 * SAMPLE_RATE
+    tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(TONE_SECONDS * rate) / rate)
+    file = io.BytesIO()
+    try:
+        soundfile.write(file, tone, rate, format=name)
+        samples = decode(file.getvalue(), max_seconds=2 * TONE_SECONDS)
+    except (AudioError, soundfile.LibsndfileError) as error:
+        return str(error)
+    seconds = len(samples) / SAMPLE_RATE
+    if abs(seconds - TONE_SECONDS) > 0.1 or np.abs(samples).max() < 0.1:  # mp3 pads a little
+        return f"{TONE_SECONDS} s of a tone come out as {seconds:.2f} s of something else"
+    return ""
 
 
 def check_disk(folder: Path) -> Finding:
@@ -111,22 +107,6 @@ def check_disk(folder: Path) -> Finding:
         return Finding("disk", "ok", text)
     advice = "make room, or set LORAJOB_ARTIFACTS to a folder on a larger disk"
     return Finding("disk", "fail" if free < NO_DISK_BYTES else "warn", text, advice)
-
-
-def check_memory() -> Finding:
-    """Main memory that is available, and processors."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    try:
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-    except OSError:
-        return Finding("memory", "ok", f"{cores} processors; memory unknown on this system")
-    fields = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
-    available = fields.get("MemAvailable", 0)
-    text = f"{available / GIB:.1f} of {fields['MemTotal'] / GIB:.1f} GiB available, {cores} processors"
-    if available < LOW_MEMORY_BYTES:
-        advice = "close other programs, or start from a smaller base model"
-        return Finding("memory", "warn", text, advice)
-    return Finding("memory", "ok", text)
 
 
 def check_corpora(folder: Path | None) -> Iterator[Finding]:

@@ -116,8 +116,10 @@ def read_spec(path: Path | None) -> dict[str, Any]:
         return {}
     import yaml
 
+    from lorajob.spec import read_yaml
+
     try:
-        values = yaml.safe_load(path.read_text("utf-8"))
+        values = read_yaml(path.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"--spec: {path} is not YAML: {error}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):

@@ -23,6 +23,7 @@ def transcribe(job: str, audio: tuple[Path, ...], as_json: bool) -> None:
 
     Prints the text; with several files each line starts with the file's path.
     """
+    from lorajob.languages import find_language
     from lorajob.spec import JobSpec
     from lorajob.transcribe import transcribe as run
 
@@ -30,7 +31,7 @@ def transcribe(job: str, audio: tuple[Path, ...], as_json: bool) -> None:
     result = folder.result("convert")
     if result is None:
         raise StageError(f"{job}: has no model yet; `lorajob status {job}` says how far it is")
-    language = JobSpec.load(folder.spec_path).language
+    language = find_language(JobSpec.load(folder.spec_path).language).token
     for path, text in run(folder.root / result["model"], list(audio), language):
         if as_json:
             click.echo(json.dumps({"audio": str(path), "text": text}, ensure_ascii=False))

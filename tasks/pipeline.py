@@ -7,8 +7,11 @@ import json
 import secrets
 import shutil
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from redis import Redis
 
 from lorajob.corpora import check_corpus
 from lorajob.errors import JobNotFoundError, ServiceError, UsageError
@@ -25,8 +28,14 @@ class Pipeline:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._redis = connect(settings)
-        self._records = Records(self._redis)
+
+    @cached_property
+    def _redis(self) -> Redis:
+        return connect(self._settings)  # when first needed: job.json can be read without
+
+    @cached_property
+    def _records(self) -> Records:
+        return Records(self._redis)
 
     def submit(self, spec: JobSpec) -> str:
         """Queue a job and return its id, such as `hi-1a2b3c4d`.
@@ -56,7 +65,7 @@ class Pipeline:
             write_json(JobDir(folder).spec_path, spec.model_dump(mode="json"))
             with service_errors(self._settings):
                 self._records.create(record)
-            _send(record)
+            _send(record, self._settings)
         except BaseException:
             self._withdraw(record)
             raise
@@ -90,7 +99,9 @@ class Pipeline:
         with service_errors(self._settings):
             answer = self._records.cancel(job_id)
         if answer not in ("cancelled", "cancelling"):
-            raise UsageError(f"job: {job_id} has {answer}; only a queued or running job is cancelled")
+            raise UsageError(
+                f"job: {job_id} has {answer}; only a queued or running job is cancelled"
+            )
         return answer
 
     def retry(self, job_id: str) -> None:
@@ -101,13 +112,13 @@ class Pipeline:
         with service_errors(self._settings):
             before = self._records.load(job_id)
             answer = self._records.retry(job_id)
-            if answer != "queued":
+            if answer != "retried":
                 raise UsageError(
                     f"job: {job_id} is {answer}; only a failed or cancelled job is retried"
                 )
             record = self._records.load(job_id)
         try:
-            _send(record)
+            _send(record, self._settings)
         except BaseException:
             with service_errors(self._settings):
                 self._records.create(before)
@@ -163,10 +174,10 @@ def _metrics(record: JobRecord) -> dict[str, dict[str, float]]:
     }
 
 
-def _send(record: JobRecord) -> None:
+def _send(record: JobRecord, settings: Settings) -> None:
     from lorajob.tasks.publish import send  # loads Celery, which looking at jobs does not need
 
-    send(record)
+    send(record, settings)
 
 
 def _check_id(job_id: str) -> None:

@@ -1,27 +1,27 @@
 """Sending a job's stages to the workers: a chain of immutable signatures, job id and stage only."""
 
 from celery import chain
-from kombu.exceptions import OperationalError
+from kombu.exceptions import KombuError, OperationalError
+from redis.exceptions import RedisError
 
 from lorajob.errors import ServiceError
-from lorajob.worker.app import QUEUES, app
-from lorajob.worker.connect import TIMEOUT_SECONDS
+from lorajob.worker.app import QUEUES, submitter
+from lorajob.worker.connect import redis_url, shown
 from lorajob.worker.records import JobRecord
+from lorajob.worker.settings import Settings
 
 
-def send(record: JobRecord) -> None:
-    """Send a chain of the stages that `record` lacks. Raises ServiceError within seconds.
-
-    For a submitter: it hears at once that Redis is gone, where a worker would try for long.
-    """
+def send(record: JobRecord, settings: Settings) -> None:
+    """Send a chain of the stages that `record` lacks. Raises ServiceError within seconds."""
+    url = redis_url(settings)
+    app = submitter(url)
     signatures = [
         app.signature(f"lorajob.{stage}", args=(record.id,), immutable=True, queue=QUEUES[stage])
         for stage in record.missing
     ]
-    timeouts = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
-    options = app.conf.broker_transport_options | timeouts
     try:
-        with app.connection_for_write(transport_options=options) as connection:
-            chain(signatures, app=app).apply_async(connection=connection, retry=False)
-    except (OperationalError, OSError) as error:
-        raise ServiceError(f"job {record.id} could not be sent to the workers: {error}") from error
+        with app.connection_for_write() as connection:
+            chain(signatures, app=app).apply_async(connection=connection)
+    except (KombuError, OperationalError, RedisError, OSError) as error:
+        message = f"Redis at {shown(url)} did not take job {record.id}: {error}"
+        raise ServiceError(message) from error

@@ -12,9 +12,10 @@ from celery import Task
 from celery.exceptions import Ignore
 from kombu.exceptions import OperationalError
 
+from lorajob.errors import ServiceError
 from lorajob.jobdir import JobDir
 from lorajob.tasks.publish import send
-from lorajob.worker.app import QUEUES, app
+from lorajob.worker.app import app
 from lorajob.worker.connect import connect
 from lorajob.worker.records import Claim, JobRecord, Records, Refusal
 from lorajob.worker.settings import Settings
@@ -28,22 +29,25 @@ class StageFailed(Exception):
     """A stage failed; the message is the record's."""
 
 
-@app.task(name="lorajob.preprocess", queue=QUEUES["preprocess"], bind=True, throws=(StageFailed,))
+STAGE = {"bind": True, "throws": (StageFailed,)}
+
+
+@app.task(name="lorajob.preprocess", **STAGE)  # type: ignore[untyped-decorator]
 def preprocess(self: Task, job_id: str) -> dict[str, Any]:
     return run_stage(self, job_id, "preprocess")
 
 
-@app.task(name="lorajob.train", queue=QUEUES["train"], bind=True, throws=(StageFailed,))
+@app.task(name="lorajob.train", **STAGE)  # type: ignore[untyped-decorator]
 def train(self: Task, job_id: str) -> dict[str, Any]:
     return run_stage(self, job_id, "train")
 
 
-@app.task(name="lorajob.evaluate", queue=QUEUES["evaluate"], bind=True, throws=(StageFailed,))
+@app.task(name="lorajob.evaluate", **STAGE)  # type: ignore[untyped-decorator]
 def evaluate(self: Task, job_id: str) -> dict[str, Any]:
     return run_stage(self, job_id, "evaluate")
 
 
-@app.task(name="lorajob.convert", queue=QUEUES["convert"], bind=True, throws=(StageFailed,))
+@app.task(name="lorajob.convert", **STAGE)  # type: ignore[untyped-decorator]
 def convert(self: Task, job_id: str) -> dict[str, Any]:
     return run_stage(self, job_id, "convert")
 
@@ -73,6 +77,8 @@ def run_stage(task: Task, job_id: str, stage: str) -> dict[str, Any]:
         grace_seconds=settings.grace_seconds,
         worker=task.request.hostname,
     )
+    if isinstance(outcome, Stopped) and outcome.reason == "shutdown":
+        give_back(records, claim, settings)
     return settle(records, claim, outcome)
 
 
@@ -86,8 +92,6 @@ def settle(records: Records, claim: Claim, outcome: Outcome) -> dict[str, Any]:
     if isinstance(outcome, Stopped):
         if outcome.reason == "cancelled":
             records.cancelled(claim)
-        elif outcome.reason == "shutdown" and records.release(claim):
-            republish(records.load(claim.job_id))
         raise Ignore(outcome.reason)
     message = outcome.message
     if not records.fail(claim, message):
@@ -96,13 +100,19 @@ def settle(records: Records, claim: Claim, outcome: Outcome) -> dict[str, Any]:
     raise StageFailed(f"{claim.job_id} {claim.stage} ({kind}): {message}")
 
 
-def republish(record: JobRecord) -> None:
-    """Send what a stopping worker gave back; unsent, the stage stays queued in its record."""
-    if record.ended:
+def give_back(records: Records, claim: Claim, settings: Settings) -> None:
+    """Queue a stage again that a stopping worker could not finish, and send it to another.
+
+    Unsent, it stays queued in its record.
+    """
+    if not records.release(claim):
+        return
+    record = records.load(claim.job_id)
+    if record.ended:  # its cancel came while the worker stopped
         return
     try:
-        send(record)
-    except Exception:
+        send(record, settings)
+    except ServiceError:
         logger.exception("%s is queued in its record, but no message was sent", record.id)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from lorajob.jobdir import STAGES
 from lorajob.worker.records import JobRecord, StageRecord, new_stages
+from lorajob.worker.settings import Settings
 
 LORAJOB = [sys.executable, "-m", "lorajob.cli.main"]
 JOB = "hi-1a2b3c4d"
@@ -28,7 +29,15 @@ def environment(**variables: str | Path) -> dict[str, str]:
     return kept | named | {"COLUMNS": "80"}
 
 
-def run(*args: str, env: dict[str, str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def url_of(settings: Settings) -> str:
+    """The url of a test's Redis, with its password."""
+    assert settings.redis_url is not None
+    return settings.redis_url.get_secret_value()
+
+
+def run(
+    *args: str, env: dict[str, str], cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run `lorajob ARGS` to its end."""
     return subprocess.run(
         [*LORAJOB, *args], env=env, cwd=cwd, capture_output=True, text=True, timeout=30

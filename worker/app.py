@@ -4,13 +4,14 @@ Messages are hints and the job record is the truth, so nothing here retries or r
 Where Redis is gets read when the application is first used; importing it needs no Redis.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from celery import Celery
-from kombu import Queue
+from kombu.entity import Queue
 
 from lorajob.worker import lifecycle
-from lorajob.worker.connect import redis_url
+from lorajob.worker.connect import TIMEOUT_SECONDS, redis_url
 from lorajob.worker.heartbeats import QUEUE_NAMES
 from lorajob.worker.settings import Settings
 
@@ -19,9 +20,8 @@ WEEK_SECONDS = 604_800  # the broker's own redelivery is switched off in effect
 MONTH_SECONDS = 30 * 86_400
 
 
-def configuration() -> dict[str, Any]:
-    """The settings, with Redis as broker and result store. Raises ServiceError without one."""
-    url = redis_url(Settings())
+def configuration(url: str) -> dict[str, Any]:
+    """The settings, with the Redis at `url` as broker and result store."""
     return {
         "broker_url": url,
         "result_backend": url,
@@ -47,7 +47,8 @@ def configuration() -> dict[str, Any]:
         "task_serializer": "json",
         "result_serializer": "json",
         # Two queues, declared; a misspelt one is an error, not a queue nobody reads.
-        "task_queues": tuple(Queue(name, routing_key=name) for name in QUEUE_NAMES),
+        "task_queues": [Queue(name, routing_key=name) for name in QUEUE_NAMES],  # type: ignore[no-untyped-call]
+        "task_routes": {f"lorajob.{stage}": {"queue": queue} for stage, queue in QUEUES.items()},
         "task_default_queue": "cpu",
         "task_default_exchange": "lorajob",
         "task_default_routing_key": "cpu",
@@ -72,6 +73,37 @@ def configuration() -> dict[str, Any]:
     }
 
 
-app = Celery("lorajob")
-app.add_defaults(configuration)
+def submitter(url: str) -> Celery:
+    """An application that only sends, and hears within seconds that Redis is gone.
+
+    It stores no results (workers do): Celery would wait for the result store when sending.
+    """
+    sending = Celery("lorajob", set_as_current=False)
+    sending.conf.update(configuration(url))
+    timeouts = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
+    sending.conf.update(
+        result_backend="disabled://",
+        broker_transport_options=sending.conf.broker_transport_options | timeouts,
+        task_publish_retry=False,
+    )
+    return sending
+
+
+class Application(Celery):  # type: ignore[misc]  # Celery has no types
+    """The application that a spawned pool child gets is its own `app`, not a copy.
+
+    Celery would send a copy that lacks settings given as defaults, and with them Redis.
+    """
+
+    def __reduce__(self) -> tuple[Callable[[], Celery], tuple[()]]:
+        return this_app, ()
+
+
+def this_app() -> Celery:
+    """`app`, found by its name in whichever process asks."""
+    return app
+
+
+app = Application("lorajob")
+app.add_defaults(lambda: configuration(redis_url(Settings())))
 lifecycle.install()

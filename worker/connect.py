@@ -31,11 +31,10 @@ def redis_url(settings: Settings) -> str:
 def shown(url: str) -> str:
     """The url without its password, fit to print."""
     parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    name, _, host = parts.netloc.rpartition("@")
-    user = name.partition(":")[0]
-    return urlunsplit(parts._replace(netloc=f"{user}:***@{host}", query=""))
+    name, at, host = parts.netloc.rpartition("@")
+    user, colon, _ = name.partition(":")
+    netloc = f"{user}:***@{host}" if colon else f"{user}{at}{host}"
+    return urlunsplit(parts._replace(netloc=netloc, query=""))  # a query may hold a password
 
 
 def connect(settings: Settings, patient: bool = False) -> Redis:
@@ -55,7 +54,9 @@ def connect(settings: Settings, patient: bool = False) -> Redis:
             retry=lasting if patient else hasty,
         )
     except ValueError as error:
-        raise ServiceError(f"LORAJOB_REDIS_URL: {shown(url)!r} is not a Redis url: {error}") from None
+        raise ServiceError(
+            f"LORAJOB_REDIS_URL: {shown(url)!r} is not a Redis url: {error}"
+        ) from None
 
 
 @contextmanager

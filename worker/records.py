@@ -23,6 +23,7 @@ from lorajob.worker import scripts
 INDEX = "lorajob:jobs"
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled", "rejected"]
 StageState = Literal["queued", "waiting", "running", "succeeded", "failed", "cancelled"]
+Arguments = list[str | int | float]
 ENDED: tuple[JobState, ...] = ("succeeded", "failed", "cancelled", "rejected")
 
 logger = logging.getLogger(__name__)
@@ -164,12 +165,10 @@ class Records:
         An expired lease is renewed as long as nobody else has claimed the stage.
         """
         text = json.dumps(progress) if progress is not None else ""
-        args = [claim.stage, claim.fence, claim.owner, text, lease_seconds]
+        args: Arguments = [claim.stage, claim.fence, claim.owner, text, lease_seconds]
         return cast(Literal["held", "cancelled", "lost"], self._touch([_key(claim.job_id)], args))
 
-    def commit(
-        self, claim: Claim, result: dict[str, Any]
-    ) -> Literal["settled", "stopped", "lost"]:
+    def commit(self, claim: Claim, result: dict[str, Any]) -> Literal["settled", "stopped", "lost"]:
         """The stage succeeded; the next is queued. `stopped`: it did, but the job is cancelled."""
         return self._end(claim, "succeeded", json.dumps(result, ensure_ascii=False))
 
@@ -192,7 +191,7 @@ class Records:
         return self._ask(self._cancel, job_id)
 
     def retry(self, job_id: str) -> str:
-        """Queue the unfinished stages of a failed or cancelled job again. Returns `queued`, or the
+        """Queue the unfinished stages of a failed or cancelled job again. Returns `retried`, or the
         state that forbids it. Raises JobNotFoundError.
         """
         return self._ask(self._retry, job_id)
@@ -213,7 +212,7 @@ class Records:
     ) -> Literal["settled", "stopped", "lost"]:
         later = STAGES[STAGES.index(claim.stage) + 1 :]
         following = later[0] if later else ""
-        args = [claim.stage, following, claim.fence, claim.owner, state, payload]
+        args: Arguments = [claim.stage, following, claim.fence, claim.owner, state, payload]
         answer = self._settle([_key(claim.job_id)], args)
         if answer != "lost":
             self.mirror(claim.job_id)
@@ -235,7 +234,7 @@ def _unknown(job_id: str) -> JobNotFoundError:
     return JobNotFoundError(f"job: {job_id!r} is unknown; `lorajob status` lists the jobs")
 
 
-def _to_hash(record: JobRecord) -> dict[str, str]:
+def _to_hash(record: JobRecord) -> dict[Any, str]:
     """Flat text fields, `train.state` and so on; absent means None."""
     fields = record.model_dump(mode="json", exclude={"stages"}, exclude_none=True)
     fields["cancel_requested"] = int(record.cancel_requested)

@@ -127,7 +127,7 @@ return state
 """
 )
 
-# the stages in order -> queued, the state that forbids it, or unknown
+# the stages in order -> retried, the state that forbids it, or unknown
 RETRY = (
     _PRELUDE
     + """
@@ -147,7 +147,7 @@ end
 redis.call('HDEL', key, 'error')
 set('state', 'queued', 'cancel_requested', '0')
 changed()
-return 'queued'
+return 'retried'
 """
 )
 

@@ -12,6 +12,8 @@ from lorajob.worker.supervisor import Progress, StopReason
 
 RENEWALS_A_LEASE = 6  # 15 s of 90
 
+logger = logging.getLogger(__name__)
+
 
 class RecordWatch:
     """Called by a supervisor about every second; a Redis that is gone stops no stage."""

@@ -14,6 +14,8 @@ from lorajob.errors import LorajobError
 
 SAMPLE_RATE = 16_000  # Hz
 MAX_CHANNELS = 16
+UNKNOWN_FRAMES = 1 << 62  # libsndfile's answer for a FLAC written to a pipe, which it cannot read
+MIN_SHARE_READ = 0.9  # less of what the header promises is a file cut off, its text whole
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
 UNREADABLE = "unreadable audio"
 
@@ -61,7 +63,13 @@ def resample(samples: Samples, rate: int) -> Samples:
     mono = librosa.to_mono(samples.T) if samples.ndim == 2 else samples
     if rate != SAMPLE_RATE and len(mono):
         mono = librosa.resample(mono, orig_sr=rate, target_sr=SAMPLE_RATE, res_type="soxr_hq")
-    return np.clip(mono, -1, 1, dtype=np.float32)
+    clipped: Samples = np.clip(mono, -1, 1, dtype=np.float32)
+    return clipped
+
+
+def load_libraries() -> None:
+    """Import what `decode` imports when first needed; call it before decoding in threads."""
+    resample(np.zeros(2, dtype=np.float32), SAMPLE_RATE // 2)
 
 
 @contextmanager
@@ -85,9 +93,13 @@ def _read_soundfile(file: IO[bytes], max_seconds: float) -> tuple[Samples, int]:
     with soundfile.SoundFile(file) as sound:
         rate, channels = _checked(sound.samplerate, sound.channels)
         limit = int(max_seconds * rate)
+        if sound.frames >= UNKNOWN_FRAMES:
+            raise soundfile.LibsndfileError(0, "length unknown; ")
         if sound.frames > limit:
             raise AudioError(over(max_seconds))
         samples = sound.read(limit + 1, dtype="float32", always_2d=True)
+        if len(samples) < MIN_SHARE_READ * sound.frames:
+            raise AudioError(UNREADABLE, f"ends after {len(samples)} of {sound.frames} frames")
     if len(samples) > limit:  # the header did not know
         raise AudioError(over(max_seconds))
     return samples.reshape(-1, channels), rate
@@ -115,7 +127,7 @@ def _decode_stream(container: Any, stream: Any, max_seconds: float) -> tuple[Sam
     count = 0
     for frame in container.decode(stream):
         for piece in planar.resample(frame):
-            pieces.append(piece.to_ndarray().T)
+            pieces.append(piece.to_ndarray().T.astype(np.float32, copy=False))
             count += piece.samples
         if count > limit:
             raise AudioError(over(max_seconds))

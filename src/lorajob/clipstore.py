@@ -81,7 +81,7 @@ class ClipWriter:
         """As `add`, for audio that went through `encode` with this writer's format elsewhere."""
         if self._writer is None:
             path = str(self._partial)
-            self._writer = ArrowWriter(FEATURES, path=path, writer_batch_size=BATCH_CLIPS)
+            self._writer = ArrowWriter(features=FEATURES, path=path, writer_batch_size=BATCH_CLIPS)
         row = {"id": id, "audio": audio, "format": self.audio_format, "seconds": seconds}
         self._writer.write(row | {"text": text, "speaker": speaker, "tokens": tokens})
         self._bytes += len(audio)

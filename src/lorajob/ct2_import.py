@@ -53,7 +53,9 @@ def read_model_bin(path: Path) -> Arrays:
     try:
         with path.open("rb") as file:
             arrays = dict(_read_arrays(file, path))
-    except (struct.error, ValueError, UnicodeDecodeError) as error:
+            aliases = dict(_read_aliases(file))
+        arrays |= {name: arrays[same] for name, same in aliases.items()}
+    except (struct.error, ValueError, KeyError) as error:
         raise ModelError(f"base_model: {path} is damaged or no CTranslate2 model: {error}") from None
     return {
         name: _unscale(name, array, arrays)
@@ -80,6 +82,13 @@ def _read_arrays(file: BinaryIO, path: Path) -> Iterator[tuple[str, NDArray[Any]
         if kind not in DTYPES:
             raise ModelError(f"base_model: {path} has an array of unknown type {kind}")
         yield name, _array(file.read(size), kind).reshape(shape)
+
+
+def _read_aliases(file: BinaryIO) -> Iterator[tuple[str, str]]:
+    """(name, the stored array it equals): arrays of the same bytes are stored once."""
+    (count,) = struct.unpack("<I", file.read(4))
+    for _ in range(count):
+        yield _read_name(file), _read_name(file)
 
 
 def _read_name(file: BinaryIO) -> str:

@@ -61,6 +61,13 @@ def is_locale_of(locale: str, code: str) -> bool:
         return False
 
 
+def is_locale(locale: str) -> bool:
+    """Whether `locale` is a language's code, with or without a region; its name is none."""
+    key = locale.casefold()
+    region = _REGION.fullmatch(key)
+    return key in _CODES or (region is not None and region["code"] in _CODES)
+
+
 def _languages() -> Iterator[Language]:
     for code, name in WHISPER.items():
         yield Language(code, name, code, _metric(code))
@@ -85,9 +92,10 @@ def _hint(key: str) -> str:
     near = difflib.get_close_matches(key, _KEYS, n=6, cutoff=0.6)
     codes = list(dict.fromkeys(_KEYS[match] for match in near))[:3]
     if not codes:
-        return "allowed: the code or name of a language of Whisper or Common Voice, e.g. hi or Hindi"
+        return "allowed: a code or name of Whisper's or Common Voice's, such as hi or Hindi"
     return "did you mean " + ", ".join(f"{code} ({_LANGUAGES[code].name})" for code in codes) + "?"
 
 
 _LANGUAGES = {language.code: language for language in _languages()}
 _KEYS = _keys()
+_CODES = {code.casefold() for code in _LANGUAGES}

@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
+from transformers.utils import logging as transformers_logging
 
 from lorajob.errors import ModelError
 from lorajob.spec import TrainConfig
@@ -18,6 +19,8 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float3
 UNQUANTISED = ["proj_out"]
 
 log = logging.getLogger(__name__)
+transformers_logging.set_verbosity_error()  # its bars and hints are not about the user's job
+transformers_logging.disable_progress_bar()
 
 
 def pick_precision(wanted: str, device: torch.device) -> str:
@@ -83,17 +86,12 @@ def load_for_training(
     base.config.use_cache = False
     if kind != "none":
         _quieten_bitsandbytes()
-        base = prepare_model_for_kbit_training(
-            base, use_gradient_checkpointing=config.gradient_checkpointing
-        )
+        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
     else:
         base.to(device)
         base.requires_grad_(False)
-        if config.gradient_checkpointing:
-            base.gradient_checkpointing_enable({"use_reentrant": False})
     if config.gradient_checkpointing:
-        # The frozen convolutions cut the graph off the encoder's checkpointed layers otherwise.
-        base.model.encoder.conv1.register_forward_hook(_require_grad)
+        _checkpoint_activations(base)
     if adapter is not None:
         return PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
     # task_type stays unset: PEFT's seq2seq wrapper passes arguments that Whisper does not take
@@ -110,6 +108,15 @@ def load_for_training(
         wanted = ", ".join(config.target_modules)
         raise ModelError(f"train.target_modules: {wanted!r} fits no layer: {error}") from None
     return model
+
+
+def _checkpoint_activations(base: Any) -> None:
+    """Trade time for memory. The frozen convolutions would cut the graph off the encoder's
+    checkpointed layers, hence the hook on the first.
+    """
+    enable = getattr(base, "activation_checkpointing_enable", None)  # transformers 5.23's name
+    (enable or base.gradient_checkpointing_enable)({"use_reentrant": False})
+    base.model.encoder.conv1.register_forward_hook(_require_grad)
 
 
 def _require_grad(module: nn.Module, inputs: Any, output: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -186,9 +187,26 @@ def build_spec(
     return parse_spec(merged)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML whose only booleans are true and false, as in 1.2, so that `no` is Norwegian."""
+
+
+_BOOLEAN = "tag:yaml.org,2002:bool"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOLEAN]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOLEAN, re.compile("^(?:true|True|false|False)$"), list("tTfF"))
+
+
+def read_yaml(text: str) -> Any:
+    """The value of a spec file's or a setting's text. Raises yaml.YAMLError."""
+    return yaml.load(text, _Loader)
+
+
 def _parse_value(text: str, line: str) -> Any:
     try:
-        value = yaml.safe_load(text)
+        value = read_yaml(text)
     except yaml.YAMLError:
         raise UsageError(f"--set: {line!r} has a value that is not YAML") from None
     if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text

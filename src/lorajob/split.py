@@ -32,7 +32,8 @@ def choose_test(entries: Iterable[Entry], share: float, seed: int) -> tuple[set[
     for key in sorted(groups, key=lambda key: seeded(key, seed)):
         if len(test) + len(groups[key]) <= room:
             test.update(groups[key])
-    return test or set(min(groups.values(), key=len)), by
+    smallest = min(groups.values(), key=len)
+    return test or set(smallest), by
 
 
 def sample(ids: Iterable[str], most: int | None, seed: int) -> set[str]:

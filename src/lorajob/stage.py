@@ -91,7 +91,7 @@ def _end_with_supervisor() -> None:
     """End the whole process group at the end of standard input: its writer is gone."""
 
     def watch() -> None:
-        while sys.stdin.buffer.read(1):
+        while os.read(0, 1):  # not sys.stdin: its lock, held here, aborts the interpreter's exit
             pass
         os.killpg(os.getpgrp(), signal.SIGKILL)
 

@@ -93,11 +93,7 @@ class Run:
         scaler = self.accelerator.scaler
         return {
             "step": self.step,
-            "scheduler": {
-                key: value
-                for key, value in self.scheduler.state_dict().items()
-                if key != "lr_lambdas"
-            },
+            "scheduler": self.scheduler.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
             "threads": torch.get_num_threads(),
         }
@@ -195,7 +191,8 @@ class _Loop:
         self.total = total
         self.saved = run.step
         self.history = out / "history.jsonl"
-        self.losses = [json.loads(line)["loss"] for line in self.history.open()]
+        lines = self.history.read_text("utf-8").splitlines()
+        self.losses = [json.loads(line)["loss"] for line in lines]
         self.board = SummaryWriter(str(out / "tensorboard"))
         self.recent: list[tuple[float, int, int]] = []  # (time, tokens, clips)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from lorajob.errors import CorpusError
 
@@ -43,7 +43,7 @@ class Archive:
         unpacked = count = 0
         with self._damage_named(), tarfile.open(self.path, "r|*", tarinfo=_BoundedInfo) as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # tarfile keeps all it has seen, a kilobyte each
+                cast(Any, tar).members.clear()  # tarfile keeps a kilobyte for each it has seen
                 unpacked += member.size
                 count += 1
                 if unpacked > budget or count > MAX_MEMBERS:
@@ -64,7 +64,7 @@ class Archive:
         """The current member as a file. Raises CorpusError where it is over `max_bytes`."""
         if member.size > max_bytes:
             raise CorpusError(
-                f"{self.path}: {member.name} is {member.size:,} bytes; at most {max_bytes:,} allowed"
+                f"{self.path}: {member.name} is {member.size:,} bytes; allowed: {max_bytes:,}"
             )
         file = tar.extractfile(member)
         if file is None:

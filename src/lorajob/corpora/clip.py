@@ -55,9 +55,7 @@ class Corpus:
         """Clips in each split."""
         return dict(Counter(entry.split for entry in self.entries))
 
-    def clips(
-        self, splits: Collection[str], only: Collection[str] | None = None
-    ) -> Iterator[Clip]:
+    def clips(self, splits: Collection[str], only: Collection[str] | None = None) -> Iterator[Clip]:
         """Clips of `splits` (of them only the ids in `only`), one at a time, always in one order.
 
         Raises CorpusError where the files turn out damaged.

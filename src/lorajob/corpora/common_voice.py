@@ -8,13 +8,14 @@ kept apart by the release itself. `validated` and `other` hold what is in none o
 are used only where a job asks for them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from lorajob.corpora.archive import MAX_AUDIO_BYTES, MAX_TABLE_BYTES, Archive
 from lorajob.corpora.clip import Clip, Corpus, Entry, FileReader, Tick
-from lorajob.corpora.tables import open_text, pick, pick_optional, read_tsv
+from lorajob.corpora.tables import pick, pick_optional, read_tsv, text_lines
 from lorajob.errors import CorpusError, UsageError
 from lorajob.languages import is_locale, is_locale_of
 
@@ -31,10 +32,10 @@ class _Tables:
     of: dict[str, list[Entry]] = field(default_factory=dict)
     _speakers: dict[str, str] = field(default_factory=dict)  # one string a speaker, not one a clip
 
-    def add(self, split: str, lines: Iterable[str], language: str) -> None:
+    def add(self, split: str, table: IO[bytes], language: str) -> None:
         name = f"{split}.tsv"
         entries = self.of.setdefault(split, [])
-        for number, row in enumerate(read_tsv(lines, name), start=1):
+        for number, row in enumerate(read_tsv(text_lines(table, name), name), start=1):
             file = PurePosixPath(pick(row, ("path",), name)).name
             text = pick(row, ("sentence",), name)
             speaker = pick_optional(row, ("client_id",)) or ""
@@ -67,8 +68,8 @@ def open_folder(folder: Path, language: str) -> Corpus:
     for split in SPLITS:
         path = root / f"{split}.tsv"
         if path.is_file():
-            with path.open("rb") as file, open_text(file) as lines:
-                tables.add(split, lines, language)
+            with path.open("rb") as file:
+                tables.add(split, file, language)
     return Corpus(tables.entries(), FileReader(root / CLIPS))
 
 
@@ -116,8 +117,8 @@ def open_archive(path: Path, language: str, tick: Tick | None = None) -> Corpus:
             others[locale] = None
         elif root in (None, name.parent):
             root = name.parent
-            with archive.stream(tar, member, MAX_TABLE_BYTES) as file, open_text(file) as lines:
-                tables.add(name.stem, lines, language)
+            with archive.stream(tar, member, MAX_TABLE_BYTES) as file:
+                tables.add(name.stem, file, language)
     if root is None and others:
         raise _other_language(path, ", ".join(others), language)
     if root is None:

@@ -60,7 +60,7 @@ def find_corpus(root: Path | None, language: str) -> Path:
     Raises CorpusError where there is none.
     """
     if root is None:
-        raise CorpusError(f"corpus: none given for {language} and LORAJOB_CORPORA is unset; {SOURCES}")
+        raise CorpusError(f"corpus: none given and LORAJOB_CORPORA is unset; {SOURCES}")
     if not root.is_dir():
         raise CorpusError(f"corpus: LORAJOB_CORPORA={root} is no folder; {SOURCES}")
     found = list(_candidates(root, language))

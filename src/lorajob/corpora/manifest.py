@@ -4,7 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lorajob.corpora.clip import SPLIT_NAMES, TRAIN, Corpus, Entry, FileReader
-from lorajob.corpora.tables import Row, open_text, pick, pick_optional, read_csv, read_jsonl, read_tsv
+from lorajob.corpora.tables import (
+    Row,
+    pick,
+    pick_optional,
+    read_csv,
+    read_jsonl,
+    read_tsv,
+    text_lines,
+)
 from lorajob.errors import CorpusError
 
 READERS = {".tsv": read_tsv, ".csv": read_csv, ".jsonl": read_jsonl}
@@ -50,5 +58,5 @@ def check_manifest(path: Path) -> None:
 
 
 def _rows(path: Path) -> Iterator[Row]:
-    with path.open("rb") as file, open_text(file) as lines:
-        yield from READERS[path.suffix.lower()](lines, path.name)
+    with path.open("rb") as file:
+        yield from READERS[path.suffix.lower()](text_lines(file, path.name), path.name)

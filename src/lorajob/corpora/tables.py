@@ -1,13 +1,14 @@
 """Tables of clips: TSV, CSV and JSON lines, their columns found by name."""
 
 import csv
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TextIO
+from typing import IO, Any
 
 from lorajob.errors import CorpusError
 
-MAX_FIELD_CHARS = 1 << 20  # a transcript of 30 s has some hundreds
+MAX_LINE_BYTES = 1 << 20  # a transcript of 30 s has some hundreds of characters
 
 Row = dict[str, str]
 
@@ -24,7 +25,7 @@ def read_csv(lines: Iterable[str], name: str) -> Iterator[Row]:
 
 def read_jsonl(lines: Iterable[str], name: str) -> Iterator[Row]:
     """Rows of JSON objects, one a line; values that are no text become text, null becomes ""."""
-    for number, line in enumerate(_decoded(lines, name), start=1):
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
@@ -51,15 +52,25 @@ def pick_optional(row: Row, names: Sequence[str]) -> str | None:
     return next((row[name] for name in names if name in row), None)
 
 
-def open_text(file: Any) -> TextIO:
-    """Bytes as lines for this module; a byte order mark is skipped."""
-    import io
+def text_lines(file: IO[bytes], name: str) -> Iterator[str]:
+    """Lines of a UTF-8 file, a byte order mark skipped.
 
-    return io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    Raises CorpusError for other encodings and for lines longer than any transcript.
+    """
+    for number in itertools.count(1):
+        line = file.readline(MAX_LINE_BYTES)
+        if not line:
+            return
+        if len(line) == MAX_LINE_BYTES:
+            raise CorpusError(f"{name}: line {number} is over {MAX_LINE_BYTES:,} bytes long")
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError:
+            raise CorpusError(f"{name}: line {number} is not UTF-8") from None
 
 
 def _read(reader: Any, name: str) -> Iterator[Row]:
-    csv.field_size_limit(MAX_FIELD_CHARS)
+    csv.field_size_limit(MAX_LINE_BYTES)
     rows = _checked(reader, name)
     header = [column.strip().lower() for column in next(rows, [])]
     for values in rows:
@@ -73,18 +84,6 @@ def _checked(reader: Any, name: str) -> Iterator[list[str]]:
         yield from reader
     except csv.Error as error:
         raise CorpusError(f"{name}: line {reader.line_num} cannot be read: {error}") from None
-    except UnicodeDecodeError:
-        raise CorpusError(f"{name}: not UTF-8 after line {reader.line_num}") from None
-
-
-def _decoded(lines: Iterable[str], name: str) -> Iterator[str]:
-    number = 0
-    try:
-        for line in lines:
-            number += 1
-            yield line
-    except UnicodeDecodeError:
-        raise CorpusError(f"{name}: not UTF-8 after line {number}") from None
 
 
 def _text(value: Any) -> str:

@@ -1,12 +1,14 @@
 """eSpeak NG through ctypes: text in, samples out, no system package and no sound card.
 
-The library keeps its state in the process, so there is one speaker at a time and no threads.
+The library keeps its state in the process: one speaker at a time, and no threads.
 """
 
+import _ctypes
 import ctypes
 import importlib
 from dataclasses import dataclass
-from functools import cache
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +29,6 @@ _CALLBACK = ctypes.CFUNCTYPE(
 
 class MissingExtraError(LorajobError):
     """The demo extra is not installed."""
-
-    kind = "usage"
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,13 @@ VOICES = (
 
 
 class Speaker:
-    """The library, loaded once a process; `speaker()` gives it."""
+    """The library, loaded; a context manager that unloads it again.
+
+    Pitch wavers a little, and goes on wavering from clip to clip: a new Speaker begins anew, so
+    that the same texts in the same order always sound the same.
+
+    Raises MissingExtraError without the demo extra.
+    """
 
     def __init__(self) -> None:
         try:
@@ -73,8 +79,21 @@ class Speaker:
         self._callback = _CALLBACK(self._receive)  # held, or it is collected under the library
         self._library.espeak_SetSynthCallback(self._callback)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Unload the library, for only that resets all of its state."""
+        self._library.espeak_Terminate()
+        _ctypes.dlclose(self._library._handle)
+
     def say(self, text: str, language: str, voice: Voice) -> npt.NDArray[np.float32]:
-        """Samples of `text` at `sample_rate`, float32, mono, in [-1, 1]; the same every time.
+        """Samples of `text` at `sample_rate` Hz, float32, mono, in [-1, 1].
 
         Raises UsageError for a language or a variant that eSpeak NG does not have.
         """
@@ -95,15 +114,9 @@ class Speaker:
             data, ctypes.c_size_t(len(data)), 0, _POSITION_CHARACTER, 0, flags, None, None
         )
         samples = np.concatenate(self._blocks) if self._blocks else np.zeros(0, np.int16)
-        return samples.astype(np.float32) / 32768
+        return samples.astype(np.float32) / np.float32(32768)
 
     def _receive(self, samples: "ctypes._Pointer[ctypes.c_short]", count: int, events: int) -> int:
         if samples and count > 0:
             self._blocks.append(np.ctypeslib.as_array(samples, (count,)).copy())
         return 0
-
-
-@cache
-def speaker() -> Speaker:
-    """The one Speaker of this process. Raises MissingExtraError without the demo extra."""
-    return Speaker()

@@ -11,19 +11,32 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import soundfile
 import soxr
 
-from lorajob.demo.espeak import VOICES, Voice, speaker
+from lorajob.demo.espeak import VOICES, Speaker, Voice
 from lorajob.demo.sentences import hindi_sentences
 from lorajob.errors import UsageError
 
 RELEASE = "cv-corpus-demo"
 SAMPLE_RATE = 48_000  # Hz, of Common Voice's clips
-COLUMNS = (
-    "client_id path sentence_id sentence sentence_domain up_votes down_votes"
-    " age gender accents variant locale segment"
-).split()
+COLUMNS = [
+    "client_id",
+    "path",
+    "sentence_id",
+    "sentence",
+    "sentence_domain",
+    "up_votes",
+    "down_votes",
+    "age",
+    "gender",
+    "accents",
+    "variant",
+    "locale",
+    "segment",
+]
 SPLITS = ("train", "dev", "test")
 
 
@@ -57,13 +70,15 @@ def speak_corpus(
     clips.mkdir(parents=True, exist_ok=True)
     rows: dict[str, list[dict[str, str]]] = {}
     durations: list[tuple[str, int]] = []
-    for split in SPLITS:
-        rows[split] = []
-        for turn, sentence in enumerate(sentences[split]):
-            voice = voices[turn % len(voices)]
-            name = f"common_voice_{language}_{len(durations) + 1:08d}.mp3"
-            durations.append((name, _speak_clip(clips / name, sentence, language, voice)))
-            rows[split].append(_row(name, sentence, language, voice))
+    with Speaker() as speaker:
+        for split in SPLITS:
+            rows[split] = []
+            for turn, sentence in enumerate(sentences[split]):
+                voice = voices[turn % len(voices)]
+                name = f"common_voice_{language}_{len(durations) + 1:08d}.mp3"
+                samples = speaker.say(sentence, language, voice)
+                durations.append((name, _write_clip(clips / name, samples, speaker.sample_rate)))
+                rows[split].append(_row(name, sentence, language, voice))
     _write_tables(release, rows, durations)
     return release
 
@@ -103,13 +118,11 @@ def _choose(language: str, given: Mapping[str, Sequence[str] | None]) -> dict[st
     return chosen
 
 
-def _speak_clip(path: Path, sentence: str, language: str, voice: Voice) -> int:
+def _write_clip(path: Path, samples: npt.NDArray[np.float32], sample_rate: int) -> int:
     """Write one mp3; returns its length in milliseconds."""
-    espeak = speaker()
-    samples = espeak.say(sentence, language, voice)
-    samples = soxr.resample(samples, espeak.sample_rate, SAMPLE_RATE)
-    soundfile.write(path, samples, SAMPLE_RATE, format="MP3", subtype="MPEG_LAYER_III")
-    return round(1000 * len(samples) / SAMPLE_RATE)
+    resampled = soxr.resample(samples, sample_rate, SAMPLE_RATE)
+    soundfile.write(path, resampled, SAMPLE_RATE, format="MP3", subtype="MPEG_LAYER_III")
+    return round(1000 * len(resampled) / SAMPLE_RATE)
 
 
 def _row(name: str, sentence: str, language: str, voice: Voice) -> dict[str, str]:

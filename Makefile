@@ -1,0 +1,65 @@
+# Needs python3 with venv, and make; everything else goes to .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CORPUS ?=
+LANG_CODE ?= hi
+BASE_MODEL ?= demo/whisper-base
+BENCH_ARGS ?=
+
+.PHONY: help demo test check bench lock clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo    watch Whisper learn some Hindi, through the real queue"
+	@echo "make test    run the tests"
+	@echo "make check   ruff, ruff format, mypy"
+	@echo "make bench   train on CORPUS=file.tar.gz LANG_CODE=hi, add the table to bench/RESULTS.md"
+	@echo "make lock    renew constraints.txt"
+	@echo "make clean   remove .venv and all that was built"
+
+demo: $(VENV)/editable
+	$(BIN)/lorajob demo
+
+test: $(VENV)/editable
+	$(BIN)/python -m pytest
+
+# mypy sees a package spread over several folders only in a strict editable install, which in its
+# turn misses files made later; so it is put back to the default one before anything else runs.
+check: $(VENV)/packages
+	rm -f $(VENV)/editable
+	$(BIN)/pip install --quiet --no-deps --config-settings editable_mode=strict --editable .
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/editable
+	$(BIN)/python bench/real_speech.py --lang $(LANG_CODE) --base-model $(BASE_MODEL) \
+	    $(if $(CORPUS),--corpus $(CORPUS)) $(BENCH_ARGS)
+
+# A fresh environment, resolved anew but for torch. What is built for one machine only (a local
+# version, "+cpu") is left out.
+lock:
+	rm -rf $(VENV)/lock
+	mkdir -p $(VENV)
+	grep '^torch==' constraints.txt > $(VENV)/torch.txt
+	$(PYTHON) -m venv $(VENV)/lock
+	$(VENV)/lock/bin/pip install --quiet --constraint $(VENV)/torch.txt --editable '.[demo,dev]'
+	grep '^#' constraints.txt > $(VENV)/constraints.txt
+	$(VENV)/lock/bin/pip freeze --exclude-editable \
+	    | sed -E '/^[^ ]+==/!d; s/\+.*//' >> $(VENV)/constraints.txt
+	mv $(VENV)/constraints.txt constraints.txt
+	rm -rf $(VENV)/lock $(VENV)/torch.txt
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/packages: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	touch $@
+
+$(VENV)/editable: $(VENV)/packages
+	$(BIN)/pip install --quiet --no-deps --editable .
+	touch $@

@@ -1,0 +1,116 @@
+"""What `lorajob doctor` finds out about Redis, the workers and the processors they use."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from lorajob.cli.finding import GIB, Finding
+from lorajob.errors import ServiceError
+from lorajob.worker.connect import connect, redis_url, service_errors, shown
+from lorajob.worker.gpus import Gpu, visible_gpus
+from lorajob.worker.heartbeats import QUEUE_NAMES, living
+from lorajob.worker.redis_server import OLDEST, find_server, server_version
+from lorajob.worker.settings import Settings
+from lorajob.worker.stack_info import is_up
+
+LOW_MEMORY_BYTES = 4 * GIB  # training whisper-base on a CPU takes about three
+LOW_GPU_MIB = 8 * 1024  # large-v2 trains in 8 bit with just under eight
+
+
+def check_memory() -> Finding:
+    """Processors, and main memory that is available."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+    except OSError:
+        return Finding("memory", "ok", f"{cores} processors; this system tells no memory")
+    fields = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+    available, total = fields["MemAvailable"], fields["MemTotal"]
+    text = f"{available / GIB:.1f} of {total / GIB:.1f} GiB available, {cores} processors"
+    if available < LOW_MEMORY_BYTES:
+        advice = "close other programs, or start from a smaller base model"
+        return Finding("memory", "warn", text, advice)
+    return Finding("memory", "ok", text)
+
+
+def check_gpus(gpus: list[Gpu] | None = None) -> Iterator[Finding]:
+    """Each GPU and its memory; with none training is slow, not impossible."""
+    gpus = visible_gpus() if gpus is None else gpus
+    if not gpus:
+        yield Finding(
+            "gpu",
+            "warn",
+            "none that nvidia-smi and CUDA_VISIBLE_DEVICES show",
+            "fine for a trial with whisper-base; else run `lorajob worker --queue gpu` where "
+            "there is one",
+        )
+    for gpu in gpus:
+        text = f"{gpu.index}: {gpu.name}, {gpu.free_mib} of {gpu.total_mib} MiB free"
+        if gpu.free_mib >= LOW_GPU_MIB:
+            yield Finding("gpu", "ok", text)
+            continue
+        advice = "free some; else use small base models, or --set train.quantization=4bit"
+        yield Finding("gpu", "warn", text, advice)
+
+
+def check_server(settings: Settings) -> Finding:
+    """There is a Redis server that `lorajob up` can start; needless where another is named."""
+    try:
+        path = find_server()
+    except ServiceError as error:
+        needed = settings.redis_url is None
+        text = "`lorajob up` cannot start a Redis here"
+        return Finding("server", "fail" if needed else "warn", text, str(error))
+    version = ".".join(map(str, server_version(path) or ()))
+    return Finding("server", "ok", f"`lorajob up` can start {path.name} {version}")
+
+
+def check_service(settings: Settings) -> Iterator[Finding]:
+    """The service's Redis is as it should be, and workers serve both queues."""
+    try:
+        url = redis_url(settings)
+    except ServiceError:
+        advice = "`lorajob up` starts one here; LORAJOB_REDIS_URL names one that runs elsewhere"
+        yield Finding("redis", "warn", "no service is up", advice)
+        return
+    try:
+        with service_errors(settings), connect(settings) as redis:
+            info = cast("dict[str, Any]", redis.info())
+            workers = {queue: living(redis, queue) for queue in QUEUE_NAMES}
+    except ServiceError as error:
+        yield _unreachable(settings, str(error))
+        return
+    yield from _check_redis(shown(url), info)
+    for queue, names in workers.items():
+        if names:
+            yield Finding("workers", "ok", f"queue {queue}: {', '.join(sorted(names))}")
+        else:
+            advice = f"start one with `lorajob worker --queue {queue}`; jobs wait until then"
+            yield Finding("workers", "warn", f"queue {queue}: none", advice)
+
+
+def _unreachable(settings: Settings, text: str) -> Finding:
+    if settings.redis_url is not None:
+        advice = "start that Redis, or correct or unset LORAJOB_REDIS_URL"
+        return Finding("redis", "fail", text, advice)
+    if is_up(settings.home.expanduser()):
+        advice = f"see {settings.home / 'log'}; `lorajob down`, then `lorajob up` starts it anew"
+        return Finding("redis", "fail", text, advice)
+    return Finding("redis", "warn", text, "what was up has ended; `lorajob up` starts it anew")
+
+
+def _check_redis(url: str, info: dict[str, Any]) -> Iterator[Finding]:
+    """Version, append-only file and eviction, from the answer to INFO."""
+    version = str(info["redis_version"])
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+        yield Finding("redis", "fail", f"{url} is Redis {version}", "6.2 or newer is needed")
+        return
+    yield Finding("redis", "ok", f"{url} is Redis {version}")
+    if not info.get("aof_enabled"):
+        advice = "set `appendonly yes`; without it jobs are forgotten when Redis restarts"
+        yield Finding("redis", "warn", "keeps no append-only file", advice)
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        advice = "set `maxmemory-policy noeviction`, or jobs vanish where memory runs short"
+        yield Finding("redis", "warn", f"evicts keys by {policy}", advice)

@@ -1,0 +1,228 @@
+"""The first stage: a corpus becomes two stores of clips, for training and for testing.
+
+    OUT/train/  OUT/test/   clips as `clipstore` keeps them
+    OUT/report.json         what was kept, what was dropped and why
+
+A clip is dropped, counted and named where its text is empty (punctuation alone is), its labels
+are too many, its audio cannot be read, or it is too long or too short: the model would be taught
+that such sound has such text.
+"""
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lorajob import audio
+from lorajob.clipstore import ClipWriter, encode
+from lorajob.corpora import Clip, Corpus, open_corpus
+from lorajob.corpus_report import CorpusReport
+from lorajob.errors import CorpusError
+from lorajob.jobdir import JobDir, write_json
+from lorajob.languages import find_language
+from lorajob.report import Report
+from lorajob.results import PreprocessResult
+from lorajob.spec import JobSpec, PreprocessConfig
+from lorajob.split import choose_test, sample
+from lorajob.text import clean, normalise
+from lorajob.tokens import Labels
+
+EMPTY_TEXT = "empty text"
+CLIPS_AHEAD = 4  # clips a thread that are decoded before the first of them is written
+SECONDS_BETWEEN_REPORTS = 0.5
+
+Target = Literal["train", "test"]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which clips go where, before any audio is read."""
+
+    train: frozenset[str]
+    test: frozenset[str]
+    test_by: str  # what keeps test clips apart: the corpus's own "split", "speaker" or "sentence"
+
+    def target(self, clip: Clip) -> Target:
+        return "test" if clip.id in self.test else "train"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A clip ready to be written, or the `reason` why it is not to be."""
+
+    id: str
+    target: Target
+    text: str
+    speaker: str
+    tokens: int = 0
+    seconds: float = 0.0
+    audio: bytes = b""
+    reason: str | None = None
+
+
+def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> PreprocessResult:
+    """Read the corpus of `spec` into `out`.
+
+    Raises CorpusError for a corpus that cannot be read or leaves no clip to train or test on,
+    ModelError where the base model's tokenizer is missing, StageStopped when asked to stop.
+    """
+    from lorajob.base_model import local_model
+
+    language = find_language(spec.language)
+    labels = Labels(local_model(spec.base_model), language.token)
+    pace = _Pace(report)
+    corpus = open_corpus(Path(spec.corpus), language.code, pace.tick)
+    selection = select(corpus, spec.preprocess, spec.seed)
+    kept = CorpusReport(language.code, selection.test_by)
+    _write_stores(corpus, selection, spec.preprocess, labels, out, kept, pace)
+    for target in ("train", "test"):
+        if not kept.clips(target):
+            raise CorpusError(
+                f"corpus: {spec.corpus} has no usable {target} clip: {kept.reasons(target)}"
+            )
+    size = sum(path.stat().st_size for path in out.rglob("*.arrow"))
+    write_json(out / "report.json", kept.as_dict(size))
+    result = kept.result(size)
+    log.info(
+        "%s: %d train clips (%.2f h), %d test clips (%.2f h, by %s), %d dropped, %.1f MB",
+        *(language.code, result.train_clips, result.train_hours, result.test_clips),
+        *(result.test_hours, selection.test_by, sum(result.dropped.values()), size / 1e6),
+    )
+    return result
+
+
+def select(corpus: Corpus, config: PreprocessConfig, seed: int) -> Selection:
+    """Choose the clips: by the corpus's splits, or a test set set aside from the train splits.
+
+    `max_*_clips` are limits on what is read; of that some may still be dropped. Raises CorpusError
+    where the splits asked for hold nothing.
+    """
+    test = {entry.id for entry in corpus.entries if entry.split == config.test_split}
+    rest = [
+        entry
+        for entry in corpus.entries
+        if entry.split in config.train_splits and entry.id not in test
+    ]
+    if not rest:
+        have = ", ".join(f"{name} ({count:,})" for name, count in corpus.splits.items())
+        raise CorpusError(
+            f"preprocess.train_splits: no clips in {', '.join(config.train_splits) or 'none'};"
+            f" splits of this corpus: {have or 'none'}"
+        )
+    test_by = "split"
+    if not test:
+        test, test_by = choose_test(rest, config.test_share, seed)
+    if not test:
+        raise CorpusError(
+            f"preprocess.test_share: {config.test_share:g} of {len(rest):,} clips sets none aside,"
+            f" and the corpus has no split {config.test_split}; allowed: over 0, and two sentences"
+        )
+    train = {entry.id for entry in rest} - test
+    return Selection(
+        train=frozenset(sample(train, config.max_train_clips, seed)),
+        test=frozenset(sample(test, config.max_test_clips, seed)),
+        test_by=test_by,
+    )
+
+
+def prepare(clip: Clip, target: Target, config: PreprocessConfig, labels: Labels) -> Prepared:
+    """Decode and check one clip, the cheap checks first."""
+    text = clean(clip.text)
+    speaker = clip.speaker
+    tokens = labels.count(text)
+    reason = None
+    if not normalise(text):
+        reason = EMPTY_TEXT
+    elif tokens > config.max_label_tokens:
+        reason = f"over {config.max_label_tokens} label tokens"
+    if reason:
+        return Prepared(clip.id, target, text, speaker, reason=reason)
+    try:
+        samples = audio.decode(clip.audio, config.max_seconds)
+    except audio.AudioError as error:
+        return Prepared(clip.id, target, text, speaker, reason=error.reason)
+    seconds = len(samples) / audio.SAMPLE_RATE
+    if seconds < config.min_seconds:
+        short = f"under {config.min_seconds:g} s"
+        return Prepared(clip.id, target, text, speaker, reason=short)
+    encoded = encode(samples, config.audio_format)
+    return Prepared(clip.id, target, text, speaker, tokens, seconds, encoded)
+
+
+def _write_stores(
+    corpus: Corpus,
+    selection: Selection,
+    config: PreprocessConfig,
+    labels: Labels,
+    out: Path,
+    kept: CorpusReport,
+    pace: "_Pace",
+) -> None:
+    splits = {*config.train_splits, config.test_split}
+    wanted = selection.train | selection.test
+    clips = corpus.clips(splits, only=wanted)
+    done = 0
+    with (
+        ClipWriter(out / "train", config.audio_format) as train,
+        ClipWriter(out / "test", config.audio_format) as test,
+    ):
+        writers = {"train": train, "test": test}
+
+        def work(clip: Clip) -> Prepared:
+            return prepare(clip, selection.target(clip), config, labels)
+
+        for clip in _in_order(work, clips):
+            done += 1
+            kept.add(clip.target, clip.id, clip.text, clip.speaker, clip.seconds, clip.reason)
+            if clip.reason is None:
+                writers[clip.target].add_encoded(
+                    clip.id, clip.audio, clip.seconds, clip.text, clip.speaker, clip.tokens
+                )
+            pace.tick(done, len(wanted))
+
+
+def _in_order(work: Callable[[Clip], Prepared], clips: Iterable[Clip]) -> Iterator[Prepared]:
+    """`work` on every clip, on all CPUs, few at a time, the results in the order of the clips.
+
+    Threads do: libsndfile, soxr, FFmpeg and the tokenizer all let go of Python's lock.
+    """
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    pending: deque[Future[Prepared]] = deque()
+    audio.load_libraries()  # one thread imports librosa, not all at once
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+        try:
+            for clip in clips:
+                pending.append(pool.submit(work, clip))
+                if len(pending) >= CLIPS_AHEAD * (threads or 1):
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+class _Pace:
+    """Hears a stop at every clip, and reports progress a few times a second."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._last = time.monotonic()
+        self._first_clip: float | None = None
+
+    def tick(self, done: int = 0, total: int = 1) -> None:
+        """`done` of `total` clips; without them: still reading the corpus's tables."""
+        self._report.check_stop()
+        now = time.monotonic()
+        if done and self._first_clip is None:
+            self._first_clip = self._last = now
+        if now - self._last >= SECONDS_BETWEEN_REPORTS or done == total:
+            self._last = now
+            spent = now - (self._first_clip or now)  # models are loaded and tables read before it
+            eta = spent * (total - done) / (done - 1) if done > 1 else None
+            self._report.progress(done, total, eta_seconds=eta)

