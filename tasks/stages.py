@@ -10,7 +10,8 @@ from typing import Any
 
 from celery import Task
 from celery.exceptions import Ignore
-from kombu.exceptions import OperationalError
+from kombu.exceptions import KombuError
+from redis.exceptions import RedisError
 
 from lorajob.errors import ServiceError
 from lorajob.jobdir import JobDir
@@ -122,7 +123,7 @@ def show_progress(task: Task, record: JobRecord, stage: str, progress: Progress)
     try:
         task.update_state(state="PROGRESS", meta=meta)
         task.send_event("task-progress", retry=False, result=_line(meta))
-    except (OperationalError, OSError) as error:
+    except (KombuError, RedisError, OSError) as error:
         logger.info("%s %s: progress was not shown: %s", record.id, stage, error)
 
 

@@ -44,7 +44,7 @@ def complaint(*args: str, env: dict[str, str], code: int) -> str:
 
 def nothing_is_queued(redis_server: Settings, env: dict[str, str]) -> bool:
     with connect(redis_server) as redis:
-        left = [key for key in redis.keys() if not key.startswith("lorajob:workers")]
+        left = [key for key in redis.scan_iter() if not key.startswith("lorajob:workers")]
     jobs = Path(env["LORAJOB_HOME"]) / "jobs"
     return left == [] and not (jobs.exists() and any(jobs.iterdir()))
 

@@ -152,9 +152,7 @@ def test_a_finished_stage_run_again_is_a_no_op(undisturbed: JobDir) -> None:
 
 
 @pytest.mark.parametrize("micro_batch", [2, 4])
-def test_micro_batches_change_no_step(
-    tiny_whisper: Path, tmp_path: Path, micro_batch: int
-) -> None:
+def test_micro_batches_change_no_step(tiny_whisper: Path, tmp_path: Path, micro_batch: int) -> None:
     sets = (*SHORT, "train.dropout=0", "train.packing=false", "train.batch_clips=4")
     losses = []
     for size in (1, micro_batch):
@@ -165,9 +163,7 @@ def test_micro_batches_change_no_step(
 
 
 @pytest.mark.parametrize("kind", ["8bit", "4bit"])
-def test_quantised_bases_train_on_the_cpu(
-    whisper_base: Path, tmp_path: Path, kind: str
-) -> None:
+def test_quantised_bases_train_on_the_cpu(whisper_base: Path, tmp_path: Path, kind: str) -> None:
     sets = ("train.epochs=1", "train.batch_clips=2", f"train.quantization={kind}")
     job = make_job(tmp_path, whisper_base, *sets, "train.gradient_checkpointing=true", clips=4)
     result = run_stage("train", job, 1, Report("train"))

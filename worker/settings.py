@@ -11,7 +11,9 @@ from lorajob import places
 class Settings(BaseSettings):
     """The service's settings. Passwords are SecretStr and never printed."""
 
-    model_config = SettingsConfigDict(env_prefix="LORAJOB_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="LORAJOB_", env_ignore_empty=True, frozen=True, extra="ignore"
+    )
 
     home: Path = Field(default_factory=places.home)
     redis_url: SecretStr | None = None  # None: read up.json in `home`

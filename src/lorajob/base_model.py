@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lorajob import places
 from lorajob.ct2_import import import_ctranslate2
-from lorajob.demo.packaged import PACKAGED_NAME, join_packaged_model, packaged_digest
+from lorajob.demo.packaged import PACKAGED_NAME, SHA256, join_packaged_model
 from lorajob.errors import ModelError
 
 NEEDED = (
@@ -33,7 +33,7 @@ def local_model(base_model: str) -> Path:
     Only safetensors weights are taken and no code comes with a model. Raises ModelError.
     """
     if base_model == PACKAGED_NAME:
-        return _made_once(f"whisper-base-{packaged_digest()[:12]}", _make_packaged)
+        return _made_once(f"whisper-base-{SHA256[:12]}", _make_packaged)
     folder = Path(base_model).expanduser()
     if not folder.is_dir():
         return _from_hub(base_model)
@@ -41,21 +41,6 @@ def local_model(base_model: str) -> Path:
         digest = _digest(folder / "model.bin")
         return _made_once(f"ct2-{digest[:12]}", lambda target: import_ctranslate2(folder, target))
     return _checked(folder)
-
-
-def check_model_name(base_model: str) -> None:
-    """Raise ModelError for a base model that cannot exist, without loading anything."""
-    from lorajob.demo.packaged import packaged_files
-
-    if base_model == PACKAGED_NAME:
-        packaged_files()
-        return
-    folder = Path(base_model).expanduser()
-    if folder.is_dir():
-        if not (folder / "model.bin").is_file():
-            _checked(folder)
-    elif folder.is_absolute() or base_model.startswith((".", "~")) or base_model.count("/") > 1:
-        raise ModelError(f"base_model: {base_model} is no folder here and no Hub id (owner/name)")
 
 
 def _checked(folder: Path) -> Path:

@@ -1,11 +1,11 @@
 """Training's checkpoints: adapter, optimizer, scheduler and random state, without pickle.
 
-    JOB/checkpoints/ATTEMPT/step-N/
-        adapter_model.safetensors adapter_config.json   PEFT's format
-        optimizer.safetensors random.safetensors        tensors
-        state.json                                      the rest
-        history.jsonl                                   every step so far
-        manifest.json                                   sizes and hashes, written last
+JOB/checkpoints/ATTEMPT/step-N/
+    adapter_model.safetensors adapter_config.json   PEFT's format
+    optimizer.safetensors random.safetensors        tensors
+    state.json                                      the rest
+    history.jsonl                                   every step so far
+    manifest.json                                   sizes and hashes, written last
 """
 
 import json

@@ -56,7 +56,9 @@ def read_model_bin(path: Path) -> Arrays:
             aliases = dict(_read_aliases(file))
         arrays |= {name: arrays[same] for name, same in aliases.items()}
     except (struct.error, ValueError, KeyError) as error:
-        raise ModelError(f"base_model: {path} is damaged or no CTranslate2 model: {error}") from None
+        raise ModelError(
+            f"base_model: {path} is damaged or no CTranslate2 model: {error}"
+        ) from None
     return {
         name: _unscale(name, array, arrays)
         for name, array in arrays.items()

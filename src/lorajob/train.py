@@ -57,8 +57,12 @@ class WhisperLoss(nn.Module):
     def __init__(self, model: PeftModel) -> None:
         super().__init__()
         self.model = model
-        self.whisper: Any = model.get_base_model()
         self.log_mel = LogMel(self.whisper.config.num_mel_bins)
+
+    @property
+    def whisper(self) -> Any:
+        """The WhisperForConditionalGeneration with LoRA layers in it."""
+        return self.model.get_base_model()
 
     def forward(self, audio: Tensor, labels: Tensor) -> Tensor:
         features = self.log_mel(audio).to(self.whisper.dtype)
@@ -145,7 +149,7 @@ def start_run(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = ACCELERATE_PRECISION[pick_precision(config.precision, device)]
     accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
-    model = load_for_training(folder, config, accelerator.device, resume and resume.path)
+    model = load_for_training(folder, config, accelerator.device, resume.path if resume else None)
     loss = WhisperLoss(model).to(accelerator.device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = AdamW(
@@ -255,8 +259,8 @@ class _Loop:
         self.run.scheduler.step()
         optimizer.zero_grad()
         self.run.step += 1
-        summed: Any = accelerator.reduce(total, "sum")
-        return float(summed)
+        summed: Tensor = accelerator.reduce(total, "sum")
+        return float(summed.item())
 
     def _record(self, loss: float, tokens: int, clips: int) -> None:
         now, step = time.monotonic(), self.run.step

@@ -1,4 +1,4 @@
-"""Windows as the model takes them: audio laid out in 30 s, and labels with or without timestamps."""
+"""Windows as the model takes them: audio laid out in 30 s, labels with or without timestamps."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

