@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,8 +28,10 @@ SETTINGS = (  # what two cores do in a few minutes
     "convert.compute_types=[int8, float32]",
 )
 SHOWN_TRANSCRIPTS = 3
+SHOWN_CHARACTERS = 80  # an untuned model may repeat itself for a screen or two
 OWN_VARIABLES = ("LORAJOB_REDIS_URL", "LORAJOB_ARTIFACTS", "LORAJOB_CORPORA")
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+OF_ONE_RUN = ("jobs", "redis", "log")  # below the demo's LORAJOB_HOME; the rest is made once
 GRACE_SECONDS = "20"  # for a stage that the demo's end stops; its checkpoints hardly matter
 
 
@@ -38,13 +41,16 @@ class Commands:
 
     home: Path
 
-    def run(self, *args: str, apart: bool = False) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *args: str, apart: bool = False, show: bool = True
+    ) -> subprocess.CompletedProcess[str]:
         """Show the command, run it and return it with what it printed, whatever its exit code.
 
         `apart` keeps the terminal's Ctrl-C away from it.
         """
-        click.secho(f"$ lorajob {shlex.join(args)}", bold=True)
-        sys.stdout.flush()
+        if show:
+            click.secho(f"$ lorajob {shlex.join(args)}", bold=True)
+            sys.stdout.flush()
         return subprocess.run(
             [sys.executable, "-m", "lorajob.cli.main", *args],
             env=self._environment(),
@@ -58,6 +64,12 @@ class Commands:
     def state_path(self) -> Path:
         """Exists while `lorajob up` runs; holds addresses and passwords."""
         return self.home / "up.json"
+
+    def forget(self) -> None:
+        """Remove an earlier run, so that no job of it goes on; models and corpus stay."""
+        self.down()
+        for name in OF_ONE_RUN:
+            shutil.rmtree(self.home / name, ignore_errors=True)
 
     def up(self) -> None:
         """Start the stack, whole. Raises ServiceError where it does not start."""
@@ -87,7 +99,8 @@ def demo(ctx: click.Context, keep: bool, sets: tuple[str, ...]) -> None:
     """Tune whisper-base on a small spoken Hindi corpus, by the real queue, on this machine.
 
     Needs `pip install 'lorajob[demo]'`, and no network. All its files, the tuned model too, lie
-    in LORAJOB_HOME/demo; a service that is up is not touched. Nothing is left running.
+    in LORAJOB_HOME/demo, until the next run; a service that is up is not touched. Nothing is left
+    running.
     """
     from lorajob.demo.packaged import packaged_files
     from lorajob.demo.speech import RELEASE, demo_corpus
@@ -95,8 +108,8 @@ def demo(ctx: click.Context, keep: bool, sets: tuple[str, ...]) -> None:
     started = time.monotonic()
     packaged_files()  # before anything else: the extra may be missing
     commands = Commands(load_settings().home.expanduser().absolute() / "demo")
-    commands.down()  # of a demo that was kept
-    click.echo("Speaking a Hindi corpus with eSpeak NG: 220 + 20 clips to train on, 40 to test")
+    commands.forget()
+    click.echo("A Hindi corpus, spoken by eSpeak NG: 240 clips to train on, 40 to test")
     corpora = commands.home / "corpora"
     corpus = demo_corpus(corpora)
     kept = False
@@ -127,7 +140,7 @@ def _run_job(commands: Commands, corpus: Path, sets: tuple[str, ...]) -> Path | 
     )
     if submitted.returncode != 0:
         return None
-    status = commands.run("status", submitted.stdout.strip(), "--json")
+    status = commands.run("status", submitted.stdout.strip(), "--json", show=False)
     job: dict[str, Any] = json.loads(status.stdout)
     base, tuned = (job["metrics"][name] for name in ("base", "tuned"))
     click.echo(
@@ -144,8 +157,13 @@ def _show_transcripts(folder: Path) -> None:
     for line in lines[:SHOWN_TRANSCRIPTS]:
         row = json.loads(line)
         click.echo(f"said    {row['reference']}")
-        click.echo(f"before  {row['base'].strip()}")
-        click.echo(f"after   {row['tuned'].strip()}\n")
+        click.echo(f"before  {_shortened(row['base'])}")
+        click.echo(f"after   {_shortened(row['tuned'])}\n")
+
+
+def _shortened(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} ..."
 
 
 def _transcribe_one(commands: Commands, folder: Path, clips: Path) -> None:

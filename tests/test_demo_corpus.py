@@ -117,6 +117,7 @@ def test_other_languages_are_spoken_too(tmp_path: Path) -> None:
 
 
 def test_a_corpus_that_is_there_is_not_spoken_again(tmp_path: Path) -> None:
+    (tmp_path / "cv-corpus-demo" / "hi" / "clips").mkdir(parents=True)
     (tmp_path / "cv-corpus-demo-hi.tar.gz").write_bytes(b"spoken before")
     assert demo_corpus(tmp_path).read_bytes() == b"spoken before"
 

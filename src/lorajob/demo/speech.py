@@ -41,9 +41,12 @@ SPLITS = ("train", "dev", "test")
 
 
 def demo_corpus(folder: Path) -> Path:
-    """The Hindi demo corpus as a tarball in `folder`, spoken there unless it already is."""
+    """The Hindi demo corpus as a tarball in `folder`, spoken there unless it already is.
+
+    The release that is packed in it stays beside it, as a folder.
+    """
     tarball = folder / f"{RELEASE}-hi.tar.gz"
-    if not tarball.is_file():
+    if not tarball.is_file() or not (folder / RELEASE / "hi" / "clips").is_dir():
         pack_corpus(speak_corpus(folder))
     return tarball
 
