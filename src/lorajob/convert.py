@@ -29,7 +29,7 @@ from lorajob.model import load_whisper, merge
 from lorajob.report import Report
 from lorajob.results import ConvertResult, Scores
 from lorajob.scoring import score
-from lorajob.spec import MAX_LABEL_TOKENS, JobSpec
+from lorajob.spec import JobSpec
 from lorajob.tokens import Labels
 
 MAX_LOGPROB_DIFFERENCE = 1e-3  # nats a token; float32 on both sides agrees to about 1e-6
@@ -127,6 +127,7 @@ def compare(check: _Check, merged: Path, float32: Path, report: Report) -> tuple
     model = load_whisper(merged).eval()
     log_mel = LogMel(model.config.num_mel_bins)
     decoder = ct2.Decoder(float32, check.labels)
+    limit = ct2.max_new_tokens(max(int(check.store.tokens[index]) for index in check.indices))
     worst = 0.0
     transcripts = []
     for index in check.sample:
@@ -144,7 +145,7 @@ def compare(check: _Check, merged: Path, float32: Path, report: Report) -> tuple
                 f"against {ours[place]:.6f}; at most {MAX_LOGPROB_DIFFERENCE} is allowed"
             )
         worst = max(worst, float(difference[place]))
-        transcripts.append(greedy(model, features, check.labels))
+        transcripts.append(greedy(model, features, check.labels, limit))
     return worst, transcripts
 
 
@@ -170,7 +171,7 @@ def greedy(model: WhisperForConditionalGeneration, features: torch.Tensor, label
         task="transcribe",
         num_beams=1,
         do_sample=False,
-        max_new_tokens=MAX_LABEL_TOKENS,
+        max_new_tokens=limit,
     )
     return labels.decode(ids[0].tolist())
 

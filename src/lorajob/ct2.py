@@ -17,9 +17,17 @@ from lorajob.model import PROCESSOR_FILES
 from lorajob.spec import MAX_LABEL_TOKENS
 from lorajob.tokens import Labels
 
-# CTranslate2 generates at most half of max_length (openai/whisper's sample_len), and scripts of two
-# tokens a letter need all of the decoder's 448 positions less the prompt.
-MAX_LENGTH = 2 * MAX_LABEL_TOKENS
+# What openai/whisper and faster-whisper generate at most: half of the decoder's 448 positions.
+USUAL_TOKENS = 224
+
+
+def max_new_tokens(longest_reference: int) -> int:
+    """How many tokens a transcript may have: the usual 224, or all the decoder has positions for
+    where a reference is longer, in scripts of two tokens a letter.
+
+    A model that repeats itself fills what it is given, so the limit is the same for all models.
+    """
+    return USUAL_TOKENS if longest_reference <= USUAL_TOKENS else MAX_LABEL_TOKENS
 
 
 def convert(folder: Path, target: Path, compute_type: str) -> Path:
@@ -79,13 +87,14 @@ class Decoder:
         order = sorted(range(len(indices)), key=lambda place: -store.seconds[indices[place]])
         texts = [""] * len(indices)
         finished = 0
+        limit = max_new_tokens(max(int(store.tokens[index]) for index in indices))
         for places in _chunks(order, batch_size):
             encoded = self.encode([store.audio(indices[place]) for place in places])
             results = self.model.generate(
                 encoded,
                 [self.labels.prompt] * len(places),
                 beam_size=beam_size,
-                max_length=MAX_LENGTH,
+                max_length=2 * limit,  # CTranslate2 generates at most half of it
                 suppress_blank=True,
             )
             for place, result in zip(places, results, strict=True):

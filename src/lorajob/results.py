@@ -1,4 +1,7 @@
-"""What each stage returns: small, JSON, the same by hand, in Redis and in manifest.json."""
+"""What each stage returns: small, JSON, the same by hand, in Redis and in manifest.json.
+
+`lorajob.stage` adds what the stage took: `seconds`, `cpu_seconds`, `peak_memory_bytes`.
+"""
 
 from pydantic import BaseModel
 
@@ -27,7 +30,6 @@ class TrainResult(BaseModel, frozen=True):
     epochs: float
     loss: float  # mean of the last tenth of the steps, nats a token
     trainable_parameters: int
-    seconds: float
     resumed_from: int  # the step this attempt started at
 
 

@@ -8,9 +8,11 @@ import argparse
 import importlib
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -38,8 +40,33 @@ def run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> dict[str
     job.require(*STAGES[: STAGES.index(stage)])
     module = importlib.import_module(f"lorajob.{stage}")
     out = job.new_attempt(stage, attempt)
+    cost = Cost()
     result = module.run(spec, job, out, attempt, report)
-    return job.commit(stage, out, result.model_dump(mode="json"))
+    return job.commit(stage, out, result.model_dump(mode="json") | cost.so_far())
+
+
+class Cost:
+    """What a stage takes of the machine, from now on: this process and the children it waited for.
+
+    A later attempt counts only itself.
+    """
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.monotonic(), _cpu_seconds()
+
+    def so_far(self) -> dict[str, float]:
+        """Wall and CPU time in seconds, and the largest resident set in bytes."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return {
+            "seconds": round(time.monotonic() - self._wall, 2),
+            "cpu_seconds": round(_cpu_seconds() - self._cpu, 2),
+            "peak_memory_bytes": peak,
+        }
+
+
+def _cpu_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def next_attempt(stage: str, job: JobDir) -> int:

@@ -108,7 +108,6 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
 
     Raises ModelError where the base does not load, StageStopped after a checkpoint was saved.
     """
-    started = time.monotonic()
     config = spec.train
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -129,7 +128,6 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         epochs=config.epochs,
         loss=loop.final_loss(),
         trainable_parameters=trainable_parameters(trainer.model),
-        seconds=time.monotonic() - started,
         resumed_from=first,
     )
 
@@ -196,7 +194,7 @@ class _Loop:
         self.saved = run.step
         self.history = out / "history.jsonl"
         lines = self.history.read_text("utf-8").splitlines()
-        self.losses = [json.loads(line)["loss"] for line in lines]
+        self.losses: list[float] = [json.loads(line)["loss"] for line in lines]
         self.board = SummaryWriter(str(out / "tensorboard"))
         self.recent: list[tuple[float, int, int]] = []  # (time, tokens, clips)
 
