@@ -163,7 +163,9 @@ def log_probabilities(
 
 
 @torch.no_grad()
-def greedy(model: WhisperForConditionalGeneration, features: torch.Tensor, labels: Labels) -> str:
+def greedy(
+    model: WhisperForConditionalGeneration, features: torch.Tensor, labels: Labels, limit: int
+) -> str:
     """transformers' own greedy transcript: no timestamps, fallback or voice detection."""
     ids: Any = model.generate(
         input_features=features,
