@@ -24,8 +24,8 @@ from lorajob.errors import ServiceError
 BASE_MODEL = "demo/whisper-base"
 SETTINGS = (  # what two cores do in a few minutes
     "train.epochs=4",
-    "train.save_steps=20",
-    "convert.compute_types=[int8, float32]",
+    "train.single_clips=0.06",
+    "train.save_steps=25",
 )
 SHOWN_TRANSCRIPTS = 3
 SHOWN_CHARACTERS = 80  # an untuned model may repeat itself for a screen or two

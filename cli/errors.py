@@ -1,5 +1,6 @@
 """How what goes wrong reaches the user: one line on standard error and an exit code."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from lorajob.errors import LorajobError, UsageError
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+FULL = (errno.ENOSPC, errno.EDQUOT)  # said by write(2), which knows no file name
 EXIT_INTERRUPTED = 130  # as a shell reports a command that Ctrl-C ended
 
 
@@ -55,9 +57,9 @@ def user_errors() -> Iterator[Outcome]:
         _discard_stdout()
         outcome.code = EXIT_FAILED
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in FULL:
             raise
-        say_error(f"{error.filename}: {error.strerror}")
+        say_error(f"{error.filename or 'writing'}: {error.strerror}")
         outcome.code = EXIT_FAILED
 
 

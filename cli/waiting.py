@@ -14,14 +14,14 @@ CHECK_SECONDS = 5.0
 
 
 class WorkerWatch:
-    """Notes once when a job's queue has no worker; withdraws the job after `timeout` seconds."""
+    """Notes once for a queue that it has no worker; withdraws the job after `timeout` seconds."""
 
     def __init__(self, pipeline: "Pipeline", timeout: float | None) -> None:
         self._pipeline = pipeline
         self._timeout = timeout
         self._next_check = 0.0
         self._missing_since: float | None = None
-        self._noted = False
+        self._noted: set[str] = set()
 
     def check(self, record: "JobRecord", note: Callable[[str], None]) -> None:
         """Look at the workers, now and then. Raises ServiceError for a job it has withdrawn."""
@@ -34,8 +34,8 @@ class WorkerWatch:
             self._missing_since = None
             return
         self._missing_since = self._missing_since or now
-        if not self._noted:
-            self._noted = True
+        if queue not in self._noted:
+            self._noted.add(queue)
             note(f"lorajob: no worker serves the queue {queue}; {_advice(queue)}; waiting")
         if self._timeout is not None:
             self._withdraw_or_hurry(record.id, queue, self._timeout)

@@ -91,7 +91,7 @@ def _load_through_outage(pipeline: "Pipeline", job_id: str, view: "View") -> "Jo
     noted = False
     while True:
         try:
-            return pipeline.load(job_id)
+            return pipeline.load(job_id, mirrored=False)  # job.json would stand still
         except ServiceError as error:
             if time.monotonic() > deadline:
                 raise

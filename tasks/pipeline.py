@@ -71,8 +71,8 @@ class Pipeline:
             raise
         return job_id
 
-    def load(self, job_id: str) -> JobRecord:
-        """The record of a job; from job.json where Redis is gone or forgot. Raises
+    def load(self, job_id: str, mirrored: bool = True) -> JobRecord:
+        """The record of a job; from job.json where Redis is gone or forgot, if `mirrored`. Raises
         JobNotFoundError.
         """
         _check_id(job_id)
@@ -81,7 +81,7 @@ class Pipeline:
                 return self._records.load(job_id)
         except (ServiceError, JobNotFoundError):
             path = JobDir(self._settings.jobs / job_id).record_path
-            if not path.is_file():
+            if not mirrored or not path.is_file():
                 raise
             return JobRecord.model_validate(json.loads(path.read_text("utf-8")))
 

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from lorajob.errors import ServiceError
 from lorajob.jobdir import JobDir
 from lorajob.tasks.publish import send
-from lorajob.worker.app import app
+from lorajob.worker.app import QUEUES, app
 from lorajob.worker.connect import connect
 from lorajob.worker.records import Claim, JobRecord, Records, Refusal
 from lorajob.worker.settings import Settings
@@ -70,14 +70,18 @@ def run_stage(task: Task, job_id: str, stage: str) -> dict[str, Any]:
     def publish(progress: Progress) -> None:
         show_progress(task, record, stage, progress)
 
-    outcome = supervise(
-        stage,
-        JobDir(Path(record.folder)),
-        claim.fence,
-        RecordWatch(Records(connect(settings)), claim, settings.lease_seconds, publish),
-        grace_seconds=settings.grace_seconds,
-        worker=task.request.hostname,
-    )
+    try:
+        outcome: Outcome = supervise(
+            stage,
+            JobDir(Path(record.folder)),
+            claim.fence,
+            RecordWatch(Records(connect(settings)), claim, settings.lease_seconds, publish),
+            grace_seconds=settings.grace_seconds,
+            worker=task.request.hostname,
+            gpu=QUEUES[stage] == "gpu",
+        )
+    except OSError as error:  # its folder cannot be written here, or no process be started
+        outcome = Failed("files", f"stage {stage} on {task.request.hostname}: {error}")
     if isinstance(outcome, Stopped) and outcome.reason == "shutdown":
         give_back(records, claim, settings)
     return settle(records, claim, outcome)

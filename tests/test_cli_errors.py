@@ -165,7 +165,9 @@ def test_a_wrong_password_is_said_in_one_line(redis_server: Settings, tmp_path: 
     assert "wrong" not in complaint("status", env=env, code=FAILED).replace("WRONGPASS", "")
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1", "127.0.0.1:6379", "redis://127.0.0.1:x"])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1", "127.0.0.1:6379", "redis://127.0.0.1:x", "unix:///run/r"]
+)
 def test_what_is_no_redis_url_is_said_in_one_line(url: str, tmp_path: Path) -> None:
     env = environment(redis_url=url, home=tmp_path)
     assert "LORAJOB_REDIS_URL" in complaint("status", env=env, code=FAILED)

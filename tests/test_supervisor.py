@@ -9,7 +9,14 @@ import pytest
 
 from lorajob.jobdir import JobDir
 from lorajob.worker.processes import identify
-from lorajob.worker.supervisor import Committed, Crashed, Failed, Stopped, supervise
+from lorajob.worker.supervisor import (
+    Committed,
+    Crashed,
+    Failed,
+    Stopped,
+    child_environment,
+    supervise,
+)
 from tests.service import wait_for
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_stage.py")))
@@ -109,3 +116,9 @@ def test_no_stage_outlives_a_supervisor_that_is_killed(job):
     os.kill(supervisor.pid, signal.SIGKILL)
     supervisor.wait()
     wait_for(lambda: not any(identify(pid) for pid in pids))
+
+
+def test_a_stage_of_the_cpu_queue_sees_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert child_environment(gpu=True)["CUDA_VISIBLE_DEVICES"] == "1"
+    assert child_environment(gpu=False)["CUDA_VISIBLE_DEVICES"] == ""

@@ -1,4 +1,8 @@
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +11,13 @@ import torch
 
 from lorajob import train
 from lorajob.checkpoint import newest_checkpoint
-from lorajob.errors import ModelError, StageStopped
+from lorajob.errors import ModelError, StageStopped, UsageError
 from lorajob.jobdir import JobDir
 from lorajob.model import load_for_training, pick_precision, pick_quantization
 from lorajob.packing import Window
 from lorajob.report import Report
 from lorajob.spec import JobSpec, TrainConfig
-from lorajob.stage import run_stage
+from lorajob.stage import EXIT_STOPPED, run_stage
 from lorajob.tokens import Labels
 from lorajob.windows import IGNORED, WindowDataset, collate
 from tests.tiny import make_job
@@ -118,6 +122,38 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
     ]
 
 
+def test_a_stop_signalled_to_loader_processes_too_leaves_a_checkpoint(
+    tiny_whisper: Path, tmp_path: Path
+) -> None:
+    sets = (*SHORT, "train.loader_workers=2", "train.epochs=200", "train.save_steps=10000")
+    job = make_job(tmp_path, tiny_whisper, *sets)
+    stage = subprocess.Popen(
+        [sys.executable, "-m", "lorajob.stage", "train", str(job.root)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    with stage:
+        assert stage.stdout is not None
+        assert '"step": 1,' in stage.stdout.readline()
+        os.killpg(stage.pid, signal.SIGTERM)
+        stage.stdout.read()
+        assert stage.wait(timeout=60) == EXIT_STOPPED
+    newest = newest_checkpoint(job.checkpoints)
+    assert newest is not None
+    assert newest.step >= 1
+
+
+def test_a_loss_that_is_no_number_fails_the_stage(
+    tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(tmp_path, tiny_whisper, *SHORT)
+    monkeypatch.setattr(train._Loop, "_step", lambda self, batches, tokens: float("nan"))
+    with pytest.raises(ModelError, match=r"the loss is nan .* lower train\.learning_rate"):
+        run_stage("train", job, 1, Report("train"))
+
+
 @pytest.mark.parametrize("damage", ["truncate", "flip", "manifest"])
 def test_a_broken_checkpoint_is_passed_over(
     tiny_whisper: Path, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
@@ -189,6 +225,15 @@ def test_what_auto_means_depends_on_the_device() -> None:
     assert (pick_quantization("auto", cpu), pick_quantization("auto", cuda)) == ("none", "8bit")
     assert pick_quantization("4bit", cpu) == "4bit"
     assert pick_precision("auto", cpu) == "float32"
+
+
+def test_bf16_trains_and_fp16_needs_a_gpu(tiny_whisper: Path, tmp_path: Path) -> None:
+    job = make_job(tmp_path / "bf16", tiny_whisper, *SHORT, "train.precision=bf16", clips=4)
+    run_stage("train", job, 1, Report("train"))
+    assert all(0 < row["loss"] < 20 for row in history(job))
+    job = make_job(tmp_path / "fp16", tiny_whisper, *SHORT, "train.precision=fp16", clips=4)
+    with pytest.raises(UsageError, match=r"train\.precision: 'fp16' needs a GPU"):
+        run_stage("train", job, 1, Report("train"))
 
 
 def test_modules_that_fit_no_layer_are_one_error(tiny_whisper: Path) -> None:

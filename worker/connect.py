@@ -25,6 +25,10 @@ def redis_url(settings: Settings) -> str:
         stack = json.loads((settings.home / "up.json").read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise ServiceError("no Redis: run `lorajob up` or set LORAJOB_REDIS_URL") from None
+    except ValueError:
+        stack = None
+    if not isinstance(stack, dict) or "redis_url" not in stack:
+        raise ServiceError(f"{settings.home / 'up.json'} is damaged: remove it, then `lorajob up`")
     return str(stack["redis_url"])
 
 
@@ -46,6 +50,8 @@ def connect(settings: Settings, patient: bool = False) -> Redis:
     hasty = Retry(ConstantBackoff(0.1), 1)
     lasting = Retry(ExponentialBackoff(cap=5, base=0.5), PATIENT_TRIES)
     try:
+        if not url.startswith(("redis://", "rediss://")):  # redis-py takes unix: too, Celery not
+            raise ValueError("allowed: redis://, rediss://")
         return Redis.from_url(
             url,
             decode_responses=True,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lorajob import places
@@ -23,6 +23,11 @@ class Settings(BaseSettings):
     flower_password: SecretStr | None = None
     lease_seconds: float = Field(default=90, gt=0)
     grace_seconds: float = Field(default=60, gt=0)
+
+    @field_validator("home", "artifacts", "corpora")
+    @classmethod
+    def _expanded(cls, path: Path | None) -> Path | None:
+        return path.expanduser() if path else path  # a .env file holds ~ as it stands
 
     @property
     def jobs(self) -> Path:

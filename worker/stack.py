@@ -67,7 +67,9 @@ class Stack:
         found = any(lives(one) for one in (info.supervisor, *info.processes.values()))
         patience = self._settings.grace_seconds + EXTRA_SECONDS + 2 * REDIS_END_SECONDS
         end([info.supervisor], patience)
-        end_leavings(self._home)  # none, unless the supervisor had to be killed
+        left = StackInfo.load(self._home)  # none, unless the supervisor had to be killed
+        if left is not None and left.supervisor == info.supervisor:  # not a stack started since
+            end_leavings(self._home)
         return found
 
     def _detach(self, flower: bool) -> StackInfo:

@@ -2,12 +2,13 @@
 
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Mapping
 from typing import NoReturn
 
-from lorajob.errors import UsageError
-from lorajob.worker.connect import redis_url
+from lorajob.errors import ServiceError, UsageError
+from lorajob.worker.connect import connect, redis_url
 from lorajob.worker.heartbeats import QUEUE_NAMES
 from lorajob.worker.settings import Settings
 
@@ -25,14 +26,22 @@ def run_worker(
         raise UsageError(f"queue: {queue!r} is unknown; allowed: {', '.join(QUEUE_NAMES)}")
     if concurrency < 1:
         raise UsageError(f"concurrency: {concurrency} is not allowed; at least 1")
+    connect(settings)  # only to refuse what is no Redis url: Celery waits for one that is away
     _become(worker_command(queue, concurrency, name), service_environment(settings))
 
 
 def run_flower(settings: Settings, port: int = FLOWER_PORT, address: str = "127.0.0.1") -> NoReturn:
     """Become Flower, behind basic auth. Raises UsageError where no password is set, ServiceError
-    without a Redis.
+    without a Redis or where it cannot listen.
     """
-    _become(flower_command(port, address), flower_environment(settings))
+    env = flower_environment(settings)
+    connect(settings)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        socket.create_server((address, port), family=family).close()
+    except OSError as error:
+        raise ServiceError(f"--address {address} --port {port}: {error.strerror}") from None
+    _become(flower_command(port, address), env)
 
 
 def worker_command(queue: str, concurrency: int = 1, name: str | None = None) -> list[str]:

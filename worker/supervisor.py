@@ -136,6 +136,7 @@ def supervise(
     *,
     grace_seconds: float,
     worker: str = "",
+    gpu: bool = True,
     command: tuple[str, ...] = STAGE_COMMAND,
 ) -> Outcome:
     """Run a stage to its end.
@@ -148,7 +149,8 @@ def supervise(
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab", buffering=0) as log:
         _note(log, f"attempt {attempt} begins on {worker or 'this machine'}")
-        child = _start([*command, stage, str(job.root), "--attempt", str(attempt)], log)
+        arguments = [*command, stage, str(job.root), "--attempt", str(attempt)]
+        child = _start(arguments, child_environment(gpu), log)
         try:
             _watch_child(child, watch, grace_seconds)
         finally:
@@ -158,22 +160,26 @@ def supervise(
     return outcome
 
 
-def child_environment() -> dict[str, str]:
-    """This process's environment without Redis and without anything that names a password."""
-    return {
+def child_environment(gpu: bool = True) -> dict[str, str]:
+    """This process's environment without Redis and without anything that names a password.
+
+    Without `gpu` no card is visible: a stage of the cpu queue takes no memory from training.
+    """
+    kept = {
         name: value
         for name, value in os.environ.items()
         if name != "LORAJOB_REDIS_URL" and not any(word in name for word in SECRET_WORDS)
     }
+    return kept if gpu else kept | {"CUDA_VISIBLE_DEVICES": ""}
 
 
-def _start(command: list[str], log: IO[bytes]) -> Child:
+def _start(command: list[str], env: dict[str, str], log: IO[bytes]) -> Child:
     process = subprocess.Popen(
         [*command, "--supervised"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
-        env=child_environment(),
+        env=env,
         start_new_session=True,
         close_fds=True,  # another stage must not hold this one's lifeline
     )

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -76,9 +75,10 @@ def _made_once(name: str, make: Callable[[Path], None]) -> Path:
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_name(f".{name}.{os.getpid()}")
+    scratch = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=target.parent))
     try:
         make(scratch)
+        scratch.chmod(0o755)
         scratch.rename(target)
     except OSError:
         if not target.is_dir():  # another process may have been first

@@ -6,10 +6,10 @@ test clips; and faster-whisper itself loads the result and transcribes some of t
 """
 
 import logging
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -66,50 +66,64 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     sample = spread(indices, spec.convert.check_clips)
     check = _Check(store, labels, indices, sample, spec)
     types = spec.convert.compute_types
-    steps = 3 + 2 * len(types)
-
-    scratch = out / "scratch"
-    merged = merge(folder, job.stage_dir("train") / "adapter", scratch / "merged")
-    float32 = ct2.convert(merged, scratch / "float32", "float32")
-    report.progress(1, steps, phase="merged")
-    difference, merged_texts = compare(check, merged, float32, report)
-    report.progress(2, steps, phase="parity")
-
-    by_type: dict[str, Scores] = {}
-    sampled: dict[str, Scores] = {"merged": score(check.references(sample), merged_texts)}
-    for number, kind in enumerate(types):
-        target = out / ("model" if number == 0 else f"model-{kind}")
-        ct2.convert(merged, target, kind)
-        report.progress(3 + 2 * number, steps, phase=f"{kind} converted")
-        texts = _transcripts(check, target, report)
-        by_type[kind] = score(check.references(indices), texts)
-        chosen = [texts[index] for index in sample]
-        sampled[kind] = score(check.references(sample), chosen)
-        report.progress(4 + 2 * number, steps, phase=f"{kind} scored")
+    pace = _Pace(report, 3 + 2 * len(types))
+    with TemporaryDirectory(dir=out) as scratch:
+        adapter = job.stage_dir("train") / "adapter"
+        merged = merge(folder, adapter, Path(scratch, "merged"))
+        pace.done("merged")
+        float32 = ct2.convert(merged, Path(scratch, "float32"), "float32")
+        difference, merged_texts = compare(check, merged, float32, report)
+        pace.done("parity")
+        by_type: dict[str, Scores] = {}
+        sampled = {"merged": score(check.references(sample), merged_texts)}
+        for number, kind in enumerate(types):
+            target = ct2.convert(merged, out / ("model" if number == 0 else f"model-{kind}"), kind)
+            pace.done(f"{kind} converted")
+            texts = _transcripts(check, target, report)
+            by_type[kind] = score(check.references(indices), texts)
+            chosen = [texts[index] for index in sample]
+            sampled[kind] = score(check.references(sample), chosen)
+            pace.done(f"{kind} scored")
     heard = listen(check, out / "model")
-    report.progress(steps, steps, phase="faster-whisper")
-    shutil.rmtree(scratch)
-
-    warnings = wer_warnings(sampled)
-    for warning in warnings:
-        log.warning("%s", warning)
-    write_json(
-        out / "parity.json",
-        {
-            "max_logprob_difference": difference,
-            "allowed_logprob_difference": MAX_LOGPROB_DIFFERENCE,
-            "sample_clips": len(sample),
-            "sample_scores": {name: scores.model_dump() for name, scores in sampled.items()},
-            "faster_whisper": heard,
-            "warnings": warnings,
-        },
-    )
-    return ConvertResult(
+    pace.done("faster-whisper")
+    result = ConvertResult(
         converted=by_type[types[0]],
         by_type=by_type,
         max_logprob_difference=difference,
         model="convert/model",
-        warnings=warnings,
+        warnings=wer_warnings(sampled),
+    )
+    _write_parity(out / "parity.json", result, sampled, heard)
+    return result
+
+
+class _Pace:
+    """Reports step after step, and hears a stop between them."""
+
+    def __init__(self, report: Report, steps: int) -> None:
+        self._report, self._steps, self._step = report, steps, 0
+
+    def done(self, phase: str) -> None:
+        self._step += 1
+        self._report.progress(self._step, self._steps, phase=phase)
+        self._report.check_stop()
+
+
+def _write_parity(
+    path: Path, result: ConvertResult, sampled: dict[str, Scores], heard: list[dict[str, str]]
+) -> None:
+    for warning in result.warnings:
+        log.warning("%s", warning)
+    write_json(
+        path,
+        {
+            "max_logprob_difference": result.max_logprob_difference,
+            "allowed_logprob_difference": MAX_LOGPROB_DIFFERENCE,
+            "sample_clips": sampled["merged"].clips,
+            "sample_scores": {name: scores.model_dump() for name, scores in sampled.items()},
+            "faster_whisper": heard,
+            "warnings": result.warnings,
+        },
     )
 
 

@@ -1,5 +1,6 @@
 """Whisper in CTranslate2: convert to it, decode with it, and score given text with it."""
 
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,10 +13,12 @@ from numpy.typing import NDArray
 
 from lorajob.clipstore import ClipStore
 from lorajob.errors import ModelError
-from lorajob.features import LogMel, pad_windows
+from lorajob.features import SAMPLE_RATE, LogMel, pad_windows
 from lorajob.model import PROCESSOR_FILES
 from lorajob.spec import MAX_LABEL_TOKENS
 from lorajob.tokens import Labels
+
+log = logging.getLogger(__name__)
 
 # What openai/whisper and faster-whisper generate at most: half of the decoder's 448 positions.
 USUAL_TOKENS = 224
@@ -46,6 +49,14 @@ def convert(folder: Path, target: Path, compute_type: str) -> Path:
     return target
 
 
+def _load(folder: Path, device: str, compute_type: str) -> ctranslate2.models.Whisper:
+    # one worker with all cores: decoding is memory-bound and batches are wide
+    threads = torch.get_num_threads()
+    return ctranslate2.models.Whisper(
+        str(folder), device=device, compute_type=compute_type, intra_threads=threads
+    )
+
+
 def pick_device() -> str:
     return "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
 
@@ -58,15 +69,14 @@ class Decoder:
 
     def __init__(self, folder: Path, labels: Labels, compute_type: str = "default") -> None:
         self.labels = labels
-        device = pick_device()
-        self.model = ctranslate2.models.Whisper(
-            str(folder),
-            device=device,
-            compute_type=compute_type,
-            # one worker with all cores: decoding is memory-bound and batches are wide
-            intra_threads=torch.get_num_threads(),
-        )
+        self.model = _load(folder, pick_device(), compute_type)
         self.log_mel = LogMel(self.model.n_mels)
+        if self.model.device == "cuda":
+            try:
+                self.encode([np.zeros(SAMPLE_RATE, np.float32)])
+            except RuntimeError as error:  # a driver without the libraries that CTranslate2 wants
+                log.warning("CTranslate2 cannot use the GPU, so the CPU decodes: %s", error)
+                self.model = _load(folder, "cpu", compute_type)
 
     def encode(self, clips: list[NDArray[np.float32]]) -> ctranslate2.StorageView:
         features = self.log_mel(pad_windows(clips)).numpy()

@@ -6,9 +6,9 @@ faster than transformers' generate, with the same transcripts.
 
 import json
 import logging
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from lorajob import ct2
@@ -35,14 +35,16 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     indices = range(min(len(store), spec.evaluate.max_clips or len(store)))
     folder = local_model(spec.base_model)
     labels = Labels(folder, find_language(spec.language).token)
-    scratch = out / "scratch"
-
-    base = ct2.convert(folder, scratch / "base", "float32")
-    base_texts = _decode(base, labels, store, indices, spec, report, 0)
-    merged = merge(folder, job.stage_dir("train") / "adapter", scratch / "merged")
-    tuned = ct2.convert(merged, scratch / "tuned", "float32")
-    tuned_texts = _decode(tuned, labels, store, indices, spec, report, len(indices))
-    shutil.rmtree(scratch)
+    with TemporaryDirectory(dir=out) as scratch:
+        base = ct2.convert(folder, Path(scratch, "base"), "float32")
+        report.check_stop()
+        base_texts = _decode(base, labels, store, indices, spec, report, 0)
+        adapter = job.stage_dir("train") / "adapter"
+        merged = merge(folder, adapter, Path(scratch, "merged"))
+        report.check_stop()
+        tuned = ct2.convert(merged, Path(scratch, "tuned"), "float32")
+        report.check_stop()
+        tuned_texts = _decode(tuned, labels, store, indices, spec, report, len(indices))
 
     references = [store.texts[index] for index in indices]
     ids = [store.ids[index] for index in indices]

@@ -50,9 +50,16 @@ class JobDir:
         return self.root / stage
 
     def new_attempt(self, stage: str, attempt: int) -> Path:
-        """An empty folder for this attempt's files; leavings of the same attempt are removed."""
-        path = self.root / "attempts" / f"{stage}-{attempt}"
-        shutil.rmtree(path, ignore_errors=True)
+        """An empty folder for this attempt's files; what this and earlier attempts left is removed.
+
+        An earlier one that still runs has lost its claim; a later one is left alone.
+        """
+        attempts = self.root / "attempts"
+        path = attempts / f"{stage}-{attempt}"
+        for left in attempts.glob(f"{stage}-*"):
+            number = left.name.rpartition("-")[2]
+            if number.isdigit() and int(number) <= attempt:
+                shutil.rmtree(left, ignore_errors=True)
         path.mkdir(parents=True)
         return path
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
-from lorajob.errors import ModelError
+from lorajob.errors import ModelError, UsageError
 from lorajob.spec import TrainConfig
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}
@@ -24,7 +24,12 @@ transformers_logging.disable_progress_bar()
 
 
 def pick_precision(wanted: str, device: torch.device) -> str:
-    """`auto` is bf16 where the card computes in it, else fp16; float32 on a CPU."""
+    """`auto` is bf16 where the card computes in it, else fp16; float32 on a CPU.
+
+    Raises UsageError for fp16 on a CPU, which has no loss scaling.
+    """
+    if wanted == "fp16" and device.type == "cpu":
+        raise UsageError("train.precision: 'fp16' needs a GPU; on a CPU: auto, float32, bf16")
     if wanted != "auto":
         return wanted
     if device.type != "cuda":

@@ -16,7 +16,7 @@ from lorajob.languages import find_language
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ComputeType = Literal["float16", "int8", "int8_float16", "int8_float32", "float32"]
 # The text under a field is its description: in the schema and in `lorajob submit --help`.
-FROZEN = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+FROZEN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 MAX_LABEL_TOKENS = 444  # 448 decoder positions less the four tokens of the prompt
 DEFAULT_BASE_MODEL = "openai/whisper-small"
 
@@ -26,7 +26,7 @@ class PreprocessConfig(BaseModel):
 
     model_config = FROZEN
 
-    train_splits: tuple[str, ...] = ("train", "dev")
+    train_splits: Annotated[tuple[str, ...], Field(min_length=1)] = ("train", "dev")
     """Splits of the corpus to train on."""
     test_split: str = "test"
     """Split that the error rates are measured on."""
@@ -57,7 +57,7 @@ class TrainConfig(BaseModel):
     """Scale of the adapter; alpha / rank multiplies its output."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Dropout in front of the adapter."""
-    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = ("q_proj", "v_proj")
     """Layers that get an adapter."""
     learning_rate: PositiveFloat = 1e-3
     """Peak learning rate; LoRA tolerates about ten times full fine-tuning's."""

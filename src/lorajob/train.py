@@ -8,6 +8,7 @@ every epoch follows from the seed, and checkpoints hold all other state.
 
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -33,7 +34,7 @@ from lorajob.checkpoint import (
     save_checkpoint,
 )
 from lorajob.clipstore import ClipStore
-from lorajob.errors import StageStopped
+from lorajob.errors import ModelError, StageStopped
 from lorajob.features import LogMel
 from lorajob.jobdir import JobDir
 from lorajob.languages import find_language
@@ -194,8 +195,11 @@ class _Loop:
         self.saved = run.step
         self.history = out / "history.jsonl"
         lines = self.history.read_text("utf-8").splitlines()
-        self.losses: list[float] = [json.loads(line)["loss"] for line in lines]
+        self.losses: list[float] = []
         self.board = SummaryWriter(str(out / "tensorboard"))
+        for row in map(json.loads, lines):  # of earlier attempts
+            self.losses.append(row["loss"])
+            self._draw(row.pop("step"), row)
         self.recent: list[tuple[float, int, int]] = []  # (time, tokens, clips)
 
     def train(self, dataset: WindowDataset, plan: list[list[Window]]) -> None:
@@ -209,6 +213,11 @@ class _Loop:
             tokens = sum(len(dataset.label_ids(index)) for index in share)
             position = share.stop
             loss = self._step(next(batches), tokens)
+            if not math.isfinite(loss):
+                raise ModelError(
+                    f"train: the loss is {loss} at step {self.run.step}; lower "
+                    f"train.learning_rate ({self.config.learning_rate:g}) or use another precision"
+                )
             self._record(loss, tokens, sum(len(window.clips) for window in windows))
             if self.report.stop_requested:
                 self._save()
@@ -273,10 +282,13 @@ class _Loop:
         self.losses.append(loss)
         with self.history.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **fields}) + "\n")
-        for name, value in fields.items():
-            self.board.add_scalar(f"train/{name}", value, step)
+        self._draw(step, fields)
         eta = seconds / (len(self.recent) - 1) * (self.total - step)
         self.report.progress(step, self.total, eta_seconds=eta, **fields)
+
+    def _draw(self, step: int, fields: dict[str, float]) -> None:
+        for name, value in fields.items():
+            self.board.add_scalar(f"train/{name}", value, step)
 
     def _save(self) -> None:
         if self.run.step == self.saved or not self.run.accelerator.is_main_process:

@@ -20,5 +20,5 @@ def transcribe(model: Path, audio: Iterable[Path], language: str) -> Iterator[tu
                 str(path), language=language, beam_size=1, temperature=0.0
             )
             yield path, " ".join(segment.text.strip() for segment in segments)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, IndexError) as error:
             raise CorpusError(f"{path}: cannot be transcribed: {error}") from None

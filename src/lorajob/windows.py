@@ -1,5 +1,6 @@
 """Windows as the model takes them: audio laid out in 30 s, labels with or without timestamps."""
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -82,5 +83,14 @@ def micro_batches(
         num_workers=workers,
         pin_memory=pin,
         generator=torch.Generator().manual_seed(0),
+        worker_init_fn=_leave_stopping_to_training,
     )
     yield from loader
+
+
+def _leave_stopping_to_training(worker: int) -> None:
+    """A stop is signalled to the whole process group; a loader that died of it would take the
+    training process along before its checkpoint is saved.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
