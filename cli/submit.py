@@ -149,7 +149,10 @@ def complete_spec(values: dict[str, Any], preset: str, sets: tuple[str, ...]) ->
 
 def check_base_model(text: str) -> None:
     """Raise UsageError unless it is a folder that is here or may be a Hub id."""
-    if not HUB_ID.fullmatch(text) and not Path(text).expanduser().is_dir():
+    here = Path(text)
+    if text.startswith("~"):
+        here = here.expanduser()
+    if not here.is_dir() and (here.exists() or not HUB_ID.fullmatch(text)):
         raise UsageError(
             f"base_model: {text!r} is no folder here and no Hub id such as openai/whisper-small"
         )

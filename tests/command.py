@@ -26,6 +26,7 @@ def environment(**variables: str | Path) -> dict[str, str]:
     """This process's, but for LORAJOB_* variables, which are those given in lower case."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("LORAJOB_")}
     named = {f"LORAJOB_{key.upper()}": str(value) for key, value in variables.items()}
+    kept.pop("PYTHONUNBUFFERED", None)  # with it Python loses what a closed pipe refused
     return kept | named | {"COLUMNS": "80"}
 
 

@@ -112,6 +112,8 @@ def _read_av(file: IO[bytes], max_seconds: float) -> tuple[Samples, int]:
         with av.open(file, options={"format_whitelist": _AV_FORMATS}) as container:
             if not container.streams.audio:
                 raise AudioError(UNREADABLE, "no sound in it")
+            if container.streams.audio[0].codec_context is None:
+                raise AudioError(UNREADABLE, "a codec that FFmpeg does not know here")
             return _decode_stream(container, container.streams.audio[0], max_seconds)
     except (av.FFmpegError, ValueError) as error:
         raise AudioError(UNREADABLE, str(error)) from None
