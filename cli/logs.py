@@ -28,7 +28,7 @@ def logs(job: str, follow: bool, stage: str | None) -> None:
             printed = True
         if ended:
             break
-        ended = load_record(job).ended  # then read once more, to the end
+        ended = load_record(job).over  # then read once more, to the end
         if not ended:
             time.sleep(POLL_SECONDS)
     if not printed:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 import click
 
 from lorajob.cli.service import load_settings
-from lorajob.errors import JobNotFoundError, ServiceError, UsageError
+from lorajob.errors import JobNotFoundError, RecordError, ServiceError, UsageError
 from lorajob.jobdir import JOB_ID, JobDir
 
 if TYPE_CHECKING:
-    from lorajob.worker.records import JobRecord
+    from lorajob.worker.record import JobRecord
 
 
 def check_job_id(job: str) -> str:
@@ -53,9 +53,9 @@ def load_record(job: str) -> "JobRecord":
 
 
 def _from_file(path: Path) -> "JobRecord | None":
-    from lorajob.worker.records import JobRecord
+    from lorajob.worker.record import JobRecord
 
     try:
-        return JobRecord.model_validate_json(path.read_text("utf-8"))
-    except (OSError, ValueError):  # pydantic's ValidationError is a ValueError
+        return JobRecord.read(path)
+    except (OSError, RecordError):
         return None

@@ -6,7 +6,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from lorajob.worker.records import JobRecord, StageRecord
+    from lorajob.worker.record import JobRecord, StageRecord
 
 PIPE_WIDTH = 140  # columns of a table that no terminal bounds
 STATE_STYLES = {"succeeded": "green", "failed": "red", "running": "cyan", "cancelled": "yellow"}
@@ -87,6 +87,30 @@ def stages_table(record: "JobRecord", now: float) -> "Table":
             _time_taken(stage, now),
             progress_words(stage.progress),
             stage.worker or "",
+        )
+    return table
+
+
+def attempts_table(record: "JobRecord") -> "Table | None":
+    """One row an attempt that is over: who made it, how long, how far, why it ended.
+
+    None while every stage that has ended took one attempt: the other table says it all.
+    """
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not any(attempt.why != "succeeded" for attempt in record.ended):
+        return None
+    table = Table(box=None, pad_edge=False)
+    for heading in ("ATTEMPT", "TIME", "STEP", "WORKER", "ENDED"):
+        table.add_column(heading, no_wrap=heading != "ENDED")
+    for attempt in record.ended:
+        table.add_row(
+            f"{attempt.stage} {attempt.number}",
+            duration(attempt.ended_at - attempt.started_at),
+            "" if attempt.step is None else str(attempt.step),
+            attempt.worker,
+            escape(attempt.why),
         )
     return table
 

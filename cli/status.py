@@ -11,7 +11,7 @@ from lorajob.cli.records import load_record
 from lorajob.cli.service import open_pipeline
 
 if TYPE_CHECKING:
-    from lorajob.worker.records import JobRecord
+    from lorajob.worker.record import JobRecord
 
 
 @click.command()
@@ -31,6 +31,7 @@ def status(job: str | None, as_json: bool, limit: int) -> None:
     The object of --json holds, among others:
       state      queued, running, succeeded, failed, cancelled, rejected
       stages     preprocess, train, evaluate, convert, each with its state
+      attempts   those that are over: stage, worker, last step, and why each ended
       artifacts  the job's folder
       metrics    base, tuned, converted: wer and cer in percent, normalised,
                  on the test clips; each absent until measured
@@ -39,7 +40,14 @@ def status(job: str | None, as_json: bool, limit: int) -> None:
     Where Redis cannot be reached, JOB's job.json answers, if it is to be found here.
     """
     if job is None:
-        show_jobs(open_pipeline().list(limit), as_json)
+        pipeline = open_pipeline()
+        show_jobs(pipeline.newest(limit), as_json)
+        if unknown := pipeline.unknown():
+            click.echo(
+                f"lorajob: Redis knows nothing of {len(unknown)} jobs here, such as {unknown[0]}; "
+                "`lorajob rebuild` restores them from their files",
+                err=True,
+            )
     else:
         show_job(load_record(job), as_json)
 
@@ -66,7 +74,7 @@ def show_job(record: "JobRecord", as_json: bool) -> None:
 
         click.echo(json.dumps(describe(record), ensure_ascii=False, indent=2))
         return
-    from lorajob.cli.render import console, duration, metrics_table, stages_table
+    from lorajob.cli.render import attempts_table, console, duration, metrics_table, stages_table
 
     now = time.time()
     for name, value in (
@@ -81,7 +89,7 @@ def show_job(record: "JobRecord", as_json: bool) -> None:
     ):
         if value:
             click.echo(f"{name:11}{value}")
-    for table in (stages_table(record, now), metrics_table(record)):
+    for table in (stages_table(record, now), attempts_table(record), metrics_table(record)):
         if table is not None:
             click.echo()
             console(sys.stdout).print(table)

@@ -9,7 +9,7 @@ from lorajob.cli.render import console, duration, progress_words
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from lorajob.worker.records import JobRecord, StageRecord
+    from lorajob.worker.record import JobRecord, StageRecord
 
 LINE_SHARE = 0.1  # of a stage between two lines of a plain view
 

@@ -8,7 +8,7 @@ from lorajob.errors import ServiceError, UsageError
 
 if TYPE_CHECKING:
     from lorajob.tasks.pipeline import Pipeline
-    from lorajob.worker.records import JobRecord
+    from lorajob.worker.record import JobRecord
 
 CHECK_SECONDS = 5.0
 

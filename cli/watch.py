@@ -16,7 +16,7 @@ from lorajob.errors import ServiceError
 if TYPE_CHECKING:
     from lorajob.cli.views import View
     from lorajob.tasks.pipeline import Pipeline
-    from lorajob.worker.records import JobRecord
+    from lorajob.worker.record import JobRecord
 
 POLL_SECONDS = 0.5
 OUTAGE_SECONDS = 600  # for so long a Redis that went away may come back while we watch
@@ -64,7 +64,7 @@ def follow(pipeline: "Pipeline", job_id: str, workers: WorkerWatch) -> "JobRecor
     with open_view(sys.stderr, record) as view:
         while True:
             view.update(record)
-            if record.ended:
+            if record.over:
                 return record
             workers.check(record, view.note)
             time.sleep(POLL_SECONDS)

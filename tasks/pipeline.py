@@ -3,7 +3,6 @@
 The commands call this; Celery is only loaded where something is sent.
 """
 
-import json
 import secrets
 import shutil
 import time
@@ -19,7 +18,8 @@ from lorajob.jobdir import JOB_ID, JobDir, write_json
 from lorajob.spec import JobSpec
 from lorajob.worker.connect import connect, service_errors
 from lorajob.worker.heartbeats import QUEUE_NAMES, living
-from lorajob.worker.records import JobRecord, Records, new_stages
+from lorajob.worker.record import JobRecord, new_stages
+from lorajob.worker.records import Records
 from lorajob.worker.settings import Settings
 
 
@@ -83,12 +83,20 @@ class Pipeline:
             path = JobDir(self._settings.jobs / job_id).record_path
             if not mirrored or not path.is_file():
                 raise
-            return JobRecord.model_validate(json.loads(path.read_text("utf-8")))
+            return JobRecord.read(path)
 
-    def list(self, limit: int = 20) -> list[JobRecord]:
+    def newest(self, limit: int = 20) -> list[JobRecord]:
         """The newest `limit` jobs, newest first."""
         with service_errors(self._settings):
-            return self._records.list(limit)
+            return self._records.newest(limit)
+
+    def unknown(self) -> list[str]:
+        """Jobs that have a folder here, where Redis has no record at all: it lost its data."""
+        with service_errors(self._settings):
+            if self._records.newest(1):
+                return []
+        folders = sorted(self._settings.jobs.expanduser().glob("*/job.json"))
+        return [path.parent.name for path in folders if JOB_ID.fullmatch(path.parent.name)]
 
     def cancel(self, job_id: str) -> str:
         """Stop a job, keeping its checkpoints. A queued stage is cancelled at once, a running one
@@ -155,6 +163,7 @@ def describe(record: JobRecord) -> dict[str, Any]:
         "artifacts": record.folder,
         "cancel_requested": record.cancel_requested,
         "error": record.error,
+        "attempts": [attempt.model_dump(mode="json") for attempt in record.ended],
         "stages": stages,
         "metrics": _metrics(record),
     }

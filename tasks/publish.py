@@ -7,7 +7,7 @@ from redis.exceptions import RedisError
 from lorajob.errors import ServiceError
 from lorajob.worker.app import QUEUES, submitter
 from lorajob.worker.connect import redis_url, shown
-from lorajob.worker.records import JobRecord
+from lorajob.worker.record import JobRecord
 from lorajob.worker.settings import Settings
 
 

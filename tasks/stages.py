@@ -5,23 +5,24 @@ chain. Every other raises Ignore, which sends nothing, or StageFailed, which end
 """
 
 import logging
+import secrets
 from pathlib import Path
 from typing import Any
 
 from celery import Task
 from celery.exceptions import Ignore
-from kombu.exceptions import KombuError
-from redis.exceptions import RedisError
 
 from lorajob.errors import ServiceError
 from lorajob.jobdir import JobDir
+from lorajob.tasks.progress import ProgressMirror
 from lorajob.tasks.publish import send
 from lorajob.worker.app import QUEUES, app
-from lorajob.worker.connect import connect
-from lorajob.worker.records import Claim, JobRecord, Records, Refusal
+from lorajob.worker.connect import connect, patiently
+from lorajob.worker.record import JobRecord
+from lorajob.worker.records import Claim, Records, Refusal
 from lorajob.worker.settings import Settings
-from lorajob.worker.supervisor import Committed, Failed, Outcome, Progress, Stopped, supervise
-from lorajob.worker.watch import RecordWatch
+from lorajob.worker.supervisor import Committed, Crashed, Failed, Outcome, Stopped, supervise
+from lorajob.worker.watch import RecordWatch, watch_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -61,80 +62,93 @@ def run_stage(task: Task, job_id: str, stage: str) -> dict[str, Any]:
     """
     settings = Settings()
     records = Records(connect(settings, patient=True))
-    claim = records.claim(job_id, stage, task.request.hostname, settings.lease_seconds)
+    worker, owner = task.request.hostname, secrets.token_hex(16)
+    claim = patiently(
+        lambda: records.claim(
+            job_id, stage, worker, settings.lease_seconds, settings.max_losses, owner
+        )
+    )
     if isinstance(claim, Refusal):
         logger.info("%s %s is not run by this delivery: %s", job_id, stage, claim.reason)
         raise Ignore(claim.reason)
     record = records.load(job_id)
+    with ProgressMirror(task, job_id, record.language, stage) as mirror:
+        watch = RecordWatch(Records(connect(settings)), claim, settings.lease_seconds, mirror.show)
+        outcome = attempt(record, claim, watch, worker, settings)
+    return patiently(lambda: settle(records, claim, outcome, settings))
 
-    def publish(progress: Progress) -> None:
-        show_progress(task, record, stage, progress)
 
+def attempt(
+    record: JobRecord, claim: Claim, watch: RecordWatch, worker: str, settings: Settings
+) -> Outcome:
+    """Run the claimed stage as a child process, to whatever end."""
     try:
-        outcome: Outcome = supervise(
-            stage,
+        return supervise(
+            claim.stage,
             JobDir(Path(record.folder)),
             claim.fence,
-            RecordWatch(Records(connect(settings)), claim, settings.lease_seconds, publish),
+            watch,
             grace_seconds=settings.grace_seconds,
-            worker=task.request.hostname,
-            gpu=QUEUES[stage] == "gpu",
+            stall_seconds=settings.stall_timeout,
+            watch_seconds=watch_seconds(settings.lease_seconds),
+            worker=worker,
+            gpu=QUEUES[claim.stage] == "gpu",
         )
     except OSError as error:  # its folder cannot be written here, or no process be started
-        outcome = Failed("files", f"stage {stage} on {task.request.hostname}: {error}")
-    if isinstance(outcome, Stopped) and outcome.reason == "shutdown":
-        give_back(records, claim, settings)
-    return settle(records, claim, outcome)
+        return Failed("files", f"stage {claim.stage} on {worker}: {error}")
 
 
-def settle(records: Records, claim: Claim, outcome: Outcome) -> dict[str, Any]:
+def settle(records: Records, claim: Claim, outcome: Outcome, settings: Settings) -> dict[str, Any]:
     """Write the outcome to the record; raise unless this delivery committed the stage."""
-    if isinstance(outcome, Committed):
-        answer = records.commit(claim, outcome.result)
-        if answer != "settled":
-            raise Ignore(answer)
-        return outcome.result
-    if isinstance(outcome, Stopped):
-        if outcome.reason == "cancelled":
-            records.cancelled(claim)
-        raise Ignore(outcome.reason)
-    message = outcome.message
-    if not records.fail(claim, message):
-        raise Ignore("lost")
+    match outcome:
+        case Committed(result=result):
+            answer = records.commit(claim, result)
+            if answer != "settled":
+                raise Ignore(answer)
+            return result
+        case Stopped(reason="stalled"):
+            message = f"no step for {settings.stall_timeout:g} s (LORAJOB_STALL_TIMEOUT)"
+            lose(records, claim, message, settings)
+        case Crashed(returncode=code, message=message) if code < 0:
+            lose(records, claim, message, settings)
+        case Failed(message=message) | Crashed(message=message):
+            if not records.fail(claim, message):
+                raise Ignore("lost")
+        case Stopped(reason=reason):
+            if reason == "shutdown":
+                give_back(records, claim, settings)
+            elif reason == "cancelled":
+                records.cancelled(claim)
+            raise Ignore(reason)
     kind = outcome.kind if isinstance(outcome, Failed) else "crash"
     raise StageFailed(f"{claim.job_id} {claim.stage} ({kind}): {message}")
 
 
-def give_back(records: Records, claim: Claim, settings: Settings) -> None:
-    """Queue a stage again that a stopping worker could not finish, and send it to another.
+def lose(records: Records, claim: Claim, why: str, settings: Settings) -> None:
+    """Have another attempt made, since this one was lost through no fault of the job's.
 
-    Unsent, it stays queued in its record.
+    Returns only where that happened too often, and the stage has failed; raises Ignore elsewhere.
     """
-    if not records.release(claim):
+    answer = records.lose(claim, why, settings.max_losses)
+    if answer == "failed":
+        return
+    if answer == "queued" and records.load(claim.job_id).stages[claim.stage].losses == 1:
+        publish(records.load(claim.job_id), settings)
+    raise Ignore(answer)  # a second loss in a row waits for the reconciler
+
+
+def give_back(records: Records, claim: Claim, settings: Settings) -> None:
+    """Queue a stage again that a stopping worker could not finish, and send it to another."""
+    if not records.release(claim, "its worker was told to stop"):
         return
     record = records.load(claim.job_id)
-    if record.ended:  # its cancel came while the worker stopped
-        return
+    if not record.over:  # unless its cancel came while the worker stopped
+        publish(record, settings)
+
+
+def publish(record: JobRecord, settings: Settings) -> None:
+    """Send a queued job; unsent, the reconciler finds it in its record."""
     try:
         send(record, settings)
-    except ServiceError:
-        logger.exception("%s is queued in its record, but no message was sent", record.id)
-
-
-def show_progress(task: Task, record: JobRecord, stage: str, progress: Progress) -> None:
-    """Mirror progress to Celery's state and to Flower, which shows an event's `result`."""
-    meta = {"language": record.language, "stage": stage, **progress}
-    try:
-        task.update_state(state="PROGRESS", meta=meta)
-        task.send_event("task-progress", retry=False, result=_line(meta))
-    except (KombuError, RedisError, OSError) as error:
-        logger.info("%s %s: progress was not shown: %s", record.id, stage, error)
-
-
-def _line(meta: dict[str, Any]) -> str:
-    parts = [f"{meta['language']} {meta['stage']} {meta.get('step')}/{meta.get('total')}"]
-    if (loss := meta.get("loss")) is not None:
-        parts.append(f"loss {loss:.3f}")
-    if (eta := meta.get("eta_seconds")) is not None:
-        parts.append(f"{eta:.0f} s left")
-    return ", ".join(parts)
+    except ServiceError as error:
+        logger.warning("%s is queued in its record, but not sent: %s", record.id, error)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lorajob.jobdir import STAGES
-from lorajob.worker.records import JobRecord, StageRecord, new_stages
+from lorajob.worker.record import JobRecord, StageRecord, new_stages
 from lorajob.worker.settings import Settings
 
 LORAJOB = [sys.executable, "-m", "lorajob.cli.main"]

@@ -22,7 +22,8 @@ from lorajob.tasks.pipeline import Pipeline
 from lorajob.tasks.publish import send
 from lorajob.worker.connect import connect
 from lorajob.worker.processes import end
-from lorajob.worker.records import JobRecord, Records, new_stages
+from lorajob.worker.record import JobRecord, new_stages
+from lorajob.worker.records import Records
 from lorajob.worker.redis_server import find_server, free_port
 from lorajob.worker.services import Kept, redis_service
 from lorajob.worker.settings import Settings

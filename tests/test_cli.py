@@ -15,7 +15,8 @@ from lorajob.cli.main import COMMANDS, cli
 from lorajob.jobdir import STAGES
 from lorajob.spec import PRESETS, JobSpec, setting_names
 from lorajob.worker.connect import connect
-from lorajob.worker.records import Records, StageRecord
+from lorajob.worker.record import StageRecord
+from lorajob.worker.records import Records
 from lorajob.worker.redis_server import free_port
 from lorajob.worker.settings import Settings
 from tests.command import (

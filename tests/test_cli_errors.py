@@ -251,4 +251,4 @@ def test_a_home_that_is_a_file_is_said_in_one_line(corpus: str, redis_server: Se
     line = complaint("submit", "--lang", "hi", "--corpus", corpus, env=env, code=FAILED)
     assert corpus in line
     with connect(redis_server) as redis:
-        assert Records(redis).list() == []
+        assert Records(redis).newest() == []

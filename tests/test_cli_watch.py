@@ -50,7 +50,7 @@ def jobs(tmp_path: Path) -> Path:
 
 
 def claim(records: Records, stage: str) -> Claim:
-    claimed = records.claim(JOB, stage, "test@host", lease_seconds=90)
+    claimed = records.claim(JOB, stage, "test@host", lease_seconds=90, max_losses=5)
     assert isinstance(claimed, Claim)
     return claimed
 

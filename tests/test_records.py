@@ -10,10 +10,12 @@ from lorajob.errors import JobNotFoundError
 from lorajob.jobdir import STAGES
 from lorajob.worker.connect import connect, shown
 from lorajob.worker.heartbeats import Heartbeat, living
-from lorajob.worker.records import Claim, JobRecord, Records, Refusal, new_stages
+from lorajob.worker.record import JobRecord, new_stages
+from lorajob.worker.records import Claim, Records, Refusal
 from tests.service import PASSWORD, wait_for
 
 LEASE = 90.0
+LOSSES = 3
 RESULT = {"warnings": [], "loss": 1.25, "name": "हिन्दी", "none": None}
 numbers = itertools.count()
 
@@ -50,7 +52,7 @@ def create(records, folder, created_at=None) -> JobRecord:
 
 
 def claim(records, job, stage="preprocess", lease=LEASE) -> Claim:
-    claimed = records.claim(job.id, stage, "cpu@here", lease)
+    claimed = records.claim(job.id, stage, "cpu@here", lease, LOSSES)
     assert isinstance(claimed, Claim)
     return claimed
 
@@ -75,10 +77,10 @@ def test_a_job_nobody_knows_is_an_error_that_names_it(records):
 def test_jobs_are_listed_newest_first(records, tmp_path):
     later = time.time() + 1000
     jobs = [create(records, tmp_path, later + n) for n in range(3)]
-    assert [record.id for record in records.list(2)] == [jobs[2].id, jobs[1].id]
+    assert [record.id for record in records.newest(2)] == [jobs[2].id, jobs[1].id]
     for job in jobs:
         records.delete(job.id)
-    assert jobs[2].id not in [record.id for record in records.list(100)]
+    assert jobs[2].id not in [record.id for record in records.newest(100)]
 
 
 def test_every_change_of_state_is_mirrored_beside_the_files(records, job):
@@ -107,7 +109,7 @@ def test_of_two_deliveries_one_gets_the_stage(records, job):
 
     def deliver():
         start.wait()
-        answers.append(records.claim(job.id, "preprocess", "cpu@here", LEASE))
+        answers.append(records.claim(job.id, "preprocess", "cpu@here", LEASE, LOSSES))
 
     threads = [threading.Thread(target=deliver) for _ in range(8)]
     for thread in threads:
@@ -120,15 +122,15 @@ def test_of_two_deliveries_one_gets_the_stage(records, job):
 
 
 def test_a_claim_asked_for_twice_by_the_same_owner_is_the_same_claim(records, job):
-    first = records.claim(job.id, "preprocess", "cpu@here", LEASE, owner="token")
-    assert records.claim(job.id, "preprocess", "cpu@here", LEASE, owner="token") == first
+    first = records.claim(job.id, "preprocess", "cpu@here", LEASE, LOSSES, owner="token")
+    assert records.claim(job.id, "preprocess", "cpu@here", LEASE, LOSSES, owner="token") == first
 
 
 def test_a_stage_before_its_turn_or_after_its_end_is_refused(records, job):
-    assert records.claim(job.id, "train", "gpu@here", LEASE) == Refusal("early")
+    assert records.claim(job.id, "train", "gpu@here", LEASE, LOSSES) == Refusal("early")
     finish(records, job, "preprocess")
-    assert records.claim(job.id, "preprocess", "cpu@here", LEASE) == Refusal("succeeded")
-    assert records.claim("hi-nothere", "train", "gpu@here", LEASE) == Refusal("unknown")
+    assert records.claim(job.id, "preprocess", "cpu@here", LEASE, LOSSES) == Refusal("succeeded")
+    assert records.claim("hi-nothere", "train", "gpu@here", LEASE, LOSSES) == Refusal("unknown")
 
 
 def test_a_lease_that_ran_out_is_taken_over_and_the_first_owner_refused(records, job):
@@ -137,7 +139,7 @@ def test_a_lease_that_ran_out_is_taken_over_and_the_first_owner_refused(records,
     assert fresh.fence == stale.fence + 1
     assert records.touch(stale, {"step": 1}, LEASE) == "lost"
     assert records.commit(stale, RESULT) == "lost"
-    assert not records.fail(stale, "late") and not records.release(stale)
+    assert not records.fail(stale, "late") and not records.release(stale, "late")
     assert records.touch(fresh, {"step": 2}) == "held"
     assert records.load(job.id).stages["preprocess"].progress == {"step": 2}
 
@@ -145,7 +147,7 @@ def test_a_lease_that_ran_out_is_taken_over_and_the_first_owner_refused(records,
 def test_an_expired_lease_is_renewed_while_nobody_took_the_stage(records, job):
     held = claim(records, job, lease=0)
     assert records.touch(held, lease_seconds=LEASE) == "held"
-    assert records.claim(job.id, "preprocess", "cpu@there", LEASE) == Refusal("held")
+    assert records.claim(job.id, "preprocess", "cpu@there", LEASE, LOSSES) == Refusal("held")
 
 
 def test_commits_walk_through_the_stages_to_success(records, job):
@@ -158,7 +160,7 @@ def test_commits_walk_through_the_stages_to_success(records, job):
         assert records.commit(held, RESULT) == "settled"
         assert records.commit(held, RESULT) == "settled"  # the answer was lost, asked again
     record = records.load(job.id)
-    assert record.state == "succeeded" and record.ended and not record.missing
+    assert record.state == "succeeded" and record.over and not record.missing
     assert record.stages["convert"].result == RESULT
     started, finished = record.stages["train"].started_at, record.stages["train"].finished_at
     assert started is not None and finished is not None and started <= finished
@@ -171,7 +173,7 @@ def test_a_failed_stage_fails_its_job_and_a_retry_goes_on_from_it(records, job):
     record = records.load(job.id)
     assert record.state == "failed" and record.error == "model: not a Whisper"
     assert record.stages["train"].error == "model: not a Whisper"
-    assert records.claim(job.id, "train", "gpu@here", LEASE) == Refusal("failed")
+    assert records.claim(job.id, "train", "gpu@here", LEASE, LOSSES) == Refusal("failed")
     assert records.retry(job.id) == "retried"
     record = records.load(job.id)
     assert record.state == "queued" and record.error is None
@@ -196,7 +198,7 @@ def test_a_queued_job_is_cancelled_at_once(records, job):
     assert records.cancel(job.id) == "cancelled"
     record = records.load(job.id)
     assert record.state == "cancelled" and record.stages["preprocess"].state == "cancelled"
-    assert records.claim(job.id, "preprocess", "cpu@here", LEASE) == Refusal("cancelled")
+    assert records.claim(job.id, "preprocess", "cpu@here", LEASE, LOSSES) == Refusal("cancelled")
     assert records.cancel(job.id) == "cancelled"
 
 
@@ -226,12 +228,14 @@ def test_a_cancelled_job_whose_worker_died_ends_too(records, job, order):
     answer = records.cancel(job.id)
     if order == "dead after it":
         assert answer == "cancelling"
-        wait_for(lambda: records.claim(job.id, "preprocess", "w", LEASE) == Refusal("cancelled"))
+        wait_for(
+            lambda: records.claim(job.id, "preprocess", "w", LEASE, LOSSES) == Refusal("cancelled")
+        )
     assert records.load(job.id).state == "cancelled"
 
 
 def test_a_released_stage_is_queued_again(records, job):
-    assert records.release(claim(records, job))
+    assert records.release(claim(records, job), "its worker stops")
     assert records.load(job.id).stages["preprocess"].state == "queued"
     assert claim(records, job).fence == 2
 
@@ -239,7 +243,7 @@ def test_a_released_stage_is_queued_again(records, job):
 def test_a_released_stage_of_a_cancelled_job_is_cancelled(records, job):
     held = claim(records, job)
     records.cancel(job.id)
-    assert records.release(held)
+    assert records.release(held, "its worker stops")
     assert records.load(job.id).state == "cancelled"
 
 

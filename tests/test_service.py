@@ -180,7 +180,7 @@ def test_a_submitted_job_has_absolute_paths_and_a_readable_id(service, manifest,
     stored = JobSpec.load(JobDir(Path(record.folder)).spec_path)
     assert stored.corpus == record.corpus == str(manifest)
     assert stored.base_model == str(manifest.parent / "base")
-    assert job_id in [record.id for record in service.pipeline.list()]
+    assert job_id in [record.id for record in service.pipeline.newest()]
     failed = service.wait_until(job_id, "failed")  # the folder holds no model
     assert failed.error and "\n" not in failed.error
 
@@ -222,11 +222,11 @@ def test_without_any_address_the_error_says_what_to_do(tmp_path, manifest):
 
 
 def test_a_job_that_cannot_be_sent_is_withdrawn(service, half_allowed, manifest):
-    before = {record.id for record in service.records.list(1000)}
+    before = {record.id for record in service.records.newest(1000)}
     with pytest.raises(ServiceError) as error:
         half_allowed.submit(JobSpec(language="hi", corpus=str(manifest)))
     assert "half-secret" not in str(error.value)
-    assert {record.id for record in service.records.list(1000)} == before
+    assert {record.id for record in service.records.newest(1000)} == before
     assert {path.name for path in service.settings.jobs.iterdir()} >= before
     assert not [path for path in service.settings.jobs.glob("*") if not any(path.iterdir())]
 

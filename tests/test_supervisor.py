@@ -40,10 +40,9 @@ class Watch:
         return self.reason if self.progress else None
 
 
-def run(what, job, watch=None, grace_seconds=10.0):
-    return supervise(
-        what, job, 7, watch or Watch(), grace_seconds=grace_seconds, worker="me@here", command=FAKE
-    )
+def run(what, job, watch=None, grace_seconds=10.0, **options):
+    options = {"grace_seconds": grace_seconds, "worker": "me@here", "command": FAKE} | options
+    return supervise(what, job, 7, watch or Watch(), **options)
 
 
 def test_a_finished_stage_is_committed_with_the_result_of_its_manifest(job):
@@ -85,6 +84,17 @@ def test_a_stage_whose_claim_is_lost_is_killed_at_once(job):
     assert run("stubborn", job, Watch("lost"), grace_seconds=600) == Stopped("lost")
 
 
+def test_a_stage_that_reports_no_step_for_too_long_is_stopped(job):
+    assert run("train", job, stall_seconds=0.5) == Stopped("stalled")
+    assert run("stubborn", job, grace_seconds=0.3, stall_seconds=0.5) == Stopped("stalled")
+
+
+def test_a_log_that_cannot_be_written_ends_no_supervision(job):
+    job.log_path("train").parent.mkdir(parents=True)
+    job.log_path("train").symlink_to("/dev/full")
+    assert run("train", job, Watch("cancelled")) == Stopped("cancelled")
+
+
 def test_a_stage_that_fails_says_why_in_one_sentence(job):
     message = "corpus: no usable clip (3 unreadable audio)"
     assert run("failing", job) == Failed("corpus", message)
@@ -98,9 +108,10 @@ def test_a_bug_in_a_stage_points_at_the_log_with_its_traceback(job):
 
 
 def test_a_stage_killed_from_outside_names_the_signal(job):
-    assert run("killed", job) == Crashed(
-        -9, "stage killed was ended by signal 9; see log/killed.log"
+    message = (
+        "stage killed was ended by SIGKILL, as a machine out of memory does; see log/killed.log"
     )
+    assert run("killed", job) == Crashed(-9, message)
 
 
 def test_no_stage_outlives_a_supervisor_that_is_killed(job):

@@ -177,7 +177,8 @@ def test_a_broken_checkpoint_is_passed_over(
     older = newest_checkpoint(job.checkpoints)
     assert older is not None
     assert older.step == 3
-    assert "step-4 is broken" in caplog.text
+    assert "step-4 is broken and set aside as" in caplog.text
+    assert [path.name for path in (job.checkpoints / "broken").iterdir()] == ["1-step-4"]
 
 
 def test_a_finished_stage_run_again_is_a_no_op(undisturbed: JobDir) -> None:

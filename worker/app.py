@@ -18,14 +18,19 @@ from lorajob.worker.settings import Settings
 QUEUES = {"preprocess": "cpu", "train": "gpu", "evaluate": "gpu", "convert": "cpu"}
 WEEK_SECONDS = 604_800  # the broker's own redelivery is switched off in effect
 MONTH_SECONDS = 30 * 86_400
+SETTLE_SECONDS = 10  # beyond a stage's grace, to give it back
 
 
-def configuration(url: str) -> dict[str, Any]:
-    """The settings, with the Redis at `url` as broker and result store."""
+def configuration(url: str, grace_seconds: float = 60) -> dict[str, Any]:
+    """The settings, with the Redis at `url` as broker and result store.
+
+    `grace_seconds` is what a stopped stage gets for its checkpoint.
+    """
     return {
         "broker_url": url,
         "result_backend": url,
-        "imports": ("lorajob.tasks.stages",),  # by name: workers load the tasks, not this package
+        # By name: workers load the tasks, not this package.
+        "imports": ("lorajob.tasks.stages", "lorajob.tasks.reconciler"),
         # One week, or a stage longer than an hour is delivered again while it runs.
         "broker_transport_options": {"visibility_timeout": WEEK_SECONDS},
         "result_backend_transport_options": {"visibility_timeout": WEEK_SECONDS},
@@ -62,7 +67,8 @@ def configuration(url: str) -> dict[str, Any]:
         # A fresh interpreter for every task: nothing leaks from one stage to the next.
         "worker_pool_start_method": "spawn",
         "worker_max_tasks_per_child": 1,
-        "worker_soft_shutdown_timeout": 10,
+        # After SIGQUIT too a stage saves its checkpoint and is given back.
+        "worker_soft_shutdown_timeout": grace_seconds + SETTLE_SECONDS,
         "worker_hijack_root_logger": False,
         # What Flower shows: state, arguments, results, events.
         "task_track_started": True,
@@ -105,5 +111,5 @@ def this_app() -> Celery:
 
 
 app = Application("lorajob")
-app.add_defaults(lambda: configuration(redis_url(Settings())))
+app.add_defaults(lambda: configuration(redis_url(Settings()), Settings().grace_seconds))
 lifecycle.install()

@@ -1,8 +1,11 @@
 """Where Redis is, and a connection to it that answers or fails within seconds."""
 
 import json
-from collections.abc import Iterator
+import logging
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from redis import Redis
@@ -15,6 +18,12 @@ from lorajob.worker.settings import Settings
 
 TIMEOUT_SECONDS = 3.0
 PATIENT_TRIES = 200  # about a quarter of an hour: finished work outlasts a Redis that restarts
+LONGEST_PAUSE_SECONDS = 5.0
+PASSING = ("MISCONF", "OOM", "LOADING", "READONLY")  # how errors start that go by
+
+Answer = TypeVar("Answer")
+
+logger = logging.getLogger(__name__)
 
 
 def redis_url(settings: Settings) -> str:
@@ -63,6 +72,21 @@ def connect(settings: Settings, patient: bool = False) -> Redis:
         raise ServiceError(
             f"LORAJOB_REDIS_URL: {shown(url)!r} is not a Redis url: {error}"
         ) from None
+
+
+def patiently(ask: Callable[[], Answer]) -> Answer:
+    """Ask, again and again while Redis refuses for a while: its disk or memory is full, it loads,
+    or it is a replica. What comes of a connection that breaks is for a patient client.
+    """
+    for tries in range(PATIENT_TRIES):
+        try:
+            return ask()
+        except RedisError as error:
+            if not str(error).startswith(PASSING):
+                raise
+            logger.warning("Redis refuses, and is asked again: %s", error)
+            time.sleep(min(LONGEST_PAUSE_SECONDS, 0.5 * 2**tries))
+    return ask()
 
 
 @contextmanager

@@ -10,79 +10,26 @@ import json
 import logging
 import secrets
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict
 from redis import Redis
+from redis.client import Pipeline
 
 from lorajob.errors import JobNotFoundError
-from lorajob.jobdir import STAGES, JobDir, write_json
+from lorajob.jobdir import STAGES
 from lorajob.worker import scripts
+from lorajob.worker.record import JobRecord
 
 INDEX = "lorajob:jobs"
-JobState = Literal["queued", "running", "succeeded", "failed", "cancelled", "rejected"]
-StageState = Literal["queued", "waiting", "running", "succeeded", "failed", "cancelled"]
+QUEUED = "lorajob:queued"  # the jobs that wait, by the time since when
+RUNNING = "lorajob:running"  # the jobs that run, by the end of their lease
 Arguments = list[str | int | float]
-ENDED: tuple[JobState, ...] = ("succeeded", "failed", "cancelled", "rejected")
+Settled = Literal["settled", "stopped", "lost"]
+Heard = Literal["held", "cancelled", "lost", "forgotten"]
+Lost = Literal["queued", "cancelled", "failed", "lost"]
+Expired = Literal["queued", "cancelled", "failed", "held"]
 
 logger = logging.getLogger(__name__)
-
-
-class StageRecord(BaseModel):
-    """One stage of a job. Times are seconds since the epoch, by Redis's clock."""
-
-    model_config = ConfigDict(frozen=True)
-
-    state: StageState = "waiting"  # waiting: an earlier stage comes first
-    attempts: int = 0
-    worker: str | None = None
-    started_at: float | None = None
-    finished_at: float | None = None
-    progress: dict[str, Any] | None = None  # step, total, eta_seconds, loss, ... as the stage says
-    result: dict[str, Any] | None = None
-    error: str | None = None
-    fence: int = 0  # raised by every claim; also the number of the attempt
-    owner: str | None = None
-    lease: float | None = None  # until when the owner may be taken to live
-
-
-class JobRecord(BaseModel):
-    """One job: what was asked for and how far it is."""
-
-    model_config = ConfigDict(frozen=True)
-
-    id: str
-    language: str
-    state: JobState = "queued"
-    created_at: float  # seconds since the epoch
-    corpus: str
-    base_model: str
-    folder: str
-    error: str | None = None
-    cancel_requested: bool = False
-    revision: int = 0  # raised by every change of state
-    stages: dict[str, StageRecord]
-
-    @property
-    def ended(self) -> bool:
-        """True when nothing more will happen by itself."""
-        return self.state in ENDED
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """The stages that have not succeeded, in order."""
-        return tuple(name for name in STAGES if self.stages[name].state != "succeeded")
-
-    def save(self) -> None:
-        """Write job.json beside the job's files."""
-        write_json(JobDir(Path(self.folder)).record_path, self.model_dump(mode="json"))
-
-
-def new_stages() -> dict[str, StageRecord]:
-    """The stages of a job that nothing was done for: the first queued, the others waiting."""
-    first, *others = STAGES
-    return {first: StageRecord(state="queued")} | {name: StageRecord() for name in others}
 
 
 @dataclass(frozen=True)
@@ -110,15 +57,21 @@ class Records:
         self._claim = redis.register_script(scripts.CLAIM)
         self._touch = redis.register_script(scripts.TOUCH)
         self._settle = redis.register_script(scripts.SETTLE)
+        self._lose = redis.register_script(scripts.LOSE)
+        self._expire = redis.register_script(scripts.EXPIRE)
         self._cancel = redis.register_script(scripts.CANCEL)
         self._retry = redis.register_script(scripts.RETRY)
+        self._due = redis.register_script(scripts.DUE)
+        self._wait_anew = redis.register_script(scripts.WAIT_ANEW)
 
     def create(self, record: JobRecord) -> None:
         """Store a new record, or a whole record anew, and its job.json."""
+        seconds, microseconds = self._redis.time()
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.delete(_key(record.id))
-            pipe.hset(_key(record.id), mapping=_to_hash(record))
+            pipe.hset(_key(record.id), mapping=record.to_hash())
             pipe.zadd(INDEX, {record.id: record.created_at})
+            _place(pipe, record, seconds + microseconds / 1e6)
             pipe.execute()
         self.mirror(record.id)
 
@@ -126,7 +79,8 @@ class Records:
         """Forget a record; its files are the caller's."""
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.delete(_key(job_id))
-            pipe.zrem(INDEX, job_id)
+            for index in (INDEX, QUEUED, RUNNING):
+                pipe.zrem(index, job_id)
             pipe.execute()
 
     def load(self, job_id: str) -> JobRecord:
@@ -134,41 +88,59 @@ class Records:
         fields = cast("dict[str, str]", self._redis.hgetall(_key(job_id)))
         if not fields:
             raise _unknown(job_id)
-        return _from_hash(fields)
+        return JobRecord.from_hash(fields)
 
-    def list(self, limit: int = 20) -> list[JobRecord]:
+    def known(self, job_id: str) -> bool:
+        """Whether there is a record of that id."""
+        return bool(self._redis.exists(_key(job_id)))
+
+    def newest(self, limit: int = 20) -> list[JobRecord]:
         """The newest `limit` records, newest first."""
         ids = cast("list[str]", self._redis.zrevrange(INDEX, 0, limit - 1))
         with self._redis.pipeline(transaction=False) as pipe:
             for job_id in ids:
                 pipe.hgetall(_key(job_id))
-            return [_from_hash(fields) for fields in pipe.execute() if fields]
+            return [JobRecord.from_hash(fields) for fields in pipe.execute() if fields]
 
     def claim(
-        self, job_id: str, stage: str, worker: str, lease_seconds: float, owner: str | None = None
+        self,
+        job_id: str,
+        stage: str,
+        worker: str,
+        lease_seconds: float,
+        max_losses: int,
+        owner: str | None = None,
     ) -> Claim | Refusal:
-        """Take a queued stage, or one whose lease ran out. Give `owner` to ask again safely."""
+        """Take a queued stage, or one whose lease ran out, unless that makes `max_losses` in a row.
+        Give `owner` to ask again safely.
+        """
         owner = owner or secrets.token_hex(16)
         earlier = STAGES[: STAGES.index(stage)]
         previous = earlier[-1] if earlier else ""
-        answer = self._claim([_key(job_id)], [stage, previous, owner, worker, lease_seconds])
+        args: Arguments = [stage, previous, owner, worker, lease_seconds, max_losses]
+        answer = self._claim(_keys(job_id), args)
+        self._mirror_known(job_id)
         if answer[0] != "claimed":
             return Refusal(answer[0])
-        self.mirror(job_id)
         return Claim(job_id, stage, answer[1], owner)
 
     def touch(
-        self, claim: Claim, progress: dict[str, Any] | None = None, lease_seconds: float = 0
-    ) -> Literal["held", "cancelled", "lost"]:
+        self,
+        claim: Claim,
+        progress: dict[str, Any] | None = None,
+        lease_seconds: float = 0,
+    ) -> Heard:
         """Write progress and renew the lease, where given; hear whether to go on.
 
-        An expired lease is renewed as long as nobody else has claimed the stage.
+        An expired lease is renewed as long as nobody else has claimed the stage. Progress whose
+        `checkpoint` is newer than any before it ends a row of losses.
         """
         text = json.dumps(progress) if progress is not None else ""
-        args: Arguments = [claim.stage, claim.fence, claim.owner, text, lease_seconds]
-        return cast(Literal["held", "cancelled", "lost"], self._touch([_key(claim.job_id)], args))
+        checkpoint = (progress or {}).get("checkpoint") or ""
+        args: Arguments = [claim.stage, claim.fence, claim.owner, text, checkpoint, lease_seconds]
+        return cast(Heard, self._touch(_keys(claim.job_id), args))
 
-    def commit(self, claim: Claim, result: dict[str, Any]) -> Literal["settled", "stopped", "lost"]:
+    def commit(self, claim: Claim, result: dict[str, Any]) -> Settled:
         """The stage succeeded; the next is queued. `stopped`: it did, but the job is cancelled."""
         return self._end(claim, "succeeded", json.dumps(result, ensure_ascii=False))
 
@@ -180,9 +152,42 @@ class Records:
         """The stage stopped because of a cancel, and the job with it."""
         return self._end(claim, "cancelled") == "settled"
 
-    def release(self, claim: Claim) -> bool:
+    def release(self, claim: Claim, why: str) -> bool:
         """Give a stage back unfinished: it is queued again (or cancelled, where asked for)."""
-        return self._end(claim, "queued") == "settled"
+        return self._end(claim, "queued", why) == "settled"
+
+    def lose(self, claim: Claim, why: str, max_losses: int) -> Lost:
+        """The attempt ended through no fault of the job's: its stage is queued again, or has failed
+        where this makes `max_losses` in a row without a new checkpoint. `lost`: another has it.
+        """
+        args: Arguments = [claim.stage, claim.fence, claim.owner, why, max_losses]
+        answer = self._lose(_keys(claim.job_id), args)
+        if answer != "lost":
+            self.mirror(claim.job_id)
+        return cast(Lost, answer)
+
+    def expire(self, job_id: str, max_losses: int) -> Expired:
+        """As `lose`, for a job whose lease ran out; `held` where it did not."""
+        answer = self._expire(_keys(job_id), [max_losses, *STAGES])
+        if answer != "held":
+            self.mirror(job_id)
+        return cast(Expired, answer)
+
+    def expired(self, limit: int) -> list[str]:
+        """The jobs whose lease ran out, the longest ago first."""
+        return cast("list[str]", self._due([RUNNING], [0, limit]))
+
+    def overdue(self, seconds: float, limit: int) -> list[str]:
+        """The jobs that have waited in the queue for so long, the longest first."""
+        return cast("list[str]", self._due([QUEUED], [seconds, limit]))
+
+    def queued(self) -> int:
+        """How many jobs wait in the queue."""
+        return int(self._redis.zcard(QUEUED))
+
+    def wait_anew(self, job_id: str) -> None:
+        """Count the time that a queued job waits from now."""
+        self._wait_anew([QUEUED], [job_id])
 
     def cancel(self, job_id: str) -> str:
         """Ask for the end of a job. Returns `cancelled` (nothing ran), `cancelling` (the worker
@@ -207,52 +212,49 @@ class Records:
                 logger.warning("%s: job.json cannot be written: %s", job_id, error)
                 return
 
-    def _end(
-        self, claim: Claim, state: StageState, payload: str = ""
-    ) -> Literal["settled", "stopped", "lost"]:
+    def _mirror_known(self, job_id: str) -> None:
+        try:
+            self.mirror(job_id)
+        except JobNotFoundError:
+            return  # a message of a job that was withdrawn
+
+    def _end(self, claim: Claim, state: str, payload: str = "") -> Settled:
         later = STAGES[STAGES.index(claim.stage) + 1 :]
         following = later[0] if later else ""
         args: Arguments = [claim.stage, following, claim.fence, claim.owner, state, payload]
-        answer = self._settle([_key(claim.job_id)], args)
+        answer = self._settle(_keys(claim.job_id), args)
         if answer != "lost":
             self.mirror(claim.job_id)
-        return cast(Literal["settled", "stopped", "lost"], answer)
+        return cast(Settled, answer)
 
     def _ask(self, script: Any, job_id: str) -> str:
-        answer = str(script([_key(job_id)], list(STAGES)))
+        answer = str(script(_keys(job_id), list(STAGES)))
         if answer == "unknown":
             raise _unknown(job_id)
         self.mirror(job_id)
         return answer
 
 
+def _place(pipe: Pipeline, record: JobRecord, now: float) -> None:
+    """Put a record into the sorted set that it belongs to, if any."""
+    pipe.zrem(QUEUED, record.id)
+    pipe.zrem(RUNNING, record.id)
+    if record.over:
+        return
+    current = record.stages[record.missing[0]]
+    if current.state == "running":
+        pipe.zadd(RUNNING, {record.id: current.lease or 0})
+    else:
+        pipe.zadd(QUEUED, {record.id: now})
+
+
 def _key(job_id: str) -> str:
     return f"lorajob:job:{job_id}"
 
 
+def _keys(job_id: str) -> list[str]:
+    return [_key(job_id), QUEUED, RUNNING]
+
+
 def _unknown(job_id: str) -> JobNotFoundError:
     return JobNotFoundError(f"job: {job_id!r} is unknown; `lorajob status` lists the jobs")
-
-
-def _to_hash(record: JobRecord) -> dict[Any, str]:
-    """Flat text fields, `train.state` and so on; absent means None."""
-    fields = record.model_dump(mode="json", exclude={"stages"}, exclude_none=True)
-    fields["cancel_requested"] = int(record.cancel_requested)
-    for name, stage in record.stages.items():
-        for field, value in stage.model_dump(mode="json", exclude_none=True).items():
-            text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
-            fields[f"{name}.{field}"] = text
-    return {name: str(value) for name, value in fields.items()}
-
-
-def _from_hash(fields: dict[str, str]) -> JobRecord:
-    values: dict[str, Any] = {"stages": {name: {} for name in STAGES}}
-    for name, text in fields.items():
-        stage, dot, field = name.partition(".")
-        if not dot:
-            values[name] = text
-        elif field in ("progress", "result"):
-            values["stages"][stage][field] = json.loads(text)
-        else:
-            values["stages"][stage][field] = text
-    return JobRecord.model_validate(values)

@@ -1,35 +1,117 @@
 """The transitions of a job record, each one Lua script that Redis runs whole or not at all.
 
-Times are Redis's own clock. Every script has the job's key as KEYS[1] and raises `revision` when it
-changes more than progress or a lease.
+KEYS are the job's hash and two sorted sets that spare everybody a scan: the jobs that wait in the
+queue, by the time since when, and those that run, by the end of their lease. Times are Redis's own
+clock. Every script raises `revision` when it changes more than progress or a lease.
 """
 
 _PRELUDE = """
-local key = KEYS[1]
+local key, queued_jobs, running_jobs = KEYS[1], KEYS[2], KEYS[3]
+local id = string.sub(key, string.len('lorajob:job:') + 1)
 local function get(field) return redis.call('HGET', key, field) end
 local function set(...) redis.call('HSET', key, ...) end
+local function forget(stage, ...)
+    for _, field in ipairs({...}) do redis.call('HDEL', key, stage .. '.' .. field) end
+end
 local function now()
     local time = redis.call('TIME')
     return time[1] + time[2] / 1000000
 end
 local function changed() redis.call('HINCRBY', key, 'revision', 1) end
+
+-- where the job stands in the two sets
+local function rest()  -- nothing more will happen by itself
+    redis.call('ZREM', queued_jobs, id)
+    redis.call('ZREM', running_jobs, id)
+end
+local function wait()  -- for a message to reach a worker
+    rest()
+    redis.call('ZADD', queued_jobs, now(), id)
+end
+local function renew(stage, seconds)
+    local lease = now() + seconds
+    set(stage .. '.lease', lease)
+    redis.call('ZADD', running_jobs, lease, id)
+end
+
 local function live(stage)  -- somebody runs it, and says so in time
     return get(stage .. '.state') == 'running' and tonumber(get(stage .. '.lease')) > now()
-end
-local function cancel(stage)
-    set(stage .. '.state', 'cancelled', stage .. '.finished_at', now(), 'state', 'cancelled')
-    changed()
 end
 local function holds(stage, fence, owner)
     return get(stage .. '.fence') == fence and get(stage .. '.owner') == owner
 end
+local function cancel(stage)
+    set(stage .. '.state', 'cancelled', stage .. '.finished_at', now(), 'state', 'cancelled')
+    rest()
+    changed()
+end
+local function fail(stage, why)
+    set(stage .. '.state', 'failed', stage .. '.finished_at', now(), stage .. '.error', why,
+        'error', why, 'state', 'failed')
+    rest()
+    changed()
+end
+
+-- attempts that are over: who made them, how far each came, why it ended
+local function end_attempt(stage, why)
+    local entry = {stage = stage, number = tonumber(get(stage .. '.fence')), why = why,
+        worker = get(stage .. '.worker'), started_at = tonumber(get(stage .. '.started_at')),
+        ended_at = now()}
+    local progress = get(stage .. '.progress')
+    if progress then entry.step = cjson.decode(progress).step end
+    local ended = cjson.decode(get('ended') or '[]')
+    table.insert(ended, entry)
+    if #ended > 100 then table.remove(ended, 1) end
+    set('ended', cjson.encode(ended))
+end
+local function lose(stage, why, limit)  -- no fault of the job's own: to be tried again, to a limit
+    end_attempt(stage, why)
+    forget(stage, 'lease')
+    local losses = redis.call('HINCRBY', key, stage .. '.losses', 1)
+    if get('cancel_requested') == '1' then
+        cancel(stage)
+        return 'cancelled'
+    end
+    if losses >= tonumber(limit) then
+        fail(stage, stage .. ': given up after ' .. losses ..
+            ' attempts in a row without a new checkpoint or result; the last one: ' .. why)
+        return 'failed'
+    end
+    set(stage .. '.state', 'queued')
+    wait()
+    changed()
+    return 'queued'
+end
+local function lose_expired(stage, limit)
+    local why = 'its worker was not heard of until its lease ran out'
+    local answer = lose(stage, why, limit)
+    if answer == 'queued' then set(stage .. '.expired', 1) end  -- its owner may come back
+    return answer
+end
+local function revive(stage)  -- the owner of an expired lease came back before anybody else
+    local ended = cjson.decode(get('ended'))
+    table.remove(ended)
+    if #ended > 0 then set('ended', cjson.encode(ended)) else redis.call('HDEL', key, 'ended') end
+    redis.call('HINCRBY', key, stage .. '.losses', -1)
+    forget(stage, 'expired')
+    set(stage .. '.state', 'running')
+    rest()
+    renew(stage, 0)
+    changed()
+end
+local function runs(stage, fence, owner)  -- whether the caller's claim stands
+    if not holds(stage, fence, owner) then return false end
+    if get(stage .. '.state') == 'queued' and get(stage .. '.expired') then revive(stage) end
+    return get(stage .. '.state') == 'running'
+end
 """
 
-# stage, previous stage or '', owner, worker, lease seconds -> {'claimed', fence} or {why not}
+# stage, previous stage or '', owner, worker, lease seconds, losses allowed
+# -> {'claimed', fence} or {why not}
 CLAIM = (
     _PRELUDE
     + """
-local stage, previous, owner, worker, seconds = unpack(ARGV)
+local stage, previous, owner, worker, seconds, limit = unpack(ARGV)
 local state = get(stage .. '.state')
 if not state then return {'unknown'} end
 if state == 'running' and get(stage .. '.owner') == owner then
@@ -37,6 +119,10 @@ if state == 'running' and get(stage .. '.owner') == owner then
 end
 if state == 'succeeded' or state == 'failed' or state == 'cancelled' then return {state} end
 if live(stage) then return {'held'} end
+if state == 'running' then
+    local answer = lose_expired(stage, limit)
+    if answer ~= 'queued' then return {answer} end
+end
 if get('cancel_requested') == '1' then
     cancel(stage)
     return {'cancelled'}
@@ -44,58 +130,74 @@ end
 if previous ~= '' and get(previous .. '.state') ~= 'succeeded' then return {'early'} end
 local fence = redis.call('HINCRBY', key, stage .. '.fence', 1)
 redis.call('HINCRBY', key, stage .. '.attempts', 1)
-for _, field in ipairs({'finished_at', 'progress', 'result', 'error'}) do
-    redis.call('HDEL', key, stage .. '.' .. field)
-end
+forget(stage, 'finished_at', 'progress', 'result', 'error', 'expired')
 set('state', 'running', stage .. '.state', 'running', stage .. '.owner', owner,
-    stage .. '.worker', worker, stage .. '.started_at', now(),
-    stage .. '.lease', now() + tonumber(seconds))
+    stage .. '.worker', worker, stage .. '.started_at', now())
+rest()
+renew(stage, tonumber(seconds))
 changed()
 return {'claimed', fence}
 """
 )
 
-# stage, fence, owner, progress JSON or '', lease seconds or '0' -> held, cancelled or lost
+# stage, fence, owner, progress JSON or '', checkpoint step or '', lease seconds or '0'
+# -> held, cancelled, lost, or forgotten where there is no such record any more
 TOUCH = (
     _PRELUDE
     + """
-local stage, fence, owner, progress, seconds = unpack(ARGV)
-if get(stage .. '.state') ~= 'running' or not holds(stage, fence, owner) then return 'lost' end
+local stage, fence, owner, progress, checkpoint, seconds = unpack(ARGV)
+if not get('state') then return 'forgotten' end
+if not runs(stage, fence, owner) then return 'lost' end
 if progress ~= '' then set(stage .. '.progress', progress) end
-if tonumber(seconds) > 0 then set(stage .. '.lease', now() + tonumber(seconds)) end
+if checkpoint ~= '' and tonumber(checkpoint) > tonumber(get(stage .. '.checkpoint') or '0') then
+    set(stage .. '.checkpoint', checkpoint, stage .. '.losses', 0)
+end
+if tonumber(seconds) > 0 then renew(stage, tonumber(seconds)) end
 if get('cancel_requested') == '1' then return 'cancelled' end
 return 'held'
 """
 )
 
-# stage, next stage or '', fence, owner, new state, result JSON or error -> settled, stopped or lost
+# stage, next stage or '', fence, owner, new state, then JSON of the result, the error, or why it is
+# given back -> settled, stopped or lost
 SETTLE = (
     _PRELUDE
     + """
 local stage, following, fence, owner, state, payload = unpack(ARGV)
 if not holds(stage, fence, owner) then return 'lost' end
 local cancelled = get('cancel_requested') == '1'
-if get(stage .. '.state') == state then  -- asked twice: the first answer was lost
+if get(stage .. '.state') == state and not get(stage .. '.expired') then
+    -- asked twice: the first answer was lost
     if state == 'succeeded' and get('state') == 'cancelled' then return 'stopped' end
     return 'settled'
 end
-if get(stage .. '.state') ~= 'running' then return 'lost' end
-redis.call('HDEL', key, stage .. '.lease')
+if not runs(stage, fence, owner) then return 'lost' end
+forget(stage, 'lease')
+if state == 'queued' then
+    end_attempt(stage, payload)
+elseif state == 'failed' then
+    end_attempt(stage, 'failed: ' .. payload)
+else
+    end_attempt(stage, state)
+end
 if state == 'cancelled' or (state == 'queued' and cancelled) then
     cancel(stage)
     return 'settled'
 end
-set(stage .. '.state', state)
-changed()
-if state == 'queued' then return 'settled' end
-set(stage .. '.finished_at', now())
 if state == 'failed' then
-    set(stage .. '.error', payload, 'error', payload, 'state', 'failed')
+    fail(stage, payload)
     return 'settled'
 end
-set(stage .. '.result', payload)
+set(stage .. '.state', state)
+changed()
+if state == 'queued' then
+    wait()
+    return 'settled'
+end
+set(stage .. '.finished_at', now(), stage .. '.result', payload, stage .. '.losses', 0)
 if following == '' then
     set('state', 'succeeded', 'cancel_requested', '0')
+    rest()
     return 'settled'
 end
 if cancelled then
@@ -103,7 +205,34 @@ if cancelled then
     return 'stopped'
 end
 set(following .. '.state', 'queued')
+wait()
 return 'settled'
+"""
+)
+
+# stage, fence, owner, why, losses allowed -> queued, cancelled, failed, or lost
+LOSE = (
+    _PRELUDE
+    + """
+local stage, fence, owner, why, limit = unpack(ARGV)
+if not runs(stage, fence, owner) then return 'lost' end
+return lose(stage, why, limit)
+"""
+)
+
+# losses allowed, the stages in order -> queued, cancelled, failed; or held, where no lease ran out
+EXPIRE = (
+    _PRELUDE
+    + """
+for index = 2, #ARGV do
+    local stage = ARGV[index]
+    if get(stage .. '.state') == 'running' then
+        if live(stage) then return 'held' end
+        return lose_expired(stage, ARGV[1])
+    end
+end
+redis.call('ZREM', running_jobs, id)
+return 'held'
 """
 )
 
@@ -119,6 +248,9 @@ changed()
 for _, stage in ipairs(ARGV) do
     if get(stage .. '.state') ~= 'succeeded' then
         if live(stage) then return 'cancelling' end
+        if get(stage .. '.state') == 'running' then
+            end_attempt(stage, 'its worker was gone when the job was cancelled')
+        end
         cancel(stage)
         return 'cancelled'
     end
@@ -139,17 +271,29 @@ for _, stage in ipairs(ARGV) do
     if get(stage .. '.state') ~= 'succeeded' then
         set(stage .. '.state', first and 'queued' or 'waiting')
         first = false
-        for _, field in ipairs({'finished_at', 'progress', 'error', 'lease'}) do
-            redis.call('HDEL', key, stage .. '.' .. field)
-        end
+        forget(stage, 'finished_at', 'progress', 'error', 'lease', 'losses', 'expired')
     end
 end
 redis.call('HDEL', key, 'error')
 set('state', 'queued', 'cancel_requested', '0')
+wait()
 changed()
 return 'retried'
 """
 )
+
+# seconds, how many -> the jobs of the sorted set KEYS[1] whose time was so long ago, oldest first
+DUE = """
+local time = redis.call('TIME')
+local latest = time[1] + time[2] / 1000000 - tonumber(ARGV[1])
+return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', latest, 'LIMIT', 0, ARGV[2])
+"""
+
+# job -> it waits from now on, if it still waits in the sorted set KEYS[1]
+WAIT_ANEW = """
+local time = redis.call('TIME')
+return redis.call('ZADD', KEYS[1], 'XX', time[1] + time[2] / 1000000, ARGV[1])
+"""
 
 # worker name -> adds it to the sorted set of live workers, by Redis's clock
 BEAT = """

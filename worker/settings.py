@@ -23,11 +23,22 @@ class Settings(BaseSettings):
     flower_password: SecretStr | None = None
     lease_seconds: float = Field(default=90, gt=0)
     grace_seconds: float = Field(default=60, gt=0)
+    stall_timeout: float = Field(default=1800, gt=0)  # seconds in which a stage makes no step
+    max_losses: int = Field(default=5, ge=1)  # attempts in a row, none with a new checkpoint
 
     @field_validator("home", "artifacts", "corpora")
     @classmethod
     def _expanded(cls, path: Path | None) -> Path | None:
         return path.expanduser() if path else path  # a .env file holds ~ as it stands
+
+    def environment(self) -> dict[str, str]:
+        """The variables that make another process read these settings; no password among them."""
+        plain = self.model_dump(mode="json", exclude={"redis_url", "flower_password"})
+        plain["home"] = str(self.home.expanduser().resolve())
+        for name in ("artifacts", "corpora"):
+            if plain[name] is not None:
+                plain[name] = str(Path(plain[name]).resolve())
+        return {f"LORAJOB_{k.upper()}": str(v) for k, v in plain.items() if v is not None}
 
     @property
     def jobs(self) -> Path:

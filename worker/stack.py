@@ -96,14 +96,7 @@ class Stack:
 
 def _own_environment(settings: Settings) -> dict[str, str]:
     """This environment, with `settings` as the detached process will read them."""
-    env = os.environ | {
-        "LORAJOB_HOME": str(settings.home),
-        "LORAJOB_LEASE_SECONDS": str(settings.lease_seconds),
-        "LORAJOB_GRACE_SECONDS": str(settings.grace_seconds),
-        "LORAJOB_FLOWER_USER": settings.flower_user,
-    }
-    if settings.artifacts is not None:
-        env["LORAJOB_ARTIFACTS"] = str(settings.artifacts.expanduser().resolve())
+    env = os.environ | settings.environment()
     if settings.redis_url is not None:
         env["LORAJOB_REDIS_URL"] = settings.redis_url.get_secret_value()
     if settings.flower_password is not None:

@@ -59,15 +59,7 @@ def flower_command(port: int, address: str) -> list[str]:
 
 def service_environment(settings: Settings) -> dict[str, str]:
     """This environment, with `settings` as the child will read them."""
-    given = {
-        "LORAJOB_HOME": str(settings.home.expanduser().resolve()),
-        "LORAJOB_REDIS_URL": redis_url(settings),
-        "LORAJOB_LEASE_SECONDS": str(settings.lease_seconds),
-        "LORAJOB_GRACE_SECONDS": str(settings.grace_seconds),
-    }
-    if settings.artifacts is not None:
-        given["LORAJOB_ARTIFACTS"] = str(settings.artifacts.expanduser().resolve())
-    return os.environ | given
+    return os.environ | settings.environment() | {"LORAJOB_REDIS_URL": redis_url(settings)}
 
 
 def flower_environment(settings: Settings) -> dict[str, str]:

@@ -7,6 +7,7 @@ It is not told where Redis is, nor any password.
 
 import json
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -23,11 +24,11 @@ from lorajob.stage import EXIT_FAILED, EXIT_STOPPED
 STAGE_COMMAND = (sys.executable, "-m", "lorajob.stage")
 TICK_SECONDS = 0.2
 PROGRESS_SECONDS = 0.5  # progress is told at most this often
-WATCH_SECONDS = 1.0  # and a stage that says nothing is asked about this often
 SECRET_WORDS = ("PASSWORD", "SECRET", "BASIC_AUTH", "REDISCLI_AUTH", "BROKER_URL", "RESULT_BACKEND")
 
 Progress = dict[str, Any]
-StopReason = Literal["cancelled", "shutdown", "lost"]
+# lost: another attempt has the stage; forgotten: Redis lost its record; stalled: no step for long
+StopReason = Literal["cancelled", "shutdown", "lost", "forgotten", "stalled"]
 Watch = Callable[[Progress | None], StopReason | None]
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Stopped:
-    """The stage was stopped on request: cancelled, its worker shut down, or its claim lost."""
+    """The stage was stopped from here, for `reason`."""
 
     reason: StopReason
 
@@ -110,6 +111,7 @@ class Said:
 
     progress: Progress | None = None
     error: dict[str, Any] | None = None
+    heard_at: float = field(default_factory=time.monotonic)  # of its last step, or its start
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take_progress(self) -> Progress | None:
@@ -123,7 +125,7 @@ class Said:
         event.pop("stage", None)
         with self.lock:
             if kind == "progress":
-                self.progress = event
+                self.progress, self.heard_at = event, time.monotonic()
             elif kind == "error":
                 self.error = event
 
@@ -135,14 +137,17 @@ def supervise(
     watch: Watch,
     *,
     grace_seconds: float,
+    stall_seconds: float = math.inf,
+    watch_seconds: float = 1.0,
     worker: str = "",
     gpu: bool = True,
     command: tuple[str, ...] = STAGE_COMMAND,
 ) -> Outcome:
     """Run a stage to its end.
 
-    `watch` gets new progress, or None, about every second and says whether to stop and why:
-    SIGTERM first and SIGKILL after `grace_seconds`, or SIGKILL at once where the claim is lost.
+    `watch` gets new progress, or None, about every `watch_seconds` and says whether to stop and
+    why: SIGTERM first and SIGKILL after `grace_seconds`, or SIGKILL at once where the claim is
+    lost. A stage that reports no step for `stall_seconds` is stopped as well.
     The child's standard error goes to log/STAGE.log, framed by a line at the start and the end.
     """
     path = job.log_path(stage)
@@ -152,7 +157,7 @@ def supervise(
         arguments = [*command, stage, str(job.root), "--attempt", str(attempt)]
         child = _start(arguments, child_environment(gpu), log)
         try:
-            _watch_child(child, watch, grace_seconds)
+            _watch_child(child, watch, grace_seconds, stall_seconds, watch_seconds)
         finally:
             code = child.reap()
         outcome = _outcome(stage, job, child, code)
@@ -196,20 +201,24 @@ def _listen(stdout: IO[bytes], said: Said, log: IO[bytes]) -> None:
             try:
                 said.hear(json.loads(line))
             except (ValueError, KeyError, AttributeError, TypeError):
-                log.write(line)
+                _write(log, line)
 
 
-def _watch_child(child: Child, watch: Watch, grace_seconds: float) -> None:
+def _watch_child(
+    child: Child, watch: Watch, grace_seconds: float, stall_seconds: float, watch_seconds: float
+) -> None:
     told = 0.0
     pending: Progress | None = None
     while not child.ended:
         now = time.monotonic()
         pending = child.said.take_progress() or pending
-        if now - told >= (PROGRESS_SECONDS if pending else WATCH_SECONDS):
+        if now - told >= (min(PROGRESS_SECONDS, watch_seconds) if pending else watch_seconds):
             reason = watch(pending)
             told, pending = now, None
             if reason is not None:
                 child.stop(reason, grace_seconds)
+        if now - child.said.heard_at >= stall_seconds:
+            child.stop("stalled", grace_seconds)
         if child.kill_at is not None and now >= child.kill_at:
             child.signal(signal.SIGKILL)
         child.reader.join(timeout=TICK_SECONDS)  # returns at once when the stage has said its last
@@ -226,10 +235,27 @@ def _outcome(stage: str, job: JobDir, child: Child, code: int) -> Outcome:
         return Stopped(child.stop_reason)
     if code == EXIT_STOPPED:
         return Stopped("shutdown")  # somebody else asked: the machine, or a person
-    how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    how = f"was ended by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
     return Crashed(code, f"stage {stage} {how}; see log/{stage}.log")
+
+
+def _signal_name(number: int) -> str:
+    if number == signal.SIGKILL:
+        return "SIGKILL, as a machine out of memory does"
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _note(log: IO[bytes], text: str) -> None:
     stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-    log.write(f"{stamp} supervisor: {text}\n".encode())
+    _write(log, f"{stamp} supervisor: {text}\n".encode())
+
+
+def _write(log: IO[bytes], line: bytes) -> None:
+    """A disk that is full must not end the supervision of a stage."""
+    try:
+        log.write(line)
+    except OSError as error:
+        logger.warning("the stage's log cannot be written: %s", error)

@@ -10,25 +10,31 @@ from lorajob.worker.lifecycle import stopping
 from lorajob.worker.records import Claim, Records
 from lorajob.worker.supervisor import Progress, StopReason
 
-RENEWALS_A_LEASE = 6  # 15 s of 90
+RENEWALS_A_LEASE = 6  # every 15 s of 90
+LONGEST_WATCH_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 
 
+def watch_seconds(lease_seconds: float) -> float:
+    """How often a supervisor looks at a record, so that no lease runs out unheard."""
+    return min(LONGEST_WATCH_SECONDS, lease_seconds / RENEWALS_A_LEASE)
+
+
 class RecordWatch:
-    """Called by a supervisor about every second; a Redis that is gone stops no stage."""
+    """Called by a supervisor again and again; a Redis that is gone stops no stage."""
 
     def __init__(
         self,
         records: Records,
         claim: Claim,
         lease_seconds: float,
-        publish: Callable[[Progress], None],
+        show: Callable[[Progress], None],
     ) -> None:
         self._records = records
         self._claim = claim
         self._lease_seconds = lease_seconds
-        self._publish = publish
+        self._show = show
         self._renewed = time.monotonic()
         self._unheard = False
 
@@ -49,7 +55,7 @@ class RecordWatch:
         if answer != "held":
             return answer
         if progress is not None:
-            self._publish(progress)
+            self._show(progress)
         return "shutdown" if stopping() else None
 
     @property

@@ -76,6 +76,8 @@ def load_libraries() -> None:
 def _opened(audio: Path | bytes) -> Iterator[IO[bytes]]:
     if isinstance(audio, bytes):
         yield io.BytesIO(audio)
+    elif not audio.is_file():
+        raise FileNotFoundError(f"{audio}: no such file")  # a pipe or a device may never end
     else:
         with audio.open("rb") as file:
             yield file

@@ -1,11 +1,15 @@
 """Training's checkpoints: adapter, optimizer, scheduler and random state, without pickle.
 
+A new attempt takes the folder of the one before over, by renaming it. So a writer that has lost its
+claim without knowing finds its folder gone, and nothing that it writes is ever read.
+
 JOB/checkpoints/ATTEMPT/step-N/
     adapter_model.safetensors adapter_config.json   PEFT's format
     optimizer.safetensors random.safetensors        tensors
     state.json                                      the rest
     history.jsonl                                   every step so far
     manifest.json                                   sizes and hashes, written last
+JOB/checkpoints/broken/ATTEMPT-step-N/              what was not as its manifest says
 """
 
 import json
@@ -18,10 +22,12 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lorajob.errors import AttemptLost
 from lorajob.jobdir import MANIFEST, hash_files, sync_path, sync_tree, write_json
 
 STEP = re.compile(r"step-(\d+)")
@@ -38,10 +44,34 @@ class Checkpoint:
     step: int
 
 
+def take_over(checkpoints: Path, attempt: int) -> Checkpoint | None:
+    """Make this attempt the only one with checkpoints; returns the newest, or None without one.
+
+    Raises AttemptLost where a later attempt has begun.
+    """
+    own = checkpoints / str(attempt)
+    earlier = [path for path in checkpoints.glob("*") if path.name.isdigit() and path != own]
+    if any(int(path.name) > attempt for path in earlier):
+        raise AttemptLost(f"{own}: a later attempt has begun")
+    newest = newest_checkpoint(checkpoints)
+    if newest is not None and newest.attempt != attempt:
+        shutil.rmtree(own, ignore_errors=True)
+        newest.path.parent.rename(own)
+        newest = Checkpoint(own / newest.path.name, attempt, newest.step)
+    own.mkdir(parents=True, exist_ok=True)
+    for path in earlier:
+        if path.exists():
+            left = path.rename(path.with_name(f".left-{path.name}"))  # gone at once for a writer
+            shutil.rmtree(left, ignore_errors=True)
+    for path in own.glob(".step-*"):  # half written
+        shutil.rmtree(path, ignore_errors=True)
+    return newest
+
+
 def newest_checkpoint(checkpoints: Path) -> Checkpoint | None:
     """The highest attempt's highest step whose files are as its manifest says.
 
-    A broken one is named in the log and passed over.
+    A broken one is set aside and named in the log.
     """
     found = []
     for path in checkpoints.glob("*/step-*"):
@@ -51,7 +81,11 @@ def newest_checkpoint(checkpoints: Path) -> Checkpoint | None:
     for checkpoint in sorted(found, key=lambda it: (it.attempt, it.step), reverse=True):
         if verify(checkpoint.path):
             return checkpoint
-        log.warning("checkpoint %s is broken; an older one is used", checkpoint.path)
+        broken = checkpoints / "broken" / f"{checkpoint.attempt}-{checkpoint.path.name}"
+        log.warning("%s is broken and set aside as %s", checkpoint.path, broken)
+        shutil.rmtree(broken, ignore_errors=True)
+        broken.parent.mkdir(exist_ok=True)
+        checkpoint.path.rename(broken)
     return None
 
 
@@ -71,10 +105,32 @@ def save_checkpoint(
     state: dict[str, Any],
     history: Path,
 ) -> None:
-    """Write a checkpoint beside `target` and rename it to its place."""
+    """Write a checkpoint beside `target` and rename it to its place; if that fails, nothing stays.
+
+    Raises AttemptLost where the attempt's folder has been taken over.
+    """
     scratch = target.with_name(f".{target.name}")
     shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
+    try:
+        scratch.mkdir()
+        _write_checkpoint(scratch, model, optimizer, state, history)
+        shutil.rmtree(target, ignore_errors=True)
+        scratch.rename(target)
+        sync_path(target.parent)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        if not target.parent.is_dir():
+            raise AttemptLost(f"{target}: a later attempt has taken over") from error
+        raise
+
+
+def _write_checkpoint(
+    scratch: Path,
+    model: PeftModel,
+    optimizer: Optimizer,
+    state: dict[str, Any],
+    history: Path,
+) -> None:
     save_adapter(model, scratch)
     tensors, rest = flatten_optimizer(optimizer)
     save_file(tensors, scratch / "optimizer.safetensors")
@@ -83,9 +139,6 @@ def save_checkpoint(
     shutil.copyfile(history, scratch / "history.jsonl")
     write_json(scratch / MANIFEST, {"files": hash_files(scratch)})
     sync_tree(scratch)
-    shutil.rmtree(target, ignore_errors=True)
-    scratch.rename(target)
-    sync_path(target.parent)
 
 
 def load_checkpoint(path: Path, optimizer: Optimizer) -> dict[str, Any]:

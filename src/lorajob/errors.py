@@ -43,10 +43,28 @@ class StageStopped(LorajobError):
     kind = "stopped"
 
 
+class AttemptLost(LorajobError):
+    """A later attempt has taken the stage over; what this one writes is refused."""
+
+    kind = "lost"
+
+
+class DiskError(LorajobError):
+    """There is no room left for what a stage writes."""
+
+    kind = "disk"
+
+
 class ServiceError(LorajobError):
     """Redis, a worker or the local stack is not there or refuses."""
 
     kind = "service"
+
+
+class RecordError(LorajobError):
+    """A job's record is damaged."""
+
+    kind = "record"
 
 
 class JobNotFoundError(LorajobError):

@@ -63,13 +63,26 @@ class JobDir:
         path.mkdir(parents=True)
         return path
 
+    def last_attempt(self, stage: str) -> int:
+        """The highest number of an attempt at `stage` that left a trace; 0 without one."""
+        folders = list((self.root / "attempts").glob(f"{stage}-*"))
+        if stage == "train":
+            folders += self.checkpoints.glob("*")
+        numbers = [path.name.rpartition("-")[2] for path in folders]
+        return max((int(number) for number in numbers if number.isdigit()), default=0)
+
     def result(self, stage: str) -> dict[str, Any] | None:
-        """What the finished stage returned, or None while it is not finished."""
+        """What the finished stage returned, or None while it is not finished.
+
+        Raises StageError where its manifest is damaged.
+        """
+        path = self.stage_dir(stage) / MANIFEST
         try:
-            text = (self.stage_dir(stage) / MANIFEST).read_text("utf-8")
+            result: dict[str, Any] = json.loads(path.read_bytes())["result"]
         except FileNotFoundError:
             return None
-        result: dict[str, Any] = json.loads(text)["result"]
+        except (ValueError, LookupError, TypeError):
+            raise StageError(f"{path} is damaged; remove its folder to run it again") from None
         return result
 
     def require(self, *stages: str) -> None:

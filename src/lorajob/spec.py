@@ -141,8 +141,12 @@ class JobSpec(BaseModel):
 
     @classmethod
     def load(cls, path: Path) -> "JobSpec":
-        """The spec that `submit` wrote to a job's folder."""
-        return parse_spec(json.loads(path.read_text("utf-8")))
+        """The spec that `submit` wrote to a job's folder. Raises UsageError as `parse_spec`."""
+        try:
+            values = json.loads(path.read_bytes())
+        except ValueError:
+            raise UsageError(f"{path}: damaged; not JSON") from None
+        return parse_spec(values)
 
 
 PRESETS: dict[str, dict[str, Any]] = {

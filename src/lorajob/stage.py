@@ -9,6 +9,7 @@ import importlib
 import logging
 import os
 import resource
+import shutil
 import signal
 import sys
 import threading
@@ -17,7 +18,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from lorajob.errors import LorajobError, StageError, StageStopped
+from lorajob.disk import says_full
+from lorajob.errors import DiskError, LorajobError, StageError, StageStopped
 from lorajob.jobdir import STAGES, JobDir
 from lorajob.report import Report
 from lorajob.spec import JobSpec
@@ -29,7 +31,8 @@ EXIT_STOPPED = 3
 def run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> dict[str, Any]:
     """Run `stage` and commit its files; a finished stage returns its result at once.
 
-    Raises LorajobError as the stage does, StageError where the folder is not a job's.
+    Raises LorajobError as the stage does, StageError where the folder is not a job's, DiskError
+    where there is no room.
     """
     finished = job.result(stage)
     if finished is not None:
@@ -41,8 +44,17 @@ def run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> dict[str
     module = importlib.import_module(f"lorajob.{stage}")
     out = job.new_attempt(stage, attempt)
     cost = Cost()
-    result = module.run(spec, job, out, attempt, report)
-    return job.commit(stage, out, result.model_dump(mode="json") | cost.so_far())
+    try:
+        result = module.run(spec, job, out, attempt, report)
+        return job.commit(stage, out, result.model_dump(mode="json") | cost.so_far())
+    except Exception as error:
+        shutil.rmtree(out, ignore_errors=True)  # what outlasts an attempt lies elsewhere
+        if says_full(error):
+            raise DiskError(
+                f"{job.root}: no room left on the disk for stage {stage}; "
+                f"make some, then `lorajob retry {job.root.name}`"
+            ) from error
+        raise
 
 
 class Cost:
@@ -69,13 +81,6 @@ def _cpu_seconds() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
-def next_attempt(stage: str, job: JobDir) -> int:
-    """One more than any attempt that left a trace; the service counts by itself."""
-    folders = [*(job.root / "attempts").glob(f"{stage}-*"), *job.checkpoints.glob("*")]
-    numbers = [path.name.rpartition("-")[2] for path in folders]
-    return 1 + max((int(number) for number in numbers if number.isdigit()), default=0)
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lorajob.stage", description=__doc__)
     parser.add_argument("stage", choices=STAGES)
@@ -96,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.supervised:
         _end_with_supervisor()
     try:
-        attempt = args.attempt or next_attempt(args.stage, job)
+        attempt = args.attempt or job.last_attempt(args.stage) + 1
         report.result(run_stage(args.stage, job, attempt, report))
     except StageStopped as stop:
         report.error(stop.kind, str(stop))

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.tensorboard import SummaryWriter
@@ -28,59 +28,28 @@ from lorajob.base_model import local_model
 from lorajob.checkpoint import (
     Checkpoint,
     load_checkpoint,
-    newest_checkpoint,
     prune,
     save_adapter,
     save_checkpoint,
+    take_over,
 )
 from lorajob.clipstore import ClipStore
 from lorajob.errors import ModelError, StageStopped
-from lorajob.features import LogMel
 from lorajob.jobdir import JobDir
 from lorajob.languages import find_language
+from lorajob.loss import WhisperLoss
 from lorajob.model import load_for_training, pick_precision, trainable_parameters
 from lorajob.packing import ClipSizes, Window, plan_epoch
 from lorajob.report import Report
 from lorajob.results import TrainResult
 from lorajob.spec import JobSpec, TrainConfig
 from lorajob.tokens import Labels
-from lorajob.windows import IGNORED, Batch, WindowDataset, micro_batches
+from lorajob.windows import Batch, WindowDataset, micro_batches
 
 ACCELERATE_PRECISION = {"float32": "no", "fp16": "fp16", "bf16": "bf16"}
 RATE_STEPS = 20  # tokens and clips a second are told over so many steps
 
 log = logging.getLogger(__name__)
-
-
-class WhisperLoss(nn.Module):
-    """(audio, labels) -> summed cross-entropy in nats over the labels that count."""
-
-    def __init__(self, model: PeftModel) -> None:
-        super().__init__()
-        self.model = model
-        self.log_mel = LogMel(self.whisper.config.num_mel_bins)
-
-    @property
-    def whisper(self) -> Any:
-        """The WhisperForConditionalGeneration with LoRA layers in it."""
-        return self.model.get_base_model()
-
-    def forward(self, audio: Tensor, labels: Tensor) -> Tensor:
-        features = self.log_mel(audio).to(self.whisper.dtype)
-        hidden = self.whisper.model(
-            input_features=features, decoder_input_ids=self.decoder_input(labels), use_cache=False
-        ).last_hidden_state
-        counted = labels != IGNORED  # padding never reaches the vocabulary's wide projection
-        logits = self.whisper.proj_out(hidden[counted])
-        return nn.functional.cross_entropy(logits.float(), labels[counted], reduction="sum")
-
-    def decoder_input(self, labels: Tensor) -> Tensor:
-        """Labels moved right by one behind a single <|startoftranscript|>."""
-        config = self.whisper.config
-        shifted = labels.roll(1, dims=-1)
-        shifted = shifted.masked_fill(shifted == IGNORED, config.pad_token_id)
-        shifted[:, 0] = config.decoder_start_token_id
-        return shifted
 
 
 @dataclass
@@ -92,6 +61,7 @@ class Run:
     model: PeftModel
     optimizer: Any
     scheduler: Any
+    micro_batch: int
     step: int = 0
 
     def state(self) -> dict[str, Any]:
@@ -100,7 +70,9 @@ class Run:
             "step": self.step,
             "scheduler": self.scheduler.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
+            "micro_batch": self.micro_batch,
             "threads": torch.get_num_threads(),
+            "precision": self.accelerator.mixed_precision,
         }
 
 
@@ -117,7 +89,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     folder = local_model(spec.base_model)
     labels = Labels(folder, find_language(spec.language).token)
     plan = plan_run(store, config, spec.seed)
-    resume = newest_checkpoint(job.checkpoints)
+    resume = take_over(job.checkpoints, attempt)
     trainer = start_run(folder, config, len(plan), resume, out)
     first = trainer.step
     loop = _Loop(spec, job.checkpoints / str(attempt), out, trainer, report, len(plan))
@@ -166,12 +138,23 @@ def start_run(
         state = load_checkpoint(resume.path, optimizer)
         scheduler.load_state_dict(state["scheduler"])
         history.write_bytes((resume.path / "history.jsonl").read_bytes())
-        log.info("resumed from step %d of attempt %d", resume.step, resume.attempt)
+        log.info("resumed from step %d", resume.step)
+        _keep_exact(state, precision)
     loss.train()
     wrapped, prepared = accelerator.prepare(loss, optimizer)
     if state and state["scaler"] and accelerator.scaler:
         accelerator.scaler.load_state_dict(state["scaler"])
-    return Run(accelerator, wrapped, model, prepared, scheduler, state["step"] if state else 0)
+    micro_batch, step = (state["micro_batch"], state["step"]) if state else (config.micro_batch, 0)
+    return Run(accelerator, wrapped, model, prepared, scheduler, micro_batch, step)
+
+
+def _keep_exact(state: dict[str, Any], precision: str) -> None:
+    """Sums over other threads or in another precision differ in their last bits: go on with as many
+    threads as before, and say it where the precision changed.
+    """
+    torch.set_num_threads(state["threads"])
+    if state["precision"] != precision:
+        log.warning("precision %r, not %r: no longer exact", precision, state["precision"])
 
 
 def learning_rate_factor(step: int, warmup: int, steps: int) -> float:
@@ -212,7 +195,13 @@ class _Loop:
             # every process counts the whole step's labels, without asking the others
             tokens = sum(len(dataset.label_ids(index)) for index in share)
             position = share.stop
-            loss = self._step(next(batches), tokens)
+            try:
+                loss = self._step(next(batches), tokens)
+            except torch.OutOfMemoryError as error:
+                self._use_less_memory(len(windows), error)
+                batches = self._batches(dataset, plan)
+                position = share.start
+                continue
             if not math.isfinite(loss):
                 raise ModelError(
                     f"train: the loss is {loss} at step {self.run.step}; lower "
@@ -228,7 +217,7 @@ class _Loop:
 
     def _batches(self, dataset: WindowDataset, plan: list[list[Window]]) -> Iterator[list[Batch]]:
         """The micro-batches of each step still to do; several processes share each step."""
-        accelerator, size = self.run.accelerator, self.config.micro_batch
+        accelerator, size = self.run.accelerator, self.run.micro_batch
         steps: list[list[list[int]]] = []
         position = 0
         for step in plan:
@@ -269,6 +258,28 @@ class _Loop:
         summed: Tensor = accelerator.reduce(total, "sum")
         return float(summed.item())
 
+    def _use_less_memory(self, windows: int, error: torch.OutOfMemoryError) -> None:
+        """Halve the micro-batch, so that the step, taken again, is the same in more parts.
+
+        Raises ModelError where it is one window already, or where other processes go on.
+        """
+        accelerator = self.run.accelerator
+        tried = min(self.run.micro_batch, windows)
+        if tried == 1 or accelerator.num_processes > 1:
+            raise ModelError(
+                f"train: out of memory with train.micro_batch={tried}; make that smaller, take "
+                "train.quantization=4bit, train.gradient_checkpointing=true or a smaller base model"
+            ) from error
+        self.run.micro_batch = tried // 2
+        self.run.optimizer.zero_grad()
+        if accelerator.device.type == "cuda":
+            torch.cuda.empty_cache()
+        log.warning(
+            "out of memory at step %d: going on with micro-batches of %d windows and as many more "
+            "of them; the steps stay the same, but no longer bit for bit",
+            *(self.run.step + 1, self.run.micro_batch),
+        )
+
     def _record(self, loss: float, tokens: int, clips: int) -> None:
         now, step = time.monotonic(), self.run.step
         self.recent = [*self.recent[-RATE_STEPS:], (now, tokens, clips)]
@@ -284,7 +295,7 @@ class _Loop:
             file.write(json.dumps({"step": step, **fields}) + "\n")
         self._draw(step, fields)
         eta = seconds / (len(self.recent) - 1) * (self.total - step)
-        self.report.progress(step, self.total, eta_seconds=eta, **fields)
+        self.report.progress(step, self.total, eta_seconds=eta, checkpoint=self.saved, **fields)
 
     def _draw(self, step: int, fields: dict[str, float]) -> None:
         for name, value in fields.items():

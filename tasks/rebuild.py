@@ -1,0 +1,99 @@
+"""Records made anew from the jobs' folders, after Redis lost them."""
+
+from dataclasses import dataclass
+
+from lorajob.errors import LorajobError
+from lorajob.jobdir import JOB_ID, STAGES, JobDir
+from lorajob.spec import JobSpec
+from lorajob.tasks.publish import send
+from lorajob.worker.connect import connect, service_errors
+from lorajob.worker.record import JobRecord, new_stages
+from lorajob.worker.records import Records
+from lorajob.worker.settings import Settings
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """What became of the folders: ids of the jobs made anew, and sentences on what could not be."""
+
+    jobs: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+def rebuild(settings: Settings) -> Rebuilt:
+    """Make a record of every job folder that Redis knows nothing of, and queue what is unfinished.
+
+    Raises ServiceError where Redis does not answer.
+    """
+    records = Records(connect(settings))
+    jobs, problems = [], []
+    for folder in sorted(settings.jobs.expanduser().resolve().glob("*")):
+        if not JOB_ID.fullmatch(folder.name) or not JobDir(folder).spec_path.is_file():
+            continue
+        with service_errors(settings):
+            if records.known(folder.name):
+                continue
+        try:
+            record = record_of(JobDir(folder))
+        except (LorajobError, OSError) as error:
+            problems.append(f"{folder.name}: {' '.join(str(error).split())}")
+            continue
+        with service_errors(settings):
+            records.create(record)
+        if not record.over:
+            send(record, settings)
+        jobs.append(record.id)
+    return Rebuilt(tuple(jobs), tuple(problems))
+
+
+def record_of(job: JobDir) -> JobRecord:
+    """The record that a folder's files tell of; its job.json helps, but the files decide.
+
+    A stage is finished when its files stand. One that ran is queued again. Fences go on above all
+    that left a trace, so that whoever still runs has lost its claim. Raises LorajobError for a
+    spec or a job.json that is none.
+    """
+    mirrored = _mirrored(job)
+    stages = dict(mirrored.stages)
+    for name in STAGES:
+        stage, result = stages[name], job.result(name)
+        changes: dict[str, object] = {"owner": None, "lease": None, "losses": 0}
+        changes["fence"] = max(stage.fence, job.last_attempt(name)) + 1
+        if result is not None:
+            changes |= {"state": "succeeded", "result": result, "error": None}
+        elif stage.state == "succeeded":  # its files are gone
+            changes |= {"state": "waiting", "result": None}
+        stages[name] = stage.model_copy(update=changes)
+    place = {"stages": stages, "folder": str(job.root), "id": job.root.name}
+    return _standing(mirrored.model_copy(update=place))
+
+
+def _mirrored(job: JobDir) -> JobRecord:
+    """What job.json says; without one, a new record of the job's spec."""
+    try:
+        return JobRecord.read(job.record_path)
+    except FileNotFoundError:
+        spec = JobSpec.load(job.spec_path)
+        return JobRecord(
+            id=job.root.name,
+            language=spec.language,
+            created_at=job.spec_path.stat().st_mtime,
+            corpus=spec.corpus,
+            base_model=spec.base_model,
+            folder=str(job.root),
+            stages=new_stages(),
+        )
+
+
+def _standing(record: JobRecord) -> JobRecord:
+    """The states of stages and job that fit together: ended jobs as they were, others queued."""
+    if not record.missing:
+        return record.model_copy(update={"state": "succeeded", "error": None})
+    if record.state in ("failed", "cancelled", "rejected"):
+        return record
+    state = "cancelled" if record.cancel_requested else "queued"
+    stages = dict(record.stages)
+    for name in record.missing:
+        changes = {"state": state if name == record.missing[0] else "waiting", "progress": None}
+        stages[name] = stages[name].model_copy(update=changes)
+    return record.model_copy(update={"stages": stages, "state": state, "error": None})
