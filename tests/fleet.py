@@ -25,7 +25,7 @@ from lorajob.worker.records import Records
 from lorajob.worker.redis_server import configuration, find_server, free_port
 from lorajob.worker.settings import Settings
 from lorajob.worker.start import service_environment, worker_command
-from tests.service import PASSWORD, RESULTS, wait_for
+from tests.service import PASSWORD, RESULTS, command_lines, wait_for
 from tests.tiny import make_job
 
 LEASE_SECONDS = 3.0
@@ -119,14 +119,16 @@ class Fleet:
         except RedisError:  # not there yet, or still loading
             return False
 
-    def start_worker(self, queue: str, *options: str, app: str = "lorajob.worker.app") -> Worker:
-        """Start a worker and wait until it serves; its log is HOME/NAME.log."""
+    def start_worker(
+        self, queue: str, app: str = "lorajob.worker.app", wait: bool = True
+    ) -> Worker:
+        """Start a worker, and `wait` until it serves; its log is HOME/NAME.log."""
         name = f"{queue}-{len(self.workers)}"
         command = worker_command(queue, name=name)
         command[command.index("lorajob.worker.app")] = app
         with (self.home / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                [*command, *options],
+                command,
                 env=service_environment(self.settings),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -135,7 +137,8 @@ class Fleet:
             )
         worker = Worker(queue, name, process)
         self.workers.append(worker)
-        wait_for(lambda: any(n.startswith(f"{name}@") for n in living(self.redis, queue)), 60)
+        if wait:
+            wait_for(lambda: any(n.startswith(f"{name}@") for n in living(self.redis, queue)), 60)
         return worker
 
     def alive(self, queue: str) -> list[Worker]:
@@ -216,6 +219,18 @@ class Fleet:
             self.kill_redis()
 
 
+def fleet_settings(home: Path, port: int, max_losses: int = 3) -> Settings:
+    """A service in `home`, with leases of seconds."""
+    return Settings(
+        home=home,
+        artifacts=home / "jobs",
+        redis_url=SecretStr(f"redis://:{PASSWORD}@127.0.0.1:{port}/0"),
+        lease_seconds=LEASE_SECONDS,
+        grace_seconds=20,
+        max_losses=max_losses,
+    )
+
+
 def end_tree(worker: Worker) -> None:
     """SIGKILL a worker and all that came of it, stopped or not."""
     tree = worker.tree()
@@ -234,7 +249,7 @@ def stage_processes(record: JobRecord, stage: str = "") -> list[int]:
     """The processes that work on a job, main process first."""
     mark = f"lorajob.stage {stage}"
     return sorted(
-        pid for pid, line in _commands().items() if mark in line and f"{record.folder} " in line
+        pid for pid, line in command_lines().items() if mark in line and f"{record.folder} " in line
     )
 
 
@@ -286,25 +301,11 @@ def limit_files(pid: int, size: int) -> None:
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-def _commands() -> dict[int, str]:
-    from tests.service import command_lines
-
-    return command_lines()
-
-
 @pytest.fixture(scope="module")
 def fleet(tiny_whisper: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """A Redis without workers; each test says what staff it needs."""
     home, port = tmp_path_factory.mktemp("fleet"), free_port()
-    settings = Settings(
-        home=home,
-        artifacts=home / "jobs",
-        redis_url=SecretStr(f"redis://:{PASSWORD}@127.0.0.1:{port}/0"),
-        lease_seconds=LEASE_SECONDS,
-        grace_seconds=20,
-        max_losses=3,
-    )
-    made = Fleet(home, settings, port, tiny_whisper)
+    made = Fleet(home, fleet_settings(home, port), port, tiny_whisper)
     try:
         made.start_redis()
         yield made
