@@ -6,8 +6,9 @@ CORPUS ?=
 LANG_CODE ?= hi
 BASE_MODEL ?= demo/whisper-base
 BENCH_ARGS ?=
+CHAOS_ARGS ?=
 
-.PHONY: help demo test check bench lock clean
+.PHONY: help demo test check bench chaos lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -15,6 +16,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make check   ruff, ruff format, mypy"
 	@echo "make bench   train on CORPUS=file.tar.gz LANG_CODE=hi, add the table to bench/RESULTS.md"
+	@echo "make chaos   kill workers, stages and Redis 30 times under four jobs, and tell what came of them"
 	@echo "make lock    renew constraints.txt"
 	@echo "make clean   remove .venv and all that was built"
 
@@ -36,6 +38,9 @@ check: $(VENV)/packages
 bench: $(VENV)/editable
 	$(BIN)/python bench/real_speech.py --lang $(LANG_CODE) --base-model $(BASE_MODEL) \
 	    $(if $(CORPUS),--corpus $(CORPUS)) $(BENCH_ARGS)
+
+chaos: $(VENV)/editable
+	$(BIN)/python -m tests.chaos --kills 30 $(CHAOS_ARGS)
 
 # A fresh environment, resolved anew but for torch. What is built for one machine only (a local
 # version, "+cpu") is left out.

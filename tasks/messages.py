@@ -14,7 +14,9 @@ PRIORITY_STEPS = (0, 3, 6, 9)  # kombu's Redis transport: a list each, the first
 PRIORITY_SEPARATOR = "\x06\x16"
 PAGE = 500
 UNACKED = "unacked"  # kombu's hash of what workers took and did not acknowledge yet
-UNACKED_INDEX = "unacked_index"
+UNACKED_INDEX = "unacked_index"  # and when each was taken, by the worker's clock
+SKEW_SECONDS = 60.0  # a clock further ahead is not believed
+START_SECONDS = 8.0  # between a worker's taking a message and its claim: a pool process starts
 
 Delivery = tuple[str, str]  # stage, job id
 
@@ -30,8 +32,12 @@ def waiting(redis: Redis) -> int:
 
 
 def deliveries(redis: Redis) -> set[Delivery]:
-    """What the waiting messages deliver; reads them all, a page at a time."""
-    found = set()
+    """What the messages deliver that wait, or were taken a moment ago by a worker that is about to
+    claim; reads them all, a page at a time.
+    """
+    seconds, _ = redis.time()
+    taken = redis.zrangebyscore(UNACKED_INDEX, seconds - START_SECONDS, seconds + SKEW_SECONDS)
+    found = _taken(redis, cast("list[str]", taken))
     for name in _lists():
         start = 0
         while page := cast("list[str]", redis.lrange(name, start, start + PAGE - 1)):
@@ -40,17 +46,18 @@ def deliveries(redis: Redis) -> set[Delivery]:
     return found
 
 
+def _taken(redis: Redis, tags: list[str]) -> set[Delivery]:
+    texts = cast("list[str | None]", redis.hmget(UNACKED, tags)) if tags else []
+    return {delivery for text in texts if text and (delivery := _unpacked(text)) is not None}
+
+
 def unacknowledged(redis: Redis) -> Iterator[tuple[str, Delivery]]:
     """(delivery tag, what it delivers) of the messages that some worker took.
 
     A worker that was killed leaves its own behind for the week of the visibility timeout.
     """
     for tag, text in redis.hscan_iter(UNACKED, count=PAGE):
-        try:
-            delivery = _delivery(json.loads(text)[0])
-        except (ValueError, LookupError, TypeError):
-            delivery = None
-        if delivery is not None:
+        if (delivery := _unpacked(text)) is not None:
             yield tag, delivery
 
 
@@ -71,6 +78,14 @@ def _lists() -> list[str]:
         for queue in QUEUE_NAMES
         for step in PRIORITY_STEPS
     ]
+
+
+def _unpacked(text: str) -> Delivery | None:
+    """What an entry of `unacked` delivers: the message stands in it with where it came from."""
+    try:
+        return _delivery(json.loads(text)[0])
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def _delivery(message: str | dict[str, Any]) -> Delivery | None:

@@ -27,10 +27,10 @@ from tests.fleet import (
     adapter,
     end_tree,
     fleet_settings,
-    running,
     stage_processes,
     undisturbed,
 )
+from tests.procs import running
 from tests.service import wait_for
 from tests.tiny import make_tiny_whisper
 

@@ -1,7 +1,7 @@
 """A Redis and workers to be killed, with jobs whose training is real and whose rest is made up."""
 
 import os
-import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,16 +25,17 @@ from lorajob.worker.records import Records
 from lorajob.worker.redis_server import configuration, find_server, free_port
 from lorajob.worker.settings import Settings
 from lorajob.worker.start import service_environment, worker_command
+from tests.procs import descendants, running
 from tests.service import PASSWORD, RESULTS, command_lines, wait_for
 from tests.tiny import make_job
 
 LEASE_SECONDS = 3.0
-TRAINING = (  # about ten seconds of steps
+TRAINING = (  # some seconds of steps
     "train.batch_clips=2",
     "train.rank=4",
     "train.threads=1",
     "train.save_steps=10",
-    "train.epochs=25",
+    "train.epochs=20",
 )
 
 
@@ -170,6 +171,15 @@ class Fleet:
         self.records.create(record)
         return record
 
+    def copy_job(self, record: JobRecord, job_id: str) -> JobRecord:
+        """The same job, as far as it is, under another id."""
+        folder = self.settings.jobs / job_id
+        shutil.copytree(record.folder, folder)
+        changes = {"id": job_id, "folder": str(folder)}
+        copied = self.load(record).model_copy(update=changes)
+        self.records.create(copied)
+        return copied
+
     def send(self, record: JobRecord) -> None:
         send(record, self.settings)
 
@@ -270,35 +280,6 @@ def undisturbed(root: Path, base: Path, *sets: str) -> bytes:
     command = [sys.executable, "-m", "lorajob.stage", "train", str(job.root)]
     subprocess.run(command, check=True, capture_output=True)
     return adapter(root)
-
-
-def running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
-def descendants(pid: int) -> list[int]:
-    """A process and all below it."""
-    parents: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-        parents.setdefault(parent, []).append(int(path.parent.name))
-    found, waiting = [], [pid]
-    while waiting:
-        one = waiting.pop()
-        found.append(one)
-        waiting += parents.get(one, [])
-    return found
-
-
-def limit_files(pid: int, size: int) -> None:
-    """Let a process write no file beyond `size` bytes, as a full disk would; -1 lifts it."""
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,14 @@ from tests.fleet import (
     LEASE_SECONDS,
     Worker,
     adapter,
+    end_tree,
     fleet,
     log_lines,
-    running,
     stage_processes,
     trainer,
     undisturbed,
 )
+from tests.procs import running
 from tests.service import wait_for
 
 __all__ = ["fleet"]
@@ -149,19 +150,23 @@ def test_a_job_that_always_kills_its_worker_fails_and_the_others_finish(fleet):
 
 
 def test_a_worker_told_to_stop_saves_and_another_goes_on(fleet, expected):
-    for number, how in enumerate((signal.SIGTERM, signal.SIGQUIT)):
-        fleet.staff(cpu=1, gpu=1)
-        record = fleet.submit(f"hi-0000005{number}")
+    fleet.staff(cpu=1, gpu=2)
+    records = [fleet.submit(f"hi-0000005{number}") for number in range(2)]
+    for record in records:
         fleet.train_to(record, 5)
-        worker = fleet.runner(record)
+    workers = [fleet.runner(record) for record in records]
+    for worker, how in zip(workers, (signal.SIGTERM, signal.SIGQUIT), strict=True):
         worker.signal(how)
+    for worker in workers:
         wait_for(lambda worker=worker: worker.process.poll() is not None, 40)
+    for record in records:
         told = fleet.load(record)
         assert told.stages["train"].state == "queued"
+        assert told.stages["convert"].state == "waiting"
         assert told.ended[-1].why == "its worker was told to stop"
-        saved = log_lines(record, "checkpoint ")
-        assert saved and told.stages["convert"].state == "waiting"
-        fleet.staff(cpu=1, gpu=1)
+        assert log_lines(record, "checkpoint ")
+    fleet.staff(cpu=1, gpu=2)
+    for record in records:
         done = fleet.wait_until(record, "succeeded")
         assert resumed_at(record) and min(resumed_at(record)) >= 5
         assert adapter(record.folder) == expected
@@ -184,31 +189,44 @@ def test_a_stage_that_makes_no_step_is_stopped_and_tried_again(fleet):
     assert fleet.load(record).ended[-1].why == "no step for 6 s (LORAJOB_STALL_TIMEOUT)"
     fleet.wait_until(record, "succeeded")
     assert min(resumed_at(record)) >= SAVE_STEPS
-    worker.signal(signal.SIGTERM)
+    end_tree(worker)
 
 
 def test_a_broken_checkpoint_is_set_aside_and_the_one_before_used(fleet, expected):
-    for number, damage in enumerate(("truncated", "corrupted", "without manifest")):
-        fleet.staff(cpu=1, gpu=1)
-        record = fleet.submit(f"hi-0000007{number}")
-        fleet.train_to(record, 2 * SAVE_STEPS + 5)
-        fleet.pipeline.cancel(record.id)
-        fleet.wait_until(record, "cancelled")
-        steps = sorted(checkpoints(record), key=lambda path: int(path.name.rpartition("-")[2]))
-        newest, before = steps[-1], int(steps[-2].name.rpartition("-")[2])
-        file = newest / "optimizer.safetensors"
-        data = file.read_bytes()
-        if damage == "truncated":
-            file.write_bytes(data[:-100])
-        elif damage == "corrupted":
-            file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-        else:
-            (newest / "manifest.json").unlink()
+    fleet.staff(cpu=1, gpu=2)
+    first = fleet.submit("hi-00000070")
+    fleet.train_to(first, 2 * SAVE_STEPS + 5)
+    fleet.pipeline.cancel(first.id)
+    fleet.wait_until(first, "cancelled")
+    records = {damage: fleet.copy_job(first, f"hi-0000007{n}") for n, damage in DAMAGES}
+    newest = max(checkpoints(first), key=step_of).name
+    for damage, record in records.items():
+        folder = next(path for path in checkpoints(record) if path.name == newest)
+        break_checkpoint(folder, damage)
         fleet.pipeline.retry(record.id)
-        fleet.wait_until(record, "succeeded")
-        assert resumed_at(record) == [before]
-        assert log_lines(record, f"{newest.name} is broken and set aside as")
+    for record in records.values():
+        fleet.wait_until(record, "succeeded", 120)
+        assert resumed_at(record) == [2 * SAVE_STEPS]
+        assert log_lines(record, f"{newest} is broken and set aside as")
         assert adapter(record.folder) == expected
+
+
+DAMAGES = tuple(enumerate(("truncated", "corrupted", "without manifest"), start=1))
+
+
+def break_checkpoint(folder: Path, damage: str) -> None:
+    file = folder / "optimizer.safetensors"
+    data = file.read_bytes()
+    if damage == "truncated":
+        file.write_bytes(data[:-100])
+    elif damage == "corrupted":
+        file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    else:
+        (folder / "manifest.json").unlink()
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def checkpoints(record: JobRecord) -> list[Path]:

@@ -16,12 +16,12 @@ from tests.fleet import (
     Fleet,
     adapter,
     fleet,
-    limit_files,
     log_lines,
     stage_processes,
     trainer,
     undisturbed,
 )
+from tests.procs import limit_files
 from tests.service import wait_for
 from tests.test_failures import SAVE_STEPS, checkpoints, commits, resumed_at
 
@@ -165,17 +165,22 @@ def test_a_full_disk_is_one_clear_error_and_a_retry_goes_on(fleet, expected):
 def test_a_redis_whose_disk_is_full_delays_a_job_and_loses_nothing(fleet, expected):
     fleet.staff(cpu=1, gpu=1)
     record = fleet.submit("hi-00000108")
-    fleet.train_to(record, 5)
+    fleet.train_to(record, SAVE_STEPS + 5)
     assert fleet.server is not None
     limit_files(fleet.server.pid, 1)
-    wait_for(lambda: refuses(fleet))
-    wait_for(lambda: training_is_over(record), 60)
-    answer = run("status", record.id, "--json", env=environment(fleet))
-    assert json.loads(answer.stdout)["state"] == "running"
-    limit_files(fleet.server.pid, -1)
+    try:
+        wait_for(lambda: refuses(fleet))
+        # Celery's worker ends on such an answer: its stage saves, or has just finished
+        wait_for(lambda: not stage_processes(record), 60)
+        answer = run("status", record.id, "--json", env=environment(fleet))
+        assert json.loads(answer.stdout)["state"] == "running"
+    finally:
+        limit_files(fleet.server.pid, -1)
+    wait_for(lambda: not refuses(fleet))
     fleet.staff(cpu=1, gpu=1)
     done = fleet.wait_until(record, "succeeded", 120)
     assert sorted(commits(done)) == sorted(STAGES)
+    assert all(step >= SAVE_STEPS for step in resumed_at(record))
     assert adapter(record.folder) == expected
 
 

@@ -12,7 +12,7 @@ from lorajob.checkpoint import take_over
 from lorajob.errors import AttemptLost, DiskError, ModelError, StageStopped
 from lorajob.report import Report
 from lorajob.stage import run_stage
-from tests.fleet import limit_files
+from tests.procs import limit_files
 from tests.test_train import SHORT, StopAt, history
 from tests.tiny import make_job
 

@@ -112,4 +112,5 @@ def this_app() -> Celery:
 
 app = Application("lorajob")
 app.add_defaults(lambda: configuration(redis_url(Settings()), Settings().grace_seconds))
+app.steps["worker"].add(lifecycle.StopStep)
 lifecycle.install()

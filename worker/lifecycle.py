@@ -10,11 +10,13 @@ the tasks.
 import logging
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from celery import signals
+from celery import bootsteps, signals
 
 from lorajob.worker.connect import connect
 from lorajob.worker.heartbeats import Heartbeat
@@ -30,6 +32,7 @@ def install() -> None:
     """Connect to the signals; done once, by the application."""
     signals.worker_init.connect(_prepare_stop_file)
     signals.worker_ready.connect(_start_heartbeat)
+    signals.worker_ready.connect(_heed_sigquit)
     signals.worker_shutting_down.connect(_raise_stop_file)
     signals.worker_shutdown.connect(_sign_off)
 
@@ -48,6 +51,27 @@ def _raise_stop_file(**_: Any) -> None:
     path = os.environ.get(STOP_FILE)
     if path is not None:
         Path(path).touch()
+
+
+class StopStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
+    """Raises the flag for whatever else ends a worker, such as the button in Flower."""
+
+    def close(self, worker: Any) -> None:
+        _raise_stop_file()
+
+
+def _heed_sigquit(**_: Any) -> None:
+    """Celery sends `worker_shutting_down` after SIGQUIT only when the time for a soft shutdown has
+    passed; stages must hear of it at its beginning.
+    """
+    soften = signal.getsignal(signal.SIGQUIT)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        _raise_stop_file()
+        if callable(soften):
+            soften(number, frame)
+
+    signal.signal(signal.SIGQUIT, handle)
 
 
 def _start_heartbeat(sender: Any, **_: Any) -> None:
