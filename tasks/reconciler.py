@@ -40,6 +40,7 @@ class Reconciler:
         self._records = Records(redis)
         self._lease = settings.lease_seconds
         self._quiet_until = 0.0  # monotonic
+        self._unheard = False
         self._scanned = time.monotonic()
 
     @property
@@ -59,13 +60,16 @@ class Reconciler:
                 if self._settled():
                     self._take_over()
                     self._send_again()
+                self._unheard = False
             finally:
                 lock.release()
         except LockError:
             logger.info("this turn took longer than its lock; another worker may look as well")
         except RedisError as error:
             self._quiet_until = time.monotonic() + self._lease
-            logger.warning("the reconciler waits for Redis: %s", error)
+            if not self._unheard:
+                logger.warning("the reconciler waits for Redis: %s", error)
+            self._unheard = True
 
     def _settled(self) -> bool:
         """Whether Redis has been there, and reached from here, for a lease."""

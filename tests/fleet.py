@@ -292,3 +292,9 @@ def fleet(tiny_whisper: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture(scope="session")
+def expected(tiny_whisper: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The adapter that every training under TRAINING must end with."""
+    return undisturbed(tmp_path_factory.mktemp("undisturbed"), tiny_whisper)

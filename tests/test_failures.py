@@ -6,8 +6,6 @@ import signal
 import time
 from pathlib import Path
 
-import pytest
-
 from lorajob.jobdir import STAGES, JobDir
 from lorajob.worker.record import JobRecord
 from tests.fleet import (
@@ -15,23 +13,17 @@ from tests.fleet import (
     Worker,
     adapter,
     end_tree,
+    expected,
     fleet,
     log_lines,
     stage_processes,
     trainer,
-    undisturbed,
 )
 from tests.procs import running
 from tests.service import wait_for
 
-__all__ = ["fleet"]
+__all__ = ["expected", "fleet"]
 SAVE_STEPS = 10
-
-
-@pytest.fixture(scope="module")
-def expected(tiny_whisper: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The adapter that every training of these tests must end with."""
-    return undisturbed(tmp_path_factory.mktemp("undisturbed"), tiny_whisper)
 
 
 def commits(record: JobRecord) -> list[str]:
@@ -199,14 +191,14 @@ def test_a_broken_checkpoint_is_set_aside_and_the_one_before_used(fleet, expecte
     fleet.pipeline.cancel(first.id)
     fleet.wait_until(first, "cancelled")
     records = {damage: fleet.copy_job(first, f"hi-0000007{n}") for n, damage in DAMAGES}
-    newest = max(checkpoints(first), key=step_of).name
+    before, newest = (path.name for path in sorted(checkpoints(first), key=step_of))
     for damage, record in records.items():
         folder = next(path for path in checkpoints(record) if path.name == newest)
         break_checkpoint(folder, damage)
         fleet.pipeline.retry(record.id)
     for record in records.values():
         fleet.wait_until(record, "succeeded", 120)
-        assert resumed_at(record) == [2 * SAVE_STEPS]
+        assert [f"step-{step}" for step in resumed_at(record)] == [before]
         assert log_lines(record, f"{newest} is broken and set aside as")
         assert adapter(record.folder) == expected
 

@@ -4,28 +4,12 @@ import time
 
 import pytest
 
-from lorajob.worker.connect import connect
-from lorajob.worker.record import EndedAttempt, JobRecord
-from lorajob.worker.records import QUEUED, RUNNING, Claim, Records, Refusal
-from tests.test_records import LEASE, LOSSES, claim, create, finish
+from lorajob.worker.record import EndedAttempt
+from lorajob.worker.records import QUEUED, RUNNING, Claim, Refusal
+from tests.test_records import LEASE, LOSSES, claim, create, finish, job, records, redis
 
+__all__ = ["job", "records", "redis"]
 EXPIRED = "its worker was not heard of until its lease ran out"
-
-
-@pytest.fixture
-def redis(redis_server):
-    with connect(redis_server) as client:
-        yield client
-
-
-@pytest.fixture
-def records(redis) -> Records:
-    return Records(redis)
-
-
-@pytest.fixture
-def job(records, tmp_path) -> JobRecord:
-    return create(records, tmp_path)
 
 
 def reasons(records, job) -> list[str]:
@@ -180,15 +164,15 @@ def test_only_jobs_that_wait_or_run_are_in_an_index(records, job, redis):
 
 def test_of_the_jobs_that_wait_the_longest_are_looked_at_first(records, tmp_path, redis):
     jobs = [create(records, tmp_path) for _ in range(3)]
-    for age, job in zip((500, 900, 100), jobs, strict=True):
-        redis.zadd(QUEUED, {job.id: redis.time()[0] - age})
+    for age, one in zip((500, 900, 100), jobs, strict=True):
+        redis.zadd(QUEUED, {one.id: redis.time()[0] - age})
     overdue = [job_id for job_id in records.overdue(300, 1000) if job_id in {j.id for j in jobs}]
     assert overdue == [jobs[1].id, jobs[0].id]
     assert len(records.overdue(300, 1)) == 1
     records.wait_anew(jobs[1].id)
     assert jobs[1].id not in records.overdue(300, 1000)
-    for job in jobs:
-        records.delete(job.id)
+    for one in jobs:
+        records.delete(one.id)
     records.wait_anew(jobs[1].id)
     assert redis.zscore(QUEUED, jobs[1].id) is None
 

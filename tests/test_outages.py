@@ -6,8 +6,6 @@ import signal
 import time
 from pathlib import Path
 
-import pytest
-
 from lorajob.jobdir import STAGES, JobDir
 from lorajob.tasks.rebuild import rebuild
 from lorajob.worker.record import JobRecord
@@ -15,22 +13,18 @@ from tests.command import run
 from tests.fleet import (
     Fleet,
     adapter,
+    end_tree,
+    expected,
     fleet,
     log_lines,
     stage_processes,
     trainer,
-    undisturbed,
 )
 from tests.procs import limit_files
 from tests.service import wait_for
 from tests.test_failures import SAVE_STEPS, checkpoints, commits, resumed_at
 
-__all__ = ["fleet"]
-
-
-@pytest.fixture(scope="module")
-def expected(tiny_whisper: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return undisturbed(tmp_path_factory.mktemp("undisturbed"), tiny_whisper)
+__all__ = ["expected", "fleet"]
 
 
 def environment(fleet: Fleet) -> dict[str, str]:
@@ -177,6 +171,8 @@ def test_a_redis_whose_disk_is_full_delays_a_job_and_loses_nothing(fleet, expect
     finally:
         limit_files(fleet.server.pid, -1)
     wait_for(lambda: not refuses(fleet))
+    for worker in fleet.alive("cpu") + fleet.alive("gpu"):
+        end_tree(worker)  # about to end by themselves, or not: whoever keeps them starts new ones
     fleet.staff(cpu=1, gpu=1)
     done = fleet.wait_until(record, "succeeded", 120)
     assert sorted(commits(done)) == sorted(STAGES)

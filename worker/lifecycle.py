@@ -22,6 +22,7 @@ from lorajob.worker.connect import connect
 from lorajob.worker.heartbeats import Heartbeat
 from lorajob.worker.settings import Settings
 
+CHILD_SECONDS = 0.5
 STOP_FILE = "LORAJOB_WORKER_STOP_FILE"  # set by a worker for its own pool children
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ def install() -> None:
     signals.worker_init.connect(_prepare_stop_file)
     signals.worker_ready.connect(_start_heartbeat)
     signals.worker_ready.connect(_heed_sigquit)
+    signals.worker_ready.connect(_replace_children_soon)
     signals.worker_shutting_down.connect(_raise_stop_file)
     signals.worker_shutdown.connect(_sign_off)
 
@@ -72,6 +74,14 @@ def _heed_sigquit(**_: Any) -> None:
             soften(number, frame)
 
     signal.signal(signal.SIGQUIT, handle)
+
+
+def _replace_children_soon(sender: Any, **_: Any) -> None:
+    """A pool process ends with its task. Celery often notices a moment too early, finds it still
+    there, and looks again only after five seconds: so have it look more often.
+    """
+    if sender.hub is not None:  # None in a worker that does not run on an event loop
+        sender.hub.call_repeatedly(CHILD_SECONDS, sender.pool.maintain_pool)
 
 
 def _start_heartbeat(sender: Any, **_: Any) -> None:

@@ -1,8 +1,10 @@
 """Transcribe files with a finished job's model, as any user of faster-whisper would."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import ctranslate2
 from faster_whisper import WhisperModel
 
 from lorajob.errors import CorpusError
@@ -13,6 +15,7 @@ def transcribe(model: Path, audio: Iterable[Path], language: str) -> Iterator[tu
 
     `language` is a Whisper language code. Raises CorpusError for a file that does not decode.
     """
+    ctranslate2.set_log_level(logging.ERROR)  # it warns that a CPU computes float16 in float32
     whisper = WhisperModel(str(model), device="auto", compute_type="default")
     for path in audio:
         try:
