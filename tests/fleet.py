@@ -83,6 +83,10 @@ class Fleet:
     def records(self) -> Records:
         return Records(self.redis)
 
+    def environment(self) -> dict[str, str]:
+        """For `lorajob` commands of a user of this service."""
+        return service_environment(self.settings)
+
     @property
     def pipeline(self) -> Pipeline:
         return Pipeline(self.settings)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from lorajob.jobdir import STAGES, JobDir
 from lorajob.worker.record import JobRecord
+from tests.command import run
 from tests.fleet import (
     LEASE_SECONDS,
+    Fleet,
     Worker,
     adapter,
     end_tree,
@@ -54,6 +56,17 @@ def test_a_worker_that_is_killed_costs_no_committed_step(fleet, expected):
         assert lost.step is not None and lost.step > SAVE_STEPS
         if victim != "trainer":
             wait_for(lambda tree=tree: not any(running(pid) for pid in tree))
+        status_shows_the_attempt(fleet, done, worker.name, victim)
+
+
+def status_shows_the_attempt(fleet: Fleet, record: JobRecord, worker: str, victim: str) -> None:
+    """Who made it, and why it ended."""
+    told = run("status", record.id, env=fleet.environment() | {"COLUMNS": "200"}).stdout
+    line = next(line for line in told.splitlines() if line.startswith("train 1"))
+    killed, silent = "stage train was ended by SIGKILL", "its worker was not heard of"
+    assert worker in line and (killed if victim == "trainer" else silent) in line
+    ended = json.loads(run("status", record.id, "--json", env=fleet.environment()).stdout)
+    assert [attempt["stage"] for attempt in ended["attempts"]].count("train") == 2
 
 
 def kill(worker: Worker, child: int | None, victim: str) -> None:
@@ -223,24 +236,3 @@ def step_of(checkpoint: Path) -> int:
 
 def checkpoints(record: JobRecord) -> list[Path]:
     return list(JobDir(Path(record.folder)).checkpoints.glob("[0-9]*/step-*"))
-
-
-def test_status_shows_attempts_who_made_them_and_why_each_ended(fleet):
-    from tests.command import run
-
-    fleet.staff(cpu=1, gpu=1)
-    record = fleet.submit("hi-00000080")
-    fleet.train_to(record, SAVE_STEPS + 2)
-    os.kill(trainer(record) or 0, signal.SIGKILL)
-    wait_for(lambda: fleet.load(record).stages["train"].attempts == 2)
-    worker = fleet.load(record).stages["train"].worker
-    fleet.wait_until(record, "succeeded")
-    url = fleet.settings.redis_url
-    assert url is not None and worker is not None
-    env = os.environ | {"LORAJOB_REDIS_URL": url.get_secret_value(), "COLUMNS": "200"}
-    told = run("status", record.id, env=env).stdout
-    line = next(line for line in told.splitlines() if line.startswith("train 1"))
-    assert worker.partition("@")[0] in line
-    assert "stage train was ended by SIGKILL" in line
-    ended = json.loads(run("status", record.id, "--json", env=env).stdout)["attempts"]
-    assert [attempt["stage"] for attempt in ended].count("train") == 2

@@ -1,7 +1,6 @@
 """Redis away, wiped or full, a full disk, results that expired, and people who cancel."""
 
 import json
-import os
 import signal
 import time
 from pathlib import Path
@@ -25,14 +24,6 @@ from tests.service import wait_for
 from tests.test_failures import SAVE_STEPS, checkpoints, commits, resumed_at
 
 __all__ = ["expected", "fleet"]
-
-
-def environment(fleet: Fleet) -> dict[str, str]:
-    """For `lorajob` commands at this fleet."""
-    url = fleet.settings.redis_url
-    assert url is not None
-    own = {"LORAJOB_REDIS_URL": url.get_secret_value()}
-    return os.environ | fleet.settings.environment() | own
 
 
 def training_is_over(record: JobRecord) -> bool:
@@ -61,7 +52,7 @@ def test_a_stage_that_ends_while_redis_is_away_is_committed_when_it_is_back(flee
     fleet.kill_redis()
     away = time.monotonic()
     wait_for(lambda: training_is_over(record), 60)
-    answer = run("status", record.id, "--json", env=environment(fleet))
+    answer = run("status", record.id, "--json", env=fleet.environment())
     assert json.loads(answer.stdout)["state"] == "running"
     assert "this is what its job.json says" in answer.stderr
     wait_for(lambda: time.monotonic() - away >= 70, 90)
@@ -82,9 +73,9 @@ def test_a_wiped_redis_is_rebuilt_from_the_files(fleet, expected):
     fleet.kill_redis()
     fleet.start_redis(wipe=True)
     wait_for(lambda: not stage_processes(record))  # a worker whose record is gone saves and ends
-    assert "is what its job.json says" in run("status", record.id, env=environment(fleet)).stderr
-    assert "`lorajob rebuild`" in run("status", env=environment(fleet)).stderr
-    told = run("rebuild", env=environment(fleet))
+    assert "is what its job.json says" in run("status", record.id, env=fleet.environment()).stderr
+    assert "`lorajob rebuild`" in run("status", env=fleet.environment()).stderr
+    told = run("rebuild", env=fleet.environment())
     assert told.returncode == 0, told.stderr
     assert {finished.id, record.id} <= set(told.stdout.split())
     assert fleet.load(finished).state == "succeeded"
@@ -149,7 +140,7 @@ def test_a_full_disk_is_one_clear_error_and_a_retry_goes_on(fleet, expected):
         f"make some, then `lorajob retry {record.id}`"
     )
     assert not training_is_over(record)
-    assert run("status", record.id, env=environment(fleet)).returncode == 0
+    assert run("status", record.id, env=fleet.environment()).returncode == 0
     fleet.pipeline.retry(record.id)
     fleet.wait_until(record, "succeeded")
     assert min(resumed_at(record)) >= SAVE_STEPS
@@ -166,7 +157,7 @@ def test_a_redis_whose_disk_is_full_delays_a_job_and_loses_nothing(fleet, expect
         wait_for(lambda: refuses(fleet))
         # Celery's worker ends on such an answer: its stage saves, or has just finished
         wait_for(lambda: not stage_processes(record), 60)
-        answer = run("status", record.id, "--json", env=environment(fleet))
+        answer = run("status", record.id, "--json", env=fleet.environment())
         assert json.loads(answer.stdout)["state"] == "running"
     finally:
         limit_files(fleet.server.pid, -1)
@@ -201,7 +192,7 @@ def test_results_that_expired_change_nothing(fleet):
     done = fleet.wait_until(record, "succeeded")
     with fleet.redis as redis:
         redis.delete(*redis.keys("celery-task-meta-*"))
-    answer = run("status", record.id, "--json", env=environment(fleet))
+    answer = run("status", record.id, "--json", env=fleet.environment())
     assert json.loads(answer.stdout)["state"] == "succeeded"
     assert commits(done) == list(STAGES)
 
