@@ -7,6 +7,7 @@ run, and no step before the last checkpoint have been done twice.
 """
 
 import argparse
+import os
 import platform
 import random
 import re
@@ -15,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,12 +74,16 @@ class Chaos:
         self.fleet = fleet
         self.random = random.Random(seed)
         self.killed: list[str] = []
+        self._deck: list[str] = []  # the victims to come, so that none is forgotten by chance
         self.left: list[int] = []  # whatever was alive below a killed process
         sets = [(f"seed={number}", f"train.epochs={epochs}") for number in range(4)]
         home = fleet.home / "undisturbed"
-        self.expected = [
-            undisturbed(home / str(number), fleet.base, *one) for number, one in enumerate(sets)
-        ]
+        with ThreadPoolExecutor(2) as pool:  # each is a process of one thread
+            runs = [
+                pool.submit(undisturbed, home / str(number), fleet.base, *one)
+                for number, one in enumerate(sets)
+            ]
+            self.expected = [run.result() for run in runs]
         fleet.staff(cpu=2, gpu=2)
         real = ("train", "evaluate", "convert")
         self.jobs = [
@@ -92,7 +98,9 @@ class Chaos:
     def kill(self) -> None:
         """SIGKILL one victim and start it again."""
         time.sleep(self.random.uniform(*BETWEEN_KILLS))
-        victim = self.random.choice(VICTIMS)
+        if not self._deck:
+            self._deck = self.random.sample(VICTIMS, len(VICTIMS))
+        victim = self._deck.pop()
         stages = [pid for job in self.jobs for pid in stage_processes(job)]
         if victim == "redis":
             self.fleet.kill_redis()
@@ -197,7 +205,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=60, help="length of each training")
+    parser.add_argument("--epochs", type=int, default=150, help="length of each training")
     parser.add_argument("--results", type=Path, help="file to append the table to")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="lorajob-chaos-") as name:
@@ -218,7 +226,7 @@ def main() -> int:
         with args.results.open("a", encoding="utf-8") as file:
             file.write(
                 f"\n## Chaos, {time.strftime('%Y-%m-%d')}\n\n- Machine: {platform.machine()}, "
-                f"Python {platform.python_version()}\n- Command: `{shlex.join(command)}`\n\n{text}"
+                f"{os.cpu_count()} cores, Python {platform.python_version()}\n- Command: `{shlex.join(command)}`\n\n{text}"
             )
     return 0 if all(it.good for it in verdicts) else 1
 
