@@ -223,11 +223,11 @@ def main() -> int:
     print(text)
     if args.results:
         command = ["python", "-m", "tests.chaos", *sys.argv[1:]]
+        title = f"\n## Chaos, {time.strftime('%Y-%m-%d')}\n\n"
+        machine = f"- Machine: {platform.machine()}, {os.cpu_count()} cores, "
+        machine += f"Python {platform.python_version()}\n"
         with args.results.open("a", encoding="utf-8") as file:
-            file.write(
-                f"\n## Chaos, {time.strftime('%Y-%m-%d')}\n\n- Machine: {platform.machine()}, "
-                f"{os.cpu_count()} cores, Python {platform.python_version()}\n- Command: `{shlex.join(command)}`\n\n{text}"
-            )
+            file.write(f"{title}{machine}- Command: `{shlex.join(command)}`\n\n{text}")
     return 0 if all(it.good for it in verdicts) else 1
 
 
