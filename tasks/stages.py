@@ -12,7 +12,7 @@ from typing import Any
 from celery import Task
 from celery.exceptions import Ignore
 
-from lorajob.errors import ServiceError
+from lorajob.errors import JobNotFoundError, ServiceError
 from lorajob.jobdir import JobDir
 from lorajob.tasks.progress import ProgressMirror
 from lorajob.tasks.publish import send
@@ -63,15 +63,16 @@ def run_stage(task: Task, job_id: str, stage: str) -> dict[str, Any]:
     settings = Settings()
     records = Records(connect(settings, patient=True))
     worker, owner = task.request.hostname, secrets.token_hex(16)
-    claim = patiently(
-        lambda: records.claim(
-            job_id, stage, worker, settings.lease_seconds, settings.max_losses, owner
-        )
-    )
+    try:
+        record = records.load(job_id)
+    except JobNotFoundError:
+        raise Ignore("unknown") from None
+    known = JobDir(Path(record.folder)).last_attempt(stage)
+    limits = settings.lease_seconds, settings.max_losses
+    claim = patiently(lambda: records.claim(job_id, stage, worker, *limits, owner, known))
     if isinstance(claim, Refusal):
         logger.info("%s %s is not run by this delivery: %s", job_id, stage, claim.reason)
         raise Ignore(claim.reason)
-    record = records.load(job_id)
     with ProgressMirror(task, job_id, record.language, stage) as mirror:
         watch = RecordWatch(Records(connect(settings)), claim, settings.lease_seconds, mirror.show)
         outcome = attempt(record, claim, watch, worker, settings)

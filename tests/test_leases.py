@@ -184,3 +184,10 @@ def test_the_list_of_attempts_stays_short(records, job):
     ended = records.load(job.id).ended
     assert len(ended) == 100
     assert (ended[0].number, ended[-1].number) == (6, 105)
+
+
+def test_an_attempt_made_by_hand_is_outnumbered(records, job):
+    claimed = records.claim(job.id, "preprocess", "w", LEASE, LOSSES, known_attempt=7)
+    assert isinstance(claimed, Claim) and claimed.fence == 8
+    records.release(claimed, "its worker was told to stop")
+    assert claim(records, job).fence == 9

@@ -110,14 +110,17 @@ class Records:
         lease_seconds: float,
         max_losses: int,
         owner: str | None = None,
+        known_attempt: int = 0,
     ) -> Claim | Refusal:
         """Take a queued stage, or one whose lease ran out, unless that makes `max_losses` in a row.
-        Give `owner` to ask again safely.
+        Give `owner` to ask again safely, and the number of the last attempt that left files, so
+        that this one's is higher even where somebody ran the stage by hand.
         """
         owner = owner or secrets.token_hex(16)
         earlier = STAGES[: STAGES.index(stage)]
         previous = earlier[-1] if earlier else ""
         args: Arguments = [stage, previous, owner, worker, lease_seconds, max_losses]
+        args.append(known_attempt)
         answer = self._claim(_keys(job_id), args)
         self._mirror_known(job_id)
         if answer[0] != "claimed":

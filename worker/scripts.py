@@ -106,12 +106,12 @@ local function runs(stage, fence, owner)  -- whether the caller's claim stands
 end
 """
 
-# stage, previous stage or '', owner, worker, lease seconds, losses allowed
+# stage, previous stage or '', owner, worker, lease seconds, losses allowed, highest attempt known
 # -> {'claimed', fence} or {why not}
 CLAIM = (
     _PRELUDE
     + """
-local stage, previous, owner, worker, seconds, limit = unpack(ARGV)
+local stage, previous, owner, worker, seconds, limit, known = unpack(ARGV)
 local state = get(stage .. '.state')
 if not state then return {'unknown'} end
 if state == 'running' and get(stage .. '.owner') == owner then
@@ -128,7 +128,8 @@ if get('cancel_requested') == '1' then
     return {'cancelled'}
 end
 if previous ~= '' and get(previous .. '.state') ~= 'succeeded' then return {'early'} end
-local fence = redis.call('HINCRBY', key, stage .. '.fence', 1)
+local fence = math.max(tonumber(get(stage .. '.fence') or '0'), tonumber(known)) + 1
+set(stage .. '.fence', fence)
 redis.call('HINCRBY', key, stage .. '.attempts', 1)
 forget(stage, 'finished_at', 'progress', 'result', 'error', 'expired')
 set('state', 'running', stage .. '.state', 'running', stage .. '.owner', owner,
