@@ -97,7 +97,7 @@ def _section(job: dict[str, Any], base_model: str, command: str, seconds: float)
     read = results["preprocess"]
     lines = [
         f"\n## {job['language']}, {base_model}, {time.strftime('%Y-%m-%d')}\n",
-        f"- Machine: {_machine()}",
+        f"- Machine: {machine()}",
         f"- Command: `{command}`",
         f"- Corpus: {read['train_clips']} clips ({read['train_hours']:.2f} h) to train on, "
         f"{read['test_clips']} ({read['test_hours']:.2f} h) to test",
@@ -115,7 +115,7 @@ def _section(job: dict[str, Any], base_model: str, command: str, seconds: float)
     return "\n".join(lines) + "\n"
 
 
-def _machine() -> str:
+def machine() -> str:
     """Processor, cores, memory and versions; nothing that names the machine."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
     cores = len(os.sched_getaffinity(0))

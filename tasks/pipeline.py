@@ -3,6 +3,7 @@
 The commands call this; Celery is only loaded where something is sent.
 """
 
+import logging
 import secrets
 import shutil
 import time
@@ -21,6 +22,8 @@ from lorajob.worker.heartbeats import QUEUE_NAMES, living
 from lorajob.worker.record import JobRecord, new_stages
 from lorajob.worker.records import Records
 from lorajob.worker.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 class Pipeline:
@@ -118,7 +121,6 @@ class Pipeline:
         """
         _check_id(job_id)
         with service_errors(self._settings):
-            before = self._records.load(job_id)
             answer = self._records.retry(job_id)
             if answer != "retried":
                 raise UsageError(
@@ -127,10 +129,8 @@ class Pipeline:
             record = self._records.load(job_id)
         try:
             _send(record, self._settings)
-        except BaseException:
-            with service_errors(self._settings):
-                self._records.create(before)
-            raise
+        except ServiceError as error:  # what is queued and has no message, a worker finds
+            logger.warning("%s", error)
 
     def workers(self) -> dict[str, int]:
         """How many live workers each queue has."""

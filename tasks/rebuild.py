@@ -32,14 +32,15 @@ def rebuild(settings: Settings) -> Rebuilt:
             continue
         with service_errors(settings):
             if records.known(folder.name):
-                continue
+                continue  # spares reading its files
         try:
             record = record_of(JobDir(folder))
         except (LorajobError, OSError) as error:
             problems.append(f"{folder.name}: {' '.join(str(error).split())}")
             continue
         with service_errors(settings):
-            records.create(record)
+            if not records.create(record):
+                continue
         if not record.over:
             send(record, settings)
         jobs.append(record.id)
@@ -54,6 +55,9 @@ def record_of(job: JobDir) -> JobRecord:
     spec or a job.json that is none.
     """
     mirrored = _mirrored(job)
+    if mirrored.state == "succeeded" and job.result("convert") is not None:
+        # whatever was removed of the earlier stages since
+        return mirrored.model_copy(update={"folder": str(job.root), "id": job.root.name})
     stages = dict(mirrored.stages)
     for name in STAGES:
         stage, result = stages[name], job.result(name)

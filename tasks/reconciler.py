@@ -14,7 +14,7 @@ from celery import signals
 from redis import Redis
 from redis.exceptions import LockError, RedisError
 
-from lorajob.errors import JobNotFoundError, ServiceError
+from lorajob.errors import LorajobError
 from lorajob.tasks import messages
 from lorajob.tasks.publish import send
 from lorajob.worker.connect import connect
@@ -23,7 +23,7 @@ from lorajob.worker.settings import Settings
 from lorajob.worker.watch import RENEWALS_A_LEASE
 
 LOCK = "lorajob:reconciler"
-LONGEST_PERIOD_SECONDS = 5.0
+LONGEST_PERIOD_SECONDS = 3.0
 AT_ONCE = 100  # jobs looked at in one turn
 SCAN_LEASES = 7  # messages are read through so often, even where none seems to lack: 10 min of 90 s
 
@@ -40,6 +40,7 @@ class Reconciler:
         self._records = Records(redis)
         self._lease = settings.lease_seconds
         self._quiet_until = 0.0  # monotonic
+        self._expired: set[str] = set()
         self._unheard = False
         self._scanned = time.monotonic()
 
@@ -77,7 +78,12 @@ class Reconciler:
         return started > self._lease and time.monotonic() >= self._quiet_until
 
     def _take_over(self) -> None:
-        for job_id in self._records.expired(AT_ONCE):
+        """Take the stages whose lease had run out in the last turn, too: an owner that lives, on a
+        machine that was suspended perhaps, has renewed it by now.
+        """
+        expired = self._records.expired(AT_ONCE)
+        before, self._expired = self._expired, set(expired)
+        for job_id in before & self._expired:
             answer = self._records.expire(job_id, self._settings.max_losses)
             logger.info("%s: its worker's lease ran out; it is %s", job_id, answer)
             if answer == "queued":
@@ -98,7 +104,9 @@ class Reconciler:
         for job_id in overdue:
             try:
                 stage = self._records.load(job_id).missing[0]
-            except (JobNotFoundError, IndexError):
+            except (LorajobError, IndexError) as error:
+                logger.warning("%s waits in vain: %s", job_id, error)
+                self._records.wait_anew(job_id)
                 continue
             if (stage, job_id) not in known:
                 logger.info("%s: its message is gone; it is sent again", job_id)
@@ -113,7 +121,7 @@ class Reconciler:
         try:
             send(self._records.load(job_id), self._settings)
             self._records.wait_anew(job_id)
-        except (ServiceError, JobNotFoundError) as error:
+        except LorajobError as error:
             logger.warning("%s was not sent: %s", job_id, error)
 
     def _drop_left_messages(self) -> None:
@@ -122,7 +130,7 @@ class Reconciler:
         for tag, (stage, job_id) in messages.unacknowledged(self._redis):
             try:
                 state = self._records.load(job_id).stages[stage].state
-            except (JobNotFoundError, KeyError):
+            except (LorajobError, KeyError):
                 state = "cancelled"
             if state not in ("queued", "running", "waiting"):
                 left.append(tag)

@@ -112,6 +112,8 @@ def settle(records: Records, claim: Claim, outcome: Outcome, settings: Settings)
             lose(records, claim, message, settings)
         case Crashed(returncode=code, message=message) if code < 0:
             lose(records, claim, message, settings)
+        case Failed(kind="memory" | "lost", message=message):
+            lose(records, claim, message, settings)
         case Failed(message=message) | Crashed(message=message):
             if not records.fail(claim, message):
                 raise Ignore("lost")

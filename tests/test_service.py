@@ -231,13 +231,13 @@ def test_a_job_that_cannot_be_sent_is_withdrawn(service, half_allowed, manifest)
     assert not [path for path in service.settings.jobs.glob("*") if not any(path.iterdir())]
 
 
-def test_a_retry_that_cannot_be_sent_leaves_the_job_failed(service, half_allowed):
+def test_a_retry_that_cannot_be_sent_stays_queued_for_a_worker_to_find(service, half_allowed):
     record = service.new_job("hi-00000009")
     service.records.cancel(record.id)
-    before = service.records.load(record.id)
-    with pytest.raises(ServiceError):
-        half_allowed.retry(record.id)
-    assert service.records.load(record.id) == before
+    half_allowed.retry(record.id)
+    assert service.records.load(record.id).state == "queued"
+    assert service.redis.zscore("lorajob:queued", record.id) is not None
+    service.records.delete(record.id)
 
 
 def test_each_queue_has_its_worker(service):

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from redis import Redis
 from redis.backoff import ConstantBackoff, ExponentialBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
 from redis.retry import Retry
 
 from lorajob.errors import ServiceError
@@ -19,7 +19,9 @@ from lorajob.worker.settings import Settings
 TIMEOUT_SECONDS = 3.0
 PATIENT_TRIES = 200  # about a quarter of an hour: finished work outlasts a Redis that restarts
 LONGEST_PAUSE_SECONDS = 5.0
-PASSING = ("MISCONF", "OOM", "LOADING", "READONLY")  # how errors start that go by
+# Errors that go by. A script's says it within a sentence; some have a class and lost the word.
+PASSING = ("MISCONF", "-OOM", "-READONLY", "-LOADING")
+FULL = (OutOfMemoryError, ReadOnlyError)
 
 Answer = TypeVar("Answer")
 
@@ -82,7 +84,7 @@ def patiently(ask: Callable[[], Answer]) -> Answer:
         try:
             return ask()
         except RedisError as error:
-            if not str(error).startswith(PASSING):
+            if not any(word in str(error) for word in PASSING) and not isinstance(error, FULL):
                 raise
             logger.warning("Redis refuses, and is asked again: %s", error)
             time.sleep(min(LONGEST_PAUSE_SECONDS, 0.5 * 2**tries))

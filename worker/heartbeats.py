@@ -7,18 +7,29 @@ from typing import cast
 from redis import Redis
 from redis.exceptions import RedisError
 
-from lorajob.worker import scripts
-
 QUEUE_NAMES = ("cpu", "gpu")
 BEAT_SECONDS = 3.0
 LIVE_SECONDS = 15  # a worker unheard of for this long counts as gone
+
+# worker name -> adds it to the sorted set of live workers, by Redis's clock
+BEAT = """
+local time = redis.call('TIME')
+redis.call('ZADD', KEYS[1], time[1], ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', time[1] - 3600)
+"""
+
+# seconds -> names of the workers heard of within them
+LIVING = """
+local time = redis.call('TIME')
+return redis.call('ZRANGEBYSCORE', KEYS[1], time[1] - ARGV[1], '+inf')
+"""
 
 logger = logging.getLogger(__name__)
 
 
 def living(redis: Redis, queue: str) -> list[str]:
     """Names of the live workers of `queue`."""
-    return cast("list[str]", redis.register_script(scripts.LIVING)([_key(queue)], [LIVE_SECONDS]))
+    return cast("list[str]", redis.register_script(LIVING)([_key(queue)], [LIVE_SECONDS]))
 
 
 class Heartbeat:
@@ -45,7 +56,7 @@ class Heartbeat:
             logger.info("the heartbeat could not sign off: %s", error)
 
     def _run(self) -> None:
-        beat = self._redis.register_script(scripts.BEAT)
+        beat = self._redis.register_script(BEAT)
         while not self._stop.is_set():
             try:
                 for queue in self._queues:

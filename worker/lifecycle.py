@@ -51,8 +51,13 @@ def _prepare_stop_file(**_: Any) -> None:
 
 def _raise_stop_file(**_: Any) -> None:
     path = os.environ.get(STOP_FILE)
-    if path is not None:
+    if path is None:
+        return
+    try:
+        Path(path).parent.mkdir(mode=0o700, exist_ok=True)  # a tidied /tmp lacks it
         Path(path).touch()
+    except OSError as error:
+        logger.warning("stages cannot be told to stop: %s", error)
 
 
 class StopStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from redis import Redis
-from redis.client import Pipeline
 
-from lorajob.errors import JobNotFoundError
+from lorajob.errors import JobNotFoundError, RecordError
 from lorajob.jobdir import STAGES
 from lorajob.worker import scripts
 from lorajob.worker.record import JobRecord
@@ -54,6 +53,7 @@ class Records:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._create = redis.register_script(scripts.CREATE)
         self._claim = redis.register_script(scripts.CLAIM)
         self._touch = redis.register_script(scripts.TOUCH)
         self._settle = redis.register_script(scripts.SETTLE)
@@ -64,16 +64,17 @@ class Records:
         self._due = redis.register_script(scripts.DUE)
         self._wait_anew = redis.register_script(scripts.WAIT_ANEW)
 
-    def create(self, record: JobRecord) -> None:
-        """Store a new record, or a whole record anew, and its job.json."""
-        seconds, microseconds = self._redis.time()
-        with self._redis.pipeline(transaction=True) as pipe:
-            pipe.delete(_key(record.id))
-            pipe.hset(_key(record.id), mapping=record.to_hash())
-            pipe.zadd(INDEX, {record.id: record.created_at})
-            _place(pipe, record, seconds + microseconds / 1e6)
-            pipe.execute()
+    def create(self, record: JobRecord) -> bool:
+        """Store a new record and its job.json; False, and nothing, where there is one already."""
+        current = record.stages[record.missing[0]] if record.missing else None
+        place = "" if record.over or current is None else current.state
+        args: Arguments = [record.created_at, place, (current and current.lease) or 0]
+        for name, text in record.to_hash().items():
+            args += [name, text]
+        if not self._create([*_keys(record.id), INDEX], args):
+            return False
         self.mirror(record.id)
+        return True
 
     def delete(self, job_id: str) -> None:
         """Forget a record; its files are the caller's."""
@@ -100,7 +101,14 @@ class Records:
         with self._redis.pipeline(transaction=False) as pipe:
             for job_id in ids:
                 pipe.hgetall(_key(job_id))
-            return [JobRecord.from_hash(fields) for fields in pipe.execute() if fields]
+            found = [fields for fields in pipe.execute() if fields]
+        records = []
+        for fields in found:
+            try:
+                records.append(JobRecord.from_hash(fields))
+            except RecordError as error:
+                logger.warning("%s", error)
+        return records
 
     def claim(
         self,
@@ -236,19 +244,6 @@ class Records:
             raise _unknown(job_id)
         self.mirror(job_id)
         return answer
-
-
-def _place(pipe: Pipeline, record: JobRecord, now: float) -> None:
-    """Put a record into the sorted set that it belongs to, if any."""
-    pipe.zrem(QUEUED, record.id)
-    pipe.zrem(RUNNING, record.id)
-    if record.over:
-        return
-    current = record.stages[record.missing[0]]
-    if current.state == "running":
-        pipe.zadd(RUNNING, {record.id: current.lease or 0})
-    else:
-        pipe.zadd(QUEUED, {record.id: now})
 
 
 def _key(job_id: str) -> str:

@@ -106,6 +106,23 @@ local function runs(stage, fence, owner)  -- whether the caller's claim stands
 end
 """
 
+# KEYS[4]: all jobs by the time they were made. ARGV: that time, state of the current stage, '' for
+# a job that is over, its lease, then field, text, field, text ... -> 1, or 0 where there is one
+CREATE = (
+    _PRELUDE
+    + """
+if get('id') then return 0 end
+for index = 4, #ARGV, 2 do set(ARGV[index], ARGV[index + 1]) end
+redis.call('ZADD', KEYS[4], ARGV[1], id)
+if ARGV[2] == 'running' then
+    redis.call('ZADD', running_jobs, ARGV[3], id)
+elseif ARGV[2] ~= '' then
+    wait()
+end
+return 1
+"""
+)
+
 # stage, previous stage or '', owner, worker, lease seconds, losses allowed, highest attempt known
 # -> {'claimed', fence} or {why not}
 CLAIM = (
@@ -153,7 +170,8 @@ if progress ~= '' then set(stage .. '.progress', progress) end
 if checkpoint ~= '' and tonumber(checkpoint) > tonumber(get(stage .. '.checkpoint') or '0') then
     set(stage .. '.checkpoint', checkpoint, stage .. '.losses', 0)
 end
-if tonumber(seconds) > 0 then renew(stage, tonumber(seconds)) end
+local left = tonumber(get(stage .. '.lease')) - now()
+if left < tonumber(seconds) * 5 / 6 then renew(stage, tonumber(seconds)) end  -- 15 s of 90 are over
 if get('cancel_requested') == '1' then return 'cancelled' end
 return 'held'
 """
@@ -216,6 +234,10 @@ LOSE = (
     _PRELUDE
     + """
 local stage, fence, owner, why, limit = unpack(ARGV)
+local state = get(stage .. '.state')
+if holds(stage, fence, owner) and state ~= 'running' and not get(stage .. '.expired') then
+    return state  -- asked twice: the first answer was lost
+end
 if not runs(stage, fence, owner) then return 'lost' end
 return lose(stage, why, limit)
 """
@@ -294,17 +316,4 @@ return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', latest, 'LIMIT', 0, ARGV[2])
 WAIT_ANEW = """
 local time = redis.call('TIME')
 return redis.call('ZADD', KEYS[1], 'XX', time[1] + time[2] / 1000000, ARGV[1])
-"""
-
-# worker name -> adds it to the sorted set of live workers, by Redis's clock
-BEAT = """
-local time = redis.call('TIME')
-redis.call('ZADD', KEYS[1], time[1], ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', time[1] - 3600)
-"""
-
-# seconds -> names of the workers heard of within them
-LIVING = """
-local time = redis.call('TIME')
-return redis.call('ZRANGEBYSCORE', KEYS[1], time[1] - ARGV[1], '+inf')
 """

@@ -23,6 +23,7 @@ from lorajob.stage import EXIT_FAILED, EXIT_STOPPED
 
 STAGE_COMMAND = (sys.executable, "-m", "lorajob.stage")
 TICK_SECONDS = 0.2
+STALLS_BEFORE_FIRST_STEP = 4  # a base model of gigabytes may have to come from the Hub
 PROGRESS_SECONDS = 0.5  # progress is told at most this often
 SECRET_WORDS = ("PASSWORD", "SECRET", "BASIC_AUTH", "REDISCLI_AUTH", "BROKER_URL", "RESULT_BACKEND")
 
@@ -112,6 +113,7 @@ class Said:
     progress: Progress | None = None
     error: dict[str, Any] | None = None
     heard_at: float = field(default_factory=time.monotonic)  # of its last step, or its start
+    stepped: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take_progress(self) -> Progress | None:
@@ -125,7 +127,7 @@ class Said:
         event.pop("stage", None)
         with self.lock:
             if kind == "progress":
-                self.progress, self.heard_at = event, time.monotonic()
+                self.progress, self.heard_at, self.stepped = event, time.monotonic(), True
             elif kind == "error":
                 self.error = event
 
@@ -147,7 +149,8 @@ def supervise(
 
     `watch` gets new progress, or None, about every `watch_seconds` and says whether to stop and
     why: SIGTERM first and SIGKILL after `grace_seconds`, or SIGKILL at once where the claim is
-    lost. A stage that reports no step for `stall_seconds` is stopped as well.
+    lost. A stage that reports no step for `stall_seconds`, four times as long before its first, is
+    stopped as well.
     The child's standard error goes to log/STAGE.log, framed by a line at the start and the end.
     """
     path = job.log_path(stage)
@@ -217,7 +220,8 @@ def _watch_child(
             told, pending = now, None
             if reason is not None:
                 child.stop(reason, grace_seconds)
-        if now - child.said.heard_at >= stall_seconds:
+        patience = stall_seconds * (1 if child.said.stepped else STALLS_BEFORE_FIRST_STEP)
+        if now - child.said.heard_at >= patience:
             child.stop("stalled", grace_seconds)
         if child.kill_at is not None and now >= child.kill_at:
             child.signal(signal.SIGKILL)

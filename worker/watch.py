@@ -1,7 +1,6 @@
 """The record's side of a running stage: progress in, lease renewed, cancellation out."""
 
 import logging
-import time
 from collections.abc import Callable
 
 from redis.exceptions import RedisError
@@ -35,23 +34,18 @@ class RecordWatch:
         self._claim = claim
         self._lease_seconds = lease_seconds
         self._show = show
-        self._renewed = time.monotonic()
         self._unheard = False
 
     def __call__(self, progress: Progress | None) -> StopReason | None:
         """Write progress and hear why to stop, if at all."""
-        now = time.monotonic()
-        due = now - self._renewed >= self._lease_seconds / RENEWALS_A_LEASE
         try:
-            answer = self._records.touch(self._claim, progress, self._lease_seconds if due else 0)
+            answer = self._records.touch(self._claim, progress, self._lease_seconds)
             self._unheard = False
         except RedisError as error:
             if not self._unheard:
                 logger.warning("%s %s goes on without Redis: %s", *self._name, error)
             self._unheard = True
             return "shutdown" if stopping() else None
-        if due:
-            self._renewed = now
         if answer != "held":
             return answer
         if progress is not None:

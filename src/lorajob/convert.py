@@ -72,14 +72,14 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         merged = merge(folder, adapter, Path(scratch, "merged"))
         pace.done("merged")
         float32 = ct2.convert(merged, Path(scratch, "float32"), "float32")
-        difference, merged_texts = compare(check, merged, float32, report)
+        difference, merged_texts = compare(check, merged, float32, pace)
         pace.done("parity")
         by_type: dict[str, Scores] = {}
         sampled = {"merged": score(check.references(sample), merged_texts)}
         for number, kind in enumerate(types):
             target = ct2.convert(merged, out / ("model" if number == 0 else f"model-{kind}"), kind)
             pace.done(f"{kind} converted")
-            texts = _transcripts(check, target, report)
+            texts = _transcripts(check, target, pace)
             by_type[kind] = score(check.references(indices), texts)
             chosen = [texts[index] for index in sample]
             sampled[kind] = score(check.references(sample), chosen)
@@ -108,6 +108,11 @@ class _Pace:
         self._report.progress(self._step, self._steps, phase=phase)
         self._report.check_stop()
 
+    def goes_on(self, phase: str, done: int, total: int) -> None:
+        """Within a step, so that nobody takes the stage to stand still."""
+        self._report.progress(self._step, self._steps, phase=f"{phase} {done}/{total}")
+        self._report.check_stop()
+
 
 def _write_parity(
     path: Path, result: ConvertResult, sampled: dict[str, Scores], heard: list[dict[str, str]]
@@ -133,7 +138,7 @@ def spread(indices: Sequence[int], count: int) -> list[int]:
     return [indices[int(place)] for place in chosen.round()]
 
 
-def compare(check: _Check, merged: Path, float32: Path, report: Report) -> tuple[float, list[str]]:
+def compare(check: _Check, merged: Path, float32: Path, pace: _Pace) -> tuple[float, list[str]]:
     """The largest difference in log-probability over the sample, and transformers' transcripts.
 
     Raises ParityError, with the token's two values, over `MAX_LOGPROB_DIFFERENCE`.
@@ -144,8 +149,8 @@ def compare(check: _Check, merged: Path, float32: Path, report: Report) -> tuple
     limit = ct2.max_new_tokens(max(int(check.store.tokens[index]) for index in check.indices))
     worst = 0.0
     transcripts = []
-    for index in check.sample:
-        report.check_stop()
+    for done, index in enumerate(check.sample):
+        pace.goes_on("parity", done, len(check.sample))
         audio, text = check.store.audio(index), check.store.texts[index]
         features = log_mel(pad_windows([audio]))
         ours = log_probabilities(model, features, check.labels, text)
@@ -192,12 +197,14 @@ def greedy(
     return labels.decode(ids[0].tolist())
 
 
-def _transcripts(check: _Check, model: Path, report: Report) -> list[str]:
+def _transcripts(check: _Check, model: Path, pace: _Pace) -> list[str]:
     config = check.spec.evaluate
     decoder = ct2.Decoder(model, check.labels)
-    return decoder.transcribe(
-        check.store, check.indices, config.batch_size, done=lambda clips: report.check_stop()
-    )
+
+    def done(clips: int) -> None:
+        pace.goes_on("decoding", clips, len(check.indices))
+
+    return decoder.transcribe(check.store, check.indices, config.batch_size, done=done)
 
 
 def listen(check: _Check, folder: Path) -> list[dict[str, str]]:

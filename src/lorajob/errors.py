@@ -49,6 +49,12 @@ class AttemptLost(LorajobError):
     kind = "lost"
 
 
+class MemoryLack(LorajobError):
+    """No memory was left, on this machine or its GPU: another attempt may find some."""
+
+    kind = "memory"
+
+
 class DiskError(LorajobError):
     """There is no room left for what a stage writes."""
 

@@ -56,6 +56,8 @@ def load_whisper(
             use_safetensors=True,
             attn_implementation="sdpa",
         )
+    except torch.OutOfMemoryError:
+        raise  # no fault of the model's
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"base_model: {folder} does not load as a Whisper: {reason}") from error

@@ -1,7 +1,7 @@
 """`python -m lorajob.stage STAGE JOB_DIR` runs one stage of a job, with or without a service.
 
 Exit codes: 0 finished (or finished before), 1 a LorajobError (said in one line), 3 stopped on
-request, anything else a bug with its traceback on standard error.
+request, 4 or anything else a bug with its traceback on standard error.
 """
 
 import argparse
@@ -18,14 +18,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from lorajob.disk import says_full
-from lorajob.errors import DiskError, LorajobError, StageError, StageStopped
+from lorajob.errors import DiskError, LorajobError, MemoryLack, StageError, StageStopped
 from lorajob.jobdir import STAGES, JobDir
 from lorajob.report import Report
+from lorajob.room import first_line, says_full, says_out_of_memory
 from lorajob.spec import JobSpec
 
 EXIT_FAILED = 1
 EXIT_STOPPED = 3
+EXIT_BROKEN = 4
 
 
 def run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> dict[str, Any]:
@@ -49,6 +50,8 @@ def run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> dict[str
         return job.commit(stage, out, result.model_dump(mode="json") | cost.so_far())
     except Exception as error:
         shutil.rmtree(out, ignore_errors=True)  # what outlasts an attempt lies elsewhere
+        if says_out_of_memory(error):
+            raise MemoryLack(f"stage {stage} ran out of memory: {first_line(error)}") from error
         if says_full(error):
             raise DiskError(
                 f"{job.root}: no room left on the disk for stage {stage}; "
@@ -110,6 +113,11 @@ def main(argv: list[str] | None = None) -> int:
         logging.getLogger(__name__).error("%s", error)
         report.error(error.kind, str(error))
         return EXIT_FAILED
+    except Exception:
+        # caught, not left to the interpreter, which would keep what the traceback refers to and
+        # wait at its end for loader processes that heed no signal
+        logging.getLogger(__name__).exception("stage %s broke", args.stage)
+        return EXIT_BROKEN
     return 0
 
 

@@ -1,0 +1,175 @@
+"""The public recipe and lorajob side by side: one corpus, the same clips, epochs and base model.
+
+    python bench/compare.py --corpus cv-corpus-ml.tar.gz --lang ml --epochs 1 --json ml.json
+
+Every phase of both is a process of its own; its CPU seconds are the kernel's count, start-up and
+loading of the model included. lorajob's stages run by hand, without a service. Evaluation is told a
+decoded clip, since lorajob decodes each with the base model too.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from real_speech import RESULTS, machine
+
+from lorajob.base_model import local_model
+from lorajob.clipstore import ClipStore
+from lorajob.jobdir import JobDir, write_json
+from lorajob.languages import find_language
+from lorajob.scoring import score
+from lorajob.spec import build_spec
+
+RECIPE = Path(__file__).with_name("seed_recipe.py")
+PHASES = {"prepare": "preprocess", "train": "train", "evaluate": "evaluate"}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--corpus", type=Path, help="release or manifest; default: the demo's")
+    parser.add_argument("--lang", default="hi", help="code of the language (default: hi)")
+    parser.add_argument("--base-model", default="demo/whisper-base", help="as for submit")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--limit-train", type=int, help="use so many of the training clips")
+    parser.add_argument("--limit-test", type=int, help="use so many of the test clips")
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--results", type=Path, help=f"append a table here, such as {RESULTS.name}")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="lorajob-compare-") as name:
+        work = Path(name)
+        corpus = args.corpus or _spoken(work)
+        job, ours = run_ours(work / "ours", corpus, args)
+        recipe = run_recipe(work / "recipe", corpus, job, args)
+    figures = compare(ours, recipe)
+    if args.json:
+        write_json(args.json, figures)
+    section = _section(figures, args, corpus.name)
+    if args.results:
+        with args.results.open("a", encoding="utf-8") as file:
+            file.write(section)
+    print(section)
+    return 0
+
+
+def run_ours(folder: Path, corpus: Path, args: argparse.Namespace) -> tuple[JobDir, dict[str, Any]]:
+    """lorajob's first three stages, and what each took."""
+    sets = [f"train.epochs={args.epochs}"]
+    sets += [f"preprocess.max_train_clips={args.limit_train}"] if args.limit_train else []
+    sets += [f"preprocess.max_test_clips={args.limit_test}"] if args.limit_test else []
+    values = {"language": args.lang, "corpus": str(corpus.resolve()), "base_model": args.base_model}
+    spec = build_spec(values, sets=[*sets, *args.sets])
+    job = JobDir(folder)
+    write_json(job.spec_path, spec.model_dump(mode="json"))
+    local_model(spec.base_model)  # converted once, before anything is measured
+    took: dict[str, Any] = {}
+    for phase, stage in PHASES.items():
+        with _cpu_of_children(took, phase):
+            _run([sys.executable, "-m", "lorajob.stage", stage, str(job.root)])
+    read, scores = job.result("preprocess"), job.result("evaluate")
+    assert read is not None and scores is not None
+    took |= {"bytes": read["bytes"], "wer": scores["tuned"]["wer"], "cer": scores["tuned"]["cer"]}
+    took |= {"train_clips": read["train_clips"], "test_clips": read["test_clips"]}
+    return job, took | {"decoded": 2 * read["test_clips"], "base": scores["base"]}
+
+
+def run_recipe(work: Path, corpus: Path, job: JobDir, args: argparse.Namespace) -> dict[str, Any]:
+    """The recipe on the clips that lorajob kept, and what each phase took."""
+    work.mkdir()
+    splits = {name: ClipStore(job.stage_dir("preprocess") / name) for name in ("train", "test")}
+    language = find_language(args.lang)
+    values = {
+        "base": str(local_model(args.base_model)),
+        "corpus": str(corpus.resolve()),
+        "language": language.code,
+        "language_name": language.token,
+        "epochs": args.epochs,
+        "seed": 0,
+    } | {name: store.ids for name, store in splits.items()}
+    write_json(work / "recipe.json", values)
+    took: dict[str, Any] = {}
+    for phase in PHASES:
+        with _cpu_of_children(took, phase):
+            _run([sys.executable, str(RECIPE), phase, str(work)])
+    heard = json.loads((work / "hypotheses.json").read_text("utf-8"))
+    scores = score(splits["test"].texts, heard)
+    stored = sum(path.stat().st_size for path in work.glob("*.arrow"))
+    return took | {"bytes": stored, "wer": scores.wer, "cer": scores.cer, "decoded": len(heard)}
+
+
+def compare(ours: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
+    """The ratios, recipe over ours, and both sides' figures."""
+    a_clip = {side: it["evaluate"] / it["decoded"] for side, it in (("o", ours), ("r", recipe))}
+    return {
+        "prepare_ratio": recipe["prepare"] / ours["prepare"],
+        "train_ratio": recipe["train"] / ours["train"],
+        "evaluate_ratio": a_clip["r"] / a_clip["o"],
+        "bytes_ratio": recipe["bytes"] / ours["bytes"],
+        "wer": {"recipe": recipe["wer"], "ours": ours["wer"]},
+        "cer": {"recipe": recipe["cer"], "ours": ours["cer"]},
+        "recipe": recipe,
+        "ours": ours,
+    }
+
+
+@contextmanager
+def _cpu_of_children(took: dict[str, Any], phase: str) -> Iterator[None]:
+    """Note the CPU seconds, user and system, of the processes that the block waits for."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    yield
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    took[phase] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def _run(command: list[str]) -> None:
+    started = time.monotonic()
+    print(f"$ {shlex.join(command)}", file=sys.stderr, flush=True)
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True, env=os.environ)
+    print(f"  {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+
+
+def _spoken(work: Path) -> Path:
+    from lorajob.demo.speech import demo_corpus
+
+    return demo_corpus(work / "corpora")
+
+
+def _section(figures: dict[str, Any], args: argparse.Namespace, corpus: str) -> str:
+    ours, recipe = figures["ours"], figures["recipe"]
+    words = ["python", "bench/compare.py", "--corpus", corpus, "--lang", args.lang]
+    words += ["--base-model", args.base_model, "--epochs", str(args.epochs)]
+    for name, value in (("--limit-train", args.limit_train), ("--limit-test", args.limit_test)):
+        words += [name, str(value)] if value else []
+    words += [word for line in args.sets for word in ("--set", line)]
+    lines = [
+        f"\n## {args.lang}, {args.base_model}, side by side, {time.strftime('%Y-%m-%d')}\n",
+        f"- Machine: {machine()}",
+        f"- Command: `{shlex.join(words)}`",
+        f"- Clips: {ours['train_clips']} to train on, {ours['test_clips']} to test; base model "
+        f"WER {ours['base']['wer']:.1f}, CER {ours['base']['cer']:.1f}\n",
+        "| | recipe | lorajob | ratio |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    rows = [(f"{phase}, CPU s", phase, f"{phase}_ratio", 1) for phase in PHASES]
+    for title, key, ratio, digits in [*rows, ("bytes, MB", "bytes", "bytes_ratio", 1)]:
+        unit = 1e6 if key == "bytes" else 1
+        a, b = (f"{side[key] / unit:.{digits}f}" for side in (recipe, ours))
+        lines.append(f"| {title} | {a} | {b} | {figures[ratio]:.2f} |")
+    for key in ("wer", "cer"):
+        lines.append(f"| {key.upper()} % | {recipe[key]:.1f} | {ours[key]:.1f} | |")
+    lines += ["", "Evaluation's ratio is a decoded clip: lorajob decodes with the base model, too."]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
