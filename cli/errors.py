@@ -1,6 +1,5 @@
 """How what goes wrong reaches the user: one line on standard error and an exit code."""
 
-import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -10,10 +9,10 @@ from dataclasses import dataclass
 import click
 
 from lorajob.errors import LorajobError, UsageError
+from lorajob.room import FULL
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-FULL = (errno.ENOSPC, errno.EDQUOT)  # said by write(2), which knows no file name
 EXIT_INTERRUPTED = 130  # as a shell reports a command that Ctrl-C ended
 
 

@@ -69,7 +69,7 @@ class Pipeline:
             with service_errors(self._settings):
                 self._records.create(record)
             _send(record, self._settings)
-        except BaseException:
+        except BaseException:  # Ctrl-C, too, leaves nothing half submitted
             self._withdraw(record)
             raise
         return job_id

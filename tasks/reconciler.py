@@ -68,6 +68,7 @@ class Reconciler:
             logger.info("this turn took longer than its lock; another worker may look as well")
         except RedisError as error:
             self._quiet_until = time.monotonic() + self._lease
+            self._expired.clear()
             if not self._unheard:
                 logger.warning("the reconciler waits for Redis: %s", error)
             self._unheard = True
@@ -82,8 +83,8 @@ class Reconciler:
         machine that was suspended perhaps, has renewed it by now.
         """
         expired = self._records.expired(AT_ONCE)
-        before, self._expired = self._expired, set(expired)
-        for job_id in before & self._expired:
+        before, self._expired = self._expired, set(expired) - self._expired
+        for job_id in before.intersection(expired):
             answer = self._records.expire(job_id, self._settings.max_losses)
             logger.info("%s: its worker's lease ran out; it is %s", job_id, answer)
             if answer == "queued":

@@ -31,6 +31,7 @@ class StageFailed(Exception):
     """A stage failed; the message is the record's."""
 
 
+# Celery has no types: hence the four decorators that mypy is told to pass over.
 STAGE = {"bind": True, "throws": (StageFailed,)}
 
 

@@ -81,7 +81,7 @@ def test_help_loads_neither_torch_nor_celery_nor_pydantic() -> None:
 def test_the_help_of_the_group_agrees_with_its_commands() -> None:
     listing = run("--help", env=environment()).stdout
     for name, (_, text) in COMMANDS.items():
-        command = cli.get_command(None, name)  # type: ignore[arg-type]
+        command = cli.get_command(None, name)
         assert command is not None
         assert command.name == name
         assert command.help
@@ -94,7 +94,7 @@ def test_the_help_of_submit_names_every_setting_with_default_and_meaning() -> No
         if "." in name:
             config, _, field = name.partition(".")
             kind = JobSpec.model_fields[config].annotation
-            description = kind.model_fields[field].description  # type: ignore[union-attr]
+            description = kind.model_fields[field].description
             assert f"{name}=" in text
             assert description
             assert description in text

@@ -153,7 +153,7 @@ def test_any_archive(folder, members, mode, damage):
 
 def archive(members: list[tuple[str, bytes, bytes]], mode: str) -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode) as tar:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=buffer, mode=mode) as tar:
         for name, kind, data in members:
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, "/etc/passwd"

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from lorajob.errors import StageError
-from lorajob.jobdir import MANIFEST, JobDir
+from lorajob.errors import AttemptLost, StageError
+from lorajob.jobdir import MANIFEST, JobDir, write_json
 
 
 def test_a_commit_brings_the_files_and_their_hashes_to_the_stages_place(tmp_path: Path) -> None:
@@ -31,6 +31,19 @@ def test_the_first_commit_wins(tmp_path: Path) -> None:
     job.commit("train", second, {"attempt": 2})
     assert job.commit("train", first, {"attempt": 1}) == {"attempt": 2}
     assert not first.exists()
+
+
+def test_a_folder_made_anew_after_a_later_attempt_began_is_not_committed(tmp_path: Path) -> None:
+    job = JobDir(tmp_path)
+    first = job.new_attempt("convert", 1)
+    (first / "model").touch()
+    second = job.new_attempt("convert", 2)
+    write_json(first / "parity.json", {})  # makes the folder again
+    with pytest.raises(AttemptLost, match="a later attempt has taken over"):
+        job.commit("convert", first, {"attempt": 1})
+    assert job.result("convert") is None
+    assert job.commit("convert", second, {"attempt": 2}) == {"attempt": 2}
+    assert sorted(path.name for path in job.stage_dir("convert").iterdir()) == [MANIFEST]
 
 
 def test_a_new_attempt_removes_what_earlier_ones_left_and_no_other(tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 """Attempts that are lost: how often, by whom, and what the record tells of them afterwards."""
 
+import threading
 import time
 
 import pytest
+from redis.exceptions import ResponseError
 
+from lorajob.worker.connect import patiently
 from lorajob.worker.record import EndedAttempt
 from lorajob.worker.records import QUEUED, RUNNING, Claim, Refusal
+from tests.service import wait_for
 from tests.test_records import LEASE, LOSSES, claim, create, finish, job, records, redis
 
 __all__ = ["job", "records", "redis"]
@@ -191,3 +195,33 @@ def test_an_attempt_made_by_hand_is_outnumbered(records, job):
     assert isinstance(claimed, Claim) and claimed.fence == 8
     records.release(claimed, "its worker was told to stop")
     assert claim(records, job).fence == 9
+
+
+@pytest.mark.parametrize("step", ["claim", "commit"])
+def test_a_redis_that_is_full_is_asked_again_until_it_has_room(records, job, redis, caplog, step):
+    held = claim(records, job) if step == "commit" else None
+
+    def ask():
+        if held is None:
+            return records.claim(job.id, "preprocess", "w", LEASE, LOSSES)
+        return records.commit(held, {})
+
+    def make_room():
+        wait_for(lambda: "Redis refuses, and is asked again" in caplog.text)
+        redis.config_set("maxmemory", "0")
+
+    redis.config_set("maxmemory", "1")
+    room = threading.Thread(target=make_room)
+    room.start()
+    try:
+        answer = patiently(ask)
+    finally:
+        room.join()
+        redis.config_set("maxmemory", "0")
+    assert answer == "settled" if held else isinstance(answer, Claim)
+
+
+def test_a_mistake_of_ours_is_not_asked_again(redis):
+    redis.set("lorajob:text", "x")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        patiently(lambda: redis.hget("lorajob:text", "field"))

@@ -19,8 +19,8 @@ from tests.fleet import (
     stage_processes,
     trainer,
 )
-from tests.procs import limit_files
-from tests.service import wait_for
+from tests.procs import limit_files, running
+from tests.service import command_lines, wait_for
 from tests.test_failures import SAVE_STEPS, checkpoints, commits, resumed_at
 
 __all__ = ["expected", "fleet"]
@@ -197,6 +197,10 @@ def test_results_that_expired_change_nothing(fleet):
     assert commits(done) == list(STAGES)
 
 
-def test_nobody_but_the_workers_is_left(fleet):
-    fleet.close()
-    assert fleet.server is not None and fleet.server.poll() == -signal.SIGKILL
+def test_whatever_these_failures_left_ends_with_its_worker(fleet):
+    trees = [pid for worker in fleet.alive("cpu") + fleet.alive("gpu") for pid in worker.tree()]
+    assert trees
+    for worker in fleet.alive("cpu") + fleet.alive("gpu"):
+        worker.signal(signal.SIGTERM)
+    wait_for(lambda: not any(running(pid) for pid in trees), 60)
+    assert not [line for line in command_lines().values() if str(fleet.settings.jobs) in line]

@@ -134,6 +134,7 @@ def test_a_stage_whose_lease_ran_out_is_sent_again_and_at_last_given_up(
     redis.delete("gpu")
     claim(records, job, "train", lease=0)
     reconciler.turn()
+    assert records.load(job.id).stages["train"].state == "running"  # the new owner, too
     reconciler.turn()
     assert waiting(redis) == []
     assert records.load(job.id).state == "failed"

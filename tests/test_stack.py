@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from redis.exceptions import RedisError
 
 from lorajob.errors import ServiceError
 from lorajob.worker.connect import connect
@@ -61,7 +62,7 @@ def test_a_stack_keeps_what_dies_refuses_a_second_and_leaves_nothing(home):
 def answers(redis) -> bool:
     try:
         return redis.ping()
-    except Exception:
+    except RedisError:
         return False
 
 

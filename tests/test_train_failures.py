@@ -1,17 +1,20 @@
 """What training does when memory or disk run out, or another attempt takes over."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import WhisperForConditionalGeneration
 
 from lorajob import train
 from lorajob.checkpoint import take_over
-from lorajob.errors import AttemptLost, DiskError, ModelError, StageStopped
+from lorajob.errors import AttemptLost, DiskError, MemoryLack, ModelError, StageStopped
 from lorajob.report import Report
-from lorajob.stage import run_stage
+from lorajob.stage import EXIT_BROKEN, run_stage
 from tests.procs import limit_files
 from tests.test_train import SHORT, StopAt, history
 from tests.tiny import make_job
@@ -98,3 +101,27 @@ def test_a_full_disk_is_one_error_and_leaves_no_half_of_anything(
         limit_files(os.getpid(), -1)
     assert [path.name for path in (job.checkpoints / "1").iterdir()] == ["step-3"]
     assert not list((job.root / "attempts").iterdir())
+
+
+def test_a_bug_beside_loader_processes_ends_the_stage_with_its_traceback(
+    tiny_whisper: Path, tmp_path: Path
+) -> None:
+    job = make_job(tmp_path, tiny_whisper, *SHORT, "train.loader_workers=2")
+    for shard in (job.stage_dir("preprocess") / "train").glob("*.arrow"):
+        shard.write_bytes(shard.read_bytes().replace(b"fLaC", b"oops"))
+    command = [sys.executable, "-m", "lorajob.stage", "train", str(job.root)]
+    stage = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    assert stage.returncode == EXIT_BROKEN
+    assert "Traceback" in stage.stderr and "stage train broke" in stage.stderr
+
+
+def test_memory_lacking_outside_a_step_is_no_fault_of_the_job(
+    tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(WhisperForConditionalGeneration, "from_pretrained", full)
+    job = make_job(tmp_path, tiny_whisper, *SHORT)
+    with pytest.raises(MemoryLack, match="stage train ran out of memory: CUDA out of memory"):
+        run_stage("train", job, 1, Report("train"))

@@ -52,7 +52,10 @@ def configuration(url: str, grace_seconds: float = 60) -> dict[str, Any]:
         "task_serializer": "json",
         "result_serializer": "json",
         # Two queues, declared; a misspelt one is an error, not a queue nobody reads.
-        "task_queues": [Queue(name, routing_key=name) for name in QUEUE_NAMES],  # type: ignore[no-untyped-call]
+        "task_queues": [
+            Queue(name, routing_key=name)  # type: ignore[no-untyped-call]  # kombu has no types
+            for name in QUEUE_NAMES
+        ],
         "task_routes": {f"lorajob.{stage}": {"queue": queue} for stage, queue in QUEUES.items()},
         "task_default_queue": "cpu",
         "task_default_exchange": "lorajob",

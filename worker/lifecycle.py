@@ -3,7 +3,7 @@
 In the main process: a heartbeat, and at shutdown a flag file that supervisors in the pool's
 children look for (a signal reaches the main process only, and Redis may be gone by then). The
 reconciler has its place here too: it belongs to lorajob.tasks, which this package does not
-import, so it connects itself to `worker_ready` and `worker_shutting_down` when the worker loads
+import, so it connects itself to `worker_ready` and `worker_shutdown` when the worker loads
 the tasks.
 """
 

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorajob.errors import StageError
+from lorajob.errors import AttemptLost, StageError
 
 STAGES = ("preprocess", "train", "evaluate", "convert")
 JOB_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 MANIFEST = "manifest.json"
+MARK = ".attempt"  # in an attempt's folder from its beginning to its commit
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,12 @@ class JobDir:
         for left in attempts.glob(f"{stage}-*"):
             number = left.name.rpartition("-")[2]
             if number.isdigit() and int(number) <= attempt:
-                shutil.rmtree(left, ignore_errors=True)
+                gone = left.with_name(f".gone-{left.name}")
+                shutil.rmtree(gone, ignore_errors=True)
+                left.rename(gone)  # at once, for whoever still writes there
+                shutil.rmtree(gone, ignore_errors=True)
         path.mkdir(parents=True)
+        (path / MARK).touch()
         return path
 
     def last_attempt(self, stage: str) -> int:
@@ -95,7 +100,15 @@ class JobDir:
         """Make an attempt's folder the stage's: fsync, manifest, one rename. Returns the result.
 
         The first commit wins. A later one is discarded, and the result that stands is returned.
+        Raises AttemptLost where a later attempt has removed the folder, were it made anew since.
         """
+        try:
+            (attempt_dir / MARK).unlink()
+        except FileNotFoundError:
+            shutil.rmtree(attempt_dir, ignore_errors=True)
+            if (standing := self.result(stage)) is not None:
+                return standing
+            raise AttemptLost(f"{attempt_dir}: a later attempt has taken over") from None
         manifest = {"stage": stage, "files": hash_files(attempt_dir), "result": result}
         write_json(attempt_dir / MANIFEST, manifest)
         sync_tree(attempt_dir)

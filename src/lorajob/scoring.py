@@ -24,7 +24,7 @@ _FEATURES = datasets.Features(
 )
 
 
-class WordErrorRate(evaluate.Metric):  # type: ignore[misc]
+class WordErrorRate(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
     """`compute(predictions=, references=)` -> {"wer": percent}. Downloads nothing."""
 
     def _info(self) -> evaluate.MetricInfo:
@@ -34,7 +34,7 @@ class WordErrorRate(evaluate.Metric):  # type: ignore[misc]
         return {"wer": 100 * jiwer.wer(references, predictions)}
 
 
-class CharacterErrorRate(evaluate.Metric):  # type: ignore[misc]
+class CharacterErrorRate(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
     """`compute(predictions=, references=)` -> {"cer": percent}. Downloads nothing."""
 
     def _info(self) -> evaluate.MetricInfo:
