@@ -7,6 +7,7 @@ request, 4 or anything else a bug with its traceback on standard error.
 import argparse
 import importlib
 import logging
+import multiprocessing
 import os
 import resource
 import shutil
@@ -113,11 +114,11 @@ def main(argv: list[str] | None = None) -> int:
         logging.getLogger(__name__).error("%s", error)
         report.error(error.kind, str(error))
         return EXIT_FAILED
-    except Exception:
-        # caught, not left to the interpreter, which would keep what the traceback refers to and
-        # wait at its end for loader processes that heed no signal
+    except Exception:  # a bug: its traceback goes to the log, and the processes below must end too
         logging.getLogger(__name__).exception("stage %s broke", args.stage)
         return EXIT_BROKEN
+    finally:
+        _end_loaders()
     return 0
 
 
@@ -127,6 +128,15 @@ def _listen_for_stop(report: Report) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, request)
+
+
+def _end_loaders() -> None:
+    """Kill what multiprocessing still runs for this process: loader processes heed no SIGTERM, and
+    Python would wait for them at its end.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises for a loader that dies
+    for child in multiprocessing.active_children():
+        child.kill()
 
 
 def _end_with_supervisor() -> None:
