@@ -1,6 +1,7 @@
 """The `lorajob` command as a user runs it, and jobs made for it to show."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -48,7 +49,13 @@ def run(
 def start(*args: str, env: dict[str, str], **options: Any) -> subprocess.Popen[str]:
     """Start `lorajob ARGS` with pipes to read from."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-    return subprocess.Popen([*LORAJOB, *args], env=env, text=True, **pipes)
+    line = [*LORAJOB, *args]
+    return subprocess.Popen(line, env=env, text=True, preexec_fn=_heed_ctrl_c, **pipes)
+
+
+def _heed_ctrl_c() -> None:
+    """As at a terminal; what a shell starts in the background ignores SIGINT, its heirs too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finished(*stages: str) -> dict[str, StageRecord]:

@@ -209,7 +209,7 @@ def test_following_logs_ends_with_the_job(
         with (log / "train.log").open("a", encoding="utf-8") as file:
             file.write("step 2\n")
         assert process.stdout.readline() == "step 2\n"
-        records.create(record.model_copy(update={"state": "cancelled"}))
+        assert records.cancel(JOB) == "cancelled"
         assert process.stdout.read() == ""
     assert process.returncode == 0
 

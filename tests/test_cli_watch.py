@@ -12,6 +12,7 @@ import pytest
 from lorajob.jobdir import STAGES
 from lorajob.worker.connect import connect
 from lorajob.worker.heartbeats import Heartbeat
+from lorajob.worker.record import StageRecord
 from lorajob.worker.records import Claim, Records
 from lorajob.worker.settings import Settings
 from tests.command import (
@@ -134,14 +135,9 @@ def test_ctrl_c_ends_the_watching_and_not_the_job(
 def test_a_terminal_gets_a_bar_a_stage_with_loss_and_eta(
     env: dict[str, str], records: Records, jobs: Path
 ) -> None:
-    records.create(job_record(jobs, state="running", stages=finished("preprocess")))
     # as the pipeline leaves it after preprocess
-    training = records.load(JOB).stages["train"].model_copy(update={"state": "queued"})
-    records.create(
-        records.load(JOB).model_copy(
-            update={"stages": records.load(JOB).stages | {"train": training}}
-        )
-    )
+    stages = finished("preprocess") | {"train": StageRecord(state="queued")}
+    records.create(job_record(jobs, state="running", stages=stages))
     claimed = claim(records, "train")
     records.touch(claimed, {"step": 45, "total": 180, "loss": 1.934, "eta_seconds": 754.2})
     keyboard, terminal = pty.openpty()
