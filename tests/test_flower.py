@@ -15,14 +15,14 @@ from tests.service import FLOWER_PASSWORD, command_lines, settings_for, wait_for
 
 # What a task does with its progress, in a process that finds Redis as a worker does.
 SHOW_PROGRESS = """
-import sys
-from lorajob.tasks.stages import show_progress, train
-from lorajob.tasks.pipeline import Pipeline
-from lorajob.worker.settings import Settings
-record = Pipeline(Settings()).load(sys.argv[1])
+import sys, time
+from lorajob.tasks.progress import ProgressMirror
+from lorajob.tasks.stages import train
 train.push_request(id=sys.argv[2], hostname="gpu@test")
-progress = {"step": 5, "total": 180, "loss": 2.125, "eta_seconds": 61.0}
-show_progress(train, record, "train", progress)
+with ProgressMirror(train, sys.argv[1], "hi", "train") as mirror:
+    mirror.show({"step": 5, "total": 180, "loss": 2.125, "eta_seconds": 61.0})
+    while train.AsyncResult(sys.argv[2]).state != "PROGRESS":
+        time.sleep(0.05)
 """
 
 
@@ -76,7 +76,7 @@ def test_flower_and_celery_show_progress(service):
     uuid = "0f0f0f0f-0000-4000-8000-000000000022"
     command = [sys.executable, "-c", SHOW_PROGRESS, record.id, uuid]
     env["LORAJOB_ARTIFACTS"] = str(service.settings.jobs)
-    subprocess.run(command, env=env, check=True)
+    subprocess.run(command, env=env, check=True, timeout=60)
     wait_for(lambda: uuid in json.loads(fetch(service, "api/tasks")))
     page = fetch(service, f"task/{uuid}")
     assert "PROGRESS" in page and "hi train 5/180, loss 2.125, 61 s left" in page
