@@ -59,7 +59,10 @@ class Recipe:
     def model(self) -> WhisperForConditionalGeneration:
         quantized = {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)} if CUDA else {}
         return WhisperForConditionalGeneration.from_pretrained(
-            self.values["base"], device_map="auto" if CUDA else None, **quantized
+            self.values["base"],
+            device_map="auto" if CUDA else None,
+            dtype=torch.float16 if CUDA else torch.float32,
+            **quantized,
         )
 
 
