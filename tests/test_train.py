@@ -15,12 +15,14 @@ from lorajob import train
 from lorajob.checkpoint import newest_checkpoint
 from lorajob.errors import ModelError, StageStopped, UsageError
 from lorajob.jobdir import JobDir
+from lorajob.loss import WhisperLoss
 from lorajob.model import load_for_training, pick_precision, pick_quantization
 from lorajob.packing import Window
 from lorajob.report import Report
 from lorajob.spec import JobSpec, TrainConfig
 from lorajob.stage import EXIT_STOPPED, run_stage
 from lorajob.tokens import Labels
+from lorajob.trainer import Run, learning_rate_factor
 from lorajob.windows import IGNORED, WindowDataset, collate
 from tests.tiny import make_job
 
@@ -82,7 +84,7 @@ def test_the_decoder_sees_one_start_token(tiny_whisper: Path, tmp_path: Path) ->
     dataset = WindowDataset(store, Labels(tiny_whisper, "hi"), [Window((0, 1), False)])
     batch = collate([dataset[0]])
     model = load_for_training(tiny_whisper, TrainConfig(rank=4), torch.device("cpu"))
-    given = train.WhisperLoss(model).decoder_input(batch.labels)[0].tolist()
+    given = WhisperLoss(model).decoder_input(batch.labels)[0].tolist()
     labels = Labels(tiny_whisper, "hi")
     assert given[:4] == labels.prompt
     assert given.count(labels.start) == 1
@@ -96,7 +98,7 @@ def test_the_loss_is_that_of_transformers(tiny_whisper: Path, tmp_path: Path) ->
     dataset = WindowDataset(store, Labels(tiny_whisper, "hi"), windows)
     batch = collate([dataset[0], dataset[1]])
     model = load_for_training(tiny_whisper, TrainConfig(rank=4), torch.device("cpu")).eval()
-    ours = train.WhisperLoss(model).eval()
+    ours = WhisperLoss(model).eval()
     with torch.no_grad():
         features = ours.log_mel(batch.audio)
         theirs = model.get_base_model()(input_features=features, labels=batch.labels).loss
@@ -151,7 +153,7 @@ def test_a_loss_that_is_no_number_fails_the_stage(
     tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = make_job(tmp_path, tiny_whisper, *SHORT)
-    monkeypatch.setattr(train._Loop, "_step", lambda self, batches, tokens: float("nan"))
+    monkeypatch.setattr(Run, "take_step", lambda self, batches, tokens: float("nan"))
     with pytest.raises(ModelError, match=r"the loss is nan .* lower train\.learning_rate"):
         run_stage("train", job, 1, Report("train"))
 
@@ -255,7 +257,7 @@ def test_modules_that_fit_no_layer_are_one_error(tiny_whisper: Path) -> None:
 
 
 def test_warm_up_is_at_most_a_tenth_and_the_rate_ends_at_zero() -> None:
-    factors = [train.learning_rate_factor(step, 10, 100) for step in range(101)]
+    factors = [learning_rate_factor(step, 10, 100) for step in range(101)]
     assert max(factors) == 1.0
     assert factors.index(1.0) == 10
     assert factors[100] == 0.0

@@ -10,9 +10,10 @@ import pytest
 import torch
 from transformers import WhisperForConditionalGeneration
 
-from lorajob import train
 from lorajob.checkpoint import take_over
 from lorajob.errors import AttemptLost, DiskError, MemoryLack, ModelError, StageStopped
+from lorajob.features import WINDOW_SAMPLES
+from lorajob.loss import WhisperLoss
 from lorajob.report import Report
 from lorajob.stage import EXIT_BROKEN, run_stage
 from tests.procs import limit_files
@@ -29,14 +30,14 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_steps(
     sets = (*SHORT, "train.dropout=0", "train.packing=false", "train.batch_clips=4")
     plain = make_job(tmp_path / "plain", tiny_whisper, *sets, "train.micro_batch=4")
     run_stage("train", plain, 1, Report("train"))
-    fits, forward = 1, train.WhisperLoss.forward
+    fits, forward = 1, WhisperLoss.forward
 
     def small_card(self: Any, audio: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        if len(audio) > fits:
+        if audio.numel() > fits * WINDOW_SAMPLES:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(self, audio, labels)
 
-    monkeypatch.setattr(train.WhisperLoss, "forward", small_card)
+    monkeypatch.setattr(WhisperLoss, "forward", small_card)
     job = make_job(tmp_path / "small", tiny_whisper, *sets, "train.micro_batch=4")
     with pytest.raises(StageStopped):
         run_stage("train", job, 1, StopAt(2))

@@ -1,11 +1,11 @@
-"""Training's checkpoints: adapter, optimizer, scheduler and random state, without pickle.
+"""Training's checkpoints: adapter, optimizer and scheduler, without pickle.
 
 A new attempt takes the folder of the one before over, by renaming it. So a writer that has lost its
 claim without knowing finds its folder gone, and nothing that it writes is ever read.
 
 JOB/checkpoints/ATTEMPT/step-N/
     adapter_model.safetensors adapter_config.json   PEFT's format
-    optimizer.safetensors random.safetensors        tensors
+    optimizer.safetensors                           its tensors
     state.json                                      the rest
     history.jsonl                                   every step so far
     manifest.json                                   sizes and hashes, written last
@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -134,7 +133,6 @@ def _write_checkpoint(
     save_adapter(model, scratch)
     tensors, rest = flatten_optimizer(optimizer)
     save_file(tensors, scratch / "optimizer.safetensors")
-    save_file(random_state(), scratch / "random.safetensors")
     write_json(scratch / "state.json", state | {"optimizer": rest})
     shutil.copyfile(history, scratch / "history.jsonl")
     write_json(scratch / MANIFEST, {"files": hash_files(scratch)})
@@ -142,10 +140,9 @@ def _write_checkpoint(
 
 
 def load_checkpoint(path: Path, optimizer: Optimizer) -> dict[str, Any]:
-    """Restore optimizer and random state; returns state.json. The adapter is loaded by PEFT."""
+    """Restore the optimizer; returns state.json. The adapter is loaded by PEFT."""
     state: dict[str, Any] = json.loads((path / "state.json").read_text("utf-8"))
     unflatten_optimizer(optimizer, load_file(path / "optimizer.safetensors"), state["optimizer"])
-    restore_random_state(load_file(path / "random.safetensors"))
     return state
 
 
@@ -187,18 +184,3 @@ def unflatten_optimizer(
         state.setdefault(int(index), {})[name] = value
     merged = [{**old, **new} for old, new in zip(current["param_groups"], groups, strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": merged})
-
-
-def random_state() -> dict[str, Tensor]:
-    """torch's generators: nothing else is random while training."""
-    state = {"cpu": torch.get_rng_state()}
-    for index in range(torch.cuda.device_count()):
-        state[f"cuda.{index}"] = torch.cuda.get_rng_state(index)
-    return state
-
-
-def restore_random_state(state: dict[str, Tensor]) -> None:
-    torch.set_rng_state(state["cpu"])
-    for index in range(torch.cuda.device_count()):
-        if f"cuda.{index}" in state:
-            torch.cuda.set_rng_state(state[f"cuda.{index}"], index)

@@ -78,8 +78,10 @@ class Decoder:
                 log.warning("CTranslate2 cannot use the GPU, so the CPU decodes: %s", error)
                 self.model = _load(folder, "cpu", compute_type)
 
-    def encode(self, clips: list[NDArray[np.float32]]) -> ctranslate2.StorageView:
-        features = self.log_mel(pad_windows(clips)).numpy()
+    def encode(
+        self, clips: list[NDArray[np.float32]], cut: bool = False
+    ) -> ctranslate2.StorageView:
+        features = self.log_mel(pad_windows(clips, cut)).numpy()
         return self.model.encode(ctranslate2.StorageView.from_array(np.ascontiguousarray(features)))
 
     def transcribe(
@@ -89,17 +91,19 @@ class Decoder:
         batch_size: int,
         beam_size: int = 1,
         done: Callable[[int], None] = lambda clips: None,
+        cut: bool = False,
     ) -> list[str]:
         """The transcripts of `indices`, in their order; no timestamps, fallback or voice detection.
 
-        Batches hold clips of like length, since a batch ends with its longest transcript.
+        Batches hold clips of like length, since a batch ends with its longest transcript. `cut`
+        windows end behind the clip; only a model trained on such does not repeat itself then.
         """
         order = sorted(range(len(indices)), key=lambda place: -store.seconds[indices[place]])
         texts = [""] * len(indices)
         finished = 0
         limit = max_new_tokens(max(int(store.tokens[index]) for index in indices))
         for places in _chunks(order, batch_size):
-            encoded = self.encode([store.audio(indices[place]) for place in places])
+            encoded = self.encode([store.audio(indices[place]) for place in places], cut)
             results = self.model.generate(
                 encoded,
                 [self.labels.prompt] * len(places),

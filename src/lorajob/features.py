@@ -4,6 +4,8 @@ The same numbers as transformers' WhisperFeatureExtractor (openai/whisper's log_
 to 1e-4, without keeping padded features on disk.
 """
 
+import math
+
 import librosa
 import numpy as np
 import torch
@@ -13,6 +15,8 @@ from torch import Tensor, nn
 SAMPLE_RATE = 16_000
 WINDOW_SECONDS = 30
 WINDOW_SAMPLES = SAMPLE_RATE * WINDOW_SECONDS
+FRAME_SAMPLES = 320  # an encoder frame: two of the log-mel's, by the second convolution's stride
+CUT_MARGIN_SAMPLES = SAMPLE_RATE // 2  # silence behind the longest clip where windows are cut
 FFT_SAMPLES = 400
 HOP_SAMPLES = 160
 LOG_FLOOR = 1e-10
@@ -46,10 +50,17 @@ class LogMel(nn.Module):
         return result
 
 
-def pad_windows(clips: list[NDArray[np.float32]]) -> Tensor:
-    """Stack clips of up to 30 s as float32 [batch, 480000], silence behind each."""
-    batch = torch.zeros(len(clips), WINDOW_SAMPLES)
+def pad_windows(clips: list[NDArray[np.float32]], cut: bool = False) -> Tensor:
+    """Stack clips of up to 30 s as float32 [batch, samples], silence behind each.
+
+    Windows are 30 s long, or `cut` behind the longest clip and half a second, at an encoder frame.
+    """
+    samples = WINDOW_SAMPLES
+    if cut:
+        heard = max(len(clip) for clip in clips) + CUT_MARGIN_SAMPLES
+        samples = min(samples, math.ceil(heard / FRAME_SAMPLES) * FRAME_SAMPLES)
+    batch = torch.zeros(len(clips), samples)
     for row, clip in zip(batch, clips, strict=True):
-        samples = torch.from_numpy(clip[:WINDOW_SAMPLES])
-        row[: samples.numel()] = samples
+        kept = torch.from_numpy(clip[:samples])
+        row[: kept.numel()] = kept
     return batch

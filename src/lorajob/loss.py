@@ -2,11 +2,14 @@
 
 from typing import Any
 
+import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
 from lorajob.features import LogMel
 from lorajob.windows import IGNORED
+
+CHUNK_TOKENS = 128  # logits that exist at a time: 128 x 51,865 float32 are 27 MB
 
 
 class WhisperLoss(nn.Module):
@@ -23,13 +26,14 @@ class WhisperLoss(nn.Module):
         return self.model.get_base_model()
 
     def forward(self, audio: Tensor, labels: Tensor) -> Tensor:
-        features = self.log_mel(audio).to(self.whisper.dtype)
+        encoded = encode(self.whisper.model.encoder, self.log_mel(audio).to(self.whisper.dtype))
         hidden = self.whisper.model(
-            input_features=features, decoder_input_ids=self.decoder_input(labels), use_cache=False
+            encoder_outputs=(encoded,),
+            decoder_input_ids=self.decoder_input(labels),
+            use_cache=False,
         ).last_hidden_state
         counted = labels != IGNORED  # padding never reaches the vocabulary's wide projection
-        logits = self.whisper.proj_out(hidden[counted])
-        return nn.functional.cross_entropy(logits.float(), labels[counted], reduction="sum")
+        return cross_entropy(hidden[counted], self.whisper.proj_out, labels[counted])
 
     def decoder_input(self, labels: Tensor) -> Tensor:
         """Labels moved right by one behind a single <|startoftranscript|>."""
@@ -38,3 +42,61 @@ class WhisperLoss(nn.Module):
         shifted = shifted.masked_fill(shifted == IGNORED, config.pad_token_id)
         shifted[:, 0] = config.decoder_start_token_id
         return shifted
+
+
+def encode(encoder: Any, features: Tensor) -> Tensor:
+    """Log-mel [batch, mel_bins, frames] -> hidden states [batch, frames / 2, width].
+
+    Fewer frames than 3000 take the first of the positions; transformers' encoder refuses them.
+    """
+    positions = encoder.embed_positions.weight
+    if features.shape[-1] == 2 * len(positions):
+        hidden: Tensor = encoder(features).last_hidden_state
+        return hidden
+    hidden = nn.functional.gelu(encoder.conv1(features))
+    hidden = nn.functional.gelu(encoder.conv2(hidden)).permute(0, 2, 1)
+    hidden = hidden + positions[: hidden.shape[1]]
+    for layer in encoder.layers:
+        hidden = layer(hidden, None)
+    result: Tensor = encoder.layer_norm(hidden)
+    return result
+
+
+def cross_entropy(hidden: Tensor, head: nn.Module, labels: Tensor) -> Tensor:
+    """Summed cross-entropy of `head(hidden)` [tokens, vocabulary] against labels [tokens].
+
+    A frozen head's logits are never kept: chunk by chunk the gradient on `hidden` is worked out
+    along with the loss, as Liger Kernel's fused linear cross-entropy does (arXiv 2410.10989).
+    """
+    if type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad:
+        loss: Tensor = _ChunkedCrossEntropy.apply(hidden, head.weight, labels)
+        return loss
+    return nn.functional.cross_entropy(head(hidden).float(), labels, reduction="sum")
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+        kind = hidden.device.type
+        computed_in = weight.dtype
+        if torch.is_autocast_enabled(kind):
+            computed_in = torch.get_autocast_dtype(kind)
+        given, weight = hidden.to(computed_in), weight.to(computed_in)
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        gradient = torch.empty_like(hidden)
+        for start in range(0, len(labels), CHUNK_TOKENS):
+            part = slice(start, start + CHUNK_TOKENS)
+            logits = (given[part] @ weight.T).float()
+            logits -= logits.logsumexp(-1, keepdim=True)
+            said = labels[part, None]
+            total -= logits.gather(1, said).sum()
+            chances = logits.exp_()
+            chances.scatter_add_(1, said, torch.full_like(said, -1.0, dtype=chances.dtype))
+            gradient[part] = chances.to(computed_in) @ weight
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * outer[0].to(gradient.dtype), None, None

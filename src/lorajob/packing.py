@@ -18,10 +18,14 @@ OPEN_WINDOWS = 64  # first-fit looks at so many; an epoch is packed in linear ti
 
 @dataclass(frozen=True)
 class Window:
-    """What the encoder sees at once: clips by index, in order."""
+    """What the encoder sees at once: clips by index, in order.
+
+    A `cut` one ends shortly behind its clip; the others are padded to 30 s.
+    """
 
     clips: tuple[int, ...]
     timestamps: bool
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,11 +72,14 @@ def plan_epoch(sizes: ClipSizes, config: TrainConfig, seed: int, epoch: int) -> 
 
 
 def plan_windows(sizes: ClipSizes, config: TrainConfig, rng: random.Random) -> list[Window]:
-    """First-fit over the shuffled clips, `single_clips` of them left alone."""
+    """First-fit over the shuffled clips, `single_clips` and `cut_clips` of them left alone."""
     order = list(range(len(sizes.seconds)))
     rng.shuffle(order)
-    singles = len(order) if not config.packing else round(config.single_clips * len(order))
-    windows = [Window((clip,), timestamps=False) for clip in order[:singles]]
+    cut = round(config.cut_clips * len(order)) if config.audio_context == "dynamic" else 0
+    singles = len(order)
+    if config.packing:
+        singles = min(singles, cut + round(config.single_clips * len(order)))
+    windows = [Window((clip,), False, number < cut) for number, clip in enumerate(order[:singles])]
     filling: list[_Open] = []
     for clip in order[singles:]:
         seconds, tokens = sizes.seconds[clip], sizes.tokens[clip]
@@ -113,3 +120,29 @@ def group_steps(windows: list[Window], batch_clips: int) -> list[list[Window]]:
             steps.append([window])
             clips = size
     return steps
+
+
+def group_batches(
+    indices: Sequence[int], windows: Sequence[Window], sizes: ClipSizes, micro_batch: int
+) -> list[list[int]]:
+    """The forward passes of a step, each as large as `micro_batch` full windows at most.
+
+    `indices` are into `windows`. Cut windows go together by length, as many as fit into the same
+    seconds of audio and decoder positions, padding counted.
+    """
+    full = [index for index in indices if not windows[index].cut]
+    batches = [full[start : start + micro_batch] for start in range(0, len(full), micro_batch)]
+    most_seconds = micro_batch * WINDOW_SECONDS
+    most_tokens = micro_batch * MAX_LABEL_TOKENS
+    batch: list[int] = []
+    longest, most_said = 0.0, 0
+    cut = {index: windows[index].clips[0] for index in indices if windows[index].cut}
+    for index in sorted(cut, key=lambda index: (-sizes.seconds[cut[index]], index)):
+        longest = max(longest, sizes.seconds[cut[index]])
+        most_said = max(most_said, sizes.tokens[cut[index]])
+        size = len(batch) + 1
+        if batch and (size * longest > most_seconds or size * most_said > most_tokens):
+            batches.append(batch)
+            batch, longest, most_said = [], sizes.seconds[cut[index]], sizes.tokens[cut[index]]
+        batch.append(index)
+    return [*batches, batch] if batch else batches

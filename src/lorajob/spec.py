@@ -72,11 +72,16 @@ class TrainConfig(BaseModel):
     batch_clips: PositiveInt = 8
     """Clips an optimizer step."""
     micro_batch: PositiveInt = 1
-    """Windows of 30 s a forward pass; raise it where memory allows."""
+    """Windows of 30 s a forward pass, or as much audio in cut ones; raise where memory allows."""
     packing: bool = True
     """Put several clips into one 30 s window; false pads each clip to 30 s."""
     single_clips: Fraction = 0.15
-    """Share of clips left alone in their window, so that short input works too."""
+    """Share of clips alone in a window padded to 30 s, so that short input works too."""
+    audio_context: Literal["dynamic", "full"] = "dynamic"
+    """dynamic trains some windows cut to their clip's length, which is cheap and lets the model
+    decode without padding; full pads each to 30 s."""
+    cut_clips: Fraction = 0.5
+    """Share of clips alone in a window cut to their length, where audio_context is dynamic."""
     timestamps: Fraction = 0.5
     """Share of packed windows trained with timestamps, so that they are not forgotten."""
     one_speaker: bool = False

@@ -11,69 +11,31 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
-from accelerate import Accelerator
-from peft import PeftModel
-from torch import Tensor
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.tensorboard import SummaryWriter
 
 from lorajob.base_model import local_model
-from lorajob.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-    prune,
-    save_adapter,
-    save_checkpoint,
-    take_over,
-)
+from lorajob.checkpoint import prune, save_adapter, save_checkpoint, take_over
 from lorajob.clipstore import ClipStore
 from lorajob.errors import ModelError, StageStopped
 from lorajob.jobdir import JobDir
 from lorajob.languages import find_language
-from lorajob.loss import WhisperLoss
-from lorajob.model import load_for_training, pick_precision, trainable_parameters
-from lorajob.packing import ClipSizes, Window, plan_epoch
+from lorajob.model import trainable_parameters
+from lorajob.packing import ClipSizes, Window, group_batches, plan_epoch
 from lorajob.report import Report
 from lorajob.results import TrainResult
 from lorajob.spec import JobSpec, TrainConfig
 from lorajob.tokens import Labels
+from lorajob.trainer import Run, start_run
 from lorajob.windows import Batch, WindowDataset, micro_batches
 
-ACCELERATE_PRECISION = {"float32": "no", "fp16": "fp16", "bf16": "bf16"}
 RATE_STEPS = 20  # tokens and clips a second are told over so many steps
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Run:
-    """All that changes while training, and what a checkpoint holds of it."""
-
-    accelerator: Accelerator
-    loss: Any  # WhisperLoss, perhaps wrapped by accelerate
-    model: PeftModel
-    optimizer: Any
-    scheduler: Any
-    micro_batch: int
-    step: int = 0
-
-    def state(self) -> dict[str, Any]:
-        scaler = self.accelerator.scaler
-        return {
-            "step": self.step,
-            "scheduler": self.scheduler.state_dict(),
-            "scaler": scaler.state_dict() if scaler else None,
-            "micro_batch": self.micro_batch,
-            "threads": torch.get_num_threads(),
-            "precision": self.accelerator.mixed_precision,
-        }
 
 
 def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> TrainResult:
@@ -84,18 +46,19 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     config = spec.train
     if config.threads:
         torch.set_num_threads(config.threads)
-    torch.manual_seed(spec.seed)
     store = ClipStore(job.stage_dir("preprocess") / "train")
     folder = local_model(spec.base_model)
     labels = Labels(folder, find_language(spec.language).token)
-    plan = plan_run(store, config, spec.seed)
+    sizes = ClipSizes(store.seconds.tolist(), store.tokens.tolist(), store.speakers)
+    plan = plan_run(sizes, config, spec.seed)
     resume = take_over(job.checkpoints, attempt)
-    trainer = start_run(folder, config, len(plan), resume, out)
+    trainer = start_run(folder, config, spec.seed, len(plan), resume)
     first = trainer.step
-    loop = _Loop(spec, job.checkpoints / str(attempt), out, trainer, report, len(plan))
-    loop.train(WindowDataset(store, labels, [w for step in plan for w in step]), plan)
-    if trainer.accelerator.is_main_process:
-        save_adapter(trainer.model, out / "adapter")
+    history = out / "history.jsonl"
+    history.write_bytes((resume.path / history.name).read_bytes() if resume else b"")
+    loop = _Loop(job.checkpoints / str(attempt), history, trainer, report, plan, sizes)
+    loop.train(WindowDataset(store, labels, loop.windows))
+    save_adapter(trainer.model, out / "adapter")
     return TrainResult(
         steps=len(plan),
         epochs=config.epochs,
@@ -105,109 +68,75 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     )
 
 
-def plan_run(store: ClipStore, config: TrainConfig, seed: int) -> list[list[Window]]:
+def plan_run(sizes: ClipSizes, config: TrainConfig, seed: int) -> list[list[Window]]:
     """Every optimizer step of the run, each a list of windows."""
-    sizes = ClipSizes(store.seconds.tolist(), store.tokens.tolist(), store.speakers)
     return [
         step for epoch in range(config.epochs) for step in plan_epoch(sizes, config, seed, epoch)
     ]
 
 
-def start_run(
-    folder: Path, config: TrainConfig, steps: int, resume: Checkpoint | None, out: Path
-) -> Run:
-    """Model, optimizer and schedule, fresh or as the checkpoint left them."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision = ACCELERATE_PRECISION[pick_precision(config.precision, device)]
-    accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
-    model = load_for_training(folder, config, accelerator.device, resume.path if resume else None)
-    loss = WhisperLoss(model).to(accelerator.device)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = AdamW(
-        trained,
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        fused=device.type == "cuda",
-    )
-    warmup = min(config.warmup_steps, steps // 10)
-    scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(step, warmup, steps))
-    history = out / "history.jsonl"
-    history.touch()
-    state: dict[str, Any] | None = None
-    if resume is not None:
-        state = load_checkpoint(resume.path, optimizer)
-        scheduler.load_state_dict(state["scheduler"])
-        history.write_bytes((resume.path / "history.jsonl").read_bytes())
-        log.info("resumed from step %d", resume.step)
-        _keep_exact(state, precision)
-    loss.train()
-    wrapped, prepared = accelerator.prepare(loss, optimizer)
-    if state and state["scaler"] and accelerator.scaler:
-        accelerator.scaler.load_state_dict(state["scaler"])
-    micro_batch, step = (state["micro_batch"], state["step"]) if state else (config.micro_batch, 0)
-    return Run(accelerator, wrapped, model, prepared, scheduler, micro_batch, step)
+class _Rate(NamedTuple):
+    """A step, for the rates: when it ended, what it held, seconds it waited for its batches."""
 
-
-def _keep_exact(state: dict[str, Any], precision: str) -> None:
-    """Sums over other threads or in another precision differ in their last bits: go on with as many
-    threads as before, and say it where the precision changed.
-    """
-    torch.set_num_threads(state["threads"])
-    if state["precision"] != precision:
-        log.warning("precision %r, not %r: no longer exact", precision, state["precision"])
-
-
-def learning_rate_factor(step: int, warmup: int, steps: int) -> float:
-    """Linear warm-up to 1 over `warmup` steps, then linear decay to 0 at `steps`."""
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return max(0.0, (steps - step) / max(1, steps - warmup))
+    time: float
+    tokens: int
+    clips: int
+    waited: float
 
 
 class _Loop:
     """Steps, checkpoints, history and progress of one attempt."""
 
     def __init__(
-        self, spec: JobSpec, checkpoints: Path, out: Path, run: Run, report: Report, total: int
+        self,
+        checkpoints: Path,
+        history: Path,
+        run: Run,
+        report: Report,
+        plan: list[list[Window]],
+        sizes: ClipSizes,
     ) -> None:
-        self.config = spec.train
+        self.config = run.config
         self.checkpoints = checkpoints
+        self.history = history
         self.run = run
         self.report = report
-        self.total = total
+        self.sizes = sizes
+        self.windows = [window for step in plan for window in step]
+        ends = list(accumulate(map(len, plan)))
+        self.steps = [range(end - len(step), end) for end, step in zip(ends, plan, strict=True)]
+        self.total = len(plan)
         self.saved = run.step
-        self.history = out / "history.jsonl"
-        lines = self.history.read_text("utf-8").splitlines()
         self.losses: list[float] = []
-        self.board = SummaryWriter(str(out / "tensorboard"))
-        for row in map(json.loads, lines):  # of earlier attempts
+        self.board = SummaryWriter(str(history.parent / "tensorboard"))
+        for row in map(json.loads, history.read_text("utf-8").splitlines()):  # earlier attempts'
             self.losses.append(row["loss"])
             self._draw(row.pop("step"), row)
-        self.recent: list[tuple[float, int, int]] = []  # (time, tokens, clips)
+        self.recent: list[_Rate] = []
 
-    def train(self, dataset: WindowDataset, plan: list[list[Window]]) -> None:
-        batches = self._batches(dataset, plan)
-        self.recent.append((time.monotonic(), 0, 0))
-        position = sum(len(step) for step in plan[: self.run.step])
+    def train(self, dataset: WindowDataset) -> None:
+        batches = self._batches(dataset)
+        self.recent.append(_Rate(time.monotonic(), 0, 0, 0.0))
         while self.run.step < self.total:
-            windows = plan[self.run.step]
-            share = range(position, position + len(windows))
+            step = self.steps[self.run.step]
             # every process counts the whole step's labels, without asking the others
-            tokens = sum(len(dataset.label_ids(index)) for index in share)
-            position = share.stop
+            tokens = sum(len(dataset.label_ids(index)) for index in step)
+            asked = time.monotonic()
+            ready = next(batches)
+            waited = time.monotonic() - asked
             try:
-                loss = self._step(next(batches), tokens)
+                loss = self.run.take_step(ready, tokens)
             except torch.OutOfMemoryError as error:
-                self._use_less_memory(len(windows), error)
-                batches = self._batches(dataset, plan)
-                position = share.start
+                self._use_less_memory(len(step), error)
+                batches = self._batches(dataset)
                 continue
             if not math.isfinite(loss):
                 raise ModelError(
                     f"train: the loss is {loss} at step {self.run.step}; lower "
                     f"train.learning_rate ({self.config.learning_rate:g}) or use another precision"
                 )
-            self._record(loss, tokens, sum(len(window.clips) for window in windows))
+            clips = sum(len(self.windows[index].clips) for index in step)
+            self._record(loss, _Rate(time.monotonic(), tokens, clips, waited))
             if self.report.stop_requested:
                 self._save()
                 raise StageStopped(f"stopped at step {self.run.step}; its checkpoint is kept")
@@ -215,17 +144,14 @@ class _Loop:
                 self._save()
         self.board.close()
 
-    def _batches(self, dataset: WindowDataset, plan: list[list[Window]]) -> Iterator[list[Batch]]:
+    def _batches(self, dataset: WindowDataset) -> Iterator[list[Batch]]:
         """The micro-batches of each step still to do; several processes share each step."""
-        accelerator, size = self.run.accelerator, self.run.micro_batch
-        steps: list[list[list[int]]] = []
-        position = 0
-        for step in plan:
-            share = list(range(position, position + len(step)))
-            share = share[accelerator.process_index :: accelerator.num_processes]
-            steps.append([share[i : i + size] for i in range(0, len(share), size)])
-            position += len(step)
-        steps = steps[self.run.step :]
+        accelerator = self.run.accelerator
+        mine = slice(accelerator.process_index, None, accelerator.num_processes)
+        steps = [
+            group_batches(step[mine], self.windows, self.sizes, self.run.micro_batch)
+            for step in self.steps[self.run.step :]
+        ]
         on_gpu = accelerator.device.type == "cuda"
         workers = self.config.loader_workers
         stream = micro_batches(
@@ -236,27 +162,6 @@ class _Loop:
         )
         for batches in steps:
             yield [next(stream) for _ in batches]
-
-    def _step(self, batches: list[Batch], tokens: int) -> float:
-        """One optimizer step; returns the loss a token in nats."""
-        accelerator, optimizer = self.run.accelerator, self.run.optimizer
-        total = torch.zeros((), device=accelerator.device)
-        for number, batch in enumerate(batches, start=1):
-            last = number == len(batches)
-            with nullcontext() if last else accelerator.no_sync(self.run.loss):
-                audio = batch.audio.to(accelerator.device, non_blocking=True)
-                labels = batch.labels.to(accelerator.device, non_blocking=True)
-                loss = self.run.loss(audio, labels) / tokens
-                # accelerate averages gradients over processes; the loss is a sum over all of them
-                accelerator.backward(loss * accelerator.num_processes)
-                total += loss.detach()
-        accelerator.clip_grad_norm_(self.run.model.parameters(), self.config.max_grad_norm)
-        optimizer.step()
-        self.run.scheduler.step()
-        optimizer.zero_grad()
-        self.run.step += 1
-        summed: Tensor = accelerator.reduce(total, "sum")
-        return float(summed.item())
 
     def _use_less_memory(self, windows: int, error: torch.OutOfMemoryError) -> None:
         """Halve the micro-batch, so that the step, taken again, is the same in more parts.
@@ -280,21 +185,25 @@ class _Loop:
             *(self.run.step + 1, self.run.micro_batch),
         )
 
-    def _record(self, loss: float, tokens: int, clips: int) -> None:
-        now, step = time.monotonic(), self.run.step
-        self.recent = [*self.recent[-RATE_STEPS:], (now, tokens, clips)]
-        seconds = now - self.recent[0][0]
+    def _record(self, loss: float, rate: "_Rate") -> None:
+        step = self.run.step
+        self.recent = [*self.recent[-RATE_STEPS:], rate]
+        seconds = rate.time - self.recent[0].time
+        taken = self.recent[1:]
         fields = {
             "loss": loss,
             "learning_rate": self.run.scheduler.get_last_lr()[0],
-            "tokens_per_second": sum(entry[1] for entry in self.recent[1:]) / seconds,
-            "clips_per_second": sum(entry[2] for entry in self.recent[1:]) / seconds,
+            "tokens_per_second": sum(it.tokens for it in taken) / seconds,
+            "clips_per_second": sum(it.clips for it in taken) / seconds,
+            "waited_for_data": sum(it.waited for it in taken) / seconds,
         }
         self.losses.append(loss)
+        if not self.run.is_main:
+            return
         with self.history.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **fields}) + "\n")
         self._draw(step, fields)
-        eta = seconds / (len(self.recent) - 1) * (self.total - step)
+        eta = seconds / len(taken) * (self.total - step)
         self.report.progress(step, self.total, eta_seconds=eta, checkpoint=self.saved, **fields)
 
     def _draw(self, step: int, fields: dict[str, float]) -> None:
@@ -302,7 +211,7 @@ class _Loop:
             self.board.add_scalar(f"train/{name}", value, step)
 
     def _save(self) -> None:
-        if self.run.step == self.saved or not self.run.accelerator.is_main_process:
+        if self.run.step == self.saved or not self.run.is_main:
             return
         target = self.checkpoints / f"step-{self.run.step}"
         optimizer = getattr(self.run.optimizer, "optimizer", self.run.optimizer)

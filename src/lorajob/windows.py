@@ -21,7 +21,7 @@ PAUSE_SAMPLES = round(PAUSE_SECONDS * SAMPLE_RATE)
 
 @dataclass(frozen=True)
 class Batch:
-    """float32 audio [windows, 480000] and int64 labels [windows, tokens], padded with -100."""
+    """float32 audio [windows, samples] and int64 labels [windows, tokens], padded with -100."""
 
     audio: Tensor
     labels: Tensor
@@ -30,7 +30,16 @@ class Batch:
         return Batch(self.audio.pin_memory(), self.labels.pin_memory())
 
 
-class WindowDataset(Dataset[tuple[NDArray[np.float32], list[int]]]):
+@dataclass(frozen=True)
+class Item:
+    """One window: samples [-1, 1] at 16 kHz, labels, and whether it may end behind its samples."""
+
+    audio: NDArray[np.float32]
+    labels: list[int]
+    cut: bool
+
+
+class WindowDataset(Dataset[Item]):
     """Maps a window of the plan to its audio and labels."""
 
     def __init__(self, store: ClipStore, labels: Labels, windows: Sequence[Window]) -> None:
@@ -41,12 +50,12 @@ class WindowDataset(Dataset[tuple[NDArray[np.float32], list[int]]]):
     def __len__(self) -> int:
         return len(self.windows)
 
-    def __getitem__(self, index: int) -> tuple[NDArray[np.float32], list[int]]:
+    def __getitem__(self, index: int) -> Item:
         pause = np.zeros(PAUSE_SAMPLES, np.float32)
         audio: list[NDArray[np.float32]] = []
         for clip in self.windows[index].clips:
             audio += [self.store.audio(clip), pause]
-        return np.concatenate(audio[:-1]), self.label_ids(index)
+        return Item(np.concatenate(audio[:-1]), self.label_ids(index), self.windows[index].cut)
 
     def label_ids(self, index: int) -> list[int]:
         """Labels of a window, without reading its audio."""
@@ -60,13 +69,14 @@ class WindowDataset(Dataset[tuple[NDArray[np.float32], list[int]]]):
         return self.labels.window(pieces, window.timestamps)
 
 
-def collate(items: list[tuple[NDArray[np.float32], list[int]]]) -> Batch:
-    """Pad audio to 30 s and labels to the longest."""
-    longest = max(len(labels) for _, labels in items)
+def collate(items: list[Item]) -> Batch:
+    """Pad labels to the longest; audio to 30 s, or behind the longest where all are cut."""
+    longest = max(len(item.labels) for item in items)
     labels = torch.full((len(items), longest), IGNORED)
-    for row, (_, ids) in zip(labels, items, strict=True):
-        row[: len(ids)] = torch.tensor(ids)
-    return Batch(pad_windows([audio for audio, _ in items]), labels)
+    for row, item in zip(labels, items, strict=True):
+        row[: len(item.labels)] = torch.tensor(item.labels)
+    cut = all(item.cut for item in items)
+    return Batch(pad_windows([item.audio for item in items], cut), labels)
 
 
 def micro_batches(
@@ -76,7 +86,7 @@ def micro_batches(
 
     The loader has a generator of its own, so that reading draws nothing from training's.
     """
-    loader: DataLoader[tuple[NDArray[np.float32], list[int]]] = DataLoader(
+    loader: DataLoader[Item] = DataLoader(
         dataset,
         batch_sampler=indices,
         collate_fn=collate,

@@ -1,0 +1,150 @@
+"""What training changes: the adapter, its optimizer and its schedule, fresh or from a checkpoint.
+
+Several processes (`accelerate launch`) share each step: every one sums its share's gradients, and
+what is added up over all of them is what a single process would have had. A step draws its dropout
+from a seed of its own, so that nothing random has to be kept from step to step.
+"""
+
+import logging
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from peft import PeftModel
+from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from lorajob.checkpoint import Checkpoint, load_checkpoint
+from lorajob.loss import WhisperLoss
+from lorajob.model import load_for_training, pick_precision
+from lorajob.spec import TrainConfig
+from lorajob.windows import Batch
+
+ACCELERATE_PRECISION = {"float32": "no", "fp16": "fp16", "bf16": "bf16"}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Run:
+    """All that changes while training, and what a checkpoint holds of it."""
+
+    accelerator: Accelerator
+    loss: Any  # WhisperLoss, its forward under accelerate's autocast
+    model: PeftModel
+    optimizer: Any
+    scheduler: Any
+    config: TrainConfig
+    seed: int
+    micro_batch: int
+    step: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes and reports for all."""
+        return bool(self.accelerator.is_main_process)
+
+    def state(self) -> dict[str, Any]:
+        scaler = self.accelerator.scaler
+        return {
+            "step": self.step,
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": scaler.state_dict() if scaler else None,
+            "micro_batch": self.micro_batch,
+            "threads": torch.get_num_threads(),
+            "precision": self.accelerator.mixed_precision,
+        }
+
+    def take_step(self, batches: list[Batch], tokens: int) -> float:
+        """One optimizer step; returns the loss a token in nats.
+
+        `tokens` are the labels of the whole step, `batches` this process's share, perhaps none.
+        """
+        accelerator = self.accelerator
+        share = f"{self.seed}/{self.step}/{accelerator.process_index}"
+        torch.manual_seed(random.Random(share).getrandbits(63))
+        total = torch.zeros((), device=accelerator.device)
+        for batch in batches:
+            audio = batch.audio.to(accelerator.device, non_blocking=True)
+            labels = batch.labels.to(accelerator.device, non_blocking=True)
+            loss = self.loss(audio, labels) / tokens
+            accelerator.backward(loss)
+            total += loss.detach()
+        if accelerator.num_processes > 1:
+            self._add_up_gradients()
+            total = accelerator.reduce(total, "sum")
+        accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        return float(total.item())
+
+    def _add_up_gradients(self) -> None:
+        """Every process's gradients become the sum of all; a process without windows adds none.
+
+        Not DistributedDataParallel: that averages, and waits for a backward pass of each process.
+        """
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        flat = torch.cat(
+            [(torch.zeros_like(it) if it.grad is None else it.grad).flatten() for it in trained]
+        )
+        summed: Tensor = self.accelerator.reduce(flat, "sum")
+        for parameter, gradient in zip(
+            trained, summed.split([it.numel() for it in trained]), strict=True
+        ):
+            parameter.grad = gradient.view_as(parameter)
+
+
+def start_run(
+    folder: Path, config: TrainConfig, seed: int, steps: int, resume: Checkpoint | None
+) -> Run:
+    """Model, optimizer and schedule for `steps` steps, fresh or as the checkpoint left them."""
+    torch.manual_seed(seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = ACCELERATE_PRECISION[pick_precision(config.precision, device)]
+    accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
+    model = load_for_training(folder, config, accelerator.device, resume.path if resume else None)
+    loss = WhisperLoss(model).to(accelerator.device)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = AdamW(
+        trained,
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        fused=device.type == "cuda",
+    )
+    warmup = min(config.warmup_steps, steps // 10)
+    scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(step, warmup, steps))
+    state: dict[str, Any] | None = None
+    if resume is not None:
+        state = load_checkpoint(resume.path, optimizer)
+        scheduler.load_state_dict(state["scheduler"])
+        log.info("resumed from step %d", resume.step)
+        _keep_exact(state, precision)
+    loss.train()
+    wrapped = accelerator.prepare_model(loss, evaluation_mode=True)  # no DistributedDataParallel
+    prepared = accelerator.prepare_optimizer(optimizer)
+    if state and state["scaler"] and accelerator.scaler:
+        accelerator.scaler.load_state_dict(state["scaler"])
+    micro_batch, step = (state["micro_batch"], state["step"]) if state else (config.micro_batch, 0)
+    return Run(accelerator, wrapped, model, prepared, scheduler, config, seed, micro_batch, step)
+
+
+def _keep_exact(state: dict[str, Any], precision: str) -> None:
+    """Sums over other threads or in another precision differ in their last bits: go on with as many
+    threads as before, and say it where the precision changed.
+    """
+    torch.set_num_threads(state["threads"])
+    if state["precision"] != precision:
+        log.warning("precision %r, not %r: no longer exact", precision, state["precision"])
+
+
+def learning_rate_factor(step: int, warmup: int, steps: int) -> float:
+    """Linear warm-up to 1 over `warmup` steps, then linear decay to 0 at `steps`."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return max(0.0, (steps - step) / max(1, steps - warmup))
