@@ -4,7 +4,15 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from lorajob.packing import PAUSE_SECONDS, ClipSizes, Window, group_steps, plan_epoch, plan_windows
+from lorajob.packing import (
+    PAUSE_SECONDS,
+    ClipSizes,
+    Window,
+    group_batches,
+    group_steps,
+    plan_epoch,
+    plan_windows,
+)
 from lorajob.spec import TrainConfig
 
 
@@ -46,13 +54,22 @@ def test_windows_hold_neither_over_30_s_nor_over_444_labels(seconds: float, toke
 
 def test_packed_windows_are_at_least_nine_tenths_full() -> None:
     clips = sizes(5000)
-    windows = plan_windows(clips, TrainConfig(single_clips=0), random.Random(0))
+    windows = plan_windows(clips, TrainConfig(single_clips=0, cut_clips=0), random.Random(0))
     used = sum(clips.seconds)
     assert used / (30 * len(windows)) > 0.9
 
 
 def test_the_asked_share_of_clips_stays_alone() -> None:
-    windows = plan_windows(sizes(1000), TrainConfig(single_clips=0.2), random.Random(0))
+    config = TrainConfig(single_clips=0.2, cut_clips=0.3)
+    alone = [it for it in plan_windows(sizes(1000), config, random.Random(0)) if len(it.clips) == 1]
+    assert sum(window.cut for window in alone) == 300
+    assert sum(not window.cut for window in alone) in range(200, 204)
+
+
+def test_with_full_context_no_window_is_cut() -> None:
+    config = TrainConfig(audio_context="full", single_clips=0.2, cut_clips=0.3)
+    windows = plan_windows(sizes(1000), config, random.Random(0))
+    assert not any(window.cut for window in windows)
     assert sum(len(window.clips) == 1 for window in windows) in range(200, 204)
 
 
@@ -83,3 +100,20 @@ def test_steps_hold_about_batch_clips() -> None:
 def test_a_window_over_the_batch_is_a_step_of_its_own() -> None:
     wide = Window(tuple(range(20)), timestamps=False)
     assert group_steps([wide, wide], batch_clips=8) == [[wide], [wide]]
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3])
+def test_no_forward_pass_is_larger_than_its_full_windows(micro_batch: int) -> None:
+    clips = sizes(400, tokens=120)
+    windows = plan_windows(clips, TrainConfig(), random.Random(0))
+    batches = group_batches(range(len(windows)), windows, clips, micro_batch)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(windows)))
+    for batch in batches:
+        cut = [windows[index].clips[0] for index in batch if windows[index].cut]
+        if cut:
+            assert len(cut) == len(batch)
+            assert len(cut) * max(clips.seconds[clip] for clip in cut) <= 30 * micro_batch
+            assert len(cut) * max(clips.tokens[clip] for clip in cut) <= 444 * micro_batch
+        else:
+            assert len(batch) <= micro_batch
+    assert sum(len(batch) for batch in batches) / len(batches) > 1.5 * micro_batch
