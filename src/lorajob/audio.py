@@ -8,6 +8,7 @@ from typing import IO, Any
 
 import numpy as np
 import soundfile
+import soxr
 from numpy.typing import NDArray
 
 from lorajob.errors import LorajobError
@@ -58,18 +59,11 @@ def decode(audio: Path | bytes, max_seconds: float) -> Samples:
 
 def resample(samples: Samples, rate: int) -> Samples:
     """Mono samples [samples, channels] or [samples] at `rate` Hz, as mono at 16 kHz."""
-    import librosa  # half a second and more, which only stages that decode should pay
-
-    mono = librosa.to_mono(samples.T) if samples.ndim == 2 else samples
+    mono = samples.mean(axis=1) if samples.ndim == 2 else samples
     if rate != SAMPLE_RATE and len(mono):
-        mono = librosa.resample(mono, orig_sr=rate, target_sr=SAMPLE_RATE, res_type="soxr_hq")
+        mono = soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ")
     clipped: Samples = np.clip(mono, -1, 1, dtype=np.float32)
     return clipped
-
-
-def load_libraries() -> None:
-    """Import what `decode` imports when first needed; call it before decoding in threads."""
-    resample(np.zeros(2, dtype=np.float32), SAMPLE_RATE // 2)
 
 
 @contextmanager

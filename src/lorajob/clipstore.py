@@ -12,11 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import soundfile
-from datasets.arrow_writer import ArrowWriter
 from numpy.typing import NDArray
 
 from lorajob.audio import SAMPLE_RATE, Samples
@@ -27,15 +25,15 @@ SHARD_BYTES = 256 << 20
 BATCH_CLIPS = 64  # clips held in memory before they are written; 60 MB at the very most
 SHARDS = "shard-*.arrow"
 
-FEATURES = datasets.Features(
+SCHEMA = pa.schema(
     {
-        "id": datasets.Value("string"),
-        "audio": datasets.Value("binary"),
-        "format": datasets.Value("string"),
-        "seconds": datasets.Value("float32"),
-        "text": datasets.Value("string"),
-        "speaker": datasets.Value("string"),
-        "tokens": datasets.Value("int32"),
+        "id": pa.string(),
+        "audio": pa.binary(),
+        "format": pa.string(),
+        "seconds": pa.float32(),
+        "text": pa.string(),
+        "speaker": pa.string(),
+        "tokens": pa.int32(),
     }
 )
 
@@ -62,7 +60,8 @@ class ClipWriter:
         self.folder = folder
         self.audio_format = audio_format
         self.shard_bytes = shard_bytes
-        self._writer: ArrowWriter | None = None
+        self._writer: pa.RecordBatchStreamWriter | None = None
+        self._rows: list[dict[str, Any]] = []
         self._shards = 0
         self._bytes = 0
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,10 +79,11 @@ class ClipWriter:
     ) -> None:
         """As `add`, for audio that went through `encode` with this writer's format elsewhere."""
         if self._writer is None:
-            path = str(self._partial)
-            self._writer = ArrowWriter(features=FEATURES, path=path, writer_batch_size=BATCH_CLIPS)
+            self._writer = pa.ipc.new_stream(str(self._partial), SCHEMA)
         row = {"id": id, "audio": audio, "format": self.audio_format, "seconds": seconds}
-        self._writer.write(row | {"text": text, "speaker": speaker, "tokens": tokens})
+        self._rows.append(row | {"text": text, "speaker": speaker, "tokens": tokens})
+        if len(self._rows) == BATCH_CLIPS:
+            self._write_rows()
         self._bytes += len(audio)
         if self._bytes >= self.shard_bytes:
             self._finish_shard()
@@ -104,10 +104,16 @@ class ClipWriter:
     def _partial(self) -> Path:
         return self.folder / f"partial-{self._shards:05d}"
 
+    def _write_rows(self) -> None:
+        if self._writer is not None and self._rows:
+            self._writer.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=SCHEMA))
+        self._rows = []
+
     def _finish_shard(self) -> None:
         if self._writer is None:
             return
-        self._writer.finalize()
+        self._write_rows()
+        self._writer.close()
         self._partial.rename(self.folder / f"shard-{self._shards:05d}.arrow")
         self._writer = None
         self._shards += 1
@@ -167,7 +173,7 @@ class ClipStore:
     @cached_property
     def _shards(self) -> list[Any]:
         paths = sorted(self.folder.glob(SHARDS))
-        return [datasets.Dataset.from_file(str(path)).data for path in paths]
+        return [pa.ipc.open_stream(pa.memory_map(str(path))).read_all() for path in paths]
 
     @cached_property
     def _ends(self) -> NDArray[np.int64]:

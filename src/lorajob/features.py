@@ -6,11 +6,11 @@ to 1e-4, without keeping padded features on disk.
 
 import math
 
-import librosa
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers.audio_utils import mel_filter_bank
 
 SAMPLE_RATE = 16_000
 WINDOW_SECONDS = 30
@@ -31,10 +31,17 @@ class LogMel(nn.Module):
 
     def __init__(self, mel_bins: int) -> None:
         super().__init__()
-        filters = librosa.filters.mel(
-            sr=SAMPLE_RATE, n_fft=FFT_SAMPLES, n_mels=mel_bins, norm="slaney"
+        filters = mel_filter_bank(
+            num_frequency_bins=1 + FFT_SAMPLES // 2,
+            num_mel_filters=mel_bins,
+            min_frequency=0.0,
+            max_frequency=SAMPLE_RATE / 2,
+            sampling_rate=SAMPLE_RATE,
+            norm="slaney",
+            mel_scale="slaney",
         )
-        self.register_buffer("filters", torch.from_numpy(filters), persistent=False)
+        rows = torch.from_numpy(filters.T.astype(np.float32)).contiguous()
+        self.register_buffer("filters", rows, persistent=False)
         self.register_buffer("hann", torch.hann_window(FFT_SAMPLES), persistent=False)
 
     @torch.no_grad()

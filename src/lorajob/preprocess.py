@@ -194,7 +194,6 @@ def _in_order(work: Callable[[Clip], Prepared], clips: Iterable[Clip]) -> Iterat
     """
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     pending: deque[Future[Prepared]] = deque()
-    audio.load_libraries()  # one thread imports librosa, not all at once
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         try:
             for clip in clips:
