@@ -9,7 +9,7 @@ import pytest
 from lorajob import preprocess
 from lorajob.clipstore import ClipStore
 from lorajob.errors import CorpusError, ModelError, StageStopped
-from lorajob.jobdir import JobDir
+from lorajob.jobdir import JobDir, hash_files
 from lorajob.report import Report
 from lorajob.spec import build_spec
 from tests.speech import Spoken, make_model, make_release, pack, sound_bytes, tone
@@ -207,3 +207,37 @@ def test_a_base_model_without_the_language_is_named(tmp_path):
     spec = build_spec({"language": "hi", "corpus": str(tmp_path), "base_model": str(model)})
     with pytest.raises(ModelError, match=r"<\|hi\|>"):
         preprocess.run(spec, JobDir(tmp_path), tmp_path, 1, Report("preprocess", io.StringIO()))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_second_job_on_the_same_corpus_reads_no_audio(tmp_path, run, monkeypatch, caplog, packed):
+    caplog.set_level("INFO")
+    monkeypatch.setattr("lorajob.places.cache", lambda: tmp_path / "cache")
+    corpus = make_release(tmp_path / "corpus", LINES)
+    corpus = pack(corpus, tmp_path / "corpus.tar.gz") if packed else corpus
+    first, out = run(corpus)
+    assert "as an earlier job read it" not in caplog.text
+    monkeypatch.setattr("lorajob.audio.decode", lambda *_: pytest.fail("audio was decoded again"))
+    again, copy = run(corpus, attempt=2)
+    assert "as an earlier job read it" in caplog.text
+    assert again == first
+    assert hash_files(copy) == hash_files(out)
+
+
+@pytest.mark.parametrize("change", ["audio", "text", "setting"])
+def test_what_differs_is_read_anew(tmp_path, run, monkeypatch, caplog, change):
+    caplog.set_level("INFO")
+    monkeypatch.setattr("lorajob.places.cache", lambda: tmp_path / "cache")
+    corpus = make_release(tmp_path / "corpus", LINES)
+    run(corpus)
+    settings = {}
+    if change == "audio":
+        clip = next(corpus.rglob("*.mp3"))
+        clip.write_bytes(clip.read_bytes() + b"more")
+    elif change == "text":
+        table = corpus / "test.tsv"
+        table.write_text(table.read_text("utf-8").replace("फिर", "और"), "utf-8")
+    else:
+        settings = {"max_seconds": 9}
+    run(corpus, attempt=2, **settings)
+    assert "as an earlier job read it" not in caplog.text

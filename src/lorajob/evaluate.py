@@ -11,10 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lorajob import ct2
+from lorajob import cache, ct2
 from lorajob.base_model import local_model
 from lorajob.clipstore import ClipStore
-from lorajob.jobdir import JobDir, write_json
+from lorajob.jobdir import JobDir, hash_files, write_json
 from lorajob.languages import find_language
 from lorajob.model import merge
 from lorajob.report import Report
@@ -22,6 +22,8 @@ from lorajob.results import EvaluateResult
 from lorajob.scoring import interval, score, utterance_rows
 from lorajob.spec import JobSpec
 from lorajob.tokens import Labels
+
+VERSION = 1  # of how the base decodes: raise it with every change, for the cache
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +38,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     folder = local_model(spec.base_model)
     labels = Labels(folder, find_language(spec.language).token)
     with TemporaryDirectory(dir=out) as scratch:
-        base = ct2.convert(folder, Path(scratch, "base"), "float32")
-        report.check_stop()
-        base_texts = _decode(base, labels, store, indices, spec, report, 0)
+        base_texts = _base_transcripts(folder, labels, store, indices, spec, report)
         adapter = job.stage_dir("train") / "adapter"
         merged = merge(folder, adapter, Path(scratch, "merged"))
         report.check_stop()
@@ -59,6 +59,34 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     _write_rows(out / "utterances.jsonl", store, ids, references, base_texts, tuned_texts)
     log.info("WER %.1f -> %.1f %% on %d clips", result.base.wer, result.tuned.wer, len(indices))
     return result
+
+
+def _base_transcripts(
+    folder: Path,
+    labels: Labels,
+    store: ClipStore,
+    indices: Sequence[int],
+    spec: JobSpec,
+    report: Report,
+) -> list[str]:
+    """What the base hears in the clips: decoded once for a base, these clips and these settings."""
+    weights = sorted(folder.glob("model*.safetensors"))
+    name = cache.key(
+        version=VERSION,
+        base=[cache.digest(path) for path in weights],
+        clips=hash_files(store.folder),
+        language=labels.language_token,
+        settings=spec.evaluate.model_dump(mode="json"),
+    )
+    kept = cache.fetch("base-transcripts", name)
+    if kept is None:
+        report.check_stop()
+        with TemporaryDirectory() as scratch:
+            model = ct2.convert(folder, Path(scratch, "base"), "float32")
+            kept = {"texts": _decode(model, labels, store, indices, spec, report, 0)}
+        cache.keep("base-transcripts", name, kept)
+    texts: list[str] = kept["texts"]
+    return texts
 
 
 def _decode(

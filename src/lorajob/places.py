@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from lorajob.errors import UsageError
+
 
 def home() -> Path:
     """`LORAJOB_HOME`, else the user's data folder for lorajob."""
@@ -16,3 +18,17 @@ def home() -> Path:
 def models() -> Path:
     """Base models in transformers' format, made from packages or CTranslate2 folders."""
     return home() / "models"
+
+
+def cache() -> Path:
+    """Results kept by content."""
+    return home() / "cache"
+
+
+def cache_bytes() -> int:
+    """`LORAJOB_CACHE_GB` (20) in bytes. Raises UsageError where it is no number."""
+    given = os.environ.get("LORAJOB_CACHE_GB", "20")
+    try:
+        return max(0, int(float(given) * 1e9))
+    except (ValueError, OverflowError):
+        raise UsageError(f"LORAJOB_CACHE_GB: {given!r} is no number of gigabytes") from None

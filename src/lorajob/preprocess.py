@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lorajob import audio
+from lorajob import audio, cache
 from lorajob.clipstore import ClipWriter, encode
-from lorajob.corpora import Clip, Corpus, open_corpus
+from lorajob.corpora import Clip, Corpus, fingerprint, open_corpus
 from lorajob.corpus_report import CorpusReport
 from lorajob.errors import CorpusError
 from lorajob.jobdir import JobDir, write_json
@@ -32,6 +32,7 @@ from lorajob.split import choose_test, sample
 from lorajob.text import clean, normalise
 from lorajob.tokens import Labels
 
+VERSION = 1  # of what this stage makes of a corpus: raise it with every change, for the cache
 EMPTY_TEXT = "empty text"
 CLIPS_AHEAD = 4  # clips a thread that are decoded before the first of them is written
 SECONDS_BETWEEN_REPORTS = 0.5
@@ -77,6 +78,15 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     language = find_language(spec.language)
     labels = Labels(local_model(spec.base_model), language.token)
     pace = _Pace(report)
+    name = cache.key(
+        version=VERSION,
+        corpus=fingerprint(Path(spec.corpus), language.code, pace.tick),
+        tokenizer=cache.digest(labels.folder / "tokenizer.json"),
+        spec=spec.model_dump(mode="json", include={"language", "seed", "preprocess"}),
+    )
+    if (kept_before := cache.fetch("preprocess", name, out)) is not None:
+        log.info("%s: as an earlier job read it", spec.corpus)
+        return PreprocessResult(**kept_before)
     corpus = open_corpus(Path(spec.corpus), language.code, pace.tick)
     selection = select(corpus, spec.preprocess, spec.seed)
     kept = CorpusReport(language.code, selection.test_by)
@@ -94,6 +104,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         *(language.code, result.train_clips, result.train_hours, result.test_clips),
         *(result.test_hours, selection.test_by, sum(result.dropped.values()), size / 1e6),
     )
+    cache.keep("preprocess", name, result.model_dump(), out)
     return result
 
 

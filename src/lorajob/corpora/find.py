@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lorajob.corpora import common_voice, manifest
 from lorajob.corpora.clip import Corpus, Tick
+from lorajob.corpora.fingerprint import fingerprint_archive, fingerprint_files
 from lorajob.errors import CorpusError, UsageError
 from lorajob.languages import is_locale, is_locale_of
 
@@ -34,6 +35,14 @@ def open_corpus(path: Path, language: str, tick: Tick | None = None) -> Corpus:
         inner = _folder_manifest(path)
         return manifest.open_manifest(inner) if inner else common_voice.open_folder(path, language)
     return manifest.open_manifest(path)
+
+
+def fingerprint(path: Path, language: str, tick: Tick) -> str:
+    """The corpus's name by content. Raises as `open_corpus` does."""
+    path = _existing(path)
+    if _is_archive(path):
+        return fingerprint_archive(path, tick)
+    return fingerprint_files(open_corpus(path, language, tick), tick)
 
 
 def check_corpus(path: Path, language: str) -> None:

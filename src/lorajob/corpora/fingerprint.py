@@ -1,0 +1,36 @@
+"""A corpus's name by content, to know it again."""
+
+import hashlib
+from pathlib import Path
+
+from lorajob.corpora.clip import Corpus, FileReader, Tick
+
+CHUNK_BYTES = 16 << 20
+
+
+def fingerprint_archive(path: Path, tick: Tick) -> str:
+    """The SHA-256 of the file; `tick` is called between its parts."""
+    hashed = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            hashed.update(chunk)
+            tick()
+    return hashed.hexdigest()
+
+
+def fingerprint_files(corpus: Corpus, tick: Tick) -> str:
+    """A hash of what the tables say, and of each audio file's size and time of change.
+
+    Reading hundreds of hours to hash them would cost as much as the work to be saved.
+    """
+    hashed = hashlib.sha256()
+    for entry in corpus.entries:
+        hashed.update(repr((entry.id, entry.text, entry.speaker, entry.split)).encode())
+        if isinstance(corpus.reader, FileReader) and entry.source:
+            try:
+                stat = (corpus.reader.folder / entry.source).stat()
+                hashed.update(f"{stat.st_size} {stat.st_mtime_ns}".encode())
+            except OSError:
+                hashed.update(b"missing")
+        tick()
+    return hashed.hexdigest()

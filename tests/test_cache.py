@@ -1,0 +1,73 @@
+"""What is kept by content for the next job."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lorajob import cache, places
+from lorajob.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(places, "cache", lambda: tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def keep(name: str, files: Path, text: str) -> None:
+    files.mkdir(parents=True, exist_ok=True)
+    (files / "sub").mkdir(exist_ok=True)
+    (files / "sub" / "a.txt").write_text(text)
+    cache.keep("kind", name, {"number": len(text)}, files)
+
+
+def test_what_was_kept_comes_back_as_links(tmp_path: Path) -> None:
+    keep("one", tmp_path / "job", "hello")
+    target = tmp_path / "next"
+    assert cache.fetch("kind", "one", target) == {"number": 5}
+    assert (target / "sub" / "a.txt").samefile(tmp_path / "job" / "sub" / "a.txt")
+    assert cache.fetch("kind", "other") is None
+
+
+def test_another_file_system_gets_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: object, target: object) -> None:
+        raise OSError("cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    keep("one", tmp_path / "job", "hello")
+    assert cache.fetch("kind", "one", tmp_path / "next") == {"number": 5}
+    assert (tmp_path / "next" / "sub" / "a.txt").read_text() == "hello"
+
+
+def test_a_damaged_entry_is_removed(
+    tmp_path: Path, empty_cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keep("one", tmp_path / "job", "hello")
+    (tmp_path / "job" / "sub" / "a.txt").write_text("other")  # a link: the kept file changes too
+    assert cache.fetch("kind", "one", tmp_path / "next") is None
+    assert "is removed" in caplog.text
+    assert not (empty_cache / "kind" / "one").exists()
+
+
+def test_the_entries_longest_unused_go_first(
+    tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        keep(f"entry-{number}", tmp_path / f"job-{number}", f"{number}" * 1000)
+        entry = empty_cache / "kind" / f"entry-{number}"
+        os.utime(entry, (number, number))
+    assert cache.fetch("kind", "entry-0") is not None  # used: now the newest
+    cache.prune(2 * 1400)
+    assert sorted(path.name for path in (empty_cache / "kind").iterdir()) == ["entry-0", "entry-2"]
+
+
+def test_nothing_is_kept_where_the_limit_is_0(
+    tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORAJOB_CACHE_GB", "0")
+    keep("one", tmp_path / "job", "hello")
+    assert not empty_cache.exists()
+    monkeypatch.setenv("LORAJOB_CACHE_GB", "lots")
+    with pytest.raises(UsageError, match=r"LORAJOB_CACHE_GB: 'lots' is no number"):
+        keep("one", tmp_path / "job", "hello")
