@@ -1,7 +1,8 @@
 """Stage 3: word and character error rates of the base and of the tuned model, clip by clip.
 
 Both are converted to CTranslate2 in float32 and decode the same test clips greedily: several times
-faster than transformers' generate, with the same transcripts.
+faster than transformers' generate, with the same transcripts. A model trained on windows cut to
+their clips decodes such; `convert` scores what it makes of the model on windows of 30 s.
 """
 
 import json
@@ -44,7 +45,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         report.check_stop()
         tuned = ct2.convert(merged, Path(scratch, "tuned"), "float32")
         report.check_stop()
-        tuned_texts = _decode(tuned, labels, store, indices, spec, report, len(indices))
+        tuned_texts = _decode(tuned, labels, store, indices, spec, report, len(indices), True)
 
     references = [store.texts[index] for index in indices]
     ids = [store.ids[index] for index in indices]
@@ -55,7 +56,11 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         "base": interval(references, base_texts, seed=spec.seed),
         "tuned": interval(references, tuned_texts, seed=spec.seed),
     }
-    write_json(out / "metrics.json", result.model_dump() | {"intervals": intervals})
+    context = "dynamic" if spec.decodes_cut else "full"
+    write_json(
+        out / "metrics.json",
+        result.model_dump() | {"intervals": intervals, "tuned_audio_context": context},
+    )
     _write_rows(out / "utterances.jsonl", store, ids, references, base_texts, tuned_texts)
     log.info("WER %.1f -> %.1f %% on %d clips", result.base.wer, result.tuned.wer, len(indices))
     return result
@@ -76,7 +81,7 @@ def _base_transcripts(
         base=[cache.digest(path) for path in weights],
         clips=hash_files(store.folder),
         language=labels.language_token,
-        settings=spec.evaluate.model_dump(mode="json"),
+        settings=spec.evaluate.model_dump(include={"max_clips", "batch_size", "beam_size"}),
     )
     kept = cache.fetch("base-transcripts", name)
     if kept is None:
@@ -97,6 +102,7 @@ def _decode(
     spec: JobSpec,
     report: Report,
     before: int,
+    tuned: bool = False,
 ) -> list[str]:
     """Transcripts of one of the two models; `before` clips were decoded by the other."""
 
@@ -106,7 +112,8 @@ def _decode(
 
     decoder = ct2.Decoder(model, labels)
     config = spec.evaluate
-    return decoder.transcribe(store, indices, config.batch_size, config.beam_size, done)
+    cut = tuned and spec.decodes_cut
+    return decoder.transcribe(store, indices, config.batch_size, config.beam_size, done, cut)
 
 
 def _write_rows(

@@ -113,6 +113,9 @@ class EvaluateConfig(BaseModel):
     """Clips decoded at a time."""
     beam_size: PositiveInt = 1
     """Beams of the search; 1 is greedy."""
+    audio_context: Literal["auto", "dynamic", "full"] = "auto"
+    """dynamic decodes clips without padding them to 30 s, several times faster; auto does so where
+    the model was trained for it. The base model always gets full windows."""
 
 
 class ConvertConfig(BaseModel):
@@ -143,6 +146,13 @@ class JobSpec(BaseModel):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     convert: ConvertConfig = ConvertConfig()
+
+    @property
+    def decodes_cut(self) -> bool:
+        """Whether evaluation gives the tuned model windows that end behind the clip."""
+        wanted = self.evaluate.audio_context
+        trained = self.train.audio_context == "dynamic" and self.train.cut_clips > 0
+        return wanted == "dynamic" or (wanted == "auto" and trained)
 
     @classmethod
     def load(cls, path: Path) -> "JobSpec":
