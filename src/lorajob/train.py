@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from lorajob.jobdir import JobDir
 from lorajob.languages import find_language
 from lorajob.model import trainable_parameters
 from lorajob.packing import ClipSizes, Window, group_batches, plan_epoch
+from lorajob.ranks import shared_by, wanted_processes
 from lorajob.report import Report
 from lorajob.results import TrainResult
 from lorajob.spec import JobSpec, TrainConfig
@@ -43,6 +45,35 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
 
     Raises ModelError where the base does not load, StageStopped after a checkpoint was saved.
     """
+    checkpoint = take_over(job.checkpoints, attempt)
+    resume = checkpoint.path if checkpoint else None
+    history = out / "history.jsonl"
+    history.write_bytes((resume / history.name).read_bytes() if resume else b"")
+    with shared_by(wanted_processes(torch.cuda.device_count()), job, resume):
+        loop, dataset = _prepare(spec, job, resume, report)
+        first = loop.run.step
+        loop.keep(history, job.checkpoints / str(attempt))
+        loop.train(dataset)
+    save_adapter(loop.run.model, out / "adapter")
+    return TrainResult(
+        steps=loop.total,
+        epochs=spec.train.epochs,
+        loss=loop.final_loss(),
+        trainable_parameters=trainable_parameters(loop.run.model),
+        resumed_from=first,
+    )
+
+
+def run_rank(spec: JobSpec, job: JobDir, resume: Path | None) -> None:
+    """Another process's share of `run`, as the environment numbers it; it writes nothing."""
+    loop, dataset = _prepare(spec, job, resume, Report("train"))
+    with suppress(StageStopped):
+        loop.train(dataset)
+
+
+def _prepare(
+    spec: JobSpec, job: JobDir, resume: Path | None, report: Report
+) -> tuple["_Loop", WindowDataset]:
     config = spec.train
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -51,21 +82,8 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     labels = Labels(folder, find_language(spec.language).token)
     sizes = ClipSizes(store.seconds.tolist(), store.tokens.tolist(), store.speakers)
     plan = plan_run(sizes, config, spec.seed)
-    resume = take_over(job.checkpoints, attempt)
-    trainer = start_run(folder, config, spec.seed, len(plan), resume)
-    first = trainer.step
-    history = out / "history.jsonl"
-    history.write_bytes((resume.path / history.name).read_bytes() if resume else b"")
-    loop = _Loop(job.checkpoints / str(attempt), history, trainer, report, plan, sizes)
-    loop.train(WindowDataset(store, labels, loop.windows))
-    save_adapter(trainer.model, out / "adapter")
-    return TrainResult(
-        steps=len(plan),
-        epochs=config.epochs,
-        loss=loop.final_loss(),
-        trainable_parameters=trainable_parameters(trainer.model),
-        resumed_from=first,
-    )
+    loop = _Loop(start_run(folder, config, spec.seed, len(plan), resume), report, plan, sizes)
+    return loop, WindowDataset(store, labels, loop.windows)
 
 
 def plan_run(sizes: ClipSizes, config: TrainConfig, seed: int) -> list[list[Window]]:
@@ -88,17 +106,9 @@ class _Loop:
     """Steps, checkpoints, history and progress of one attempt."""
 
     def __init__(
-        self,
-        checkpoints: Path,
-        history: Path,
-        run: Run,
-        report: Report,
-        plan: list[list[Window]],
-        sizes: ClipSizes,
+        self, run: Run, report: Report, plan: list[list[Window]], sizes: ClipSizes
     ) -> None:
         self.config = run.config
-        self.checkpoints = checkpoints
-        self.history = history
         self.run = run
         self.report = report
         self.sizes = sizes
@@ -108,11 +118,17 @@ class _Loop:
         self.total = len(plan)
         self.saved = run.step
         self.losses: list[float] = []
+        self.recent: list[_Rate] = []
+        self.history: Path | None = None  # of this process, if it keeps what the training leaves
+        run.stop_asked = lambda: report.stop_requested
+
+    def keep(self, history: Path, checkpoints: Path) -> None:
+        """Write history (which holds earlier attempts' steps), its pictures and checkpoints."""
+        self.history, self.checkpoints = history, checkpoints
         self.board = SummaryWriter(str(history.parent / "tensorboard"))
-        for row in map(json.loads, history.read_text("utf-8").splitlines()):  # earlier attempts'
+        for row in map(json.loads, history.read_text("utf-8").splitlines()):
             self.losses.append(row["loss"])
             self._draw(row.pop("step"), row)
-        self.recent: list[_Rate] = []
 
     def train(self, dataset: WindowDataset) -> None:
         batches = self._batches(dataset)
@@ -137,12 +153,13 @@ class _Loop:
                 )
             clips = sum(len(self.windows[index].clips) for index in step)
             self._record(loss, _Rate(time.monotonic(), tokens, clips, waited))
-            if self.report.stop_requested:
+            if self.run.stopping:
                 self._save()
                 raise StageStopped(f"stopped at step {self.run.step}; its checkpoint is kept")
             if self.run.step % self.config.save_steps == 0 and self.run.step < self.total:
                 self._save()
-        self.board.close()
+        if self.history is not None:
+            self.board.close()
 
     def _batches(self, dataset: WindowDataset) -> Iterator[list[Batch]]:
         """The micro-batches of each step still to do; several processes share each step."""
@@ -198,7 +215,7 @@ class _Loop:
             "waited_for_data": sum(it.waited for it in taken) / seconds,
         }
         self.losses.append(loss)
-        if not self.run.is_main:
+        if self.history is None:
             return
         with self.history.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **fields}) + "\n")
@@ -211,7 +228,7 @@ class _Loop:
             self.board.add_scalar(f"train/{name}", value, step)
 
     def _save(self) -> None:
-        if self.run.step == self.saved or not self.run.is_main:
+        if self.run.step == self.saved or self.history is None:
             return
         target = self.checkpoints / f"step-{self.run.step}"
         optimizer = getattr(self.run.optimizer, "optimizer", self.run.optimizer)

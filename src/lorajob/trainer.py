@@ -7,6 +7,7 @@ from a seed of its own, so that nothing random has to be kept from step to step.
 
 import logging
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from lorajob.checkpoint import Checkpoint, load_checkpoint
+from lorajob.checkpoint import load_checkpoint
 from lorajob.loss import WhisperLoss
 from lorajob.model import load_for_training, pick_precision
 from lorajob.spec import TrainConfig
@@ -42,11 +43,8 @@ class Run:
     seed: int
     micro_batch: int
     step: int = 0
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process writes and reports for all."""
-        return bool(self.accelerator.is_main_process)
+    stop_asked: Callable[[], bool] = lambda: False
+    stopping: bool = False  # asked of any process, and known to all of them after the same step
 
     def state(self) -> dict[str, Any]:
         scaler = self.accelerator.scaler
@@ -74,9 +72,13 @@ class Run:
             loss = self.loss(audio, labels) / tokens
             accelerator.backward(loss)
             total += loss.detach()
+        self.stopping = self.stop_asked()
         if accelerator.num_processes > 1:
             self._add_up_gradients()
-            total = accelerator.reduce(total, "sum")
+            total, stopping = accelerator.reduce(
+                torch.stack([total, torch.full_like(total, self.stopping)]), "sum"
+            )
+            self.stopping = bool(stopping)
         accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
         self.scheduler.step()
@@ -100,15 +102,15 @@ class Run:
             parameter.grad = gradient.view_as(parameter)
 
 
-def start_run(
-    folder: Path, config: TrainConfig, seed: int, steps: int, resume: Checkpoint | None
-) -> Run:
-    """Model, optimizer and schedule for `steps` steps, fresh or as the checkpoint left them."""
+def start_run(folder: Path, config: TrainConfig, seed: int, steps: int, resume: Path | None) -> Run:
+    """Model, optimizer and schedule for `steps` steps, fresh or as the checkpoint `resume` left
+    them.
+    """
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = ACCELERATE_PRECISION[pick_precision(config.precision, device)]
     accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
-    model = load_for_training(folder, config, accelerator.device, resume.path if resume else None)
+    model = load_for_training(folder, config, accelerator.device, resume)
     loss = WhisperLoss(model).to(accelerator.device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = AdamW(
@@ -121,9 +123,9 @@ def start_run(
     scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(step, warmup, steps))
     state: dict[str, Any] | None = None
     if resume is not None:
-        state = load_checkpoint(resume.path, optimizer)
+        state = load_checkpoint(resume, optimizer)
         scheduler.load_state_dict(state["scheduler"])
-        log.info("resumed from step %d", resume.step)
+        log.info("resumed from step %d", state["step"])
         _keep_exact(state, precision)
     loss.train()
     wrapped = accelerator.prepare_model(loss, evaluation_mode=True)  # no DistributedDataParallel

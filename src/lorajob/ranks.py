@@ -1,0 +1,125 @@
+"""Several processes that share one training, one a GPU; the stage itself is the first of them.
+
+It starts the others with what `accelerate launch` would put into their environment, so that it
+stays the process that is supervised: its signals, its exit code, its standard output. They end with
+it, and it with any of them that breaks.
+
+    python -m lorajob.ranks JOB_DIR [CHECKPOINT]    one of the others
+"""
+
+import importlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lorajob.errors import UsageError
+from lorajob.jobdir import JobDir
+from lorajob.spec import JobSpec
+
+LOOPBACK = "127.0.0.1"
+END_SECONDS = 10  # the others get so long to end by themselves
+BROKEN = 4  # the stage's exit code for a bug
+
+log = logging.getLogger(__name__)
+
+
+def wanted_processes(gpus: int) -> int:
+    """`LORAJOB_PROCESSES`, else one a GPU, one without. Raises UsageError for no such number."""
+    given = os.environ.get("LORAJOB_PROCESSES")
+    if not given:
+        return max(1, gpus)
+    if not given.isdigit() or int(given) < 1 or (gpus and int(given) > gpus):
+        allowed = f"1 to {gpus}, the GPUs here" if gpus else "1 or more"
+        raise UsageError(f"LORAJOB_PROCESSES: {given!r} is not allowed; allowed: {allowed}")
+    return int(given)
+
+
+@contextmanager
+def shared_by(count: int, job: JobDir, resume: Path | None) -> Iterator[None]:
+    """Within the block `count` processes train; this one is rank 0."""
+    if count == 1:
+        yield
+        return
+    with socket.socket() as chosen:
+        chosen.bind((LOOPBACK, 0))
+        port = chosen.getsockname()[1]
+    command = [sys.executable, "-m", __name__, str(job.root), *([str(resume)] if resume else [])]
+    others = [
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            env=os.environ | environment(rank, count, port),
+        )
+        for rank in range(1, count)
+    ]
+    own = environment(0, count, port)
+    before = {name: os.environ.get(name) for name in own}
+    os.environ.update(own)
+    leaving = threading.Event()
+    for other in others:
+        threading.Thread(target=_end_with, args=(other, leaving), daemon=True).start()
+    try:
+        yield
+    finally:
+        leaving.set()
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        for other in others:
+            _end(other)
+
+
+def environment(rank: int, count: int, port: int) -> dict[str, str]:
+    """What torch.distributed and accelerate read."""
+    values = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    place = {"MASTER_ADDR": LOOPBACK, "MASTER_PORT": str(port)}
+    return {name: str(value) for name, value in values.items()} | place
+
+
+def _end_with(other: subprocess.Popen[bytes], leaving: threading.Event) -> None:
+    code = other.wait()
+    if code and not leaving.is_set():
+        log.error("a process of this training ended with exit code %d", code)
+        os._exit(BROKEN)  # the main thread waits for an answer that will not come
+
+
+def _end(other: subprocess.Popen[bytes]) -> None:
+    assert other.stdin is not None
+    other.stdin.close()
+    try:
+        other.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        other.kill()
+        other.wait()
+
+
+def _end_with_first() -> None:
+    """End at the end of standard input, which rank 0 holds."""
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main() -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):  # rank 0 says when to stop
+        signal.signal(number, signal.SIG_IGN)
+    _end_with_first()
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    job = JobDir(Path(sys.argv[1]))
+    resume = Path(sys.argv[2]) if len(sys.argv) > 2 else None
+    importlib.import_module("lorajob.train").run_rank(JobSpec.load(job.spec_path), job, resume)
+
+
+if __name__ == "__main__":
+    main()

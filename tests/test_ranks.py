@@ -1,0 +1,101 @@
+"""Two processes on the CPU, as a worker with two GPUs runs a training."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lorajob.checkpoint import newest_checkpoint
+from lorajob.errors import UsageError
+from lorajob.jobdir import JobDir
+from lorajob.ranks import wanted_processes
+from lorajob.stage import EXIT_BROKEN, EXIT_STOPPED
+from tests.procs import descendants, running
+from tests.service import wait_for
+from tests.test_train import SHORT, history
+from tests.tiny import make_job
+
+EXACT = (*SHORT, "train.dropout=0")
+
+
+def start(job: JobDir, processes: int) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "lorajob.stage", "train", str(job.root)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"LORAJOB_PROCESSES": str(processes), "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("context", "tolerance"),
+    [
+        ("full", 1e-4),
+        ("dynamic", 1e-3),  # a cut window is padded to the longest of its process's share
+    ],
+)
+def test_two_processes_train_as_one(
+    tiny_whisper: Path, tmp_path: Path, context: str, tolerance: float
+) -> None:
+    losses = []
+    for processes in (1, 2):
+        job = make_job(
+            tmp_path / str(processes), tiny_whisper, *EXACT, f"train.audio_context={context}"
+        )
+        stage = start(job, processes)
+        _, said = stage.communicate(timeout=240)
+        assert stage.returncode == 0, said
+        losses.append([row["loss"] for row in history(job)])
+    assert len(losses[0]) > 5
+    assert losses[1] == pytest.approx(losses[0], rel=tolerance)
+
+
+def test_a_stop_reaches_both_after_the_same_step(tiny_whisper: Path, tmp_path: Path) -> None:
+    job = make_job(tmp_path, tiny_whisper, *EXACT, "train.epochs=500", "train.save_steps=10000")
+    stage = start(job, 2)
+    assert stage.stdout is not None
+    assert json.loads(stage.stdout.readline())["event"] == "progress"
+    _, other = descendants(stage.pid)
+    os.killpg(stage.pid, signal.SIGTERM)
+    stage.communicate(timeout=120)
+    assert stage.returncode == EXIT_STOPPED
+    wait_for(lambda: not running(other))
+    newest = newest_checkpoint(job.checkpoints)
+    assert newest is not None
+    assert newest.step == history_of(newest.path)[-1]["step"]
+
+
+def history_of(checkpoint: Path) -> list[dict[str, float]]:
+    return [json.loads(row) for row in (checkpoint / "history.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("victim", ["first", "other"])
+def test_neither_process_outlives_the_other(
+    tiny_whisper: Path, tmp_path: Path, victim: str
+) -> None:
+    job = make_job(tmp_path, tiny_whisper, *EXACT, "train.epochs=500")
+    stage = start(job, 2)
+    assert stage.stdout is not None
+    assert stage.stdout.readline()
+    _, other = descendants(stage.pid)
+    os.kill(stage.pid if victim == "first" else other, signal.SIGKILL)
+    stage.communicate(timeout=120)
+    assert stage.returncode == (-signal.SIGKILL if victim == "first" else EXIT_BROKEN)
+    wait_for(lambda: not running(other))
+    assert job.result("train") is None
+
+
+def test_how_many_processes_share_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (wanted_processes(0), wanted_processes(4)) == (1, 4)
+    monkeypatch.setenv("LORAJOB_PROCESSES", "2")
+    assert (wanted_processes(0), wanted_processes(4)) == (2, 2)
+    for wrong in ("0", "5", "two"):
+        monkeypatch.setenv("LORAJOB_PROCESSES", wrong)
+        with pytest.raises(UsageError, match="allowed: 1 to 4, the GPUs here"):
+            wanted_processes(4)
