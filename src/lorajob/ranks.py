@@ -91,8 +91,8 @@ def _end_with(other: subprocess.Popen[bytes], leaving: threading.Event) -> None:
 
 
 def _end(other: subprocess.Popen[bytes]) -> None:
-    assert other.stdin is not None
-    other.stdin.close()
+    if other.stdin is not None:
+        other.stdin.close()
     try:
         other.wait(END_SECONDS)
     except subprocess.TimeoutExpired:
