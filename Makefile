@@ -8,14 +8,16 @@ BASE_MODEL ?= demo/whisper-base
 BENCH_ARGS ?=
 CHAOS_ARGS ?=
 
-.PHONY: help demo test check bench chaos lock clean
+.PHONY: help demo test check bench bench-job chaos lock clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    watch Whisper learn some Hindi, through the real queue"
 	@echo "make test    run the tests"
 	@echo "make check   ruff, ruff format, mypy"
-	@echo "make bench   train on CORPUS=file.tar.gz LANG_CODE=hi, add the table to bench/RESULTS.md"
+	@echo "make bench   the public recipe and lorajob side by side on CORPUS=file.tar.gz LANG_CODE=hi,"
+	@echo "             the table added to bench/RESULTS.md"
+	@echo "make bench-job  one job through the whole service, its table likewise"
 	@echo "make chaos   kill workers, stages and Redis 30 times under four jobs, and tell what came of them"
 	@echo "make lock    renew constraints.txt"
 	@echo "make clean   remove .venv and all that was built"
@@ -36,6 +38,10 @@ check: $(VENV)/packages
 	$(BIN)/mypy
 
 bench: $(VENV)/editable
+	$(BIN)/python bench/compare.py --lang $(LANG_CODE) --base-model $(BASE_MODEL) \
+	    $(if $(CORPUS),--corpus $(CORPUS)) --results bench/RESULTS.md $(BENCH_ARGS)
+
+bench-job: $(VENV)/editable
 	$(BIN)/python bench/real_speech.py --lang $(LANG_CODE) --base-model $(BASE_MODEL) \
 	    $(if $(CORPUS),--corpus $(CORPUS)) $(BENCH_ARGS)
 

@@ -106,7 +106,7 @@ def test_a_window_over_the_batch_is_a_step_of_its_own() -> None:
 def test_no_forward_pass_is_larger_than_its_full_windows(micro_batch: int) -> None:
     clips = sizes(400, tokens=120)
     windows = plan_windows(clips, TrainConfig(), random.Random(0))
-    batches = group_batches(range(len(windows)), windows, clips, micro_batch)
+    batches = group_batches(range(len(windows)), windows, clips, micro_batch, 30.0)
     assert sorted(index for batch in batches for index in batch) == list(range(len(windows)))
     for batch in batches:
         cut = [windows[index].clips[0] for index in batch if windows[index].cut]
@@ -117,3 +117,13 @@ def test_no_forward_pass_is_larger_than_its_full_windows(micro_batch: int) -> No
         else:
             assert len(batch) <= micro_batch
     assert sum(len(batch) for batch in batches) / len(batches) > 1.5 * micro_batch
+
+
+def test_passes_waste_little_where_each_costs_little() -> None:
+    clips = sizes(8, tokens=60)
+    windows = [Window((clip,), False, cut=True) for clip in range(8)]
+    padded = []
+    for overhead in (0.5, 30.0):
+        passes = group_batches(range(8), windows, clips, 2, overhead)
+        padded.append(sum(len(it) * max(clips.seconds[i] for i in it) for it in passes))
+    assert padded[0] < 1.12 * sum(clips.seconds) < padded[1]

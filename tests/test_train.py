@@ -26,7 +26,13 @@ from lorajob.trainer import Run, learning_rate_factor
 from lorajob.windows import IGNORED, WindowDataset, collate
 from tests.tiny import make_job
 
-SHORT = ("train.batch_clips=2", "train.rank=8", "train.threads=1", "train.save_steps=3")
+SHORT = (
+    "train.batch_clips=2",
+    "train.rank=8",
+    "train.threads=1",
+    "train.save_steps=3",
+    "train.precision=float32",
+)
 
 
 class StopAt(Report):
@@ -225,11 +231,13 @@ def test_the_recipe_trains_one_percent_of_the_weights(whisper_base: Path) -> Non
     assert train.trainable_parameters(model) == 2 * 18 * 2 * 32 * 512  # q and v, 18 attentions
 
 
-def test_what_auto_means_depends_on_the_device() -> None:
+def test_what_auto_means_depends_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert (pick_quantization("auto", cpu), pick_quantization("auto", cuda)) == ("none", "8bit")
     assert pick_quantization("4bit", cpu) == "4bit"
-    assert pick_precision("auto", cpu) == "float32"
+    for computes, precision in ((True, "bf16"), (False, "float32")):
+        monkeypatch.setattr("lorajob.model.cpu_computes_bf16", lambda computes=computes: computes)
+        assert pick_precision("auto", cpu) == precision
 
 
 @pytest.fixture

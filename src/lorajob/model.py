@@ -17,6 +17,7 @@ from lorajob.spec import TrainConfig
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}
 # transformers' Whisper without the projection to the vocabulary: it stays in float
 UNQUANTISED = ["proj_out"]
+ENCODER = r".*\.encoder\..*"  # names of its modules; the decoder's cross-attention is encoder_attn
 
 log = logging.getLogger(__name__)
 transformers_logging.set_verbosity_error()  # its bars and hints are not about the user's job
@@ -24,7 +25,7 @@ transformers_logging.disable_progress_bar()
 
 
 def pick_precision(wanted: str, device: torch.device) -> str:
-    """`auto` is bf16 where the card computes in it, else fp16; float32 on a CPU.
+    """`auto` is bf16 where the device computes in it, else fp16 on a card and float32 on a CPU.
 
     Raises UsageError for fp16 on a CPU, which has no loss scaling.
     """
@@ -33,8 +34,16 @@ def pick_precision(wanted: str, device: torch.device) -> str:
     if wanted != "auto":
         return wanted
     if device.type != "cuda":
-        return "float32"
+        return "bf16" if cpu_computes_bf16() else "float32"
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def cpu_computes_bf16() -> bool:
+    """Whether this CPU multiplies bf16 by an instruction of its own; by others it is slower."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # older torch
+        return False
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def pick_quantization(wanted: str, device: torch.device) -> str:
@@ -107,6 +116,7 @@ def load_for_training(
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules=list(config.target_modules),
+        exclude_modules=ENCODER if config.decoder_only else None,
         bias="none",
     )
     try:

@@ -13,6 +13,7 @@ from lorajob.spec import MAX_LABEL_TOKENS, TrainConfig
 
 WINDOW_SECONDS = 30.0  # what Whisper's encoder sees at once
 PAUSE_SECONDS = 0.2  # silence between two clips of a window
+SECONDS_A_TOKEN = 0.045  # a decoder position costs about what so much audio costs the encoder
 OPEN_WINDOWS = 64  # first-fit looks at so many; an epoch is packed in linear time
 
 
@@ -123,26 +124,40 @@ def group_steps(windows: list[Window], batch_clips: int) -> list[list[Window]]:
 
 
 def group_batches(
-    indices: Sequence[int], windows: Sequence[Window], sizes: ClipSizes, micro_batch: int
+    indices: Sequence[int],
+    windows: Sequence[Window],
+    sizes: ClipSizes,
+    micro_batch: int,
+    overhead_seconds: float,
 ) -> list[list[int]]:
     """The forward passes of a step, each as large as `micro_batch` full windows at most.
 
-    `indices` are into `windows`. Cut windows go together by length, as many as fit into the same
-    seconds of audio and decoder positions, padding counted.
+    `indices` are into `windows`. Cut windows go together by length, so that padding them to the
+    longest and `overhead_seconds` a pass (its fixed cost, in seconds of audio) add up to the least.
     """
     full = [index for index in indices if not windows[index].cut]
     batches = [full[start : start + micro_batch] for start in range(0, len(full), micro_batch)]
-    most_seconds = micro_batch * WINDOW_SECONDS
-    most_tokens = micro_batch * MAX_LABEL_TOKENS
-    batch: list[int] = []
-    longest, most_said = 0.0, 0
-    cut = {index: windows[index].clips[0] for index in indices if windows[index].cut}
-    for index in sorted(cut, key=lambda index: (-sizes.seconds[cut[index]], index)):
-        longest = max(longest, sizes.seconds[cut[index]])
-        most_said = max(most_said, sizes.tokens[cut[index]])
-        size = len(batch) + 1
-        if batch and (size * longest > most_seconds or size * most_said > most_tokens):
-            batches.append(batch)
-            batch, longest, most_said = [], sizes.seconds[cut[index]], sizes.tokens[cut[index]]
-        batch.append(index)
-    return [*batches, batch] if batch else batches
+    cut = [index for index in indices if windows[index].cut]
+    clips = {index: windows[index].clips[0] for index in cut}
+    cut.sort(key=lambda index: (-sizes.seconds[clips[index]], index))
+    # best[n]: the least cost of the first n in passes of neighbours, and where the last pass begins
+    best: list[tuple[float, int]] = [(0.0, 0)]
+    for end in range(1, len(cut) + 1):
+        choices = []
+        said = 0
+        for start in range(end - 1, -1, -1):
+            said = max(said, sizes.tokens[clips[cut[start]]])
+            heard, count = sizes.seconds[clips[cut[start]]], end - start
+            fits = count * heard <= micro_batch * WINDOW_SECONDS
+            if count > 1 and not (fits and count * said <= micro_batch * MAX_LABEL_TOKENS):
+                break
+            cost = count * (heard + said * SECONDS_A_TOKEN) + overhead_seconds
+            choices.append((best[start][0] + cost, start))
+        best.append(min(choices))
+    passes = []
+    end = len(cut)
+    while end:
+        start = best[end][1]
+        passes.append(cut[start:end])
+        end = start
+    return batches + passes[::-1]

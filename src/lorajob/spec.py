@@ -59,6 +59,8 @@ class TrainConfig(BaseModel):
     """Dropout in front of the adapter."""
     target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = ("q_proj", "v_proj")
     """Layers that get an adapter."""
+    decoder_only: bool = False
+    """Adapt the decoder alone: cheaper, since the encoder needs no backward pass, and weaker."""
     learning_rate: PositiveFloat = 1e-3
     """Peak learning rate; LoRA tolerates about ten times full fine-tuning's."""
     warmup_steps: Annotated[int, Field(ge=0)] = 50

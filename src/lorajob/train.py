@@ -35,6 +35,8 @@ from lorajob.tokens import Labels
 from lorajob.trainer import Run, start_run
 from lorajob.windows import Batch, WindowDataset, micro_batches
 
+# What a forward and backward pass costs beside its windows, in seconds of audio.
+PASS_SECONDS = {"cpu": 1.0, "cuda": 30.0}
 RATE_STEPS = 20  # tokens and clips a second are told over so many steps
 
 log = logging.getLogger(__name__)
@@ -165,11 +167,12 @@ class _Loop:
         """The micro-batches of each step still to do; several processes share each step."""
         accelerator = self.run.accelerator
         mine = slice(accelerator.process_index, None, accelerator.num_processes)
+        on_gpu = accelerator.device.type == "cuda"
+        overhead = PASS_SECONDS["cuda" if on_gpu else "cpu"]
         steps = [
-            group_batches(step[mine], self.windows, self.sizes, self.run.micro_batch)
+            group_batches(step[mine], self.windows, self.sizes, self.run.micro_batch, overhead)
             for step in self.steps[self.run.step :]
         ]
-        on_gpu = accelerator.device.type == "cuda"
         workers = self.config.loader_workers
         stream = micro_batches(
             dataset,

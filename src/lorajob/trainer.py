@@ -44,7 +44,12 @@ class Run:
     micro_batch: int
     step: int = 0
     stop_asked: Callable[[], bool] = lambda: False
-    stopping: bool = False  # asked of any process, and known to all of them after the same step
+    told_to_stop: bool = False  # by any of several processes, and known to all after the same step
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the training ends with this step; the same in every process."""
+        return self.told_to_stop if self.accelerator.num_processes > 1 else self.stop_asked()
 
     def state(self) -> dict[str, Any]:
         scaler = self.accelerator.scaler
@@ -72,13 +77,12 @@ class Run:
             loss = self.loss(audio, labels) / tokens
             accelerator.backward(loss)
             total += loss.detach()
-        self.stopping = self.stop_asked()
         if accelerator.num_processes > 1:
             self._add_up_gradients()
             total, stopping = accelerator.reduce(
-                torch.stack([total, torch.full_like(total, self.stopping)]), "sum"
+                torch.stack([total, torch.full_like(total, self.stop_asked())]), "sum"
             )
-            self.stopping = bool(stopping)
+            self.told_to_stop = bool(stopping)
         accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
         self.scheduler.step()

@@ -1,0 +1,94 @@
+"""One tuned model, decoded greedily by transformers' generate and by CTranslate2.
+
+    python bench/decoding.py JOB_DIR --clips 32
+
+JOB_DIR is a job that has trained on windows cut to their clips. CPU seconds are this process's, the
+models loaded beforehand; WER is that of the same test clips. CTranslate2 decodes windows of 30 s
+first, then windows that end behind their clip.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from lorajob import ct2
+from lorajob.base_model import local_model
+from lorajob.clipstore import ClipStore
+from lorajob.convert import spread
+from lorajob.features import LogMel, pad_windows
+from lorajob.jobdir import JobDir
+from lorajob.languages import find_language
+from lorajob.model import load_whisper, merge
+from lorajob.scoring import score
+from lorajob.spec import JobSpec
+from lorajob.tokens import Labels
+
+GENERATE_BATCH = 8  # clips, as the recipe evaluates
+DECODE_BATCH = 16
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("job_dir", type=Path)
+    parser.add_argument("--clips", type=int, default=32, help="test clips to decode (default: 32)")
+    args = parser.parse_args()
+    print(json.dumps(measure(JobDir(args.job_dir), args.clips), indent=2))
+    return 0
+
+
+def measure(job: JobDir, clips: int) -> dict[str, dict[str, float]]:
+    """CPU seconds a clip, WER and CER of each way."""
+    spec = JobSpec.load(job.spec_path)
+    store = ClipStore(job.stage_dir("preprocess") / "test")
+    indices = spread(range(len(store)), clips)
+    folder = local_model(spec.base_model)
+    labels = Labels(folder, find_language(spec.language).token)
+    references = [store.texts[index] for index in indices]
+    with TemporaryDirectory() as scratch:
+        merged = merge(folder, job.stage_dir("train") / "adapter", Path(scratch, "merged"))
+        model = load_whisper(merged).eval()
+        decoder = ct2.Decoder(ct2.convert(merged, Path(scratch, "ct2"), "float32"), labels)
+        ways: dict[str, Callable[[], list[str]]] = {
+            "generate": lambda: generate(model, store, indices, labels),
+            "ctranslate2": lambda: decoder.transcribe(store, indices, DECODE_BATCH),
+            "ctranslate2_cut": lambda: decoder.transcribe(store, indices, DECODE_BATCH, cut=True),
+        }
+        found = {}
+        for name, way in ways.items():
+            started = time.process_time()
+            heard = way()
+            taken = (time.process_time() - started) / len(indices)
+            scores = score(references, heard)
+            found[name] = {"cpu_seconds_a_clip": taken, "wer": scores.wer, "cer": scores.cer}
+    return found
+
+
+@torch.no_grad()
+def generate(model: Any, store: ClipStore, indices: Sequence[int], labels: Labels) -> list[str]:
+    """transformers' greedy transcripts, padded to 30 s, up to as many tokens as ours."""
+    log_mel = LogMel(model.config.num_mel_bins)
+    limit = ct2.max_new_tokens(max(int(store.tokens[index]) for index in indices))
+    texts: list[str] = []
+    for start in range(0, len(indices), GENERATE_BATCH):
+        audio = [store.audio(index) for index in indices[start : start + GENERATE_BATCH]]
+        rows = model.generate(
+            input_features=log_mel(pad_windows(audio)),
+            language=labels.language_token,
+            task="transcribe",
+            num_beams=1,
+            do_sample=False,
+            max_new_tokens=limit,
+        )
+        texts += [labels.decode(row.tolist()) for row in rows]
+    return texts
+
+
+if __name__ == "__main__":
+    sys.exit(main())
