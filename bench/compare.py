@@ -45,7 +45,7 @@ PHASES = {"prepare": "preprocess", "train": "train", "evaluate": "evaluate"}
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--corpus", type=Path, help="release or manifest; default: some of the demo's")
+    parser.add_argument("--corpus", type=Path, help="release or manifest; default: the demo's")
     parser.add_argument("--lang", default="hi", help="code of the language (default: hi)")
     parser.add_argument("--base-model", default="demo/whisper-base", help="as for submit")
     parser.add_argument("--epochs", type=int, default=1)
