@@ -22,7 +22,7 @@ from lorajob.report import Report
 from lorajob.spec import JobSpec, TrainConfig
 from lorajob.stage import EXIT_STOPPED, run_stage
 from lorajob.tokens import Labels
-from lorajob.trainer import Run, learning_rate_factor
+from lorajob.trainer import Run, learning_rate_factor, pick_learning_rate
 from lorajob.windows import IGNORED, WindowDataset, collate
 from tests.tiny import make_job
 
@@ -225,10 +225,25 @@ def test_quantised_bases_train_on_the_cpu(whisper_base: Path, tmp_path: Path, ki
 
 
 def test_the_recipe_trains_one_percent_of_the_weights(whisper_base: Path) -> None:
-    model = load_for_training(whisper_base, TrainConfig(), torch.device("cpu"))
+    config = TrainConfig(target_modules=("q_proj", "v_proj"))
+    model = load_for_training(whisper_base, config, torch.device("cpu"))
     trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
     assert all("lora_" in name for name in trained)
     assert train.trainable_parameters(model) == 2 * 18 * 2 * 32 * 512  # q and v, 18 attentions
+
+
+def test_a_decoder_only_adapter_leaves_the_encoder_alone(tiny_whisper: Path) -> None:
+    config = TrainConfig(decoder_only=True)
+    model = load_for_training(tiny_whisper, config, torch.device("cpu"))
+    trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    assert trained
+    assert not [name for name in trained if ".encoder." in name]
+    assert [name for name in trained if ".encoder_attn." in name]
+
+
+def test_the_learning_rate_falls_with_the_models_width() -> None:
+    assert pick_learning_rate(512) == pytest.approx(1e-3)
+    assert pick_learning_rate(1280) < pick_learning_rate(768) < pick_learning_rate(384)
 
 
 def test_what_auto_means_depends_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,7 +151,7 @@ class _Loop:
             if not math.isfinite(loss):
                 raise ModelError(
                     f"train: the loss is {loss} at step {self.run.step}; lower "
-                    f"train.learning_rate ({self.config.learning_rate:g}) or use another precision"
+                    f"train.learning_rate ({self.run.peak_rate:g}) or use another precision"
                 )
             clips = sum(len(self.windows[index].clips) for index in step)
             self._record(loss, _Rate(time.monotonic(), tokens, clips, waited))

@@ -25,6 +25,7 @@ from lorajob.model import load_for_training, pick_precision
 from lorajob.spec import TrainConfig
 from lorajob.windows import Batch
 
+BASE_LEARNING_RATE, BASE_WIDTH = 1e-3, 512
 ACCELERATE_PRECISION = {"float32": "no", "fp16": "fp16", "bf16": "bf16"}
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,11 @@ class Run:
     step: int = 0
     stop_asked: Callable[[], bool] = lambda: False
     told_to_stop: bool = False  # by any of several processes, and known to all after the same step
+
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate at the end of the warm-up."""
+        return float(self.scheduler.base_lrs[0])
 
     @property
     def stopping(self) -> bool:
@@ -119,7 +125,7 @@ def start_run(folder: Path, config: TrainConfig, seed: int, steps: int, resume: 
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = AdamW(
         trained,
-        lr=config.learning_rate,
+        lr=config.learning_rate or pick_learning_rate(loss.whisper.config.d_model),
         weight_decay=config.weight_decay,
         fused=device.type == "cuda",
     )
@@ -147,6 +153,15 @@ def _keep_exact(state: dict[str, Any], precision: str) -> None:
     torch.set_num_threads(state["threads"])
     if state["precision"] != precision:
         log.warning("precision %r, not %r: no longer exact", precision, state["precision"])
+
+
+def pick_learning_rate(width: int) -> float:
+    """The peak rate for a base model whose hidden states have `width` entries.
+
+    Measured on whisper-base (512, bench/RESULTS.md); from there it falls as the width grows, as
+    the best rate of Adam does for matrices (Yang et al., arXiv 2203.03466).
+    """
+    return BASE_LEARNING_RATE * BASE_WIDTH / width
 
 
 def learning_rate_factor(step: int, warmup: int, steps: int) -> float:
