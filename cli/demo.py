@@ -23,8 +23,7 @@ from lorajob.errors import ServiceError
 
 BASE_MODEL = "demo/whisper-base"
 SETTINGS = (  # what two cores do in a few minutes
-    "train.epochs=4",
-    "train.single_clips=0.06",
+    "train.epochs=3",
     "train.save_steps=25",
 )
 SHOWN_TRANSCRIPTS = 3

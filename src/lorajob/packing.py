@@ -123,6 +123,16 @@ def group_steps(windows: list[Window], batch_clips: int) -> list[list[Window]]:
     return steps
 
 
+def pass_seconds(batch: Sequence[int], windows: Sequence[Window], sizes: ClipSizes) -> float:
+    """What a forward pass over windows of one kind costs, in seconds of audio, padding counted."""
+    chosen = [windows[index] for index in batch]
+    said = max(sum(sizes.tokens[clip] for clip in window.clips) for window in chosen)
+    heard = WINDOW_SECONDS
+    if all(window.cut for window in chosen):
+        heard = max(sizes.seconds[clip] for window in chosen for clip in window.clips)
+    return len(chosen) * (heard + said * SECONDS_A_TOKEN)
+
+
 def group_batches(
     indices: Sequence[int],
     windows: Sequence[Window],

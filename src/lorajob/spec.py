@@ -74,8 +74,9 @@ class TrainConfig(BaseModel):
     """Passes over the training clips."""
     batch_clips: PositiveInt = 8
     """Clips an optimizer step."""
-    micro_batch: PositiveInt = 1
-    """Windows of 30 s a forward pass, or as much audio in cut ones; raise where memory allows."""
+    micro_batch: PositiveInt | None = None
+    """Windows of 30 s a forward pass, or as much audio in cut ones; null is what a card's memory
+    takes, and 1 on a CPU."""
     packing: bool = True
     """Put several clips into one 30 s window; false pads each clip to 30 s."""
     single_clips: Fraction = 0.03

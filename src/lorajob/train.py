@@ -23,20 +23,23 @@ from lorajob.base_model import local_model
 from lorajob.checkpoint import prune, save_adapter, save_checkpoint, take_over
 from lorajob.clipstore import ClipStore
 from lorajob.errors import ModelError, StageStopped
-from lorajob.jobdir import JobDir
+from lorajob.jobdir import JobDir, write_json
 from lorajob.languages import find_language
 from lorajob.model import trainable_parameters
-from lorajob.packing import ClipSizes, Window, group_batches, plan_epoch
+from lorajob.packing import ClipSizes, Window, group_batches, pass_seconds, plan_epoch
+from lorajob.planner import forecast, pick_micro_batch
 from lorajob.ranks import shared_by, wanted_processes
 from lorajob.report import Report
 from lorajob.results import TrainResult
 from lorajob.spec import JobSpec, TrainConfig
 from lorajob.tokens import Labels
 from lorajob.trainer import Run, start_run
-from lorajob.windows import Batch, WindowDataset, micro_batches
+from lorajob.windows import Batch, WindowDataset, collate, micro_batches
 
 # What a forward and backward pass costs beside its windows, in seconds of audio.
 PASS_SECONDS = {"cpu": 1.0, "cuda": 30.0}
+STEPS_TO_FORECAST = 40  # a shorter run is over before a dry run pays
+GIB = 2**30
 RATE_STEPS = 20  # tokens and clips a second are told over so many steps
 
 log = logging.getLogger(__name__)
@@ -133,6 +136,7 @@ class _Loop:
             self._draw(row.pop("step"), row)
 
     def train(self, dataset: WindowDataset) -> None:
+        self._look_ahead(dataset)
         batches = self._batches(dataset)
         self.recent.append(_Rate(time.monotonic(), 0, 0, 0.0))
         while self.run.step < self.total:
@@ -163,16 +167,40 @@ class _Loop:
         if self.history is not None:
             self.board.close()
 
+    def _look_ahead(self, dataset: WindowDataset) -> None:
+        """Pick the micro-batch where that is left to us, and foretell what a long run will take."""
+
+        def cost(batch: list[int]) -> float:
+            return pass_seconds(batch, self.windows, self.sizes)
+
+        def load(batch: list[int]) -> Batch:
+            return collate([dataset[index] for index in batch])
+
+        if self.config.micro_batch is None and self.run.step == 0:
+            full = max(range(len(self.windows)), key=lambda index: cost([index]))
+            self.run.micro_batch = pick_micro_batch(self.run, load([full]))
+        steps = self.steps[self.run.step :]
+        if self.history is None or len(steps) < STEPS_TO_FORECAST:
+            return
+        passes = [batch for step in steps for batch in self._passes(step)]
+        ahead = forecast(self.run, passes, cost, load, len(steps))
+        write_json(self.history.parent / "forecast.json", ahead.as_dict())
+        log.info(
+            "%d steps of about %.2f s: %.0f s; %.2f GiB at most",
+            *(ahead.steps, ahead.seconds_a_step, ahead.eta_seconds, ahead.peak_memory_bytes / GIB),
+        )
+
+    def _passes(self, step: range) -> list[list[int]]:
+        """This process's forward passes of a step."""
+        accelerator = self.run.accelerator
+        mine = step[accelerator.process_index :: accelerator.num_processes]
+        overhead = PASS_SECONDS[accelerator.device.type]
+        return group_batches(mine, self.windows, self.sizes, self.run.micro_batch, overhead)
+
     def _batches(self, dataset: WindowDataset) -> Iterator[list[Batch]]:
         """The micro-batches of each step still to do; several processes share each step."""
-        accelerator = self.run.accelerator
-        mine = slice(accelerator.process_index, None, accelerator.num_processes)
-        on_gpu = accelerator.device.type == "cuda"
-        overhead = PASS_SECONDS["cuda" if on_gpu else "cpu"]
-        steps = [
-            group_batches(step[mine], self.windows, self.sizes, self.run.micro_batch, overhead)
-            for step in self.steps[self.run.step :]
-        ]
+        on_gpu = self.run.accelerator.device.type == "cuda"
+        steps = [self._passes(step) for step in self.steps[self.run.step :]]
         workers = self.config.loader_workers
         stream = micro_batches(
             dataset,

@@ -96,12 +96,16 @@ class Run:
         self.step += 1
         return float(total.item())
 
+    def trained(self) -> list[Tensor]:
+        """The adapter's parameters."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
     def _add_up_gradients(self) -> None:
         """Every process's gradients become the sum of all; a process without windows adds none.
 
         Not DistributedDataParallel: that averages, and waits for a backward pass of each process.
         """
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        trained = self.trained()
         flat = torch.cat(
             [(torch.zeros_like(it) if it.grad is None else it.grad).flatten() for it in trained]
         )
@@ -142,7 +146,9 @@ def start_run(folder: Path, config: TrainConfig, seed: int, steps: int, resume: 
     prepared = accelerator.prepare_optimizer(optimizer)
     if state and state["scaler"] and accelerator.scaler:
         accelerator.scaler.load_state_dict(state["scaler"])
-    micro_batch, step = (state["micro_batch"], state["step"]) if state else (config.micro_batch, 0)
+    micro_batch, step = config.micro_batch or 1, 0
+    if state:
+        micro_batch, step = state["micro_batch"], state["step"]
     return Run(accelerator, wrapped, model, prepared, scheduler, config, seed, micro_batch, step)
 
 

@@ -1,0 +1,104 @@
+"""Before training: what it will take on this machine, by a dry run of two of its forward passes.
+
+Nothing of the training changes by it: gradients are thrown away, and every step draws its dropout
+from a seed of its own.
+"""
+
+import logging
+import resource
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median_low
+from typing import Any
+
+import torch
+
+from lorajob.trainer import Run
+from lorajob.windows import Batch
+
+SHARE_OF_MEMORY = 0.9  # of what a card has free; the rest is lost between blocks
+MOST_WINDOWS = 16  # a forward pass; more of them make a card no faster
+ADAM_BYTES = 8  # a parameter: two float32 moments
+GIB = 2**30
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What the steps still to do will take."""
+
+    steps: int
+    seconds_a_step: float
+    eta_seconds: float
+    peak_memory_bytes: int  # resident set on a CPU, allocated by torch on CUDA
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def forecast(
+    run: Run,
+    passes: Sequence[list[int]],
+    cost: Callable[[list[int]], float],
+    load: Callable[[list[int]], Batch],
+    steps: int,
+) -> Forecast:
+    """Time the median and the costliest of `passes` and reckon the others between those.
+
+    `cost` of a pass is in seconds of audio, `load` gives its batch.
+    """
+    costs = [cost(one) for one in passes]
+    middle, most = median_low(costs), max(costs)
+    common = load(passes[costs.index(middle)])
+    dry_pass(run, common)  # the first of its kind is slower
+    common_seconds = dry_pass(run, common)
+    most_seconds = dry_pass(run, load(passes[costs.index(most)]))
+    slope = (most_seconds - common_seconds) / (most - middle) if most > middle else 0.0
+    seconds = sum(max(0.0, common_seconds + slope * (it - middle)) for it in costs)
+    moments = 0 if run.step else ADAM_BYTES * sum(it.numel() for it in run.trained())
+    return Forecast(steps, seconds / steps, seconds, peak_memory() + moments)
+
+
+def dry_pass(run: Run, batch: Batch) -> float:
+    """Seconds of one forward and backward pass, whose gradients are dropped."""
+    device = run.accelerator.device
+    started = time.monotonic()
+    loss = run.loss(batch.audio.to(device), batch.labels.to(device))
+    run.accelerator.backward(loss)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    run.optimizer.zero_grad()
+    return time.monotonic() - started
+
+
+def peak_memory() -> int:
+    """Bytes at most so far: allocated on the card, else resident."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def pick_micro_batch(run: Run, full: Batch) -> int:
+    """Full windows a forward pass that this device takes; one on a CPU, which more do not speed up.
+
+    `full` is one window of 30 s with its labels.
+    """
+    if run.accelerator.device.type != "cuda":
+        return 1
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    dry_pass(run, full)
+    window = torch.cuda.max_memory_allocated() - before
+    free, _ = torch.cuda.mem_get_info()
+    moments = ADAM_BYTES * sum(it.numel() for it in run.trained())
+    windows = windows_that_fit(free + torch.cuda.memory_reserved() - before - moments, window)
+    log.info("micro-batches of %d windows: one takes %.2f GiB", windows, window / GIB)
+    return windows
+
+
+def windows_that_fit(free_bytes: int, window_bytes: int) -> int:
+    """How many windows' activations the memory holds, a power of two, at least one."""
+    most = int(SHARE_OF_MEMORY * free_bytes) // max(1, window_bytes)
+    return min(MOST_WINDOWS, 1 << max(0, most.bit_length() - 1))

@@ -1,0 +1,46 @@
+"""What a run is told to take before it begins."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lorajob.packing import ClipSizes, Window, pass_seconds
+from lorajob.planner import GIB, Forecast, windows_that_fit
+from lorajob.report import Report
+from lorajob.stage import run_stage
+from tests.test_train import SHORT, adapter_bytes, history
+from tests.tiny import make_job
+
+
+def test_a_long_run_is_foretold_and_not_changed(
+    tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = make_job(tmp_path / "told", tiny_whisper, *SHORT, "train.epochs=8")
+    result = run_stage("train", told, 1, Report("train"))
+    ahead = Forecast(**json.loads((told.stage_dir("train") / "forecast.json").read_text()))
+    assert ahead.steps == result["steps"] == len(history(told)) >= 40
+    assert ahead.eta_seconds == pytest.approx(ahead.steps * ahead.seconds_a_step)
+    assert ahead.peak_memory_bytes == pytest.approx(result["peak_memory_bytes"], rel=0.15)
+    monkeypatch.setattr("lorajob.train.STEPS_TO_FORECAST", 10_000)
+    untold = make_job(tmp_path / "untold", tiny_whisper, *SHORT, "train.epochs=8")
+    run_stage("train", untold, 1, Report("train"))
+    assert not (untold.stage_dir("train") / "forecast.json").exists()
+    assert adapter_bytes(told) == adapter_bytes(untold)
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "window_gib", "windows"),
+    [(14.0, 1.0, 8), (14.0, 13.0, 1), (14.0, 20.0, 1), (70.0, 0.5, 16), (6.0, 1.3, 4)],
+)
+def test_the_micro_batch_is_what_the_cards_memory_takes(
+    free_gib: float, window_gib: float, windows: int
+) -> None:
+    assert windows_that_fit(int(free_gib * GIB), int(window_gib * GIB)) == windows
+
+
+def test_a_pass_costs_what_it_is_padded_to() -> None:
+    sizes = ClipSizes([4.0, 2.0, 6.0], [40, 20, 100], ["", "", ""])
+    windows = [Window((0,), False, True), Window((1,), False, True), Window((0, 1, 2), True)]
+    assert pass_seconds([0, 1], windows, sizes) == pytest.approx(2 * (4 + 40 * 0.045))
+    assert pass_seconds([2], windows, sizes) == pytest.approx(30 + 160 * 0.045)
