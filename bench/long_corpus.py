@@ -39,9 +39,8 @@ def main() -> int:
             clips = round(hours * 3600 / CLIP_SECONDS)
             result = preprocess(work, clips)
             peak = result["peak_memory_bytes"] / 2**20
-            print(
-                f"| {hours:g} | {clips:,} | {peak:.0f} | {1000 * result['cpu_seconds'] / clips:.1f} |"
-            )
+            each = 1000 * result["cpu_seconds"] / clips
+            print(f"| {hours:g} | {clips:,} | {peak:.0f} | {each:.1f} |")
     return 0
 
 
