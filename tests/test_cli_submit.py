@@ -63,7 +63,7 @@ def test_flags_override_the_spec_file_which_overrides_the_preset(
     assert spec.language == "no"  # Norwegian, which older YAML takes for false
     assert spec.seed == 7
     assert spec.base_model == "demo/whisper-base"
-    assert (spec.train.rank, spec.train.epochs, spec.train.alpha) == (4, 2, 32)
+    assert (spec.train.rank, spec.train.epochs, spec.train.decoder_only) == (4, 2, True)
     assert spec.train.learning_rate == 1e-4
     job_id = run("submit", *args, "--lang", "ml", "--base-model", "a/b", env=env).stdout.strip()
     assert JobSpec.load(Path(records.load(job_id).folder) / "spec.json").base_model == "a/b"

@@ -52,7 +52,7 @@ def test_two_processes_train_as_one(
         _, said = stage.communicate(timeout=240)
         assert stage.returncode == 0, said
         losses.append([row["loss"] for row in history(job)])
-    assert len(losses[0]) > 5
+    assert len(losses[0]) >= 3
     assert losses[1] == pytest.approx(losses[0], rel=tolerance)
 
 

@@ -26,12 +26,14 @@ from lorajob.trainer import Run, learning_rate_factor, pick_learning_rate
 from lorajob.windows import IGNORED, WindowDataset, collate
 from tests.tiny import make_job
 
+FLOAT32 = "train.precision=float32"
 SHORT = (
     "train.batch_clips=2",
     "train.rank=8",
     "train.threads=1",
     "train.save_steps=3",
-    "train.precision=float32",
+    FLOAT32,
+    "train.learning_rate=1e-3",
 )
 
 
@@ -89,7 +91,9 @@ def test_the_decoder_sees_one_start_token(tiny_whisper: Path, tmp_path: Path) ->
     store = train.ClipStore(job.stage_dir("preprocess") / "train")
     dataset = WindowDataset(store, Labels(tiny_whisper, "hi"), [Window((0, 1), False)])
     batch = collate([dataset[0]])
-    model = load_for_training(tiny_whisper, TrainConfig(rank=4), torch.device("cpu"))
+    model = load_for_training(
+        tiny_whisper, TrainConfig(rank=4, precision="float32"), torch.device("cpu")
+    )
     given = WhisperLoss(model).decoder_input(batch.labels)[0].tolist()
     labels = Labels(tiny_whisper, "hi")
     assert given[:4] == labels.prompt
@@ -103,7 +107,9 @@ def test_the_loss_is_that_of_transformers(tiny_whisper: Path, tmp_path: Path) ->
     windows = [Window((0, 1), False), Window((2,), False)]
     dataset = WindowDataset(store, Labels(tiny_whisper, "hi"), windows)
     batch = collate([dataset[0], dataset[1]])
-    model = load_for_training(tiny_whisper, TrainConfig(rank=4), torch.device("cpu")).eval()
+    model = load_for_training(
+        tiny_whisper, TrainConfig(rank=4, precision="float32"), torch.device("cpu")
+    ).eval()
     ours = WhisperLoss(model).eval()
     with torch.no_grad():
         features = ours.log_mel(batch.audio)
@@ -211,7 +217,7 @@ def test_micro_batches_change_no_step(tiny_whisper: Path, tmp_path: Path, micro_
 
 @pytest.mark.parametrize("kind", ["8bit", "4bit"])
 def test_quantised_bases_train_on_the_cpu(whisper_base: Path, tmp_path: Path, kind: str) -> None:
-    sets = ("train.epochs=1", "train.batch_clips=2", f"train.quantization={kind}")
+    sets = ("train.epochs=1", "train.batch_clips=2", f"train.quantization={kind}", FLOAT32)
     job = make_job(tmp_path, whisper_base, *sets, "train.gradient_checkpointing=true", clips=4)
     result = run_stage("train", job, 1, Report("train"))
     assert result["steps"] == 2
@@ -280,8 +286,11 @@ def test_modules_that_fit_no_layer_are_one_error(tiny_whisper: Path) -> None:
 
 
 def test_warm_up_is_at_most_a_tenth_and_the_rate_ends_at_zero() -> None:
-    factors = [learning_rate_factor(step, 10, 100) for step in range(101)]
+    factors = [learning_rate_factor(step, 10, 40, 100) for step in range(101)]
     assert max(factors) == 1.0
     assert factors.index(1.0) == 10
+    assert factors[60] == 1.0
+    assert factors[80] == pytest.approx(0.5)
     assert factors[100] == 0.0
+    assert learning_rate_factor(10, 10, 100, 100) == 1.0
     assert JobSpec.model_fields["train"].default.warmup_steps == 50

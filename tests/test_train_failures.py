@@ -27,7 +27,8 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_steps(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    sets = (*SHORT, "train.dropout=0", "train.packing=false", "train.batch_clips=4")
+    whole = ("train.packing=false", "train.audio_context=full")
+    sets = (*SHORT, *whole, "train.dropout=0", "train.batch_clips=4")
     plain = make_job(tmp_path / "plain", tiny_whisper, *sets, "train.micro_batch=4")
     run_stage("train", plain, 1, Report("train"))
     fits, forward = 1, WhisperLoss.forward

@@ -66,6 +66,8 @@ class TrainConfig(BaseModel):
     """Peak learning rate; null picks one by the base model's width."""
     warmup_steps: Annotated[int, Field(ge=0)] = 50
     """Steps of linear warm-up; at most a tenth of all steps is used."""
+    decay: Fraction = 0.4
+    """Share of all steps, the last, over which the learning rate falls to 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """AdamW's weight decay."""
     max_grad_norm: PositiveFloat = 1.0
