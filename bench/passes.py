@@ -1,0 +1,102 @@
+"""What a forward and backward pass costs, by precision, dropout, adapted layers and kind of window.
+
+    python bench/passes.py JOB_DIR
+
+JOB_DIR is a job whose corpus is read. Eight clips of middling length are taken: each alone in a cut
+window, all eight cut windows in one pass, one alone padded to 30 s, and as many as fit packed. CPU
+seconds a clip, the best of three.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lorajob.base_model import local_model
+from lorajob.clipstore import ClipStore
+from lorajob.jobdir import JobDir
+from lorajob.languages import find_language
+from lorajob.loss import WhisperLoss
+from lorajob.model import load_for_training
+from lorajob.packing import PAUSE_SECONDS, WINDOW_SECONDS, Window
+from lorajob.spec import MAX_LABEL_TOKENS, JobSpec, TrainConfig
+from lorajob.tokens import Labels
+from lorajob.windows import WindowDataset, collate
+
+CLIPS = 8
+QV = ("q_proj", "v_proj")
+VARIANTS: dict[str, dict[str, Any]] = {
+    "float32, q and v, dropout 0.05": {
+        "precision": "float32",
+        "target_modules": QV,
+        "dropout": 0.05,
+    },
+    "bf16, q and v, dropout 0.05": {"target_modules": QV, "dropout": 0.05},
+    "bf16, q and v": {"target_modules": QV},
+    "bf16, all layers, dropout 0.05": {"dropout": 0.05},
+    "bf16, all layers (the default)": {},
+    "bf16, all layers, rank 8": {"rank": 8, "alpha": 16},
+    "bf16, decoder only": {"decoder_only": True},
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("job_dir", type=Path)
+    job = JobDir(parser.parse_args().job_dir)
+    spec = JobSpec.load(job.spec_path)
+    folder = local_model(spec.base_model)
+    store = ClipStore(job.stage_dir("preprocess") / "train")
+    labels = Labels(folder, find_language(spec.language).token)
+    kinds = windows(store)
+    print("| | " + " | ".join(kinds) + " |")
+    print("| --- |" + " ---: |" * len(kinds))
+    for name, values in VARIANTS.items():
+        config = TrainConfig(**{"precision": "bf16", **values})
+        model = load_for_training(folder, config, torch.device("cpu"))
+        costs = [cost(model, config, store, labels, batch) for batch in kinds.values()]
+        print(f"| {name} | " + " | ".join(f"{it:.2f}" for it in costs) + " |", flush=True)
+    return 0
+
+
+def windows(store: ClipStore) -> dict[str, Sequence[Window]]:
+    """One pass of each kind."""
+    order = sorted(range(len(store)), key=lambda clip: store.seconds[clip])
+    start = max(0, len(order) // 2 - CLIPS // 2)
+    chosen = order[start : start + CLIPS]
+    packed: list[int] = []
+    for clip in chosen:
+        fuller = [*packed, clip]
+        seconds = sum(float(store.seconds[it]) + PAUSE_SECONDS for it in fuller)
+        if seconds <= WINDOW_SECONDS and store.tokens[fuller].sum() <= MAX_LABEL_TOKENS:
+            packed = fuller
+    return {
+        "cut, alone": [Window((chosen[0],), False, cut=True)],
+        "cut, eight a pass": [Window((clip,), False, cut=True) for clip in chosen],
+        "padded": [Window((chosen[0],), False)],
+        "packed": [Window(tuple(packed), False)],
+    }
+
+
+def cost(
+    model: Any, config: TrainConfig, store: ClipStore, labels: Labels, given: Sequence[Window]
+) -> float:
+    """CPU seconds a clip of one pass, the least of three after one to warm up."""
+    loss = WhisperLoss(model).train()
+    dataset = WindowDataset(store, labels, given)
+    batch = collate([dataset[index] for index in range(len(given))])
+    taken = []
+    for _ in range(4):
+        started = time.process_time()
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
+            loss(batch.audio, batch.labels).backward()
+        taken.append(time.process_time() - started)
+    return min(taken[1:]) / sum(len(window.clips) for window in given)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
