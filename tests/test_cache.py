@@ -62,6 +62,40 @@ def test_the_entries_longest_unused_go_first(
     assert sorted(path.name for path in (empty_cache / "kind").iterdir()) == ["entry-0", "entry-2"]
 
 
+def test_an_entry_over_the_limit_drives_out_no_other(tmp_path: Path, empty_cache: Path) -> None:
+    keep("small", tmp_path / "small", "x")
+    keep("large", tmp_path / "large", "x" * 5000)
+    os.utime(empty_cache / "kind" / "small", (1, 1))
+    cache.prune(4000)
+    assert [path.name for path in (empty_cache / "kind").iterdir()] == ["small"]
+
+
+def test_no_room_for_the_files_leaves_entry_and_target_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep("one", tmp_path / "job", "hello")
+
+    def full(source: object, target: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", full)
+        patch.setattr("lorajob.cache.shutil.copyfile", full)
+        assert cache.fetch("kind", "one", tmp_path / "next") is None
+    assert not list((tmp_path / "next").rglob("*.txt"))
+    assert cache.fetch("kind", "one", tmp_path / "next") == {"number": 5}
+
+
+def test_what_killed_processes_left_goes_after_a_day(tmp_path: Path, empty_cache: Path) -> None:
+    keep("one", tmp_path / "job", "hello")
+    for name in (".new-a", ".gone-b"):
+        (empty_cache / "kind" / name).mkdir()
+        os.utime(empty_cache / "kind" / name, (1, 1))
+    (empty_cache / "kind" / ".new-now").mkdir()
+    cache.prune(10**9)
+    assert sorted(path.name for path in (empty_cache / "kind").iterdir()) == [".new-now", "one"]
+
+
 def test_nothing_is_kept_where_the_limit_is_0(
     tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,6 +30,11 @@ SPOILT = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def no_cache(monkeypatch):
+    monkeypatch.setenv("LORAJOB_CACHE_GB", "0")
+
+
 @pytest.fixture
 def model(tmp_path):
     return make_model(tmp_path / "model", "hi")
@@ -213,6 +218,7 @@ def test_a_base_model_without_the_language_is_named(tmp_path):
 def test_a_second_job_on_the_same_corpus_reads_no_audio(tmp_path, run, monkeypatch, caplog, packed):
     caplog.set_level("INFO")
     monkeypatch.setattr("lorajob.places.cache", lambda: tmp_path / "cache")
+    monkeypatch.setenv("LORAJOB_CACHE_GB", "1")
     corpus = make_release(tmp_path / "corpus", LINES)
     corpus = pack(corpus, tmp_path / "corpus.tar.gz") if packed else corpus
     first, out = run(corpus)
@@ -228,6 +234,7 @@ def test_a_second_job_on_the_same_corpus_reads_no_audio(tmp_path, run, monkeypat
 def test_what_differs_is_read_anew(tmp_path, run, monkeypatch, caplog, change):
     caplog.set_level("INFO")
     monkeypatch.setattr("lorajob.places.cache", lambda: tmp_path / "cache")
+    monkeypatch.setenv("LORAJOB_CACHE_GB", "1")
     corpus = make_release(tmp_path / "corpus", LINES)
     run(corpus)
     settings = {}

@@ -34,6 +34,7 @@ SHORT = (
     "train.save_steps=3",
     FLOAT32,
     "train.learning_rate=1e-3",
+    "train.dropout=0.1",
 )
 
 

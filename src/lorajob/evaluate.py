@@ -25,6 +25,7 @@ from lorajob.spec import JobSpec
 from lorajob.tokens import Labels
 
 VERSION = 1  # of how the base decodes: raise it with every change, for the cache
+SETTINGS = ("config.json", "generation_config.json", "tokenizer.json")  # beside the weights
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     folder = local_model(spec.base_model)
     labels = Labels(folder, find_language(spec.language).token)
     with TemporaryDirectory(dir=out) as scratch:
-        base_texts = _base_transcripts(folder, labels, store, indices, spec, report)
+        base_texts = _base_transcripts(folder, labels, store, indices, spec, report, Path(scratch))
         adapter = job.stage_dir("train") / "adapter"
         merged = merge(folder, adapter, Path(scratch, "merged"))
         report.check_stop()
@@ -73,12 +74,13 @@ def _base_transcripts(
     indices: Sequence[int],
     spec: JobSpec,
     report: Report,
+    scratch: Path,
 ) -> list[str]:
     """What the base hears in the clips: decoded once for a base, these clips and these settings."""
-    weights = sorted(folder.glob("model*.safetensors"))
+    settings = [folder / name for name in SETTINGS if (folder / name).is_file()]
     name = cache.key(
         version=VERSION,
-        base=[cache.digest(path) for path in weights],
+        base=[cache.digest(it) for it in (*sorted(folder.glob("*.safetensors")), *settings)],
         clips=hash_files(store.folder),
         language=labels.language_token,
         settings=spec.evaluate.model_dump(include={"max_clips", "batch_size", "beam_size"}),
@@ -86,9 +88,8 @@ def _base_transcripts(
     kept = cache.fetch("base-transcripts", name)
     if kept is None:
         report.check_stop()
-        with TemporaryDirectory() as scratch:
-            model = ct2.convert(folder, Path(scratch, "base"), "float32")
-            kept = {"texts": _decode(model, labels, store, indices, spec, report, 0)}
+        model = ct2.convert(folder, scratch / "base", "float32")
+        kept = {"texts": _decode(model, labels, store, indices, spec, report, 0)}
         cache.keep("base-transcripts", name, kept)
     texts: list[str] = kept["texts"]
     return texts

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
+from lorajob.packing import CUT_MARGIN_SECONDS
+
 SAMPLE_RATE = 16_000
 WINDOW_SECONDS = 30
 WINDOW_SAMPLES = SAMPLE_RATE * WINDOW_SECONDS
 FRAME_SAMPLES = 320  # an encoder frame: two of the log-mel's, by the second convolution's stride
-CUT_MARGIN_SAMPLES = SAMPLE_RATE // 2  # silence behind the longest clip where windows are cut
+CUT_MARGIN_SAMPLES = round(CUT_MARGIN_SECONDS * SAMPLE_RATE)
 FFT_SAMPLES = 400
 HOP_SAMPLES = 160
 LOG_FLOOR = 1e-10

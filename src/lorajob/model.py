@@ -107,7 +107,7 @@ def load_for_training(
         base.to(device)
         base.requires_grad_(False)
     if config.gradient_checkpointing:
-        _checkpoint_activations(base)
+        _checkpoint_activations(base, config.decoder_only)
     if adapter is not None:
         return PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
     # task_type stays unset: PEFT's seq2seq wrapper passes arguments that Whisper does not take
@@ -127,13 +127,14 @@ def load_for_training(
     return model
 
 
-def _checkpoint_activations(base: Any) -> None:
+def _checkpoint_activations(base: Any, decoder_only: bool) -> None:
     """Trade time for memory. The frozen convolutions would cut the graph off the encoder's
-    checkpointed layers, hence the hook on the first.
+    checkpointed layers, hence the hook on the first, if there is something to learn in them.
     """
     enable = getattr(base, "activation_checkpointing_enable", None)  # transformers 5.23's name
     (enable or base.gradient_checkpointing_enable)({"use_reentrant": False})
-    base.model.encoder.conv1.register_forward_hook(_require_grad)
+    if not decoder_only:
+        base.model.encoder.conv1.register_forward_hook(_require_grad)
 
 
 def _require_grad(module: nn.Module, inputs: Any, output: Tensor) -> None:

@@ -13,6 +13,7 @@ from lorajob.spec import MAX_LABEL_TOKENS, TrainConfig
 
 WINDOW_SECONDS = 30.0  # what Whisper's encoder sees at once
 PAUSE_SECONDS = 0.2  # silence between two clips of a window
+CUT_MARGIN_SECONDS = 0.5  # silence behind the longest clip where windows are cut
 SECONDS_A_TOKEN = 0.045  # a decoder position costs about what so much audio costs the encoder
 OPEN_WINDOWS = 64  # first-fit looks at so many; an epoch is packed in linear time
 
@@ -129,7 +130,8 @@ def pass_seconds(batch: Sequence[int], windows: Sequence[Window], sizes: ClipSiz
     said = max(sum(sizes.tokens[clip] for clip in window.clips) for window in chosen)
     heard = WINDOW_SECONDS
     if all(window.cut for window in chosen):
-        heard = max(sizes.seconds[clip] for window in chosen for clip in window.clips)
+        longest = max(sizes.seconds[clip] for window in chosen for clip in window.clips)
+        heard = longest + CUT_MARGIN_SECONDS
     return len(chosen) * (heard + said * SECONDS_A_TOKEN)
 
 
@@ -157,7 +159,7 @@ def group_batches(
         said = 0
         for start in range(end - 1, -1, -1):
             said = max(said, sizes.tokens[clips[cut[start]]])
-            heard, count = sizes.seconds[clips[cut[start]]], end - start
+            heard, count = sizes.seconds[clips[cut[start]]] + CUT_MARGIN_SECONDS, end - start
             fits = count * heard <= micro_batch * WINDOW_SECONDS
             if count > 1 and not (fits and count * said <= micro_batch * MAX_LABEL_TOKENS):
                 break

@@ -27,7 +27,7 @@ def cache() -> Path:
 
 def cache_bytes() -> int:
     """`LORAJOB_CACHE_GB` (20) in bytes. Raises UsageError where it is no number."""
-    given = os.environ.get("LORAJOB_CACHE_GB", "20")
+    given = os.environ.get("LORAJOB_CACHE_GB") or "20"
     try:
         return max(0, int(float(given) * 1e9))
     except (ValueError, OverflowError):

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lorajob import audio, cache
+from lorajob import audio, cache, places
 from lorajob.clipstore import ClipWriter, encode
 from lorajob.corpora import Clip, Corpus, fingerprint, open_corpus
 from lorajob.corpus_report import CorpusReport
@@ -78,6 +78,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     language = find_language(spec.language)
     labels = Labels(local_model(spec.base_model), language.token)
     pace = _Pace(report)
+    places.cache_bytes()  # a wrong setting is told now, not after hours
     name = cache.key(
         version=VERSION,
         corpus=fingerprint(Path(spec.corpus), language.code, pace.tick),
@@ -104,7 +105,8 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         *(language.code, result.train_clips, result.train_hours, result.test_clips),
         *(result.test_hours, selection.test_by, sum(result.dropped.values()), size / 1e6),
     )
-    cache.keep("preprocess", name, result.model_dump(), out)
+    if not any(reason == audio.UNREADABLE for reason in result.dropped):  # may be mended meanwhile
+        cache.keep("preprocess", name, result.model_dump(), out)
     return result
 
 

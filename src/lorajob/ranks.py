@@ -15,17 +15,20 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lorajob.errors import UsageError
+from lorajob.errors import LorajobError, UsageError
 from lorajob.jobdir import JobDir
+from lorajob.room import says_out_of_memory
 from lorajob.spec import JobSpec
 
 LOOPBACK = "127.0.0.1"
 END_SECONDS = 10  # the others get so long to end by themselves
-BROKEN = 4  # the stage's exit code for a bug
+SECONDS_TO_SEE = 1.0  # from the end of a process's connection to its own
+FAILED, BROKEN = 1, 4  # the stage's exit codes: for a LorajobError, for a bug
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +71,13 @@ def shared_by(count: int, job: JobDir, resume: Path | None) -> Iterator[None]:
         threading.Thread(target=_end_with, args=(other, leaving), daemon=True).start()
     try:
         yield
+    except BaseException as error:
+        if not isinstance(error, LorajobError):  # perhaps only because another's end was felt
+            _end_like(others)
+        leaving.set()
+        for other in others:
+            other.kill()
+        raise
     finally:
         leaving.set()
         for name, value in before.items():
@@ -84,10 +94,26 @@ def environment(rank: int, count: int, port: int) -> dict[str, str]:
 
 
 def _end_with(other: subprocess.Popen[bytes], leaving: threading.Event) -> None:
+    """End this process if the other has, unless this one goes by itself: its main thread may wait
+    for an answer that will not come.
+    """
     code = other.wait()
-    if code and not leaving.is_set():
+    if code < 0 and not leaving.is_set():
+        _end_like([other])
+    elif code and not leaving.wait(END_SECONDS):
         log.error("a process of this training ended with exit code %d", code)
-        os._exit(BROKEN)  # the main thread waits for an answer that will not come
+        os._exit(BROKEN)
+
+
+def _end_like(others: list[subprocess.Popen[bytes]]) -> None:
+    """Where a signal ended one of the others, it ends this one: the whole is tried again."""
+    until = time.monotonic() + SECONDS_TO_SEE
+    while time.monotonic() < until:
+        for other in others:
+            if (code := other.poll()) is not None and code < 0:
+                log.error("a process of this training was ended by signal %d", -code)
+                os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.05)
 
 
 def _end(other: subprocess.Popen[bytes]) -> None:
@@ -118,7 +144,15 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     job = JobDir(Path(sys.argv[1]))
     resume = Path(sys.argv[2]) if len(sys.argv) > 2 else None
-    importlib.import_module("lorajob.train").run_rank(JobSpec.load(job.spec_path), job, resume)
+    try:
+        importlib.import_module("lorajob.train").run_rank(JobSpec.load(job.spec_path), job, resume)
+    except LorajobError:  # rank 0 meets it too, and says it
+        os._exit(FAILED)
+    except BaseException as error:
+        log.exception("a process of this training broke")
+        if says_out_of_memory(error):  # as the kernel would end it, and tried again like that
+            os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(BROKEN)  # not through atexit: loader processes heed no SIGTERM
 
 
 if __name__ == "__main__":

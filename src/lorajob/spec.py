@@ -18,6 +18,7 @@ ComputeType = Literal["float16", "int8", "int8_float16", "int8_float32", "float3
 # The text under a field is its description: in the schema and in `lorajob submit --help`.
 FROZEN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 MAX_LABEL_TOKENS = 444  # 448 decoder positions less the four tokens of the prompt
+ENOUGH_CUT = 0.2  # share of cut clips from which a model is trusted to decode such
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 DEFAULT_BASE_MODEL = "openai/whisper-small"
 
@@ -157,16 +158,22 @@ class JobSpec(BaseModel):
     def decodes_cut(self) -> bool:
         """Whether evaluation gives the tuned model windows that end behind the clip."""
         wanted = self.evaluate.audio_context
-        trained = self.train.audio_context == "dynamic" and self.train.cut_clips > 0
+        train = self.train
+        trained = train.audio_context == "dynamic" and train.cut_clips >= ENOUGH_CUT
         return wanted == "dynamic" or (wanted == "auto" and trained)
 
     @classmethod
     def load(cls, path: Path) -> "JobSpec":
-        """The spec that `submit` wrote to a job's folder. Raises UsageError as `parse_spec`."""
+        """The spec that `submit` wrote to a job's folder. Raises UsageError as `parse_spec`.
+
+        One of before windows were cut goes on with full ones.
+        """
         try:
             values = json.loads(path.read_bytes())
         except ValueError:
             raise UsageError(f"{path}: damaged; not JSON") from None
+        if isinstance(values, dict) and isinstance(train := values.get("train"), dict):
+            train.setdefault("audio_context", "full")
         return parse_spec(values)
 
 

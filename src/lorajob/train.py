@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +34,7 @@ from lorajob.report import Report
 from lorajob.results import TrainResult
 from lorajob.spec import JobSpec, TrainConfig
 from lorajob.tokens import Labels
-from lorajob.trainer import Run, start_run
+from lorajob.trainer import OOM_ELSEWHERE, Run, start_run
 from lorajob.windows import Batch, WindowDataset, collate, micro_batches
 
 # What a forward and backward pass costs beside its windows, in seconds of audio.
@@ -80,13 +81,13 @@ def _prepare(
     spec: JobSpec, job: JobDir, resume: Path | None, report: Report
 ) -> tuple["_Loop", WindowDataset]:
     config = spec.train
-    if config.threads:
-        torch.set_num_threads(config.threads)
     store = ClipStore(job.stage_dir("preprocess") / "train")
     folder = local_model(spec.base_model)
     labels = Labels(folder, find_language(spec.language).token)
     sizes = ClipSizes(store.seconds.tolist(), store.tokens.tolist(), store.speakers)
     plan = plan_run(sizes, config, spec.seed)
+    if config.threads:
+        torch.set_num_threads(config.threads)
     loop = _Loop(start_run(folder, config, spec.seed, len(plan), resume), report, plan, sizes)
     return loop, WindowDataset(store, labels, loop.windows)
 
@@ -176,14 +177,24 @@ class _Loop:
         def load(batch: list[int]) -> Batch:
             return collate([dataset[index] for index in batch])
 
-        if self.config.micro_batch is None and self.run.step == 0:
-            full = max(range(len(self.windows)), key=lambda index: cost([index]))
-            self.run.micro_batch = pick_micro_batch(self.run, load([full]))
         steps = self.steps[self.run.step :]
-        if self.history is None or len(steps) < STEPS_TO_FORECAST:
+        if self.config.micro_batch is None and self.run.step == 0:
+            fullest = max(range(len(self.windows)), key=lambda index: cost([index]))
+            item = replace(dataset[fullest], cut=False)
+            try:
+                self.run.micro_batch = pick_micro_batch(self.run, collate([item]))
+            except torch.OutOfMemoryError as error:
+                self._use_less_memory(1, error)
+        alone = self.run.accelerator.num_processes == 1
+        if self.history is None or not alone or len(steps) < STEPS_TO_FORECAST:
             return
-        passes = [batch for step in steps for batch in self._passes(step)]
-        ahead = forecast(self.run, passes, cost, load, len(steps))
+        while True:
+            passes = [batch for step in steps for batch in self._passes(step)]
+            try:
+                ahead = forecast(self.run, passes, cost, load, len(steps))
+                break
+            except torch.OutOfMemoryError as error:
+                self._use_less_memory(self.run.micro_batch, error)
         write_json(self.history.parent / "forecast.json", ahead.as_dict())
         log.info(
             "%d steps of about %.2f s: %.0f s; %.2f GiB at most",
@@ -214,11 +225,14 @@ class _Loop:
     def _use_less_memory(self, windows: int, error: torch.OutOfMemoryError) -> None:
         """Halve the micro-batch, so that the step, taken again, is the same in more parts.
 
-        Raises ModelError where it is one window already, or where other processes go on.
+        Raises ModelError where it is one window already.
         """
         accelerator = self.run.accelerator
-        tried = min(self.run.micro_batch, windows)
-        if tried == 1 or accelerator.num_processes > 1:
+        alone = accelerator.num_processes == 1
+        tried = min(self.run.micro_batch, windows) if alone else self.run.micro_batch
+        if tried == 1 and not alone and OOM_ELSEWHERE in str(error):
+            return
+        if tried == 1:
             raise ModelError(
                 f"train: out of memory with train.micro_batch={tried}; make that smaller, take "
                 "train.quantization=4bit, train.gradient_checkpointing=true or a smaller base model"

@@ -1,7 +1,7 @@
 """What training changes: the adapter, its optimizer and its schedule, fresh or from a checkpoint.
 
-Several processes (`accelerate launch`) share each step: every one sums its share's gradients, and
-what is added up over all of them is what a single process would have had. A step draws its dropout
+Several processes (lorajob.ranks) share each step: every one sums its share's gradients, and what is
+added up over all of them is what a single process would have had. A step draws its dropout
 from a seed of its own, so that nothing random has to be kept from step to step.
 """
 
@@ -27,6 +27,7 @@ from lorajob.windows import Batch
 
 BASE_LEARNING_RATE, BASE_WIDTH = 1e-3, 512
 ACCELERATE_PRECISION = {"float32": "no", "fp16": "fp16", "bf16": "bf16"}
+OOM_ELSEWHERE = "in another process of this training"
 
 log = logging.getLogger(__name__)
 
@@ -72,23 +73,32 @@ class Run:
         """One optimizer step; returns the loss a token in nats.
 
         `tokens` are the labels of the whole step, `batches` this process's share, perhaps none.
+        Raises torch.OutOfMemoryError, in every process if in one; the step can be taken again.
         """
         accelerator = self.accelerator
         share = f"{self.seed}/{self.step}/{accelerator.process_index}"
         torch.manual_seed(random.Random(share).getrandbits(63))
         total = torch.zeros((), device=accelerator.device)
-        for batch in batches:
-            audio = batch.audio.to(accelerator.device, non_blocking=True)
-            labels = batch.labels.to(accelerator.device, non_blocking=True)
-            loss = self.loss(audio, labels) / tokens
-            accelerator.backward(loss)
-            total += loss.detach()
+        lack: torch.OutOfMemoryError | None = None
+        try:
+            for batch in batches:
+                audio = batch.audio.to(accelerator.device, non_blocking=True)
+                labels = batch.labels.to(accelerator.device, non_blocking=True)
+                loss = self.loss(audio, labels) / tokens
+                accelerator.backward(loss)
+                total += loss.detach()
+        except torch.OutOfMemoryError as error:
+            lack = error
+        if accelerator.num_processes > 1:
+            told = torch.stack([total, *map(total.new_tensor, (self.stop_asked(), bool(lack)))])
+            total, stopping, lacking = accelerator.reduce(told, "sum")
+            self.told_to_stop = bool(stopping)
+            if lacking and lack is None:
+                lack = torch.OutOfMemoryError(OOM_ELSEWHERE)
+        if lack is not None:
+            raise lack
         if accelerator.num_processes > 1:
             self._add_up_gradients()
-            total, stopping = accelerator.reduce(
-                torch.stack([total, torch.full_like(total, self.stop_asked())]), "sum"
-            )
-            self.told_to_stop = bool(stopping)
         accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
         self.scheduler.step()
@@ -123,7 +133,9 @@ def start_run(folder: Path, config: TrainConfig, seed: int, steps: int, resume: 
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = ACCELERATE_PRECISION[pick_precision(config.precision, device)]
+    threads = torch.get_num_threads()
     accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
+    torch.set_num_threads(threads)  # accelerate sets its own where several processes share a CPU
     model = load_for_training(folder, config, accelerator.device, resume)
     loss = WhisperLoss(model).to(accelerator.device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -147,6 +159,8 @@ def start_run(folder: Path, config: TrainConfig, seed: int, steps: int, resume: 
     prepared = accelerator.prepare_optimizer(optimizer)
     if state and state["scaler"] and accelerator.scaler:
         accelerator.scaler.load_state_dict(state["scaler"])
+    if accelerator.scaler:  # a process without windows in its first step unscales all the same
+        accelerator.scaler.scale(torch.zeros((), device=accelerator.device))
     micro_batch, step = config.micro_batch or 1, 0
     if state:
         micro_batch, step = state["micro_batch"], state["step"]

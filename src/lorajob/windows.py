@@ -1,4 +1,4 @@
-"""Windows as the model takes them: audio laid out in 30 s, labels with or without timestamps."""
+"""Windows as the model takes them: padded audio, labels with or without timestamps."""
 
 import signal
 from collections.abc import Iterator, Sequence

@@ -19,17 +19,19 @@ def fingerprint_archive(path: Path, tick: Tick) -> str:
 
 
 def fingerprint_files(corpus: Corpus, tick: Tick) -> str:
-    """A hash of what the tables say, and of each audio file's size and time of change.
+    """A hash of what the tables say, and of each audio file's place, size and times of change.
 
     Reading hundreds of hours to hash them would cost as much as the work to be saved.
     """
     hashed = hashlib.sha256()
+    if isinstance(corpus.reader, FileReader):
+        hashed.update(str(corpus.reader.folder.resolve()).encode())
     for entry in corpus.entries:
         hashed.update(repr((entry.id, entry.text, entry.speaker, entry.split)).encode())
         if isinstance(corpus.reader, FileReader) and entry.source:
             try:
                 stat = (corpus.reader.folder / entry.source).stat()
-                hashed.update(f"{stat.st_size} {stat.st_mtime_ns}".encode())
+                hashed.update(f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}".encode())
             except OSError:
                 hashed.update(b"missing")
         tick()

@@ -1,0 +1,79 @@
+"""The third stage, with a model that says nothing sensible, but says it quickly."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorajob import ct2
+from lorajob.jobdir import JobDir
+from lorajob.report import Report
+from lorajob.spec import build_spec
+from lorajob.stage import run_stage
+from tests.test_train import SHORT
+from tests.tiny import make_job
+
+Calls = list[bool]
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Calls:
+    """Whether windows were cut, each time that clips are decoded."""
+    calls: Calls = []
+    transcribe = ct2.Decoder.transcribe
+
+    def noted(self: ct2.Decoder, *args: Any, **kwargs: Any) -> list[str]:
+        calls.append(bool(args[5]) if len(args) > 5 else kwargs.get("cut", False))
+        return transcribe(self, *args, **kwargs)
+
+    monkeypatch.setattr(ct2.Decoder, "transcribe", noted)
+    monkeypatch.setattr("lorajob.places.cache", lambda: tmp_path / "cache")
+    return calls
+
+
+def evaluated(folder: Path, whisper: Path, *sets: str) -> JobDir:
+    job = make_job(folder, whisper, *SHORT, "train.epochs=1", *sets, clips=4)
+    run_stage("train", job, 1, Report("train"))
+    run_stage("evaluate", job, 1, Report("evaluate"))
+    return job
+
+
+def test_the_base_is_decoded_once_for_the_same_clips(
+    tiny_whisper: Path, tmp_path: Path, decoded: Calls
+) -> None:
+    first = evaluated(tmp_path / "first", tiny_whisper)
+    assert decoded == [False, True]  # the base on full windows, the tuned model on cut ones
+    second = evaluated(tmp_path / "second", tiny_whisper)
+    assert decoded == [False, True, True]
+    results = [job.result("evaluate") for job in (first, second)]
+    assert results[0]["base"] == results[1]["base"]
+    other = ("evaluate.max_clips=3",)
+    evaluated(tmp_path / "third", tiny_whisper, *other)
+    assert decoded == [False, True, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("sets", "context"),
+    [
+        ((), "dynamic"),
+        (("evaluate.audio_context=full",), "full"),
+        (("train.audio_context=full",), "full"),
+        (("train.cut_clips=0.1",), "full"),
+        (("train.audio_context=full", "evaluate.audio_context=dynamic"), "dynamic"),
+    ],
+)
+def test_windows_are_cut_where_the_model_was_trained_for_it(
+    sets: tuple[str, ...], context: str
+) -> None:
+    spec = build_spec({"language": "hi", "corpus": "c"}, sets=sets)
+    assert spec.decodes_cut == (context == "dynamic")
+
+
+def test_the_metrics_say_how_the_tuned_model_heard(
+    tiny_whisper: Path, tmp_path: Path, decoded: Calls
+) -> None:
+    job = evaluated(tmp_path, tiny_whisper, "evaluate.audio_context=full")
+    metrics = json.loads((job.stage_dir("evaluate") / "metrics.json").read_text())
+    assert metrics["tuned_audio_context"] == "full"
+    assert decoded == [False, False]
