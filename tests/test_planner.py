@@ -42,5 +42,5 @@ def test_the_micro_batch_is_what_the_cards_memory_takes(
 def test_a_pass_costs_what_it_is_padded_to() -> None:
     sizes = ClipSizes([4.0, 2.0, 6.0], [40, 20, 100], ["", "", ""])
     windows = [Window((0,), False, True), Window((1,), False, True), Window((0, 1, 2), True)]
-    assert pass_seconds([0, 1], windows, sizes) == pytest.approx(2 * (4 + 40 * 0.045))
+    assert pass_seconds([0, 1], windows, sizes) == pytest.approx(2 * (4.5 + 40 * 0.045))
     assert pass_seconds([2], windows, sizes) == pytest.approx(30 + 160 * 0.045)

@@ -59,7 +59,11 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         loop, dataset = _prepare(spec, job, resume, report)
         first = loop.run.step
         loop.keep(history, job.checkpoints / str(attempt))
-        loop.train(dataset)
+        try:
+            loop.train(dataset)
+        finally:  # while its folder is there
+            with suppress(OSError):
+                loop.board.close()
     save_adapter(loop.run.model, out / "adapter")
     return TrainResult(
         steps=loop.total,
@@ -165,8 +169,6 @@ class _Loop:
                 raise StageStopped(f"stopped at step {self.run.step}; its checkpoint is kept")
             if self.run.step % self.config.save_steps == 0 and self.run.step < self.total:
                 self._save()
-        if self.history is not None:
-            self.board.close()
 
     def _look_ahead(self, dataset: WindowDataset) -> None:
         """Pick the micro-batch where that is left to us, and foretell what a long run will take."""
