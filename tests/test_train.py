@@ -3,13 +3,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from lorajob import train
 from lorajob.checkpoint import newest_checkpoint
@@ -262,15 +260,6 @@ def test_what_auto_means_depends_on_the_device(monkeypatch: pytest.MonkeyPatch) 
         assert pick_precision("auto", cpu) == precision
 
 
-@pytest.fixture
-def own_accelerator() -> Iterator[None]:
-    """accelerate keeps one precision a process, as a stage does."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@pytest.mark.usefixtures("own_accelerator")
 def test_bf16_trains_and_fp16_needs_a_gpu(tiny_whisper: Path, tmp_path: Path) -> None:
     job = make_job(tmp_path / "bf16", tiny_whisper, *SHORT, "train.precision=bf16", clips=4)
     run_stage("train", job, 1, Report("train"))
