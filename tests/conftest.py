@@ -26,7 +26,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def own_accelerator() -> Iterator[None]:
-    """accelerate keeps one precision a process; here every test may have its own, as a stage has."""
+    """accelerate keeps one precision a process; every test may have its own, as a stage has."""
     yield
     if "accelerate.state" in sys.modules:
         sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
