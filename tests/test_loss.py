@@ -45,7 +45,9 @@ def test_cross_entropy_under_autocast_is_near_the_exact_one() -> None:
     assert rounded.dtype == torch.float32
     assert float(rounded.detach()) == pytest.approx(float(exact.detach()), rel=1e-2)
     (gradient,) = torch.autograd.grad(rounded, hidden)
+    (expected,) = torch.autograd.grad(exact, hidden)
     assert gradient.dtype == torch.float32
+    torch.testing.assert_close(gradient, expected, rtol=0.05, atol=0.02)
 
 
 @torch.no_grad()

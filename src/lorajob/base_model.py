@@ -1,6 +1,5 @@
 """From what a user calls a base model to a local folder in transformers' format."""
 
-import hashlib
 import logging
 import shutil
 import tempfile
@@ -11,6 +10,7 @@ from lorajob import places
 from lorajob.ct2_import import import_ctranslate2
 from lorajob.demo.packaged import PACKAGED_NAME, SHA256, join_packaged_model
 from lorajob.errors import ModelError
+from lorajob.jobdir import hash_file
 
 NEEDED = (
     "config.json",
@@ -37,7 +37,7 @@ def local_model(base_model: str) -> Path:
     if not folder.is_dir():
         return _from_hub(base_model)
     if (folder / "model.bin").is_file() and not (folder / "model.safetensors").is_file():
-        digest = _digest(folder / "model.bin")
+        digest = hash_file(folder / "model.bin")
         return _made_once(f"ct2-{digest[:12]}", lambda target: import_ctranslate2(folder, target))
     return _checked(folder)
 
@@ -87,8 +87,3 @@ def _made_once(name: str, make: Callable[[Path], None]) -> Path:
         shutil.rmtree(scratch, ignore_errors=True)
     log.info("%s is ready", target)
     return target
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -34,12 +34,6 @@ def key(**parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def digest(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def fetch(kind: str, name: str, target: Path | None = None) -> dict[str, Any] | None:
     """What `keep` was given beside the files, which are put into `target`; None without an entry.
 

@@ -1,8 +1,8 @@
 """Stage 3: word and character error rates of the base and of the tuned model, clip by clip.
 
-Both are converted to CTranslate2 in float32 and decode the same test clips greedily: several times
-faster than transformers' generate, with the same transcripts. A model trained on windows cut to
-their clips decodes such; `convert` scores what it makes of the model on windows of 30 s.
+Both are converted to CTranslate2 in float32 and decode the same test clips greedily, with the
+transcripts of transformers' generate and in less time (bench/RESULTS.md). A model trained on
+windows cut to their clips decodes such; `convert` scores what it makes of it on windows of 30 s.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 from lorajob import cache, ct2
 from lorajob.base_model import local_model
 from lorajob.clipstore import ClipStore
-from lorajob.jobdir import JobDir, hash_files, write_json
+from lorajob.jobdir import JobDir, hash_file, hash_files, write_json
 from lorajob.languages import find_language
 from lorajob.model import merge
 from lorajob.report import Report
@@ -80,7 +80,7 @@ def _base_transcripts(
     settings = [folder / name for name in SETTINGS if (folder / name).is_file()]
     name = cache.key(
         version=VERSION,
-        base=[cache.digest(it) for it in (*sorted(folder.glob("*.safetensors")), *settings)],
+        base=[hash_file(it) for it in (*sorted(folder.glob("*.safetensors")), *settings)],
         clips=hash_files(store.folder),
         language=labels.language_token,
         settings=spec.evaluate.model_dump(include={"max_clips", "batch_size", "beam_size"}),

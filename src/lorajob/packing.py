@@ -1,8 +1,9 @@
-"""Clips packed into 30 s windows, and windows into optimizer steps: deterministic by seed.
+"""Clips laid out in windows, windows in optimizer steps and forward passes: deterministic by seed.
 
 The public recipe pads every clip to 30 s, so that with 4 s clips seven eighths of the encoder's
-work is silence. Packing fills the window. Some clips stay alone in theirs: a model that only sees
-full windows never learns that speech ends, and loops on short input.
+work is silence. Here most windows are cut behind their clip, which costs least. Some are packed
+full, for long recordings and timestamps, and some padded: a model that only sees full windows never
+learns that speech ends, and loops on short input.
 """
 
 import random
@@ -14,7 +15,8 @@ from lorajob.spec import MAX_LABEL_TOKENS, TrainConfig
 WINDOW_SECONDS = 30.0  # what Whisper's encoder sees at once
 PAUSE_SECONDS = 0.2  # silence between two clips of a window
 CUT_MARGIN_SECONDS = 0.5  # silence behind the longest clip where windows are cut
-SECONDS_A_TOKEN = 0.045  # a decoder position costs about what so much audio costs the encoder
+# On a CPU whisper-base's decoder takes as long for a position as its encoder for so much audio.
+SECONDS_A_TOKEN = 0.045
 OPEN_WINDOWS = 64  # first-fit looks at so many; an epoch is packed in linear time
 
 

@@ -17,8 +17,10 @@ import torch
 from lorajob.trainer import Run
 from lorajob.windows import Batch
 
-SHARE_OF_MEMORY = 0.9  # of what a card has free; the rest is lost between blocks
-MOST_WINDOWS = 16  # a forward pass; more of them make a card no faster
+# Both are guesses, tried on no card yet: memory is lost between blocks, and few steps have more
+# windows.
+SHARE_OF_MEMORY = 0.9  # of what a card has free
+MOST_WINDOWS = 16  # a forward pass
 ADAM_BYTES = 8  # a parameter: two float32 moments
 GIB = 2**30
 

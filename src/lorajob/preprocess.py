@@ -23,7 +23,7 @@ from lorajob.clipstore import ClipWriter, encode
 from lorajob.corpora import Clip, Corpus, fingerprint, open_corpus
 from lorajob.corpus_report import CorpusReport
 from lorajob.errors import CorpusError
-from lorajob.jobdir import JobDir, write_json
+from lorajob.jobdir import JobDir, hash_file, write_json
 from lorajob.languages import find_language
 from lorajob.report import Report
 from lorajob.results import PreprocessResult
@@ -82,7 +82,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     name = cache.key(
         version=VERSION,
         corpus=fingerprint(Path(spec.corpus), language.code, pace.tick),
-        tokenizer=cache.digest(labels.folder / "tokenizer.json"),
+        tokenizer=hash_file(labels.folder / "tokenizer.json"),
         spec=spec.model_dump(mode="json", include={"language", "seed", "preprocess"}),
     )
     if (kept_before := cache.fetch("preprocess", name, out)) is not None:

@@ -24,11 +24,11 @@ from lorajob.errors import LorajobError, UsageError
 from lorajob.jobdir import JobDir
 from lorajob.room import says_out_of_memory
 from lorajob.spec import JobSpec
+from lorajob.stage import EXIT_BROKEN, EXIT_FAILED
 
 LOOPBACK = "127.0.0.1"
 END_SECONDS = 10  # the others get so long to end by themselves
 SECONDS_TO_SEE = 1.0  # from the end of a process's connection to its own
-FAILED, BROKEN = 1, 4  # the stage's exit codes: for a LorajobError, for a bug
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def shared_by(count: int, job: JobDir, resume: Path | None) -> Iterator[None]:
         threading.Thread(target=_end_with, args=(other, leaving), daemon=True).start()
     try:
         yield
-    except BaseException as error:
+    except Exception as error:
         if not isinstance(error, LorajobError):  # perhaps only because another's end was felt
             _end_like(others)
         leaving.set()
@@ -102,7 +102,7 @@ def _end_with(other: subprocess.Popen[bytes], leaving: threading.Event) -> None:
         _end_like([other])
     elif code and not leaving.wait(END_SECONDS):
         log.error("a process of this training ended with exit code %d", code)
-        os._exit(BROKEN)
+        os._exit(EXIT_BROKEN)
 
 
 def _end_like(others: list[subprocess.Popen[bytes]]) -> None:
@@ -147,12 +147,12 @@ def main() -> None:
     try:
         importlib.import_module("lorajob.train").run_rank(JobSpec.load(job.spec_path), job, resume)
     except LorajobError:  # rank 0 meets it too, and says it
-        os._exit(FAILED)
-    except BaseException as error:
+        os._exit(EXIT_FAILED)
+    except Exception as error:  # a bug, or no memory: rank 0 waits, and must see this process end
         log.exception("a process of this training broke")
         if says_out_of_memory(error):  # as the kernel would end it, and tried again like that
             os.kill(os.getpid(), signal.SIGKILL)
-        os._exit(BROKEN)  # not through atexit: loader processes heed no SIGTERM
+        os._exit(EXIT_BROKEN)  # not through atexit: loader processes heed no SIGTERM
 
 
 if __name__ == "__main__":

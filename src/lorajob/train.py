@@ -1,9 +1,9 @@
 """Stage 2: LoRA on Whisper, in a loop that owns data order, checkpoints and resume.
 
-One optimizer step sees about `batch_clips` clips, packed into windows of 30 s. The loss is the
-cross-entropy a token over the whole step, whatever micro-batches and processes share it. A run
-that was stopped goes on from its newest good checkpoint as if nothing had happened: the plan of
-every epoch follows from the seed, and checkpoints hold all other state.
+One optimizer step sees about `batch_clips` clips, most alone in a window cut to their length, the
+others padded or packed to 30 s. The loss is the cross-entropy a token over the whole step, whatever
+micro-batches and processes share it. A run that was stopped goes on from its newest good checkpoint
+as if nothing had happened: plans and dropout follow from the seed, checkpoints hold all else.
 """
 
 import json
@@ -28,7 +28,7 @@ from lorajob.jobdir import JobDir, write_json
 from lorajob.languages import find_language
 from lorajob.model import trainable_parameters
 from lorajob.packing import ClipSizes, Window, group_batches, pass_seconds, plan_epoch
-from lorajob.planner import forecast, pick_micro_batch
+from lorajob.planner import GIB, forecast, pick_micro_batch
 from lorajob.ranks import shared_by, wanted_processes
 from lorajob.report import Report
 from lorajob.results import TrainResult
@@ -37,10 +37,10 @@ from lorajob.tokens import Labels
 from lorajob.trainer import OOM_ELSEWHERE, Run, start_run
 from lorajob.windows import Batch, WindowDataset, collate, micro_batches
 
-# What a forward and backward pass costs beside its windows, in seconds of audio.
+# What a forward and backward pass costs beside its windows, in seconds of audio: on a CPU as
+# bench/passes.py tells; on a card a guess, so that passes are as full as micro-batches allow.
 PASS_SECONDS = {"cpu": 1.0, "cuda": 30.0}
 STEPS_TO_FORECAST = 40  # a shorter run is over before a dry run pays
-GIB = 2**30
 RATE_STEPS = 20  # tokens and clips a second are told over so many steps
 
 log = logging.getLogger(__name__)
