@@ -9,7 +9,8 @@ from lorajob.cli.finding import GIB, Finding
 from lorajob.errors import ServiceError
 from lorajob.worker.connect import connect, redis_url, service_errors, shown
 from lorajob.worker.gpus import Gpu, visible_gpus
-from lorajob.worker.heartbeats import QUEUE_NAMES, living
+from lorajob.worker.heartbeats import living
+from lorajob.worker.queues import KINDS
 from lorajob.worker.redis_server import OLDEST, find_server, server_version
 from lorajob.worker.settings import Settings
 from lorajob.worker.stack_info import is_up
@@ -77,7 +78,7 @@ def check_service(settings: Settings) -> Iterator[Finding]:
     try:
         with service_errors(settings), connect(settings) as redis:
             info = cast("dict[str, Any]", redis.info())
-            workers = {queue: living(redis, queue) for queue in QUEUE_NAMES}
+            workers = {queue: living(redis, queue) for queue in KINDS}
     except ServiceError as error:
         yield _unreachable(settings, str(error))
         return

@@ -64,7 +64,7 @@ class WorkerWatch:
 
 def awaited_queue(record: "JobRecord") -> str | None:
     """The queue that holds the job's next stage; None while a stage runs or all have ended."""
-    from lorajob.worker.app import QUEUES
+    from lorajob.worker.queues import QUEUES
 
     for name in record.missing:
         return QUEUES[name] if record.stages[name].state in ("queued", "waiting") else None

@@ -8,10 +8,8 @@ from typing import Any, cast
 
 from redis import Redis
 
-from lorajob.worker.heartbeats import QUEUE_NAMES
+from lorajob.worker.queues import all_queues, lists_of
 
-PRIORITY_STEPS = (0, 3, 6, 9)  # kombu's Redis transport: a list each, the first under plain name
-PRIORITY_SEPARATOR = "\x06\x16"
 PAGE = 500
 UNACKED = "unacked"  # kombu's hash of what workers took and did not acknowledge yet
 UNACKED_INDEX = "unacked_index"  # and when each was taken, by the worker's clock
@@ -26,7 +24,7 @@ logger = logging.getLogger(__name__)
 def waiting(redis: Redis) -> int:
     """How many messages wait in the queues."""
     with redis.pipeline(transaction=False) as pipe:
-        for name in _lists():
+        for name in lists_of(all_queues()):
             pipe.llen(name)
         return sum(pipe.execute())
 
@@ -38,7 +36,7 @@ def deliveries(redis: Redis) -> set[Delivery]:
     seconds, _ = redis.time()
     taken = redis.zrangebyscore(UNACKED_INDEX, seconds - START_SECONDS, seconds + SKEW_SECONDS)
     found = _taken(redis, cast("list[str]", taken))
-    for name in _lists():
+    for name in lists_of(all_queues()):
         start = 0
         while page := cast("list[str]", redis.lrange(name, start, start + PAGE - 1)):
             found |= {delivery for text in page if (delivery := _delivery(text)) is not None}
@@ -70,14 +68,6 @@ def drop(redis: Redis, tags: list[str]) -> None:
             pipe.hdel(UNACKED, *tags)
             pipe.zrem(UNACKED_INDEX, *tags)
             pipe.execute()
-
-
-def _lists() -> list[str]:
-    return [
-        f"{queue}{PRIORITY_SEPARATOR}{step}" if step else queue
-        for queue in QUEUE_NAMES
-        for step in PRIORITY_STEPS
-    ]
 
 
 def _unpacked(text: str) -> Delivery | None:

@@ -18,7 +18,8 @@ from lorajob.errors import JobNotFoundError, ServiceError, UsageError
 from lorajob.jobdir import JOB_ID, JobDir, write_json
 from lorajob.spec import JobSpec
 from lorajob.worker.connect import connect, service_errors
-from lorajob.worker.heartbeats import QUEUE_NAMES, living
+from lorajob.worker.heartbeats import living
+from lorajob.worker.queues import KINDS
 from lorajob.worker.record import JobRecord, new_stages
 from lorajob.worker.records import Records
 from lorajob.worker.settings import Settings
@@ -135,7 +136,7 @@ class Pipeline:
     def workers(self) -> dict[str, int]:
         """How many live workers each queue has."""
         with service_errors(self._settings):
-            return {queue: len(living(self._redis, queue)) for queue in QUEUE_NAMES}
+            return {queue: len(living(self._redis, queue)) for queue in KINDS}
 
     def _withdraw(self, record: JobRecord) -> None:
         """Take back a job that was not sent; a message that did go out finds no record."""

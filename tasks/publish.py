@@ -5,8 +5,9 @@ from kombu.exceptions import KombuError, OperationalError
 from redis.exceptions import RedisError
 
 from lorajob.errors import ServiceError
-from lorajob.worker.app import QUEUES, submitter
+from lorajob.worker.app import submitter
 from lorajob.worker.connect import redis_url, shown
+from lorajob.worker.queues import PRIORITIES, queue_name
 from lorajob.worker.record import JobRecord
 from lorajob.worker.settings import Settings
 
@@ -16,7 +17,13 @@ def send(record: JobRecord, settings: Settings) -> None:
     url = redis_url(settings)
     app = submitter(url)
     signatures = [
-        app.signature(f"lorajob.{stage}", args=(record.id,), immutable=True, queue=QUEUES[stage])
+        app.signature(
+            f"lorajob.{stage}",
+            args=(record.id,),
+            immutable=True,
+            queue=queue_name(stage, record.lane, record.memory_class),
+            priority=PRIORITIES[record.priority],
+        )
         for stage in record.missing
     ]
     try:

@@ -16,8 +16,9 @@ from lorajob.errors import JobNotFoundError, ServiceError
 from lorajob.jobdir import JobDir
 from lorajob.tasks.progress import ProgressMirror
 from lorajob.tasks.publish import send
-from lorajob.worker.app import QUEUES, app
+from lorajob.worker.app import app
 from lorajob.worker.connect import connect, patiently
+from lorajob.worker.queues import QUEUES
 from lorajob.worker.record import JobRecord
 from lorajob.worker.records import Claim, Records, Refusal
 from lorajob.worker.settings import Settings

@@ -16,6 +16,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from lorajob.jobdir import STAGES, JobDir
+from lorajob.tasks import messages
 from lorajob.tasks.pipeline import Pipeline
 from lorajob.tasks.publish import send
 from lorajob.worker.connect import connect
@@ -224,7 +225,7 @@ class Fleet:
     def drained(self) -> bool:
         """No message waits, none is in a worker's hands."""
         with self.redis as redis:
-            return not any(redis.llen(q) for q in ("cpu", "gpu")) and not redis.hlen("unacked")
+            return not messages.waiting(redis) and not redis.hlen("unacked")
 
     def close(self) -> None:
         for worker in self.workers:

@@ -9,9 +9,12 @@ from lorajob.tasks import messages
 from lorajob.tasks.publish import send
 from lorajob.tasks.reconciler import LOCK, Reconciler
 from lorajob.worker.connect import connect
+from lorajob.worker.queues import all_queues, lists_of, queue_name
 from lorajob.worker.records import QUEUED, Records
 from tests.service import settings_for, wait_for
 from tests.test_records import claim, create, finish
+
+FIRST = lists_of([queue_name("preprocess", 0)])[1]  # where jobs of no special urgency wait
 
 LEASE = 0.5
 
@@ -43,7 +46,7 @@ def reconciler(settings, redis) -> Reconciler:
 def waiting(redis) -> list[messages.Delivery]:
     """What the queues hold, a message twice where it is there twice."""
     found = []
-    for queue in ("cpu", "gpu"):
+    for queue in lists_of(all_queues()):
         found += [messages._delivery(text) for text in redis.lrange(queue, 0, -1)]
     return found
 
@@ -55,9 +58,9 @@ def grow_old(redis, job) -> None:
 
 def take(redis, seconds_ago: float) -> str:
     """Take the next message as a worker does; returns its tag."""
-    text = redis.rpop("cpu")
+    text = redis.rpop(FIRST)
     tag = json.loads(text)["properties"]["delivery_tag"]
-    redis.hset("unacked", tag, json.dumps([json.loads(text), "lorajob", "cpu"]))
+    redis.hset("unacked", tag, json.dumps([json.loads(text), "lorajob", "cpu.0"]))
     redis.zadd("unacked_index", {tag: time.time() - seconds_ago})
     return tag
 
@@ -69,7 +72,7 @@ def test_a_job_whose_message_is_gone_is_sent_once_a_lease(reconciler, records, r
     grow_old(redis, job)
     reconciler.turn()
     assert waiting(redis) == [("preprocess", job.id)]
-    redis.delete("cpu")
+    redis.delete(FIRST)
     reconciler.turn()
     assert waiting(redis) == []
     grow_old(redis, job)
@@ -87,7 +90,7 @@ def test_a_job_whose_message_waits_is_left_alone(
     with monkeypatch.context() as patch:  # there are enough: nothing need be read
         patch.setattr(messages, "deliveries", None)
         reconciler.turn()
-    lost = json.loads(redis.rpop("cpu"))["headers"]["argsrepr"]
+    lost = json.loads(redis.rpop(FIRST))["headers"]["argsrepr"]
     reconciler.turn()
     found = waiting(redis)
     assert sorted(found) == sorted(("preprocess", job.id) for job in jobs)
@@ -131,7 +134,7 @@ def test_a_stage_whose_lease_ran_out_is_sent_again_and_at_last_given_up(
     assert records.load(job.id).stages["train"].state == "running"  # its owner may renew it yet
     reconciler.turn()
     assert waiting(redis) == [("train", job.id)]
-    redis.delete("gpu")
+    redis.delete(lists_of([queue_name("train", 0)])[1])
     claim(records, job, "train", lease=0)
     reconciler.turn()
     assert records.load(job.id).stages["train"].state == "running"  # the new owner, too

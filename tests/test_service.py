@@ -12,6 +12,7 @@ from redis.exceptions import AuthenticationError
 from lorajob.errors import JobNotFoundError, ServiceError, UsageError
 from lorajob.jobdir import JOB_ID, STAGES, JobDir, write_json
 from lorajob.spec import JobSpec
+from lorajob.tasks import messages
 from lorajob.tasks.pipeline import Pipeline, describe
 from lorajob.worker.connect import connect
 from lorajob.worker.processes import send
@@ -48,8 +49,7 @@ def half_allowed(service: Service) -> Pipeline:
 
 def drained(service: Service) -> bool:
     """Every message has been taken and acknowledged."""
-    queues = sum(service.redis.llen(name) for name in ("cpu", "gpu"))
-    return queues == 0 and service.redis.hlen("unacked") == 0
+    return messages.waiting(service.redis) == 0 and service.redis.hlen("unacked") == 0
 
 
 def stage_processes(record, stage) -> list[int]:

@@ -7,8 +7,9 @@ import pytest
 
 from lorajob.errors import UsageError
 from lorajob.jobdir import STAGES
-from lorajob.worker.app import QUEUES, configuration, submitter
+from lorajob.worker.app import configuration, submitter
 from lorajob.worker.gpus import parse, visible_gpus
+from lorajob.worker.queues import QUEUES, all_queues
 from lorajob.worker.start import run_worker, worker_command
 from tests.service import settings_for
 
@@ -66,9 +67,9 @@ def test_celery_knows_every_setting(settings):
 
 def test_every_stage_has_one_of_the_declared_queues(settings):
     assert tuple(QUEUES) == STAGES
-    assert {queue.name for queue in settings["task_queues"]} == set(QUEUES.values())
+    assert [queue.name for queue in settings["task_queues"]] == all_queues()
     routes = {name: route["queue"] for name, route in settings["task_routes"].items()}
-    assert routes == {f"lorajob.{stage}": queue for stage, queue in QUEUES.items()}
+    assert routes == {f"lorajob.{stage}": f"{queue}.0" for stage, queue in QUEUES.items()}
 
 
 def test_who_only_submits_does_not_wait_for_a_redis_that_is_gone():

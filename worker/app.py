@@ -12,10 +12,9 @@ from kombu.entity import Queue
 
 from lorajob.worker import lifecycle
 from lorajob.worker.connect import TIMEOUT_SECONDS, redis_url
-from lorajob.worker.heartbeats import QUEUE_NAMES
+from lorajob.worker.queues import PRIORITIES, QUEUES, all_queues, queue_name
 from lorajob.worker.settings import Settings
 
-QUEUES = {"preprocess": "cpu", "train": "gpu", "evaluate": "gpu", "convert": "cpu"}
 WEEK_SECONDS = 604_800  # the broker's own redelivery is switched off in effect
 MONTH_SECONDS = 30 * 86_400
 SETTLE_SECONDS = 10  # beyond a stage's grace, to give it back
@@ -32,7 +31,11 @@ def configuration(url: str, grace_seconds: float = 60) -> dict[str, Any]:
         # By name: workers load the tasks, not this package.
         "imports": ("lorajob.tasks.stages", "lorajob.tasks.reconciler"),
         # One week, or a stage longer than an hour is delivered again while it runs.
-        "broker_transport_options": {"visibility_timeout": WEEK_SECONDS},
+        "broker_transport_options": {
+            "visibility_timeout": WEEK_SECONDS,
+            "priority_steps": list(PRIORITIES.values()),
+            "queue_order_strategy": "round_robin",  # a turn a lane
+        },
         "result_backend_transport_options": {"visibility_timeout": WEEK_SECONDS},
         "visibility_timeout": WEEK_SECONDS,
         # A worker starts however long Redis takes, and outlives a Redis that restarts.
@@ -51,15 +54,15 @@ def configuration(url: str, grace_seconds: float = 60) -> dict[str, Any]:
         "result_accept_content": ["json"],
         "task_serializer": "json",
         "result_serializer": "json",
-        # Two queues, declared; a misspelt one is an error, not a queue nobody reads.
+        # All queues, declared; a misspelt one is an error, not a queue nobody reads.
         "task_queues": [
             Queue(name, routing_key=name)  # type: ignore[no-untyped-call]  # kombu has no types
-            for name in QUEUE_NAMES
+            for name in all_queues()
         ],
-        "task_routes": {f"lorajob.{stage}": {"queue": queue} for stage, queue in QUEUES.items()},
-        "task_default_queue": "cpu",
+        "task_routes": {f"lorajob.{stage}": {"queue": queue_name(stage, 0)} for stage in QUEUES},
+        "task_default_queue": "cpu.0",
         "task_default_exchange": "lorajob",
-        "task_default_routing_key": "cpu",
+        "task_default_routing_key": "cpu.0",
         "task_create_missing_queues": False,
         # A message is acknowledged when its task ended; none waits behind a running one.
         "task_acks_late": True,

@@ -7,7 +7,6 @@ from typing import cast
 from redis import Redis
 from redis.exceptions import RedisError
 
-QUEUE_NAMES = ("cpu", "gpu")
 BEAT_SECONDS = 3.0
 LIVE_SECONDS = 15  # a worker unheard of for this long counts as gone
 
@@ -28,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def living(redis: Redis, queue: str) -> list[str]:
-    """Names of the live workers of `queue`."""
+    """Names of the live workers of a kind or class of queues, such as cpu, gpu or gpu24."""
     return cast("list[str]", redis.register_script(LIVING)([_key(queue)], [LIVE_SECONDS]))
 
 

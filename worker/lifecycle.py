@@ -20,6 +20,7 @@ from celery import bootsteps, signals
 
 from lorajob.worker.connect import connect
 from lorajob.worker.heartbeats import Heartbeat
+from lorajob.worker.queues import class_of
 from lorajob.worker.settings import Settings
 
 CHILD_SECONDS = 0.5
@@ -90,7 +91,7 @@ def _replace_children_soon(sender: Any, **_: Any) -> None:
 
 
 def _start_heartbeat(sender: Any, **_: Any) -> None:
-    queues = list(sender.app.amqp.queues.consume_from)
+    queues = sorted({class_of(name) for name in sender.app.amqp.queues.consume_from})
     heartbeat = Heartbeat(connect(Settings()), queues, sender.hostname)
     heartbeat.start()
     _heartbeats.append(heartbeat)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from lorajob.errors import RecordError
 from lorajob.jobdir import STAGES, JobDir, write_json
+from lorajob.worker.queues import Priority
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled", "rejected"]
 StageState = Literal["queued", "waiting", "running", "succeeded", "failed", "cancelled"]
@@ -63,6 +64,11 @@ class JobRecord(BaseModel):
     folder: str
     error: str | None = None
     cancel_requested: bool = False
+    user: str | None = None  # who asked for it
+    batch: str | None = None  # of which it is a part
+    priority: Priority = "normal"
+    lane: int = 0  # of the queues: its batch's or user's
+    memory_class: int | None = None  # GB of the smallest card that training fits on; None: any
     revision: int = 0  # raised by every change of state
     ended: tuple[EndedAttempt, ...] = ()  # oldest first, the last hundred
     stages: dict[str, StageRecord]

@@ -15,8 +15,9 @@ from redis import Redis
 
 from lorajob.errors import ServiceError
 from lorajob.worker.connect import connect, service_errors
-from lorajob.worker.heartbeats import QUEUE_NAMES, living
+from lorajob.worker.heartbeats import living
 from lorajob.worker.processes import Identity, end, identify
+from lorajob.worker.queues import KINDS
 from lorajob.worker.redis_server import find_server, free_port
 from lorajob.worker.services import Kept, flower_service, redis_service, worker_service
 from lorajob.worker.settings import Settings
@@ -68,7 +69,7 @@ class RunningStack:
             connect(self._settings).ping()
         password = self._settings.flower_password or SecretStr(secrets.token_urlsafe(18))
         self._settings = self._settings.model_copy(update={"flower_password": password})
-        services = [worker_service(self._settings, queue) for queue in QUEUE_NAMES]
+        services = [worker_service(self._settings, queue) for queue in KINDS]
         if self._with_flower:
             port = free_port()
             self._flower_url = f"http://127.0.0.1:{port}/"
@@ -133,7 +134,7 @@ class RunningStack:
         """Names of what does not answer yet."""
         try:
             with service_errors(self._settings):
-                names = [name for queue in QUEUE_NAMES for name in living(redis, queue)]
+                names = [name for queue in KINDS for name in living(redis, queue)]
         except ServiceError:
             return ["redis"]
         here = {name.partition("@")[0] for name in names}

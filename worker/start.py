@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from lorajob.errors import ServiceError, UsageError
 from lorajob.worker.connect import connect, redis_url
-from lorajob.worker.heartbeats import QUEUE_NAMES
+from lorajob.worker.queues import KINDS, classes_of, lanes_of
 from lorajob.worker.settings import Settings
 
 CELERY = (sys.executable, "-m", "celery", "-A", "lorajob.worker.app")
@@ -22,8 +22,8 @@ def run_worker(
     """Become a worker of `queue`. Raises UsageError for a queue that is none, ServiceError
     without a Redis.
     """
-    if queue not in QUEUE_NAMES:
-        raise UsageError(f"queue: {queue!r} is unknown; allowed: {', '.join(QUEUE_NAMES)}")
+    if queue not in KINDS:
+        raise UsageError(f"queue: {queue!r} is unknown; allowed: {', '.join(KINDS)}")
     if concurrency < 1:
         raise UsageError(f"concurrency: {concurrency} is not allowed; at least 1")
     connect(settings)  # only to refuse what is no Redis url: Celery waits for one that is away
@@ -47,7 +47,8 @@ def run_flower(settings: Settings, port: int = FLOWER_PORT, address: str = "127.
 def worker_command(queue: str, concurrency: int = 1, name: str | None = None) -> list[str]:
     """Celery's arguments. The node name is unique, however many workers a machine has."""
     name = name or f"{queue}-{secrets.token_hex(3)}"
-    options = ["--pool", "prefork", "--concurrency", str(concurrency), "--queues", queue]
+    options = ["--pool", "prefork", "--concurrency", str(concurrency)]
+    options += ["--queues", ",".join(lanes_of(classes_of(queue)))]
     quiet = ["--without-mingle", "--without-gossip"]  # workers here have nothing to tell others
     return [*CELERY, "worker", *options, "-n", f"{name}@%h", "-E", "--loglevel", "INFO", *quiet]
 
