@@ -1,4 +1,4 @@
-"""`python requirements.py pyproject.toml EXTRA...`: what the project and its extras need, a line each.
+"""`python requirements.py pyproject.toml EXTRA...`: what the project and its extras need.
 
 Reads the file alone, so that an image can hold these packages in a layer below the project's own.
 """
