@@ -14,5 +14,8 @@ if "://" not in url:
     sys.exit(f"LORAJOB_ARTIFACTS: {url!r} is not a url such as s3://bucket/jobs")
 files, path = url_to_fs(url)
 bucket = path.strip("/").partition("/")[0]
-files.makedirs(bucket, exist_ok=True)
+try:
+    files.makedirs(bucket, exist_ok=True)
+except OSError as error:
+    sys.exit(f"{bucket}: cannot be made, so make it yourself: {error}")
 print(f"{url.partition(':')[0]}://{bucket} is there")

@@ -287,3 +287,25 @@ def answers(redis: Redis) -> bool:
         return bool(redis.ping())
     except RedisError:
         return False
+
+
+def test_the_object_store_reads_its_keys_from_memory(tmp_path: Path) -> None:
+    shell, flags, script = SERVICES["objects"]["entrypoint"]
+    weed = tmp_path / "weed"
+    weed.write_text('#!/bin/sh\necho "$@"\n')
+    weed.chmod(0o755)
+    (tmp_path / "run").mkdir()
+    script = script.replace("$$", "$").replace("/run/seaweedfs", str(tmp_path / "run"))
+    environment = {
+        "PATH": f"{tmp_path}:/usr/bin:/bin",
+        "S3_ACCESS_KEY": "a1",
+        "S3_SECRET_KEY": "b2",
+    }
+    run = subprocess.run(
+        [shell, flags, script], env=environment, capture_output=True, text=True, check=True
+    )
+    path = tmp_path / "run" / "s3.json"
+    (identity,) = json.loads(path.read_text("utf-8"))["identities"]
+    assert identity["credentials"] == [{"accessKey": "a1", "secretKey": "b2"}]
+    assert path.stat().st_mode & 0o077 == 0
+    assert "b2" not in run.stdout and f"-s3.config={path}" in run.stdout.split()
