@@ -27,7 +27,7 @@ CHILD_SECONDS = 0.5
 STOP_FILE = "LORAJOB_WORKER_STOP_FILE"  # set by a worker for its own pool children
 
 logger = logging.getLogger(__name__)
-_threads: list[Heartbeat | Pulse] = []
+_heartbeats: list[Heartbeat | Pulse] = []
 
 
 def install() -> None:
@@ -51,7 +51,7 @@ def _prepare_stop_file(**_: Any) -> None:
     os.environ[STOP_FILE] = str(folder / "stop")
     pulse = Pulse(folder)
     pulse.start()
-    _threads.append(pulse)
+    _heartbeats.append(pulse)
 
 
 def _raise_stop_file(**_: Any) -> None:
@@ -101,12 +101,12 @@ def _start_heartbeat(sender: Any, **_: Any) -> None:
         connect(Settings()), queues, sender.hostname, lambda: mark(folder, CONNECTED)
     )
     heartbeat.start()
-    _threads.append(heartbeat)
+    _heartbeats.append(heartbeat)
 
 
 def _sign_off(**_: Any) -> None:
-    while _threads:
-        _threads.pop().stop()
+    while _heartbeats:
+        _heartbeats.pop().stop()
     path = os.environ.pop(STOP_FILE, None)
     if path is not None:
         shutil.rmtree(Path(path).parent, ignore_errors=True)
