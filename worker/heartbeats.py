@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import cast
 
 from redis import Redis
@@ -34,10 +35,17 @@ def living(redis: Redis, queue: str) -> list[str]:
 class Heartbeat:
     """A thread in a worker's main process that says the worker lives, until it is stopped."""
 
-    def __init__(self, redis: Redis, queues: list[str], name: str) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        queues: list[str],
+        name: str,
+        heard: Callable[[], None] = lambda: None,  # called each time Redis has heard it
+    ) -> None:
         self._redis = redis
         self._queues = queues
         self._name = name
+        self._heard = heard
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -60,6 +68,7 @@ class Heartbeat:
             try:
                 for queue in self._queues:
                     beat([_key(queue)], [self._name])
+                self._heard()
             except RedisError as error:
                 logger.warning("no heartbeat: %s", error)
             self._stop.wait(BEAT_SECONDS)

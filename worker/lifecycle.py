@@ -1,10 +1,10 @@
 """What a worker does when it starts and stops, hooked in by Celery's signals.
 
-In the main process: a heartbeat, and at shutdown a flag file that supervisors in the pool's
-children look for (a signal reaches the main process only, and Redis may be gone by then). The
-reconciler has its place here too: it belongs to lorajob.tasks, which this package does not
-import, so it connects itself to `worker_ready` and `worker_shutdown` when the worker loads
-the tasks.
+In the main process: a heartbeat, signs of life for a probe, and at shutdown a flag file that
+supervisors in the pool's children look for (a signal reaches the main process only, and Redis may
+be gone by then). The reconciler has its place here too: it belongs to lorajob.tasks, which this
+package does not import, so it connects itself to `worker_ready` and `worker_shutdown` when the
+worker loads the tasks.
 """
 
 import logging
@@ -20,6 +20,7 @@ from celery import bootsteps, signals
 
 from lorajob.worker.connect import connect
 from lorajob.worker.heartbeats import Heartbeat
+from lorajob.worker.pulse import CONNECTED, Pulse, mark
 from lorajob.worker.queues import class_of
 from lorajob.worker.settings import Settings
 
@@ -27,7 +28,7 @@ CHILD_SECONDS = 0.5
 STOP_FILE = "LORAJOB_WORKER_STOP_FILE"  # set by a worker for its own pool children
 
 logger = logging.getLogger(__name__)
-_heartbeats: list[Heartbeat] = []
+_heartbeats: list[Heartbeat | Pulse] = []
 
 
 def install() -> None:
@@ -47,7 +48,11 @@ def stopping() -> bool:
 
 
 def _prepare_stop_file(**_: Any) -> None:
-    os.environ[STOP_FILE] = str(Path(tempfile.mkdtemp(prefix="lorajob-worker-")) / "stop")
+    folder = Path(tempfile.mkdtemp(prefix="lorajob-worker-"))
+    os.environ[STOP_FILE] = str(folder / "stop")
+    pulse = Pulse(folder)
+    pulse.start()
+    _heartbeats.append(pulse)
 
 
 def _raise_stop_file(**_: Any) -> None:
@@ -92,7 +97,10 @@ def _replace_children_soon(sender: Any, **_: Any) -> None:
 
 def _start_heartbeat(sender: Any, **_: Any) -> None:
     queues = sorted({class_of(name) for name in sender.app.amqp.queues.consume_from})
-    heartbeat = Heartbeat(connect(Settings()), queues, sender.hostname)
+    folder = Path(os.environ[STOP_FILE]).parent
+    heartbeat = Heartbeat(
+        connect(Settings()), queues, sender.hostname, lambda: mark(folder, CONNECTED)
+    )
     heartbeat.start()
     _heartbeats.append(heartbeat)
 
