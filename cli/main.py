@@ -14,6 +14,7 @@ COMMANDS = {  # name -> (where it is, what `lorajob --help` says of it)
     "up": ("lorajob.cli.stack:up", "Start Redis, workers and Flower on this machine."),
     "down": ("lorajob.cli.stack:down", "Stop what `lorajob up` started."),
     "submit": ("lorajob.cli.submit:submit", "Queue a job: from a corpus to a tuned model."),
+    "batch": ("lorajob.cli.batch:batch", "Queue many languages from one file."),
     "status": ("lorajob.cli.status:status", "Show all jobs, or one in full."),
     "watch": ("lorajob.cli.watch:watch", "Follow a job's progress until it ends."),
     "logs": ("lorajob.cli.logs:logs", "Print the logs of a job's stages."),

@@ -20,6 +20,11 @@ def check_job_id(job: str) -> str:
     return job
 
 
+def is_batch(name: str) -> bool:
+    """Whether an id is a batch's; no language is called so."""
+    return name.startswith("batch-")
+
+
 def job_folder(job: str) -> JobDir:
     """The folder of a job on this machine. Raises JobNotFoundError where there is none."""
     folder = JobDir(load_settings().jobs / check_job_id(job))

@@ -66,8 +66,8 @@ def jobs_table(records: "list[JobRecord]", now: float) -> "Table":
     for heading in ("JOB", "LANGUAGE", "STATE", "STAGE", "PROGRESS", "WER %", "AGE"):
         table.add_column(heading, no_wrap=True)
     for record in records:
-        stage, words = _current(record)
-        row = (record.id, record.language, _coloured(record.state), stage, words, _gain(record))
+        stage, words = current_stage(record)
+        row = (record.id, record.language, coloured(record.state), stage, words, gain(record))
         table.add_row(*row, duration(now - record.created_at))
     return table
 
@@ -82,7 +82,7 @@ def stages_table(record: "JobRecord", now: float) -> "Table":
     for name, stage in record.stages.items():
         table.add_row(
             name,
-            _coloured(stage.state),
+            coloured(stage.state),
             str(stage.attempts or ""),
             _time_taken(stage, now),
             progress_words(stage.progress),
@@ -115,7 +115,7 @@ def attempts_table(record: "JobRecord") -> "Table | None":
     return table
 
 
-def _current(record: "JobRecord") -> tuple[str, str]:
+def current_stage(record: "JobRecord") -> tuple[str, str]:
     """The stage that a job is at, with its progress; the last one of a finished job."""
     for name, stage in record.stages.items():
         if stage.state != "succeeded":
@@ -131,14 +131,16 @@ def _scores(record: "JobRecord") -> dict[str, dict[str, Any]]:
     return {name: scores for name, scores in found.items() if scores}
 
 
-def _gain(record: "JobRecord") -> str:
+def gain(record: "JobRecord") -> str:
+    """`115.4 -> 53.7`, once it is known."""
     scores = _scores(record)
     if "tuned" not in scores:
         return ""
     return f"{scores['base']['wer']:.1f} -> {scores['tuned']['wer']:.1f}"
 
 
-def _coloured(state: str) -> str:
+def coloured(state: str) -> str:
+    """The state in its colour, as markup."""
     style = STATE_STYLES.get(state)
     return f"[{style}]{state}[/]" if style else state
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lorajob.cli.records import load_record
+from lorajob.cli.records import check_job_id, is_batch, load_record
 from lorajob.cli.service import open_pipeline
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     help="Without JOB: show the newest so many.",
 )
 def status(job: str | None, as_json: bool, limit: int) -> None:
-    """Show the newest jobs in a table, or JOB in full.
+    """Show the newest jobs in a table, or JOB (or BATCH) in full.
 
     \b
     The object of --json holds, among others:
@@ -36,6 +36,8 @@ def status(job: str | None, as_json: bool, limit: int) -> None:
       metrics    base, tuned, converted: wer and cer in percent, normalised,
                  on the test clips; each absent until measured
       error      one sentence, null unless the job failed
+
+    For a BATCH it holds `jobs`, one such object each, and `state` and `states` of the whole.
 
     Where Redis cannot be reached, JOB's job.json answers, if it is to be found here.
     """
@@ -48,8 +50,33 @@ def status(job: str | None, as_json: bool, limit: int) -> None:
                 "`lorajob rebuild` restores them from their files",
                 err=True,
             )
+    elif is_batch(job):
+        from lorajob.cli.batch_views import show_batch
+
+        show_batch(open_pipeline(), check_job_id(job), as_json)
     else:
         show_job(load_record(job), as_json)
+
+
+def awaited(record: "JobRecord") -> str | None:
+    """What a queued job waits for, in words: a worker that is not there, or its turn."""
+    from lorajob.errors import ServiceError
+    from lorajob.worker.queues import class_of, queue_name
+
+    if record.state != "queued" and not (record.state == "running" and record.missing):
+        return None
+    stage = record.missing[0]
+    if record.stages[stage].state != "queued":
+        return None
+    served = class_of(queue_name(stage, record.lane, record.memory_class))
+    try:
+        there = open_pipeline().workers(served)
+    except ServiceError:
+        return None
+    if not there:
+        card = f", with a card of {record.memory_class} GB or more" if served[3:] else ""
+        return f"a worker of the queue {served}{card}; none is up"
+    return f"its turn at one of {there} worker{'s' if there > 1 else ''} of the queue {served}"
 
 
 def show_jobs(records: "list[JobRecord]", as_json: bool) -> None:
@@ -81,6 +108,9 @@ def show_job(record: "JobRecord", as_json: bool) -> None:
         ("job", record.id),
         ("state", record.state),
         ("language", record.language),
+        ("batch", record.batch),
+        ("priority", record.priority if record.priority != "normal" else None),
+        ("waits for", awaited(record)),
         ("base model", record.base_model),
         ("corpus", record.corpus),
         ("submitted", f"{duration(now - record.created_at)} ago"),

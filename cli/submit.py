@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lorajob.cli.service import load_settings, open_pipeline
-from lorajob.errors import UsageError
+from lorajob.errors import CorpusError, UsageError
 
 if TYPE_CHECKING:
     from lorajob.spec import JobSpec
+    from lorajob.worker.queues import Priority
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # owner/name; never a path with . or ~ first
 
@@ -38,13 +39,18 @@ Examples:
   lorajob submit --lang ml --corpus ml.tar.gz --preset fast --set train.epochs=2
   job=$(lorajob submit --spec job.yaml) && lorajob watch $job""",
 )
-@click.option("--lang", metavar="LANGUAGE", help="Code or name of the language: hi, Hindi, pa-IN.")
+@click.option(
+    "--lang",
+    metavar="LANGUAGE,...",
+    help="Code or name of the language: hi, Hindi, pa-IN. Several, as hi,mr,ta, make a batch.",
+)
 @click.option(
     "--corpus",
     metavar="PATH",
     help="Common Voice release (.tar.gz or unpacked folder), or a manifest (.tsv, .csv, .jsonl "
     "with columns audio and text, and if you like split and speaker). Without it: the newest "
-    "*-LANGUAGE.tar.gz or folder named LANGUAGE in $LORAJOB_CORPORA.",
+    "*-LANGUAGE.tar.gz or folder named LANGUAGE in $LORAJOB_CORPORA. {language} in it becomes "
+    "the language's code.",
 )
 @click.option(
     "--base-model",
@@ -69,6 +75,14 @@ Examples:
     help="YAML file of settings (language, corpus, base_model, train: {epochs: 2}, ...). It "
     "overrides the preset; the options here and --set override the file.",
 )
+@click.option(
+    "--priority",
+    type=click.Choice(["high", "normal", "low"]),
+    default="normal",
+    show_default=True,
+    help="Urgent jobs go before all others.",
+)
+@click.option("--anew", is_flag=True, help="Queue a batch even if the same was submitted before.")
 @click.option("--wait", is_flag=True, help="Follow the job to its end, as `lorajob watch` does.")
 @click.option(
     "--worker-timeout",
@@ -85,6 +99,8 @@ def submit(
     preset: str,
     sets: tuple[str, ...],
     spec_path: Path | None,
+    priority: "Priority",
+    anew: bool,
     wait: bool,
     worker_timeout: float | None,
 ) -> None:
@@ -100,9 +116,17 @@ def submit(
         raise UsageError("--worker-timeout: means something only together with --wait")
     flags = {"language": lang, "corpus": corpus, "base_model": base_model}
     values = read_spec(spec_path) | {name: value for name, value in flags.items() if value}
+    languages = [name.strip() for name in (lang or "").split(",")]
+    if len(languages) > 1:
+        if worker_timeout is not None:
+            raise UsageError("--worker-timeout: is for one language, not for a batch")
+        specs = [_one_of_many(values | {"language": one}, preset, sets) for one in languages]
+        from lorajob.cli.batch import submit_specs
+
+        ctx.exit(submit_specs(open_pipeline(), specs, priority, anew, wait))
     spec = complete_spec(values, preset, sets)
     pipeline = open_pipeline()
-    job_id = pipeline.submit(spec)
+    job_id = pipeline.submit(spec, priority)
     click.echo(job_id)
     if wait:
         from lorajob.cli.watch import follow_to_exit_code
@@ -110,7 +134,18 @@ def submit(
         ctx.exit(follow_to_exit_code(pipeline, job_id, worker_timeout))
 
 
-def read_spec(path: Path | None) -> dict[str, Any]:
+def _one_of_many(values: dict[str, Any], preset: str, sets: tuple[str, ...]) -> "JobSpec":
+    if not values["language"]:
+        raise UsageError("--lang: an empty name between commas; such as hi,mr,ta")
+    corpus = values.get("corpus")
+    if corpus is not None and "{language}" not in str(corpus):
+        raise UsageError(
+            f"--corpus: {corpus!r} is one for several languages; put {{language}} in it"
+        )
+    return complete_spec(values, preset, sets, strict=False)
+
+
+def read_spec(path: Path | None, option: str = "--spec") -> dict[str, Any]:
     """The mapping in a YAML file; UsageError where it holds something else."""
     if path is None:
         return {}
@@ -121,14 +156,17 @@ def read_spec(path: Path | None) -> dict[str, Any]:
     try:
         values = read_yaml(path.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"--spec: {path} is not YAML: {error}") from None
+        raise UsageError(f"{option}: {path} is not YAML: {error}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise UsageError(f"--spec: {path} holds no mapping of settings, such as `language: hi`")
+        raise UsageError(f"{option}: {path} holds no mapping of settings, such as `language: hi`")
     return values
 
 
-def complete_spec(values: dict[str, Any], preset: str, sets: tuple[str, ...]) -> "JobSpec":
-    """A whole spec, its corpus found where none is named.
+def complete_spec(
+    values: dict[str, Any], preset: str, sets: tuple[str, ...], strict: bool = True
+) -> "JobSpec":
+    """A whole spec, its corpus found where none is named; where none is found and that is not
+    `strict`, it names the folder that was looked for.
 
     Raises UsageError for a missing language, a setting that is wrong or a base model of no known
     form, CorpusError where no corpus is found.
@@ -140,9 +178,11 @@ def complete_spec(values: dict[str, Any], preset: str, sets: tuple[str, ...]) ->
         raise UsageError("--lang: missing; the code or name of a language, such as hi or Hindi")
     if "corpus" in named:
         spec = build_spec(values, preset, sets)
+        corpus = spec.corpus.replace("{language}", spec.language)
     else:
         spec = build_spec(values | {"corpus": ""}, preset, sets)
-        spec = spec.model_copy(update={"corpus": str(_find_corpus(spec.language))})
+        corpus = str(_find_corpus(spec.language, strict))
+    spec = spec.model_copy(update={"corpus": corpus})
     check_base_model(spec.base_model)
     return spec
 
@@ -158,7 +198,13 @@ def check_base_model(text: str) -> None:
         )
 
 
-def _find_corpus(language: str) -> Path:
+def _find_corpus(language: str, strict: bool) -> Path:
     from lorajob.corpora import find_corpus
 
-    return find_corpus(load_settings().corpora, language)
+    root = load_settings().corpora
+    try:
+        return find_corpus(root, language)
+    except CorpusError:
+        if strict or root is None:
+            raise
+        return root / language

@@ -42,7 +42,7 @@ class WorkerWatch:
 
     def _served(self, queue: str) -> bool:
         try:
-            return self._pipeline.workers()[queue] > 0
+            return self._pipeline.workers(queue) > 0
         except ServiceError:
             return True  # Redis is away for a while: nothing is known of the workers
 
@@ -63,13 +63,18 @@ class WorkerWatch:
 
 
 def awaited_queue(record: "JobRecord") -> str | None:
-    """The queue that holds the job's next stage; None while a stage runs or all have ended."""
-    from lorajob.worker.queues import QUEUES
+    """The queue, without its lane, that holds the job's next stage.
+
+    None while a stage runs or all have ended.
+    """
+    from lorajob.worker.queues import class_of, queue_name
 
     for name in record.missing:
-        return QUEUES[name] if record.stages[name].state in ("queued", "waiting") else None
+        if record.stages[name].state in ("queued", "waiting"):
+            return class_of(queue_name(name, record.lane, record.memory_class))
+        return None
     return None
 
 
 def _advice(queue: str) -> str:
-    return f"start one with `lorajob worker --queue {queue}` or `lorajob up`"
+    return f"start one with `lorajob worker --queue {queue[:3]}` or `lorajob up`"

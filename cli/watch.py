@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from lorajob.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, say_error
-from lorajob.cli.records import load_record
+from lorajob.cli.records import check_job_id, is_batch, load_record
 from lorajob.cli.service import open_pipeline
 from lorajob.cli.views import open_view
 from lorajob.cli.waiting import WorkerWatch
@@ -26,11 +26,15 @@ OUTAGE_SECONDS = 600  # for so long a Redis that went away may come back while w
 @click.argument("job")
 @click.pass_context
 def watch(ctx: click.Context, job: str) -> None:
-    """Follow the progress of JOB until it ends; Ctrl-C ends only the watching.
+    """Follow the progress of JOB (or BATCH) until it ends; Ctrl-C ends only the watching.
 
     Progress goes to standard error, the table of error rates at the end to standard output.
     The exit code is 0 where the job succeeded and 1 where it failed or was cancelled.
     """
+    if is_batch(job):
+        from lorajob.cli.batch_views import follow_batch
+
+        ctx.exit(follow_batch(open_pipeline(), check_job_id(job)))
     ctx.exit(follow_to_exit_code(open_pipeline(), job, out=sys.stdout))
 
 

@@ -3,10 +3,12 @@
 The commands call this; Celery is only loaded where something is sent.
 """
 
+import getpass
 import logging
 import secrets
 import shutil
 import time
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,12 @@ from redis import Redis
 
 from lorajob.corpora import check_corpus
 from lorajob.errors import JobNotFoundError, ServiceError, UsageError
+from lorajob.gpu_memory import training_gb
 from lorajob.jobdir import JOB_ID, JobDir, write_json
 from lorajob.spec import JobSpec
 from lorajob.worker.connect import connect, service_errors
 from lorajob.worker.heartbeats import living
-from lorajob.worker.queues import KINDS
+from lorajob.worker.queues import Priority, choose_lane, memory_class
 from lorajob.worker.record import JobRecord, new_stages
 from lorajob.worker.records import Records
 from lorajob.worker.settings import Settings
@@ -33,47 +36,95 @@ class Pipeline:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
+    @property
+    def settings(self) -> Settings:
+        return self._settings
+
     @cached_property
-    def _redis(self) -> Redis:
+    def redis(self) -> Redis:
         return connect(self._settings)  # when first needed: job.json can be read without
 
     @cached_property
-    def _records(self) -> Records:
-        return Records(self._redis)
+    def records(self) -> Records:
+        return Records(self.redis)
 
-    def submit(self, spec: JobSpec) -> str:
+    @cached_property
+    def user(self) -> str | None:
+        """Who submits: LORAJOB_USER, or the name of the machine's user."""
+        try:
+            return self._settings.user or getpass.getuser()
+        except (KeyError, OSError):  # a container's user may have no name
+            return None
+
+    def submit(self, spec: JobSpec, priority: Priority = "normal") -> str:
         """Queue a job and return its id, such as `hi-1a2b3c4d`.
 
         Raises UsageError or CorpusError for a corpus that is not there or of another language.
         Whatever fails, nothing stays queued: folder and record are withdrawn.
         """
+        spec = self.resolve(spec)
+        self.check(spec)
+        with service_errors(self._settings):
+            self.redis.ping()  # before anything is written
+        job_id = f"{spec.language.lower()}-{secrets.token_hex(4)}"
+        self.queue(self.new_record(spec, job_id, priority), spec)
+        return job_id
+
+    def resolve(self, spec: JobSpec) -> JobSpec:
+        """The spec with absolute paths, since workers run elsewhere."""
         corpus = Path(spec.corpus).expanduser().resolve()
-        check_corpus(corpus, spec.language)
-        spec = spec.model_copy(
+        return spec.model_copy(
             update={"corpus": str(corpus), "base_model": _absolute(spec.base_model)}
         )
-        job_id = f"{spec.language.lower()}-{secrets.token_hex(4)}"
-        folder = self._settings.jobs.expanduser().resolve() / job_id
-        record = JobRecord(
+
+    def check(self, spec: JobSpec) -> None:
+        """Raise UsageError or CorpusError for a corpus that is not there or of another language,
+        UsageError for a training that no card has the memory for.
+        """
+        check_corpus(Path(spec.corpus), spec.language)
+        _memory_class(spec)
+
+    def new_record(
+        self,
+        spec: JobSpec,
+        job_id: str,
+        priority: Priority = "normal",
+        batch: str | None = None,
+        error: str | None = None,
+    ) -> JobRecord:
+        """The record of a new job, in the lane of its batch or user; rejected for an `error`."""
+        with service_errors(self._settings):
+            lane = choose_lane(self.redis, batch or f"user:{self.user}")
+        return JobRecord(
             id=job_id,
             language=spec.language,
+            state="queued" if error is None else "rejected",
             created_at=time.time(),
             corpus=spec.corpus,
             base_model=spec.base_model,
-            folder=str(folder),
+            folder=str(self._settings.jobs.expanduser().resolve() / job_id),
+            error=error,
+            user=self.user,
+            batch=batch,
+            priority=priority,
+            lane=lane,
+            memory_class=None if error else _memory_class(spec),
             stages=new_stages(),
         )
-        with service_errors(self._settings):
-            self._redis.ping()  # before anything is written
+
+    def queue(
+        self, record: JobRecord, spec: JobSpec, send: Callable[[JobRecord], None] | None = None
+    ) -> None:
+        """Write a job's folder and record, and send it unless it was rejected."""
         try:
-            write_json(JobDir(folder).spec_path, spec.model_dump(mode="json"))
+            write_json(JobDir(Path(record.folder)).spec_path, spec.model_dump(mode="json"))
             with service_errors(self._settings):
-                self._records.create(record)
-            _send(record, self._settings)
+                created = self.records.create(record)
+            if not record.over and created:
+                (send or self._send)(record)
         except BaseException:  # Ctrl-C, too, leaves nothing half submitted
             self._withdraw(record)
             raise
-        return job_id
 
     def load(self, job_id: str, mirrored: bool = True) -> JobRecord:
         """The record of a job; from job.json where Redis is gone or forgot, if `mirrored`. Raises
@@ -82,7 +133,7 @@ class Pipeline:
         _check_id(job_id)
         try:
             with service_errors(self._settings):
-                return self._records.load(job_id)
+                return self.records.load(job_id)
         except (ServiceError, JobNotFoundError):
             path = JobDir(self._settings.jobs / job_id).record_path
             if not mirrored or not path.is_file():
@@ -92,12 +143,12 @@ class Pipeline:
     def newest(self, limit: int = 20) -> list[JobRecord]:
         """The newest `limit` jobs, newest first."""
         with service_errors(self._settings):
-            return self._records.newest(limit)
+            return self.records.newest(limit)
 
     def unknown(self) -> list[str]:
         """Jobs that have a folder here, where Redis has no record at all: it lost its data."""
         with service_errors(self._settings):
-            if self._records.newest(1):
+            if self.records.newest(1):
                 return []
         folders = sorted(self._settings.jobs.expanduser().glob("*/job.json"))
         return [path.parent.name for path in folders if JOB_ID.fullmatch(path.parent.name)]
@@ -109,7 +160,7 @@ class Pipeline:
         """
         _check_id(job_id)
         with service_errors(self._settings):
-            answer = self._records.cancel(job_id)
+            answer = self.records.cancel(job_id)
         if answer not in ("cancelled", "cancelling"):
             raise UsageError(
                 f"job: {job_id} has {answer}; only a queued or running job is cancelled"
@@ -117,33 +168,39 @@ class Pipeline:
         return answer
 
     def retry(self, job_id: str) -> None:
-        """Go on with a failed or cancelled job from its first unfinished stage. Raises
+        """Go on with a failed, rejected or cancelled job from its first unfinished stage. Raises
         JobNotFoundError, and UsageError for a job in any other state.
         """
         _check_id(job_id)
         with service_errors(self._settings):
-            answer = self._records.retry(job_id)
+            answer = self.records.retry(job_id)
             if answer != "retried":
                 raise UsageError(
-                    f"job: {job_id} is {answer}; only a failed or cancelled job is retried"
+                    f"job: {job_id} is {answer}; only a failed, rejected or cancelled one "
+                    "is retried"
                 )
-            record = self._records.load(job_id)
+            record = self.records.load(job_id)
         try:
-            _send(record, self._settings)
+            self._send(record)
         except ServiceError as error:  # what is queued and has no message, a worker finds
             logger.warning("%s", error)
 
-    def workers(self) -> dict[str, int]:
-        """How many live workers each queue has."""
+    def workers(self, served: str) -> int:
+        """How many live workers serve a kind or class of queues, such as cpu or gpu24."""
         with service_errors(self._settings):
-            return {queue: len(living(self._redis, queue)) for queue in KINDS}
+            return len(living(self.redis, served))
+
+    def _send(self, record: JobRecord) -> None:
+        from lorajob.tasks.publish import send  # loads Celery, which looking at jobs does not need
+
+        send(record, self._settings)
 
     def _withdraw(self, record: JobRecord) -> None:
         """Take back a job that was not sent; a message that did go out finds no record."""
         shutil.rmtree(record.folder, ignore_errors=True)
         try:
             with service_errors(self._settings):
-                self._records.delete(record.id)
+                self.records.delete(record.id)
         except ServiceError:
             return  # Redis is gone; without its folder the job cannot run anyway
 
@@ -157,6 +214,9 @@ def describe(record: JobRecord) -> dict[str, Any]:
     return {
         "id": record.id,
         "language": record.language,
+        "batch": record.batch,
+        "user": record.user,
+        "priority": record.priority,
         "state": record.state,
         "created_at": record.created_at,
         "corpus": record.corpus,
@@ -184,15 +244,17 @@ def _metrics(record: JobRecord) -> dict[str, dict[str, float]]:
     }
 
 
-def _send(record: JobRecord, settings: Settings) -> None:
-    from lorajob.tasks.publish import send  # loads Celery, which looking at jobs does not need
-
-    send(record, settings)
-
-
 def _check_id(job_id: str) -> None:
     if not JOB_ID.fullmatch(job_id):
         raise UsageError(f"job: {job_id!r} is not a job id, such as hi-1a2b3c4d")
+
+
+def _memory_class(spec: JobSpec) -> int | None:
+    needed = training_gb(spec)
+    try:
+        return memory_class(needed)
+    except ValueError as error:
+        raise UsageError(f"train: no card is large enough: {error}") from None
 
 
 def _absolute(base_model: str) -> str:

@@ -1,6 +1,10 @@
 """Sending a job's stages to the workers: a chain of immutable signatures, job id and stage only."""
 
-from celery import chain
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from celery import Celery, chain
 from kombu.exceptions import KombuError, OperationalError
 from redis.exceptions import RedisError
 
@@ -14,8 +18,23 @@ from lorajob.worker.settings import Settings
 
 def send(record: JobRecord, settings: Settings) -> None:
     """Send a chain of the stages that `record` lacks. Raises ServiceError within seconds."""
+    with open_sender(settings) as sender:
+        sender(record)
+
+
+@contextmanager
+def open_sender(settings: Settings) -> Iterator[Callable[[JobRecord], None]]:
+    """`send` over one connection, for many jobs."""
     url = redis_url(settings)
     app = submitter(url)
+    try:
+        with app.connection_for_write() as connection:
+            yield lambda record: _send(record, app, connection, url)
+    except (KombuError, OperationalError, RedisError) as error:
+        raise ServiceError(f"Redis at {shown(url)} does not serve: {error}") from error
+
+
+def _send(record: JobRecord, app: Celery, connection: Any, url: str) -> None:
     signatures = [
         app.signature(
             f"lorajob.{stage}",
@@ -27,8 +46,7 @@ def send(record: JobRecord, settings: Settings) -> None:
         for stage in record.missing
     ]
     try:
-        with app.connection_for_write() as connection:
-            chain(signatures, app=app).apply_async(connection=connection)
+        chain(signatures, app=app).apply_async(connection=connection)
     except (KombuError, OperationalError, RedisError, OSError) as error:
         message = f"Redis at {shown(url)} did not take job {record.id}: {error}"
         raise ServiceError(message) from error

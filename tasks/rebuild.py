@@ -6,6 +6,7 @@ from lorajob.errors import LorajobError
 from lorajob.jobdir import JOB_ID, STAGES, JobDir
 from lorajob.spec import JobSpec
 from lorajob.tasks.publish import send
+from lorajob.worker.batches import Batches
 from lorajob.worker.connect import connect, service_errors
 from lorajob.worker.record import JobRecord, new_stages
 from lorajob.worker.records import Records
@@ -25,7 +26,8 @@ def rebuild(settings: Settings) -> Rebuilt:
 
     Raises ServiceError where Redis does not answer.
     """
-    records = Records(connect(settings))
+    redis = connect(settings)
+    records = Records(redis)
     jobs, problems = [], []
     for folder in sorted(settings.jobs.expanduser().resolve().glob("*")):
         if not JOB_ID.fullmatch(folder.name) or not JobDir(folder).spec_path.is_file():
@@ -41,6 +43,8 @@ def rebuild(settings: Settings) -> Rebuilt:
         with service_errors(settings):
             if not records.create(record):
                 continue
+            if record.batch:
+                Batches(redis).restore(record)
         if not record.over:
             send(record, settings)
         jobs.append(record.id)

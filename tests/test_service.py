@@ -109,7 +109,7 @@ def test_cancelling_a_running_job_ends_its_stage(service):
         cancelled = service.wait_until(record.id, "cancelled")
     assert cancelled.stages["train"].state == "cancelled"
     assert not stage_processes(record, "train")
-    with pytest.raises(UsageError, match="hi-0000000a is queued; only a failed or cancelled job"):
+    with pytest.raises(UsageError, match="hi-0000000a is queued; only a failed, rejected or cancelled one"):
         service.pipeline.retry(service.new_job("hi-0000000a").id)
 
 
@@ -166,7 +166,7 @@ def test_no_stage_outlives_a_worker_that_is_killed(service):
         worker = StackInfo.load(service.settings.home).processes["gpu worker"]
         send(worker, signal.SIGKILL)
         wait_for(lambda: not stage_processes(record, "train"))
-    wait_for(lambda: service.pipeline.workers()["gpu"] == 1)
+    wait_for(lambda: service.pipeline.workers("gpu") == 1)
     service.records.delete(record.id)
 
 
@@ -241,7 +241,7 @@ def test_a_retry_that_cannot_be_sent_stays_queued_for_a_worker_to_find(service, 
 
 
 def test_each_queue_has_its_worker(service):
-    wait_for(lambda: service.pipeline.workers() == {"cpu": 1, "gpu": 1})
+    wait_for(lambda: service.pipeline.workers("cpu") == service.pipeline.workers("gpu") == 1)
 
 
 def test_no_password_stands_in_arguments_logs_or_job_files(service):

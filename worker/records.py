@@ -9,6 +9,7 @@ comes with another fence or owner is refused.
 import json
 import logging
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -22,6 +23,7 @@ from lorajob.worker.record import JobRecord
 INDEX = "lorajob:jobs"
 QUEUED = "lorajob:queued"  # the jobs that wait, by the time since when
 RUNNING = "lorajob:running"  # the jobs that run, by the end of their lease
+PAGE = 500  # records read at a time
 Arguments = list[str | int | float]
 Settled = Literal["settled", "stopped", "lost"]
 Heard = Literal["held", "cancelled", "lost", "forgotten"]
@@ -98,10 +100,16 @@ class Records:
     def newest(self, limit: int = 20) -> list[JobRecord]:
         """The newest `limit` records, newest first."""
         ids = cast("list[str]", self._redis.zrevrange(INDEX, 0, limit - 1))
-        with self._redis.pipeline(transaction=False) as pipe:
-            for job_id in ids:
-                pipe.hgetall(_key(job_id))
-            found = [fields for fields in pipe.execute() if fields]
+        return self.load_many(ids)
+
+    def load_many(self, ids: Sequence[str]) -> list[JobRecord]:
+        """The records of `ids`, in their order; what is unknown or damaged is left out."""
+        found = []
+        for start in range(0, len(ids), PAGE):
+            with self._redis.pipeline(transaction=False) as pipe:
+                for job_id in ids[start : start + PAGE]:
+                    pipe.hgetall(_key(job_id))
+                found += [fields for fields in pipe.execute() if fields]
         records = []
         for fields in found:
             try:

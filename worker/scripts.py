@@ -288,7 +288,7 @@ RETRY = (
     + """
 local state = get('state')
 if not state then return 'unknown' end
-if state ~= 'failed' and state ~= 'cancelled' then return state end
+if state ~= 'failed' and state ~= 'cancelled' and state ~= 'rejected' then return state end
 local first = true
 for _, stage in ipairs(ARGV) do
     if get(stage .. '.state') ~= 'succeeded' then

@@ -24,6 +24,7 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=90, gt=0)
     grace_seconds: float = Field(default=60, gt=0)
     stall_timeout: float = Field(default=1800, gt=0)  # seconds in which a stage makes no step
+    user: str | None = None  # whose turn a job takes; None: the name of the machine's user
     max_losses: int = Field(default=5, ge=1)  # attempts in a row, none with a new checkpoint
 
     @field_validator("home", "artifacts", "corpora")

@@ -202,12 +202,12 @@ def build_spec(
     """
     if preset not in PRESETS:
         raise UsageError(f"preset: {preset!r} is unknown; allowed: {', '.join(PRESETS)}")
-    merged = _merge(_merge({}, PRESETS[preset]), values)
+    merged = merge(merge({}, PRESETS[preset]), values)
     for line in sets:
         key, equals, text = line.partition("=")
         if not equals or not key:
             raise UsageError(f"--set: {line!r} is not of the form name=value, e.g. train.epochs=2")
-        merged = _merge(merged, _nested(key.split("."), _parse_value(text, line)))
+        merged = merge(merged, _nested(key.split("."), _parse_value(text, line)))
     return parse_spec(merged)
 
 
@@ -241,11 +241,12 @@ def _parse_value(text: str, line: str) -> Any:
     return value
 
 
-def _merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+def merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `extra` over it, mapping by mapping."""
     merged = dict(base)
     for key, value in extra.items():
         if isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = _merge(merged[key], value)
+            merged[key] = merge(merged[key], value)
         else:
             merged[key] = value
     return merged

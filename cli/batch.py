@@ -1,0 +1,135 @@
+"""`lorajob batch`, and what `submit` does with more than one language."""
+
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lorajob.cli.service import open_pipeline
+from lorajob.errors import UsageError
+
+if TYPE_CHECKING:
+    from lorajob.spec import JobSpec
+    from lorajob.tasks.pipeline import Pipeline
+    from lorajob.worker.queues import Priority
+
+KEYS = ("defaults", "languages")
+PLACE = "{language}"
+
+
+@click.command(
+    epilog="""\b
+FILE, with two keys:
+  defaults:                       # settings of every language
+    base_model: openai/whisper-small
+    corpus: data/{language}.tsv   # {language} becomes its code
+    preset: fast
+    train: {epochs: 2}
+  languages:                      # or a list: [hi, mr, ta]
+    hi:
+    mr: {train: {epochs: 5}}      # what differs for one
+    ta: {corpus: elsewhere/tamil.tar.gz}
+
+\b
+Standard output: the batch's id, alone; `status`, `watch`, `cancel` and `retry`
+take it. The same file submitted again prints the same id and queues nothing
+twice. A language whose corpus is not there is noted as rejected, and stops no
+other. Exit code: 0 queued (with --wait: all succeeded), 1 failed, 2 wrong usage."""
+)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="As for submit, for all.")
+@click.option(
+    "--priority",
+    type=click.Choice(["high", "normal", "low"]),
+    default="normal",
+    show_default=True,
+    help="Urgent jobs go before all others.",
+)
+@click.option("--anew", is_flag=True, help="Queue it even if the same was submitted before.")
+@click.option("--wait", is_flag=True, help="Follow the batch to its end, as `lorajob watch` does.")
+@click.pass_context
+def batch(
+    ctx: click.Context,
+    file: Path,
+    sets: tuple[str, ...],
+    priority: "Priority",
+    anew: bool,
+    wait: bool,
+) -> None:
+    """Queue the languages of FILE as one batch, a job each, and print its id.
+
+    Relative paths start from the folder you are in; a corpus that is not there is looked for
+    beside FILE, too.
+    """
+    specs = read_batch(file, sets)
+    ctx.exit(submit_specs(open_pipeline(), specs, priority, anew, wait))
+
+
+def submit_specs(
+    pipeline: "Pipeline", specs: "list[JobSpec]", priority: "Priority", anew: bool, wait: bool
+) -> int:
+    """Queue the batch, print its id, and follow it where asked to; returns the exit code."""
+    from lorajob.tasks.batches import submit_batch
+
+    salt = secrets.token_hex(8) if anew else ""
+    submitted = submit_batch(pipeline, specs, priority, salt)
+    for job, why in submitted.rejected.items():
+        click.echo(f"lorajob: {job} is rejected: {why}", err=True)
+    if not submitted.queued:
+        note = "was submitted before; nothing is queued twice (--anew queues it again)"
+        click.echo(f"lorajob: {submitted.batch.id} {note}", err=True)
+    click.echo(submitted.batch.id)
+    if not wait:
+        return 0
+    from lorajob.cli.batch_views import follow_batch
+
+    return follow_batch(pipeline, submitted.batch.id)
+
+
+def read_batch(path: Path, sets: tuple[str, ...]) -> "list[JobSpec]":
+    """The specs of a batch file, one a language. Raises UsageError naming what is wrong."""
+    from lorajob.cli.submit import read_spec
+
+    values = read_spec(path, "batch")
+    if unknown := set(values) - set(KEYS):
+        raise UsageError(f"batch: {path}: no such key: {min(unknown)}; allowed: {', '.join(KEYS)}")
+    defaults = values.get("defaults") or {}
+    if not isinstance(defaults, dict):
+        raise UsageError(f"batch: {path}: defaults holds no mapping of settings")
+    entries = _entries(values.get("languages"), path)
+    return [_spec({**entry}, defaults, sets, path.parent) for entry in entries]
+
+
+def _entries(languages: Any, path: Path) -> list[dict[str, Any]]:
+    """What each language changes, `language` among it."""
+    if isinstance(languages, dict):
+        pairs = [(str(name), own) for name, own in languages.items()]
+    elif isinstance(languages, list):
+        pairs = [
+            (str(one.get("language", "")), one) if isinstance(one, dict) else (str(one), None)
+            for one in languages
+        ]
+    else:
+        pairs = []
+    if not pairs:
+        raise UsageError(f"batch: {path}: languages: missing; a list or mapping, such as [hi, mr]")
+    for name, own in pairs:
+        if not name or not (own is None or isinstance(own, dict)):
+            raise UsageError(f"batch: {path}: languages: {name or own!r} holds no mapping")
+    return [{**(own or {}), "language": name} for name, own in pairs]
+
+
+def _spec(
+    own: dict[str, Any], defaults: dict[str, Any], sets: tuple[str, ...], beside: Path
+) -> "JobSpec":
+    from lorajob.cli.submit import complete_spec
+    from lorajob.spec import merge
+
+    values = merge(defaults, own)
+    preset = values.pop("preset", "default")
+    spec = complete_spec(values, preset, sets, strict=False)
+    corpus = Path(spec.corpus).expanduser()
+    if not corpus.exists() and (beside / corpus).exists():
+        spec = spec.model_copy(update={"corpus": str(beside / corpus)})
+    return spec

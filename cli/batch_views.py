@@ -1,0 +1,149 @@
+"""A batch as a table with a bar a language, once or again and again."""
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TextIO
+
+import click
+
+from lorajob.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED
+from lorajob.errors import ServiceError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from lorajob.tasks.pipeline import Pipeline
+    from lorajob.worker.batches import Batch
+    from lorajob.worker.record import JobRecord
+
+POLL_SECONDS = 1.0
+OUTAGE_SECONDS = 600
+BAR_WIDTH = 20
+
+
+def show_batch(pipeline: "Pipeline", batch_id: str, as_json: bool) -> None:
+    """Print what is known of a batch and its jobs."""
+    from lorajob.cli.render import console
+    from lorajob.tasks.batches import describe_batch, load_batch
+
+    batch, records = load_batch(pipeline, batch_id)
+    if as_json:
+        click.echo(json.dumps(describe_batch(batch, records), ensure_ascii=False, indent=2))
+        return
+    click.echo(summary(batch, records))
+    console(sys.stdout).print(batch_table(records, time.time()))
+    _errors(records, sys.stdout)
+
+
+def summary(batch: "Batch", records: "Sequence[JobRecord]") -> str:
+    """`batch-1a2b3c4d: running; 12 jobs: 3 succeeded, 1 failed, 8 queued`."""
+    from lorajob.tasks.batches import state_of
+
+    states = Counter(record.state for record in records)
+    parts = ", ".join(f"{count} {state}" for state, count in states.most_common())
+    return f"{batch.id}: {state_of(records)}; {len(records)} jobs: {parts}"
+
+
+def batch_table(records: "Sequence[JobRecord]", now: float) -> "Table":
+    """One row a job: state, a bar over its four stages, error rates."""
+    from rich.table import Table
+
+    from lorajob.cli.render import coloured, current_stage, gain
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("LANGUAGE", "JOB", "STATE", "STAGE", "DONE", "PROGRESS", "WER %"):
+        table.add_column(heading, no_wrap=True)
+    for record in records:
+        stage, words = current_stage(record)
+        row = (record.language, record.id, coloured(record.state), stage)
+        table.add_row(*row, bar(done_share(record)), words, gain(record))
+    return table
+
+
+def done_share(record: "JobRecord") -> float:
+    """How much of a job is done, 0 to 1; every stage counts the same."""
+    done = 0.0
+    for stage in record.stages.values():
+        progress = stage.progress or {}
+        if stage.state == "succeeded":
+            done += 1
+        elif stage.state == "running" and progress.get("total"):
+            done += min(1.0, progress["step"] / progress["total"])
+    return done / len(record.stages)
+
+
+def bar(share: float) -> str:
+    """`#########-----------  45 %`."""
+    full = round(share * BAR_WIDTH)
+    return f"{'#' * full}{'-' * (BAR_WIDTH - full)} {share:4.0%}"
+
+
+def follow_batch(pipeline: "Pipeline", batch_id: str) -> int:
+    """Show a batch until all of it has ended; 0 where every job succeeded."""
+    from lorajob.tasks.batches import load_batch
+
+    load_batch(pipeline, batch_id)  # unknown: said before anything is drawn
+    try:
+        _follow(pipeline, batch_id, sys.stderr)
+    except KeyboardInterrupt:
+        click.echo(
+            f"\nlorajob: {batch_id} goes on; `lorajob watch {batch_id}` follows it again", err=True
+        )
+        return EXIT_INTERRUPTED
+    show_batch(pipeline, batch_id, as_json=False)
+    _, records = load_batch(pipeline, batch_id)
+    return 0 if all(record.state == "succeeded" for record in records) else EXIT_FAILED
+
+
+def _follow(pipeline: "Pipeline", batch_id: str, stream: TextIO) -> None:
+    from rich.live import Live
+
+    from lorajob.cli.render import console
+    from lorajob.tasks.batches import load_batch
+
+    told: dict[str, str] = {}
+    live = Live(console=console(stream), auto_refresh=False) if stream.isatty() else None
+    deadline = time.monotonic() + OUTAGE_SECONDS
+    if live is not None:
+        live.start()
+    try:
+        while True:
+            try:
+                _, records = load_batch(pipeline, batch_id)
+                deadline = time.monotonic() + OUTAGE_SECONDS
+            except ServiceError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_SECONDS)
+                continue
+            if live is not None:
+                live.update(batch_table(records, time.time()), refresh=True)
+            else:
+                _tell_changes(records, told, stream)
+            if all(record.over for record in records):
+                return
+            time.sleep(POLL_SECONDS)
+    finally:
+        if live is not None:
+            live.stop()
+
+
+def _tell_changes(records: "Sequence[JobRecord]", told: dict[str, str], stream: TextIO) -> None:
+    """A line a job whose state or stage is another than before."""
+    from lorajob.cli.render import current_stage
+
+    for record in records:
+        stage, _ = current_stage(record)
+        now = record.state if record.over else f"{record.state} {stage}"
+        if told.get(record.id) != now:
+            told[record.id] = now
+            print(f"{record.id}: {now}", file=stream, flush=True)
+
+
+def _errors(records: "Sequence[JobRecord]", stream: TextIO) -> None:
+    for record in records:
+        if record.error:
+            print(f"{record.id} {record.state}: {record.error}", file=stream)

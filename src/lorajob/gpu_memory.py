@@ -1,0 +1,77 @@
+"""How much of a card's memory a training needs at the least, known before anything is loaded.
+
+It decides which workers a job waits for, no more: how many windows a pass takes is measured on the
+card (planner.py). The weights are counted; what a window's activations and CUDA itself take is
+reckoned as for a transformer in 16 bit, and was measured on no card yet. By it large-v2 in 8 bit
+needs 8 GB, as the public recipe says.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorajob.spec import JobSpec
+
+GB = 1e9
+CUDA_GB = 1.5  # the driver's context and kernels
+WEIGHT_BYTES = {"8bit": 1.1, "auto": 1.1, "4bit": 0.6, "none": 2.0}  # a parameter
+ADAPTER_BYTES = 16  # a trained parameter: itself, its gradient and two moments
+ACTIVATION_BYTES = 34  # a layer, position and channel
+CHECKPOINTED = 8  # times less activations with gradient checkpointing
+POSITIONS = 1500  # of the encoder, for 30 s
+
+
+@dataclass(frozen=True)
+class Size:
+    """A Whisper: parameters, width, layers of encoder and decoder together."""
+
+    parameters: float
+    width: int
+    layers: int
+
+
+SIZES = {
+    "tiny": Size(39e6, 384, 8),
+    "base": Size(74e6, 512, 12),
+    "small": Size(244e6, 768, 24),
+    "medium": Size(769e6, 1024, 48),
+    "turbo": Size(809e6, 1280, 36),
+    "large": Size(1550e6, 1280, 64),
+}
+
+
+def training_gb(spec: JobSpec) -> float:
+    """GB of card memory that training needs, one window a pass; 0 for one of unknown size."""
+    size = _size(spec.base_model)
+    if size is None:
+        return 0.0
+    train = spec.train
+    weights = size.parameters * WEIGHT_BYTES[train.quantization]
+    if train.quantization == "none" and train.precision == "float32":
+        weights *= 2
+    adapter = ADAPTER_BYTES * train.rank * size.layers * size.width * 20  # ten linear layers, A, B
+    activations: float = ACTIVATION_BYTES * size.layers * POSITIONS * size.width
+    if train.gradient_checkpointing:
+        activations /= CHECKPOINTED
+    return (weights + adapter + activations) / GB + CUDA_GB
+
+
+def _size(base_model: str) -> Size | None:
+    config = Path(base_model) / "config.json"
+    if config.is_file():
+        return _size_of_config(config)
+    found = re.search("|".join(SIZES), base_model.lower().replace("large-v3-turbo", "turbo"))
+    return SIZES[found.group()] if found else None
+
+
+def _size_of_config(path: Path) -> Size | None:
+    """The known size of that width; None for what is no transformers Whisper."""
+    try:
+        values = json.loads(path.read_bytes())
+        width = values["d_model"]
+        layers = values["encoder_layers"] + values["decoder_layers"]
+    except (ValueError, LookupError, TypeError, OSError):
+        return None
+    same = [size for size in SIZES.values() if size.width == width]
+    return min(same, key=lambda size: abs(size.layers - layers), default=None)

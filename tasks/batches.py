@@ -1,0 +1,163 @@
+"""What a user does with batches: many languages at once, each a job of its own.
+
+A batch's id is made of what was asked for, and so are its jobs' ids: the same batch submitted
+again finds itself, and one whose submission was cut short is completed.
+"""
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lorajob.errors import CorpusError, UsageError
+from lorajob.spec import JobSpec
+from lorajob.tasks.pipeline import Pipeline, describe
+from lorajob.tasks.publish import open_sender
+from lorajob.worker.batches import Batch, Batches
+from lorajob.worker.connect import service_errors
+from lorajob.worker.queues import Priority
+from lorajob.worker.record import ENDED, JobRecord
+
+PREFIX = "batch-"
+ID_LETTERS = 8
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What became of a submission: the batch, how many jobs it queued now, what was refused."""
+
+    batch: Batch
+    queued: int
+    rejected: dict[str, str]  # job id -> why
+
+
+def submit_batch(
+    pipeline: Pipeline, specs: Sequence[JobSpec], priority: Priority = "normal", salt: str = ""
+) -> Submitted:
+    """Queue a job a spec, under one batch; what is queued already stays as it is.
+
+    A spec whose corpus is not there becomes a job that was rejected, and stops no other. With a
+    `salt` it is another batch than one that was asked for before. Raises UsageError or CorpusError
+    where every corpus is refused, ServiceError where Redis does not answer.
+    """
+    specs = [pipeline.resolve(spec) for spec in specs]
+    batch_id, job_ids = _ids(specs, pipeline.user, priority, salt)
+    problems = {job: _problem(pipeline, spec) for job, spec in zip(job_ids, specs, strict=True)}
+    if all(problems.values()):
+        raise next(error for error in problems.values() if error is not None)
+    redis, settings = pipeline.redis, pipeline.settings
+    with service_errors(settings):
+        batch = Batches(redis).create(
+            Batch(
+                id=batch_id,
+                created_at=time.time(),
+                user=pipeline.user,
+                priority=priority,
+                jobs=tuple(job_ids),
+            )
+        )
+    queued, rejected = 0, {}
+    with open_sender(settings) as send:
+        for job_id, spec in zip(job_ids, specs, strict=True):
+            with service_errors(settings):
+                if pipeline.records.known(job_id):
+                    continue
+            problem = problems[job_id]
+            error = None if problem is None else str(problem)
+            record = pipeline.new_record(spec, job_id, priority, batch_id, error)
+            pipeline.queue(record, spec, send)
+            queued += error is None
+            if error is not None:
+                rejected[job_id] = error
+    return Submitted(batch, queued, rejected)
+
+
+def load_batch(pipeline: Pipeline, batch_id: str) -> tuple[Batch, list[JobRecord]]:
+    """A batch and the records of its jobs. Raises JobNotFoundError."""
+    with service_errors(pipeline.settings):
+        batch = Batches(pipeline.redis).load(batch_id)
+        return batch, pipeline.records.load_many(batch.jobs)
+
+
+def cancel_batch(pipeline: Pipeline, batch_id: str) -> list[str]:
+    """Cancel what has not ended; returns the ids. Raises UsageError where all has."""
+    _, records = load_batch(pipeline, batch_id)
+    active = [record.id for record in records if record.state not in ENDED]
+    if not active:
+        raise UsageError(f"batch: all jobs of {batch_id} have ended")
+    return _each(active, pipeline.cancel)
+
+
+def retry_batch(pipeline: Pipeline, batch_id: str, failed_only: bool = False) -> list[str]:
+    """Queue failed and rejected jobs again, and cancelled ones unless `failed_only`."""
+    states = ("failed", "rejected") if failed_only else ("failed", "rejected", "cancelled")
+    _, records = load_batch(pipeline, batch_id)
+    ids = [record.id for record in records if record.state in states]
+    if not ids:
+        raise UsageError(f"batch: no job of {batch_id} has {' or '.join(states)}")
+    return _each(ids, pipeline.retry)
+
+
+def state_of(records: Sequence[JobRecord]) -> str:
+    """running while anything will happen, else failed, cancelled or succeeded."""
+    states = Counter(record.state for record in records)
+    if states["running"] or (states["queued"] and len(states) > 1):
+        return "running"
+    for state in ("queued", "failed", "rejected", "cancelled"):
+        if states[state]:
+            return "failed" if state == "rejected" else state
+    return "succeeded"
+
+
+def describe_batch(batch: Batch, records: Sequence[JobRecord]) -> dict[str, Any]:
+    """What `lorajob status BATCH --json` prints: a contract for scripts."""
+    return {
+        "id": batch.id,
+        "state": state_of(records),
+        "created_at": batch.created_at,
+        "user": batch.user,
+        "priority": batch.priority,
+        "states": dict(Counter(record.state for record in records)),
+        "jobs": [describe(record) for record in records],
+    }
+
+
+def _each(ids: Sequence[str], act: Callable[[str], object]) -> list[str]:
+    done = []
+    for job_id in ids:
+        try:
+            act(job_id)
+            done.append(job_id)
+        except UsageError:
+            continue  # it has ended, or was queued, this very moment
+    return done
+
+
+def _problem(pipeline: Pipeline, spec: JobSpec) -> UsageError | CorpusError | None:
+    try:
+        pipeline.check(spec)
+    except (UsageError, CorpusError) as error:
+        return error
+    return None
+
+
+def _ids(
+    specs: Sequence[JobSpec], user: str | None, priority: str, salt: str
+) -> tuple[str, list[str]]:
+    asked = [spec.model_dump(mode="json") for spec in specs]
+    text = json.dumps([asked, user, priority, salt], sort_keys=True, ensure_ascii=False)
+    batch = _digest(text)
+    seen: Counter[str] = Counter()
+    jobs = []
+    for spec in specs:
+        name = spec.language.lower()
+        seen[name] += 1
+        jobs.append(f"{name}-{_digest(f'{batch} {name} {seen[name]}')}")
+    return PREFIX + batch, jobs
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:ID_LETTERS]

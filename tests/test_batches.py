@@ -1,0 +1,252 @@
+"""Batches on a real Redis: what is queued, in whose lane, and what becomes of it."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from lorajob.errors import CorpusError, UsageError
+from lorajob.jobdir import STAGES
+from lorajob.spec import build_spec
+from lorajob.tasks import messages
+from lorajob.tasks.batches import load_batch, state_of, submit_batch
+from lorajob.tasks.pipeline import Pipeline
+from lorajob.tasks.rebuild import rebuild
+from lorajob.worker.app import Application, configuration
+from lorajob.worker.connect import connect, redis_url
+from lorajob.worker.queues import LANES, all_queues, class_of, classes_of, lanes_of, memory_class
+from lorajob.worker.records import Records
+from lorajob.worker.settings import Settings
+from tests.command import environment, run, url_of
+from tests.test_records import claim
+
+
+@pytest.fixture
+def redis(redis_server: Settings) -> Iterator[Redis]:
+    with connect(redis_server) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def pipeline(redis_server: Settings, redis: Redis, tmp_path: Path) -> Pipeline:
+    return Pipeline(redis_server.model_copy(update={"artifacts": tmp_path / "home" / "jobs"}))
+
+
+@pytest.fixture
+def env(redis_server: Settings, redis: Redis, tmp_path: Path) -> dict[str, str]:
+    return environment(redis_url=url_of(redis_server), home=tmp_path / "home")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for code in ("hi", "mr", "ta"):
+        (folder / f"{code}.tsv").write_text("audio\ttext\na.wav\tनमस्ते\n", "utf-8")
+    return folder
+
+
+def specs(data: Path, *codes: str, **settings):
+    return [
+        build_spec({"language": code, "corpus": str(data / f"{code}.tsv"), **settings})
+        for code in codes
+    ]
+
+
+def test_several_languages_make_one_batch(env, data, redis):
+    done = run("submit", "--lang", "hi,Marathi,ta", "--corpus", f"{data}/{{language}}.tsv", env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    batch = done.stdout.strip()
+    told = json.loads(run("status", batch, "--json", env=env).stdout)
+    assert (told["id"], told["state"]) == (batch, "queued")
+    assert [job["language"] for job in told["jobs"]] == ["hi", "mr", "ta"]
+    assert {job["state"] for job in told["jobs"]} == {"queued"}
+    table = run("status", batch, env=env).stdout
+    assert "3 jobs: 3 queued" in table
+    assert all(job["id"] in table for job in told["jobs"])
+    assert messages.waiting(redis) == 3
+
+
+def test_the_same_batch_again_queues_nothing_twice(env, data, redis):
+    fleet = data.parent / "fleet.yaml"
+    fleet.write_text(
+        "defaults: {corpus: 'data/{language}.tsv', train: {epochs: 2, rank: 8}}\n"
+        "languages:\n  hi:\n  mr: {train: {epochs: 5}}\n",
+        "utf-8",
+    )
+    first, again = (run("batch", str(fleet), env=env) for _ in range(2))
+    assert first.returncode == again.returncode == 0
+    assert first.stdout == again.stdout
+    assert "before" in again.stderr
+    assert messages.waiting(redis) == 2
+    other = run("batch", str(fleet), "--anew", env=env)
+    assert other.stdout != first.stdout
+    assert messages.waiting(redis) == 4
+    told = json.loads(run("status", first.stdout.strip(), "--json", env=env).stdout)
+    found = [json.loads(Path(job["artifacts"], "spec.json").read_text()) for job in told["jobs"]]
+    assert [(spec["train"]["epochs"], spec["train"]["rank"]) for spec in found] == [(2, 8), (5, 8)]
+
+
+def test_a_submission_that_was_cut_short_is_completed(pipeline, data, redis):
+    wanted = specs(data, "hi", "mr", "ta")
+    batch = submit_batch(pipeline, wanted).batch
+    pipeline.records.delete(batch.jobs[2])
+    again = submit_batch(pipeline, wanted)
+    assert (again.batch, again.queued) == (batch, 1)
+    assert [record.id for record in load_batch(pipeline, batch.id)[1]] == list(batch.jobs)
+
+
+def test_a_language_without_a_corpus_stops_no_other(env, data, redis):
+    (data / "mr.tsv").unlink()
+    done = run("submit", "--lang", "hi,mr", "--corpus", f"{data}/{{language}}.tsv", env=env)
+    assert done.returncode == 0
+    assert "rejected" in done.stderr
+    batch = done.stdout.strip()
+    told = json.loads(run("status", batch, "--json", env=env).stdout)
+    assert [job["state"] for job in told["jobs"]] == ["queued", "rejected"]
+    assert "mr.tsv" in told["jobs"][1]["error"]
+    again = run("retry", "--failed", batch, env=env)
+    assert again.stdout == f"1 jobs of {batch} are queued again\n"
+    assert messages.waiting(redis) == 2
+
+
+def test_a_batch_of_which_no_language_has_a_corpus_is_refused(pipeline, data, redis):
+    with pytest.raises((CorpusError, UsageError), match=r"te\.tsv"):
+        submit_batch(pipeline, specs(data, "te", "kn"))
+    assert redis.keys("lorajob:*") == []
+
+
+def test_cancel_and_retry_take_a_batch(env, data, pipeline):
+    batch = submit_batch(pipeline, specs(data, "hi", "mr")).batch
+    assert run("cancel", batch.id, env=env).stdout == f"2 jobs of {batch.id} are stopping\n"
+    assert state_of(load_batch(pipeline, batch.id)[1]) == "cancelled"
+    refused = run("cancel", batch.id, env=env)
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+    assert run("retry", "--failed", batch.id, env=env).returncode == 2
+    assert run("retry", batch.id, env=env).returncode == 0
+    assert state_of(load_batch(pipeline, batch.id)[1]) == "queued"
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("languages: []", "languages"),
+        ("languages: [hi]\nextras: 1", "extras"),
+        ("languages: [xx-klingon]\ndefaults: {corpus: a}", "xx-klingon"),
+        ("languages: {hi: 3}", "hi"),
+        ("languages: [hi]\ndefaults: {corpus: a, train: {epoch: 1}}", "train.epoch"),
+        ("- hi", "mapping"),
+    ],
+)
+def test_a_wrong_batch_file_is_one_line(env, tmp_path, text, word, redis):
+    path = tmp_path / "fleet.yaml"
+    path.write_text(text)
+    done = run("batch", str(path), env=env)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert word in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert redis.keys("lorajob:*") == []
+
+
+def test_a_lost_redis_gets_its_batches_back(pipeline, data, redis):
+    batch = submit_batch(pipeline, specs(data, "hi", "mr"), "high").batch
+    redis.flushall()
+    rebuild(pipeline.settings)
+    restored, records = load_batch(pipeline, batch.id)
+    assert sorted(restored.jobs) == sorted(batch.jobs)
+    assert {record.priority for record in records} == {"high"}
+
+
+def test_a_running_job_makes_the_batch_run(pipeline, data):
+    batch = submit_batch(pipeline, specs(data, "hi", "mr")).batch
+    _, (first, second) = load_batch(pipeline, batch.id)
+    claim(pipeline.records, first, "preprocess")
+    _, records = load_batch(pipeline, batch.id)
+    assert state_of(records) == "running"
+    assert second.state == "queued"
+
+
+def taken(settings: Settings, redis: Redis, queues: list[str], count: int) -> list[str]:
+    """The jobs whose messages one consumer gets, in its order, as a worker's connection does."""
+    application = Application("turns", set_as_current=False)
+    application.conf.update(configuration(redis_url(settings)))
+    jobs: list[str] = []
+
+    def take(body, message):
+        jobs.append(body[0][0])
+        message.ack()
+
+    with application.connection_for_read() as connection:
+        channel = connection.channel()
+        channel.basic_qos(0, 1, False)
+        bound = [application.amqp.queues[name] for name in queues]
+        with application.amqp.Consumer(channel, bound, callbacks=[take], accept=["json"]):
+            while len(jobs) < count:
+                connection.drain_events(timeout=5)
+    return jobs
+
+
+def test_a_batch_of_a_hundred_does_not_starve_a_single_job(pipeline, data, redis):
+    many = [
+        spec.model_copy(update={"seed": seed}) for seed in range(100) for spec in specs(data, "hi")
+    ]
+    batch = submit_batch(pipeline, many).batch
+    single = pipeline.submit(specs(data, "ta")[0])
+    assert single not in batch.jobs
+    order = taken(pipeline.settings, redis, lanes_of(["cpu"]), 101)
+    assert order.index(single) <= 2
+    assert sorted(order) == sorted([*batch.jobs, single])
+
+
+def test_two_batches_take_turns(pipeline, data, redis):
+    first, _ = (
+        submit_batch(pipeline, [specs(data, code, seed=seed)[0] for seed in range(20)]).batch
+        for code in ("hi", "mr")
+    )
+    order = taken(pipeline.settings, redis, lanes_of(["cpu"]), 40)
+    for done in range(4, 41, 4):
+        share = sum(job in first.jobs for job in order[:done])
+        assert abs(share - done / 2) <= 1
+
+
+def test_an_urgent_job_goes_before_all_others(pipeline, data, redis):
+    submit_batch(pipeline, specs(data, "hi", "mr", "ta"))
+    urgent = pipeline.submit(specs(data, "ta")[0], "high")
+    assert taken(pipeline.settings, redis, lanes_of(["cpu"]), 4)[0] == urgent
+
+
+def test_a_job_waits_for_a_card_that_is_large_enough(pipeline, data, redis, env):
+    job = pipeline.submit(specs(data, "hi", base_model="openai/whisper-large-v3")[0])
+    record = pipeline.records.load(job)
+    assert record.memory_class == 12
+    assert class_of(f"gpu{record.memory_class}.0") in classes_of("gpu", 16)
+    assert classes_of("gpu", 8) == ["gpu"]
+    assert classes_of("gpu", 24) == ["gpu", "gpu12", "gpu24"]
+    for stage in STAGES[:1]:
+        got = claim(pipeline.records, record, stage)
+        pipeline.records.commit(got, {})
+    told = run("status", job, env=env).stdout
+    assert "a worker of the queue gpu12, with a card of 12 GB or more; none is up" in told
+
+
+@pytest.mark.parametrize(("needed", "found"), [(0, None), (6, None), (7, 12), (13, 24), (80, 80)])
+def test_a_memory_class_is_the_smallest_that_holds_the_job(needed, found):
+    assert memory_class(needed) == found
+    with pytest.raises(ValueError, match="81 GB"):
+        memory_class(81)
+
+
+def test_every_lane_is_declared():
+    assert len(all_queues()) == len(set(all_queues())) == LANES * 6
+
+
+def test_two_hundred_jobs_are_a_few_seconds(pipeline, data, redis):
+    started = time.process_time()
+    many = [specs(data, "hi", seed=seed)[0] for seed in range(200)]
+    submit_batch(pipeline, many)
+    assert time.process_time() - started < 4
+    assert len(Records(redis).newest(500)) == 200

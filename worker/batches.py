@@ -1,0 +1,78 @@
+"""Batches: which jobs were asked for together. Each job's own record tells how it does."""
+
+from typing import Any, cast
+
+from pydantic import BaseModel, ConfigDict
+from redis import Redis
+
+from lorajob.errors import JobNotFoundError
+from lorajob.worker.queues import Priority
+
+INDEX = "lorajob:batches"  # by the time they were made
+
+
+class Batch(BaseModel):
+    """One batch, as it stands in Redis: JSON under `lorajob:batch:ID`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    created_at: float  # seconds since the epoch
+    user: str | None = None
+    priority: Priority = "normal"
+    jobs: tuple[str, ...]
+
+
+class Batches:
+    """The batches in one Redis (which must decode responses)."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    def create(self, batch: Batch) -> Batch:
+        """Store it, unless there is one of that id; returns the one that is there now."""
+        text = batch.model_dump_json()
+        if self._redis.set(_key(batch.id), text, nx=True):
+            self._redis.zadd(INDEX, {batch.id: batch.created_at})
+            return batch
+        return self.load(batch.id)
+
+    def load(self, batch_id: str) -> Batch:
+        """Raises JobNotFoundError."""
+        text = cast("str | None", self._redis.get(_key(batch_id)))
+        if text is None:
+            raise JobNotFoundError(f"batch: {batch_id!r} is unknown; `lorajob status` lists them")
+        return Batch.model_validate_json(text)
+
+    def newest(self, limit: int = 20) -> list[Batch]:
+        """The newest `limit`, newest first."""
+        ids = cast("list[str]", self._redis.zrevrange(INDEX, 0, limit - 1))
+        texts = cast("list[str | None]", self._redis.mget([_key(one) for one in ids] or ["-"]))
+        return [Batch.model_validate_json(text) for text in texts if text]
+
+    def restore(self, job: Any) -> None:
+        """Put a job whose record was made anew back into its batch."""
+        start = {"id": job.batch, "created_at": job.created_at, "user": job.user}
+        batch = self.create(Batch(**start, priority=job.priority, jobs=(job.id,)))
+        if job.id not in batch.jobs:
+            self._keep(batch.model_copy(update={"jobs": (*batch.jobs, job.id)}))
+
+    def remove(self, job_id: str, batch_id: str) -> None:
+        """Take a job out; a batch of none is forgotten."""
+        try:
+            batch = self.load(batch_id)
+        except JobNotFoundError:
+            return
+        jobs = tuple(one for one in batch.jobs if one != job_id)
+        if jobs:
+            self._keep(batch.model_copy(update={"jobs": jobs}))
+        else:
+            self._redis.delete(_key(batch_id))
+            self._redis.zrem(INDEX, batch_id)
+
+    def _keep(self, batch: Batch) -> None:
+        self._redis.set(_key(batch.id), batch.model_dump_json())
+
+
+def _key(batch_id: str) -> str:
+    return f"lorajob:batch:{batch_id}"
