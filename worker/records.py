@@ -97,6 +97,10 @@ class Records:
         """Whether there is a record of that id."""
         return bool(self._redis.exists(_key(job_id)))
 
+    def ids(self) -> list[str]:
+        """The ids of all jobs, newest first."""
+        return cast("list[str]", self._redis.zrevrange(INDEX, 0, -1))
+
     def newest(self, limit: int = 20) -> list[JobRecord]:
         """The newest `limit` records, newest first."""
         ids = cast("list[str]", self._redis.zrevrange(INDEX, 0, limit - 1))

@@ -1,0 +1,144 @@
+"""Ten thousand jobs in one Redis: what submitting, looking and reconciling take.
+
+    python bench/records.py --jobs 10000
+
+A Redis of its own, no workers. Most of the jobs have ended, as after a year; a thousand are
+submitted and timed, and wait.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import check_output
+from typing import Any
+
+from pydantic import SecretStr
+from redis.exceptions import RedisError
+
+from lorajob.errors import ServiceError
+from lorajob.jobdir import STAGES
+from lorajob.spec import JobSpec
+from lorajob.tasks.batches import submit_batch
+from lorajob.tasks.pipeline import Pipeline
+from lorajob.tasks.reconciler import Reconciler
+from lorajob.worker.connect import connect, redis_url
+from lorajob.worker.processes import end
+from lorajob.worker.record import JobRecord
+from lorajob.worker.redis_server import find_server, free_port
+from lorajob.worker.services import Kept, redis_service
+from lorajob.worker.settings import Settings
+
+SCORE = {"wer": 53.7, "cer": 22.1, "raw_wer": 60.2, "raw_cer": 24.3, "clips": 2900}
+RESULTS: dict[str, dict[str, Any]] = {
+    "preprocess": {
+        "train_clips": 8000, "test_clips": 2900, "train_seconds": 40123.5, "bytes": 1_300_000_000,
+        "dropped": {"no sentence": 12, "too long": 33},
+    },
+    "train": {"steps": 3000, "loss": 0.212, "seconds": 7200.5},
+    "evaluate": {"base": SCORE, "tuned": SCORE},
+    "convert": {"converted": SCORE, "warnings": [], "compute_types": ["float16"]},
+}  # fmt: skip
+SUBMITTED = 1000
+PASSWORD = "of-this-bench-alone"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--jobs", type=int, default=10_000)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="lorajob-records-") as name, _redis(Path(name)) as home:
+        took = measure(home, args.jobs)
+    print(f"{args.jobs} jobs, {SUBMITTED} of them submitted and waiting:\n")
+    print("| what | measured |\n| --- | ---: |")
+    for what, value in took.items():
+        print(f"| {what} | {value} |")
+    return 0
+
+
+def measure(settings: Settings, jobs: int) -> dict[str, str]:
+    """What each took, in words."""
+    pipeline = Pipeline(settings)
+    manifest = settings.home / "clips.tsv"
+    manifest.write_text("audio\ttext\na.wav\tनमस्ते\n", "utf-8")
+    specs = [JobSpec(language="hi", corpus=str(manifest), seed=seed) for seed in range(jobs)]
+    took: dict[str, str] = {}
+    with _seconds(took, f"submit {SUBMITTED}, one batch"):
+        submit_batch(pipeline, specs[:SUBMITTED])
+    for spec in specs[SUBMITTED:]:
+        _ended(pipeline, spec)
+    with _seconds(took, "newest 50, as `status` reads them"):
+        pipeline.newest(50)
+    command = [sys.executable, "-m", "lorajob.cli.main", "status"]
+    with _seconds(took, "`lorajob status`, start of Python included"):
+        check_output(command, env=settings.environment() | _url(settings))
+    reconciler = Reconciler(settings.model_copy(update={"lease_seconds": 0.1}), pipeline.redis)
+    time.sleep(1.1)  # until Redis counts as settled
+    with _seconds(took, "a turn of the reconciler that reads all messages"):
+        reconciler.turn()
+    with _seconds(took, "one that need not"):
+        reconciler.turn()
+    memory = pipeline.redis.info("memory")
+    took["memory of Redis"] = f"{memory['used_memory'] / 1e6:.0f} MB"  # type: ignore[index]
+    return took
+
+
+def _ended(pipeline: Pipeline, spec: JobSpec) -> None:
+    """A job that succeeded long ago: its record alone, without files."""
+    record = pipeline.new_record(spec, f"hi-{spec.seed:08x}")
+    now = time.time()
+    stages = {
+        name: record.stages[name].model_copy(
+            update={
+                "state": "succeeded", "attempts": 1, "fence": 1, "started_at": now - 9,
+                "finished_at": now, "result": RESULTS[name], "worker": "gpu-1a2b3c@machine-17",
+                "owner": "0" * 32, "progress": {"step": 3000, "total": 3000, "loss": 0.2},
+            }
+        )
+        for name in STAGES
+    }  # fmt: skip
+    done: JobRecord = record.model_copy(update={"state": "succeeded", "stages": stages})
+    Path(done.folder).mkdir(parents=True, exist_ok=True)
+    pipeline.records.create(done)
+
+
+@contextmanager
+def _redis(home: Path) -> Iterator[Settings]:
+    port = free_port()
+    url = SecretStr(f"redis://:{PASSWORD}@127.0.0.1:{port}/0")
+    settings = Settings(home=home, artifacts=home / "jobs", redis_url=url)
+    kept = Kept(redis_service(settings, find_server(), port, PASSWORD))
+    (home / "log").mkdir()
+    kept.start()
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                connect(settings).ping()
+                break
+            except RedisError as error:
+                if time.monotonic() > deadline:
+                    raise ServiceError(f"Redis did not start: {error}") from error
+                time.sleep(0.1)
+        yield settings
+    finally:
+        if kept.identity is not None:
+            end([kept.identity], 10)
+
+
+def _url(settings: Settings) -> dict[str, str]:
+    return {"LORAJOB_REDIS_URL": redis_url(settings)}
+
+
+@contextmanager
+def _seconds(took: dict[str, str], what: str) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    took[what] = f"{time.monotonic() - started:.2f} s"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""Forgetting jobs that ended long ago: their folders, records and places in batches."""
+
+import re
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from lorajob.errors import UsageError
+from lorajob.tasks.pipeline import Pipeline
+from lorajob.worker.batches import Batches
+from lorajob.worker.connect import service_errors
+from lorajob.worker.record import JobRecord
+
+UNIT_SECONDS = {"h": 3600, "d": 86_400, "w": 604_800}
+Keep = Literal["best", "none"]
+
+
+def parse_age(text: str) -> float:
+    """Seconds of `30d`, `12h`, `8w`. Raises UsageError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([hdw])", text.strip())
+    if found is None:
+        raise UsageError(f"--older: {text!r} is not allowed; such as 12h, 30d or 8w")
+    return float(found[1]) * UNIT_SECONDS[found[2]]
+
+
+def to_prune(records: Iterable[JobRecord], older_seconds: float, keep: Keep) -> list[JobRecord]:
+    """The jobs that ended so long ago; with keep `best` without the one of the lowest error rate
+    of each language and base model, however old. Jobs that have not ended are never among them.
+    """
+    records = list(records)
+    latest = time.time() - older_seconds
+    best: dict[tuple[str, str], JobRecord] = {}
+    for record in records if keep == "best" else ():
+        rate = error_rate(record)
+        key = record.language, record.base_model
+        if rate is not None and (key not in best or rate < (error_rate(best[key]) or 0.0)):
+            best[key] = record
+    kept = {record.id for record in best.values()}
+    return [
+        record
+        for record in records
+        if record.over and record.id not in kept and ended_at(record) < latest
+    ]
+
+
+def error_rate(record: JobRecord) -> float | None:
+    """The tuned model's WER in percent, of a job that succeeded."""
+    tuned = (record.stages["evaluate"].result or {}).get("tuned")
+    return float(tuned["wer"]) if tuned and record.state == "succeeded" else None
+
+
+def ended_at(record: JobRecord) -> float:
+    """When its last stage ended, in seconds since the epoch; else when it was made."""
+    times = [stage.finished_at for stage in record.stages.values() if stage.finished_at]
+    return max(times, default=record.created_at)
+
+
+def prune(
+    pipeline: Pipeline, older_seconds: float, keep: Keep = "best", dry_run: bool = False
+) -> list[JobRecord]:
+    """Forget such jobs and delete their folders; returns them, oldest first.
+
+    The folder goes first: a job whose folder cannot be deleted (OSError) is still there.
+    """
+    with service_errors(pipeline.settings):
+        records = pipeline.records.load_many(pipeline.records.ids())
+        chosen = sorted(to_prune(records, older_seconds, keep), key=ended_at)
+        for record in () if dry_run else chosen:
+            folder = Path(record.folder)
+            if folder.is_dir():
+                shutil.rmtree(folder)
+            pipeline.records.delete(record.id)
+            if record.batch:
+                Batches(pipeline.redis).remove(record.id, record.batch)
+    return chosen

@@ -1,0 +1,104 @@
+"""Forgetting old jobs, on a real Redis and real folders."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lorajob.errors import JobNotFoundError, UsageError
+from lorajob.jobdir import STAGES, JobDir, write_json
+from lorajob.tasks.pipeline import Pipeline
+from lorajob.tasks.prune import parse_age, prune
+from lorajob.worker.batches import Batch, Batches
+from lorajob.worker.connect import connect
+from lorajob.worker.record import JobRecord, new_stages
+from lorajob.worker.settings import Settings
+from tests.command import environment, run, url_of
+from tests.service import RESULTS, SCORES
+
+DAY = 86_400
+
+
+@pytest.fixture
+def pipeline(redis_server: Settings, tmp_path: Path) -> Iterator[Pipeline]:
+    with connect(redis_server) as redis:
+        redis.flushall()
+    yield Pipeline(redis_server.model_copy(update={"artifacts": tmp_path / "home" / "jobs"}))
+
+
+def make(pipeline: Pipeline, job_id: str, days: float, wer: float, state: str = "succeeded"):
+    """A job that ended, or began to wait, so many days ago."""
+    folder = JobDir(pipeline.settings.jobs / job_id)
+    write_json(folder.spec_path, {})
+    ended = time.time() - days * DAY
+    stages = new_stages()
+    if state == "succeeded":
+        results = RESULTS | {"evaluate": {"base": SCORES, "tuned": SCORES | {"wer": wer}}}
+        stages = {
+            name: stages[name].model_copy(
+                update={"state": state, "result": results[name], "finished_at": ended}
+            )
+            for name in STAGES
+        }
+    record = JobRecord(
+        id=job_id,
+        language="hi",
+        state=state,
+        created_at=ended,
+        corpus="c",
+        base_model="m",
+        folder=str(folder.root),
+        batch="batch-1",
+        stages=stages,
+    )
+    pipeline.records.create(record)
+    Batches(pipeline.redis).restore(record)
+    return record
+
+
+def test_old_jobs_go_and_the_best_one_stays(pipeline, redis_server, tmp_path):
+    for job_id, days, wer in (("hi-old", 40, 50), ("hi-best", 90, 20), ("hi-new", 2, 60)):
+        make(pipeline, job_id, days, wer)
+    make(pipeline, "hi-failed", 40, 0, "failed")
+    make(pipeline, "hi-waits", 40, 0, "queued")
+    env = environment(redis_url=url_of(redis_server), home=tmp_path / "home")
+    env["LORAJOB_ARTIFACTS"] = str(pipeline.settings.jobs)
+    told = run("prune", "--older", "30d", "--dry-run", env=env)
+    assert sorted(told.stdout.split()) == ["hi-failed", "hi-old"]
+    assert len(list(pipeline.settings.jobs.iterdir())) == 5
+    done = run("prune", "--older", "30d", "--keep", "best", env=env)
+    assert done.stdout == told.stdout
+    left = sorted(path.name for path in pipeline.settings.jobs.iterdir())
+    assert left == ["hi-best", "hi-new", "hi-waits"]
+    with pytest.raises(JobNotFoundError):
+        pipeline.records.load("hi-old")
+    assert sorted(Batches(pipeline.redis).load("batch-1").jobs) == left
+
+
+def test_without_keeping_the_best_goes_too(pipeline):
+    make(pipeline, "hi-best", 90, 20)
+    assert [record.id for record in prune(pipeline, 30 * DAY, "none")] == ["hi-best"]
+    with pytest.raises(JobNotFoundError):
+        Batches(pipeline.redis).load("batch-1")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30d", 30 * DAY), ("12h", 43_200), ("1.5w", 907_200)]
+)
+def test_ages_are_hours_days_and_weeks(text, seconds):
+    assert parse_age(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "30", "d", "-1d", "30 days"])
+def test_an_age_without_a_unit_is_refused(text):
+    with pytest.raises(UsageError, match="30d"):
+        parse_age(text)
+
+
+def test_a_batch_that_is_there_is_not_made_twice(pipeline):
+    batches = Batches(pipeline.redis)
+    batch = Batch(id="batch-2", created_at=1.0, jobs=("a", "b"))
+    assert batches.create(batch) == batch
+    assert batches.create(batch.model_copy(update={"jobs": ("c",)})) == batch
+    assert batches.newest() == [batch]
