@@ -22,6 +22,7 @@ COMMANDS = {  # name -> (where it is, what `lorajob --help` says of it)
     "rebuild": ("lorajob.cli.rebuild:rebuild", "Restore the jobs that Redis lost."),
     "worker": ("lorajob.cli.worker:worker", "Run a worker for one of the queues."),
     "flower": ("lorajob.cli.flower:flower", "Run Flower, the monitor, in front of Redis."),
+    "metrics": ("lorajob.cli.metrics:metrics", "Serve metrics of all jobs and workers."),
     "transcribe": ("lorajob.cli.transcribe:transcribe", "Transcribe audio with a job's model."),
     "doctor": ("lorajob.cli.doctor:doctor", "Check this machine, and say what to do."),
     "demo": ("lorajob.cli.demo:demo", "Watch Whisper learn some Hindi, from nothing, here."),
