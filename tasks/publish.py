@@ -5,6 +5,7 @@ from kombu.exceptions import KombuError, OperationalError
 from redis.exceptions import RedisError
 
 from lorajob.errors import ServiceError
+from lorajob.tasks.shown import arguments
 from lorajob.worker.app import QUEUES, submitter
 from lorajob.worker.connect import redis_url, shown
 from lorajob.worker.record import JobRecord
@@ -16,7 +17,13 @@ def send(record: JobRecord, settings: Settings) -> None:
     url = redis_url(settings)
     app = submitter(url)
     signatures = [
-        app.signature(f"lorajob.{stage}", args=(record.id,), immutable=True, queue=QUEUES[stage])
+        app.signature(
+            f"lorajob.{stage}",
+            args=(record.id,),
+            immutable=True,
+            queue=QUEUES[stage],
+            **arguments(record, stage),
+        )
         for stage in record.missing
     ]
     try:
