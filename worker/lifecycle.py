@@ -18,7 +18,9 @@ from typing import Any
 
 from celery import bootsteps, signals
 
+from lorajob import logs
 from lorajob.worker.connect import connect
+from lorajob.worker.gpu_load import GpuWatch
 from lorajob.worker.heartbeats import Heartbeat
 from lorajob.worker.settings import Settings
 
@@ -27,16 +29,24 @@ STOP_FILE = "LORAJOB_WORKER_STOP_FILE"  # set by a worker for its own pool child
 
 logger = logging.getLogger(__name__)
 _heartbeats: list[Heartbeat] = []
+_gpu_watches: list[GpuWatch] = []
 
 
 def install() -> None:
     """Connect to the signals; done once, by the application."""
+    if logs.wants_json():
+        signals.setup_logging.connect(_log_json)
     signals.worker_init.connect(_prepare_stop_file)
     signals.worker_ready.connect(_start_heartbeat)
     signals.worker_ready.connect(_heed_sigquit)
     signals.worker_ready.connect(_replace_children_soon)
     signals.worker_shutting_down.connect(_raise_stop_file)
     signals.worker_shutdown.connect(_sign_off)
+
+
+def _log_json(loglevel: int, **_: Any) -> None:
+    """In place of Celery's own setup of logging."""
+    logs.configure(loglevel or logging.INFO)
 
 
 def stopping() -> bool:
@@ -94,11 +104,17 @@ def _start_heartbeat(sender: Any, **_: Any) -> None:
     heartbeat = Heartbeat(connect(Settings()), queues, sender.hostname)
     heartbeat.start()
     _heartbeats.append(heartbeat)
+    if any(queue.startswith("gpu") for queue in queues):
+        watch = GpuWatch(connect(Settings()), sender.hostname)
+        watch.start()
+        _gpu_watches.append(watch)
 
 
 def _sign_off(**_: Any) -> None:
     while _heartbeats:
         _heartbeats.pop().stop()
+    while _gpu_watches:
+        _gpu_watches.pop().stop()
     path = os.environ.pop(STOP_FILE, None)
     if path is not None:
         shutil.rmtree(Path(path).parent, ignore_errors=True)

@@ -18,6 +18,11 @@ local function now()
     return time[1] + time[2] / 1000000
 end
 local function changed() redis.call('HINCRBY', key, 'revision', 1) end
+local function tell(state)  -- of a job's end, where somebody wants to hear (notices.py)
+    if redis.call('EXISTS', 'lorajob:notices:wanted') == 0 then return end
+    redis.call('LPUSH', 'lorajob:notices', id .. ' ' .. state .. ' ' .. get('revision'))
+    redis.call('LTRIM', 'lorajob:notices', 0, 9999)
+end
 
 -- where the job stands in the two sets
 local function rest()  -- nothing more will happen by itself
@@ -44,12 +49,14 @@ local function cancel(stage)
     set(stage .. '.state', 'cancelled', stage .. '.finished_at', now(), 'state', 'cancelled')
     rest()
     changed()
+    tell('cancelled')
 end
 local function fail(stage, why)
     set(stage .. '.state', 'failed', stage .. '.finished_at', now(), stage .. '.error', why,
         'error', why, 'state', 'failed')
     rest()
     changed()
+    tell('failed')
 end
 
 -- attempts that are over: who made them, how far each came, why it ended
@@ -217,6 +224,7 @@ set(stage .. '.finished_at', now(), stage .. '.result', payload, stage .. '.loss
 if following == '' then
     set('state', 'succeeded', 'cancel_requested', '0')
     rest()
+    tell('succeeded')
     return 'settled'
 end
 if cancelled then
