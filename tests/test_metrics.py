@@ -139,13 +139,15 @@ def test_one_endpoint_tells_of_every_job(exporter, records, redis, tmp_path):
     assert value(found, "lorajob_workers", queue="gpu") == 1
     assert value(found, "lorajob_wer_percent", language="hi", model="base") == 207.31
     assert value(found, "lorajob_wer_percent", language="hi", model="tuned") == 52.04
-    job = {"job": "hi-00000003", "language": "hi", "stage": "train"}
+    job = {"job_id": "hi-00000003", "language": "hi", "stage": "train"}
     assert value(found, "lorajob_train_loss", **job) == 1.75
     assert value(found, "lorajob_train_steps_per_second", **job) == 2.0
     assert value(found, "lorajob_train_tokens_per_second", **job) == 900.0
     assert value(found, "lorajob_stage_step", **job) == 30
     assert value(found, "lorajob_stage_steps", **job) == 180
     assert value(found, "lorajob_stage_eta_seconds", **job) == 75.0
+    taken = {"job", "instance"}  # labels that Prometheus gives a scrape
+    assert not [name for name, labels in found if taken & dict(labels).keys()]
 
 
 def test_a_scrape_follows_a_job_through_its_life(exporter, records, tmp_path):

@@ -107,7 +107,7 @@ def job_metrics(census: Census) -> Iterator[Metric]:
 
 def training_metrics(running: list[JobRecord]) -> Iterator[Metric]:
     """How far the running stages are, as their supervisors last said."""
-    labels = ["job", "language", "stage"]
+    labels = ["job_id", "language", "stage"]  # Prometheus calls the scrape itself `job`
     names = {
         "step": ("lorajob_stage_step", "Step that a running stage has reached."),
         "total": ("lorajob_stage_steps", "Steps that a running stage has to make."),
