@@ -1,28 +1,23 @@
 """`lorajob metrics`: what it tells, to whom, at what cost; and the files that go with it."""
 
-import base64
 import json
 import re
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
-from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
 from lorajob.jobdir import STAGES
 from lorajob.worker import tallies
 from lorajob.worker.connect import connect
-from lorajob.worker.exporter import Exporter, admitted, is_loopback
 from lorajob.worker.gpu_load import PERIOD_SECONDS, GpuWatch, gpu_loads, loads_of, parse
 from lorajob.worker.record import StageRecord
 from lorajob.worker.records import Claim, Records
 from lorajob.worker.redis_server import free_port
-from tests.command import environment, finished, job_record, run, start, succeeded_record, url_of
+from tests.command import environment, finished, job_record, succeeded_record, url_of
+from tests.scrape import fetch, samples, serving, until, value
 from tests.service import wait_for
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +28,6 @@ SMI = """0, GPU-aaa, NVIDIA A100-SXM4-80GB, 30721, 81920, 97
 2, GPU-ccc, NVIDIA A100-SXM4-80GB, 12, 81920, [N/A]
 3, GPU-ddd, NVIDIA GH200, [N/A], [N/A], 3
 """
-Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 @pytest.fixture
@@ -54,61 +48,6 @@ def exporter(redis_server, monkeypatch) -> Iterator[str]:
     """The url of an exporter's own process, which answers from fresh numbers each time."""
     with serving(environment(redis_url=url_of(redis_server))) as url:
         yield url
-
-
-class serving:
-    """`lorajob metrics` as a user runs it."""
-
-    def __init__(self, env: dict[str, str]) -> None:
-        self.port = free_port()
-        self.process = start("metrics", "--port", str(self.port), env=env)
-
-    def __enter__(self) -> str:
-        wait_for(lambda: self.process.poll() is not None or self.healthy())
-        return f"http://127.0.0.1:{self.port}/metrics"
-
-    def healthy(self) -> bool:
-        try:
-            url = f"http://127.0.0.1:{self.port}/healthz"
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                return answer.read() == b"ok\n"
-        except OSError:
-            return False
-
-    def __exit__(self, *_: object) -> None:
-        self.process.terminate()
-        _, errors = self.process.communicate(timeout=10)
-        assert self.process.returncode == 0, errors
-
-
-def fetch(url: str, authorization: str | None = None) -> str:
-    headers = {"Authorization": authorization} if authorization else {}
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
-        return answer.read().decode()
-
-
-def samples(text: str) -> Samples:
-    return {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
-def value(found: Samples, name: str, /, **labels: str) -> float | None:
-    return found.get((name, tuple(sorted(labels.items()))))
-
-
-def until(url: str, name: str, wanted: float, /, **labels: str) -> Samples:
-    """Scrape until a metric has its value; answers are a moment old."""
-    seen: list[Samples] = []
-
-    def there() -> bool:
-        seen.append(samples(fetch(url)))
-        return value(seen[-1], name, **labels) == wanted
-
-    wait_for(there, 20)
-    return seen[-1]
 
 
 def training(progress: dict[str, float]) -> StageRecord:
@@ -242,43 +181,6 @@ def test_ten_thousand_jobs_are_counted_without_reading_them_again(records, redis
     assert value(found, "lorajob_scrape_seconds") < 0.5
 
 
-def test_the_password_is_asked_for_as_bearer_or_basic_auth(redis_server):
-    env = environment(redis_url=url_of(redis_server), metrics_password=PASSWORD)
-    basic = base64.b64encode(f"lorajob:{PASSWORD}".encode()).decode()
-    with serving(env) as url:
-        for header in (None, "Bearer wrong", "Basic d3Jvbmc=", f"Digest {PASSWORD}", PASSWORD):
-            with pytest.raises(urllib.error.HTTPError) as error:
-                fetch(url, header)
-            with error.value:
-                assert error.value.code == 401
-        for header in (f"Bearer {PASSWORD}", f"Basic {basic}"):
-            assert "lorajob_redis_up 1.0" in fetch(url, header)
-
-
-def test_an_odd_authorization_header_is_refused():
-    assert not admitted("Bearer \xff", PASSWORD)
-    assert not admitted("", PASSWORD)
-    assert admitted(None, None)
-
-
-def test_the_exporter_does_not_listen_for_others_without_a_password(redis_server):
-    env = environment(redis_url=url_of(redis_server))
-    for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
-        done = run("metrics", "--host", host, "--port", str(free_port()), env=env)
-        assert done.returncode == 2
-        assert done.stderr.count("\n") == 1
-        assert "LORAJOB_METRICS_PASSWORD" in done.stderr
-    assert is_loopback("127.0.0.1") and is_loopback("::1") and is_loopback("localhost")
-
-
-def test_a_port_in_use_is_one_line(redis_server):
-    env = environment(redis_url=url_of(redis_server))
-    with Exporter(redis_server, "127.0.0.1", 0) as taken:
-        done = run("metrics", "--port", str(taken.server_address[1]), env=env)
-    assert done.returncode == 1
-    assert "Address already in use" in done.stderr and done.stderr.count("\n") == 1
-
-
 def test_the_passwords_of_the_service_reach_no_other_program(redis_server):
     secrets = {"metrics_password": SecretStr(PASSWORD), "webhook_url": SecretStr("http://h/key")}
     variables = redis_server.model_copy(update=secrets).environment()
@@ -338,29 +240,3 @@ def test_the_dashboard_uses_only_what_the_exporter_emits(exporter, records, redi
     assert {re.sub("_(bucket|sum|count)$", "", name) for name in emitted - used} <= {
         "lorajob_stage_seconds"
     }
-
-
-def test_the_dashboard_is_whole():
-    panels = DASHBOARD["panels"]
-    assert len({panel["id"] for panel in panels}) == len(panels)
-    cells = set()
-    for panel in panels:
-        place = panel["gridPos"]
-        assert place["x"] + place["w"] <= 24
-        mine = {
-            (place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])
-        }
-        assert not cells & mine, panel["title"]
-        cells |= mine
-        for target in panel.get("targets", []):
-            assert target["datasource"]["uid"] == "${datasource}"
-    variables = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
-    assert variables == {"datasource", "language"}
-
-
-def test_prometheus_is_told_the_port_that_the_command_listens_on():
-    config = yaml.safe_load((ROOT / "deploy/prometheus.yml").read_text("utf-8"))
-    help_text = run("metrics", "--help", env=environment()).stdout
-    for job in config["scrape_configs"]:
-        for target in job["static_configs"][0]["targets"]:
-            assert f"default: {target.rpartition(':')[2]}" in " ".join(help_text.split())

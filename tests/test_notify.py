@@ -3,7 +3,6 @@
 import hashlib
 import hmac
 import json
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,10 +19,10 @@ from lorajob.worker import notices, tallies
 from lorajob.worker.connect import connect
 from lorajob.worker.records import Claim, Records
 from lorajob.worker.redis_server import free_port
-from lorajob.worker.start import service_environment, worker_command
 from lorajob.worker.supervisor import child_environment
 from tests.command import job_record, succeeded_record
 from tests.service import new_job, settings_for, wait_for
+from tests.watched import logs_of, workers
 
 SECRET = "webhook-secret-of-the-tests"
 PATH = "/services/T000/secret-path-of-the-tests"
@@ -201,26 +200,14 @@ def test_stages_are_not_told_the_secrets(monkeypatch):
     assert "secret-value" not in child_environment().values()
 
 
-def test_a_real_worker_tells_of_the_job_it_finished(receiver, redis_server, redis, tmp_path):
+def test_a_real_worker_tells_of_the_job_it_finished(receiver, redis_server, tmp_path):
     settings = settings_for(tmp_path, redis_server.redis_url.get_secret_value())
-    env = service_environment(settings) | {"LORAJOB_WEBHOOK_URL": receiver.url}
-    workers = []
-    for queue in ("cpu", "gpu"):
-        with (tmp_path / f"{queue}.log").open("wb") as log:
-            command = worker_command(queue, name=f"{queue}-notify")
-            workers.append(subprocess.Popen(command, env=env, stdout=log, stderr=log))
-    try:
-        wait_for(lambda: redis.exists(notices.WANTED), 60)
-        record = new_job(settings, Records(redis), "hi-00000007", STAGES)
+    with workers(settings, LORAJOB_WEBHOOK_URL=receiver.url) as redis:
+        wait_for(lambda: redis.exists(notices.WANTED))
+        record = new_job(settings, Records(redis), "hi-00000053", STAGES)
         send(record, settings)
         wait_for(lambda: receiver.heard, 60)
-    finally:
-        for worker in workers:
-            worker.terminate()
-        for worker in workers:
-            worker.wait(timeout=60)
     (described,) = receiver.bodies()
     assert described["state"] == "succeeded"
     assert described["metrics"]["tuned"]["wer"] == 50.0
-    logs = "".join((tmp_path / f"{queue}.log").read_text() for queue in ("cpu", "gpu"))
-    assert "secret-path" not in logs
+    assert "secret-path" not in logs_of(settings)

@@ -35,7 +35,9 @@ _gpu_watches: list[GpuWatch] = []
 def install() -> None:
     """Connect to the signals; done once, by the application."""
     if logs.wants_json():
+        signals.celeryd_init.connect(_log_json)  # it warns before it sets up its logging
         signals.setup_logging.connect(_log_json)
+        signals.celeryd_after_setup.connect(_say_nothing_else)
     signals.worker_init.connect(_prepare_stop_file)
     signals.worker_ready.connect(_start_heartbeat)
     signals.worker_ready.connect(_heed_sigquit)
@@ -44,9 +46,17 @@ def install() -> None:
     signals.worker_shutdown.connect(_sign_off)
 
 
-def _log_json(loglevel: int, **_: Any) -> None:
+def _log_json(loglevel: int | None = None, **_: Any) -> None:
     """In place of Celery's own setup of logging."""
     logs.configure(loglevel or logging.INFO)
+
+
+def _say_nothing_else(**_: Any) -> None:
+    """Celery's banner and farewell go to standard output, the log to standard error. A pool process
+    that starts would log in a form of its own until it is set up.
+    """
+    os.environ["_MP_FORK_LOGLEVEL_"] = ""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def stopping() -> bool:
