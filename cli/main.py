@@ -24,6 +24,7 @@ COMMANDS = {  # name -> (where it is, what `lorajob --help` says of it)
     "prune": ("lorajob.cli.prune:prune", "Delete jobs that ended long ago."),
     "worker": ("lorajob.cli.worker:worker", "Run a worker for one of the queues."),
     "flower": ("lorajob.cli.flower:flower", "Run Flower, the monitor, in front of Redis."),
+    "metrics": ("lorajob.cli.metrics:metrics", "Serve metrics of all jobs and workers."),
     "transcribe": ("lorajob.cli.transcribe:transcribe", "Transcribe audio with a job's model."),
     "doctor": ("lorajob.cli.doctor:doctor", "Check this machine, and say what to do."),
     "demo": ("lorajob.cli.demo:demo", "Watch Whisper learn some Hindi, from nothing, here."),

@@ -21,7 +21,8 @@ def load_settings() -> "Settings":
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = f"LORAJOB_{first['loc'][0]}".upper()
-        value = "***" if "PASSWORD" in name or "URL" in name else repr(os.environ.get(name))
+        secret = any(word in name for word in ("PASSWORD", "SECRET", "URL"))
+        value = "***" if secret else repr(os.environ.get(name))
         raise UsageError(f"{name}: {value} is not allowed: {first['msg'].lower()}") from None
 
 

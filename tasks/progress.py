@@ -8,6 +8,7 @@ from celery import Task
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
+from lorajob.tasks.shown import progress_line, with_percent
 from lorajob.worker.supervisor import Progress
 
 END_SECONDS = 2.0
@@ -59,23 +60,14 @@ class ProgressMirror:
                 if self._ended:
                     return
                 progress, self._latest = self._latest, None
-            self._send({**self._meta, **(progress or {})})
+            self._send(with_percent({**self._meta, **(progress or {})}))
 
     def _send(self, meta: Progress) -> None:
         try:
             request = self._request
             self._app.backend.store_result(request.id, meta, "PROGRESS", request=request)
             with self._app.events.default_dispatcher(hostname=request.hostname) as events:
-                events.send("task-progress", uuid=request.id, retry=False, result=_line(meta))
+                line = progress_line(meta)
+                events.send("task-progress", uuid=request.id, retry=False, result=line)
         except (KombuError, RedisError, OSError) as error:
             logger.info("%s: progress was not shown: %s", self._job_id, error)
-
-
-def _line(meta: Progress) -> str:
-    """What Flower shows as an event's result: `hi train 120/180, loss 1.930, 65 s left`."""
-    parts = [f"{meta['language']} {meta['stage']} {meta.get('step')}/{meta.get('total')}"]
-    if (loss := meta.get("loss")) is not None:
-        parts.append(f"loss {loss:.3f}")
-    if (eta := meta.get("eta_seconds")) is not None:
-        parts.append(f"{eta:.0f} s left")
-    return ", ".join(parts)

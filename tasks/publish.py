@@ -9,6 +9,7 @@ from kombu.exceptions import KombuError, OperationalError
 from redis.exceptions import RedisError
 
 from lorajob.errors import ServiceError
+from lorajob.tasks.shown import arguments
 from lorajob.worker.app import submitter
 from lorajob.worker.connect import redis_url, shown
 from lorajob.worker.queues import PRIORITIES, queue_name
@@ -42,6 +43,7 @@ def _send(record: JobRecord, app: Celery, connection: Any, url: str) -> None:
             immutable=True,
             queue=queue_name(stage, record.lane, record.memory_class),
             priority=PRIORITIES[record.priority],
+            **arguments(record, stage),
         )
         for stage in record.missing
     ]

@@ -17,6 +17,7 @@ from redis.exceptions import LockError, RedisError
 from lorajob.errors import LorajobError
 from lorajob.tasks import messages
 from lorajob.tasks.publish import send
+from lorajob.worker import tallies
 from lorajob.worker.connect import connect
 from lorajob.worker.records import Records
 from lorajob.worker.settings import Settings
@@ -86,6 +87,8 @@ class Reconciler:
         before, self._expired = self._expired, set(expired) - self._expired
         for job_id in before.intersection(expired):
             answer = self._records.expire(job_id, self._settings.max_losses)
+            if answer != "held":
+                tallies.lease_lost(self._redis)
             logger.info("%s: its worker's lease ran out; it is %s", job_id, answer)
             if answer == "queued":
                 self._send(job_id)

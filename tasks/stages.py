@@ -14,8 +14,10 @@ from celery.exceptions import Ignore
 
 from lorajob.errors import JobNotFoundError, ServiceError
 from lorajob.jobdir import JobDir
+from lorajob.tasks.observe import observed
 from lorajob.tasks.progress import ProgressMirror
 from lorajob.tasks.publish import send
+from lorajob.tasks.shown import summary
 from lorajob.worker.app import app
 from lorajob.worker.connect import connect, patiently
 from lorajob.worker.queues import QUEUES
@@ -57,7 +59,7 @@ def convert(self: Task, job_id: str) -> dict[str, Any]:
 
 
 def run_stage(task: Task, job_id: str, stage: str) -> dict[str, Any]:
-    """Claim, supervise, commit. Returns the stage's result.
+    """Claim, supervise, commit. Returns the stage's result in brief; its record has it in full.
 
     Raises Ignore for a delivery that has nothing to do or did not finish, StageFailed where the
     stage failed.
@@ -75,10 +77,13 @@ def run_stage(task: Task, job_id: str, stage: str) -> dict[str, Any]:
     if isinstance(claim, Refusal):
         logger.info("%s %s is not run by this delivery: %s", job_id, stage, claim.reason)
         raise Ignore(claim.reason)
-    with ProgressMirror(task, job_id, record.language, stage) as mirror:
-        watch = RecordWatch(Records(connect(settings)), claim, settings.lease_seconds, mirror.show)
-        outcome = attempt(record, claim, watch, worker, settings)
-    return patiently(lambda: settle(records, claim, outcome, settings))
+    with observed(record, claim, worker, settings) as seen:
+        with ProgressMirror(task, job_id, record.language, stage) as mirror:
+            touched = Records(connect(settings))
+            watch = RecordWatch(touched, claim, settings.lease_seconds, mirror.show)
+            seen.outcome = outcome = attempt(record, claim, watch, worker, settings)
+        result = patiently(lambda: settle(records, claim, outcome, settings))
+    return summary(stage, result)
 
 
 def attempt(

@@ -11,13 +11,13 @@ from lorajob.worker.settings import Settings
 ROOT = Path(__file__).parent.parent
 
 # Used by the deployment before it exists. A test says when something must be taken from here.
-COMMANDS_COMING = {"metrics"}
+COMMANDS_COMING: set[str] = set()
 OPTIONS_COMING = {  # each with one value
     ("worker", "--autoscale"),
     ("worker", "--exit-when-idle"),
     ("worker", "--gpus"),
 }
-SETTINGS_COMING = {"LORAJOB_METRICS_PASSWORD"}
+SETTINGS_COMING: set[str] = set()
 EXTRAS_COMING = {"s3"}
 
 

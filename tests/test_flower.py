@@ -66,8 +66,12 @@ def test_flower_shows_arguments_and_results_of_a_jobs_tasks(service):
     )
     by_name = {task["name"]: task for task in tasks_of(service, record.id).values()}
     assert set(by_name) == {f"lorajob.{stage}" for stage in record.stages}
-    assert "hi-00000021" in by_name["lorajob.train"]["args"]
-    assert "'loss': 1.5" in by_name["lorajob.train"]["result"]
+    train, evaluate = by_name["lorajob.train"], by_name["lorajob.evaluate"]
+    assert train["args"] == "hi-00000021 (Hindi, train)"
+    assert train["kwargs"] == "language=hi stage=train base=openai/whisper-small"
+    assert train["result"] == "{'steps': 4, 'loss': 1.5}"
+    assert evaluate["result"] == "{'base_wer': 200.0, 'tuned_wer': 50.0}"
+    assert service.redis.hget(f"lorajob:job:{record.id}", "evaluate.result").count("wer") > 2
 
 
 def test_flower_and_celery_show_progress(service):
@@ -79,10 +83,11 @@ def test_flower_and_celery_show_progress(service):
     subprocess.run(command, env=env, check=True, timeout=60)
     wait_for(lambda: uuid in json.loads(fetch(service, "api/tasks")))
     page = fetch(service, f"task/{uuid}")
-    assert "PROGRESS" in page and "hi train 5/180, loss 2.125, 61 s left" in page
+    assert "PROGRESS" in page and "hi train 5/180 (2 %), loss 2.125, 61 s left" in page
     meta = json.loads(service.redis.get(f"celery-task-meta-{uuid}"))
     assert meta["status"] == "PROGRESS"
-    assert meta["result"]["language"] == "hi" and meta["result"]["step"] == 5
+    shown = {"language": "hi", "stage": "train", "step": 5, "total": 180, "percent": 2}
+    assert shown.items() <= meta["result"].items()
 
 
 def test_flowers_arguments_hold_no_password(service):

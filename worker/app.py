@@ -29,7 +29,7 @@ def configuration(url: str, grace_seconds: float = 60) -> dict[str, Any]:
         "broker_url": url,
         "result_backend": url,
         # By name: workers load the tasks, not this package.
-        "imports": ("lorajob.tasks.stages", "lorajob.tasks.reconciler"),
+        "imports": ("lorajob.tasks.stages", "lorajob.tasks.reconciler", "lorajob.tasks.notify"),
         # One week, or a stage longer than an hour is delivered again while it runs.
         "broker_transport_options": {
             "visibility_timeout": WEEK_SECONDS,

@@ -18,7 +18,9 @@ from typing import Any
 
 from celery import bootsteps, signals
 
+from lorajob import logs
 from lorajob.worker.connect import connect
+from lorajob.worker.gpu_load import GpuWatch
 from lorajob.worker.heartbeats import Heartbeat
 from lorajob.worker.pulse import CONNECTED, Pulse, mark
 from lorajob.worker.queues import class_of
@@ -29,16 +31,34 @@ STOP_FILE = "LORAJOB_WORKER_STOP_FILE"  # set by a worker for its own pool child
 
 logger = logging.getLogger(__name__)
 _heartbeats: list[Heartbeat | Pulse] = []
+_gpu_watches: list[GpuWatch] = []
 
 
 def install() -> None:
     """Connect to the signals; done once, by the application."""
+    if logs.wants_json():
+        signals.celeryd_init.connect(_log_json)  # it warns before it sets up its logging
+        signals.setup_logging.connect(_log_json)
+        signals.celeryd_after_setup.connect(_say_nothing_else)
     signals.worker_init.connect(_prepare_stop_file)
     signals.worker_ready.connect(_start_heartbeat)
     signals.worker_ready.connect(_heed_sigquit)
     signals.worker_ready.connect(_replace_children_soon)
     signals.worker_shutting_down.connect(_raise_stop_file)
     signals.worker_shutdown.connect(_sign_off)
+
+
+def _log_json(loglevel: int | None = None, **_: Any) -> None:
+    """In place of Celery's own setup of logging."""
+    logs.configure(loglevel or logging.INFO)
+
+
+def _say_nothing_else(**_: Any) -> None:
+    """Celery's banner and farewell go to standard output, the log to standard error. A pool process
+    that starts would log in a form of its own until it is set up.
+    """
+    os.environ["_MP_FORK_LOGLEVEL_"] = ""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def stopping() -> bool:
@@ -103,11 +123,17 @@ def _start_heartbeat(sender: Any, **_: Any) -> None:
     )
     heartbeat.start()
     _heartbeats.append(heartbeat)
+    if any(queue.startswith("gpu") for queue in queues):
+        watch = GpuWatch(connect(Settings()), sender.hostname)
+        watch.start()
+        _gpu_watches.append(watch)
 
 
 def _sign_off(**_: Any) -> None:
     while _heartbeats:
         _heartbeats.pop().stop()
+    while _gpu_watches:
+        _gpu_watches.pop().stop()
     path = os.environ.pop(STOP_FILE, None)
     if path is not None:
         shutil.rmtree(Path(path).parent, ignore_errors=True)

@@ -5,6 +5,8 @@ queue, by the time since when, and those that run, by the end of their lease. Ti
 clock. Every script raises `revision` when it changes more than progress or a lease.
 """
 
+from lorajob.worker.notices import NOTICE
+
 _PRELUDE = """
 local key, queued_jobs, running_jobs = KEYS[1], KEYS[2], KEYS[3]
 local id = string.sub(key, string.len('lorajob:job:') + 1)
@@ -24,6 +26,7 @@ local function rest()  -- nothing more will happen by itself
     redis.call('ZREM', queued_jobs, id)
     redis.call('ZREM', running_jobs, id)
 end
+local function over(state) rest() changed() notice(id, state, get('revision')) end
 local function wait()  -- for a message to reach a worker
     rest()
     redis.call('ZADD', queued_jobs, now(), id)
@@ -42,14 +45,12 @@ local function holds(stage, fence, owner)
 end
 local function cancel(stage)
     set(stage .. '.state', 'cancelled', stage .. '.finished_at', now(), 'state', 'cancelled')
-    rest()
-    changed()
+    over('cancelled')
 end
 local function fail(stage, why)
     set(stage .. '.state', 'failed', stage .. '.finished_at', now(), stage .. '.error', why,
         'error', why, 'state', 'failed')
-    rest()
-    changed()
+    over('failed')
 end
 
 -- attempts that are over: who made them, how far each came, why it ended
@@ -83,8 +84,7 @@ local function lose(stage, why, limit)  -- no fault of the job's own: to be trie
     return 'queued'
 end
 local function lose_expired(stage, limit)
-    local why = 'its worker was not heard of until its lease ran out'
-    local answer = lose(stage, why, limit)
+    local answer = lose(stage, 'its worker was not heard of until its lease ran out', limit)
     if answer == 'queued' then set(stage .. '.expired', 1) end  -- its owner may come back
     return answer
 end
@@ -105,6 +105,7 @@ local function runs(stage, fence, owner)  -- whether the caller's claim stands
     return get(stage .. '.state') == 'running'
 end
 """
+_PRELUDE = NOTICE + _PRELUDE
 
 # KEYS[4]: all jobs by the time they were made. ARGV: that time, state of the current stage, '' for
 # a job that is over, its lease, then field, text, field, text ... -> 1, or 0 where there is one
@@ -216,7 +217,7 @@ end
 set(stage .. '.finished_at', now(), stage .. '.result', payload, stage .. '.losses', 0)
 if following == '' then
     set('state', 'succeeded', 'cancel_requested', '0')
-    rest()
+    over('succeeded')
     return 'settled'
 end
 if cancelled then

@@ -1,6 +1,7 @@
 """Where Redis and the files are, from LORAJOB_* variables; never part of a job."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -26,6 +27,11 @@ class Settings(BaseSettings):
     stall_timeout: float = Field(default=1800, gt=0)  # seconds in which a stage makes no step
     user: str | None = None  # whose turn a job takes; None: the name of the machine's user
     max_losses: int = Field(default=5, ge=1)  # attempts in a row, none with a new checkpoint
+    log_format: Literal["text", "json"] = "text"  # of workers' and stages' logs
+    metrics_password: SecretStr | None = None
+    webhook_url: SecretStr | None = None  # gets the description of every job that ends
+    webhook_secret: SecretStr | None = None  # signs what is sent there
+    slack_webhook_url: SecretStr | None = None  # gets a sentence about it
 
     @field_validator("home", "artifacts", "corpora")
     @classmethod
@@ -34,7 +40,8 @@ class Settings(BaseSettings):
 
     def environment(self) -> dict[str, str]:
         """The variables that make another process read these settings; no password among them."""
-        plain = self.model_dump(mode="json", exclude={"redis_url", "flower_password"})
+        secret = {name for name, value in self if isinstance(value, SecretStr)}
+        plain = self.model_dump(mode="json", exclude=secret)
         plain["home"] = str(self.home.expanduser().resolve())
         for name in ("artifacts", "corpora"):
             if plain[name] is not None:

@@ -14,6 +14,7 @@ from lorajob.worker.settings import Settings
 
 CELERY = (sys.executable, "-m", "celery", "-A", "lorajob.worker.app")
 FLOWER_PORT = 5555
+TASKS_COLUMNS = "args,name,state,result,received,runtime,worker,uuid"  # the job and WER, too
 
 
 def run_worker(
@@ -55,7 +56,8 @@ def worker_command(queue: str, concurrency: int = 1, name: str | None = None) ->
 
 def flower_command(port: int, address: str) -> list[str]:
     """Flower's arguments, which everybody on the machine can read: no password among them."""
-    return [*CELERY, "flower", f"--address={address}", f"--port={port}"]
+    columns = f"--tasks_columns={TASKS_COLUMNS}"
+    return [*CELERY, "flower", f"--address={address}", f"--port={port}", columns]
 
 
 def service_environment(settings: Settings) -> dict[str, str]:

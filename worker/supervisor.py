@@ -16,8 +16,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import IO, Any, Literal
 
+from lorajob import logs
 from lorajob.jobdir import JobDir
 from lorajob.stage import EXIT_FAILED, EXIT_STOPPED
 
@@ -25,7 +27,10 @@ STAGE_COMMAND = (sys.executable, "-m", "lorajob.stage")
 TICK_SECONDS = 0.2
 STALLS_BEFORE_FIRST_STEP = 4  # a base model of gigabytes may have to come from the Hub
 PROGRESS_SECONDS = 0.5  # progress is told at most this often
-SECRET_WORDS = ("PASSWORD", "SECRET", "BASIC_AUTH", "REDISCLI_AUTH", "BROKER_URL", "RESULT_BACKEND")
+SECRET_WORDS = (
+    *("PASSWORD", "SECRET", "BASIC_AUTH", "REDISCLI_AUTH", "BROKER_URL", "RESULT_BACKEND"),
+    *("WEBHOOK", "OTLP_HEADERS", "OTLP_TRACES_HEADERS"),
+)
 
 Progress = dict[str, Any]
 # lost: another attempt has the stage; forgotten: Redis lost its record; stalled: no step for long
@@ -253,8 +258,11 @@ def _signal_name(number: int) -> str:
 
 
 def _note(log: IO[bytes], text: str) -> None:
-    stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-    _write(log, f"{stamp} supervisor: {text}\n".encode())
+    if logs.wants_json():
+        line = logs.line("info", "supervisor", text, datetime.now(UTC))
+    else:
+        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} supervisor: {text}"
+    _write(log, f"{line}\n".encode())
 
 
 def _write(log: IO[bytes], line: bytes) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from lorajob import logs
 from lorajob.errors import DiskError, LorajobError, MemoryLack, StageError, StageStopped
 from lorajob.jobdir import STAGES, JobDir
 from lorajob.report import Report
@@ -94,12 +95,9 @@ def main(argv: list[str] | None = None) -> int:
         "--supervised", action="store_true", help="end with standard input, held by a supervisor"
     )
     args = parser.parse_args(argv)
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    logs.configure()
     job = JobDir(args.job_dir.resolve())
+    logs.bind(job=job.root.name, stage=args.stage, attempt=args.attempt)
     report = Report(args.stage)
     _listen_for_stop(report)
     if args.supervised:

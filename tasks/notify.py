@@ -1,0 +1,187 @@
+"""Tells of jobs that have ended: to a webhook, to Slack or its like, and to the job's trace.
+
+A thread in the main process of every worker that is told of such a place takes the notices one by
+one, so that no stage ever waits for somebody's web server. A notice is taken before it is sent: a
+worker that dies meanwhile loses it, but nobody hears twice of the same end.
+"""
+
+import hashlib
+import hmac
+import json
+import logging
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+
+from celery import signals
+from redis.exceptions import RedisError
+
+from lorajob import __version__
+from lorajob.errors import LorajobError
+from lorajob.tasks.pipeline import describe
+from lorajob.worker import notices, tallies, traces
+from lorajob.worker.connect import connect
+from lorajob.worker.notices import Notice
+from lorajob.worker.record import JobRecord
+from lorajob.worker.records import Records
+from lorajob.worker.settings import Settings
+
+LOOK_SECONDS = 1.0
+WANT_SECONDS = 3600.0
+TRIES = 4
+FIRST_PAUSE_SECONDS = 1.0
+TIMEOUT_SECONDS = 5.0
+END_SECONDS = 5.0  # for the last notice, when a worker ends
+
+logger = logging.getLogger(__name__)
+_running: "list[Notifier]" = []
+
+
+class Notifier:
+    """Takes and tells notices until it is stopped."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._redis = connect(settings)
+        self._records = Records(self._redis)
+        self._stop = threading.Event()
+        self._looks = 0
+        self._thread = threading.Thread(target=self._run, name="notices", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Tell what has ended by now, within seconds, and end."""
+        self._stop.set()
+        self._thread.join(timeout=END_SECONDS)
+
+    def _run(self) -> None:
+        while True:
+            stopped = self._stop.is_set()  # asked first: what ended before is told yet
+            try:
+                while self._tell_next():
+                    pass
+            except Exception:  # of one notice; those that follow are told all the same
+                logger.exception("a notice was not told")
+            if stopped:
+                return
+            self._stop.wait(LOOK_SECONDS)
+
+    def _tell_next(self) -> bool:
+        """Tell the oldest notice; False where there is none, or no Redis."""
+        try:
+            if self._looks % int(WANT_SECONDS / LOOK_SECONDS) == 0:
+                notices.want(self._redis)
+            self._looks += 1
+            notice = notices.take(self._redis)
+            if notice is None:
+                return False
+            record = self._records.load(notice.job_id)
+        except (RedisError, OSError) as error:
+            self._looks = 0
+            logger.debug("no notices without Redis: %s", error)
+            return False
+        except LorajobError as error:  # of a job that was removed
+            logger.info("no notice: %s", error)
+            return True
+        for channel, told in tell(notice, record, self._settings, self._stop).items():
+            tallies.noticed(self._redis, channel, told)
+        return True
+
+
+def tell(
+    notice: Notice, record: JobRecord, settings: Settings, stop: threading.Event
+) -> dict[str, bool]:
+    """Send one notice everywhere; returns which channel took it. No retries once `stop` is set."""
+    traces.tell_job(record, notice.state)
+    told = {}
+    if settings.webhook_url is not None:
+        body = json.dumps(describe(record), ensure_ascii=False).encode()
+        headers = {
+            "X-Lorajob-Event": notice.state,
+            "X-Lorajob-Delivery": f"{notice.job_id}-{notice.revision}",
+        }
+        if settings.webhook_secret is not None:
+            key = settings.webhook_secret.get_secret_value()
+            headers["X-Lorajob-Signature"] = signature(key, body)
+        told["webhook"] = post(settings.webhook_url.get_secret_value(), body, headers, stop)
+    if settings.slack_webhook_url is not None:
+        text = escaped(sentence(record, notice.state))
+        body = json.dumps({"text": text}, ensure_ascii=False).encode()
+        told["slack"] = post(settings.slack_webhook_url.get_secret_value(), body, {}, stop)
+    for channel, done in told.items():
+        if not done:
+            logger.warning("%s %s: the %s did not take it", record.id, notice.state, channel)
+    return told
+
+
+def signature(secret: str, body: bytes) -> str:
+    """What a receiver compares: HMAC-SHA256 of the body as it was sent."""
+    return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+
+
+def post(url: str, body: bytes, headers: Mapping[str, str], stop: threading.Event) -> bool:
+    """POST JSON, a few times where the server is busy or away. The url is a secret, and so are
+    the errors that name it: they are told by their kind only.
+    """
+    if not url.startswith(("https://", "http://")):
+        logger.warning("a webhook's url must begin with https:// or http://")
+        return False
+    kinds = {"Content-Type": "application/json", "User-Agent": f"lorajob/{__version__}"}
+    for attempt in range(TRIES):
+        try:
+            request = urllib.request.Request(url, body, kinds | dict(headers), method="POST")
+            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):
+                return True
+        except urllib.error.HTTPError as error:
+            with error:
+                logger.info("a webhook answered %d", error.code)
+                if error.code < 500 and error.code not in (408, 429):
+                    return False
+        except (OSError, ValueError) as error:
+            logger.info("a webhook does not answer: %s", type(error).__name__)
+        if attempt + 1 == TRIES or stop.wait(FIRST_PAUSE_SECONDS * 2**attempt):
+            return False
+    return False
+
+
+def sentence(record: JobRecord, state: str) -> str:
+    """What a person reads: `hi (hi-1a2b3c4d) has succeeded: WER 207.3 % -> 52.0 %`."""
+    text = f"{record.language} ({record.id}) {_verb(state)}"
+    if state == "failed" and record.error:
+        return f"{text}: {record.error}"
+    scores: dict[str, Any] = describe(record)["metrics"]
+    if "base" in scores and "tuned" in scores:
+        text += f": WER {scores['base']['wer']:.1f} % -> {scores['tuned']['wer']:.1f} %"
+    return text
+
+
+def escaped(text: str) -> str:
+    """Text in which Slack sees no markup of its own."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _verb(state: str) -> str:
+    return "was cancelled" if state == "cancelled" else f"has {state}"
+
+
+def start(**_: Any) -> None:
+    """In a worker's main process, once it serves, where there is somebody to tell."""
+    settings = Settings()
+    if settings.webhook_url or settings.slack_webhook_url or traces.enabled():
+        notifier = Notifier(settings)
+        notifier.start()
+        _running.append(notifier)
+
+
+def stop(**_: Any) -> None:
+    """When the worker ends."""
+    while _running:
+        _running.pop().stop()
+
+
+signals.worker_ready.connect(start)
+signals.worker_shutdown.connect(stop)

@@ -1,0 +1,45 @@
+"""A real browser without a window, for the tests that look at pages as people do."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+QUIET = (  # no start-up pages, and nobody is called
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+)
+BUDGET_MS = 8000  # of the page's own clock, for what its scripts fetch
+SECONDS = 120
+
+
+def find_browser() -> str:
+    """Fails where there is none: what is not looked at must not pass for seen."""
+    found = [path for name in BROWSERS if (path := shutil.which(name))]
+    assert found, "the tests look at Flower in a browser: install chromium, from Debian's packages"
+    return found[0]
+
+
+def page(url: str, screenshot: Path | None = None) -> str:
+    """The document after its scripts have run; a picture of it too, where asked for."""
+    picture = _run(url, f"--screenshot={screenshot}") if screenshot is not None else ""
+    return picture or _run(url, "--dump-dom")
+
+
+def _run(url: str, what: str) -> str:
+    with TemporaryDirectory() as profile:
+        root = ("--no-sandbox",) if os.getuid() == 0 else ()  # it refuses to run as root with one
+        command = [
+            *(find_browser(), "--headless", *QUIET, *root, f"--user-data-dir={profile}"),
+            *("--window-size=1600,900", f"--virtual-time-budget={BUDGET_MS}", what, url),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -1,0 +1,109 @@
+"""How much a worker's GPUs have to do, asked of nvidia-smi and told with its heartbeats."""
+
+import json
+import logging
+import shutil
+import subprocess
+import threading
+from dataclasses import asdict, dataclass
+from typing import cast
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from lorajob.worker.gpus import visible_gpus
+
+QUERY = "--query-gpu=index,uuid,name,memory.used,memory.total,utilization.gpu"
+TIMEOUT_SECONDS = 10
+PERIOD_SECONDS = 10.0
+KEEP_SECONDS = 45  # a worker unheard of for so long has no load
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class GpuLoad:
+    """One device at one time; memory in MiB, utilisation in percent where the device tells it."""
+
+    index: str
+    uuid: str
+    name: str
+    used_mib: int
+    total_mib: int
+    percent: int | None
+
+
+def gpu_loads(uuids: set[str]) -> list[GpuLoad]:
+    """The load of these devices; [] where nvidia-smi does not answer."""
+    command = shutil.which("nvidia-smi")
+    if command is None or not uuids:
+        return []
+    try:
+        answer = subprocess.run(
+            [command, QUERY, "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [load for load in parse(answer.stdout) if load.uuid in uuids]
+
+
+def parse(table: str) -> list[GpuLoad]:
+    """Read nvidia-smi's lines; a device that does not tell its memory is left out."""
+    loads = []
+    for line in table.splitlines():
+        fields = [field.strip() for field in line.split(",")]
+        if len(fields) == 6 and fields[3].isdigit() and fields[4].isdigit():
+            percent = int(fields[5]) if fields[5].isdigit() else None
+            index, uuid, name, used, total, _ = fields
+            loads.append(GpuLoad(index, uuid, name, int(used), int(total), percent))
+    return loads
+
+
+def loads_of(redis: Redis, workers: list[str]) -> dict[str, list[GpuLoad]]:
+    """What these workers told last, by their names; those that told nothing are left out."""
+    if not workers:
+        return {}
+    texts = cast("list[str | None]", redis.mget([_key(name) for name in workers]))
+    return {
+        name: [GpuLoad(**load) for load in json.loads(text)]
+        for name, text in zip(workers, texts, strict=True)
+        if text is not None
+    }
+
+
+class GpuWatch:
+    """A thread in a worker's main process that tells its GPUs' load, until it is stopped.
+
+    Apart from the heartbeat: nvidia-smi takes its time, and a heartbeat must not wait.
+    """
+
+    def __init__(self, redis: Redis, name: str) -> None:
+        self._redis = redis
+        self._name = name
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="gpu-load", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let it end; it is not waited for, and what it told expires."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        uuids = {gpu.uuid for gpu in visible_gpus()}
+        while uuids and not self._stop.is_set():
+            loads = json.dumps([asdict(load) for load in gpu_loads(uuids)])
+            try:
+                self._redis.set(_key(self._name), loads, ex=KEEP_SECONDS)
+            except RedisError as error:
+                logger.info("the GPUs' load was not told: %s", error)
+            self._stop.wait(PERIOD_SECONDS)
+
+
+def _key(worker: str) -> str:
+    return f"lorajob:gpu-load:{worker}"
