@@ -1,10 +1,10 @@
 """What a worker does when it starts and stops, hooked in by Celery's signals.
 
-In the main process: a heartbeat, and at shutdown a flag file that supervisors in the pool's
-children look for (a signal reaches the main process only, and Redis may be gone by then). The
-reconciler has its place here too: it belongs to lorajob.tasks, which this package does not
-import, so it connects itself to `worker_ready` and `worker_shutdown` when the worker loads
-the tasks.
+In the main process: a heartbeat, a watch for idleness where asked for, and at shutdown a flag file
+that supervisors in the pool's children look for (a signal reaches the main process only, and Redis
+may be gone by then). The reconciler has its place here too: it belongs to lorajob.tasks, which this
+package does not import, so it connects itself to `worker_ready` and `worker_shutdown` when the
+worker loads the tasks.
 """
 
 import logging
@@ -17,9 +17,11 @@ from types import FrameType
 from typing import Any
 
 from celery import bootsteps, signals
+from celery.worker import state
 
 from lorajob.worker.connect import connect
 from lorajob.worker.heartbeats import Heartbeat
+from lorajob.worker.idle import IdleWatch, idle_seconds
 from lorajob.worker.queues import class_of
 from lorajob.worker.settings import Settings
 
@@ -27,13 +29,14 @@ CHILD_SECONDS = 0.5
 STOP_FILE = "LORAJOB_WORKER_STOP_FILE"  # set by a worker for its own pool children
 
 logger = logging.getLogger(__name__)
-_heartbeats: list[Heartbeat] = []
+_threads: list[Heartbeat | IdleWatch] = []
 
 
 def install() -> None:
     """Connect to the signals; done once, by the application."""
     signals.worker_init.connect(_prepare_stop_file)
     signals.worker_ready.connect(_start_heartbeat)
+    signals.worker_ready.connect(_watch_idleness)
     signals.worker_ready.connect(_heed_sigquit)
     signals.worker_ready.connect(_replace_children_soon)
     signals.worker_shutting_down.connect(_raise_stop_file)
@@ -94,12 +97,31 @@ def _start_heartbeat(sender: Any, **_: Any) -> None:
     queues = sorted({class_of(name) for name in sender.app.amqp.queues.consume_from})
     heartbeat = Heartbeat(connect(Settings()), queues, sender.hostname)
     heartbeat.start()
-    _heartbeats.append(heartbeat)
+    _threads.append(heartbeat)
+
+
+def _watch_idleness(sender: Any, **_: Any) -> None:
+    seconds = idle_seconds()
+    if seconds is None:
+        return
+    queues = sorted(sender.app.amqp.queues.consume_from)
+    watch = IdleWatch(connect(Settings()), queues, seconds, _activity, _end_warmly)
+    watch.start()
+    _threads.append(watch)
+
+
+def _activity() -> tuple[int, int]:
+    """Messages in this worker's hands, and tasks it has begun."""
+    return len(state.requests), state.all_total_count[0]
+
+
+def _end_warmly() -> None:
+    state.should_stop = os.EX_OK  # as SIGTERM does; the event loop looks at it all the time
 
 
 def _sign_off(**_: Any) -> None:
-    while _heartbeats:
-        _heartbeats.pop().stop()
+    while _threads:
+        _threads.pop().stop()
     path = os.environ.pop(STOP_FILE, None)
     if path is not None:
         shutil.rmtree(Path(path).parent, ignore_errors=True)
