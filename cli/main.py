@@ -21,6 +21,7 @@ COMMANDS = {  # name -> (where it is, what `lorajob --help` says of it)
     "retry": ("lorajob.cli.retry:retry", "Queue a job's unfinished stages again."),
     "rebuild": ("lorajob.cli.rebuild:rebuild", "Restore the jobs that Redis lost."),
     "worker": ("lorajob.cli.worker:worker", "Run a worker for one of the queues."),
+    "autoscale": ("lorajob.cli.autoscale:autoscale", "Run as many workers here as have work."),
     "flower": ("lorajob.cli.flower:flower", "Run Flower, the monitor, in front of Redis."),
     "transcribe": ("lorajob.cli.transcribe:transcribe", "Transcribe audio with a job's model."),
     "doctor": ("lorajob.cli.doctor:doctor", "Check this machine, and say what to do."),

@@ -21,6 +21,7 @@ from tests.procs import descendants, running
 from tests.service import Gate, new_job, wait_for
 
 READY_SECONDS = 60
+ALL_BUT_TRAIN = ("preprocess", "evaluate", "convert")
 TABLE = """\
 0, GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77, NVIDIA L4, 23034, 22000
 1, GPU-8f6ac51e-0b1c-7f4e-1d55-0c9f0f0f8a11, NVIDIA A100 80GB PCIe, 81920, 81000
@@ -226,7 +227,7 @@ def test_a_worker_ends_when_idle_but_not_while_a_stage_runs(redis_server, env, b
 
     with connect(redis_server) as redis:
         records = Records(redis)
-        record = new_job(redis_server, records, "hi-0001d1e0", ("preprocess",))
+        record = new_job(redis_server, records, "hi-0001d1e0", ALL_BUT_TRAIN)
         with Gate(record, "train") as gate:
             send(record, redis_server)
             worker = launch(begun, env, tmp_path, "--queue", "cpu", "--exit-when-idle", "1.5")

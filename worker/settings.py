@@ -25,6 +25,7 @@ class Settings(BaseSettings):
     grace_seconds: float = Field(default=60, gt=0)
     stall_timeout: float = Field(default=1800, gt=0)  # seconds in which a stage makes no step
     max_losses: int = Field(default=5, ge=1)  # attempts in a row, none with a new checkpoint
+    scale_down_seconds: float = Field(default=120, gt=0)  # without work, until a worker ends
 
     @field_validator("home", "artifacts", "corpora")
     @classmethod
