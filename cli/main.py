@@ -23,6 +23,7 @@ COMMANDS = {  # name -> (where it is, what `lorajob --help` says of it)
     "rebuild": ("lorajob.cli.rebuild:rebuild", "Restore the jobs that Redis lost."),
     "prune": ("lorajob.cli.prune:prune", "Delete jobs that ended long ago."),
     "worker": ("lorajob.cli.worker:worker", "Run a worker for one of the queues."),
+    "autoscale": ("lorajob.cli.autoscale:autoscale", "Run as many workers here as have work."),
     "flower": ("lorajob.cli.flower:flower", "Run Flower, the monitor, in front of Redis."),
     "metrics": ("lorajob.cli.metrics:metrics", "Serve metrics of all jobs and workers."),
     "transcribe": ("lorajob.cli.transcribe:transcribe", "Transcribe audio with a job's model."),

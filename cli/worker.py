@@ -5,6 +5,19 @@ import click
 from lorajob.cli.service import load_settings
 
 
+def pool_sizes(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    """(MAX, MIN) of `MAX,MIN`."""
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
+        raise click.BadParameter(f"{text!r} is not MAX,MIN, such as 4,0")
+    most, least = map(int, parts)
+    if most < 1 or least > most:
+        raise click.BadParameter(f"{text!r}: MAX must be at least 1 and MIN")
+    return most, least
+
+
 @click.command()
 @click.option(
     "--queue",
@@ -12,17 +25,44 @@ from lorajob.cli.service import load_settings
     type=click.Choice(["cpu", "gpu"]),
     help="cpu: preprocess and convert. gpu: train and evaluate (on the CPU where there is no GPU).",
 )
+@click.option("--concurrency", type=click.IntRange(min=1), help="Stages at a time. Default: one.")
 @click.option(
-    "--concurrency",
-    type=click.IntRange(min=1),
-    help="Stages at a time. Default: one.",
+    "--autoscale",
+    metavar="MAX,MIN",
+    callback=pool_sizes,
+    help="Of the cpu queue: as many stages at a time as wait, within these.",
 )
-def worker(queue: str, concurrency: int | None) -> None:
-    """Run a worker for one queue, until Ctrl-C or SIGTERM.
+@click.option(
+    "--gpus",
+    metavar="auto|0,1|none",
+    help="Of the gpu queue: a worker for each of these GPUs (numbers, UUIDs or MIG ids). "
+    "Default: auto, all that are visible, and the CPU where there are none.",
+)
+@click.option(
+    "--exit-when-idle",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    help="End after so long without work. Default: never.",
+)
+def worker(
+    queue: str,
+    concurrency: int | None,
+    autoscale: tuple[int, int] | None,
+    gpus: str | None,
+    exit_when_idle: float | None,
+) -> None:
+    """Run a worker for one queue, or one for each GPU, until Ctrl-C or SIGTERM.
 
     It needs the service's Redis (LORAJOB_REDIS_URL) and the same LORAJOB_ARTIFACTS folder,
     corpora and local base models as every other worker.
     """
-    from lorajob.worker.start import run_worker
+    if autoscale and concurrency:
+        raise click.UsageError("--autoscale and --concurrency exclude each other")
+    if autoscale and queue != "cpu":
+        raise click.UsageError("--autoscale is for --queue cpu; see `lorajob autoscale` for gpu")
+    if gpus is not None and queue != "gpu":
+        raise click.UsageError("--gpus is for --queue gpu")
+    from lorajob.worker.start import WorkerOptions, run_worker
 
-    run_worker(queue, load_settings(), concurrency or 1)
+    options = WorkerOptions(concurrency or 1, autoscale, gpus or "auto", exit_when_idle)
+    run_worker(queue, load_settings(), options)

@@ -12,11 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 # Used by the deployment before it exists. A test says when something must be taken from here.
 COMMANDS_COMING: set[str] = set()
-OPTIONS_COMING = {  # each with one value
-    ("worker", "--autoscale"),
-    ("worker", "--exit-when-idle"),
-    ("worker", "--gpus"),
-}
+OPTIONS_COMING: set[tuple[str, str]] = set()  # each with one value
 SETTINGS_COMING: set[str] = set()
 EXTRAS_COMING = {"s3"}
 

@@ -8,6 +8,7 @@ from lorajob.packing import (
     PAUSE_SECONDS,
     ClipSizes,
     Window,
+    clips_a_step,
     group_batches,
     group_steps,
     plan_epoch,
@@ -88,6 +89,15 @@ def test_the_asked_share_of_packed_windows_has_timestamps() -> None:
     windows = plan_windows(sizes(5000), TrainConfig(timestamps=0.5), random.Random(0))
     packed = [window for window in windows if len(window.clips) > 1]
     assert sum(window.timestamps for window in packed) / len(packed) == pytest.approx(0.5, abs=0.08)
+
+
+def test_a_short_run_makes_more_and_smaller_steps() -> None:
+    assert clips_a_step(TrainConfig(epochs=1), 480) == 4
+    assert clips_a_step(TrainConfig(epochs=1), 4000) == 8
+    assert clips_a_step(TrainConfig(epochs=3), 1400) == 8
+    assert clips_a_step(TrainConfig(batch_clips=16), 480) == 16
+    steps = plan_epoch(sizes(40), TrainConfig(), seed=0, epoch=0)
+    assert max(sum(len(window.clips) for window in step) for step in steps) <= 8
 
 
 def test_steps_hold_about_batch_clips() -> None:

@@ -248,6 +248,7 @@ def test_a_decoder_only_adapter_leaves_the_encoder_alone(tiny_whisper: Path) -> 
 
 def test_the_learning_rate_falls_with_the_models_width() -> None:
     assert pick_learning_rate(512) == pytest.approx(1e-3)
+    assert pick_learning_rate(512, 4) == pytest.approx(1e-3 / 2**0.5)
     assert pick_learning_rate(1280) < pick_learning_rate(768) < pick_learning_rate(384)
 
 

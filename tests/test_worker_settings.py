@@ -10,7 +10,7 @@ from lorajob.jobdir import STAGES
 from lorajob.worker.app import configuration, submitter
 from lorajob.worker.gpus import parse, visible_gpus
 from lorajob.worker.queues import QUEUES, all_queues
-from lorajob.worker.start import run_worker, worker_command
+from lorajob.worker.start import WorkerOptions, run_worker, worker_command
 from tests.service import settings_for
 
 WEEK_SECONDS = 604_800
@@ -91,7 +91,11 @@ def test_two_workers_of_a_machine_have_different_names():
 @pytest.mark.parametrize(("queue", "concurrency"), [("gpus", 1), ("gpu", 0)])
 def test_a_worker_of_no_queue_or_no_process_is_refused(tmp_path, queue, concurrency):
     with pytest.raises(UsageError, match=r"allowed"):
-        run_worker(queue, settings_for(tmp_path, "redis://127.0.0.1:1/0"), concurrency)
+        run_worker(
+            queue,
+            settings_for(tmp_path, "redis://127.0.0.1:1/0"),
+            WorkerOptions(concurrency=concurrency),
+        )
 
 
 TABLE = """\

@@ -1,12 +1,20 @@
 """Which GPUs this machine offers, asked of nvidia-smi so that nothing loads torch."""
 
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
 
+from lorajob.errors import UsageError
+
 QUERY = "--query-gpu=index,uuid,name,memory.total,memory.free"
+PLAIN = ("--format=csv,noheader,nounits",)
 TIMEOUT_SECONDS = 20
+MIB_PER_GB = 1e9 / 2**20  # cards are sold in GB: one of 24 GB tells 23,034 MiB
+CARD_LINE = re.compile(r"GPU (?P<index>\d+): (?P<name>.*) \(UUID: (?P<id>[\w-]+)\)")
+PART_LINE = re.compile(r"\s+MIG (?P<name>\S+)\s+Device\s+\d+: \(UUID: (?P<id>MIG-[\w/-]+)\)")
+PART_GB = re.compile(r"\.(\d+)gb")  # 3g.20gb
 
 
 @dataclass(frozen=True)
@@ -20,22 +28,105 @@ class Gpu:
     free_mib: int
 
 
+@dataclass(frozen=True)
+class Pin:
+    """What one worker gets: a card, a part of one (MIG), or no limits.
+
+    `visible` is its CUDA_VISIBLE_DEVICES, None for the worker's own; memory in GB, None: unknown.
+    """
+
+    visible: str | None = None
+    memory_gb: float | None = None
+    index: str = ""  # nvidia-smi's number of the card
+
+    def environment(self) -> dict[str, str]:
+        """What it adds to the environment of its worker."""
+        return {} if self.visible is None else {"CUDA_VISIBLE_DEVICES": self.visible}
+
+
+def pins(asked: str) -> list[Pin]:
+    """One for each worker that `--gpus` asks for: `auto` (all visible; one without limits where
+    there are none), `none` (the CPU), or numbers and UUIDs of visible devices. Of a card in parts
+    these are its parts. Raises UsageError.
+    """
+    if asked == "none":
+        return [Pin(visible="")]
+    found = devices()
+    if asked == "auto":
+        return found or [Pin()]
+    chosen: list[Pin] = []
+    for name in (part.strip() for part in asked.split(",")):
+        named = _named(found, name)
+        if not named:
+            known = (
+                ", ".join(f"{pin.index} ({pin.visible})" for pin in found) or "no GPU is visible"
+            )
+            raise UsageError(f"gpus: {name!r} is unknown; allowed: auto, none, or of {known}")
+        chosen += [pin for pin in named if pin not in chosen]
+    return chosen
+
+
+def devices() -> list[Pin]:
+    """The cards, or their parts, that CUDA_VISIBLE_DEVICES leaves; [] without a driver."""
+    memory = {gpu.uuid: gpu.total_mib / MIB_PER_GB for gpu in parse(_ask(QUERY, *PLAIN))}
+    found = parse_list(_ask("-L"), memory)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return found
+    left: list[Pin] = []
+    for name in (part.strip() for part in visible.split(",")):
+        named = _named(found, name)
+        if not named:
+            break
+        left += [pin for pin in named if pin not in left]
+    return left
+
+
+def parse_list(listing: str, memory_gb: dict[str, float]) -> list[Pin]:
+    """Read `nvidia-smi -L`; a card in parts is left out for its parts, which tell their memory by
+    their profile.
+    """
+    found: list[Pin] = []
+    for line in listing.splitlines():
+        if card := CARD_LINE.match(line):
+            found.append(Pin(card["id"], memory_gb.get(card["id"]), card["index"]))
+        elif (part := PART_LINE.match(line)) and found:
+            whole = found[-1]
+            if not (whole.visible or "").startswith("MIG-"):
+                found.pop()
+            size = PART_GB.search(part["name"])
+            found.append(Pin(part["id"], float(size[1]) if size else None, whole.index))
+    return found
+
+
+def _named(found: list[Pin], name: str) -> list[Pin]:
+    """By number, or by a UUID or its beginning."""
+    if name.startswith(("GPU-", "MIG-")):
+        return [pin for pin in found if (pin.visible or "").startswith(name)][:1]
+    return [pin for pin in found if pin.index == name]
+
+
 def visible_gpus() -> list[Gpu]:
     """The devices that CUDA_VISIBLE_DEVICES leaves, in nvidia-smi's order; [] without a driver."""
+    return _chosen(parse(_ask(QUERY, *PLAIN)), os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def _ask(*options: str) -> str:
+    """What nvidia-smi says; nothing where it is missing or fails."""
     command = shutil.which("nvidia-smi")
     if command is None:
-        return []
+        return ""
     try:
         answer = subprocess.run(
-            [command, QUERY, "--format=csv,noheader,nounits"],
+            [command, *options],
             capture_output=True,
             text=True,
             timeout=TIMEOUT_SECONDS,
             check=True,
         )
     except (OSError, subprocess.SubprocessError):
-        return []
-    return _chosen(parse(answer.stdout), os.environ.get("CUDA_VISIBLE_DEVICES"))
+        return ""
+    return answer.stdout
 
 
 def parse(table: str) -> list[Gpu]:

@@ -1,10 +1,10 @@
 """What a worker does when it starts and stops, hooked in by Celery's signals.
 
-In the main process: a heartbeat, signs of life for a probe, and at shutdown a flag file that
-supervisors in the pool's children look for (a signal reaches the main process only, and Redis may
-be gone by then). The reconciler has its place here too: it belongs to lorajob.tasks, which this
-package does not import, so it connects itself to `worker_ready` and `worker_shutdown` when the
-worker loads the tasks.
+In the main process: a heartbeat, signs of life for a probe, a watch for idleness where asked for,
+and at shutdown a flag file that supervisors in the pool's children look for (a signal reaches the
+main process only, and Redis may be gone by then). The reconciler has its place here too: it belongs
+to lorajob.tasks, which this package does not import, so it connects itself to `worker_ready` and
+`worker_shutdown` when the worker loads the tasks.
 """
 
 import logging
@@ -17,11 +17,13 @@ from types import FrameType
 from typing import Any
 
 from celery import bootsteps, signals
+from celery.worker import state
 
 from lorajob import logs
 from lorajob.worker.connect import connect
 from lorajob.worker.gpu_load import GpuWatch
 from lorajob.worker.heartbeats import Heartbeat
+from lorajob.worker.idle import IdleWatch, idle_seconds
 from lorajob.worker.pulse import CONNECTED, Pulse, mark
 from lorajob.worker.queues import class_of
 from lorajob.worker.settings import Settings
@@ -30,8 +32,7 @@ CHILD_SECONDS = 0.5
 STOP_FILE = "LORAJOB_WORKER_STOP_FILE"  # set by a worker for its own pool children
 
 logger = logging.getLogger(__name__)
-_heartbeats: list[Heartbeat | Pulse] = []
-_gpu_watches: list[GpuWatch] = []
+_threads: list[Heartbeat | Pulse | GpuWatch | IdleWatch] = []
 
 
 def install() -> None:
@@ -42,6 +43,7 @@ def install() -> None:
         signals.celeryd_after_setup.connect(_say_nothing_else)
     signals.worker_init.connect(_prepare_stop_file)
     signals.worker_ready.connect(_start_heartbeat)
+    signals.worker_ready.connect(_watch_idleness)
     signals.worker_ready.connect(_heed_sigquit)
     signals.worker_ready.connect(_replace_children_soon)
     signals.worker_shutting_down.connect(_raise_stop_file)
@@ -72,7 +74,7 @@ def _prepare_stop_file(**_: Any) -> None:
     os.environ[STOP_FILE] = str(folder / "stop")
     pulse = Pulse(folder)
     pulse.start()
-    _heartbeats.append(pulse)
+    _threads.append(pulse)
 
 
 def _raise_stop_file(**_: Any) -> None:
@@ -122,18 +124,35 @@ def _start_heartbeat(sender: Any, **_: Any) -> None:
         connect(Settings()), queues, sender.hostname, lambda: mark(folder, CONNECTED)
     )
     heartbeat.start()
-    _heartbeats.append(heartbeat)
+    _threads.append(heartbeat)
     if any(queue.startswith("gpu") for queue in queues):
         watch = GpuWatch(connect(Settings()), sender.hostname)
         watch.start()
-        _gpu_watches.append(watch)
+        _threads.append(watch)
+
+
+def _watch_idleness(sender: Any, **_: Any) -> None:
+    seconds = idle_seconds()
+    if seconds is None:
+        return
+    queues = sorted(sender.app.amqp.queues.consume_from)
+    watch = IdleWatch(connect(Settings()), queues, seconds, _activity, _end_warmly)
+    watch.start()
+    _threads.append(watch)
+
+
+def _activity() -> tuple[int, int]:
+    """Messages in this worker's hands, and tasks it has begun."""
+    return len(state.requests), state.all_total_count[0]
+
+
+def _end_warmly() -> None:
+    state.should_stop = os.EX_OK  # as SIGTERM does; the event loop looks at it all the time
 
 
 def _sign_off(**_: Any) -> None:
-    while _heartbeats:
-        _heartbeats.pop().stop()
-    while _gpu_watches:
-        _gpu_watches.pop().stop()
+    while _threads:
+        _threads.pop().stop()
     path = os.environ.pop(STOP_FILE, None)
     if path is not None:
         shutil.rmtree(Path(path).parent, ignore_errors=True)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -50,17 +51,19 @@ def spawn(
     command: list[str],
     *,
     env: Mapping[str, str],
-    log: Path,
+    log: Path | None,
     death_signal: signal.Signals,
     stdin: str = "",
 ) -> subprocess.Popen[bytes]:
     """Start a child in a session of its own that gets `death_signal` if this process dies.
 
-    `stdin` is given to it whole, then closed: the way for what must not stand in arguments. Call
-    from the main thread, since the kernel watches the thread that started the child.
+    `log` is where it writes, None for where this process does. `stdin` is given to it whole, then
+    closed: the way for what must not stand in arguments. Call from the main thread, since the
+    kernel watches the thread that started the child.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as stream:
+    if log is not None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") if log is not None else nullcontext() as stream:
         child = subprocess.Popen(
             command,
             env=dict(env),

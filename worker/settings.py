@@ -32,6 +32,7 @@ class Settings(BaseSettings):
     webhook_url: SecretStr | None = None  # gets the description of every job that ends
     webhook_secret: SecretStr | None = None  # signs what is sent there
     slack_webhook_url: SecretStr | None = None  # gets a sentence about it
+    scale_down_seconds: float = Field(default=120, gt=0)  # without work, until a worker ends
 
     @field_validator("home", "artifacts", "corpora")
     @classmethod

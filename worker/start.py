@@ -1,34 +1,77 @@
 """Starting a worker or Flower in place of this process, and how each is started."""
 
+import math
 import os
 import secrets
 import socket
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NoReturn
 
 from lorajob.errors import ServiceError, UsageError
 from lorajob.worker.connect import connect, redis_url
+from lorajob.worker.gpus import Pin, pins
+from lorajob.worker.idle import IDLE_SECONDS
 from lorajob.worker.queues import KINDS, classes_of, lanes_of
 from lorajob.worker.settings import Settings
+from lorajob.worker.together import Launch, run_together
 
 CELERY = (sys.executable, "-m", "celery", "-A", "lorajob.worker.app")
 FLOWER_PORT = 5555
 TASKS_COLUMNS = "args,name,state,result,received,runtime,worker,uuid"  # the job and WER, too
 
 
+@dataclass(frozen=True)
+class WorkerOptions:
+    """How the workers of one command are run."""
+
+    concurrency: int = 1  # stages at a time
+    autoscale: tuple[int, int] | None = None  # instead: at most and at least so many
+    gpus: str = "auto"
+    idle_seconds: float | None = None  # end after so long without work; None: never
+
+
 def run_worker(
-    queue: str, settings: Settings, concurrency: int = 1, name: str | None = None
+    queue: str, settings: Settings, options: WorkerOptions = WorkerOptions()
 ) -> NoReturn:
-    """Become a worker of `queue`. Raises UsageError for a queue that is none, ServiceError
-    without a Redis.
+    """Become a worker of `queue`, or the parent of one for each GPU, and end with its exit code.
+
+    Raises UsageError for a queue, GPU or size that is none, ServiceError without a Redis.
     """
     if queue not in KINDS:
         raise UsageError(f"queue: {queue!r} is unknown; allowed: {', '.join(KINDS)}")
-    if concurrency < 1:
-        raise UsageError(f"concurrency: {concurrency} is not allowed; at least 1")
+    _check(options)
     connect(settings)  # only to refuse what is no Redis url: Celery waits for one that is away
-    _become(worker_command(queue, concurrency, name), service_environment(settings))
+    pinned = pins(options.gpus) if queue == "gpu" else [Pin()]
+    launches = [launch(queue, settings, options, pin) for pin in pinned]
+    if len(launches) == 1:
+        _become(*launches[0])
+    sys.exit(run_together(launches))
+
+
+def launch(
+    queue: str, settings: Settings, options: WorkerOptions, pin: Pin, name: str | None = None
+) -> Launch:
+    """Command and environment of one worker."""
+    command = worker_command(
+        queue, options.concurrency, name, memory_gb=pin.memory_gb, autoscale=options.autoscale
+    )
+    env = service_environment(settings) | pin.environment()
+    env.pop(IDLE_SECONDS, None)
+    if options.idle_seconds is not None:
+        env[IDLE_SECONDS] = str(options.idle_seconds)
+    return command, env
+
+
+def _check(options: WorkerOptions) -> None:
+    if options.concurrency < 1:
+        raise UsageError(f"concurrency: {options.concurrency} is not allowed; at least 1")
+    most, least = options.autoscale or (1, 0)
+    if not 0 <= least <= most or most < 1:
+        raise UsageError(f"autoscale: {most},{least} is not allowed; MAX,MIN with MAX >= MIN >= 0")
+    if options.idle_seconds is not None and not 0 < options.idle_seconds < math.inf:
+        raise UsageError(f"exit-when-idle: {options.idle_seconds:g} is not allowed; over 0 seconds")
 
 
 def run_flower(settings: Settings, port: int = FLOWER_PORT, address: str = "127.0.0.1") -> NoReturn:
@@ -45,11 +88,22 @@ def run_flower(settings: Settings, port: int = FLOWER_PORT, address: str = "127.
     _become(flower_command(port, address), env)
 
 
-def worker_command(queue: str, concurrency: int = 1, name: str | None = None) -> list[str]:
-    """Celery's arguments. The node name is unique, however many workers a machine has."""
+def worker_command(
+    queue: str,
+    concurrency: int = 1,
+    name: str | None = None,
+    *,
+    memory_gb: float | None = None,
+    autoscale: tuple[int, int] | None = None,
+) -> list[str]:
+    """Celery's arguments. The node name is unique, however many workers a machine has; what a
+    card of `memory_gb` cannot hold is not served.
+    """
     name = name or f"{queue}-{secrets.token_hex(3)}"
     options = ["--pool", "prefork", "--concurrency", str(concurrency)]
-    options += ["--queues", ",".join(lanes_of(classes_of(queue)))]
+    if autoscale is not None:
+        options = ["--pool", "prefork", f"--autoscale={autoscale[0]},{autoscale[1]}"]
+    options += ["--queues", ",".join(lanes_of(classes_of(queue, memory_gb)))]
     quiet = ["--without-mingle", "--without-gossip"]  # workers here have nothing to tell others
     return [*CELERY, "worker", *options, "-n", f"{name}@%h", "-E", "--loglevel", "INFO", *quiet]
 

@@ -17,6 +17,8 @@ PAUSE_SECONDS = 0.2  # silence between two clips of a window
 CUT_MARGIN_SECONDS = 0.5  # silence behind the longest clip where windows are cut
 # On a CPU whisper-base's decoder takes as long for a position as its encoder for so much audio.
 SECONDS_A_TOKEN = 0.045
+USUAL_CLIPS, FEW_CLIPS = 8, 4  # an optimizer step
+ENOUGH_STEPS = 500
 OPEN_WINDOWS = 64  # first-fit looks at so many; an epoch is packed in linear time
 
 
@@ -72,7 +74,19 @@ def plan_epoch(sizes: ClipSizes, config: TrainConfig, seed: int, epoch: int) -> 
     rng = random.Random(f"{seed}/{epoch}")
     windows = plan_windows(sizes, config, rng)
     rng.shuffle(windows)
-    return group_steps(windows, config.batch_clips)
+    return group_steps(windows, clips_a_step(config, len(sizes.seconds)))
+
+
+def clips_a_step(config: TrainConfig, clips: int) -> int:
+    """`batch_clips`, or what suits a corpus of so many `clips`.
+
+    A short run learns by its steps: 480 clips of Malayalam, seen once, left whisper-base at a
+    held-out loss of 0.65 in 62 steps and of 0.53 in 120, for the same arithmetic.
+    """
+    if config.batch_clips is not None:
+        return config.batch_clips
+    steps = clips * config.epochs / USUAL_CLIPS
+    return USUAL_CLIPS if steps >= ENOUGH_STEPS else FEW_CLIPS
 
 
 def plan_windows(sizes: ClipSizes, config: TrainConfig, rng: random.Random) -> list[Window]:

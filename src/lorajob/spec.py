@@ -64,7 +64,7 @@ class TrainConfig(BaseModel):
     decoder_only: bool = False
     """Adapt the decoder alone: cheaper, since the encoder needs no backward pass, and weaker."""
     learning_rate: PositiveFloat | None = None
-    """Peak learning rate; null picks one by the base model's width."""
+    """Peak learning rate; null picks one by the base model's width and the clips a step."""
     warmup_steps: Annotated[int, Field(ge=0)] = 50
     """Steps of linear warm-up; at most a tenth of all steps is used."""
     decay: Fraction = 0.4
@@ -75,8 +75,8 @@ class TrainConfig(BaseModel):
     """Gradients are clipped to this norm."""
     epochs: PositiveInt = 3
     """Passes over the training clips."""
-    batch_clips: PositiveInt = 8
-    """Clips an optimizer step."""
+    batch_clips: PositiveInt | None = None
+    """Clips an optimizer step; null is 8, and 4 where so many would make few steps."""
     micro_batch: PositiveInt | None = None
     """Windows of 30 s a forward pass, or as much audio in cut ones; null is what a card's memory
     takes, and 1 on a CPU."""

@@ -27,7 +27,7 @@ from lorajob.errors import ModelError, StageStopped
 from lorajob.jobdir import JobDir, write_json
 from lorajob.languages import find_language
 from lorajob.model import trainable_parameters
-from lorajob.packing import ClipSizes, Window, group_batches, pass_seconds, plan_epoch
+from lorajob.packing import ClipSizes, Window, clips_a_step, group_batches, pass_seconds, plan_epoch
 from lorajob.planner import GIB, forecast, pick_micro_batch
 from lorajob.ranks import shared_by, wanted_processes
 from lorajob.report import Report
@@ -89,6 +89,8 @@ def _prepare(
     folder = local_model(spec.base_model)
     labels = Labels(folder, find_language(spec.language).token)
     sizes = ClipSizes(store.seconds.tolist(), store.tokens.tolist(), store.speakers)
+    clips = clips_a_step(config, len(store))
+    config = config.model_copy(update={"batch_clips": clips})
     plan = plan_run(sizes, config, spec.seed)
     if config.threads:
         torch.set_num_threads(config.threads)

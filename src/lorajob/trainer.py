@@ -6,6 +6,7 @@ seed of its own, so that nothing random has to be kept from step to step.
 """
 
 import logging
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from lorajob.checkpoint import load_checkpoint
 from lorajob.loss import WhisperLoss
 from lorajob.model import load_for_training, pick_precision
+from lorajob.packing import USUAL_CLIPS
 from lorajob.spec import TrainConfig
 from lorajob.windows import Batch
 
@@ -139,9 +141,10 @@ def start_run(folder: Path, config: TrainConfig, seed: int, steps: int, resume: 
     model = load_for_training(folder, config, accelerator.device, resume)
     loss = WhisperLoss(model).to(accelerator.device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    width = loss.whisper.config.d_model
     optimizer = AdamW(
         trained,
-        lr=config.learning_rate or pick_learning_rate(loss.whisper.config.d_model),
+        lr=config.learning_rate or pick_learning_rate(width, config.batch_clips or USUAL_CLIPS),
         weight_decay=config.weight_decay,
         fused=device.type == "cuda",
     )
@@ -176,14 +179,15 @@ def _keep_exact(state: dict[str, Any], precision: str) -> None:
         log.warning("precision %r, not %r: no longer exact", precision, state["precision"])
 
 
-def pick_learning_rate(width: int) -> float:
-    """The peak rate for a base model whose hidden states have `width` entries.
+def pick_learning_rate(width: int, batch_clips: int = USUAL_CLIPS) -> float:
+    """The peak rate for a base model whose hidden states have `width` entries, and so many clips a
+    step: by the square root of these, as noise of Adam's steps goes.
 
     Chosen on whisper-base (512) by held-out loss, among half and twice as much, and tried on no
     other; from there it falls as the width grows, as the best rate of Adam does for matrices (Yang
     et al., arXiv 2203.03466).
     """
-    return BASE_LEARNING_RATE * BASE_WIDTH / width
+    return BASE_LEARNING_RATE * BASE_WIDTH / width * math.sqrt(batch_clips / USUAL_CLIPS)
 
 
 def learning_rate_factor(step: int, warmup: int, decay: int, steps: int) -> float:

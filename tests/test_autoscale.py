@@ -1,0 +1,181 @@
+"""How many workers there should be, and a scaler that starts real ones and lets them go."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lorajob.tasks.publish import send
+from lorajob.worker.autoscale import decide, least_used
+from lorajob.worker.connect import connect
+from lorajob.worker.demand import Demand, demand
+from lorajob.worker.gpus import Pin
+from lorajob.worker.heartbeats import living
+from lorajob.worker.record import StageRecord
+from lorajob.worker.records import Records
+from lorajob.worker.settings import Settings
+from tests.command import environment, finished, job_record, run, start, url_of
+from tests.procs import descendants, running
+from tests.service import Gate, new_job, wait_for
+
+WAIT_SECONDS = 90
+ALL_BUT_TRAIN = ("preprocess", "evaluate", "convert")
+counts = st.integers(0, 500)
+seconds = st.floats(0, 1000)
+limits = st.tuples(st.integers(0, 50), st.integers(1, 50)).map(sorted).filter(lambda two: two[1])
+
+
+@given(counts, counts, counts, seconds, limits)
+def test_more_work_never_means_fewer_workers(queued, running, workers, idle, limits):
+    running = min(running, workers)
+    fewer = decide(queued, running, workers, idle, *limits)
+    assert decide(queued + 1, running, workers, idle, *limits) >= fewer
+
+
+@given(counts, counts, counts, seconds, limits)
+def test_a_busy_worker_is_never_one_too_many(queued, running, workers, idle, limits):
+    running = min(running, workers)
+    assert decide(queued, running, workers, idle, *limits) >= min(running, workers)
+
+
+@given(counts, counts, counts, seconds, limits)
+def test_workers_are_started_within_the_limits_only(queued, running, workers, idle, limits):
+    wanted = decide(queued, min(running, workers), workers, idle, *limits)
+    assert wanted >= limits[0]
+    assert wanted <= max(workers, limits[1])
+
+
+@given(counts, counts, st.floats(0, 119.9), limits)
+def test_nobody_is_let_go_before_its_time(queued, workers, idle, limits):
+    assert decide(queued, 0, workers, idle, *limits) >= workers
+
+
+def test_work_brings_workers_at_once_and_idleness_lets_them_go():
+    assert decide(7, 1, 1, 0, 0, 50) == 8
+    assert decide(70, 1, 1, 0, 0, 50) == 50
+    assert decide(0, 1, 8, 121, 0, 50) == 1
+    assert decide(0, 0, 8, 121, 2, 50) == 2
+
+
+def test_a_worker_goes_to_the_card_with_the_fewest_that_holds_its_job():
+    small, large = Pin("GPU-1", 24.2), Pin("GPU-2", 85.9)
+    assert least_used([small, large], [], 0) == small
+    assert least_used([small, large], [small], 0) == large
+    assert least_used([small, large], [large, large], 48) == large
+
+
+@pytest.fixture
+def records(redis_server: Settings) -> Iterator[Records]:
+    with connect(redis_server) as client:
+        client.flushall()
+        yield Records(client)
+
+
+def test_demand_is_what_this_kind_can_run_however_many_wait_for_another(
+    redis_server, records, tmp_path
+):
+    for number in range(450):
+        records.create(job_record(tmp_path, f"hi-{number:08x}"))
+        if number in (3, 300):
+            changes = {"stages": finished("preprocess") | {"train": StageRecord(state="queued")}}
+            size = {"memory_class": 48} if number == 3 else {}
+            records.create(job_record(tmp_path, f"mr-{number:08x}", **changes, **size))
+    stages = finished("preprocess") | {
+        "train": StageRecord(state="running", worker="gpu-1@here", fence=1, owner="x", lease=9e9)
+    }
+    records.create(job_record(tmp_path, state="running", stages=stages))
+    with connect(redis_server) as redis:
+        assert demand(redis, "gpu", 50) == Demand((0, 48), ("gpu-1",))
+        assert demand(redis, "gpu", 50, largest_gb=24.2) == Demand((0,), ("gpu-1",))
+        assert demand(redis, "cpu", 20) == Demand((0,) * 20, ())
+
+
+@pytest.fixture
+def scaler(redis_server: Settings, records: Records, tmp_path: Path) -> Iterator[object]:
+    """`lorajob autoscale ARGS`; nothing of it outlives the test."""
+    env = environment(redis_url=url_of(redis_server), home=redis_server.home)
+    env |= {"LORAJOB_GRACE_SECONDS": "5"}
+    begun: list[subprocess.Popen[str]] = []
+
+    def begin(*args: str) -> subprocess.Popen[str]:
+        with (tmp_path / "scaler.log").open("w") as log:
+            begun.append(start("autoscale", *args, env=env, stdout=log, stderr=log))
+        return begun[-1]
+
+    yield begin
+    for process in begun:
+        for pid in descendants(process.pid) if process.poll() is None else []:
+            if running(pid):
+                os.kill(pid, signal.SIGKILL)
+        process.wait(timeout=10)
+
+
+def workers_of(scaler: subprocess.Popen[str]) -> list[int]:
+    return [pid for pid in descendants(scaler.pid)[1:] if os.getsid(pid) == pid]
+
+
+def test_workers_come_with_the_work_and_go_after_it_with_no_stage_interrupted(
+    redis_server, records, scaler
+):
+    names = [f"hi-0000a5c{number}" for number in range(3)]
+    with connect(redis_server) as redis:
+        process = scaler("--min", "0", "--max", "2", "--gpus", "none", "--idle", "3")
+        jobs = [new_job(redis_server, records, name, ALL_BUT_TRAIN) for name in names]
+        gates = [Gate(job, "train") for job in jobs]
+        for name in names:  # as if preprocess had run
+            redis.hset(f"lorajob:job:{name}", "preprocess.state", "succeeded")
+            redis.hset(f"lorajob:job:{name}", "train.state", "queued")
+        for name in names:
+            send(records.load(name), redis_server)
+        trains = lambda: [records.load(name).stages["train"] for name in names]  # noqa: E731
+        wait_for(lambda: sum(t.state == "running" for t in trains()) == 2, WAIT_SECONDS)
+        assert len(living(redis, "gpu")) == 2
+        for gate, train in zip(gates, trains(), strict=True):
+            if train.state == "running":
+                gate.open()
+        wait_for(lambda: sum(t.state == "succeeded" for t in trains()) == 2, WAIT_SECONDS)
+        wait_for(lambda: any(t.state == "running" for t in trains()), WAIT_SECONDS)
+        wait_for(lambda: len(living(redis, "gpu")) == 1, WAIT_SECONDS)  # the idle one
+        assert any(t.state == "running" for t in trains())
+        for gate, train in zip(gates, trains(), strict=True):
+            if train.state == "running":
+                gate.open()
+        wait_for(lambda: all(t.state == "succeeded" for t in trains()), WAIT_SECONDS)
+        wait_for(lambda: descendants(process.pid) == [process.pid], WAIT_SECONDS)
+        assert [train.attempts for train in trains()] == [1, 1, 1]
+        assert living(redis, "gpu") == []
+        evaluated = [records.load(name).stages["evaluate"].attempts for name in names]
+        assert evaluated == [1, 1, 1]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 0
+
+
+def test_a_scaler_told_to_stop_gives_back_what_its_workers_run(redis_server, records, scaler):
+    with connect(redis_server) as redis:
+        job = new_job(redis_server, records, "hi-0000a5cb", ALL_BUT_TRAIN)
+        redis.hset(f"lorajob:job:{job.id}", "preprocess.state", "succeeded")
+        redis.hset(f"lorajob:job:{job.id}", "train.state", "queued")
+        with Gate(job, "train"):
+            process = scaler("--min", "1", "--max", "2", "--gpus", "none")
+            wait_for(lambda: living(redis, "gpu"), WAIT_SECONDS)
+            assert len(workers_of(process)) >= 1
+            send(records.load(job.id), redis_server)
+            wait_for(lambda: records.load(job.id).stages["train"].state == "running", WAIT_SECONDS)
+            family = descendants(process.pid)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=40) == 0
+        wait_for(lambda: not any(running(pid) for pid in family))
+        assert records.load(job.id).stages["train"].state == "queued"
+        assert records.load(job.id).ended[-1].why == "its worker was told to stop"
+
+
+def test_wrong_limits_are_one_line(tmp_path):
+    env = environment(redis_url="redis://127.0.0.1:1/0", home=tmp_path)
+    done = run("autoscale", "--min", "3", "--max", "2", env=env)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "--min 3 is above --max 2" in done.stderr

@@ -1,0 +1,179 @@
+"""As many workers on this machine as there is work, within limits.
+
+The scaler only ever starts workers. Each that is not among the least ends by itself when it has
+had nothing to do for a while (idle.py), which nobody else can know without a race: so no stage is
+interrupted by scaling.
+"""
+
+import logging
+import math
+import secrets
+import signal
+import subprocess
+import threading
+import time
+from dataclasses import dataclass
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from lorajob.errors import UsageError
+from lorajob.worker.app import SETTLE_SECONDS
+from lorajob.worker.connect import connect
+from lorajob.worker.demand import Demand, demand
+from lorajob.worker.gpus import Pin, pins
+from lorajob.worker.processes import end, identify, spawn
+from lorajob.worker.queues import KINDS
+from lorajob.worker.services import STEADY_SECONDS, backoff
+from lorajob.worker.settings import Settings
+from lorajob.worker.start import WorkerOptions, launch
+
+LOOK_SECONDS = 2.0  # between two looks at the records
+
+logger = logging.getLogger(__name__)
+
+
+def decide(
+    queued: int,
+    running: int,
+    workers: int,
+    idle_seconds: float,
+    least: int,
+    most: int,
+    scale_down_seconds: float = 120,
+) -> int:
+    """How many workers there should be.
+
+    Up at once to a worker for each job that waits or runs; down only when some worker has had no
+    work for `scale_down_seconds`, and never below the running ones. `idle_seconds` is how long
+    the worker that has been idle longest has been so.
+    """
+    wanted = min(max(queued + running, least), most)
+    if wanted >= workers:
+        return wanted
+    return max(wanted, running) if idle_seconds >= scale_down_seconds else workers
+
+
+@dataclass(frozen=True)
+class Started:
+    """A worker of ours."""
+
+    node: str  # its name, before the @ of its host
+    pin: Pin
+    process: subprocess.Popen[bytes]
+    lasting: bool  # one of the least, which do not end by themselves
+    started_at: float  # monotonic
+
+
+class Scaler:
+    """The workers that one `lorajob autoscale` has started."""
+
+    def __init__(
+        self, queue: str, settings: Settings, least: int, most: int, places: list[Pin], idle: float
+    ) -> None:
+        self._queue = queue
+        self._settings = settings
+        self._limits = least, most
+        self._places = places
+        self._idle = idle
+        self._workers: list[Started] = []
+        self._failures = 0
+        self._due_at = 0.0
+
+    def look(self, redis: Redis) -> None:
+        """Start what is missing. Raises RedisError."""
+        self._reap()
+        least, most = self._limits
+        now = demand(redis, self._queue, most, self._largest_gb())
+        ours = {worker.node for worker in self._workers}
+        busy = sum(1 for node in now.running if node in ours)  # others run on other machines
+        have = len(self._workers)
+        missing = decide(len(now.waiting), busy, have, 0, least, most, self._idle) - have
+        if missing > 0 and time.monotonic() >= self._due_at:
+            self._start(missing, now)
+
+    def close(self, hurried: threading.Event) -> None:
+        """Stop all; their stages are given back."""
+        left = [identity for w in self._workers if (identity := identify(w.process.pid))]
+        end(left, self._settings.grace_seconds + 2 * SETTLE_SECONDS, hurried.is_set)
+        for worker in self._workers:
+            worker.process.wait()
+
+    def _start(self, count: int, now: Demand) -> None:
+        neediest = sorted(now.waiting, reverse=True)[:count]
+        for needed in neediest + [0] * (count - len(neediest)):
+            pin = least_used(self._places, [worker.pin for worker in self._workers], needed)
+            node = f"{self._queue}-{secrets.token_hex(3)}"
+            lasting = sum(worker.lasting for worker in self._workers) < self._limits[0]
+            options = WorkerOptions(idle_seconds=None if lasting else self._idle)
+            command, env = launch(self._queue, self._settings, options, pin, node)
+            process = spawn(command, env=env, log=None, death_signal=signal.SIGTERM)
+            started = Started(node, pin, process, lasting, time.monotonic())
+            self._workers.append(started)
+            logger.info("%s starts; %d now", node, len(self._workers))
+
+    def _reap(self) -> None:
+        for worker in list(self._workers):
+            code = worker.process.poll()
+            if code is None:
+                continue
+            self._workers.remove(worker)
+            now = time.monotonic()
+            logger.info("%s ended with %d; %d left", worker.node, code, len(self._workers))
+            steady = now - worker.started_at >= STEADY_SECONDS
+            if code == 0 or steady:
+                self._failures = 0
+            if code != 0:  # not at once again: it may never come up
+                self._failures += 1
+                self._due_at = now + backoff(self._failures)
+
+    def _largest_gb(self) -> float | None:
+        sizes = [pin.memory_gb for pin in self._places]
+        return None if None in sizes else max(size for size in sizes if size is not None)
+
+
+def least_used(places: list[Pin], used: list[Pin], needed_gb: float) -> Pin:
+    """The place with the fewest workers, of those that hold a job of `needed_gb`."""
+    fitting = [pin for pin in places if pin.memory_gb is None or pin.memory_gb >= needed_gb]
+    return min(fitting or places, key=used.count)
+
+
+def run_autoscale(
+    queue: str,
+    settings: Settings,
+    least: int,
+    most: int,
+    gpus: str = "auto",
+    idle: float | None = None,
+) -> None:
+    """Scale until SIGTERM or SIGINT, then end all workers; a second signal hurries it.
+
+    Raises UsageError for limits that are none, ServiceError without a Redis.
+    """
+    if queue not in KINDS or not 0 <= least <= most or most < 1:
+        raise UsageError(f"autoscale: {queue} {least} to {most} is not allowed")
+    idle = settings.scale_down_seconds if idle is None else idle
+    if not 0 < idle < math.inf:
+        raise UsageError(f"idle: {idle:g} is not allowed; over 0 seconds")
+    places = pins(gpus) if queue == "gpu" else [Pin()]
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    redis = connect(settings)
+    scaler = Scaler(queue, settings, least, most, places, idle)
+    told, hurried = threading.Event(), threading.Event()
+
+    def stop(*_: object) -> None:
+        if told.is_set():
+            hurried.set()
+        told.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, stop)
+    try:
+        while not told.is_set():
+            try:
+                scaler.look(redis)
+            except RedisError as error:
+                logger.warning("no work is seen: %s", error)
+            told.wait(LOOK_SECONDS)
+    finally:
+        scaler.close(hurried)

@@ -1,0 +1,77 @@
+"""Ending a worker that has had nothing to do for long enough.
+
+A thread of its main process looks at what Celery holds and at what waits in Redis, then asks for
+the warm shutdown of SIGTERM: a stage taken at that very moment saves its checkpoint and is given
+back.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from lorajob.worker.queues import lists_of
+
+IDLE_SECONDS = "LORAJOB_WORKER_IDLE_SECONDS"  # set for one worker by what starts it
+LOOK_SECONDS = 1.0  # at most between two looks
+
+logger = logging.getLogger(__name__)
+
+
+def idle_seconds() -> float | None:
+    """After how long this worker ends; None: never."""
+    text = os.environ.get(IDLE_SECONDS)
+    return float(text) if text else None
+
+
+class IdleWatch:
+    """Calls `end` once when nothing ran and nothing waited for `seconds`.
+
+    `activity` tells what the worker holds and how many tasks it has begun. A Redis that does not
+    answer may hold work: the time counts anew from when it does.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        queues: list[str],
+        seconds: float,
+        activity: Callable[[], tuple[int, int]],
+        end: Callable[[], None],
+    ) -> None:
+        self._redis = redis
+        self._lists = lists_of(queues)
+        self._seconds = seconds
+        self._activity = activity
+        self._end = end
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="idle", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(timeout=2 * LOOK_SECONDS)
+
+    def _run(self) -> None:
+        since, begun = time.monotonic(), self._activity()[1]
+        while not self._stop.wait(min(LOOK_SECONDS, self._seconds / 4)):
+            held, now_begun = self._activity()
+            if held or now_begun != begun or self._work_waits():
+                since, begun = time.monotonic(), now_begun
+            elif time.monotonic() - since >= self._seconds:
+                logger.info("nothing to do for %g s: this worker ends", self._seconds)
+                self._end()
+                return
+
+    def _work_waits(self) -> bool:
+        try:
+            return bool(self._redis.exists(*self._lists))
+        except RedisError as error:
+            logger.warning("what waits is not known: %s", error)
+            return True
