@@ -5,7 +5,6 @@ The commands call this; Celery is only loaded where something is sent.
 
 import logging
 import secrets
-import shutil
 import time
 from functools import cached_property
 from pathlib import Path
@@ -13,15 +12,23 @@ from typing import Any
 
 from redis import Redis
 
-from lorajob.corpora import check_corpus
+from lorajob.corpora import check_corpus, check_remote
 from lorajob.errors import JobNotFoundError, ServiceError, UsageError
-from lorajob.jobdir import JOB_ID, JobDir, write_json
+from lorajob.jobdir import JOB_ID
 from lorajob.spec import JobSpec
+from lorajob.stores import is_url
 from lorajob.worker.connect import connect, service_errors
 from lorajob.worker.heartbeats import QUEUE_NAMES, living
 from lorajob.worker.record import JobRecord, new_stages
 from lorajob.worker.records import Records
 from lorajob.worker.settings import Settings
+from lorajob.worker.stored_jobs import (
+    job_place,
+    put_spec,
+    read_record,
+    recorded_ids,
+    withdraw,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -46,26 +53,23 @@ class Pipeline:
         Raises UsageError or CorpusError for a corpus that is not there or of another language.
         Whatever fails, nothing stays queued: folder and record are withdrawn.
         """
-        corpus = Path(spec.corpus).expanduser().resolve()
-        check_corpus(corpus, spec.language)
-        spec = spec.model_copy(
-            update={"corpus": str(corpus), "base_model": _absolute(spec.base_model)}
-        )
+        changes = {"corpus": _checked_corpus(spec), "base_model": _absolute(spec.base_model)}
+        spec = spec.model_copy(update=changes)
         job_id = f"{spec.language.lower()}-{secrets.token_hex(4)}"
-        folder = self._settings.jobs.expanduser().resolve() / job_id
+        place = job_place(self._settings, job_id)
         record = JobRecord(
             id=job_id,
             language=spec.language,
             created_at=time.time(),
             corpus=spec.corpus,
             base_model=spec.base_model,
-            folder=str(folder),
+            folder=place,
             stages=new_stages(),
         )
         with service_errors(self._settings):
             self._redis.ping()  # before anything is written
         try:
-            write_json(JobDir(folder).spec_path, spec.model_dump(mode="json"))
+            put_spec(place, spec.model_dump(mode="json"))
             with service_errors(self._settings):
                 self._records.create(record)
             _send(record, self._settings)
@@ -83,10 +87,10 @@ class Pipeline:
             with service_errors(self._settings):
                 return self._records.load(job_id)
         except (ServiceError, JobNotFoundError):
-            path = JobDir(self._settings.jobs / job_id).record_path
-            if not mirrored or not path.is_file():
+            found = read_record(self._settings, job_id) if mirrored else None
+            if found is None:
                 raise
-            return JobRecord.read(path)
+            return found
 
     def newest(self, limit: int = 20) -> list[JobRecord]:
         """The newest `limit` jobs, newest first."""
@@ -98,8 +102,7 @@ class Pipeline:
         with service_errors(self._settings):
             if self._records.newest(1):
                 return []
-        folders = sorted(self._settings.jobs.expanduser().glob("*/job.json"))
-        return [path.parent.name for path in folders if JOB_ID.fullmatch(path.parent.name)]
+        return recorded_ids(self._settings)
 
     def cancel(self, job_id: str) -> str:
         """Stop a job, keeping its checkpoints. A queued stage is cancelled at once, a running one
@@ -139,7 +142,7 @@ class Pipeline:
 
     def _withdraw(self, record: JobRecord) -> None:
         """Take back a job that was not sent; a message that did go out finds no record."""
-        shutil.rmtree(record.folder, ignore_errors=True)
+        withdraw(record.folder)
         try:
             with service_errors(self._settings):
                 self._records.delete(record.id)
@@ -187,6 +190,16 @@ def _send(record: JobRecord, settings: Settings) -> None:
     from lorajob.tasks.publish import send  # loads Celery, which looking at jobs does not need
 
     send(record, settings)
+
+
+def _checked_corpus(spec: JobSpec) -> str:
+    """The corpus as workers will find it: an absolute path, or a url."""
+    if is_url(spec.corpus):
+        check_remote(spec.corpus)
+        return spec.corpus
+    corpus = Path(spec.corpus).expanduser().resolve()
+    check_corpus(corpus, spec.language)
+    return str(corpus)
 
 
 def _check_id(job_id: str) -> None:
