@@ -145,9 +145,9 @@ class JobStore:
         """(fence, step) of the whole checkpoints in the store, the newest last."""
         found = []
         for name in self.store.names("checkpoints"):
-            parts = name.split("/")
-            fence, _, step = parts[1].partition("-")
-            if parts[2:] == [MANIFEST] and fence.isdigit() and step.isdigit():
+            _, place, *rest = name.split("/")
+            fence, _, step = place.partition("-")
+            if rest == [MANIFEST] and fence.isdigit() and step.isdigit():
                 found.append((int(fence), int(step)))
         return sorted(found)
 

@@ -87,8 +87,10 @@ class Store:
                 found = self.fs.find(self.key(folder), detail=True)
             except FileNotFoundError:
                 return {}
-        start = len(self.key("")) + 1
-        return {key[start:]: info["size"] for key, info in found.items()}
+        start, below = len(self.key("")) + 1, f"{self.key(folder)}/"
+        return {  # some stores list an empty folder as itself
+            key[start:]: info["size"] for key, info in found.items() if key.startswith(below)
+        }
 
     def folders(self) -> list[str]:
         """The names of the folders right below."""
