@@ -125,11 +125,12 @@ def _spec(
 ) -> "JobSpec":
     from lorajob.cli.submit import complete_spec
     from lorajob.spec import merge
+    from lorajob.stores import is_url
 
     values = merge(defaults, own)
     preset = values.pop("preset", "default")
     spec = complete_spec(values, preset, sets, strict=False)
     corpus = Path(spec.corpus).expanduser()
-    if not corpus.exists() and (beside / corpus).exists():
+    if not is_url(spec.corpus) and not corpus.exists() and (beside / corpus).exists():
         spec = spec.model_copy(update={"corpus": str(beside / corpus)})
     return spec

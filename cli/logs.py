@@ -1,12 +1,15 @@
 """`lorajob logs`."""
 
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from lorajob.cli.records import job_folder, load_record
+from lorajob.cli.service import load_settings
 from lorajob.jobdir import STAGES, JobDir
 
 POLL_SECONDS = 0.5
@@ -18,11 +21,19 @@ POLL_SECONDS = 0.5
 @click.option("--stage", type=click.Choice(STAGES), help="Only this stage's log.")
 def logs(job: str, follow: bool, stage: str | None) -> None:
     """Print the logs of JOB's stages, in the order of the stages."""
-    folder = job_folder(job)
+    with log_folder(job) as (folder, refresh):
+        print_logs(job, folder, refresh, follow, stage)
+
+
+def print_logs(
+    job: str, folder: JobDir, refresh: Callable[[], None], follow: bool, stage: str | None
+) -> None:
+    """Print what the logs in `folder` hold, and where asked for, what they gain."""
     reader = LogReader(folder, (stage,) if stage else STAGES)
     printed = False
     ended = not follow
     while True:
+        refresh()
         for text in reader.new_text():
             click.echo(text, nl=False)
             printed = True
@@ -33,6 +44,22 @@ def logs(job: str, follow: bool, stage: str | None) -> None:
             time.sleep(POLL_SECONDS)
     if not printed:
         click.echo(f"lorajob: {job} has written no log yet", err=True)
+
+
+@contextmanager
+def log_folder(job: str) -> Iterator[tuple[JobDir, Callable[[], None]]]:
+    """A folder with the job's logs, and what brings them up to date: where jobs are in a store,
+    they are fetched from there.
+    """
+    if load_settings().store_url is None:
+        yield job_folder(job), lambda: None
+        return
+    from lorajob.worker.stored_jobs import fetch_logs
+
+    record = load_record(job)
+    with tempfile.TemporaryDirectory(prefix="lorajob-logs-") as name:
+        folder = JobDir(Path(name))
+        yield folder, lambda: fetch_logs(record, folder)
 
 
 class LogReader:

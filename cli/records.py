@@ -1,6 +1,5 @@
 """A job by its id: its folder and its record, from Redis or from the files beside the job."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +10,7 @@ from lorajob.jobdir import JOB_ID, JobDir
 
 if TYPE_CHECKING:
     from lorajob.worker.record import JobRecord
+    from lorajob.worker.settings import Settings
 
 
 def check_job_id(job: str) -> str:
@@ -25,8 +25,14 @@ def is_batch(name: str) -> bool:
     return name.startswith("batch-")
 
 
-def job_folder(job: str) -> JobDir:
-    """The folder of a job on this machine. Raises JobNotFoundError where there is none."""
+def job_folder(job: str, *stages: str) -> JobDir:
+    """The folder of a job on this machine; where jobs are in a store, what `stages` made is fetched
+    into it. Raises JobNotFoundError where there is none.
+    """
+    if load_settings().store_url is not None:
+        from lorajob.worker.stored_jobs import fetched
+
+        return fetched(load_record(job), load_settings(), *stages)
     folder = JobDir(load_settings().jobs / check_job_id(job))
     if not folder.root.is_dir():
         raise JobNotFoundError(
@@ -50,17 +56,18 @@ def load_record(job: str) -> "JobRecord":
         with service_errors(settings):
             return Records(connect(settings)).load(job)
     except (ServiceError, JobNotFoundError) as error:
-        record = _from_file(JobDir(settings.jobs / job).record_path)
+        record = _from_file(settings, job)
         if record is None:
             raise
         click.echo(f"lorajob: {error}; this is what its job.json says", err=True)
         return record
 
 
-def _from_file(path: Path) -> "JobRecord | None":
-    from lorajob.worker.record import JobRecord
+def _from_file(settings: "Settings", job: str) -> "JobRecord | None":
+    from lorajob.stores import StoreError
+    from lorajob.worker.stored_jobs import read_record
 
     try:
-        return JobRecord.read(path)
-    except (OSError, RecordError):
+        return read_record(settings, job)
+    except (OSError, RecordError, StoreError):
         return None

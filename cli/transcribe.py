@@ -27,7 +27,7 @@ def transcribe(job: str, audio: tuple[Path, ...], as_json: bool) -> None:
     from lorajob.spec import JobSpec
     from lorajob.transcribe import transcribe as run
 
-    folder = job_folder(job)
+    folder = job_folder(job, "convert")
     result = folder.result("convert")
     if result is None:
         raise StageError(f"{job}: has no model yet; `lorajob status {job}` says how far it is")

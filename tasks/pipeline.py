@@ -6,7 +6,6 @@ The commands call this; Celery is only loaded where something is sent.
 import getpass
 import logging
 import secrets
-import shutil
 import time
 from collections.abc import Callable
 from functools import cached_property
@@ -15,17 +14,25 @@ from typing import Any
 
 from redis import Redis
 
-from lorajob.corpora import check_corpus
+from lorajob.corpora import check_corpus, check_remote
 from lorajob.errors import JobNotFoundError, ServiceError, UsageError
 from lorajob.gpu_memory import training_gb
-from lorajob.jobdir import JOB_ID, JobDir, write_json
+from lorajob.jobdir import JOB_ID
 from lorajob.spec import JobSpec
+from lorajob.stores import is_url
 from lorajob.worker.connect import connect, service_errors
 from lorajob.worker.heartbeats import living
 from lorajob.worker.queues import Priority, choose_lane, memory_class
 from lorajob.worker.record import JobRecord, new_stages
 from lorajob.worker.records import Records
 from lorajob.worker.settings import Settings
+from lorajob.worker.stored_jobs import (
+    job_place,
+    put_spec,
+    read_record,
+    recorded_ids,
+    withdraw,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -71,17 +78,18 @@ class Pipeline:
         return job_id
 
     def resolve(self, spec: JobSpec) -> JobSpec:
-        """The spec with absolute paths, since workers run elsewhere."""
-        corpus = Path(spec.corpus).expanduser().resolve()
-        return spec.model_copy(
-            update={"corpus": str(corpus), "base_model": _absolute(spec.base_model)}
-        )
+        """The spec with absolute paths, since workers run elsewhere; a url stays as it is."""
+        changes = {"corpus": _place_of(spec.corpus), "base_model": _absolute(spec.base_model)}
+        return spec.model_copy(update=changes)
 
     def check(self, spec: JobSpec) -> None:
         """Raise UsageError or CorpusError for a corpus that is not there or of another language,
         UsageError for a training that no card has the memory for.
         """
-        check_corpus(Path(spec.corpus), spec.language)
+        if is_url(spec.corpus):
+            check_remote(spec.corpus)
+        else:
+            check_corpus(Path(spec.corpus), spec.language)
         _memory_class(spec)
 
     def new_record(
@@ -102,7 +110,7 @@ class Pipeline:
             created_at=time.time(),
             corpus=spec.corpus,
             base_model=spec.base_model,
-            folder=str(self._settings.jobs.expanduser().resolve() / job_id),
+            folder=job_place(self._settings, job_id),
             error=error,
             user=self.user,
             batch=batch,
@@ -117,7 +125,7 @@ class Pipeline:
     ) -> None:
         """Write a job's folder and record, and send it unless it was rejected."""
         try:
-            write_json(JobDir(Path(record.folder)).spec_path, spec.model_dump(mode="json"))
+            put_spec(record.folder, spec.model_dump(mode="json"))
             with service_errors(self._settings):
                 created = self.records.create(record)
             if not record.over and created:
@@ -135,10 +143,10 @@ class Pipeline:
             with service_errors(self._settings):
                 return self.records.load(job_id)
         except (ServiceError, JobNotFoundError):
-            path = JobDir(self._settings.jobs / job_id).record_path
-            if not mirrored or not path.is_file():
+            found = read_record(self._settings, job_id) if mirrored else None
+            if found is None:
                 raise
-            return JobRecord.read(path)
+            return found
 
     def newest(self, limit: int = 20) -> list[JobRecord]:
         """The newest `limit` jobs, newest first."""
@@ -150,8 +158,7 @@ class Pipeline:
         with service_errors(self._settings):
             if self.records.newest(1):
                 return []
-        folders = sorted(self._settings.jobs.expanduser().glob("*/job.json"))
-        return [path.parent.name for path in folders if JOB_ID.fullmatch(path.parent.name)]
+        return recorded_ids(self._settings)
 
     def cancel(self, job_id: str) -> str:
         """Stop a job, keeping its checkpoints. A queued stage is cancelled at once, a running one
@@ -197,7 +204,7 @@ class Pipeline:
 
     def _withdraw(self, record: JobRecord) -> None:
         """Take back a job that was not sent; a message that did go out finds no record."""
-        shutil.rmtree(record.folder, ignore_errors=True)
+        withdraw(record.folder)
         try:
             with service_errors(self._settings):
                 self.records.delete(record.id)
@@ -242,6 +249,11 @@ def _metrics(record: JobRecord) -> dict[str, dict[str, float]]:
     return {
         name: {"wer": score["wer"], "cer": score["cer"]} for name, score in scores.items() if score
     }
+
+
+def _place_of(corpus: str) -> str:
+    """The corpus as workers will find it: an absolute path, or a url."""
+    return corpus if is_url(corpus) else str(Path(corpus).expanduser().resolve())
 
 
 def _check_id(job_id: str) -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from lorajob.errors import UsageError
+from lorajob.stores import is_url
 from lorajob.tasks.pipeline import Pipeline
 from lorajob.worker.batches import Batches
 from lorajob.worker.connect import service_errors
 from lorajob.worker.record import JobRecord
+from lorajob.worker.stored_jobs import withdraw
 
 UNIT_SECONDS = {"h": 3600, "d": 86_400, "w": 604_800}
 Keep = Literal["best", "none"]
@@ -57,6 +59,15 @@ def ended_at(record: JobRecord) -> float:
     return max(times, default=record.created_at)
 
 
+def _remove_files(pipeline: Pipeline, record: JobRecord) -> None:
+    """Its folder, or its place in the store and the copy here."""
+    if is_url(record.folder):
+        withdraw(record.folder)
+    folder = pipeline.settings.jobs / record.id if is_url(record.folder) else Path(record.folder)
+    if folder.is_dir():
+        shutil.rmtree(folder)
+
+
 def prune(
     pipeline: Pipeline, older_seconds: float, keep: Keep = "best", dry_run: bool = False
 ) -> list[JobRecord]:
@@ -68,9 +79,7 @@ def prune(
         records = pipeline.records.load_many(pipeline.records.ids())
         chosen = sorted(to_prune(records, older_seconds, keep), key=ended_at)
         for record in () if dry_run else chosen:
-            folder = Path(record.folder)
-            if folder.is_dir():
-                shutil.rmtree(folder)
+            _remove_files(pipeline, record)
             pipeline.records.delete(record.id)
             if record.batch:
                 Batches(pipeline.redis).remove(record.id, record.batch)

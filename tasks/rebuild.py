@@ -1,16 +1,20 @@
 """Records made anew from the jobs' folders, after Redis lost them."""
 
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 from lorajob.errors import LorajobError
 from lorajob.jobdir import JOB_ID, STAGES, JobDir
 from lorajob.spec import JobSpec
 from lorajob.tasks.publish import send
+from lorajob.worker.artifacts import JobStore
 from lorajob.worker.batches import Batches
 from lorajob.worker.connect import connect, service_errors
 from lorajob.worker.record import JobRecord, new_stages
 from lorajob.worker.records import Records
 from lorajob.worker.settings import Settings
+from lorajob.worker.stored_jobs import job_place, outline, recorded_ids
 
 
 @dataclass(frozen=True)
@@ -29,16 +33,14 @@ def rebuild(settings: Settings) -> Rebuilt:
     redis = connect(settings)
     records = Records(redis)
     jobs, problems = [], []
-    for folder in sorted(settings.jobs.expanduser().resolve().glob("*")):
-        if not JOB_ID.fullmatch(folder.name) or not JobDir(folder).spec_path.is_file():
-            continue
+    for job_id in _ids(settings):
         with service_errors(settings):
-            if records.known(folder.name):
+            if records.known(job_id):
                 continue  # spares reading its files
         try:
-            record = record_of(JobDir(folder))
+            record = _record_there(settings, job_id)
         except (LorajobError, OSError) as error:
-            problems.append(f"{folder.name}: {' '.join(str(error).split())}")
+            problems.append(f"{job_id}: {' '.join(str(error).split())}")
             continue
         with service_errors(settings):
             if not records.create(record):
@@ -49,6 +51,33 @@ def rebuild(settings: Settings) -> Rebuilt:
             send(record, settings)
         jobs.append(record.id)
     return Rebuilt(tuple(jobs), tuple(problems))
+
+
+def _ids(settings: Settings) -> list[str]:
+    """The jobs that have files."""
+    if settings.store_url is not None:
+        return recorded_ids(settings)
+    folders = sorted(settings.jobs.expanduser().resolve().glob("*"))
+    found = [path for path in folders if JobDir(path).spec_path.is_file()]
+    return [path.name for path in found if JOB_ID.fullmatch(path.name)]
+
+
+def _record_there(settings: Settings, job_id: str) -> JobRecord:
+    """The record that a job's files tell of, wherever they are. Raises as `record_of` does."""
+    place = job_place(settings, job_id)
+    if settings.store_url is None:
+        return record_of(JobDir(Path(place)))
+    with tempfile.TemporaryDirectory(prefix="lorajob-rebuild-") as name:
+        outlined = JobDir(Path(name) / job_id)
+        pointers = outline(JobStore(place, settings.workplace), outlined)
+        record = record_of(outlined)
+    stages = {
+        name: stage.model_copy(update={"fence": pointers[name]})
+        if stage.state == "succeeded" and name in pointers
+        else stage
+        for name, stage in record.stages.items()
+    }
+    return record.model_copy(update={"stages": stages, "folder": place})
 
 
 def record_of(job: JobDir) -> JobRecord:

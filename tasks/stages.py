@@ -14,17 +14,28 @@ from celery.exceptions import Ignore
 
 from lorajob.errors import JobNotFoundError, ServiceError
 from lorajob.jobdir import JobDir
+from lorajob.stores import StoreError
 from lorajob.tasks.observe import observed
 from lorajob.tasks.progress import ProgressMirror
 from lorajob.tasks.publish import send
 from lorajob.tasks.shown import summary
 from lorajob.worker.app import app
+from lorajob.worker.artifacts import job_store
 from lorajob.worker.connect import connect, patiently
 from lorajob.worker.queues import QUEUES
 from lorajob.worker.record import JobRecord
 from lorajob.worker.records import Claim, Records, Refusal
+from lorajob.worker.remote import Errand, corpus_here, run_stored
 from lorajob.worker.settings import Settings
-from lorajob.worker.supervisor import Committed, Crashed, Failed, Outcome, Stopped, supervise
+from lorajob.worker.supervisor import (
+    Committed,
+    Crashed,
+    Failed,
+    Outcome,
+    Stopped,
+    Watch,
+    supervise,
+)
 from lorajob.worker.watch import RecordWatch, watch_seconds
 
 logger = logging.getLogger(__name__)
@@ -71,12 +82,19 @@ def run_stage(task: Task, job_id: str, stage: str) -> dict[str, Any]:
         record = records.load(job_id)
     except JobNotFoundError:
         raise Ignore("unknown") from None
-    known = JobDir(Path(record.folder)).last_attempt(stage)
+    stored = job_store(record, settings.workplace)
+    try:
+        known = (stored or JobDir(Path(record.folder))).last_attempt(stage)
+    except StoreError as error:  # its claim fails for the same reason, if the store stays away
+        logger.warning("%s: %s", job_id, error)
+        known = 0
     limits = settings.lease_seconds, settings.max_losses
     claim = patiently(lambda: records.claim(job_id, stage, worker, *limits, owner, known))
     if isinstance(claim, Refusal):
         logger.info("%s %s is not run by this delivery: %s", job_id, stage, claim.reason)
         raise Ignore(claim.reason)
+    if stored is not None:  # its earlier stages may have ended since it was read
+        record = patiently(lambda: records.load(job_id))
     with observed(record, claim, worker, settings) as seen:
         with ProgressMirror(task, job_id, record.language, stage) as mirror:
             touched = Records(connect(settings))
@@ -90,18 +108,29 @@ def attempt(
     record: JobRecord, claim: Claim, watch: RecordWatch, worker: str, settings: Settings
 ) -> Outcome:
     """Run the claimed stage as a child process, to whatever end."""
-    try:
+    errand = Errand(watch, watch_seconds(settings.lease_seconds), settings.grace_seconds)
+
+    def run(job: JobDir, hear: Watch) -> Outcome:
         return supervise(
             claim.stage,
-            JobDir(Path(record.folder)),
+            job,
             claim.fence,
-            watch,
-            grace_seconds=settings.grace_seconds,
+            hear,
+            grace_seconds=errand.grace_seconds,
             stall_seconds=settings.stall_timeout,
-            watch_seconds=watch_seconds(settings.lease_seconds),
+            watch_seconds=errand.watch_seconds,
             worker=worker,
             gpu=QUEUES[claim.stage] == "gpu",
         )
+
+    try:
+        with corpus_here(record, claim, errand) as failed:
+            if failed is not None:
+                return failed
+            stored = job_store(record, settings.workplace)
+            if stored is None:
+                return run(JobDir(Path(record.folder)), watch)
+            return run_stored(stored, record, claim, errand, run, settings.jobs_gb * 1e9)
     except OSError as error:  # its folder cannot be written here, or no process be started
         return Failed("files", f"stage {claim.stage} on {worker}: {error}")
 

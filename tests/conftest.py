@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.object_store import bucket
 from tests.service import redis_server, service
 
-__all__ = ["redis_server", "service"]
+__all__ = ["bucket", "redis_server", "service"]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 COMMANDS_COMING: set[str] = set()
 OPTIONS_COMING: set[tuple[str, str]] = set()  # each with one value
 SETTINGS_COMING: set[str] = set()
-EXTRAS_COMING = {"s3"}
+EXTRAS_COMING: set[str] = set()
 
 
 def parse(line: list[str]) -> None:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from lorajob.errors import RecordError
 from lorajob.jobdir import STAGES, JobDir, write_json
+from lorajob.stores import Store, is_url
 from lorajob.worker.queues import Priority
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled", "rejected"]
@@ -91,7 +92,11 @@ class JobRecord(BaseModel):
         return tuple(name for name in STAGES if self.stages[name].state != "succeeded")
 
     def save(self) -> None:
-        """Write job.json beside the job's files."""
+        """Write job.json beside the job's files. Raises OSError or StoreError."""
+        if is_url(self.folder):
+            text = self.model_dump_json(indent=2) + "\n"
+            Store(self.folder).write("job.json", text.encode())
+            return
         write_json(JobDir(Path(self.folder)).record_path, self.model_dump(mode="json"))
 
     def to_hash(self) -> dict[Any, str]:
@@ -125,10 +130,15 @@ class JobRecord(BaseModel):
     @classmethod
     def read(cls, path: Path) -> "JobRecord":
         """The record in a job.json. Raises RecordError where it is none, OSError as reading."""
+        return cls.parse(path.read_bytes(), path)
+
+    @classmethod
+    def parse(cls, data: bytes, place: Path | str) -> "JobRecord":
+        """The record in the text of a job.json found at `place`. Raises RecordError."""
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return cls.model_validate_json(data)
         except ValueError as error:
-            raise RecordError(f"{path} is damaged: {error}") from None
+            raise RecordError(f"{place} is damaged: {error}") from None
 
 
 def new_stages() -> dict[str, StageRecord]:

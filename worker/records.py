@@ -17,6 +17,7 @@ from redis import Redis
 
 from lorajob.errors import JobNotFoundError, RecordError
 from lorajob.jobdir import STAGES
+from lorajob.stores import StoreError
 from lorajob.worker import scripts
 from lorajob.worker.record import JobRecord
 
@@ -231,7 +232,7 @@ class Records:
             revision = record.revision  # look again after writing: another writer may be slower
             try:
                 record.save()
-            except OSError as error:
+            except (OSError, StoreError) as error:
                 logger.warning("%s: job.json cannot be written: %s", job_id, error)
                 return
 

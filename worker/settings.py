@@ -7,6 +7,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lorajob import places
+from lorajob.stores import checked_url, is_url
 
 
 class Settings(BaseSettings):
@@ -18,7 +19,7 @@ class Settings(BaseSettings):
 
     home: Path = Field(default_factory=places.home)
     redis_url: SecretStr | None = None  # None: read up.json in `home`
-    artifacts: Path | None = None  # None: `home`/jobs
+    artifacts: Path | str | None = None  # a folder, or a url; None: `home`/jobs
     corpora: Path | None = None
     flower_user: str = "lorajob"
     flower_password: SecretStr | None = None
@@ -34,10 +35,24 @@ class Settings(BaseSettings):
     slack_webhook_url: SecretStr | None = None  # gets a sentence about it
     scale_down_seconds: float = Field(default=120, gt=0)  # without work, until a worker ends
 
+    jobs_gb: float = Field(default=50, ge=0)  # of jobs kept here, where `artifacts` is a url
+
+    @field_validator("artifacts", mode="before")
+    @classmethod
+    def _place(cls, place: object) -> object:
+        return Path(place) if isinstance(place, str) and not is_url(place) else place
+
+    @field_validator("artifacts")
+    @classmethod
+    def _usable(cls, place: Path | str | None) -> Path | str | None:
+        return checked_url(place).rstrip("/") if isinstance(place, str) else place
+
     @field_validator("home", "artifacts", "corpora")
     @classmethod
-    def _expanded(cls, path: Path | None) -> Path | None:
-        return path.expanduser() if path else path  # a .env file holds ~ as it stands
+    def _expanded(cls, path: Path | str | None) -> Path | str | None:
+        return (
+            path.expanduser() if isinstance(path, Path) else path
+        )  # a .env file holds ~ as it stands
 
     def environment(self) -> dict[str, str]:
         """The variables that make another process read these settings; no password among them."""
@@ -45,11 +60,21 @@ class Settings(BaseSettings):
         plain = self.model_dump(mode="json", exclude=secret)
         plain["home"] = str(self.home.expanduser().resolve())
         for name in ("artifacts", "corpora"):
-            if plain[name] is not None:
+            if plain[name] is not None and not is_url(plain[name]):
                 plain[name] = str(Path(plain[name]).resolve())
         return {f"LORAJOB_{k.upper()}": str(v) for k, v in plain.items() if v is not None}
 
     @property
     def jobs(self) -> Path:
-        """The folder that holds one folder a job."""
-        return self.artifacts or self.home / "jobs"
+        """The folder on this machine that holds one folder a job."""
+        return self.artifacts if isinstance(self.artifacts, Path) else self.workplace
+
+    @property
+    def workplace(self) -> Path:
+        """Where this machine works on jobs whose files are in a store."""
+        return self.home / "jobs"
+
+    @property
+    def store_url(self) -> str | None:
+        """The url of the store that holds the jobs, where `artifacts` is one."""
+        return self.artifacts if isinstance(self.artifacts, str) else None

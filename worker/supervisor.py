@@ -27,6 +27,8 @@ STAGE_COMMAND = (sys.executable, "-m", "lorajob.stage")
 TICK_SECONDS = 0.2
 STALLS_BEFORE_FIRST_STEP = 4  # a base model of gigabytes may have to come from the Hub
 PROGRESS_SECONDS = 0.5  # progress is told at most this often
+# of the stores' credentials; the worker fetches and pushes, not the stage
+SECRET_STARTS = ("AWS_", "AZURE_STORAGE_", "GOOGLE_APPLICATION_")
 SECRET_WORDS = (
     *("PASSWORD", "SECRET", "BASIC_AUTH", "REDISCLI_AUTH", "BROKER_URL", "RESULT_BACKEND"),
     *("WEBHOOK", "OTLP_HEADERS", "OTLP_TRACES_HEADERS"),
@@ -181,7 +183,9 @@ def child_environment(gpu: bool = True) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if name != "LORAJOB_REDIS_URL" and not any(word in name for word in SECRET_WORDS)
+        if name != "LORAJOB_REDIS_URL"
+        and not name.startswith(SECRET_STARTS)
+        and not any(word in name for word in SECRET_WORDS)
     }
     return kept if gpu else kept | {"CUDA_VISIBLE_DEVICES": ""}
 

@@ -27,8 +27,22 @@ def cache() -> Path:
 
 def cache_bytes() -> int:
     """`LORAJOB_CACHE_GB` (20) in bytes. Raises UsageError where it is no number."""
-    given = os.environ.get("LORAJOB_CACHE_GB") or "20"
+    return _gigabytes("LORAJOB_CACHE_GB", "20")
+
+
+def corpora() -> Path:
+    """Copies of corpora that lie behind a url."""
+    return home() / "corpora"
+
+
+def corpora_bytes() -> int:
+    """`LORAJOB_CORPORA_GB` (200) in bytes. Raises UsageError where it is no number."""
+    return _gigabytes("LORAJOB_CORPORA_GB", "200")
+
+
+def _gigabytes(name: str, default: str) -> int:
+    given = os.environ.get(name) or default
     try:
         return max(0, int(float(given) * 1e9))
     except (ValueError, OverflowError):
-        raise UsageError(f"LORAJOB_CACHE_GB: {given!r} is no number of gigabytes") from None
+        raise UsageError(f"{name}: {given!r} is no number of gigabytes") from None

@@ -20,7 +20,7 @@ from typing import Literal
 
 from lorajob import audio, cache, places
 from lorajob.clipstore import ClipWriter, encode
-from lorajob.corpora import Clip, Corpus, fingerprint, open_corpus
+from lorajob.corpora import Clip, Corpus, fingerprint, local_copy, open_corpus
 from lorajob.corpus_report import CorpusReport
 from lorajob.errors import CorpusError
 from lorajob.jobdir import JobDir, hash_file, write_json
@@ -29,6 +29,7 @@ from lorajob.report import Report
 from lorajob.results import PreprocessResult
 from lorajob.spec import JobSpec, PreprocessConfig
 from lorajob.split import choose_test, sample
+from lorajob.stores import is_url
 from lorajob.text import clean, normalise
 from lorajob.tokens import Labels
 
@@ -78,17 +79,18 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     language = find_language(spec.language)
     labels = Labels(local_model(spec.base_model), language.token)
     pace = _Pace(report)
+    source = local_copy(spec.corpus) if is_url(spec.corpus) else Path(spec.corpus)
     places.cache_bytes()  # a wrong setting is told now, not after hours
     name = cache.key(
         version=VERSION,
-        corpus=fingerprint(Path(spec.corpus), language.code, pace.tick),
+        corpus=fingerprint(source, language.code, pace.tick),
         tokenizer=hash_file(labels.folder / "tokenizer.json"),
         spec=spec.model_dump(mode="json", include={"language", "seed", "preprocess"}),
     )
     if (kept_before := cache.fetch("preprocess", name, out)) is not None:
         log.info("%s: as an earlier job read it", spec.corpus)
         return PreprocessResult(**kept_before)
-    corpus = open_corpus(Path(spec.corpus), language.code, pace.tick)
+    corpus = open_corpus(source, language.code, pace.tick)
     selection = select(corpus, spec.preprocess, spec.seed)
     kept = CorpusReport(language.code, selection.test_by)
     _write_stores(corpus, selection, spec.preprocess, labels, out, kept, pace)

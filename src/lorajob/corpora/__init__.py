@@ -2,5 +2,16 @@
 
 from lorajob.corpora.clip import Clip, Corpus, Entry
 from lorajob.corpora.find import check_corpus, find_corpus, fingerprint, open_corpus
+from lorajob.corpora.remote import check_remote, local_copy
 
-__all__ = ["Clip", "Corpus", "Entry", "check_corpus", "find_corpus", "fingerprint", "open_corpus"]
+__all__ = [
+    "Clip",
+    "Corpus",
+    "Entry",
+    "check_corpus",
+    "check_remote",
+    "find_corpus",
+    "fingerprint",
+    "local_copy",
+    "open_corpus",
+]

@@ -1,0 +1,178 @@
+"""Corpora behind a url: fetched once a machine, into LORAJOB_HOME/corpora.
+
+    CORPORA/KEY/NAME          the archive; KEY is a hash of the url
+    CORPORA/KEY/entry.json    its url, size, and version as its server tells it
+    CORPORA/KEY.lock  KEY.use who fetches it, and who reads it
+
+The archives longest unused go where all take more than `LORAJOB_CORPORA_GB` (200).
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from lorajob import places
+from lorajob.errors import UsageError
+from lorajob.jobdir import write_json
+from lorajob.stores import CHUNK_BYTES, Check, DamageError, Store, store_errors, unhurried
+
+ARCHIVES = (".tar.gz", ".tgz", ".tar")
+ENTRY = "entry.json"
+VERSION_FIELDS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A corpus's url and its place here."""
+
+    url: str
+
+    @property
+    def name(self) -> str:
+        return urlsplit(self.url).path.rpartition("/")[2]
+
+    @property
+    def folder(self) -> Path:
+        return places.corpora() / hashlib.sha256(self.url.encode()).hexdigest()[:20]
+
+    @property
+    def path(self) -> Path:
+        return self.folder / self.name
+
+    def entry(self) -> dict[str, Any] | None:
+        """What is known of the whole copy here; None without one."""
+        try:
+            entry: dict[str, Any] = json.loads((self.folder / ENTRY).read_bytes())
+            whole = self.path.stat().st_size == entry["bytes"]
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+        return entry if whole else None
+
+
+def check_remote(url: str) -> None:
+    """Raise UsageError unless there is an archive at the url, StoreError where that cannot be told.
+    Its language is only seen when it is read.
+    """
+    remote = Remote(url)
+    if not remote.name.lower().endswith(ARCHIVES):
+        raise UsageError(
+            f"corpus: {url} is no archive; a url must end in {', '.join(ARCHIVES)}"
+            " (a Common Voice release)"
+        )
+    if Store(url).info() is None:
+        raise UsageError(f"corpus: {url} does not exist")
+
+
+def local_copy(url: str) -> Path:
+    """The corpus here, fetched where there is none. Raises as `fetch` does."""
+    remote = Remote(url)
+    return remote.path if remote.entry() is not None else fetch(url)
+
+
+def fetch(url: str, check: Check = unhurried) -> Path:
+    """The corpus here, as new as its server has it; whoever else wants it meanwhile waits.
+
+    What was cut off goes on where it stopped. Raises UsageError where there is no such corpus,
+    StoreError where its server does not serve.
+    """
+    check_remote(url)
+    remote, store = Remote(url), Store(url)
+    with _locked(remote, "lock", fcntl.LOCK_EX, check):
+        info = store.info() or {}
+        wanted = {"url": url, "bytes": info.get("size"), "version": _version(info)}
+        if remote.entry() == wanted:
+            os.utime(remote.folder)
+            return remote.path
+        make_room(places.corpora_bytes() - (info.get("size") or 0))
+        remote.folder.mkdir(parents=True, exist_ok=True)
+        part = remote.folder / f".part-{hashlib.sha256(repr(wanted).encode()).hexdigest()[:16]}"
+        _continue(store, part, check)
+        size = part.stat().st_size
+        if wanted["bytes"] is not None and size != wanted["bytes"]:
+            part.unlink()
+            raise DamageError(f"{url}: {size} bytes came instead of {wanted['bytes']}")
+        part.replace(remote.path)
+        write_json(remote.folder / ENTRY, wanted | {"bytes": size})
+        log.info("corpus: %s is here, %d MB", url, size // 1_000_000)
+        return remote.path
+
+
+@contextmanager
+def in_use(url: str) -> Iterator[None]:
+    """Keep the copy here while the block runs."""
+    with _locked(Remote(url), "use", fcntl.LOCK_SH):
+        yield
+
+
+def make_room(limit_bytes: float) -> None:
+    """Remove the archives longest unused until all take at most `limit_bytes`; not those in use."""
+    folders = [path for path in places.corpora().glob("*") if path.is_dir()]
+    total = 0
+    for folder in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
+        size = sum(path.stat().st_size for path in folder.iterdir())
+        if total + size <= limit_bytes or not _removed(folder):
+            total += size
+
+
+def _removed(folder: Path) -> bool:
+    with folder.with_suffix(".use").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        log.info("corpus: %s is removed to make room", folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        return True
+
+
+def _continue(store: Store, part: Path, check: Check) -> None:
+    with part.open("ab") as target:
+        with store_errors(store.url):
+            source = store.fs.open(store.key(""), "rb", block_size=CHUNK_BYTES)
+        with source:
+            if target.tell():
+                with store_errors(store.url):
+                    source.seek(target.tell())
+            while True:
+                check()
+                with store_errors(store.url):
+                    chunk = source.read(CHUNK_BYTES)
+                if not chunk:
+                    break
+                target.write(chunk)
+        target.flush()
+        os.fsync(target.fileno())
+
+
+def _version(info: dict[str, Any]) -> str:
+    found = next((info[name] for name in VERSION_FIELDS if info.get(name)), "")
+    return str(found).strip('"')
+
+
+@contextmanager
+def _locked(remote: Remote, kind: str, how: int, check: Check | None = None) -> Iterator[None]:
+    """A lock that outlasts the folder; `check` is called while it is waited for."""
+    places.corpora().mkdir(parents=True, exist_ok=True)
+    with remote.folder.with_suffix(f".{kind}").open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, how | (fcntl.LOCK_NB if check else 0))
+                break
+            except BlockingIOError:
+                if check is None:
+                    raise
+                check()
+                time.sleep(0.2)
+        yield

