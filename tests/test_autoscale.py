@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bench.autoscaling import MEDIAN_SECONDS, Policy, Simulation, arrivals, single_behind_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,6 +68,25 @@ def test_a_worker_goes_to_the_card_with_the_fewest_that_holds_its_job():
     assert least_used([small, large], [], 0) == small
     assert least_used([small, large], [small], 0) == large
     assert least_used([small, large], [large, large], 48) == large
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_single_job_waits_a_few_turns_behind_a_batch_of_a_hundred(seed):
+    turn = MEDIAN_SECONDS["train"]
+    assert sum(single_behind_batch(seed)) < 2 * turn
+    assert sum(single_behind_batch(seed, lanes=1)) > 10 * turn
+    assert sum(single_behind_batch(seed, 1, "high")) < 2 * turn
+
+
+def test_in_the_simulation_every_job_ends_and_few_workers_idle():
+    jobs = arrivals(seed=2)
+    done = Simulation(jobs, Policy(0, 50), seed=2).run()
+    work = sum(sum(job.seconds[1:3]) for job in jobs)
+    assert all(job.ended for job in jobs)
+    assert work <= done.busy < 1.05 * work  # what failures cost
+    assert done.busy > 0.9 * done.paid
+    again = Simulation(arrivals(seed=2), Policy(0, 50), seed=2).run()
+    assert (again.busy, again.paid, again.last) == (done.busy, done.paid, done.last)
 
 
 @pytest.fixture
