@@ -2,11 +2,10 @@
 
     python bench/autoscaling.py --seed 1
 
-A thousand jobs of four stages come in two days, in batches and one by one; up to 50 gpu workers are
-started and end as `lorajob autoscale` does it, take from the lanes as kombu does it, and fail now and
-then. Printed as Markdown, beside the optimum and fleets of a fixed size; then what a single job
-waits behind a batch of a hundred. The rules are the service's own: `decide`, the queues' names and
-priorities, kombu's round robin.
+A thousand jobs of four stages come in two days, in batches and one by one; up to 50 gpu workers
+start and end as under `lorajob autoscale`, and fail now and then. Printed as Markdown, beside the
+optimum and fleets of a fixed size; then what a single job waits behind a batch of a hundred. The
+rules are the service's own: `decide`, the queues' names and priorities, kombu's round robin.
 """
 
 import argparse
@@ -18,7 +17,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from kombu.utils.scheduling import round_robin_cycle
 
@@ -66,9 +65,9 @@ class Worker:
     cycle: Any
     began: float
     job: Job | None = None
-    alive: bool = True
-    turn: int = 0
     since: float = 0.0
+    turn: int = 0
+    alive: bool = True
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class Simulation:
 
     def __init__(self, jobs: list[Job], policy: Policy, seed: int) -> None:
         self.jobs, self.policy = jobs, policy
-        self.now, self.busy, self.paid, self.last = 0.0, 0.0, 0.0, 0.0
+        self.now = self.busy = self.paid = self.last = 0.0
         self._random = random.Random(seed)
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._events_so_far = 0
@@ -110,16 +109,14 @@ class Simulation:
         while self._events and self._open:
             self.now, _, event, args = heapq.heappop(self._events)
             event(*args)
-        for worker in self._gpu_workers:  # they end by themselves, but for the least
-            lasting = self._gpu_workers.index(worker) < self.policy.least
-            self.paid += self.now - worker.began + (0 if lasting else self.policy.idle)
+        for number, worker in enumerate(self._gpu_workers):
+            ends_later = number >= self.policy.least  # by itself
+            self.paid += self.now - worker.began + (self.policy.idle if ends_later else 0)
         return self
 
     def _at(self, when: float, event: Callable[..., None], *args: Any) -> None:
         self._events_so_far += 1
         heapq.heappush(self._events, (when, self._events_so_far, event, args))
-
-    # the jobs
 
     def _submit(self, job: Job) -> None:
         if job.share not in self._lanes:
@@ -159,15 +156,11 @@ class Simulation:
         self._serve(worker)
 
     def _release(self, worker: Worker) -> Job:
-        job, worker.job = worker.job, None
-        if job is None:
-            raise RuntimeError("an idle worker has nothing to release")
+        job, worker.job = cast(Job, worker.job), None
         self._running[worker.kind] -= 1
         if worker.kind == "gpu":
             self.busy += self.now - worker.since
         return job
-
-    # the workers
 
     def _new_worker(self, kind: str) -> Worker:
         names = [
@@ -182,18 +175,17 @@ class Simulation:
             return
         self._idle[worker.kind].pop(worker, None)
         worker.turn, worker.since = worker.turn + 1, self.now
-        job = self._take(worker)
-        if job is not None:
-            worker.job = job
-            self._queued[worker.kind] -= 1
-            self._running[worker.kind] += 1
+        worker.job = job = self._take(worker)
+        if job is None:
+            self._idle[worker.kind][worker] = None
             if worker.kind == "gpu":
-                job.waits.append(self.now - job.since)
-            self._at(self.now + job.left, self._finish, worker, worker.turn)
+                self._at(self.now + self.policy.idle, self._leave, worker, worker.turn)
             return
-        self._idle[worker.kind][worker] = None
+        self._queued[worker.kind] -= 1
+        self._running[worker.kind] += 1
         if worker.kind == "gpu":
-            self._at(self.now + self.policy.idle, self._leave, worker, worker.turn)
+            job.waits.append(self.now - job.since)
+        self._at(self.now + job.left, self._finish, worker, worker.turn)
 
     def _take(self, worker: Worker) -> Job | None:
         """As kombu: by priority, then each queue in turn; the one taken from goes last."""
@@ -261,13 +253,11 @@ def durations(rng: random.Random) -> tuple[float, ...]:
     return tuple(rng.lognormvariate(math.log(MEDIAN_SECONDS[stage]), SPREAD) for stage in STAGES)
 
 
-def single_behind_batch(
-    seed: int, lanes: int = LANES, priority: Priority = "normal"
-) -> list[float]:
-    """Seconds that a single job waits for a gpu worker, twice, while a batch of 100 has all four."""
+def single_behind_batch(seed: int, lanes: int = LANES, first: Priority = "normal") -> list[float]:
+    """Seconds that a single job waits, twice, for one of four workers that a batch of 100 has."""
     rng = random.Random(seed)
     batch = [Job(0.0, "batch", durations(rng)) for _ in range(100)]
-    single = Job(2 * HOUR, "user", durations(rng), priority)
+    single = Job(2 * HOUR, "user", durations(rng), first)
     Simulation([*batch, single], Policy(4, 4, 0, failures=False, lanes=lanes), seed).run()
     return single.waits
 
@@ -282,6 +272,11 @@ POLICIES = {
     "50 workers, always": Policy(MOST_WORKERS, MOST_WORKERS),
     "20 workers, always": Policy(20, 20),
 }
+SINGLES: dict[str, tuple[int, Priority]] = {
+    "lanes": (LANES, "normal"),
+    "one lane": (1, "normal"),
+    "one lane, `--priority high`": (1, "high"),
+}
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -293,18 +288,13 @@ def main(args: Sequence[str] | None = None) -> int:
     for name, policy in POLICIES.items():
         done = Simulation(arrivals(seed), policy, seed).run()
         waits = sorted(wait / 60 for job in done.jobs for wait in job.waits)
-        cells = [f"{statistics.fmean(waits):.1f}", f"{waits[int(0.95 * len(waits))]:.1f}"]
-        idle = max(0.0, 1 - done.busy / done.paid)
-        cells += [f"{done.paid / HOUR:.0f}", f"{100 * idle:.1f} %"]
-        print(f"| {name} | " + " | ".join([*cells, f"{done.last / HOUR:.1f}"]) + " |")
+        cells = f"{statistics.fmean(waits):.1f} | {waits[int(0.95 * len(waits))]:.1f}"
+        idle = max(0.0, 100 * (1 - done.busy / done.paid))
+        cells += f" | {done.paid / HOUR:.0f} | {idle:.1f} % | {done.last / HOUR:.1f}"
+        print(f"| {name} | {cells} |")
     print("\n| a single job behind a batch of 100, 4 workers | wait, mean (min) | longest |")
     print("| --- | ---: | ---: |")
-    rows: dict[str, tuple[int, Priority]] = {
-        "lanes": (LANES, "normal"),
-        "one lane": (1, "normal"),
-        "one lane, `--priority high`": (1, "high"),
-    }
-    for name, options in rows.items():
+    for name, options in SINGLES.items():
         waits = [sum(single_behind_batch(seed + n, *options)) / 60 for n in range(TRIALS)]
         print(f"| {name} | {statistics.fmean(waits):.1f} | {max(waits):.1f} |")
     return 0

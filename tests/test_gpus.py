@@ -68,6 +68,10 @@ def test_auto_is_every_card_by_its_uuid_and_memory(driver):
     assert [round(pin.memory_gb, 1) for pin in pins("auto")] == [24.2, 85.9]
 
 
+def test_all_is_one_worker_that_sees_every_card_and_counts_on_the_smallest(driver):
+    assert [(pin.visible, round(pin.memory_gb, 1)) for pin in pins("all")] == [(None, 24.2)]
+
+
 def test_a_card_in_parts_is_left_out_for_its_parts(driver):
     fake_driver(driver, CARDS + PARTS)
     assert [(pin.visible, pin.index) for pin in pins("auto")] == [
