@@ -26,11 +26,9 @@ from lorajob.worker.autoscale import LOOK_SECONDS, decide
 from lorajob.worker.queues import LANES, PRIORITIES, QUEUES, Priority, lanes_of, queue_name
 from lorajob.worker.settings import Settings
 
-HOUR = 3600.0
-ARRIVAL_HOURS = 48
+HOUR, ARRIVAL_HOURS = 3600.0, 48
 BATCHES = (100,) * 7 + (20,) * 10  # the other jobs come one by one, from USERS
-JOBS, USERS, MOST_WORKERS = 1000, 20, 50
-TRIALS = 20  # of the single job
+JOBS, USERS, MOST_WORKERS, TRIALS = 1000, 20, 50, 20
 CPU_WORKERS = 200  # enough: it is the gpu queue that is looked at
 MEDIAN_SECONDS = {"preprocess": 180.0, "train": 1800.0, "evaluate": 420.0, "convert": 120.0}
 SPREAD = 0.5  # sigma of the logarithm: one job in twenty takes more than twice the median
@@ -54,7 +52,6 @@ class Job:
     since: float = 0.0  # when it was queued
     lane: int = 0
     waits: list[float] = field(default_factory=list)  # for gpu workers
-    ended: float = 0.0
 
 
 @dataclass(eq=False)
@@ -151,7 +148,7 @@ class Simulation:
         if job.stage < len(STAGES):
             self._queue(job, job.seconds[job.stage])
         else:
-            job.ended = self.last = self.now
+            self.last = self.now
             self._open -= 1
         self._serve(worker)
 
@@ -268,7 +265,6 @@ POLICIES = {
     "`lorajob autoscale --min 0 --max 50`": Policy(0, MOST_WORKERS),
     "the same, `--idle 900`": Policy(0, MOST_WORKERS, idle=900.0),
     "the same, a process that starts in 5 s": Policy(0, MOST_WORKERS, startup=5.0),
-    "`--min 5 --max 50`": Policy(5, MOST_WORKERS),
     "50 workers, always": Policy(MOST_WORKERS, MOST_WORKERS),
     "20 workers, always": Policy(20, 20),
 }
