@@ -34,9 +34,10 @@ def pool_sizes(_: click.Context, __: click.Parameter, text: str | None) -> tuple
 )
 @click.option(
     "--gpus",
-    metavar="auto|0,1|none",
+    metavar="auto|all|0,1|none",
     help="Of the gpu queue: a worker for each of these GPUs (numbers, UUIDs or MIG ids). "
-    "Default: auto, all that are visible, and the CPU where there are none.",
+    "all: one worker that trains each job on all of them. none: the CPU. "
+    "Default: auto, each that is visible, and the CPU where there are none.",
 )
 @click.option(
     "--exit-when-idle",

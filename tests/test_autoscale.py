@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bench.autoscaling import MEDIAN_SECONDS, Policy, Simulation, arrivals, single_behind_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lorajob.jobdir import STAGES
 from lorajob.tasks.publish import send
 from lorajob.worker.autoscale import decide, least_used
 from lorajob.worker.connect import connect
@@ -67,6 +69,25 @@ def test_a_worker_goes_to_the_card_with_the_fewest_that_holds_its_job():
     assert least_used([small, large], [], 0) == small
     assert least_used([small, large], [small], 0) == large
     assert least_used([small, large], [large, large], 48) == large
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_single_job_waits_a_few_turns_behind_a_batch_of_a_hundred(seed):
+    turn = MEDIAN_SECONDS["train"]
+    assert sum(single_behind_batch(seed)) < 2 * turn
+    assert sum(single_behind_batch(seed, lanes=1)) > 10 * turn
+    assert sum(single_behind_batch(seed, 1, "high")) < 2 * turn
+
+
+def test_in_the_simulation_every_job_ends_and_few_workers_idle():
+    jobs = arrivals(seed=2)
+    done = Simulation(jobs, Policy(0, 50), seed=2).run()
+    work = sum(sum(job.seconds[1:3]) for job in jobs)
+    assert {job.stage for job in jobs} == {len(STAGES)}
+    assert work <= done.busy < 1.05 * work  # what failures cost
+    assert done.busy > 0.9 * done.paid
+    again = Simulation(arrivals(seed=2), Policy(0, 50), seed=2).run()
+    assert (again.busy, again.paid, again.last) == (done.busy, done.paid, done.last)
 
 
 @pytest.fixture
@@ -134,7 +155,7 @@ def test_workers_come_with_the_work_and_go_after_it_with_no_stage_interrupted(
             send(records.load(name), redis_server)
         trains = lambda: [records.load(name).stages["train"] for name in names]  # noqa: E731
         wait_for(lambda: sum(t.state == "running" for t in trains()) == 2, WAIT_SECONDS)
-        assert len(living(redis, "gpu")) == 2
+        wait_for(lambda: len(living(redis, "gpu")) == 2)
         for gate, train in zip(gates, trains(), strict=True):
             if train.state == "running":
                 gate.open()

@@ -29,6 +29,7 @@ from lorajob.worker.settings import Settings
 from lorajob.worker.start import WorkerOptions, launch
 
 LOOK_SECONDS = 2.0  # between two looks at the records
+LOOK_SHARE = 10.0  # times what a look took: ten thousand records are looked at less often
 
 logger = logging.getLogger(__name__)
 
@@ -170,10 +171,11 @@ def run_autoscale(
         signal.signal(number, stop)
     try:
         while not told.is_set():
+            began = time.monotonic()
             try:
                 scaler.look(redis)
             except RedisError as error:
                 logger.warning("no work is seen: %s", error)
-            told.wait(LOOK_SECONDS)
+            told.wait(max(LOOK_SECONDS, LOOK_SHARE * (time.monotonic() - began)))
     finally:
         scaler.close(hurried)

@@ -46,12 +46,15 @@ class Pin:
 
 def pins(asked: str) -> list[Pin]:
     """One for each worker that `--gpus` asks for: `auto` (all visible; one without limits where
-    there are none), `none` (the CPU), or numbers and UUIDs of visible devices. Of a card in parts
-    these are its parts. Raises UsageError.
+    there are none), `all` (one worker that trains each job on all), `none` (the CPU), or numbers
+    and UUIDs of visible devices. Of a card in parts these are its parts. Raises UsageError.
     """
     if asked == "none":
         return [Pin(visible="")]
     found = devices()
+    if asked == "all":
+        sizes = [pin.memory_gb for pin in found if pin.memory_gb is not None]
+        return [Pin(memory_gb=min(sizes, default=None))]
     if asked == "auto":
         return found or [Pin()]
     chosen: list[Pin] = []
