@@ -13,6 +13,7 @@ from kombu.entity import Queue
 from lorajob.worker import lifecycle
 from lorajob.worker.connect import TIMEOUT_SECONDS, redis_url
 from lorajob.worker.heartbeats import QUEUE_NAMES
+from lorajob.worker.redis_place import parse_place
 from lorajob.worker.settings import Settings
 
 QUEUES = {"preprocess": "cpu", "train": "gpu", "evaluate": "gpu", "convert": "cpu"}
@@ -26,14 +27,15 @@ def configuration(url: str, grace_seconds: float = 60) -> dict[str, Any]:
 
     `grace_seconds` is what a stopped stage gets for its checkpoint.
     """
-    return {
-        "broker_url": url,
-        "result_backend": url,
+    place = parse_place(url)
+    return place.celery() | {
         # By name: workers load the tasks, not this package.
         "imports": ("lorajob.tasks.stages", "lorajob.tasks.reconciler"),
         # One week, or a stage longer than an hour is delivered again while it runs.
-        "broker_transport_options": {"visibility_timeout": WEEK_SECONDS},
-        "result_backend_transport_options": {"visibility_timeout": WEEK_SECONDS},
+        "broker_transport_options": {"visibility_timeout": WEEK_SECONDS}
+        | place.transport_options(),
+        "result_backend_transport_options": {"visibility_timeout": WEEK_SECONDS}
+        | place.transport_options(),
         "visibility_timeout": WEEK_SECONDS,
         # A worker starts however long Redis takes, and outlives a Redis that restarts.
         "broker_connection_retry_on_startup": True,
