@@ -20,8 +20,9 @@ from lorajob.cli.service import load_settings
 def worker(queue: str, concurrency: int | None) -> None:
     """Run a worker for one queue, until Ctrl-C or SIGTERM.
 
-    It needs the service's Redis (LORAJOB_REDIS_URL) and the same LORAJOB_ARTIFACTS folder,
-    corpora and local base models as every other worker.
+    It needs the service's Redis (LORAJOB_REDIS_URL) and the same LORAJOB_ARTIFACTS, local corpora
+    and local base models as every other worker. Where LORAJOB_ARTIFACTS is a url, such as
+    s3://bucket/jobs, and corpora are urls too, machines need no disk in common.
     """
     from lorajob.worker.start import run_worker
 

@@ -50,15 +50,16 @@ class TlsProxy:
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        with client, contextlib.suppress(OSError, ValueError):
-            with (
-                self._context.wrap_socket(client, server_side=True) as outer,
-                socket.create_connection(("127.0.0.1", self._redis_port)) as inner,
-            ):
-                back = threading.Thread(target=_copy, args=(inner, outer), daemon=True)
-                back.start()
-                _copy(outer, inner)
-                back.join()
+        with (
+            client,
+            contextlib.suppress(OSError, ValueError),
+            self._context.wrap_socket(client, server_side=True) as outer,
+            socket.create_connection(("127.0.0.1", self._redis_port)) as inner,
+        ):
+            back = threading.Thread(target=_copy, args=(inner, outer), daemon=True)
+            back.start()
+            _copy(outer, inner)
+            back.join()
 
 
 def _copy(source: socket.socket, target: socket.socket) -> None:
