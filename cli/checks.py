@@ -3,6 +3,7 @@
 import importlib.metadata
 import io
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ def all_checks(settings: "Settings") -> Iterator[Finding]:
 
     yield check_decoding()
     yield check_disk(settings.jobs)
+    yield from check_store(settings.store_url)
     yield service_checks.check_memory()
     yield from service_checks.check_gpus()
     yield from check_corpora(settings.corpora)
@@ -107,6 +109,24 @@ def check_disk(folder: Path) -> Finding:
         return Finding("disk", "ok", text)
     advice = "make room, or set LORAJOB_ARTIFACTS to a folder on a larger disk"
     return Finding("disk", "fail" if free < NO_DISK_BYTES else "warn", text, advice)
+
+
+def check_store(url: str | None) -> Iterator[Finding]:
+    """The store of LORAJOB_ARTIFACTS, where it is a url, can be written and read."""
+    from lorajob.stores import Store, StoreError
+
+    if url is None:
+        return
+    probe = f".doctor-{secrets.token_hex(4)}"
+    try:
+        store = Store(url)
+        store.write(probe, b"ok")
+        store.remove(probe)
+    except StoreError as error:
+        advice = "check LORAJOB_ARTIFACTS, AWS_ENDPOINT_URL and the credentials it needs"
+        yield Finding("store", "fail", str(error), advice)
+        return
+    yield Finding("store", "ok", f"{url} can be written")
 
 
 def check_corpora(folder: Path | None) -> Iterator[Finding]:

@@ -13,13 +13,14 @@ from pydantic import ValidationError
 from lorajob.errors import UsageError
 from lorajob.jobdir import JobDir, hash_files, write_json
 from lorajob.spec import JobSpec
-from lorajob.stores import DamageError, Store
+from lorajob.stores import DamageError, Store, StoreError
 from lorajob.worker import workplace
 from lorajob.worker.artifacts import JobStore
 from lorajob.worker.follower import fetch_checkpoint, push_checkpoint
 from lorajob.worker.redis_server import free_port
+from lorajob.worker.remote import Errand
 from lorajob.worker.settings import Settings
-from lorajob.worker.supervisor import child_environment
+from lorajob.worker.supervisor import Stopped, child_environment
 
 PUSH_TWO_FILES_AND_DIE = """
 import os, signal, sys
@@ -36,6 +37,7 @@ def check():
 stored = JobStore(sys.argv[1], Path(sys.argv[2]))
 stored.push("preprocess", 1, check)
 """
+SPEC = json.dumps(JobSpec(language="hi", corpus="/nowhere").model_dump(mode="json")).encode()
 WRITE = """
 import sys
 from lorajob.stores import Store, StoreError
@@ -52,8 +54,7 @@ def url(bucket: str, request: pytest.FixtureRequest) -> str:
     """The place of a job of its own."""
     name = "hi-" + request.node.name.replace("_", "-").removeprefix("test-")[:50].rstrip("-")
     url = f"{bucket}/{request.module.__name__.replace('.', '-')}/{name}"
-    spec = JobSpec(language="hi", corpus="/nowhere").model_dump(mode="json")
-    Store(url).write("spec.json", json.dumps(spec).encode())
+    Store(url).write("spec.json", SPEC)
     return url
 
 
@@ -85,8 +86,47 @@ def test_what_one_machine_commits_another_has(url: str, tmp_path: Path):
     there.fetch_stage("preprocess", 3)
     assert hash_files(folder) == hash_files(here.job.stage_dir("preprocess"))
     assert there.job.result("preprocess") == {"attempt": 3}
+    here.fetch_spec()
     assert here.safe and there.safe
     assert there.last_attempt("preprocess") == 3
+
+
+def test_a_folder_from_before_the_store_is_never_removed(bucket: str, tmp_path: Path):
+    write_json(tmp_path / "hi-old" / "spec.json", {})  # queued, with nothing but its spec
+    workplace.make_room(JobStore(f"{bucket}/room/hi-new", tmp_path), 0)
+    assert (tmp_path / "hi-old" / "spec.json").exists()
+
+
+def test_a_transfer_keeps_the_lease_and_waits_for_a_store_that_is_away():
+    heard, tries = [], []
+
+    def work(check):
+        tries.append(check)
+        if len(tries) < 3:
+            raise StoreError("away")
+        return "there"
+
+    errand = Errand(lambda progress: heard.append(progress), 0.05, 1.0)
+    assert errand.run(work) == "there"
+    assert len(tries) == 3 and len(heard) >= 5
+
+
+@pytest.mark.parametrize("reason", ["lost", "cancelled", "shutdown"])
+def test_a_transfer_stops_when_its_stage_must(reason: str):
+    def endless(check):
+        while True:
+            check()
+            time.sleep(0.01)
+
+    assert Errand(lambda _: reason, 0.05, 0.2).run(endless) == Stopped(reason)
+
+
+def test_damage_is_told_at_once():
+    def work(check):
+        raise DamageError("not as it was")
+
+    with pytest.raises(DamageError):
+        Errand(lambda _: None, 0.05, 1.0).run(work)
 
 
 def test_a_killed_upload_goes_on_where_it_stopped(url: str, tmp_path: Path):
@@ -163,6 +203,7 @@ def test_a_stage_that_is_whole_in_the_store_is_not_run_again(url: str, tmp_path:
 
 def test_only_the_newest_checkpoint_is_kept_in_the_store(url: str, tmp_path: Path):
     here, there = JobStore(url, tmp_path / "a"), JobStore(url, tmp_path / "b")
+    here.fetch_spec()
     for step in (10, 20):
         checkpoint(here.job, 1, step)
         assert not here.safe
@@ -193,6 +234,8 @@ def test_room_is_made_of_what_is_safe_and_not_in_use(bucket: str, tmp_path: Path
     artifacts = f"{bucket}/room"
     jobs = {name: JobStore(f"{artifacts}/{name}", tmp_path) for name in ("hi-1", "hi-2", "hi-3")}
     for stored in jobs.values():
+        stored.store.write("spec.json", SPEC)
+        stored.fetch_spec()
         commit(stored, "preprocess", 1, clips=b"c" * 10_000)
     jobs["hi-1"].push("preprocess", 1)
     jobs["hi-2"].push("preprocess", 1)
@@ -200,6 +243,7 @@ def test_room_is_made_of_what_is_safe_and_not_in_use(bucket: str, tmp_path: Path
         workplace.make_room(jobs["hi-3"], 0)
     left = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")}
     assert left == {"hi-2", "hi-3"}  # one was in use, one is in no store
+    jobs["hi-1"].fetch_spec()
     jobs["hi-1"].fetch_stage("preprocess", 1)
     workplace.make_room(jobs["hi-3"], 25_000)
     left = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")}

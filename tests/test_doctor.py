@@ -106,3 +106,12 @@ def test_a_package_that_is_too_old_is_a_failure(monkeypatch: pytest.MonkeyPatch)
     assert finding.state == "fail"
     assert "click>=99 is needed" in finding.text
     assert "no-such-package>=1 is missing" in finding.text
+
+
+def test_a_store_is_tried(bucket: str, tmp_path: Path) -> None:
+    done = run("doctor", env=environment(home=tmp_path, artifacts=f"{bucket}/doctor"))
+    assert "ok   store" in done.stdout and f"{bucket}/doctor can be written" in done.stdout
+    env = environment(home=tmp_path, artifacts=f"{bucket}/doctor")
+    denied = run("doctor", env=env | {"AWS_SECRET_ACCESS_KEY": "another"})
+    assert denied.returncode == 1
+    assert "fail store" in denied.stdout and "another" not in denied.stdout

@@ -13,6 +13,7 @@ from kombu.entity import Queue
 from lorajob.worker import lifecycle
 from lorajob.worker.connect import TIMEOUT_SECONDS, redis_url
 from lorajob.worker.queues import PRIORITIES, QUEUES, all_queues, queue_name
+from lorajob.worker.redis_place import parse_place
 from lorajob.worker.settings import Settings
 
 WEEK_SECONDS = 604_800  # the broker's own redelivery is switched off in effect
@@ -25,9 +26,8 @@ def configuration(url: str, grace_seconds: float = 60) -> dict[str, Any]:
 
     `grace_seconds` is what a stopped stage gets for its checkpoint.
     """
-    return {
-        "broker_url": url,
-        "result_backend": url,
+    place = parse_place(url)
+    return place.celery() | {
         # By name: workers load the tasks, not this package.
         "imports": ("lorajob.tasks.stages", "lorajob.tasks.reconciler", "lorajob.tasks.notify"),
         # One week, or a stage longer than an hour is delivered again while it runs.
@@ -35,8 +35,10 @@ def configuration(url: str, grace_seconds: float = 60) -> dict[str, Any]:
             "visibility_timeout": WEEK_SECONDS,
             "priority_steps": list(PRIORITIES.values()),
             "queue_order_strategy": "round_robin",  # a turn a lane
-        },
-        "result_backend_transport_options": {"visibility_timeout": WEEK_SECONDS},
+        }
+        | place.transport_options(),
+        "result_backend_transport_options": {"visibility_timeout": WEEK_SECONDS}
+        | place.transport_options(),
         "visibility_timeout": WEEK_SECONDS,
         # A worker starts however long Redis takes, and outlives a Redis that restarts.
         "broker_connection_retry_on_startup": True,

@@ -132,6 +132,7 @@ class JobStore:
         path = self.job.spec_path
         if not path.is_file() or path.read_bytes() != data:
             write_json(path, json.loads(data))
+        self._write_mark("spec", hashlib.sha256(data).hexdigest())
         return JobSpec.load(path)
 
     def last_attempt(self, stage: str) -> int:
@@ -185,6 +186,8 @@ class JobStore:
     @property
     def safe(self) -> bool:
         """Whether the folder here holds nothing that is not in the store as well."""
+        if self._marked("spec") is None:  # a job that was in a folder before there was a store
+            return False
         for stage in STAGES:
             manifest = self._local_manifest(stage)
             if manifest is not None and self._marked(stage) != tree_name(manifest):

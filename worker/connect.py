@@ -14,6 +14,7 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
 from redis.retry import Retry
 
 from lorajob.errors import ServiceError
+from lorajob.worker.redis_place import parse_place
 from lorajob.worker.settings import Settings
 
 TIMEOUT_SECONDS = 3.0
@@ -61,10 +62,7 @@ def connect(settings: Settings, patient: bool = False) -> Redis:
     hasty = Retry(ConstantBackoff(0.1), 1)
     lasting = Retry(ExponentialBackoff(cap=5, base=0.5), PATIENT_TRIES)
     try:
-        if not url.startswith(("redis://", "rediss://")):  # redis-py takes unix: too, Celery not
-            raise ValueError("allowed: redis://, rediss://")
-        return Redis.from_url(
-            url,
+        return parse_place(url).client(  # which takes what Celery takes, no unix:
             decode_responses=True,
             socket_timeout=TIMEOUT_SECONDS,
             socket_connect_timeout=TIMEOUT_SECONDS,

@@ -51,6 +51,17 @@ class Follower:
         with self._busy:
             push_checkpoint(self._stored, check)
 
+    def _push_soon(self) -> None:
+        """As `push_checkpoint`, unless the stage has ended meanwhile."""
+        with self._busy:
+            if not self._ended:
+                push_checkpoint(self._stored)
+
+    def remove_checkpoints(self) -> None:
+        """The adapter in the store has taken their place."""
+        with self._busy:
+            self._stored.store.remove("checkpoints")
+
     def push_log(self) -> None:
         """Bring the log to the store, as far as it is new there."""
         path = self._stored.job.log_path(self._claim.stage)
@@ -84,7 +95,7 @@ class Follower:
                 due, saved = self._saved > pushed, self._saved
             try:
                 if due:
-                    self.push_checkpoint()
+                    self._push_soon()
                     pushed = saved
                 self.push_log()
             except (LorajobError, OSError) as error:

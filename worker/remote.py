@@ -195,7 +195,7 @@ def _run(stored: JobStore, claim: Claim, errand: Errand, run: Run) -> Outcome:
         if isinstance(outcome, Committed):
             stored.push(claim.stage, claim.fence, check)
             if claim.stage == "train":
-                stored.store.remove("checkpoints")
+                follower.remove_checkpoints()
         elif claim.stage == "train":
             follower.push_checkpoint(check)
         follower.push_log()

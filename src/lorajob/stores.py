@@ -6,6 +6,7 @@ Credentials come from where the store's own library looks for them (for S3: the 
 
 import hashlib
 import importlib.util
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -63,6 +64,8 @@ class Store:
                 "connect_timeout": CONNECT_SECONDS,
                 "read_timeout": READ_SECONDS,
             }
+        for name in ("aiobotocore", "botocore"):  # they tell of every key that they find
+            logging.getLogger(name).setLevel(logging.WARNING)
         with store_errors(self.url):
             fs, root = fsspec.core.url_to_fs(self.url, **options)
         return fs, root

@@ -138,7 +138,7 @@ def _removed(folder: Path) -> bool:
 
 
 def _continue(store: Store, part: Path, check: Check) -> None:
-    with part.open("ab") as target:
+    with part.open("ab", buffering=0) as target:
         with store_errors(store.url):
             source = store.fs.open(store.key(""), "rb", block_size=CHUNK_BYTES)
         with source:
@@ -152,7 +152,6 @@ def _continue(store: Store, part: Path, check: Check) -> None:
                 if not chunk:
                     break
                 target.write(chunk)
-        target.flush()
         os.fsync(target.fileno())
 
 
