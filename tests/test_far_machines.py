@@ -237,12 +237,12 @@ def test_a_corpus_is_fetched_once_a_machine(corpus, monkeypatch, tmp_path: Path)
 def test_a_corpus_that_was_cut_off_goes_on(corpus, monkeypatch, tmp_path: Path):
     archive, url = corpus
     monkeypatch.setenv("LORAJOB_HOME", str(tmp_path))
-    monkeypatch.setattr(remote, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(remote, "CHUNK_BYTES", archive.stat().st_size // 20)
 
     checks = itertools.count()
 
     def cut():
-        if next(checks) == 8:  # before the ninth part, or one or two sooner
+        if next(checks) == 8:  # of about twenty
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -250,7 +250,7 @@ def test_a_corpus_that_was_cut_off_goes_on(corpus, monkeypatch, tmp_path: Path):
     (part,) = tmp_path.rglob(".part-*")
     began = part.stat()
     path = remote.fetch(url)
-    assert path.stat().st_ino == began.st_ino and began.st_size >= 5000
+    assert path.stat().st_ino == began.st_ino and began.st_size > 0
     assert path.read_bytes() == archive.read_bytes()
 
 
