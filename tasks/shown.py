@@ -2,13 +2,17 @@
 
 from typing import Any
 
+from lorajob.errors import UsageError
 from lorajob.languages import find_language
 from lorajob.worker.record import JobRecord
 
 
 def arguments(record: JobRecord, stage: str) -> dict[str, str]:
     """What stands for a task's arguments in events and pages; the real one is the job's id."""
-    name = find_language(record.language).name
+    try:
+        name = find_language(record.language).name
+    except UsageError:  # a record from elsewhere: its stage will say what is wrong
+        name = record.language
     return {
         "argsrepr": f"{record.id} ({name}, {stage})",
         "kwargsrepr": f"language={record.language} stage={stage} base={record.base_model}",

@@ -22,6 +22,7 @@ WANTED = {
     "worker_cancel_long_running_tasks_on_connection_loss": False,
     "worker_pool_start_method": "spawn",
     "worker_max_tasks_per_child": 1,
+    "worker_proc_alive_timeout": 120.0,
     "worker_soft_shutdown_timeout": 70,  # longer than the grace of 60 s
     "task_track_started": True,
     "result_extended": True,

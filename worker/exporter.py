@@ -13,6 +13,7 @@ from types import FrameType
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from lorajob import logs
 from lorajob.errors import ServiceError, UsageError
 from lorajob.worker.connect import connect
 from lorajob.worker.metrics import ServiceCollector
@@ -111,6 +112,7 @@ def run_exporter(settings: Settings, host: str, port: int, insecure: bool = Fals
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
+    logs.configure()
     with server:
         logger.info("metrics at http://%s:%d/metrics", host, server.server_address[1])
         try:
