@@ -75,7 +75,7 @@ def configuration(url: str, grace_seconds: float = 60) -> dict[str, Any]:
         # A fresh interpreter for every task: nothing leaks from one stage to the next.
         "worker_pool_start_method": "spawn",
         "worker_max_tasks_per_child": 1,
-        # On a busy machine it takes longer than Celery's 4 s, and would be killed and begun for ever.
+        # On a busy machine it takes longer than the usual 4 s, and would be killed for ever.
         "worker_proc_alive_timeout": 120.0,
         # After SIGQUIT too a stage saves its checkpoint and is given back.
         "worker_soft_shutdown_timeout": grace_seconds + SETTLE_SECONDS,
