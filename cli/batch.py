@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lorajob.cli.options import ANEW, PRIORITY, WAIT
 from lorajob.cli.service import open_pipeline
 from lorajob.errors import UsageError
 
@@ -39,15 +40,9 @@ other. Exit code: 0 queued (with --wait: all succeeded), 1 failed, 2 wrong usage
 )
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="As for submit, for all.")
-@click.option(
-    "--priority",
-    type=click.Choice(["high", "normal", "low"]),
-    default="normal",
-    show_default=True,
-    help="Urgent jobs go before all others.",
-)
-@click.option("--anew", is_flag=True, help="Queue it even if the same was submitted before.")
-@click.option("--wait", is_flag=True, help="Follow the batch to its end, as `lorajob watch` does.")
+@PRIORITY
+@ANEW
+@WAIT
 @click.pass_context
 def batch(
     ctx: click.Context,
@@ -72,6 +67,7 @@ def submit_specs(
     """Queue the batch, print its id, and follow it where asked to; returns the exit code."""
     from lorajob.tasks.batches import submit_batch
 
+    _check_corpora(specs)
     salt = secrets.token_hex(8) if anew else ""
     submitted = submit_batch(pipeline, specs, priority, salt)
     for job, why in submitted.rejected.items():
@@ -85,6 +81,17 @@ def submit_specs(
     from lorajob.cli.batch_views import follow_batch
 
     return follow_batch(pipeline, submitted.batch.id)
+
+
+def _check_corpora(specs: "list[JobSpec]") -> None:
+    """Raise UsageError where two languages would be trained on one corpus."""
+    languages: dict[str, str] = {}
+    for spec in specs:
+        other = languages.setdefault(spec.corpus, spec.language)
+        if other != spec.language:
+            raise UsageError(
+                f"corpus: {spec.corpus!r} is one for {other} and {spec.language}; put {PLACE} in it"
+            )
 
 
 def read_batch(path: Path, sets: tuple[str, ...]) -> "list[JobSpec]":

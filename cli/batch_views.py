@@ -49,13 +49,9 @@ def summary(batch: "Batch", records: "Sequence[JobRecord]") -> str:
 
 def batch_table(records: "Sequence[JobRecord]", now: float) -> "Table":
     """One row a job: state, a bar over its four stages, error rates."""
-    from rich.table import Table
+    from lorajob.cli.render import coloured, current_stage, gain, plain_table
 
-    from lorajob.cli.render import coloured, current_stage, gain
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("LANGUAGE", "JOB", "STATE", "STAGE", "DONE", "PROGRESS", "WER %"):
-        table.add_column(heading, no_wrap=True)
+    table = plain_table("LANGUAGE", "JOB", "STATE", "STAGE", "DONE", "PROGRESS", "WER %")
     for record in records:
         stage, words = current_stage(record)
         row = (record.language, record.id, coloured(record.state), stage)
@@ -83,7 +79,7 @@ def bar(share: float) -> str:
 
 def follow_batch(pipeline: "Pipeline", batch_id: str) -> int:
     """Show a batch until all of it has ended; 0 where every job succeeded."""
-    from lorajob.tasks.batches import load_batch
+    from lorajob.tasks.batches import load_batch, state_of
 
     load_batch(pipeline, batch_id)  # unknown: said before anything is drawn
     try:
@@ -95,7 +91,7 @@ def follow_batch(pipeline: "Pipeline", batch_id: str) -> int:
         return EXIT_INTERRUPTED
     show_batch(pipeline, batch_id, as_json=False)
     _, records = load_batch(pipeline, batch_id)
-    return 0 if all(record.state == "succeeded" for record in records) else EXIT_FAILED
+    return 0 if state_of(records) == "succeeded" else EXIT_FAILED
 
 
 def _follow(pipeline: "Pipeline", batch_id: str, stream: TextIO) -> None:

@@ -58,13 +58,20 @@ def metrics_table(record: "JobRecord") -> "Table | None":
     return table if table.row_count else None
 
 
-def jobs_table(records: "list[JobRecord]", now: float) -> "Table":
-    """One row a job, in the order given; `now` in seconds since the epoch."""
+def plain_table(*headings: str) -> "Table":
+    """A table without lines, whose cells are not folded."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for heading in ("JOB", "LANGUAGE", "STATE", "STAGE", "PROGRESS", "WER %", "AGE"):
+    for heading in headings:
         table.add_column(heading, no_wrap=True)
+    return table
+
+
+def jobs_table(records: "list[JobRecord]", now: float) -> "Table":
+    """One row a job, in the order given; `now` in seconds since the epoch."""
+
+    table = plain_table("JOB", "LANGUAGE", "STATE", "STAGE", "PROGRESS", "WER %", "AGE")
     for record in records:
         stage, words = current_stage(record)
         row = (record.id, record.language, coloured(record.state), stage, words, gain(record))
@@ -74,11 +81,8 @@ def jobs_table(records: "list[JobRecord]", now: float) -> "Table":
 
 def stages_table(record: "JobRecord", now: float) -> "Table":
     """One row a stage: state, attempts, time taken, progress, worker."""
-    from rich.table import Table
 
-    table = Table(box=None, pad_edge=False)
-    for heading in ("STAGE", "STATE", "ATTEMPTS", "TIME", "PROGRESS", "WORKER"):
-        table.add_column(heading, no_wrap=True)
+    table = plain_table("STAGE", "STATE", "ATTEMPTS", "TIME", "PROGRESS", "WORKER")
     for name, stage in record.stages.items():
         table.add_row(
             name,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lorajob.cli.options import ANEW, PRIORITY, WAIT
 from lorajob.cli.service import load_settings, open_pipeline
 from lorajob.errors import CorpusError, UsageError
 
@@ -75,15 +76,9 @@ Examples:
     help="YAML file of settings (language, corpus, base_model, train: {epochs: 2}, ...). It "
     "overrides the preset; the options here and --set override the file.",
 )
-@click.option(
-    "--priority",
-    type=click.Choice(["high", "normal", "low"]),
-    default="normal",
-    show_default=True,
-    help="Urgent jobs go before all others.",
-)
-@click.option("--anew", is_flag=True, help="Queue a batch even if the same was submitted before.")
-@click.option("--wait", is_flag=True, help="Follow the job to its end, as `lorajob watch` does.")
+@PRIORITY
+@ANEW
+@WAIT
 @click.option(
     "--worker-timeout",
     type=click.FloatRange(min=0),
@@ -137,11 +132,6 @@ def submit(
 def _one_of_many(values: dict[str, Any], preset: str, sets: tuple[str, ...]) -> "JobSpec":
     if not values["language"]:
         raise UsageError("--lang: an empty name between commas; such as hi,mr,ta")
-    corpus = values.get("corpus")
-    if corpus is not None and "{language}" not in str(corpus):
-        raise UsageError(
-            f"--corpus: {corpus!r} is one for several languages; put {{language}} in it"
-        )
     return complete_spec(values, preset, sets, strict=False)
 
 

@@ -16,10 +16,12 @@ from lorajob.errors import CorpusError, UsageError
 from lorajob.spec import JobSpec
 from lorajob.tasks.pipeline import Pipeline, describe
 from lorajob.tasks.publish import open_sender
+from lorajob.tasks.rebuild import record_there
 from lorajob.worker.batches import Batch, Batches
 from lorajob.worker.connect import service_errors
 from lorajob.worker.queues import Priority
 from lorajob.worker.record import ENDED, JobRecord
+from lorajob.worker.stored_jobs import has_files
 
 PREFIX = "batch-"
 ID_LETTERS = 8
@@ -37,42 +39,44 @@ class Submitted:
 def submit_batch(
     pipeline: Pipeline, specs: Sequence[JobSpec], priority: Priority = "normal", salt: str = ""
 ) -> Submitted:
-    """Queue a job a spec, under one batch; what is queued already stays as it is.
+    """Queue a job a spec, under one batch; what is queued already stays as it is, and what Redis
+    has lost goes on from its files.
 
     A spec whose corpus is not there becomes a job that was rejected, and stops no other. With a
-    `salt` it is another batch than one that was asked for before. Raises UsageError or CorpusError
-    where every corpus is refused, ServiceError where Redis does not answer.
+    `salt` it is another batch than one that was asked for before. Raises UsageError where a
+    training fits no card, that or CorpusError where every corpus is refused, ServiceError where
+    Redis does not answer.
     """
     specs = [pipeline.resolve(spec) for spec in specs]
     batch_id, job_ids = _ids(specs, pipeline.user, priority, salt)
     problems = {job: _problem(pipeline, spec) for job, spec in zip(job_ids, specs, strict=True)}
     if all(problems.values()):
         raise next(error for error in problems.values() if error is not None)
-    redis, settings = pipeline.redis, pipeline.settings
-    with service_errors(settings):
-        batch = Batches(redis).create(
-            Batch(
-                id=batch_id,
-                created_at=time.time(),
-                user=pipeline.user,
-                priority=priority,
-                jobs=tuple(job_ids),
-            )
-        )
+    batches = Batches(pipeline.redis)
+    asked = {"id": batch_id, "created_at": time.time(), "user": pipeline.user}
+    with service_errors(pipeline.settings):
+        batch = batches.create(Batch(**asked, priority=priority, jobs=tuple(job_ids)))
     queued, rejected = 0, {}
-    with open_sender(settings) as send:
+    with open_sender(pipeline.settings) as send:
         for job_id, spec in zip(job_ids, specs, strict=True):
-            with service_errors(settings):
+            with service_errors(pipeline.settings):
                 if pipeline.records.known(job_id):
                     continue
             problem = problems[job_id]
             error = None if problem is None else str(problem)
             record = pipeline.new_record(spec, job_id, priority, batch_id, error)
-            pipeline.queue(record, spec, send)
-            queued += error is None
-            if error is not None:
-                rejected[job_id] = error
-    return Submitted(batch, queued, rejected)
+            if not has_files(pipeline.settings, job_id):
+                pipeline.queue(record, spec, send)
+            else:
+                record = _take_up(pipeline, record, send)
+            queued += not record.over
+            if record.state == "rejected":
+                rejected[job_id] = record.error or ""
+            if job_id not in batch.jobs:  # it was pruned
+                with service_errors(pipeline.settings):
+                    batches.restore(record)
+    with service_errors(pipeline.settings):
+        return Submitted(batches.load(batch_id), queued, rejected)
 
 
 def load_batch(pipeline: Pipeline, batch_id: str) -> tuple[Batch, list[JobRecord]]:
@@ -102,14 +106,17 @@ def retry_batch(pipeline: Pipeline, batch_id: str, failed_only: bool = False) ->
 
 
 def state_of(records: Sequence[JobRecord]) -> str:
-    """running while anything will happen, else failed, cancelled or succeeded."""
-    states = Counter(record.state for record in records)
-    if states["running"] or (states["queued"] and len(states) > 1):
+    """queued before anything has happened, running while anything will, else failed, cancelled or
+    succeeded.
+    """
+    states = {record.state for record in records}
+    if "running" in states or ("queued" in states and states - {"queued", "rejected"}):
         return "running"
-    for state in ("queued", "failed", "rejected", "cancelled"):
-        if states[state]:
-            return "failed" if state == "rejected" else state
-    return "succeeded"
+    if not states or "queued" in states:
+        return "queued"
+    if states & {"failed", "rejected"}:
+        return "failed"
+    return "cancelled" if "cancelled" in states else "succeeded"
 
 
 def describe_batch(batch: Batch, records: Sequence[JobRecord]) -> dict[str, Any]:
@@ -123,6 +130,18 @@ def describe_batch(batch: Batch, records: Sequence[JobRecord]) -> dict[str, Any]
         "states": dict(Counter(record.state for record in records)),
         "jobs": [describe(record) for record in records],
     }
+
+
+def _take_up(pipeline: Pipeline, record: JobRecord, send: Callable[[JobRecord], None]) -> JobRecord:
+    """Queue a job of which there are files, but no record any more: it goes on from them."""
+    found = record_there(pipeline.settings, record.id)
+    kept = ("state", "created_at", "error", "cancel_requested", "ended", "stages")
+    record = record.model_copy(update={name: getattr(found, name) for name in kept})
+    with service_errors(pipeline.settings):
+        created = pipeline.records.create(record)
+    if created and not record.over:
+        send(record)
+    return record
 
 
 def _each(ids: Sequence[str], act: Callable[[str], object]) -> list[str]:

@@ -78,19 +78,19 @@ class Pipeline:
         return job_id
 
     def resolve(self, spec: JobSpec) -> JobSpec:
-        """The spec with absolute paths, since workers run elsewhere; a url stays as it is."""
+        """The spec with absolute paths, since workers run elsewhere; a url stays as it is. Raises
+        UsageError for a training that no card has the memory for.
+        """
+        _memory_class(spec)
         changes = {"corpus": _place_of(spec.corpus), "base_model": _absolute(spec.base_model)}
         return spec.model_copy(update=changes)
 
     def check(self, spec: JobSpec) -> None:
-        """Raise UsageError or CorpusError for a corpus that is not there or of another language,
-        UsageError for a training that no card has the memory for.
-        """
+        """Raise UsageError or CorpusError for a corpus that is not there or of another language."""
         if is_url(spec.corpus):
             check_remote(spec.corpus)
         else:
             check_corpus(Path(spec.corpus), spec.language)
-        _memory_class(spec)
 
     def new_record(
         self,
@@ -116,14 +116,16 @@ class Pipeline:
             batch=batch,
             priority=priority,
             lane=lane,
-            memory_class=None if error else _memory_class(spec),
+            memory_class=_memory_class(spec),
             stages=new_stages(),
         )
 
     def queue(
         self, record: JobRecord, spec: JobSpec, send: Callable[[JobRecord], None] | None = None
     ) -> None:
-        """Write a job's folder and record, and send it unless it was rejected."""
+        """Write the folder and record of a new job, of which there are no files yet, and send it
+        unless it was rejected.
+        """
         try:
             put_spec(record.folder, spec.model_dump(mode="json"))
             with service_errors(self._settings):

@@ -71,16 +71,22 @@ def _remove_files(pipeline: Pipeline, record: JobRecord) -> None:
 def prune(
     pipeline: Pipeline, older_seconds: float, keep: Keep = "best", dry_run: bool = False
 ) -> list[JobRecord]:
-    """Forget such jobs and delete their folders; returns them, oldest first.
+    """Forget such jobs and delete their files; returns them, oldest first.
 
-    The folder goes first: a job whose folder cannot be deleted (OSError) is still there.
+    One that is retried at this very moment stays. Raises StoreError, or OSError for files that
+    cannot be deleted: `rebuild` finds them, and another prune.
     """
     with service_errors(pipeline.settings):
         records = pipeline.records.load_many(pipeline.records.ids())
         chosen = sorted(to_prune(records, older_seconds, keep), key=ended_at)
-        for record in () if dry_run else chosen:
-            _remove_files(pipeline, record)
-            pipeline.records.delete(record.id)
+        if dry_run:
+            return chosen
+        gone = []
+        for record in chosen:
+            if not pipeline.records.forget(record.id):
+                continue
+            gone.append(record)
             if record.batch:
                 Batches(pipeline.redis).remove(record.id, record.batch)
-    return chosen
+            _remove_files(pipeline, record)
+    return gone

@@ -38,7 +38,7 @@ def rebuild(settings: Settings) -> Rebuilt:
             if records.known(job_id):
                 continue  # spares reading its files
         try:
-            record = _record_there(settings, job_id)
+            record = record_there(settings, job_id)
         except (LorajobError, OSError) as error:
             problems.append(f"{job_id}: {' '.join(str(error).split())}")
             continue
@@ -62,7 +62,7 @@ def _ids(settings: Settings) -> list[str]:
     return [path.name for path in found if JOB_ID.fullmatch(path.name)]
 
 
-def _record_there(settings: Settings, job_id: str) -> JobRecord:
+def record_there(settings: Settings, job_id: str) -> JobRecord:
     """The record that a job's files tell of, wherever they are. Raises as `record_of` does."""
     place = job_place(settings, job_id)
     if settings.store_url is None:

@@ -160,8 +160,7 @@ class ReconcilerThread:
         while not self._stop.wait(self._reconciler.period_seconds):
             try:
                 self._reconciler.turn()
-            except Exception:
-                # a bug here must not end the thread that everything else is mended by
+            except Exception:  # a bug must not end the thread that everything else is mended by
                 logger.exception("the reconciler's turn failed")
 
 

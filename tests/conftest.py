@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.object_store import bucket
-from tests.service import redis_server, service
+from tests.service import redis, redis_server, service
 
-__all__ = ["bucket", "redis_server", "service"]
+__all__ = ["bucket", "redis", "redis_server", "service"]
 
 
 @pytest.fixture(scope="session", autouse=True)

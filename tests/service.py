@@ -76,6 +76,15 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]
         assert kept.ended
 
 
+@pytest.fixture
+def redis(redis_server: Settings) -> Iterator[Redis]:
+    """A client of that Redis, empty before and after."""
+    with connect(redis_server) as client:
+        client.flushall()
+        yield client
+        client.flushall()
+
+
 def _answers(settings: Settings) -> bool:
     with connect(settings) as redis:
         try:

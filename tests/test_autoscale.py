@@ -153,7 +153,10 @@ def test_workers_come_with_the_work_and_go_after_it_with_no_stage_interrupted(
             redis.hset(f"lorajob:job:{name}", "train.state", "queued")
         for name in names:
             send(records.load(name), redis_server)
-        trains = lambda: [records.load(name).stages["train"] for name in names]  # noqa: E731
+
+        def trains():
+            return [records.load(name).stages["train"] for name in names]
+
         wait_for(lambda: sum(t.state == "running" for t in trains()) == 2, WAIT_SECONDS)
         wait_for(lambda: len(living(redis, "gpu")) == 2)
         for gate, train in zip(gates, trains(), strict=True):

@@ -2,33 +2,26 @@
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from redis import Redis
 
-from lorajob.errors import CorpusError, UsageError
-from lorajob.jobdir import STAGES
+from lorajob.errors import CorpusError, ServiceError, UsageError
+from lorajob.jobdir import STAGES, JobDir
 from lorajob.spec import build_spec
 from lorajob.tasks import messages
 from lorajob.tasks.batches import load_batch, state_of, submit_batch
 from lorajob.tasks.pipeline import Pipeline
+from lorajob.tasks.prune import prune
 from lorajob.tasks.rebuild import rebuild
 from lorajob.worker.app import Application, configuration
-from lorajob.worker.connect import connect, redis_url
+from lorajob.worker.connect import redis_url
 from lorajob.worker.queues import LANES, all_queues, class_of, classes_of, lanes_of, memory_class
 from lorajob.worker.records import Records
 from lorajob.worker.settings import Settings
 from tests.command import environment, run, url_of
 from tests.test_records import claim
-
-
-@pytest.fixture
-def redis(redis_server: Settings) -> Iterator[Redis]:
-    with connect(redis_server) as client:
-        client.flushall()
-        yield client
 
 
 @pytest.fixture
@@ -100,6 +93,49 @@ def test_a_submission_that_was_cut_short_is_completed(pipeline, data, redis):
     assert [record.id for record in load_batch(pipeline, batch.id)[1]] == list(batch.jobs)
 
 
+def test_jobs_that_redis_lost_go_on_from_their_files(pipeline, data, redis, monkeypatch):
+    batch = submit_batch(pipeline, specs(data, "hi", "mr")).batch
+    job = JobDir(pipeline.settings.jobs / batch.jobs[0])
+    out = job.new_attempt("preprocess", 1)
+    (out / "clips").write_text("hours of work")
+    job.commit("preprocess", out, {"train_clips": 9})
+    redis.flushall()
+
+    def refused(*_: object, **__: object) -> None:
+        raise ServiceError("nothing is taken")
+
+    with monkeypatch.context() as patch, pytest.raises(ServiceError):
+        patch.setattr("lorajob.tasks.publish._send", refused)
+        submit_batch(pipeline, specs(data, "hi", "mr"))
+    assert (job.stage_dir("preprocess") / "clips").is_file()
+    redis.flushall()
+    again = submit_batch(pipeline, specs(data, "hi", "mr"))
+    assert (again.batch.jobs, again.queued) == (batch.jobs, 2)
+    first, second = load_batch(pipeline, batch.id)[1]
+    assert (first.missing[0], second.missing[0]) == ("train", "preprocess")
+    assert first.batch == batch.id
+    found = messages.deliveries(redis)
+    assert found == {("train", first.id), ("preprocess", second.id)}
+
+
+def test_a_pruned_job_that_is_asked_for_again_is_of_the_batch_again(pipeline, data):
+    batch = submit_batch(pipeline, specs(data, "hi", "mr")).batch
+    pipeline.cancel(batch.jobs[0])
+    assert [record.id for record in prune(pipeline, -1, "none")] == [batch.jobs[0]]
+    assert load_batch(pipeline, batch.id)[0].jobs == batch.jobs[1:]
+    again = submit_batch(pipeline, specs(data, "hi", "mr"))
+    assert (sorted(again.batch.jobs), again.queued) == (sorted(batch.jobs), 1)
+
+
+def test_one_corpus_for_two_languages_is_refused(env, data, redis):
+    one = str(data / "hi.tsv")
+    for args in (["--corpus", one], ["--set", f"corpus={one}"]):
+        done = run("submit", "--lang", "hi,mr", *args, env=env)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "{language}" in done.stderr
+    assert redis.keys("lorajob:*") == []
+
+
 def test_a_language_without_a_corpus_stops_no_other(env, data, redis):
     (data / "mr.tsv").unlink()
     done = run("submit", "--lang", "hi,mr", "--corpus", f"{data}/{{language}}.tsv", env=env)
@@ -108,6 +144,7 @@ def test_a_language_without_a_corpus_stops_no_other(env, data, redis):
     batch = done.stdout.strip()
     told = json.loads(run("status", batch, "--json", env=env).stdout)
     assert [job["state"] for job in told["jobs"]] == ["queued", "rejected"]
+    assert told["state"] == "queued"
     assert "mr.tsv" in told["jobs"][1]["error"]
     again = run("retry", "--failed", batch, env=env)
     assert again.stdout == f"1 jobs of {batch} are queued again\n"
@@ -162,6 +199,7 @@ def test_a_lost_redis_gets_its_batches_back(pipeline, data, redis):
 
 
 def test_a_running_job_makes_the_batch_run(pipeline, data):
+    assert state_of([]) == "queued"  # its submission has just begun
     batch = submit_batch(pipeline, specs(data, "hi", "mr")).batch
     _, (first, second) = load_batch(pipeline, batch.id)
     claim(pipeline.records, first, "preprocess")

@@ -11,7 +11,6 @@ from pydantic import SecretStr
 
 from lorajob.jobdir import STAGES
 from lorajob.worker import tallies
-from lorajob.worker.connect import connect
 from lorajob.worker.gpu_load import PERIOD_SECONDS, GpuWatch, gpu_loads, loads_of, parse
 from lorajob.worker.record import StageRecord
 from lorajob.worker.records import Claim, Records
@@ -28,14 +27,6 @@ SMI = """0, GPU-aaa, NVIDIA A100-SXM4-80GB, 30721, 81920, 97
 2, GPU-ccc, NVIDIA A100-SXM4-80GB, 12, 81920, [N/A]
 3, GPU-ddd, NVIDIA GH200, [N/A], [N/A], 3
 """
-
-
-@pytest.fixture
-def redis(redis_server):
-    with connect(redis_server) as client:
-        client.flushall()
-        yield client
-        client.flushall()
 
 
 @pytest.fixture

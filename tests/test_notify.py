@@ -16,7 +16,6 @@ from lorajob.tasks import notify
 from lorajob.tasks.notify import Notifier, escaped, post, sentence, signature
 from lorajob.tasks.publish import send
 from lorajob.worker import notices, tallies
-from lorajob.worker.connect import connect
 from lorajob.worker.records import Claim, Records
 from lorajob.worker.redis_server import free_port
 from lorajob.worker.supervisor import child_environment
@@ -59,14 +58,6 @@ def receiver() -> Iterator[Receiver]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield made
         server.shutdown()
-
-
-@pytest.fixture
-def redis(redis_server):
-    with connect(redis_server) as client:
-        client.flushall()
-        yield client
-        client.flushall()
 
 
 @pytest.fixture

@@ -76,6 +76,14 @@ def test_old_jobs_go_and_the_best_one_stays(pipeline, redis_server, tmp_path):
     assert sorted(Batches(pipeline.redis).load("batch-1").jobs) == left
 
 
+def test_a_job_that_is_retried_meanwhile_stays(pipeline):
+    record = make(pipeline, "hi-failed", 40, 0, "failed")
+    pipeline.records.retry(record.id)
+    assert not pipeline.records.forget(record.id)
+    assert pipeline.records.load(record.id).state == "queued"
+    assert pipeline.records.queued() == 1
+
+
 def test_without_keeping_the_best_goes_too(pipeline):
     make(pipeline, "hi-best", 90, 20)
     assert [record.id for record in prune(pipeline, 30 * DAY, "none")] == ["hi-best"]

@@ -2,8 +2,6 @@
 
 import json
 import logging
-import shutil
-import subprocess
 import threading
 from dataclasses import asdict, dataclass
 from typing import cast
@@ -11,10 +9,9 @@ from typing import cast
 from redis import Redis
 from redis.exceptions import RedisError
 
-from lorajob.worker.gpus import visible_gpus
+from lorajob.worker.gpus import PLAIN, ask_nvidia_smi, visible_gpus
 
 QUERY = "--query-gpu=index,uuid,name,memory.used,memory.total,utilization.gpu"
-TIMEOUT_SECONDS = 10
 PERIOD_SECONDS = 10.0
 KEEP_SECONDS = 45  # a worker unheard of for so long has no load
 
@@ -35,20 +32,9 @@ class GpuLoad:
 
 def gpu_loads(uuids: set[str]) -> list[GpuLoad]:
     """The load of these devices; [] where nvidia-smi does not answer."""
-    command = shutil.which("nvidia-smi")
-    if command is None or not uuids:
+    if not uuids:
         return []
-    try:
-        answer = subprocess.run(
-            [command, QUERY, "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_SECONDS,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [load for load in parse(answer.stdout) if load.uuid in uuids]
+    return [load for load in parse(ask_nvidia_smi(QUERY, *PLAIN)) if load.uuid in uuids]
 
 
 def parse(table: str) -> list[GpuLoad]:

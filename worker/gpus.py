@@ -71,8 +71,8 @@ def pins(asked: str) -> list[Pin]:
 
 def devices() -> list[Pin]:
     """The cards, or their parts, that CUDA_VISIBLE_DEVICES leaves; [] without a driver."""
-    memory = {gpu.uuid: gpu.total_mib / MIB_PER_GB for gpu in parse(_ask(QUERY, *PLAIN))}
-    found = parse_list(_ask("-L"), memory)
+    memory = {gpu.uuid: gpu.total_mib / MIB_PER_GB for gpu in parse(ask_nvidia_smi(QUERY, *PLAIN))}
+    found = parse_list(ask_nvidia_smi("-L"), memory)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return found
@@ -111,10 +111,10 @@ def _named(found: list[Pin], name: str) -> list[Pin]:
 
 def visible_gpus() -> list[Gpu]:
     """The devices that CUDA_VISIBLE_DEVICES leaves, in nvidia-smi's order; [] without a driver."""
-    return _chosen(parse(_ask(QUERY, *PLAIN)), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return _chosen(parse(ask_nvidia_smi(QUERY, *PLAIN)), os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
-def _ask(*options: str) -> str:
+def ask_nvidia_smi(*options: str) -> str:
     """What nvidia-smi says; nothing where it is missing or fails."""
     command = shutil.which("nvidia-smi")
     if command is None:

@@ -132,10 +132,10 @@ def training_metrics(running: list[JobRecord]) -> Iterator[Metric]:
 
 def steps_per_second(progress: dict[str, object]) -> float | None:
     """What a stage's own forecast of its end assumes."""
-    step, total, eta = (progress.get(key) for key in ("step", "total", "eta_seconds"))
-    if not all(isinstance(value, int | float) for value in (step, total, eta)) or not eta:
-        return None
-    return (total - step) / eta  # type: ignore[operator,no-any-return]
+    match progress:
+        case {"step": int(step), "total": int(total), "eta_seconds": int(eta) | float(eta)} if eta:
+            return (total - step) / eta
+    return None
 
 
 def worker_metrics(

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from redis import Redis
+from redis.exceptions import WatchError
 
 from lorajob.errors import JobNotFoundError, RecordError
 from lorajob.jobdir import STAGES
 from lorajob.stores import StoreError
 from lorajob.worker import scripts
-from lorajob.worker.record import JobRecord
+from lorajob.worker.record import ENDED, JobRecord
 
 INDEX = "lorajob:jobs"
 QUEUED = "lorajob:queued"  # the jobs that wait, by the time since when
@@ -86,6 +87,21 @@ class Records:
             for index in (INDEX, QUEUED, RUNNING):
                 pipe.zrem(index, job_id)
             pipe.execute()
+
+    def forget(self, job_id: str) -> bool:
+        """As `delete`, for a job that is over; False, and nothing, for any other."""
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.watch(_key(job_id))
+            if cast("str | None", pipe.hget(_key(job_id), "state")) not in ENDED:
+                return False
+            pipe.multi()
+            pipe.delete(_key(job_id))
+            pipe.zrem(INDEX, job_id)
+            try:
+                pipe.execute()
+            except WatchError:  # it changed this very moment
+                return False
+        return True
 
     def load(self, job_id: str) -> JobRecord:
         """Raises JobNotFoundError."""

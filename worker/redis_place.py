@@ -52,6 +52,7 @@ class RedisPlace:
         }
         kept = {name: options[name] for name in options if name.startswith("socket_")}
         kwargs = self._sentinel_kwargs() | kept
+        # redis-py has no types for these two
         sentinel = Sentinel(list(self.sentinels), sentinel_kwargs=kwargs)  # type: ignore[no-untyped-call]
         made: Redis = sentinel.master_for(  # type: ignore[no-untyped-call]
             self.master, db=int(parts.path.strip("/") or 0), **credentials, **options

@@ -76,7 +76,7 @@ class Errand:
         def target() -> None:
             try:
                 future.set_result(patiently(work, check))
-            except BaseException as error:
+            except BaseException as error:  # whatever it is, `result` raises it below
                 future.set_exception(error)
 
         threading.Thread(target=target, name="transfer", daemon=True).start()

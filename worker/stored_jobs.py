@@ -41,6 +41,14 @@ def put_spec(place: str, spec: dict[str, Any]) -> None:
         write_json(JobDir(Path(place)).spec_path, spec)
 
 
+def has_files(settings: Settings, job_id: str) -> bool:
+    """Whether there is a job of that id, whatever Redis knows of it."""
+    place = job_place(settings, job_id)
+    if is_url(place):
+        return Store(place).read("spec.json") is not None
+    return JobDir(Path(place)).spec_path.is_file()
+
+
 def recorded_ids(settings: Settings) -> list[str]:
     """The ids of all jobs that have a job.json, in order."""
     if settings.store_url is not None:

@@ -9,6 +9,7 @@ import importlib.util
 import logging
 import os
 import time
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -28,14 +29,14 @@ logger = logging.getLogger(__name__)
 def tell_attempt(record: JobRecord, claim: Claim, worker: str, outcome: str, began: float) -> None:
     """Export the span of an attempt that has just ended. Never raises."""
     attributes = {"stage": claim.stage, "attempt": claim.fence, "worker": worker}
-    _tell(record, claim.stage, outcome, began, time.time(), attributes)
+    _tell(_Span(record, claim.stage, outcome, began, time.time(), attributes))
 
 
 def tell_job(record: JobRecord, state: str) -> None:
     """Export the span of a job that has ended. Never raises."""
     finished = [at.finished_at for at in record.stages.values() if at.finished_at is not None]
     ended = max(finished, default=time.time())
-    _tell(record, None, state, record.created_at, max(ended, record.created_at), {})
+    _tell(_Span(record, None, state, record.created_at, max(ended, record.created_at), {}))
 
 
 def enabled() -> bool:
@@ -68,32 +69,31 @@ def root_span_id(job_id: str) -> int:
     return int.from_bytes(hashlib.sha256(job_id.encode()).digest()[16:24], "big")
 
 
-def _tell(
-    record: JobRecord,
-    stage: str | None,
-    outcome: str,
-    began: float,
-    ended: float,
-    attributes: dict[str, Any],
-) -> None:
+@dataclass(frozen=True)
+class _Span:
+    """What is told: of an attempt at `stage`, or of the whole job. Times are since the epoch."""
+
+    record: JobRecord
+    stage: str | None
+    outcome: str
+    began: float
+    ended: float
+    attributes: dict[str, Any]
+
+
+def _tell(span: _Span) -> None:
     if not enabled():
         return
     try:
-        _export(record, stage, outcome, began, ended, attributes)
+        _export(span)
     except Exception:  # whatever a library or its settings do wrong, no job is hurt
-        logger.warning("%s: its span was not exported", record.id, exc_info=True)
+        logger.warning("%s: its span was not exported", span.record.id, exc_info=True)
 
 
-def _export(
-    record: JobRecord,
-    stage: str | None,
-    outcome: str,
-    began: float,
-    ended: float,
-    attributes: dict[str, Any],
-) -> None:
+def _export(told: _Span) -> None:
     from opentelemetry import trace
 
+    record, stage, outcome = told.record, told.stage, told.outcome
     root = trace.SpanContext(
         trace_id(record.id),
         root_span_id(record.id),
@@ -103,14 +103,14 @@ def _export(
     parent = trace.set_span_in_context(trace.NonRecordingSpan(root)) if stage else None
     provider = _provider(record.id)
     span = provider.get_tracer("lorajob").start_span(
-        stage or "job", context=parent, start_time=_nanoseconds(began)
+        stage or "job", context=parent, start_time=_nanoseconds(told.began)
     )
     span.set_attributes(
-        {"job": record.id, "language": record.language, "outcome": outcome} | attributes
+        {"job": record.id, "language": record.language, "outcome": outcome} | told.attributes
     )
     if outcome not in GOOD:
         span.set_status(trace.Status(trace.StatusCode.ERROR, outcome))
-    span.end(_nanoseconds(ended))
+    span.end(_nanoseconds(told.ended))
     provider.shutdown()
 
 

@@ -71,7 +71,7 @@ def shared_by(count: int, job: JobDir, resume: Path | None) -> Iterator[None]:
         threading.Thread(target=_end_with, args=(other, leaving), daemon=True).start()
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # whatever it was, the others must end with it; raised again
         if not isinstance(error, LorajobError):  # perhaps only because another's end was felt
             _end_like(others)
         leaving.set()

@@ -50,7 +50,7 @@ def run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> dict[str
     try:
         result = module.run(spec, job, out, attempt, report)
         return job.commit(stage, out, result.model_dump(mode="json") | cost.so_far())
-    except Exception as error:
+    except Exception as error:  # whatever it was, its folder goes; raised again, or in our words
         shutil.rmtree(out, ignore_errors=True)  # what outlasts an attempt lies elsewhere
         if says_out_of_memory(error):
             raise MemoryLack(f"stage {stage} ran out of memory: {first_line(error)}") from error

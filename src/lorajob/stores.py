@@ -222,7 +222,7 @@ def store_errors(url: str) -> Iterator[None]:
         raise UsageError(f"{url}: {error}") from None
     except OSError as error:
         raise StoreError(f"{url} does not serve: {_words(error)}") from error
-    except Exception as error:
+    except Exception as error:  # those of the stores' libraries have no class in common
         if type(error).__module__.partition(".")[0] not in LIBRARIES:
             raise
         raise StoreError(f"{url} does not serve: {_words(error)}") from error
