@@ -14,7 +14,7 @@ def cancel(job: str) -> None:
         from lorajob.tasks.batches import cancel_batch
 
         count = len(cancel_batch(open_pipeline(), check_job_id(job)))
-        click.echo(f"{count} jobs of {job} are stopping")
+        click.echo(f"{count} of the jobs of {job} are stopping")
         return
     open_pipeline().cancel(job)
     click.echo(f"{job} is stopping")

@@ -18,7 +18,7 @@ def retry(job: str, failed: bool) -> None:
         from lorajob.tasks.batches import retry_batch
 
         count = len(retry_batch(open_pipeline(), check_job_id(job), failed))
-        click.echo(f"{count} jobs of {job} are queued again")
+        click.echo(f"{count} of the jobs of {job} are queued again")
         return
     open_pipeline().retry(job)
     click.echo(f"{job} is queued again")

@@ -147,7 +147,7 @@ def test_a_language_without_a_corpus_stops_no_other(env, data, redis):
     assert told["state"] == "queued"
     assert "mr.tsv" in told["jobs"][1]["error"]
     again = run("retry", "--failed", batch, env=env)
-    assert again.stdout == f"1 jobs of {batch} are queued again\n"
+    assert again.stdout == f"1 of the jobs of {batch} are queued again\n"
     assert messages.waiting(redis) == 2
 
 
@@ -159,7 +159,7 @@ def test_a_batch_of_which_no_language_has_a_corpus_is_refused(pipeline, data, re
 
 def test_cancel_and_retry_take_a_batch(env, data, pipeline):
     batch = submit_batch(pipeline, specs(data, "hi", "mr")).batch
-    assert run("cancel", batch.id, env=env).stdout == f"2 jobs of {batch.id} are stopping\n"
+    assert run("cancel", batch.id, env=env).stdout == f"2 of the jobs of {batch.id} are stopping\n"
     assert state_of(load_batch(pipeline, batch.id)[1]) == "cancelled"
     refused = run("cancel", batch.id, env=env)
     assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)

@@ -91,7 +91,7 @@ class Records:
     def forget(self, job_id: str) -> bool:
         """As `delete`, for a job that is over; False, and nothing, for any other."""
         with self._redis.pipeline(transaction=True) as pipe:
-            pipe.watch(_key(job_id))
+            pipe.watch(_key(job_id))  # type: ignore[no-untyped-call]  # redis-py has no types for it
             if cast("str | None", pipe.hget(_key(job_id), "state")) not in ENDED:
                 return False
             pipe.multi()
