@@ -1,0 +1,183 @@
+"""Many languages as one batch under workers that come with the work and leave after it.
+
+LORAJOB_TEST_LANGUAGES=12 is the whole of it, as bench/RESULTS.md has it; two are enough to hold
+that nothing of it broke. The model is tiny and random, the speech eSpeak NG's, all else real.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from lorajob.demo.speech import pack_corpus, speak_corpus
+from lorajob.stores import Store
+from lorajob.worker.heartbeats import living
+from lorajob.worker.redis_server import free_port
+from lorajob.worker.settings import Settings
+from tests.browser import page
+from tests.command import LORAJOB, environment, run, url_of
+from tests.procs import descendants, running
+from tests.service import FLOWER_PASSWORD, wait_for
+
+WORDS = {
+    "hi": "पानी घर किताब सड़क बाज़ार सुबह",
+    "mr": "पाणी घर पुस्तक रस्ता बाजार सकाळ",
+    "ne": "पानी घर किताब बाटो बजार बिहान",
+    "ta": "தண்ணீர் வீடு புத்தகம் சாலை சந்தை காலை",
+    "te": "నీరు ఇల్లు పుస్తకం రోడ్డు బజారు ఉదయం",
+    "kn": "ನೀರು ಮನೆ ಪುಸ್ತಕ ರಸ್ತೆ ಮಾರುಕಟ್ಟೆ ಬೆಳಿಗ್ಗೆ",
+    "ml": "വെള്ളം വീട് പുസ്തകം റോഡ് ചന്ത രാവിലെ",
+    "bn": "জল বাড়ি বই রাস্তা বাজার সকাল",
+    "gu": "પાણી ઘર પુસ્તક રસ્તો બજાર સવાર",
+    "pa": "ਪਾਣੀ ਘਰ ਕਿਤਾਬ ਸੜਕ ਬਜ਼ਾਰ ਸਵੇਰ",
+    "sw": "maji nyumba kitabu barabara soko asubuhi",
+    "de": "Wasser Haus Buch Straße Markt Morgen",
+}
+LANGUAGES = list(WORDS)[: int(os.environ.get("LORAJOB_TEST_LANGUAGES", "2"))]
+SETTINGS = "train: {epochs: 1, batch_clips: 2, threads: 1, precision: float32, rank: 4}"
+SECONDS = 240 * len(LANGUAGES)
+IDLE_SECONDS = 8.0
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A release of a few clips for each language."""
+    folder = tmp_path_factory.mktemp("corpora")
+    for code in LANGUAGES:
+        words = WORDS[code].split()
+        train = [f"{first} {second}" for first in words[:3] for second in words[3:5]]
+        spoken = speak_corpus(folder, code, train, [f"{words[0]} {words[5]}"], [])
+        pack_corpus(spoken)
+    return folder
+
+
+@contextmanager
+def fleet(env: dict[str, str], logs: Path) -> Iterator[None]:
+    """Two processes for cpu stages and up to two gpu workers, none of them before there is work."""
+    commands = {
+        "cpu": ["worker", "--queue", "cpu", "--autoscale", "2,0"],
+        "gpu": ["autoscale", "--min", "0", "--max", "2", "--idle", str(IDLE_SECONDS)],
+    }
+    started = []
+    try:
+        for name, command in commands.items():
+            with (logs / f"{name}.log").open("wb") as log:
+                process = subprocess.Popen([*LORAJOB, *command], env=env, stdout=log, stderr=log)
+            started.append(process)
+        yield
+        assert all(process.poll() is None for process in started)
+    finally:
+        trees = [pid for process in started for pid in (process.pid, *descendants(process.pid))]
+        for process in started:
+            process.terminate()
+        for process in started:
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        for pid in filter(running, trees):
+            os.kill(pid, signal.SIGKILL)
+
+
+@contextmanager
+def flower(env: dict[str, str]) -> Iterator[str]:
+    """Flower in front of the same Redis; the url by which a browser signs in."""
+    port = free_port()
+    command = [*LORAJOB, "flower", "--port", str(port)]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(
+        command, env=env | {"LORAJOB_FLOWER_PASSWORD": FLOWER_PASSWORD}, **quiet
+    )
+    try:
+        yield f"http://lorajob:{FLOWER_PASSWORD}@127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def submitted(env: dict[str, str], corpora: Path, base: Path, place: Path) -> str:
+    """The id of the batch of all languages."""
+    file = place / "fleet.yaml"
+    file.write_text(
+        f"defaults:\n  corpus: {corpora}/cv-corpus-demo-{{language}}.tar.gz\n"
+        f"  base_model: {base}\n  {SETTINGS}\n"
+        f"  convert: {{check_clips: 1}}\nlanguages: [{', '.join(LANGUAGES)}]\n",
+        "utf-8",
+    )
+    done = run("batch", str(file), env=env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def told(env: dict[str, str], batch: str) -> dict:
+    return json.loads(run("status", batch, "--json", env=env).stdout)
+
+
+def through(env: dict[str, str], redis: Redis, batch: str) -> tuple[list[dict], int, float]:
+    """Wait for the end of a batch and of its workers: its jobs, the most gpu workers, seconds."""
+    most, began = 0, time.monotonic()
+
+    def over() -> bool:
+        nonlocal most
+        most = max(most, len(living(redis, "gpu")))
+        return told(env, batch)["state"] not in ("queued", "running")
+
+    wait_for(over, SECONDS)
+    took = time.monotonic() - began
+    wait_for(lambda: not living(redis, "gpu"), 90)  # they leave by themselves
+    return told(env, batch)["jobs"], most, took
+
+
+def adapter_hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def test_a_batch_runs_over_night_with_a_shared_folder_or_a_store_to_the_same_adapters(
+    corpora: Path,
+    tiny_whisper: Path,
+    redis_server: Settings,
+    redis: Redis,
+    bucket: str,
+    tmp_path: Path,
+) -> None:
+    adapters: list[dict[str, str]] = []
+    for form, place in (("folder", None), ("store", f"{bucket}/overnight")):
+        here = tmp_path / form
+        here.mkdir()
+        env = environment(redis_url=url_of(redis_server), home=here, grace_seconds="5")
+        env |= {"LORAJOB_ARTIFACTS": place} if place else {}
+        env["OMP_NUM_THREADS"] = "1"
+        with fleet(env, here), flower(env) as pages:
+            batch = submitted(env, corpora, tiny_whisper, here)
+            jobs, most, took = through(env, redis, batch)
+            shown = page(f"{pages}/tasks") if form == "folder" else ""
+        states = {job["language"]: (job["state"], job["error"]) for job in jobs}
+        assert states == {code: ("succeeded", None) for code in LANGUAGES}
+        assert 1 <= most <= 2
+        assert all(stage["attempts"] == 1 for job in jobs for stage in job["stages"].values())
+        if form == "folder":
+            for job in jobs:
+                assert job["id"] in shown
+        print(f"{form}: {len(jobs)} languages in {took:.0f} s, at most {most} gpu workers")
+        name = "adapter/adapter_model.safetensors"
+        found = {}
+        for job in jobs:
+            if place is None:
+                data = (Path(job["artifacts"]) / "train" / name).read_bytes()
+            else:
+                store = Store(job["artifacts"])
+                (key,) = [key for key in store.names("train") if key.endswith(name)]
+                data = store.read(key) or b""
+            found[job["language"]] = adapter_hash(data)
+        adapters.append(found)
+        redis.flushall()
+    assert adapters[0] == adapters[1]
+    assert len(set(adapters[0].values())) == len(LANGUAGES)
