@@ -1,8 +1,10 @@
 """A real browser without a window, for the tests that look at pages as people do."""
 
+import base64
 import os
 import shutil
 import subprocess
+import urllib.request
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,6 +27,17 @@ def find_browser() -> str:
     found = [path for name in BROWSERS if (path := shutil.which(name))]
     assert found, "the tests look at Flower in a browser: install chromium, from Debian's packages"
     return found[0]
+
+
+def get(url: str, user: str | None, password: str) -> str:
+    """What a server answers without a browser, signed in by a `user`, if any."""
+    request = urllib.request.Request(url)
+    if user is not None:
+        token = base64.b64encode(f"{user}:{password}".encode()).decode()
+        request.add_header("Authorization", f"Basic {token}")
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        text: str = answer.read().decode()
+    return text
 
 
 def page(url: str, screenshot: Path | None = None) -> str:

@@ -73,6 +73,8 @@ class Fleet:
     settings: Settings
     port: int
     base: Path
+    address: str = "127.0.0.1"  # where Redis listens
+    prefix: tuple[str, ...] = ()  # of the workers' commands
     workers: list[Worker] = field(default_factory=list)
     server: subprocess.Popen[bytes] | None = None
 
@@ -109,7 +111,8 @@ class Fleet:
                 start_new_session=True,
             )
         assert self.server.stdin is not None
-        self.server.stdin.write(configuration(folder, self.port, PASSWORD).encode())
+        words = configuration(folder, self.port, PASSWORD) + f"bind {self.address}\n"
+        self.server.stdin.write(words.encode())
         self.server.stdin.close()
         wait_for(self._answers)
 
@@ -134,7 +137,7 @@ class Fleet:
         command[command.index("lorajob.worker.app")] = app
         with (self.home / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                command,
+                [*self.prefix, *command],
                 env=service_environment(self.settings),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -234,12 +237,14 @@ class Fleet:
             self.kill_redis()
 
 
-def fleet_settings(home: Path, port: int, max_losses: int = 3) -> Settings:
+def fleet_settings(
+    home: Path, port: int, max_losses: int = 3, address: str = "127.0.0.1"
+) -> Settings:
     """A service in `home`, with leases of seconds."""
     return Settings(
         home=home,
         artifacts=home / "jobs",
-        redis_url=SecretStr(f"redis://:{PASSWORD}@127.0.0.1:{port}/0"),
+        redis_url=SecretStr(f"redis://:{PASSWORD}@{address}:{port}/0"),
         lease_seconds=LEASE_SECONDS,
         grace_seconds=20,
         max_losses=max_losses,

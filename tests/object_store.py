@@ -5,9 +5,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from s3fs import S3FileSystem
 
 from lorajob.stores import Store, StoreError
 from lorajob.worker.redis_server import free_port
@@ -39,29 +41,37 @@ def find_weed() -> str:
 @pytest.fixture(scope="session")
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The url of an empty bucket. What finds it, this process and its children, has its keys."""
-    folder, ports = tmp_path_factory.mktemp("objects"), {name: free_port() for name in PORTS}
-    endpoint = f"http://127.0.0.1:{ports['s3.port']}"
+    with object_store(tmp_path_factory.mktemp("objects")) as url:
+        yield url
+
+
+@contextmanager
+def object_store(folder: Path, address: str = "127.0.0.1") -> Iterator[str]:
+    """A server of its own on `address`, which the environment names while it runs."""
+    ports = {name: free_port() for name in PORTS}
     patch = pytest.MonkeyPatch()
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         patch.delenv(name)
     for name, value in KEYS.items():
         patch.setenv(name, value)
-    patch.setenv("AWS_ENDPOINT_URL", endpoint)
+    patch.setenv("AWS_ENDPOINT_URL", f"http://{address}:{ports['s3.port']}")
     patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    command = [find_weed(), "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
+    command = [find_weed(), "mini", f"-dir={folder}", f"-ip={address}", f"-ip.bind={address}"]
     command += [f"-bucket={BUCKET}", *OFF, *(f"-{name}={port}" for name, port in ports.items())]
-    with (folder.parent / "objects.log").open("wb") as log:
+    with (folder.parent / f"{folder.name}.log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    S3FileSystem.clear_instance_cache()  # those of another server
     try:
         url = f"s3://{BUCKET}"
         wait_for(lambda: server.poll() is not None or _serves(url), 60)
-        assert server.poll() is None, (folder.parent / "objects.log").read_text()[-2000:]
+        assert server.poll() is None, Path(log.name).read_text()[-2000:]
         yield url
     finally:
         server.kill()
         server.wait()
         patch.undo()
+        S3FileSystem.clear_instance_cache()
 
 
 def _serves(url: str) -> bool:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
 
 from lorajob.corpora import remote
 from lorajob.jobdir import STAGES, JobDir, write_json
@@ -18,51 +17,15 @@ from lorajob.spec import JobSpec, build_spec
 from lorajob.stores import Store
 from lorajob.tasks.rebuild import rebuild
 from lorajob.worker.artifacts import JobStore
-from lorajob.worker.record import JobRecord
-from lorajob.worker.redis_server import free_port
-from lorajob.worker.settings import Settings
 from tests.command import environment, run, url_of
-from tests.fleet import LEASE_SECONDS, TRAINING, Fleet, end_tree, expected, fleet_settings
-from tests.service import PASSWORD, wait_for
+from tests.far import Far, new_job
+from tests.fleet import TRAINING, end_tree, expected
+from tests.service import wait_for
 from tests.speech import Spoken, make_release, pack
 from tests.tiny import SENTENCES
 
 __all__ = ["expected"]
 SMALL = ("convert.check_clips=2", "convert.compute_types=[float32]", "evaluate.beam_size=1")
-
-
-class Far:
-    """A Redis and a bucket, and machines with a home each."""
-
-    def __init__(self, folder: Path, artifacts: str, base: Path) -> None:
-        self.folder, self.artifacts, self.base = folder, artifacts, base
-        (folder / "redis-home").mkdir()
-        port = free_port()
-        self.hub = Fleet(folder / "redis-home", fleet_settings(folder, port), port, base)
-        self.machines: list[Fleet] = []
-
-    def machine(self, name: str) -> Fleet:
-        """A machine of the fleet; its folder is made."""
-        home = self.folder / name
-        home.mkdir(exist_ok=True)
-        made = Fleet(home, self.settings(home), self.hub.port, self.base)
-        self.machines.append(made)
-        return made
-
-    def settings(self, home: Path) -> Settings:
-        return Settings(
-            home=home,
-            artifacts=self.artifacts,
-            redis_url=SecretStr(f"redis://:{PASSWORD}@127.0.0.1:{self.hub.port}/0"),
-            lease_seconds=LEASE_SECONDS,
-            grace_seconds=20,
-            max_losses=3,
-        )
-
-    def close(self) -> None:
-        for machine in self.machines:
-            machine.close()
-        self.hub.close()
 
 
 @pytest.fixture
@@ -104,23 +67,6 @@ def by_hand(root: Path, spec: JobSpec) -> JobDir:
 def files_of(job: JobDir, stage: str) -> dict[str, str]:
     files = json.loads((job.stage_dir(stage) / "manifest.json").read_text())["files"]
     return {name: entry["sha256"] for name, entry in files.items()}
-
-
-def new_job(far: Far, machine: Fleet, job_id: str, *sets: str) -> JobRecord:
-    """A queued job, sent: preprocess is in the store, and all that comes after training."""
-    made = machine.new_job(job_id, *sets)
-    place = f"{far.artifacts}/{job_id}"
-    stored = JobStore(place, Path(made.folder).parent)
-    stored.store.upload(stored.job.spec_path, "spec.json")
-    for stage in STAGES:
-        if stage != "train":
-            stored.push(stage, 0)
-    shutil.rmtree(made.folder)
-    machine.records.delete(job_id)
-    record = made.model_copy(update={"folder": place})
-    machine.records.create(record)
-    machine.send(record)
-    return record
 
 
 def test_a_job_crosses_machines_that_share_no_disk(far: Far, corpus, tmp_path: Path):

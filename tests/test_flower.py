@@ -1,16 +1,15 @@
-import base64
 import json
 import os
 import subprocess
 import sys
 import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
 
 from lorajob.errors import UsageError
 from lorajob.worker.start import flower_command, flower_environment
+from tests.browser import get
 from tests.service import FLOWER_PASSWORD, command_lines, settings_for, wait_for
 
 # What a task does with its progress, in a process that finds Redis as a worker does.
@@ -27,12 +26,7 @@ with ProgressMirror(train, sys.argv[1], "hi", "train") as mirror:
 
 
 def fetch(service, path: str, user: str | None = "lorajob", password: str = FLOWER_PASSWORD) -> str:
-    request = urllib.request.Request(service.info.flower_url + path)
-    if user is not None:
-        token = base64.b64encode(f"{user}:{password}".encode()).decode()
-        request.add_header("Authorization", f"Basic {token}")
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return answer.read().decode()
+    return get(service.info.flower_url + path, user, password)
 
 
 def tasks_of(service, job_id: str) -> dict[str, dict]:

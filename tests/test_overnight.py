@@ -7,6 +7,7 @@ that nothing of it broke. The model is tiny and random, the speech eSpeak NG's, 
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -18,11 +19,15 @@ import pytest
 from redis import Redis
 
 from lorajob.demo.speech import pack_corpus, speak_corpus
-from lorajob.stores import Store
+from lorajob.jobdir import hash_file
+from lorajob.stores import Store, is_url
+from lorajob.worker.batches import Batches
 from lorajob.worker.heartbeats import living
+from lorajob.worker.record import JobRecord
+from lorajob.worker.records import Records
 from lorajob.worker.redis_server import free_port
 from lorajob.worker.settings import Settings
-from tests.browser import page
+from tests.browser import get, page
 from tests.command import LORAJOB, environment, run, url_of
 from tests.procs import descendants, running
 from tests.service import FLOWER_PASSWORD, wait_for
@@ -89,7 +94,7 @@ def fleet(env: dict[str, str], logs: Path) -> Iterator[None]:
 
 @contextmanager
 def flower(env: dict[str, str]) -> Iterator[str]:
-    """Flower in front of the same Redis; the url by which a browser signs in."""
+    """Flower in front of the same Redis; its url."""
     port = free_port()
     command = [*LORAJOB, "flower", "--port", str(port)]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -97,7 +102,7 @@ def flower(env: dict[str, str]) -> Iterator[str]:
         command, env=env | {"LORAJOB_FLOWER_PASSWORD": FLOWER_PASSWORD}, **quiet
     )
     try:
-        yield f"http://lorajob:{FLOWER_PASSWORD}@127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait(timeout=30)
@@ -117,27 +122,46 @@ def submitted(env: dict[str, str], corpora: Path, base: Path, place: Path) -> st
     return done.stdout.strip()
 
 
-def told(env: dict[str, str], batch: str) -> dict:
-    return json.loads(run("status", batch, "--json", env=env).stdout)
-
-
-def through(env: dict[str, str], redis: Redis, batch: str) -> tuple[list[dict], int, float]:
+def through(redis: Redis, batch_id: str) -> tuple[list[JobRecord], int, float]:
     """Wait for the end of a batch and of its workers: its jobs, the most gpu workers, seconds."""
+    records, jobs = Records(redis), Batches(redis).load(batch_id).jobs
     most, began = 0, time.monotonic()
 
     def over() -> bool:
         nonlocal most
         most = max(most, len(living(redis, "gpu")))
-        return told(env, batch)["state"] not in ("queued", "running")
+        return all(record.over for record in records.load_many(jobs))
 
     wait_for(over, SECONDS)
     took = time.monotonic() - began
     wait_for(lambda: not living(redis, "gpu"), 90)  # they leave by themselves
-    return told(env, batch)["jobs"], most, took
+    return records.load_many(jobs), most, took
 
 
-def adapter_hash(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def seen(pages: str, jobs: list[JobRecord]) -> dict[str, str]:
+    """What a browser shows of each language's training, on the page of its task."""
+    tasks = json.loads(get(f"{pages}/api/tasks?limit=1000", "lorajob", FLOWER_PASSWORD))
+    trainings = {
+        job.language: uuid
+        for uuid, task in tasks.items()
+        for job in jobs
+        if task["name"] == "lorajob.train" and job.id in task["args"]
+    }
+    signed_in = pages.replace("://", f"://lorajob:{FLOWER_PASSWORD}@")
+    return {
+        language: " ".join(re.sub(r"<[^>]*>", " ", page(f"{signed_in}/task/{uuid}")).split())
+        for language, uuid in trainings.items()
+    }
+
+
+def adapter_hash(job: JobRecord) -> str:
+    """SHA-256 of a job's adapter, from its folder or from the store."""
+    name = "adapter/adapter_model.safetensors"
+    if not is_url(job.folder):
+        return hash_file(Path(job.folder) / "train" / name)
+    store = Store(job.folder)
+    (key,) = [key for key in store.names("train") if key.endswith(name)]
+    return hashlib.sha256(store.read(key) or b"").hexdigest()
 
 
 def test_a_batch_runs_over_night_with_a_shared_folder_or_a_store_to_the_same_adapters(
@@ -157,27 +181,18 @@ def test_a_batch_runs_over_night_with_a_shared_folder_or_a_store_to_the_same_ada
         env["OMP_NUM_THREADS"] = "1"
         with fleet(env, here), flower(env) as pages:
             batch = submitted(env, corpora, tiny_whisper, here)
-            jobs, most, took = through(env, redis, batch)
-            shown = page(f"{pages}/tasks") if form == "folder" else ""
-        states = {job["language"]: (job["state"], job["error"]) for job in jobs}
+            jobs, most, took = through(redis, batch)
+            shown = seen(pages, jobs) if place is None else {}
+        states = {job.language: (job.state, job.error) for job in jobs}
         assert states == {code: ("succeeded", None) for code in LANGUAGES}
         assert 1 <= most <= 2
-        assert all(stage["attempts"] == 1 for job in jobs for stage in job["stages"].values())
-        if form == "folder":
+        assert all(stage.attempts == 1 for job in jobs for stage in job.stages.values())
+        if place is None:
+            assert shown.keys() == states.keys()
             for job in jobs:
-                assert job["id"] in shown
+                assert f"{job.id} (" in shown[job.language] and "SUCCESS" in shown[job.language]
         print(f"{form}: {len(jobs)} languages in {took:.0f} s, at most {most} gpu workers")
-        name = "adapter/adapter_model.safetensors"
-        found = {}
-        for job in jobs:
-            if place is None:
-                data = (Path(job["artifacts"]) / "train" / name).read_bytes()
-            else:
-                store = Store(job["artifacts"])
-                (key,) = [key for key in store.names("train") if key.endswith(name)]
-                data = store.read(key) or b""
-            found[job["language"]] = adapter_hash(data)
-        adapters.append(found)
+        adapters.append({job.language: adapter_hash(job) for job in jobs})
         redis.flushall()
     assert adapters[0] == adapters[1]
     assert len(set(adapters[0].values())) == len(LANGUAGES)
