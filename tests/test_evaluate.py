@@ -77,3 +77,19 @@ def test_the_metrics_say_how_the_tuned_model_heard(
     metrics = json.loads((job.stage_dir("evaluate") / "metrics.json").read_text())
     assert metrics["tuned_audio_context"] == "full"
     assert decoded == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "cut", "sizes"),
+    (
+        ([4.0] * 40, False, [16, 16, 8]),
+        ([4.0] * 40, True, [32, 8]),
+        ([30.0, *[4.0] * 40], True, [16, 25]),
+        ([19.5] * 30, True, [24, 6]),
+        ([], True, []),
+    ),
+)
+def test_clips_that_are_not_padded_are_decoded_more_at_a_time(seconds, cut, sizes):
+    batches = [seconds[batch] for batch in ct2.decode_batches(seconds, 16, cut)]
+    assert [len(batch) for batch in batches] == sizes
+    assert sum(batches, []) == seconds

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from lorajob.clipstore import ClipStore
 from lorajob.errors import ModelError
-from lorajob.features import SAMPLE_RATE, LogMel, pad_windows
+from lorajob.features import SAMPLE_RATE, WINDOW_SECONDS, LogMel, pad_windows
 from lorajob.model import PROCESSOR_FILES
+from lorajob.packing import CUT_MARGIN_SECONDS
 from lorajob.spec import MAX_LABEL_TOKENS
 from lorajob.tokens import Labels
 
@@ -95,14 +96,17 @@ class Decoder:
     ) -> list[str]:
         """The transcripts of `indices`, in their order; no timestamps, fallback or voice detection.
 
-        Batches hold clips of like length, since a batch ends with its longest transcript. `cut`
-        windows end behind the clip; only a model trained on such does not repeat itself then.
+        Batches (`decode_batches`) hold clips of like length, since a batch ends with its longest
+        transcript. `cut` windows end behind the clip; only a model trained on such does not repeat
+        itself then.
         """
         order = sorted(range(len(indices)), key=lambda place: -store.seconds[indices[place]])
         texts = [""] * len(indices)
         finished = 0
         limit = max_new_tokens(max(int(store.tokens[index]) for index in indices))
-        for places in _chunks(order, batch_size):
+        seconds = [float(store.seconds[indices[place]]) for place in order]
+        for batch in decode_batches(seconds, batch_size, cut):
+            places = order[batch]
             encoded = self.encode([store.audio(indices[place]) for place in places], cut)
             results = self.model.generate(
                 encoded,
@@ -129,6 +133,17 @@ class Decoder:
         return np.log(np.asarray(result.text_token_probs, dtype=np.float64))
 
 
-def _chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+def decode_batches(seconds: Sequence[float], batch_size: int, cut: bool) -> Iterator[slice]:
+    """Cut clips, longest first, into batches: `batch_size` windows of 30 s, or no more audio.
+
+    Where windows are `cut` that is up to twice as many clips: a step of the decoder reads all its
+    weights however many rows it has. More than twice cost more padding than they save (measured).
+    """
+    start = 0
+    while start < len(seconds):
+        size = batch_size
+        if cut:
+            window = min(seconds[start] + CUT_MARGIN_SECONDS, WINDOW_SECONDS)
+            size = min(2 * batch_size, int(batch_size * WINDOW_SECONDS / window))
+        yield slice(start, start + size)
+        start += size

@@ -117,7 +117,7 @@ class EvaluateConfig(BaseModel):
     max_clips: PositiveInt | None = None
     """Score at most so many of the test clips."""
     batch_size: PositiveInt = 16
-    """Clips decoded at a time."""
+    """Windows of 30 s decoded at a time, or up to twice as many clips that are not padded."""
     beam_size: PositiveInt = 1
     """Beams of the search; 1 is greedy."""
     audio_context: Literal["auto", "dynamic", "full"] = "auto"
