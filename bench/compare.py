@@ -67,6 +67,7 @@ def main() -> int:
         os.environ["LORAJOB_HOME"] = str(work / "home")
         corpus = args.corpus or _spoken(work)
         job, ours = run_ours(work / "ours", corpus, args)
+        evaluate_again(job, ours)
         recipe = run_recipe(work / "recipe", corpus, job, args)
         figures = compare(ours, recipe)
         if args.decode_clips:
@@ -83,13 +84,15 @@ def main() -> int:
     return 0
 
 
-def run_ours(folder: Path, corpus: Path, args: argparse.Namespace) -> tuple[JobDir, dict[str, Any]]:
+def run_ours(
+    folder: Path, corpus: Path, args: argparse.Namespace, preset: str = "default"
+) -> tuple[JobDir, dict[str, Any]]:
     """lorajob's first three stages, and what each took."""
     sets = [f"train.epochs={args.epochs}"]
     sets += [f"preprocess.max_train_clips={args.limit_train}"] if args.limit_train else []
     sets += [f"preprocess.max_test_clips={args.limit_test}"] if args.limit_test else []
     values = {"language": args.lang, "corpus": str(corpus.resolve()), "base_model": args.base_model}
-    spec = build_spec(values, sets=[*sets, *args.sets])
+    spec = build_spec(values, preset, [*sets, *args.sets])
     job = JobDir(folder)
     write_json(job.spec_path, spec.model_dump(mode="json"))
     local_model(spec.base_model)  # converted once, before anything is measured
@@ -97,15 +100,19 @@ def run_ours(folder: Path, corpus: Path, args: argparse.Namespace) -> tuple[JobD
     for phase, stage in PHASES.items():
         with _cpu_of_children(took, phase):
             _run([sys.executable, "-m", "lorajob.stage", stage, str(job.root)])
-    took["evaluate_first"] = took["evaluate"]  # a corpus's first job decodes with the base as well
-    shutil.rmtree(job.stage_dir("evaluate"))
-    with _cpu_of_children(took, "evaluate"):
-        _run([sys.executable, "-m", "lorajob.stage", "evaluate", str(job.root)])
     read, scores = job.result("preprocess"), job.result("evaluate")
     assert read is not None and scores is not None
     took |= {"bytes": read["bytes"], "wer": scores["tuned"]["wer"], "cer": scores["tuned"]["cer"]}
     took |= {"train_clips": read["train_clips"], "test_clips": read["test_clips"]}
     return job, took | {"base": scores["base"]}
+
+
+def evaluate_again(job: JobDir, took: dict[str, Any]) -> None:
+    """As a corpus's second job evaluates: the first decodes with the base model as well."""
+    took["evaluate_first"] = took["evaluate"]
+    shutil.rmtree(job.stage_dir("evaluate"))
+    with _cpu_of_children(took, "evaluate"):
+        _run([sys.executable, "-m", "lorajob.stage", "evaluate", str(job.root)])
 
 
 def run_recipe(work: Path, corpus: Path, job: JobDir, args: argparse.Namespace) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from lorajob.jobdir import JobDir, write_json
 from lorajob.languages import find_language
 from lorajob.model import trainable_parameters
 from lorajob.packing import ClipSizes, Window, clips_a_step, group_batches, pass_seconds, plan_epoch
-from lorajob.planner import GIB, forecast, pick_micro_batch
+from lorajob.planner import GIB, Forecast, forecast, peak_memory, pick_micro_batch
 from lorajob.ranks import shared_by, wanted_processes
 from lorajob.report import Report
 from lorajob.results import TrainResult
@@ -132,6 +132,7 @@ class _Loop:
         self.losses: list[float] = []
         self.recent: list[_Rate] = []
         self.history: Path | None = None  # of this process, if it keeps what the training leaves
+        self.foretold: Forecast | None = None
         run.stop_asked = lambda: report.stop_requested
 
     def keep(self, history: Path, checkpoints: Path) -> None:
@@ -145,7 +146,8 @@ class _Loop:
     def train(self, dataset: WindowDataset) -> None:
         self._look_ahead(dataset)
         batches = self._batches(dataset)
-        self.recent.append(_Rate(time.monotonic(), 0, 0, 0.0))
+        began = time.monotonic()
+        self.recent.append(_Rate(began, 0, 0, 0.0))
         while self.run.step < self.total:
             step = self.steps[self.run.step]
             # every process counts the whole step's labels, without asking the others
@@ -171,6 +173,7 @@ class _Loop:
                 raise StageStopped(f"stopped at step {self.run.step}; its checkpoint is kept")
             if self.run.step % self.config.save_steps == 0 and self.run.step < self.total:
                 self._save()
+        self._look_back(time.monotonic() - began)
 
     def _look_ahead(self, dataset: WindowDataset) -> None:
         """Pick the micro-batch where that is left to us, and foretell what a long run will take."""
@@ -195,7 +198,7 @@ class _Loop:
         while True:
             passes = [batch for step in steps for batch in self._passes(step)]
             try:
-                ahead = forecast(self.run, passes, cost, load, len(steps))
+                ahead = self.foretold = forecast(self.run, passes, cost, load, len(steps))
                 break
             except torch.OutOfMemoryError as error:
                 self._use_less_memory(self.run.micro_batch, error)
@@ -203,6 +206,19 @@ class _Loop:
         log.info(
             "%d steps of about %.2f s: %.0f s; %.2f GiB at most",
             *(ahead.steps, ahead.seconds_a_step, ahead.eta_seconds, ahead.peak_memory_bytes / GIB),
+        )
+
+    def _look_back(self, seconds: float) -> None:
+        """Put what it took beside what was foretold, and say both."""
+        if self.foretold is None or self.history is None:
+            return
+        took = {"seconds": round(seconds, 1), "peak_memory_bytes": peak_memory()}
+        values = self.foretold.as_dict() | {"measured": took}
+        write_json(self.history.parent / "forecast.json", values)
+        log.info(
+            "%.0f s where %.0f were foretold, %.2f GiB where %.2f were",
+            *(seconds, self.foretold.eta_seconds, took["peak_memory_bytes"] / GIB),
+            self.foretold.peak_memory_bytes / GIB,
         )
 
     def _passes(self, step: range) -> list[list[int]]:

@@ -1,0 +1,116 @@
+"""lorajob's presets on one corpus: what each costs to train, and what it is worth.
+
+    python bench/presets.py --corpus cv-corpus-ml.tar.gz --lang ml --results bench/RESULTS.md
+
+All take the same epochs, for the table to compare them; a preset's own are in the README. The
+stages run by hand, without a service.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from compare import run_ours
+from real_speech import GIB, machine
+
+from lorajob.jobdir import JobDir, write_json
+from lorajob.spec import PRESETS
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--corpus", type=Path, required=True, help="release or manifest")
+    parser.add_argument("--lang", default="hi", help="code of the language (default: hi)")
+    parser.add_argument("--base-model", default="demo/whisper-base", help="as for submit")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument(
+        "--presets", nargs="+", choices=PRESETS, default=["fast", "default", "quality"]
+    )
+    parser.add_argument("--limit-train", type=int, help="use so many of the training clips")
+    parser.add_argument("--limit-test", type=int, help="use so many of the test clips")
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--results", type=Path, help="append a table here, such as RESULTS.md")
+    args = parser.parse_args()
+    found = {}
+    with tempfile.TemporaryDirectory(prefix="lorajob-presets-") as name:
+        os.environ["LORAJOB_HOME"] = str(Path(name, "home"))
+        for preset in args.presets:
+            job, took = run_ours(Path(name, preset), args.corpus, args, preset)
+            found[preset] = took | _of_training(job)
+    section = _section(found, args)
+    if args.json:
+        write_json(args.json, found)
+    if args.results:
+        with args.results.open("a", encoding="utf-8") as file:
+            file.write(section)
+    print(section)
+    return 0
+
+
+def _of_training(job: JobDir) -> dict[str, Any]:
+    """What a training says of itself, what was foretold included."""
+    folder = job.stage_dir("train")
+    result = job.result("train") or {}
+    lines = (folder / "history.jsonl").read_text("utf-8").splitlines()
+    foretold = folder / "forecast.json"
+    return {
+        "parameters": result["trainable_parameters"],
+        "adapter_bytes": (folder / "adapter" / "adapter_model.safetensors").stat().st_size,
+        "peak_bytes": result["peak_memory_bytes"],
+        "steps": len(lines),
+        "foretold": json.loads(foretold.read_text("utf-8")) if foretold.exists() else None,
+    }
+
+
+def _section(found: dict[str, dict[str, Any]], args: argparse.Namespace) -> str:
+    words = ["python", "bench/presets.py", "--corpus", args.corpus.name, "--lang", args.lang]
+    words += ["--epochs", str(args.epochs), "--presets", *args.presets]
+    for name, value in (("--limit-train", args.limit_train), ("--limit-test", args.limit_test)):
+        words += [name, str(value)] if value else []
+    words += [word for line in args.sets for word in ("--set", line)]
+    first = next(iter(found.values()))
+    lines = [
+        f"\n## {args.lang}, {args.base_model}, the presets, {time.strftime('%Y-%m-%d')}\n",
+        f"- Machine: {machine()}",
+        f"- Command: `{shlex.join(words)}`",
+        f"- Clips: {first['train_clips']} to train on, {first['test_clips']} to test; base model "
+        f"WER {first['base']['wer']:.1f}, CER {first['base']['cer']:.1f}\n",
+        "| | trained | adapter MB | train, CPU s a clip and epoch | peak GiB | WER % | CER % |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for preset, it in found.items():
+        cells = [
+            f"{it['parameters'] / 1e6:.2f} M",
+            f"{it['adapter_bytes'] / 1e6:.1f}",
+            f"{it['train'] / it['train_clips'] / args.epochs:.2f}",
+            f"{it['peak_bytes'] / GIB:.2f}",
+            f"{it['wer']:.1f}",
+            f"{it['cer']:.1f}",
+        ]
+        lines.append(f"| {preset} | {' | '.join(cells)} |")
+    lines += ["", "What the planner foretold, and what came:", ""]
+    lines += ["| | steps, s | came | ratio | peak GiB | came | ratio |"]
+    lines += ["| --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
+    for preset, it in found.items():
+        if it["foretold"] is None:  # too short a training
+            continue
+        cells = []
+        for foretold, came, unit in (
+            ("eta_seconds", "seconds", 1),
+            ("peak_memory_bytes", "peak_memory_bytes", GIB),
+        ):
+            a, b = it["foretold"][foretold] / unit, it["foretold"]["measured"][came] / unit
+            cells += [f"{a:.2f}", f"{b:.2f}", f"{b / a:.2f}"]
+        lines.append(f"| {preset} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
