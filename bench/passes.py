@@ -4,7 +4,7 @@
 
 JOB_DIR is a job whose corpus is read. Eight clips of middling length are taken: each alone in a cut
 window, all eight cut windows in one pass, one alone padded to 30 s, and as many as fit packed. CPU
-seconds a clip, the best of three.
+seconds a clip, the best of three. torch.compile needs a C++ compiler.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from lorajob.base_model import local_model
 from lorajob.clipstore import ClipStore
 from lorajob.jobdir import JobDir
 from lorajob.languages import find_language
-from lorajob.loss import WhisperLoss
+from lorajob.loss import WhisperLoss, encode
 from lorajob.model import load_for_training
 from lorajob.packing import PAUSE_SECONDS, WINDOW_SECONDS, Window
 from lorajob.spec import MAX_LABEL_TOKENS, JobSpec, TrainConfig
@@ -42,6 +42,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bf16, all layers, rank 8": {"rank": 8, "alpha": 16},
     "bf16, decoder only": {"decoder_only": True},
 }
+# what one could do besides: (a variant, what is changed)
+TRIED = {
+    "bf16, all layers, torch.compile": ({}, "compile"),
+    "bf16, decoder only, torch.compile": ({"decoder_only": True}, "compile"),
+    "bf16, decoder only, the encoder's outputs at hand": ({"decoder_only": True}, "stored"),
+}
 
 
 def main() -> int:
@@ -55,10 +61,12 @@ def main() -> int:
     kinds = windows(store)
     print("| | " + " | ".join(kinds) + " |")
     print("| --- |" + " ---: |" * len(kinds))
-    for name, values in VARIANTS.items():
+    plain = {name: (values, "") for name, values in VARIANTS.items()}
+    for name, (values, how) in (plain | TRIED).items():
+        torch.compiler.reset()
         config = TrainConfig(**{"precision": "bf16", **values})
         model = load_for_training(folder, config, torch.device("cpu"))
-        costs = [cost(model, config, store, labels, batch) for batch in kinds.values()]
+        costs = [cost(model, config, store, labels, batch, how) for batch in kinds.values()]
         print(f"| {name} | " + " | ".join(f"{it:.2f}" for it in costs) + " |", flush=True)
     return 0
 
@@ -83,18 +91,32 @@ def windows(store: ClipStore) -> dict[str, Sequence[Window]]:
 
 
 def cost(
-    model: Any, config: TrainConfig, store: ClipStore, labels: Labels, given: Sequence[Window]
+    model: Any,
+    config: TrainConfig,
+    store: ClipStore,
+    labels: Labels,
+    given: Sequence[Window],
+    how: str = "",
 ) -> float:
-    """CPU seconds a clip of one pass, the least of three after one to warm up."""
+    """CPU seconds a clip of one pass, the least of three after one to warm up, in which
+    torch.compile compiles it.
+    """
     loss = WhisperLoss(model).train()
     dataset = WindowDataset(store, labels, given)
     batch = collate([dataset[index] for index in range(len(given))])
     taken = []
-    for _ in range(4):
-        started = time.process_time()
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
-            loss(batch.audio, batch.labels).backward()
-        taken.append(time.process_time() - started)
+    with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
+        with torch.no_grad():
+            features = loss.log_mel(batch.audio).to(loss.whisper.dtype)
+            encoded = encode(loss.whisper.model.encoder, features)
+        compiled = torch.compile(loss) if how == "compile" else loss
+        for _ in range(4):
+            started = time.process_time()
+            if how == "stored":
+                loss.decode(encoded, batch.labels).backward()
+            else:
+                compiled(batch.audio, batch.labels).backward()
+            taken.append(time.process_time() - started)
     return min(taken[1:]) / sum(len(window.clips) for window in given)
 
 

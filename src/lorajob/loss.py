@@ -27,6 +27,10 @@ class WhisperLoss(nn.Module):
 
     def forward(self, audio: Tensor, labels: Tensor) -> Tensor:
         encoded = encode(self.whisper.model.encoder, self.log_mel(audio).to(self.whisper.dtype))
+        return self.decode(encoded, labels)
+
+    def decode(self, encoded: Tensor, labels: Tensor) -> Tensor:
+        """The loss of what the encoder made of the audio, [batch, frames, width]."""
         hidden = self.whisper.model(
             encoder_outputs=(encoded,),
             decoder_input_ids=self.decoder_input(labels),
