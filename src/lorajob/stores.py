@@ -110,7 +110,8 @@ class Store:
         with store_errors(self.url):
             try:
                 info: dict[str, Any] = self.fs.info(self.key(name))
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                _raise_if_away(error)
                 return None
         return info
 
@@ -174,7 +175,8 @@ class Store:
         with store_errors(self.url):
             try:
                 file = self.fs.open(self.key(name), "rb", block_size=CHUNK_BYTES)
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                _raise_if_away(error)
                 raise DamageError(f"{self.url}/{name} is gone") from None
         with file:
             while True:
@@ -226,6 +228,17 @@ def store_errors(url: str) -> Iterator[None]:
         if type(error).__module__.partition(".")[0] not in LIBRARIES:
             raise
         raise StoreError(f"{url} does not serve: {_words(error)}") from error
+
+
+def _raise_if_away(error: FileNotFoundError) -> None:
+    """Raise what lies behind it, where a web server did not say that there is no such file: fsspec
+    takes every answer for that, and none at all.
+    """
+    cause = error.__cause__
+    gone = isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) in (404, 410)
+    web = type(cause).__module__.partition(".")[0] == "aiohttp" or isinstance(cause, OSError)
+    if cause is not None and web and not gone:
+        raise cause
 
 
 def _words(error: Exception) -> str:
