@@ -32,3 +32,17 @@ def test_a_web_server_that_is_busy_has_not_lost_its_corpus(web: Archive, tmp_pat
         remote.fetch(web.url)
     web.status = 200
     assert remote.fetch(web.url).read_bytes() == web.data
+
+
+def test_a_server_that_knows_no_ranges_is_read_from_the_beginning(web: Archive, monkeypatch):
+    web.ranges = False
+    monkeypatch.setattr(remote, "CHUNK_BYTES", 1000)
+    calls = iter(range(5))
+
+    def cut() -> None:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        remote.fetch(web.url, cut)
+    assert remote.fetch(web.url).read_bytes() == web.data

@@ -138,9 +138,17 @@ def _removed(folder: Path) -> bool:
 
 
 def _continue(store: Store, part: Path, check: Check) -> None:
-    with part.open("ab", buffering=0) as target:
+    try:
+        _append(store, part, CHUNK_BYTES, check)
+    except ValueError:  # from a web server that sends files only from their beginning
+        part.unlink()
+        _append(store, part, 0, check)
+
+
+def _append(store: Store, part: Path, block_bytes: int, check: Check) -> None:
+    with part.open("ab") as target:
         with store_errors(store.url):
-            source = store.fs.open(store.key(""), "rb", block_size=CHUNK_BYTES)
+            source = store.fs.open(store.key(""), "rb", block_size=block_bytes)
         with source:
             if target.tell():
                 with store_errors(store.url):
@@ -152,6 +160,7 @@ def _continue(store: Store, part: Path, check: Check) -> None:
                 if not chunk:
                     break
                 target.write(chunk)
+        target.flush()
         os.fsync(target.fileno())
 
 
