@@ -46,3 +46,32 @@ def test_a_server_that_knows_no_ranges_is_read_from_the_beginning(web: Archive, 
     with pytest.raises(KeyboardInterrupt):
         remote.fetch(web.url, cut)
     assert remote.fetch(web.url).read_bytes() == web.data
+
+
+def test_a_corpus_that_is_replaced_meanwhile_is_no_mixture(web: Archive, monkeypatch):
+    monkeypatch.setattr(remote, "CHUNK_BYTES", 1000)
+    calls = iter(range(3))
+
+    def replace() -> None:
+        if next(calls, None) is None and web.data[0] != 255:
+            web.data, web.modified = b"\xff" * len(web.data), "Tue, 02 Jan 2024 00:00:00 GMT"
+
+    with pytest.raises(StoreError, match="was replaced while it was fetched"):
+        remote.fetch(web.url, replace)
+    assert remote.fetch(web.url).read_bytes() == web.data
+
+
+def test_a_new_release_waits_until_the_old_one_is_read(web: Archive):
+    path, old = remote.fetch(web.url), web.data
+    web.data, web.modified = b"new", "Tue, 02 Jan 2024 00:00:00 GMT"
+    waits = []
+
+    def look() -> None:
+        waits.append(path.read_bytes())
+        if len(waits) == 20:
+            raise KeyboardInterrupt
+
+    with remote.in_use(web.url) as here, pytest.raises(KeyboardInterrupt):
+        remote.fetch(web.url, look)
+    assert here and set(waits) == {old} and path.read_bytes() == old
+    assert remote.fetch(web.url).read_bytes() == b"new"

@@ -24,11 +24,21 @@ from urllib.parse import urlsplit
 from lorajob import places
 from lorajob.errors import UsageError
 from lorajob.jobdir import write_json
-from lorajob.stores import CHUNK_BYTES, Check, DamageError, Store, store_errors, unhurried
+from lorajob.stores import (
+    CHUNK_BYTES,
+    Check,
+    DamageError,
+    Store,
+    StoreError,
+    store_errors,
+    unhurried,
+)
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 ENTRY = "entry.json"
-VERSION_FIELDS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime")
+VERSION_FIELDS = (
+    *("ETag", "etag", "md5Hash", "LastModified", "Last-Modified", "last_modified", "mtime"),
+)
 
 log = logging.getLogger(__name__)
 
@@ -84,36 +94,39 @@ def local_copy(url: str) -> Path:
 def fetch(url: str, check: Check = unhurried) -> Path:
     """The corpus here, as new as its server has it; whoever else wants it meanwhile waits.
 
-    What was cut off goes on where it stopped. Raises UsageError where there is no such corpus,
-    StoreError where its server does not serve.
+    What was cut off goes on where it stopped. An older copy gives way once nobody reads it. Raises
+    UsageError where there is no such corpus, StoreError where its server does not serve.
     """
     check_remote(url)
     remote, store = Remote(url), Store(url)
     with _locked(remote, "lock", fcntl.LOCK_EX, check):
-        info = store.info() or {}
-        wanted = {"url": url, "bytes": info.get("size"), "version": _version(info)}
+        wanted = _described(store)
         if remote.entry() == wanted:
             os.utime(remote.folder)
             return remote.path
-        make_room(places.corpora_bytes() - (info.get("size") or 0))
+        make_room(places.corpora_bytes() - (wanted["bytes"] or 0))
         remote.folder.mkdir(parents=True, exist_ok=True)
         part = remote.folder / f".part-{hashlib.sha256(repr(wanted).encode()).hexdigest()[:16]}"
         _continue(store, part, check)
+        if _described(store) != wanted:
+            part.unlink()
+            raise StoreError(f"{url} was replaced while it was fetched")
         size = part.stat().st_size
         if wanted["bytes"] is not None and size != wanted["bytes"]:
             part.unlink()
             raise DamageError(f"{url}: {size} bytes came instead of {wanted['bytes']}")
-        part.replace(remote.path)
-        write_json(remote.folder / ENTRY, wanted | {"bytes": size})
+        with _locked(remote, "use", fcntl.LOCK_EX, check):  # a reader opens it more than once
+            part.replace(remote.path)
+            write_json(remote.folder / ENTRY, wanted | {"bytes": size})
         log.info("corpus: %s is here, %d MB", url, size // 1_000_000)
         return remote.path
 
 
 @contextmanager
-def in_use(url: str) -> Iterator[None]:
-    """Keep the copy here while the block runs."""
+def in_use(url: str) -> Iterator[bool]:
+    """Keep the copy here, as it is, while the block runs; yields whether there is one."""
     with _locked(Remote(url), "use", fcntl.LOCK_SH):
-        yield
+        yield Remote(url).entry() is not None
 
 
 def make_room(limit_bytes: float) -> None:
@@ -164,9 +177,11 @@ def _append(store: Store, part: Path, block_bytes: int, check: Check) -> None:
         os.fsync(target.fileno())
 
 
-def _version(info: dict[str, Any]) -> str:
-    found = next((info[name] for name in VERSION_FIELDS if info.get(name)), "")
-    return str(found).strip('"')
+def _described(store: Store) -> dict[str, Any]:
+    """An entry of what the server has now."""
+    info = store.info() or {}
+    version = next((info[name] for name in VERSION_FIELDS if info.get(name)), "")
+    return {"url": store.url, "bytes": info.get("size"), "version": str(version).strip('"')}
 
 
 @contextmanager
