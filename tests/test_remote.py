@@ -1,12 +1,16 @@
 """Corpora behind a url whose server is busy, plain, or given a new release meanwhile."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from lorajob import places
 from lorajob.corpora import remote
 from lorajob.errors import UsageError
 from lorajob.stores import DamageError, Store, StoreError
+from lorajob.worker import workplace
+from lorajob.worker.artifacts import JobStore
 from tests.web_server import Archive, web
 
 __all__ = ["web"]
@@ -75,3 +79,28 @@ def test_a_new_release_waits_until_the_old_one_is_read(web: Archive):
         remote.fetch(web.url, look)
     assert here and set(waits) == {old} and path.read_bytes() == old
     assert remote.fetch(web.url).read_bytes() == b"new"
+
+
+def test_room_is_made_beside_workers_that_rename_and_remove(tmp_path: Path, monkeypatch):
+    jobs, twins = tmp_path / "jobs", ("a", "b")
+    for name in twins:  # two folders that lie in one, and two files
+        (jobs / "hi-1" / "checkpoints" / name).mkdir(parents=True)
+        (jobs / "hi-1" / "checkpoints" / name / "weights").write_bytes(b"w")
+        (places.corpora() / "c").mkdir(parents=True, exist_ok=True)
+        (places.corpora() / "c" / name).write_bytes(b"x")
+    stat = Path.stat
+
+    def stat_and_lose_the_other(path: Path, **options):
+        found = stat(path, **options)
+        for gone in (path.with_name(twin) for twin in twins if path.parent.name == "c"):
+            if gone != path:
+                gone.unlink(missing_ok=True)
+        if path.name == "weights":
+            for twin in {*twins} - {path.parent.name}:
+                shutil.rmtree(path.parent.with_name(twin), ignore_errors=True)
+        return found
+
+    monkeypatch.setattr(Path, "stat", stat_and_lose_the_other)
+    remote.make_room(1e9)
+    workplace.make_room(JobStore(f"file://{tmp_path}/store/hi-1", jobs), 1e9)
+    assert (jobs / "hi-1").is_dir() and len(list((places.corpora() / "c").iterdir())) == 1

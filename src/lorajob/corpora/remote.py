@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,8 +133,8 @@ def make_room(limit_bytes: float) -> None:
     """Remove the archives longest unused until all take at most `limit_bytes`; not those in use."""
     folders = [path for path in places.corpora().glob("*") if path.is_dir()]
     total = 0
-    for folder in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
-        size = sum(path.stat().st_size for path in folder.iterdir())
+    for folder in sorted(folders, key=_used, reverse=True):
+        size = _bytes_in(folder)
         if total + size <= limit_bytes or not _removed(folder):
             total += size
 
@@ -148,6 +148,22 @@ def _removed(folder: Path) -> bool:
         log.info("corpus: %s is removed to make room", folder)
         shutil.rmtree(folder, ignore_errors=True)
         return True
+
+
+def _used(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except OSError:  # another worker has removed it
+        return 0.0
+
+
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    with suppress(OSError):
+        for path in folder.iterdir():
+            with suppress(OSError):  # another worker has renamed it
+                total += path.stat().st_size
+    return total
 
 
 def _continue(store: Store, part: Path, check: Check) -> None:
