@@ -177,7 +177,10 @@ def _failed(error: LorajobError) -> Failed:
 def _begin(
     stored: JobStore, record: JobRecord, claim: Claim, check: Check
 ) -> dict[str, Any] | None:
-    """Fetch what the stage needs, unless it is finished: then its result."""
+    """Fetch what the stage needs, unless it is finished: then its result. Its job.json says first
+    that it runs.
+    """
+    record.save()
     adopted = stored.adopt(claim.stage, claim.fence)
     if adopted is None:
         stored.fetch_for(claim.stage, record, check)

@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -60,9 +60,11 @@ class Store:
         protocol = urlsplit(self.url).scheme
         options: dict[str, Any] = {"use_listings_cache": False}  # others write there, too
         if protocol in EXTRAS:
+            options["session"] = _session()
             options["config_kwargs"] = {
                 "connect_timeout": CONNECT_SECONDS,
                 "read_timeout": READ_SECONDS,
+                "retries": {"total_max_attempts": 2},  # for each of five of s3fs's own
             }
         for name in ("aiobotocore", "botocore"):  # they tell of every key that they find
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -228,6 +230,19 @@ def store_errors(url: str) -> Iterator[None]:
         if type(error).__module__.partition(".")[0] not in LIBRARIES:
             raise
         raise StoreError(f"{url} does not serve: {_words(error)}") from error
+
+
+@cache
+def _session() -> Any:
+    """A session that sends what it writes without asking first: no timeout covers the wait for
+    `100 Continue`, and a server that hangs would hold its writer for ever.
+    """
+    from aiobotocore.session import AioSession
+    from botocore.handlers import add_expect_header
+
+    session = AioSession()
+    session.unregister("before-call.s3", add_expect_header)
+    return session
 
 
 def _raise_if_away(error: FileNotFoundError) -> None:
