@@ -7,6 +7,7 @@ worker that dies meanwhile loses it, but nobody hears twice of the same end.
 
 import hashlib
 import hmac
+import http.client
 import json
 import logging
 import threading
@@ -37,6 +38,16 @@ END_SECONDS = 5.0  # for the last notice, when a worker ends
 
 logger = logging.getLogger(__name__)
 _running: "list[Notifier]" = []
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirected POST would go on as a GET without its body, and to whom the answer says."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None  # the answer is an error, then
+
+
+_opener = urllib.request.build_opener(_NoRedirects)
 
 
 class Notifier:
@@ -134,14 +145,14 @@ def post(url: str, body: bytes, headers: Mapping[str, str], stop: threading.Even
     for attempt in range(TRIES):
         try:
             request = urllib.request.Request(url, body, kinds | dict(headers), method="POST")
-            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):
+            with _opener.open(request, timeout=TIMEOUT_SECONDS):
                 return True
         except urllib.error.HTTPError as error:
             with error:
                 logger.info("a webhook answered %d", error.code)
                 if error.code < 500 and error.code not in (408, 429):
                     return False
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             logger.info("a webhook does not answer: %s", type(error).__name__)
         if attempt + 1 == TRIES or stop.wait(FIRST_PAUSE_SECONDS * 2**attempt):
             return False

@@ -93,9 +93,10 @@ def run_stage(task: Task, job_id: str, stage: str) -> dict[str, Any]:
     if isinstance(claim, Refusal):
         logger.info("%s %s is not run by this delivery: %s", job_id, stage, claim.reason)
         raise Ignore(claim.reason)
+    before = record
     if stored is not None:  # its earlier stages may have ended since it was read
         record = patiently(lambda: records.load(job_id))
-    with observed(record, claim, worker, settings) as seen:
+    with observed(before, claim, worker, settings) as seen:
         with ProgressMirror(task, job_id, record.language, stage) as mirror:
             touched = Records(connect(settings))
             watch = RecordWatch(touched, claim, settings.lease_seconds, mirror.show)

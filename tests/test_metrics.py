@@ -10,14 +10,17 @@ import pytest
 from pydantic import SecretStr
 
 from lorajob.jobdir import STAGES
+from lorajob.tasks.publish import send
 from lorajob.worker import tallies
+from lorajob.worker.artifacts import JobStore
 from lorajob.worker.gpu_load import PERIOD_SECONDS, GpuWatch, gpu_loads, loads_of, parse
 from lorajob.worker.record import StageRecord
 from lorajob.worker.records import Claim, Records
 from lorajob.worker.redis_server import free_port
 from tests.command import environment, finished, job_record, succeeded_record, url_of
 from tests.scrape import fetch, samples, serving, until, value
-from tests.service import wait_for
+from tests.service import new_job, settings_for, wait_for
+from tests.watched import workers
 
 ROOT = Path(__file__).parent.parent
 DASHBOARD = json.loads((ROOT / "deploy/grafana/lorajob.json").read_text("utf-8"))
@@ -231,3 +234,25 @@ def test_the_dashboard_uses_only_what_the_exporter_emits(exporter, records, redi
     assert {re.sub("_(bucket|sum|count)$", "", name) for name in emitted - used} <= {
         "lorajob_stage_seconds"
     }
+
+
+def test_attempts_at_a_job_in_a_store_count_as_waits_and_not_as_lost_leases(redis_server, tmp_path):
+    settings = settings_for(tmp_path, url_of(redis_server))
+    settings = settings.model_copy(update={"artifacts": f"file://{tmp_path}/store"})
+    with workers(settings) as redis:
+        records = Records(redis)
+        made = new_job(settings, records, "hi-00000061", STAGES)
+        stored = JobStore(f"{settings.store_url}/{made.id}", settings.workplace)
+        stored.store.upload(stored.job.spec_path, "spec.json")
+        for stage in STAGES:
+            stored.push(stage, 0)
+        records.delete(made.id)
+        record = made.model_copy(update={"folder": stored.store.url})
+        records.create(record)
+        send(record, settings)
+        wait_for(lambda: records.load(made.id).state == "succeeded", 60)
+        waits = tallies.read_histograms(redis.hgetall(tallies.WAITS))
+        assert {queue: sum(found.counts.values()) for queue, found in waits.items()} == {
+            "cpu": 2, "gpu": 2
+        }  # fmt: skip
+        assert not redis.hgetall(tallies.LEASES)

@@ -48,7 +48,13 @@ def receiver() -> Iterator[Receiver]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             made.heard.append(({k.lower(): v for k, v in self.headers.items()}, body))
             self.send_response(made.answers.pop(0) if made.answers else 200)
+            self.send_header("Location", made.url)
             self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            made.heard.append(({"followed": self.path}, b""))
+            self.send_response(200)
             self.end_headers()
 
         def log_message(self, *_: object) -> None: ...
@@ -162,6 +168,14 @@ def test_a_busy_server_is_asked_again_and_one_that_refuses_is_not(receiver, monk
     assert not post("file:///etc/passwd", b"{}", {}, never)
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed_and_tells_nobody(receiver, status):
+    receiver.answers = [status]
+    assert not post(receiver.url, b"{}", {}, threading.Event())
+    ((headers, _),) = receiver.heard
+    assert "followed" not in headers
+
+
 def test_a_server_that_is_away_is_given_up_and_the_next_notice_told(
     receiver, notifier, redis, tmp_path
 ):
@@ -180,6 +194,7 @@ def test_the_urls_are_not_logged(caplog, monkeypatch):
     caplog.set_level("DEBUG")
     assert not post(f"http://127.0.0.1:{free_port()}{PATH}", b"{}", {}, threading.Event())
     assert not post(f"http://[::1{PATH}", b"{}", {}, threading.Event())
+    assert not post(f"http://127.0.0.1:1{PATH} with a space", b"{}", {}, threading.Event())
     assert "does not answer" in caplog.text and "secret-path" not in caplog.text
 
 

@@ -150,3 +150,14 @@ def test_a_redis_that_is_away_is_one_line(tmp_path: Path):
     with pytest.raises(ServiceError, match="does not serve") as told, service_errors(settings):
         ping(settings)
     assert PASSWORD not in str(told.value)
+
+
+@pytest.mark.parametrize("mark", ["/", "#", "?", "[", "]", "/?", "@/"])
+def test_a_password_that_is_not_encoded_is_not_told(mark: str):
+    url = f"redis://:secret{mark}word@host:6379/0"
+    assert "secret" not in shown(url) and "word" not in shown(url)
+    with pytest.raises(ServiceError, match="percent-encoded") as told:
+        connect(Settings(redis_url=SecretStr(url)))
+    assert "secret" not in str(told.value) and "word@" not in str(told.value)
+    assert shown("redis://host:6379/0?password=secret@word") == "redis://host:***@word"
+    assert shown("redis://host:6379/0") == "redis://host:6379/0"

@@ -16,7 +16,7 @@ import json
 import logging
 import re
 import shutil
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lorajob.jobdir import MANIFEST, STAGES, JobDir, hash_file, write_json
@@ -131,7 +131,10 @@ class JobStore:
             raise DamageError(f"{self.store.url}/spec.json is gone")
         path = self.job.spec_path
         if not path.is_file() or path.read_bytes() != data:
-            write_json(path, json.loads(data))
+            try:
+                write_json(path, json.loads(data))
+            except ValueError as error:
+                raise DamageError(f"{self.store.url}/spec.json is damaged: {error}") from None
         self._write_mark("spec", hashlib.sha256(data).hexdigest())
         return JobSpec.load(path)
 
@@ -163,12 +166,9 @@ class JobStore:
         data = self.store.read(name)
         if data is None:
             raise DamageError(f"{self.store.url}/{name} is gone, and with it stage {stage}")
-        try:
-            manifest: Manifest = json.loads(data)
-            if manifest["tree"] != tree_name(manifest) or "result" not in manifest:
-                raise ValueError("its parts do not fit together")
-        except (ValueError, LookupError, TypeError) as error:
-            raise DamageError(f"{self.store.url}/{name} is damaged: {error}") from None
+        manifest = parse_manifest(data, f"{self.store.url}/{name}")
+        if manifest.get("tree") != tree_name(manifest) or "result" not in manifest:
+            raise DamageError(f"{self.store.url}/{name} is damaged: its parts do not fit together")
         return manifest
 
     # -- logs
@@ -228,6 +228,23 @@ class JobStore:
     def _marked(self, name: str) -> str | None:
         path = self.job.root / STORED / name
         return path.read_text("utf-8") if path.is_file() else None
+
+
+def parse_manifest(data: bytes, place: str) -> Manifest:
+    """A manifest as the store has it. Raises DamageError for what is none, and for a name of a file
+    that lies outside the manifest's folder.
+    """
+    try:
+        manifest: Manifest = json.loads(data)
+        for name, entry in manifest["files"].items():
+            entry["bytes"], entry["sha256"]
+            path = PurePosixPath(name)
+            plain = str(path) == name and path.parts and not path.is_absolute()
+            if not plain or ".." in path.parts or "\0" in name:
+                raise ValueError(f"{name!r} is no name of a file below it")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DamageError(f"{place} is damaged: {error}") from None
+    return manifest
 
 
 def tree_name(manifest: Manifest) -> str:

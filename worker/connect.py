@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
-from urllib.parse import urlsplit, urlunsplit
 
 from redis import Redis
 from redis.backoff import ConstantBackoff, ExponentialBackoff
@@ -45,12 +44,12 @@ def redis_url(settings: Settings) -> str:
 
 
 def shown(url: str) -> str:
-    """The url without its password, fit to print."""
-    parts = urlsplit(url)
-    name, at, host = parts.netloc.rpartition("@")
+    """The url without its password, fit to print. A password may hold what ends a url's host."""
+    front, at, host = url.rpartition("@")
+    scheme, mark, name = front.partition("://")
     user, colon, _ = name.partition(":")
-    netloc = f"{user}:***@{host}" if colon else f"{user}{at}{host}"
-    return urlunsplit(parts._replace(netloc=netloc, query=""))  # a query may hold a password
+    masked = f"{scheme}{mark}{user}{':***' if colon else ''}{at}{host}" if at else url
+    return masked.partition("?")[0].partition("#")[0]  # a query may hold a password
 
 
 def connect(settings: Settings, patient: bool = False) -> Redis:

@@ -9,7 +9,12 @@ from types import TracebackType
 from lorajob.errors import LorajobError
 from lorajob.jobdir import MANIFEST
 from lorajob.stores import Check, DamageError, unhurried
-from lorajob.worker.artifacts import JobStore, local_checkpoints, remove_folder
+from lorajob.worker.artifacts import (
+    JobStore,
+    local_checkpoints,
+    parse_manifest,
+    remove_folder,
+)
 from lorajob.worker.records import Claim
 from lorajob.worker.supervisor import Progress, StopReason, Watch
 
@@ -152,7 +157,8 @@ def _fetch(stored: JobStore, fence: int, step: int, check: Check) -> None:
     data = stored.store.read(f"{source}/{MANIFEST}")
     if data is None:
         raise DamageError(f"{stored.store.url}/{source}/{MANIFEST} is gone")
-    for name, entry in json.loads(data)["files"].items():
+    manifest = parse_manifest(data, f"{stored.store.url}/{source}/{MANIFEST}")
+    for name, entry in manifest["files"].items():
         if stored.store.download(f"{source}/{name}", scratch / name, check) != entry["sha256"]:
             raise DamageError(f"{stored.store.url}/{source}/{name} is not as its manifest says")
     (scratch / MANIFEST).write_bytes(data)

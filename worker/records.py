@@ -18,7 +18,7 @@ from redis.exceptions import WatchError
 
 from lorajob.errors import JobNotFoundError, RecordError
 from lorajob.jobdir import STAGES
-from lorajob.stores import StoreError
+from lorajob.stores import StoreError, is_url
 from lorajob.worker import scripts
 from lorajob.worker.record import ENDED, JobRecord
 
@@ -151,7 +151,8 @@ class Records:
     ) -> Claim | Refusal:
         """Take a queued stage, or one whose lease ran out, unless that makes `max_losses` in a row.
         Give `owner` to ask again safely, and the number of the last attempt that left files, so
-        that this one's is higher even where somebody ran the stage by hand.
+        that this one's is higher even where somebody ran the stage by hand. In a store job.json is
+        the owner's to bring up to date: a store that hangs would outlast the lease here.
         """
         owner = owner or secrets.token_hex(16)
         earlier = STAGES[: STAGES.index(stage)]
@@ -159,9 +160,11 @@ class Records:
         args: Arguments = [stage, previous, owner, worker, lease_seconds, max_losses]
         args.append(known_attempt)
         answer = self._claim(_keys(job_id), args)
-        self._mirror_known(job_id)
         if answer[0] != "claimed":
+            self._mirror_known(job_id)
             return Refusal(answer[0])
+        if not is_url(self.load(job_id).folder):
+            self.mirror(job_id)
         return Claim(job_id, stage, answer[1], owner)
 
     def touch(

@@ -13,7 +13,7 @@ import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from redis import Redis
 from redis.sentinel import Sentinel
@@ -84,7 +84,7 @@ class RedisPlace:
 
 def parse_place(url: str) -> RedisPlace:
     """Raises ValueError with what is wrong, which holds no password."""
-    parts = urlsplit(url)
+    parts = _split(url)
     query = dict(parse_qsl(parts.query))
     if parts.scheme not in SCHEMES:
         raise ValueError(f"allowed: {', '.join(f'{scheme}://' for scheme in SCHEMES)}")
@@ -103,6 +103,18 @@ def parse_place(url: str) -> RedisPlace:
     password = query.pop("sentinel_password", None)
     sentinels = tuple(_address(text) for text in parts.netloc.rpartition("@")[2].split(","))
     return RedisPlace(_without(url, query), None, sentinels, master, password)
+
+
+def _split(url: str) -> SplitResult:
+    """Raises ValueError in words of our own: urllib's repeat a password that ends the host."""
+    try:
+        parts = urlsplit(url)
+        readable = parts.scheme == "sentinel" or parts.port != 0
+        if readable and "@" not in parts.path + parts.fragment:
+            return parts
+    except ValueError:
+        pass
+    raise ValueError("host and port cannot be read; a password must be percent-encoded")
 
 
 def _tls(query: dict[str, str]) -> dict[str, Any]:

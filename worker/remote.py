@@ -122,13 +122,15 @@ def corpus_here(record: JobRecord, claim: Claim, errand: Errand) -> Iterator[Out
     if claim.stage != "preprocess" or not is_url(record.corpus):
         yield None
         return
-    with in_use(record.corpus):
-        failed: Outcome | None = None
-        try:
-            fetched = errand.run(lambda check: fetch(record.corpus, check))
-            failed = fetched if isinstance(fetched, Stopped) else None
-        except LorajobError as error:
-            failed = _failed(error)
+    failed: Outcome | None = None
+    try:
+        fetched = errand.run(lambda check: fetch(record.corpus, check))
+        failed = fetched if isinstance(fetched, Stopped) else None
+    except LorajobError as error:
+        failed = _failed(error)
+    with in_use(record.corpus) as here:
+        if failed is None and not here:  # it was removed to make room, this very moment
+            failed = Failed("lost", f"corpus: {record.corpus} was removed before it was read")
         yield failed
 
 
@@ -175,7 +177,10 @@ def _failed(error: LorajobError) -> Failed:
 def _begin(
     stored: JobStore, record: JobRecord, claim: Claim, check: Check
 ) -> dict[str, Any] | None:
-    """Fetch what the stage needs, unless it is finished: then its result."""
+    """Fetch what the stage needs, unless it is finished: then its result. Its job.json says first
+    that it runs.
+    """
+    record.save()
     adopted = stored.adopt(claim.stage, claim.fence)
     if adopted is None:
         stored.fetch_for(claim.stage, record, check)

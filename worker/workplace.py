@@ -69,12 +69,14 @@ def _locked(folder: Path, how: int) -> Iterator[None]:
 
 
 def _bytes_below(folder: Path) -> int:
+    """Of a folder in which others may write and remove; os.walk passes over what is gone."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.lstat().st_size
-        except OSError:  # removed meanwhile
-            continue
+    for parent, folders, files in os.walk(folder):
+        for name in folders + files:
+            try:
+                total += Path(parent, name).lstat().st_size
+            except OSError:
+                continue
     return total
 
 

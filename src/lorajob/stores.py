@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -60,9 +60,11 @@ class Store:
         protocol = urlsplit(self.url).scheme
         options: dict[str, Any] = {"use_listings_cache": False}  # others write there, too
         if protocol in EXTRAS:
+            options["session"] = _session()
             options["config_kwargs"] = {
                 "connect_timeout": CONNECT_SECONDS,
                 "read_timeout": READ_SECONDS,
+                "retries": {"total_max_attempts": 2},  # for each of five of s3fs's own
             }
         for name in ("aiobotocore", "botocore"):  # they tell of every key that they find
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -110,7 +112,8 @@ class Store:
         with store_errors(self.url):
             try:
                 info: dict[str, Any] = self.fs.info(self.key(name))
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                _raise_if_away(error)
                 return None
         return info
 
@@ -174,7 +177,8 @@ class Store:
         with store_errors(self.url):
             try:
                 file = self.fs.open(self.key(name), "rb", block_size=CHUNK_BYTES)
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                _raise_if_away(error)
                 raise DamageError(f"{self.url}/{name} is gone") from None
         with file:
             while True:
@@ -226,6 +230,30 @@ def store_errors(url: str) -> Iterator[None]:
         if type(error).__module__.partition(".")[0] not in LIBRARIES:
             raise
         raise StoreError(f"{url} does not serve: {_words(error)}") from error
+
+
+@cache
+def _session() -> Any:
+    """A session that sends what it writes without asking first: no timeout covers the wait for
+    `100 Continue`, and a server that hangs would hold its writer for ever.
+    """
+    from aiobotocore.session import AioSession
+    from botocore.handlers import add_expect_header
+
+    session = AioSession()
+    session.unregister("before-call.s3", add_expect_header)
+    return session
+
+
+def _raise_if_away(error: FileNotFoundError) -> None:
+    """Raise what lies behind it, where a web server did not say that there is no such file: fsspec
+    takes every answer for that, and none at all.
+    """
+    cause = error.__cause__
+    gone = isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) in (404, 410)
+    web = type(cause).__module__.partition(".")[0] == "aiohttp" or isinstance(cause, OSError)
+    if cause is not None and web and not gone:
+        raise cause
 
 
 def _words(error: Exception) -> str:

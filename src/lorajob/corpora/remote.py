@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,21 @@ from urllib.parse import urlsplit
 from lorajob import places
 from lorajob.errors import UsageError
 from lorajob.jobdir import write_json
-from lorajob.stores import CHUNK_BYTES, Check, DamageError, Store, store_errors, unhurried
+from lorajob.stores import (
+    CHUNK_BYTES,
+    Check,
+    DamageError,
+    Store,
+    StoreError,
+    store_errors,
+    unhurried,
+)
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 ENTRY = "entry.json"
-VERSION_FIELDS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime")
+VERSION_FIELDS = (
+    *("ETag", "etag", "md5Hash", "LastModified", "Last-Modified", "last_modified", "mtime"),
+)
 
 log = logging.getLogger(__name__)
 
@@ -84,44 +94,47 @@ def local_copy(url: str) -> Path:
 def fetch(url: str, check: Check = unhurried) -> Path:
     """The corpus here, as new as its server has it; whoever else wants it meanwhile waits.
 
-    What was cut off goes on where it stopped. Raises UsageError where there is no such corpus,
-    StoreError where its server does not serve.
+    What was cut off goes on where it stopped. An older copy gives way once nobody reads it. Raises
+    UsageError where there is no such corpus, StoreError where its server does not serve.
     """
     check_remote(url)
     remote, store = Remote(url), Store(url)
     with _locked(remote, "lock", fcntl.LOCK_EX, check):
-        info = store.info() or {}
-        wanted = {"url": url, "bytes": info.get("size"), "version": _version(info)}
+        wanted = _described(store)
         if remote.entry() == wanted:
             os.utime(remote.folder)
             return remote.path
-        make_room(places.corpora_bytes() - (info.get("size") or 0))
+        make_room(places.corpora_bytes() - (wanted["bytes"] or 0))
         remote.folder.mkdir(parents=True, exist_ok=True)
         part = remote.folder / f".part-{hashlib.sha256(repr(wanted).encode()).hexdigest()[:16]}"
         _continue(store, part, check)
+        if _described(store) != wanted:
+            part.unlink()
+            raise StoreError(f"{url} was replaced while it was fetched")
         size = part.stat().st_size
         if wanted["bytes"] is not None and size != wanted["bytes"]:
             part.unlink()
             raise DamageError(f"{url}: {size} bytes came instead of {wanted['bytes']}")
-        part.replace(remote.path)
-        write_json(remote.folder / ENTRY, wanted | {"bytes": size})
+        with _locked(remote, "use", fcntl.LOCK_EX, check):  # a reader opens it more than once
+            part.replace(remote.path)
+            write_json(remote.folder / ENTRY, wanted | {"bytes": size})
         log.info("corpus: %s is here, %d MB", url, size // 1_000_000)
         return remote.path
 
 
 @contextmanager
-def in_use(url: str) -> Iterator[None]:
-    """Keep the copy here while the block runs."""
+def in_use(url: str) -> Iterator[bool]:
+    """Keep the copy here, as it is, while the block runs; yields whether there is one."""
     with _locked(Remote(url), "use", fcntl.LOCK_SH):
-        yield
+        yield Remote(url).entry() is not None
 
 
 def make_room(limit_bytes: float) -> None:
     """Remove the archives longest unused until all take at most `limit_bytes`; not those in use."""
     folders = [path for path in places.corpora().glob("*") if path.is_dir()]
     total = 0
-    for folder in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
-        size = sum(path.stat().st_size for path in folder.iterdir())
+    for folder in sorted(folders, key=_used, reverse=True):
+        size = _bytes_in(folder)
         if total + size <= limit_bytes or not _removed(folder):
             total += size
 
@@ -137,10 +150,34 @@ def _removed(folder: Path) -> bool:
         return True
 
 
+def _used(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except OSError:  # another worker has removed it
+        return 0.0
+
+
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    with suppress(OSError):
+        for path in folder.iterdir():
+            with suppress(OSError):  # another worker has renamed it
+                total += path.stat().st_size
+    return total
+
+
 def _continue(store: Store, part: Path, check: Check) -> None:
-    with part.open("ab", buffering=0) as target:
+    try:
+        _append(store, part, CHUNK_BYTES, check)
+    except ValueError:  # from a web server that sends files only from their beginning
+        part.unlink()
+        _append(store, part, 0, check)
+
+
+def _append(store: Store, part: Path, block_bytes: int, check: Check) -> None:
+    with part.open("ab") as target:
         with store_errors(store.url):
-            source = store.fs.open(store.key(""), "rb", block_size=CHUNK_BYTES)
+            source = store.fs.open(store.key(""), "rb", block_size=block_bytes)
         with source:
             if target.tell():
                 with store_errors(store.url):
@@ -152,12 +189,15 @@ def _continue(store: Store, part: Path, check: Check) -> None:
                 if not chunk:
                     break
                 target.write(chunk)
+        target.flush()
         os.fsync(target.fileno())
 
 
-def _version(info: dict[str, Any]) -> str:
-    found = next((info[name] for name in VERSION_FIELDS if info.get(name)), "")
-    return str(found).strip('"')
+def _described(store: Store) -> dict[str, Any]:
+    """An entry of what the server has now."""
+    info = store.info() or {}
+    version = next((info[name] for name in VERSION_FIELDS if info.get(name)), "")
+    return {"url": store.url, "bytes": info.get("size"), "version": str(version).strip('"')}
 
 
 @contextmanager

@@ -1,0 +1,57 @@
+"""A store that holds what no worker has put there."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from lorajob.stores import DamageError
+from lorajob.worker.artifacts import JobStore, tree_name
+from lorajob.worker.follower import fetch_checkpoint
+
+ENTRY = {"bytes": 4, "sha256": hashlib.sha256(b"evil").hexdigest()}
+OUTSIDE = (
+    "../../escaped",
+    "a/../../../escaped",
+    "/tmp/lorajob-escaped",
+    "..",
+    "a//b",
+    "a\0b",
+    "",
+    ".",
+)
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> JobStore:
+    return JobStore(f"file://{tmp_path}/store/hi-1", tmp_path / "jobs")
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_no_manifest_names_a_file_outside_its_folder(stored: JobStore, name: str, tmp_path: Path):
+    manifest = {"stage": "train", "files": {name: ENTRY}, "result": {}}
+    text = json.dumps(manifest | {"tree": tree_name(manifest)}).encode()
+    stored.store.write("train/attempt-1.json", text)
+    stored.store.write("checkpoints/1-10/manifest.json", text)
+    stored.store.write("train/escaped", b"evil")  # where `..` leads in the store
+    stored.store.write("escaped", b"evil")
+    before = {path for path in tmp_path.rglob("*") if "jobs" not in path.parts}
+    with pytest.raises(DamageError, match="no name of a file"):
+        stored.fetch_stage("train", 1)
+    fetch_checkpoint(stored)
+    assert before == {path for path in tmp_path.rglob("*") if "jobs" not in path.parts}
+    assert not list((tmp_path / "jobs").rglob("escaped"))
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"files": []}', b'{"files": {"a": {}}}'])
+def test_what_is_no_manifest_is_named_and_passed_over(stored: JobStore, text: bytes, caplog):
+    stored.store.write("checkpoints/1-10/manifest.json", text)
+    fetch_checkpoint(stored)
+    assert "the checkpoint of step 10 is passed over" in caplog.text
+    stored.store.write("train/attempt-1.json", text)
+    with pytest.raises(DamageError, match=r"attempt-1\.json is damaged"):
+        stored.fetch_stage("train", 1)
+    stored.store.write("spec.json", b"{")
+    with pytest.raises(DamageError, match=r"spec\.json is damaged"):
+        stored.fetch_spec()

@@ -1,0 +1,51 @@
+"""A web server with one archive, which misbehaves as it is told."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+
+@dataclass
+class Archive:
+    """What lies at `url`, and how the server answers."""
+
+    data: bytes
+    modified: str = "Mon, 01 Jan 2024 00:00:00 GMT"
+    status: int = 200
+    ranges: bool = True
+    url: str = ""
+    asked: list[str | None] = field(default_factory=list)  # the ranges
+
+
+@pytest.fixture
+def web() -> Iterator[Archive]:
+    made = Archive(bytes(range(256)) * 64)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            wanted, data = self.headers["Range"], made.data
+            status = made.status
+            if wanted and made.ranges and status == 200:
+                first, _, last = wanted.removeprefix("bytes=").partition("-")
+                status, data = 206, data[int(first) : int(last) + 1]
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.send_header("Last-Modified", made.modified)
+            self.end_headers()
+            if self.command == "GET":
+                made.asked.append(wanted)
+                self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        made.url = f"http://127.0.0.1:{server.server_address[1]}/cv-hi.tar.gz"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield made
+        server.shutdown()
