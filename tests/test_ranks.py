@@ -1,14 +1,19 @@
 """Two processes on the CPU, as a worker with two GPUs runs a training."""
 
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch.distributed import TCPStore
 
+from lorajob import ranks
 from lorajob.checkpoint import newest_checkpoint
 from lorajob.errors import UsageError
 from lorajob.jobdir import JobDir
@@ -89,6 +94,30 @@ def test_neither_process_outlives_the_other(
     assert stage.returncode == -signal.SIGKILL  # and so it is tried again
     wait_for(lambda: not running(other))
     assert job.result("train") is None
+
+
+def test_the_port_where_they_meet_is_held_before_anybody_is_told_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+
+    def start(command: list[str], env: dict[str, str], **options: Any) -> "subprocess.Popen[bytes]":
+        told.append(int(env["MASTER_PORT"]))
+        with socket.socket() as intruder, pytest.raises(OSError, match="in use"):
+            intruder.bind((ranks.LOOPBACK, told[0]))
+        return popen([sys.executable, "-c", ""], env=env, **options)
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", start)
+    with ranks.shared_by(3, JobDir(tmp_path), None):
+        # as torch.distributed does in rank 0
+        met = TCPStore(ranks.LOOPBACK, told[0], 3, True, multi_tenant=True, wait_for_workers=False)
+        elsewhere = ("127.0.0.2", told[0])
+        with socket.socket() as outside:
+            assert outside.connect_ex(elsewhere) == errno.ECONNREFUSED  # on the loopback alone
+        assert met.port == int(os.environ["MASTER_PORT"])
+    assert told == [met.port] * 2
+    assert "MASTER_PORT" not in os.environ
 
 
 def test_how_many_processes_share_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
