@@ -10,14 +10,20 @@ import pytest
 import torch
 from transformers import WhisperForConditionalGeneration
 
-from lorajob.checkpoint import take_over
+from lorajob.checkpoint import flatten_optimizer, take_over
+from lorajob.clipstore import ClipStore
 from lorajob.errors import AttemptLost, DiskError, MemoryLack, ModelError, StageStopped
 from lorajob.features import WINDOW_SAMPLES
 from lorajob.loss import WhisperLoss
+from lorajob.packing import Window
 from lorajob.report import Report
+from lorajob.spec import TrainConfig
 from lorajob.stage import EXIT_BROKEN, run_stage
+from lorajob.tokens import Labels
+from lorajob.trainer import start_run
+from lorajob.windows import WindowDataset, collate
 from tests.procs import limit_files
-from tests.test_train import SHORT, StopAt, history
+from tests.test_train import SHORT, StopAt, adapter_bytes, history
 from tests.tiny import make_job
 
 
@@ -53,6 +59,79 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_steps(
     job = make_job(tmp_path / "none", tiny_whisper, *sets)
     with pytest.raises(ModelError, match=r"out of memory with train\.micro_batch=1"):
         run_stage("train", job, 1, Report("train"))
+
+
+def test_a_step_that_lacked_memory_leaves_no_gradients_behind(
+    tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(tmp_path, tiny_whisper)
+    store = ClipStore(job.stage_dir("preprocess") / "train")
+    windows = [Window((clip,), False) for clip in range(2)]
+    dataset = WindowDataset(store, Labels(tiny_whisper, "hi"), windows)
+    batches = [collate([dataset[index]]) for index in range(2)]
+    config = TrainConfig(rank=4, precision="float32", dropout=0.1)
+    forward = WhisperLoss.forward
+    adapters = []
+    for full_at in (0, 2):
+        passes = 0
+
+        def small_card(self: Any, *batch: torch.Tensor, full_at: int = full_at) -> torch.Tensor:
+            nonlocal passes
+            passes += 1
+            if passes == full_at:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return forward(self, *batch)
+
+        monkeypatch.setattr(WhisperLoss, "forward", small_card)
+        run = start_run(tiny_whisper, config, 1, 10, None)
+        if full_at:
+            with pytest.raises(torch.OutOfMemoryError):
+                run.take_step(batches, 20)
+            assert run.step == 0
+        run.take_step(batches, 20)
+        adapters.append([it.detach().clone() for it in run.trained()])
+    assert all(map(torch.equal, *adapters))
+
+
+def test_the_optimizers_first_step_allocates_no_state(
+    tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def where(optimizer: torch.optim.Optimizer) -> dict[str, int]:
+        tensors, _ = flatten_optimizer(optimizer)
+        return {name: tensor.data_ptr() for name, tensor in tensors.items()}
+
+    def watched(self: torch.optim.AdamW, closure: Any = None) -> None:
+        before = where(self)
+        step(self, closure)
+        assert before and where(self) == before
+
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    run_stage("train", make_job(tmp_path, tiny_whisper, *SHORT), 1, Report("train"))
+
+
+@pytest.mark.parametrize("applied", [False, True])
+def test_a_step_that_lacked_memory_while_applied_is_neither_repeated_nor_skipped(
+    tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, applied: bool
+) -> None:
+    undisturbed = make_job(tmp_path / "undisturbed", tiny_whisper, *SHORT)
+    run_stage("train", undisturbed, 1, Report("train"))
+    step, taken = torch.optim.AdamW.step, 0
+
+    def full_at_5(self: torch.optim.AdamW, closure: Any = None) -> None:
+        nonlocal taken
+        taken += 1
+        if taken != 5 or applied:
+            step(self, closure)
+        if taken == 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", full_at_5)
+    job = make_job(tmp_path / "full", tiny_whisper, *SHORT)
+    with pytest.raises(MemoryLack, match="step 5 may be half applied; .* the last checkpoint"):
+        run_stage("train", job, 1, Report("train"))
+    assert run_stage("train", job, 2, Report("train"))["resumed_from"] == 3
+    assert adapter_bytes(job) == adapter_bytes(undisturbed)
 
 
 def test_a_run_goes_on_with_as_many_threads_as_it_began_with(

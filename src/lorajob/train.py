@@ -242,7 +242,6 @@ class _Loop:
                 "train.quantization=4bit, train.gradient_checkpointing=true or a smaller base model"
             ) from error
         self.run.micro_batch = tried // 2
-        self.run.optimizer.zero_grad()
         if accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
         log.warning(
