@@ -1,6 +1,8 @@
 """What training does when memory or disk run out, or another attempt takes over."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from lorajob.checkpoint import flatten_optimizer, take_over
 from lorajob.clipstore import ClipStore
 from lorajob.errors import AttemptLost, DiskError, MemoryLack, ModelError, StageStopped
 from lorajob.features import WINDOW_SAMPLES
+from lorajob.jobdir import MANIFEST, hash_files, write_json
 from lorajob.loss import WhisperLoss
 from lorajob.packing import Window
 from lorajob.report import Report
@@ -128,7 +131,7 @@ def test_a_step_that_lacked_memory_while_applied_is_neither_repeated_nor_skipped
 
     monkeypatch.setattr(torch.optim.AdamW, "step", full_at_5)
     job = make_job(tmp_path / "full", tiny_whisper, *SHORT)
-    with pytest.raises(MemoryLack, match="step 5 may be half applied; .* the last checkpoint"):
+    with pytest.raises(MemoryLack, match=r"step 5 may be half applied; .* the last checkpoint"):
         run_stage("train", job, 1, Report("train"))
     assert run_stage("train", job, 2, Report("train"))["resumed_from"] == 3
     assert adapter_bytes(job) == adapter_bytes(undisturbed)
@@ -164,6 +167,51 @@ def test_whoever_was_taken_over_can_write_no_checkpoint(tiny_whisper: Path, tmp_
     with pytest.raises(AttemptLost, match="a later attempt has begun"):
         run_stage("train", job, 1, Report("train"))
     assert run_stage("train", job, 3, Report("train"))["resumed_from"] == 3
+
+
+@pytest.mark.parametrize("other", [("train.timestamps=0.2",), ("train.epochs=2",), ()])
+def test_a_checkpoint_of_another_plan_of_windows_is_not_gone_on_from(
+    tiny_whisper: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, other: tuple[str, ...]
+) -> None:
+    plain = (*SHORT, "train.cut_clips=0.2", "train.single_clips=0.2", "train.epochs=3")
+    job = make_job(tmp_path / "job", tiny_whisper, *plain)
+    with pytest.raises(StageStopped):
+        run_stage("train", job, 1, StopAt(7))
+    changed = make_job(
+        tmp_path / "changed", tiny_whisper, *plain, *other, clips=12 if other else 11
+    )
+    run_stage("train", changed, 1, Report("train"))
+    if other:
+        shutil.copyfile(changed.spec_path, job.spec_path)
+    else:  # its preprocessing was done anew, and left another clip out
+        shutil.rmtree(job.stage_dir("preprocess"))
+        shutil.copytree(changed.stage_dir("preprocess"), job.stage_dir("preprocess"))
+    caplog.clear()
+    with pytest.raises(StageStopped):
+        run_stage("train", job, 2, StopAt(4))
+    for step in (6, 7):  # as many as are kept
+        assert f"step-{step} is of another plan of windows and set aside as" in caplog.text
+    assert {path.name for path in (job.checkpoints / "2").iterdir()} == {"step-3", "step-4"}
+    caplog.clear()
+    assert run_stage("train", job, 3, Report("train"))["resumed_from"] == 4
+    assert "set aside" not in caplog.text
+    assert adapter_bytes(job) == adapter_bytes(changed)
+    assert [row["step"] for row in history(job)] == [row["step"] for row in history(changed)]
+
+
+def test_a_checkpoint_that_names_no_plan_is_gone_on_from_and_named(
+    tiny_whisper: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = make_job(tmp_path, tiny_whisper, *SHORT)
+    with pytest.raises(StageStopped):
+        run_stage("train", job, 1, StopAt(4))
+    for folder in (job.checkpoints / "1").iterdir():  # as they were written before
+        state = json.loads((folder / "state.json").read_text())
+        del state["plan"]
+        write_json(folder / "state.json", state)
+        write_json(folder / MANIFEST, {"files": hash_files(folder)})
+    assert run_stage("train", job, 2, Report("train"))["resumed_from"] == 4
+    assert "step-4 does not tell its plan of windows: perhaps not exact" in caplog.text
 
 
 def test_a_full_disk_is_one_error_and_leaves_no_half_of_anything(

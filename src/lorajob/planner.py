@@ -62,7 +62,7 @@ def forecast(
 
 
 def dry_pass(run: Run, batch: Batch) -> float:
-    """Seconds of one forward and backward pass, whose gradients are dropped, if memory lacks too."""
+    """Seconds of one forward and backward pass, whose gradients are dropped, come what may."""
     device = run.accelerator.device
     started = time.monotonic()
     try:
