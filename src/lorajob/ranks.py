@@ -19,16 +19,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from lorajob.errors import LorajobError, UsageError
 from lorajob.jobdir import JobDir
 from lorajob.room import says_out_of_memory
 from lorajob.spec import JobSpec
 from lorajob.stage import EXIT_BROKEN, EXIT_FAILED
-
-if TYPE_CHECKING:
-    from torch.distributed import TCPStore
 
 LOOPBACK = "127.0.0.1"
 END_SECONDS = 10  # the others get so long to end by themselves
@@ -88,19 +85,18 @@ def shared_by(count: int, job: JobDir, resume: Path | None) -> Iterator[None]:
             _end(other)
 
 
-def _meeting_place(count: int) -> "TCPStore":
-    """A store on a port that the kernel chooses, bound before anybody is told of it.
+def _meeting_place(count: int) -> Any:
+    """A torch.distributed.TCPStore on a port that the kernel chooses, bound before anybody is told of it.
 
     It may be shared within this process: where torch.distributed, as rank 0, would serve one on
     that port, it finds this one. Through a socket of our own it listens on the loopback alone.
     """
-    from torch.distributed import TCPStore
-
+    torch_distributed = importlib.import_module("torch.distributed")
     with socket.socket() as listening:
         listening.bind((LOOPBACK, 0))
         listening.listen()
         port = listening.getsockname()[1]
-        return TCPStore(
+        return torch_distributed.TCPStore(
             *(LOOPBACK, port, count, True),
             wait_for_workers=False,
             multi_tenant=True,
