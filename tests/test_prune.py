@@ -1,5 +1,6 @@
 """Forgetting old jobs, on a real Redis and real folders."""
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,3 +111,27 @@ def test_a_batch_that_is_there_is_not_made_twice(pipeline):
     assert batches.create(batch) == batch
     assert batches.create(batch.model_copy(update={"jobs": ("c",)})) == batch
     assert batches.newest() == [batch]
+
+
+def test_jobs_leave_a_batch_and_come_back_to_it_at_the_same_time(pipeline):
+    batches = Batches(pipeline.redis)
+    old, back = [[f"{name}-{number}" for number in range(60)] for name in ("old", "back")]
+    batches.create(Batch(id="batch-1", created_at=1.0, jobs=tuple(old)))
+    records = [make(pipeline, job_id, 40, 50) for job_id in back]
+    for job_id in back:
+        batches.remove(job_id, "batch-1")
+    start = threading.Barrier(3)
+
+    def at_once(act, jobs):
+        start.wait()
+        for job in jobs:
+            act(job)
+
+    acts = (lambda job_id: batches.remove(job_id, "batch-1"), batches.restore, batches.restore)
+    work = zip(acts, (old, records[:30], records[30:]), strict=True)
+    threads = [threading.Thread(target=at_once, args=one) for one in work]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(batches.load("batch-1").jobs) == sorted(back)
