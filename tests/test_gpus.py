@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from lorajob.errors import UsageError
+from lorajob.gpu_memory import training_gb
+from lorajob.spec import build_spec
 from lorajob.worker.connect import connect
 from lorajob.worker.gpus import pins
 from lorajob.worker.heartbeats import living
@@ -262,3 +264,21 @@ def test_the_pool_of_cpu_workers_grows_from_none(redis_server, env, begun, tmp_p
             for job in jobs:
                 send(job, redis_server)
             wait_for(lambda: all(records.load(name).state == "running" for name in names), 60)
+
+
+@pytest.mark.parametrize(
+    ("base_model", "like"),
+    [
+        ("smallville/whisper-large-v3", "openai/whisper-large-v3"),
+        ("acme/database-whisper-large-v3", "openai/whisper-large-v3"),
+        ("/models/base/whisper-largev2", "openai/whisper-large-v2"),
+        ("openai/whisper-large-v3-turbo", "acme/turbo-de"),
+        ("acme/whisper_small_hi", "openai/whisper-small"),
+    ],
+)
+def test_a_models_size_is_told_by_its_name_and_not_by_what_is_around_it(base_model, like):
+    needs = [
+        training_gb(build_spec({"language": "hi", "corpus": "a", "base_model": one}))
+        for one in (base_model, like)
+    ]
+    assert needs[0] == needs[1] > 0
