@@ -11,7 +11,7 @@ from lorajob.errors import CorpusError, ServiceError, UsageError
 from lorajob.jobdir import STAGES, JobDir
 from lorajob.spec import build_spec
 from lorajob.tasks import messages
-from lorajob.tasks.batches import load_batch, state_of, submit_batch
+from lorajob.tasks.batches import cancel_batch, load_batch, retry_batch, state_of, submit_batch
 from lorajob.tasks.pipeline import Pipeline
 from lorajob.tasks.prune import prune
 from lorajob.tasks.rebuild import rebuild
@@ -175,6 +175,10 @@ def test_cancel_and_retry_take_a_batch(env, data, pipeline):
         ("languages: [hi]\nextras: 1", "extras"),
         ("languages: [xx-klingon]\ndefaults: {corpus: a}", "xx-klingon"),
         ("languages: {hi: 3}", "hi"),
+        ("languages:\n  hi: {corpus: a}\n  hi: {corpus: b}", "'hi' is there twice"),
+        ("languages: [hi]\ndefaults: {corpus: a, preset: [fast]}", "preset: ['fast']"),
+        ("languages: [hi]\ndefaults: {corpus: ~nobody-here/a}", "~nobody-here/a"),
+        ("languages: [hi]\ndefaults: {corpus: a, base_model: ~nobody-here/a}", "base_model: '~no"),
         ("languages: [hi]\ndefaults: {corpus: a, train: {epoch: 1}}", "train.epoch"),
         ("- hi", "mapping"),
     ],
@@ -187,6 +191,22 @@ def test_a_wrong_batch_file_is_one_line(env, tmp_path, text, word, redis):
     assert word in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert redis.keys("lorajob:*") == []
+
+
+def test_a_job_that_is_gone_meanwhile_stops_no_other(pipeline, data, redis, monkeypatch):
+    batch = submit_batch(pipeline, specs(data, "hi", "mr", "ta")).batch
+    load_many = Records.load_many
+
+    def and_prune_one(self, ids):
+        found = load_many(self, ids)
+        self.delete(next(iter(ids)))
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Records, "load_many", and_prune_one)
+        assert cancel_batch(pipeline, batch.id) == list(batch.jobs[1:])
+        patched.setattr(Records, "load_many", lambda self, ids: and_prune_one(self, ids[1:]))
+        assert retry_batch(pipeline, batch.id) == list(batch.jobs[2:])
 
 
 def test_a_lost_redis_gets_its_batches_back(pipeline, data, redis):
