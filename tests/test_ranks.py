@@ -18,7 +18,7 @@ from lorajob.checkpoint import newest_checkpoint
 from lorajob.errors import UsageError
 from lorajob.jobdir import JobDir
 from lorajob.ranks import wanted_processes
-from lorajob.stage import EXIT_STOPPED
+from lorajob.stage import EXIT_FAILED, EXIT_STOPPED
 from tests.procs import descendants, running
 from tests.service import wait_for
 from tests.test_train import SHORT, history
@@ -94,6 +94,46 @@ def test_neither_process_outlives_the_other(
     assert stage.returncode == -signal.SIGKILL  # and so it is tried again
     wait_for(lambda: not running(other))
     assert job.result("train") is None
+
+
+LACKING = """\
+import os
+
+if os.environ.get("RANK") == "1":
+    import torch
+    import {module}
+
+    def lack(self, *_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    {module}.{method} = lack
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "method", "code", "line"),
+    [
+        ("lorajob.loss", "WhisperLoss.forward", EXIT_FAILED, "out of memory with train.micro_b"),
+        # half a step: only the checkpoint is whole, and another attempt goes on from it
+        ("torch.optim", "AdamW.step", -signal.SIGKILL, "step 1 may be half applied"),
+    ],
+)
+def test_memory_that_only_the_other_lacks_ends_both_alike(
+    tiny_whisper: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    method: str,
+    code: int,
+    line: str,
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(LACKING.format(module=module, method=method))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    job = make_job(tmp_path / "job", tiny_whisper, *EXACT, "train.micro_batch=1")
+    stage = start(job, 2)
+    _, said = stage.communicate(timeout=240)
+    assert stage.returncode == code, said
+    assert line in said
 
 
 def test_the_port_where_they_meet_is_held_before_anybody_is_told_of_it(

@@ -86,7 +86,7 @@ def shared_by(count: int, job: JobDir, resume: Path | None) -> Iterator[None]:
 
 
 def _meeting_place(count: int) -> Any:
-    """A torch.distributed.TCPStore on a port that the kernel chooses, bound before anybody is told of it.
+    """A TCPStore of torch.distributed on a port of the kernel's choice, bound before it is told.
 
     It may be shared within this process: where torch.distributed, as rank 0, would serve one on
     that port, it finds this one. Through a socket of our own it listens on the loopback alone.

@@ -33,7 +33,7 @@ from lorajob.report import Report
 from lorajob.results import TrainResult
 from lorajob.spec import JobSpec
 from lorajob.tokens import Labels
-from lorajob.trainer import OOM_ELSEWHERE, Run, start_run
+from lorajob.trainer import OOM_AT_LEAST, OOM_ELSEWHERE, Run, start_run
 from lorajob.windows import Batch, Course, WindowDataset, collate, lay_out, micro_batches
 
 # What a forward and backward pass costs beside its windows, in seconds of audio: on a CPU as
@@ -170,14 +170,15 @@ class _Loop:
             return collate([dataset[index] for index in batch])
 
         steps = self.steps[self.run.step :]
+        alone = self.run.accelerator.num_processes == 1
         if self.config.micro_batch is None and self.run.step == 0:
             fullest = max(range(len(self.windows)), key=lambda index: cost([index]))
             item = replace(dataset[fullest], cut=False)
             try:
                 self.run.micro_batch = pick_micro_batch(self.run, collate([item]))
             except torch.OutOfMemoryError as error:
-                self._use_less_memory(1, error)
-        alone = self.run.accelerator.num_processes == 1
+                if alone:  # else the first step tells, in all processes
+                    self._use_less_memory(1, error)
         if self.history is None or not alone or len(steps) < STEPS_TO_FORECAST:
             return
         while True:
@@ -222,7 +223,9 @@ class _Loop:
         accelerator = self.run.accelerator
         alone = accelerator.num_processes == 1
         tried = min(self.run.micro_batch, windows) if alone else self.run.micro_batch
-        if tried == 1 and not alone and OOM_ELSEWHERE in str(error):
+        if OOM_AT_LEAST in str(error):
+            tried = 1
+        elif tried == 1 and OOM_ELSEWHERE in str(error):
             return
         if tried == 1:
             raise ModelError(

@@ -30,6 +30,7 @@ from lorajob.windows import Batch
 BASE_LEARNING_RATE, BASE_WIDTH = 1e-3, 512
 ACCELERATE_PRECISION = {"float32": "no", "fp16": "fp16", "bf16": "bf16"}
 OOM_ELSEWHERE = "in another process of this training"
+OOM_AT_LEAST = f"{OOM_ELSEWHERE}, at one window a pass"
 
 log = logging.getLogger(__name__)
 
@@ -97,10 +98,13 @@ class Run:
         except torch.OutOfMemoryError as error:
             lack = error
         if accelerator.num_processes > 1:
-            told = torch.stack([total, *map(total.new_tensor, (self.stop_asked(), bool(lack)))])
-            total, stopping, lacking = accelerator.reduce(told, "sum")
+            marks = self.stop_asked(), lack is not None, lack is not None and self.micro_batch == 1
+            told = torch.stack([total, *map(total.new_tensor, marks)])
+            total, stopping, lacking, at_least = accelerator.reduce(told, "sum")
             self.told_to_stop = bool(stopping)
-            if lacking and lack is None:
+            if at_least:  # for all of them, or one alone would end
+                lack = torch.OutOfMemoryError(OOM_AT_LEAST)
+            elif lacking and lack is None:
                 lack = torch.OutOfMemoryError(OOM_ELSEWHERE)
         if lack is not None:
             self.optimizer.zero_grad()  # taken again, it begins from none
