@@ -99,6 +99,15 @@ def test_only_what_cuda_visible_devices_leaves_is_offered(driver, monkeypatch):
         pins("0")
 
 
+def test_a_lost_card_leaves_the_others_a_worker_each(driver):
+    lost = "Unable to determine the device handle for GPU2: 0000:41:00.0: GPU is lost."
+    fake_driver(driver, CARDS + lost)
+    command = driver / "nvidia-smi"
+    command.write_text(command.read_text() + "exit 15\n")
+    assert visible("auto") == [L4, A100]
+    assert [round(pin.memory_gb, 1) for pin in pins("auto")] == [24.2, 85.9]
+
+
 @pytest.mark.parametrize("asked", ["2", "GPU-9", "", "0,x", "MIG-1"])
 def test_an_unknown_gpu_is_one_line_that_names_those_there_are(driver, asked):
     with pytest.raises(UsageError, match=rf"gpus: .* is unknown; .* 0 \({L4}\)"):
