@@ -1,5 +1,6 @@
 """How many workers there should be, and a scaler that starts real ones and lets them go."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -268,3 +269,22 @@ def test_an_idle_worker_on_a_card_too_small_keeps_no_job_waiting(
         assert sleepers == ["GPU-12", "GPU-80"]
         scaler.look(redis)
     assert len(sleepers) == 2
+
+
+def test_a_machine_that_starts_no_process_now_keeps_the_workers_it_has(
+    redis_server, records, tmp_path, sleepers, monkeypatch
+):
+    def refuse(*_, **__):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    scaler = Scaler("gpu", redis_server, 0, 2, [SMALL, LARGE], 120)
+    with connect(redis_server) as redis:
+        trains(records, tmp_path, None)
+        scaler.look(redis)
+        trains(records, tmp_path, None, None)
+        with monkeypatch.context() as patched:
+            patched.setattr("lorajob.worker.autoscale.spawn", refuse)
+            patched.setattr("lorajob.worker.autoscale.backoff", lambda failures: 0.1 * failures)
+            scaler.look(redis)
+        assert len(sleepers) == 1
+        wait_for(lambda: (scaler.look(redis), len(sleepers) == 2)[1])

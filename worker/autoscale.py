@@ -95,7 +95,11 @@ class Scaler:
         unmet = without_worker(now.waiting, free)
         missing = decide(len(unmet), have, have, 0, least, most, self._idle) - have
         if missing > 0 and time.monotonic() >= self._due_at:
-            self._start(missing, unmet)
+            try:
+                self._start(missing, unmet)
+            except OSError as error:  # no memory or no process is left: those there are go on
+                self._fail()
+                logger.warning("no worker starts now: %s", error)
 
     def close(self, hurried: threading.Event) -> None:
         """Stop all; their stages are given back."""
@@ -135,8 +139,11 @@ class Scaler:
             if code == 0 or steady:
                 self._failures = 0
             if code != 0:  # not at once again: it may never come up
-                self._failures += 1
-                self._due_at = now + backoff(self._failures)
+                self._fail()
+
+    def _fail(self) -> None:
+        self._failures += 1
+        self._due_at = time.monotonic() + backoff(self._failures)
 
     def _largest_gb(self) -> float | None:
         sizes = [pin.memory_gb for pin in self._places]
