@@ -1,5 +1,6 @@
 """Batches on a real Redis: what is queued, in whose lane, and what becomes of it."""
 
+import errno
 import json
 import time
 from pathlib import Path
@@ -11,7 +12,8 @@ from lorajob.errors import CorpusError, ServiceError, UsageError
 from lorajob.jobdir import STAGES, JobDir
 from lorajob.spec import build_spec
 from lorajob.tasks import messages
-from lorajob.tasks.batches import cancel_batch, load_batch, retry_batch, state_of, submit_batch
+from lorajob.tasks import pipeline as pipeline_module
+from lorajob.tasks.batches import load_batch, state_of, submit_batch
 from lorajob.tasks.pipeline import Pipeline
 from lorajob.tasks.prune import prune
 from lorajob.tasks.rebuild import rebuild
@@ -91,6 +93,24 @@ def test_a_submission_that_was_cut_short_is_completed(pipeline, data, redis):
     again = submit_batch(pipeline, wanted)
     assert (again.batch, again.queued) == (batch, 1)
     assert [record.id for record in load_batch(pipeline, batch.id)[1]] == list(batch.jobs)
+
+
+def test_who_comes_second_and_fails_takes_nothing_back_from_the_first(
+    pipeline, data, redis, monkeypatch
+):
+    put = pipeline_module.put_spec
+
+    def overtaken(folder, spec):
+        monkeypatch.setattr(pipeline_module, "put_spec", put)
+        submit_batch(Pipeline(pipeline.settings), specs(data, "hi", "mr"))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pipeline_module, "put_spec", overtaken)
+    with pytest.raises(OSError, match="No space"):
+        submit_batch(pipeline, specs(data, "hi", "mr"))
+    first = submit_batch(pipeline, specs(data, "hi", "mr"))
+    assert (first.queued, messages.waiting(redis)) == (0, 2)
+    assert all((pipeline.settings.jobs / job / "spec.json").is_file() for job in first.batch.jobs)
 
 
 def test_jobs_that_redis_lost_go_on_from_their_files(pipeline, data, redis, monkeypatch):
@@ -191,22 +211,6 @@ def test_a_wrong_batch_file_is_one_line(env, tmp_path, text, word, redis):
     assert word in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert redis.keys("lorajob:*") == []
-
-
-def test_a_job_that_is_gone_meanwhile_stops_no_other(pipeline, data, redis, monkeypatch):
-    batch = submit_batch(pipeline, specs(data, "hi", "mr", "ta")).batch
-    load_many = Records.load_many
-
-    def and_prune_one(self, ids):
-        found = load_many(self, ids)
-        self.delete(next(iter(ids)))
-        return found
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Records, "load_many", and_prune_one)
-        assert cancel_batch(pipeline, batch.id) == list(batch.jobs[1:])
-        patched.setattr(Records, "load_many", lambda self, ids: and_prune_one(self, ids[1:]))
-        assert retry_batch(pipeline, batch.id) == list(batch.jobs[2:])
 
 
 def test_a_lost_redis_gets_its_batches_back(pipeline, data, redis):

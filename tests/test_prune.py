@@ -9,11 +9,13 @@ import pytest
 
 from lorajob.errors import JobNotFoundError, UsageError
 from lorajob.jobdir import STAGES, JobDir, write_json
+from lorajob.tasks.batches import cancel_batch, retry_batch
 from lorajob.tasks.pipeline import Pipeline
 from lorajob.tasks.prune import parse_age, prune
 from lorajob.worker.batches import Batch, Batches
 from lorajob.worker.connect import connect
 from lorajob.worker.record import JobRecord, new_stages
+from lorajob.worker.records import Records
 from lorajob.worker.settings import Settings
 from tests.command import environment, run, url_of
 from tests.service import RESULTS, SCORES
@@ -83,6 +85,27 @@ def test_a_job_that_is_retried_meanwhile_stays(pipeline):
     assert not pipeline.records.forget(record.id)
     assert pipeline.records.load(record.id).state == "queued"
     assert pipeline.records.queued() == 1
+
+
+@pytest.mark.parametrize(
+    ("act", "state"), [(cancel_batch, "queued"), (retry_batch, "failed")], ids=["cancel", "retry"]
+)
+def test_a_job_that_is_pruned_meanwhile_stops_no_other_of_its_batch(
+    pipeline, monkeypatch, act, state
+):
+    jobs = [
+        make(pipeline, f"hi-{name}", 1, 0, state).id
+        for name in ("00000001", "00000002", "00000003")
+    ]
+    load_many = Records.load_many
+
+    def and_prune_one(self, ids):
+        found = load_many(self, ids)
+        self.delete(jobs[0])
+        return found
+
+    monkeypatch.setattr(Records, "load_many", and_prune_one)
+    assert act(pipeline, "batch-1") == jobs[1:]
 
 
 def test_without_keeping_the_best_goes_too(pipeline):
