@@ -173,12 +173,22 @@ def complete_spec(
         spec = build_spec(values | {"corpus": ""}, preset, sets)
         corpus = str(_find_corpus(spec.language, strict))
     spec = spec.model_copy(update={"corpus": corpus})
+    _check_home("corpus", spec.corpus)
     check_base_model(spec.base_model)
     return spec
 
 
+def _check_home(name: str, text: str) -> None:
+    """Raise UsageError for a ~ that stands for the home of nobody."""
+    try:
+        Path(text).expanduser()
+    except RuntimeError:
+        raise UsageError(f"{name}: {text!r} is in the home of nobody here") from None
+
+
 def check_base_model(text: str) -> None:
     """Raise UsageError unless it is a folder that is here or may be a Hub id."""
+    _check_home("base_model", text)
     here = Path(text)
     if text.startswith("~"):
         here = here.expanduser()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lorajob.errors import CorpusError, UsageError
+from lorajob.errors import CorpusError, JobNotFoundError, UsageError
 from lorajob.spec import JobSpec
 from lorajob.tasks.pipeline import Pipeline, describe
 from lorajob.tasks.publish import open_sender
@@ -150,8 +150,8 @@ def _each(ids: Sequence[str], act: Callable[[str], object]) -> list[str]:
         try:
             act(job_id)
             done.append(job_id)
-        except UsageError:
-            continue  # it has ended, or was queued, this very moment
+        except (UsageError, JobNotFoundError):
+            continue  # it has ended, was queued or was pruned this very moment
     return done
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from redis import Redis
 
 from lorajob.corpora import check_corpus, check_remote
-from lorajob.errors import JobNotFoundError, ServiceError, UsageError
+from lorajob.errors import JobNotFoundError, LorajobError, ServiceError, UsageError
 from lorajob.gpu_memory import training_gb
 from lorajob.jobdir import JOB_ID
 from lorajob.spec import JobSpec
@@ -133,7 +133,8 @@ class Pipeline:
             if not record.over and created:
                 (send or self._send)(record)
         except BaseException:  # Ctrl-C, too, leaves nothing half submitted
-            self._withdraw(record)
+            if not self._overtaken(record):
+                self._withdraw(record)
             raise
 
     def load(self, job_id: str, mirrored: bool = True) -> JobRecord:
@@ -203,6 +204,14 @@ class Pipeline:
         from lorajob.tasks.publish import send  # loads Celery, which looking at jobs does not need
 
         send(record, self._settings)
+
+    def _overtaken(self, record: JobRecord) -> bool:
+        """Whether somebody else has made the record of that id, as of a batch submitted twice."""
+        try:
+            with service_errors(self._settings):
+                return self.records.load(record.id).created_at != record.created_at
+        except LorajobError:
+            return False
 
     def _withdraw(self, record: JobRecord) -> None:
         """Take back a job that was not sent; a message that did go out finds no record."""

@@ -1,5 +1,6 @@
 """How many workers there should be, and a scaler that starts real ones and lets them go."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from lorajob.jobdir import STAGES
 from lorajob.tasks.publish import send
-from lorajob.worker.autoscale import decide, least_used
+from lorajob.worker.autoscale import Scaler, decide, least_used
 from lorajob.worker.connect import connect
 from lorajob.worker.demand import Demand, demand
 from lorajob.worker.gpus import Pin
@@ -66,9 +67,10 @@ def test_work_brings_workers_at_once_and_idleness_lets_them_go():
 
 def test_a_worker_goes_to_the_card_with_the_fewest_that_holds_its_job():
     small, large = Pin("GPU-1", 24.2), Pin("GPU-2", 85.9)
-    assert least_used([small, large], [], 0) == small
-    assert least_used([small, large], [small], 0) == large
-    assert least_used([small, large], [large, large], 48) == large
+    assert least_used([small, large], [], 0, 3) == small
+    assert least_used([small, large], [small], 0, 3) == large
+    assert least_used([small, large], [large, large], 48, 3) == large
+    assert least_used([small, large], [large, large], 48, 2) is None
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -203,3 +205,86 @@ def test_wrong_limits_are_one_line(tmp_path):
     done = run("autoscale", "--min", "3", "--max", "2", env=env)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "--min 3 is above --max 2" in done.stderr
+
+
+@pytest.fixture
+def sleepers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The cards that workers are started on, which are processes that do nothing."""
+    begun: list[subprocess.Popen[bytes]] = []
+    cards: list[str] = []
+
+    def start_sleeper(command, *, env, log, death_signal):
+        begun.append(subprocess.Popen(["sleep", "600"]))
+        cards.append(env["CUDA_VISIBLE_DEVICES"])
+        return begun[-1]
+
+    monkeypatch.setattr("lorajob.worker.autoscale.spawn", start_sleeper)
+    yield cards
+    for process in begun:
+        process.kill()
+        process.wait()
+
+
+def trains(records: Records, folder: Path, *sizes: int | None) -> None:
+    """Jobs that wait for a card of so many GB, the first one the newest."""
+    for number, size in reversed(list(enumerate(sizes))):
+        stages = finished("preprocess") | {"train": StageRecord(state="queued")}
+        job_id = f"hi-{number:08x}"
+        records.create(job_record(folder, job_id, memory_class=size, stages=stages))
+
+
+SMALL, LARGE = Pin("GPU-12", 12.9), Pin("GPU-80", 85.9)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "limits", "cards"),
+    [
+        ((80, 80), (0, 2), ["GPU-80"]),  # the second one would lack memory beside the first
+        ((80, 80, None), (0, 2), ["GPU-80", "GPU-12"]),
+        ((None, 80), (0, 1), ["GPU-80"]),  # one worker, for whatever comes
+        ((None, None, None), (0, 2), ["GPU-12", "GPU-80"]),
+        ((None,) * 5, (0, 4), ["GPU-12", "GPU-80", "GPU-12", "GPU-80"]),  # they were to share
+    ],
+)
+def test_no_card_gets_a_second_worker_while_one_each_is_enough(
+    redis_server, records, tmp_path, sleepers, sizes, limits, cards
+):
+    trains(records, tmp_path, *sizes)
+    scaler = Scaler("gpu", redis_server, *limits, [SMALL, LARGE], 120)
+    with connect(redis_server) as redis:
+        scaler.look(redis)
+        scaler.look(redis)
+    assert sleepers == cards
+
+
+def test_an_idle_worker_on_a_card_too_small_keeps_no_job_waiting(
+    redis_server, records, tmp_path, sleepers
+):
+    scaler = Scaler("gpu", redis_server, 1, 2, [SMALL, LARGE], 120)
+    with connect(redis_server) as redis:
+        scaler.look(redis)
+        assert sleepers == ["GPU-12"]  # of the least
+        trains(records, tmp_path, 80)
+        scaler.look(redis)
+        assert sleepers == ["GPU-12", "GPU-80"]
+        scaler.look(redis)
+    assert len(sleepers) == 2
+
+
+def test_a_machine_that_starts_no_process_now_keeps_the_workers_it_has(
+    redis_server, records, tmp_path, sleepers, monkeypatch
+):
+    def refuse(*_, **__):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    scaler = Scaler("gpu", redis_server, 0, 2, [SMALL, LARGE], 120)
+    with connect(redis_server) as redis:
+        trains(records, tmp_path, None)
+        scaler.look(redis)
+        trains(records, tmp_path, None, None)
+        with monkeypatch.context() as patched:
+            patched.setattr("lorajob.worker.autoscale.spawn", refuse)
+            patched.setattr("lorajob.worker.autoscale.backoff", lambda failures: 0.1 * failures)
+            scaler.look(redis)
+        assert len(sleepers) == 1
+        wait_for(lambda: (scaler.look(redis), len(sleepers) == 2)[1])

@@ -1,5 +1,6 @@
 """Batches on a real Redis: what is queued, in whose lane, and what becomes of it."""
 
+import errno
 import json
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from lorajob.errors import CorpusError, ServiceError, UsageError
 from lorajob.jobdir import STAGES, JobDir
 from lorajob.spec import build_spec
 from lorajob.tasks import messages
+from lorajob.tasks import pipeline as pipeline_module
 from lorajob.tasks.batches import load_batch, state_of, submit_batch
 from lorajob.tasks.pipeline import Pipeline
 from lorajob.tasks.prune import prune
@@ -91,6 +93,24 @@ def test_a_submission_that_was_cut_short_is_completed(pipeline, data, redis):
     again = submit_batch(pipeline, wanted)
     assert (again.batch, again.queued) == (batch, 1)
     assert [record.id for record in load_batch(pipeline, batch.id)[1]] == list(batch.jobs)
+
+
+def test_who_comes_second_and_fails_takes_nothing_back_from_the_first(
+    pipeline, data, redis, monkeypatch
+):
+    put = pipeline_module.put_spec
+
+    def overtaken(folder, spec):
+        monkeypatch.setattr(pipeline_module, "put_spec", put)
+        submit_batch(Pipeline(pipeline.settings), specs(data, "hi", "mr"))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pipeline_module, "put_spec", overtaken)
+    with pytest.raises(OSError, match="No space"):
+        submit_batch(pipeline, specs(data, "hi", "mr"))
+    first = submit_batch(pipeline, specs(data, "hi", "mr"))
+    assert (first.queued, messages.waiting(redis)) == (0, 2)
+    assert all((pipeline.settings.jobs / job / "spec.json").is_file() for job in first.batch.jobs)
 
 
 def test_jobs_that_redis_lost_go_on_from_their_files(pipeline, data, redis, monkeypatch):
@@ -175,6 +195,10 @@ def test_cancel_and_retry_take_a_batch(env, data, pipeline):
         ("languages: [hi]\nextras: 1", "extras"),
         ("languages: [xx-klingon]\ndefaults: {corpus: a}", "xx-klingon"),
         ("languages: {hi: 3}", "hi"),
+        ("languages:\n  hi: {corpus: a}\n  hi: {corpus: b}", "'hi' is there twice"),
+        ("languages: [hi]\ndefaults: {corpus: a, preset: [fast]}", "preset: ['fast']"),
+        ("languages: [hi]\ndefaults: {corpus: ~nobody-here/a}", "~nobody-here/a"),
+        ("languages: [hi]\ndefaults: {corpus: a, base_model: ~nobody-here/a}", "base_model: '~no"),
         ("languages: [hi]\ndefaults: {corpus: a, train: {epoch: 1}}", "train.epoch"),
         ("- hi", "mapping"),
     ],

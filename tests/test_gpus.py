@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from lorajob.errors import UsageError
+from lorajob.gpu_memory import training_gb
+from lorajob.spec import build_spec
 from lorajob.worker.connect import connect
 from lorajob.worker.gpus import pins
 from lorajob.worker.heartbeats import living
@@ -95,6 +97,15 @@ def test_only_what_cuda_visible_devices_leaves_is_offered(driver, monkeypatch):
     assert visible("auto") == [A100]
     with pytest.raises(UsageError, match="'0' is unknown"):
         pins("0")
+
+
+def test_a_lost_card_leaves_the_others_a_worker_each(driver):
+    lost = "Unable to determine the device handle for GPU2: 0000:41:00.0: GPU is lost."
+    fake_driver(driver, CARDS + lost)
+    command = driver / "nvidia-smi"
+    command.write_text(command.read_text() + "exit 15\n")
+    assert visible("auto") == [L4, A100]
+    assert [round(pin.memory_gb, 1) for pin in pins("auto")] == [24.2, 85.9]
 
 
 @pytest.mark.parametrize("asked", ["2", "GPU-9", "", "0,x", "MIG-1"])
@@ -262,3 +273,21 @@ def test_the_pool_of_cpu_workers_grows_from_none(redis_server, env, begun, tmp_p
             for job in jobs:
                 send(job, redis_server)
             wait_for(lambda: all(records.load(name).state == "running" for name in names), 60)
+
+
+@pytest.mark.parametrize(
+    ("base_model", "like"),
+    [
+        ("smallville/whisper-large-v3", "openai/whisper-large-v3"),
+        ("acme/database-whisper-large-v3", "openai/whisper-large-v3"),
+        ("/models/base/whisper-largev2", "openai/whisper-large-v2"),
+        ("openai/whisper-large-v3-turbo", "acme/turbo-de"),
+        ("acme/whisper_small_hi", "openai/whisper-small"),
+    ],
+)
+def test_a_models_size_is_told_by_its_name_and_not_by_what_is_around_it(base_model, like):
+    needs = [
+        training_gb(build_spec({"language": "hi", "corpus": "a", "base_model": one}))
+        for one in (base_model, like)
+    ]
+    assert needs[0] == needs[1] > 0

@@ -117,6 +117,8 @@ def test_a_new_checkpoint_ends_a_row_of_losses_and_an_old_one_does_not(records, 
         return records.lose(held, "stage train was ended by SIGKILL", LOSSES)
 
     assert [train(step) for step in (10, 20, 30, 40)] == ["queued"] * 4
+    assert train(0) == "queued"  # begun anew: its checkpoints are of no use any more
+    assert [train(step) for step in (10, 20, 30, 40)] == ["queued"] * 4
     assert [train(40) for _ in range(2)] == ["queued", "failed"]
 
 

@@ -1,5 +1,6 @@
 """Forgetting old jobs, on a real Redis and real folders."""
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,11 +9,13 @@ import pytest
 
 from lorajob.errors import JobNotFoundError, UsageError
 from lorajob.jobdir import STAGES, JobDir, write_json
+from lorajob.tasks.batches import cancel_batch, retry_batch
 from lorajob.tasks.pipeline import Pipeline
 from lorajob.tasks.prune import parse_age, prune
 from lorajob.worker.batches import Batch, Batches
 from lorajob.worker.connect import connect
 from lorajob.worker.record import JobRecord, new_stages
+from lorajob.worker.records import Records
 from lorajob.worker.settings import Settings
 from tests.command import environment, run, url_of
 from tests.service import RESULTS, SCORES
@@ -84,6 +87,27 @@ def test_a_job_that_is_retried_meanwhile_stays(pipeline):
     assert pipeline.records.queued() == 1
 
 
+@pytest.mark.parametrize(
+    ("act", "state"), [(cancel_batch, "queued"), (retry_batch, "failed")], ids=["cancel", "retry"]
+)
+def test_a_job_that_is_pruned_meanwhile_stops_no_other_of_its_batch(
+    pipeline, monkeypatch, act, state
+):
+    jobs = [
+        make(pipeline, f"hi-{name}", 1, 0, state).id
+        for name in ("00000001", "00000002", "00000003")
+    ]
+    load_many = Records.load_many
+
+    def and_prune_one(self, ids):
+        found = load_many(self, ids)
+        self.delete(jobs[0])
+        return found
+
+    monkeypatch.setattr(Records, "load_many", and_prune_one)
+    assert act(pipeline, "batch-1") == jobs[1:]
+
+
 def test_without_keeping_the_best_goes_too(pipeline):
     make(pipeline, "hi-best", 90, 20)
     assert [record.id for record in prune(pipeline, 30 * DAY, "none")] == ["hi-best"]
@@ -110,3 +134,27 @@ def test_a_batch_that_is_there_is_not_made_twice(pipeline):
     assert batches.create(batch) == batch
     assert batches.create(batch.model_copy(update={"jobs": ("c",)})) == batch
     assert batches.newest() == [batch]
+
+
+def test_jobs_leave_a_batch_and_come_back_to_it_at_the_same_time(pipeline):
+    batches = Batches(pipeline.redis)
+    old, back = [[f"{name}-{number}" for number in range(60)] for name in ("old", "back")]
+    batches.create(Batch(id="batch-1", created_at=1.0, jobs=tuple(old)))
+    records = [make(pipeline, job_id, 40, 50) for job_id in back]
+    for job_id in back:
+        batches.remove(job_id, "batch-1")
+    start = threading.Barrier(3)
+
+    def at_once(act, jobs):
+        start.wait()
+        for job in jobs:
+            act(job)
+
+    acts = (lambda job_id: batches.remove(job_id, "batch-1"), batches.restore, batches.restore)
+    work = zip(acts, (old, records[:30], records[30:]), strict=True)
+    threads = [threading.Thread(target=at_once, args=one) for one in work]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(batches.load("batch-1").jobs) == sorted(back)

@@ -1,19 +1,24 @@
 """Two processes on the CPU, as a worker with two GPUs runs a training."""
 
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch.distributed import TCPStore
 
+from lorajob import ranks
 from lorajob.checkpoint import newest_checkpoint
 from lorajob.errors import UsageError
 from lorajob.jobdir import JobDir
 from lorajob.ranks import wanted_processes
-from lorajob.stage import EXIT_STOPPED
+from lorajob.stage import EXIT_FAILED, EXIT_STOPPED
 from tests.procs import descendants, running
 from tests.service import wait_for
 from tests.test_train import SHORT, history
@@ -89,6 +94,70 @@ def test_neither_process_outlives_the_other(
     assert stage.returncode == -signal.SIGKILL  # and so it is tried again
     wait_for(lambda: not running(other))
     assert job.result("train") is None
+
+
+LACKING = """\
+import os
+
+if os.environ.get("RANK") == "1":
+    import torch
+    import {module}
+
+    def lack(self, *_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    {module}.{method} = lack
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "method", "code", "line"),
+    [
+        ("lorajob.loss", "WhisperLoss.forward", EXIT_FAILED, "out of memory with train.micro_b"),
+        # half a step: only the checkpoint is whole, and another attempt goes on from it
+        ("torch.optim", "AdamW.step", -signal.SIGKILL, "step 1 may be half applied"),
+    ],
+)
+def test_memory_that_only_the_other_lacks_ends_both_alike(
+    tiny_whisper: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    method: str,
+    code: int,
+    line: str,
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(LACKING.format(module=module, method=method))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    job = make_job(tmp_path / "job", tiny_whisper, *EXACT, "train.micro_batch=1")
+    stage = start(job, 2)
+    _, said = stage.communicate(timeout=240)
+    assert stage.returncode == code, said
+    assert line in said
+
+
+def test_the_port_where_they_meet_is_held_before_anybody_is_told_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+
+    def start(command: list[str], env: dict[str, str], **options: Any) -> "subprocess.Popen[bytes]":
+        told.append(int(env["MASTER_PORT"]))
+        with socket.socket() as intruder, pytest.raises(OSError, match="in use"):
+            intruder.bind((ranks.LOOPBACK, told[0]))
+        return popen([sys.executable, "-c", ""], env=env, **options)
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", start)
+    with ranks.shared_by(3, JobDir(tmp_path), None):
+        # as torch.distributed does in rank 0
+        met = TCPStore(ranks.LOOPBACK, told[0], 3, True, multi_tenant=True, wait_for_workers=False)
+        elsewhere = ("127.0.0.2", told[0])
+        with socket.socket() as outside:
+            assert outside.connect_ex(elsewhere) == errno.ECONNREFUSED  # on the loopback alone
+        assert met.port == int(os.environ["MASTER_PORT"])
+    assert told == [met.port] * 2
+    assert "MASTER_PORT" not in os.environ
 
 
 def test_how_many_processes_share_a_training(monkeypatch: pytest.MonkeyPatch) -> None:

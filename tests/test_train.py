@@ -11,6 +11,7 @@ import torch
 
 from lorajob import train
 from lorajob.checkpoint import newest_checkpoint
+from lorajob.clipstore import ClipStore
 from lorajob.errors import ModelError, StageStopped, UsageError
 from lorajob.jobdir import JobDir
 from lorajob.loss import WhisperLoss
@@ -87,7 +88,7 @@ def test_training_leaves_a_peft_adapter_a_history_and_tensorboard_files(
 
 def test_the_decoder_sees_one_start_token(tiny_whisper: Path, tmp_path: Path) -> None:
     job = make_job(tmp_path, tiny_whisper)
-    store = train.ClipStore(job.stage_dir("preprocess") / "train")
+    store = ClipStore(job.stage_dir("preprocess") / "train")
     dataset = WindowDataset(store, Labels(tiny_whisper, "hi"), [Window((0, 1), False)])
     batch = collate([dataset[0]])
     model = load_for_training(
@@ -102,7 +103,7 @@ def test_the_decoder_sees_one_start_token(tiny_whisper: Path, tmp_path: Path) ->
 
 def test_the_loss_is_that_of_transformers(tiny_whisper: Path, tmp_path: Path) -> None:
     job = make_job(tmp_path, tiny_whisper)
-    store = train.ClipStore(job.stage_dir("preprocess") / "train")
+    store = ClipStore(job.stage_dir("preprocess") / "train")
     windows = [Window((0, 1), False), Window((2,), False)]
     dataset = WindowDataset(store, Labels(tiny_whisper, "hi"), windows)
     batch = collate([dataset[0], dataset[1]])

@@ -1,6 +1,8 @@
 """What training does when memory or disk run out, or another attempt takes over."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,14 +12,21 @@ import pytest
 import torch
 from transformers import WhisperForConditionalGeneration
 
-from lorajob.checkpoint import take_over
+from lorajob.checkpoint import flatten_optimizer, take_over
+from lorajob.clipstore import ClipStore
 from lorajob.errors import AttemptLost, DiskError, MemoryLack, ModelError, StageStopped
 from lorajob.features import WINDOW_SAMPLES
+from lorajob.jobdir import MANIFEST, hash_files, write_json
 from lorajob.loss import WhisperLoss
+from lorajob.packing import Window
 from lorajob.report import Report
+from lorajob.spec import TrainConfig
 from lorajob.stage import EXIT_BROKEN, run_stage
+from lorajob.tokens import Labels
+from lorajob.trainer import start_run
+from lorajob.windows import WindowDataset, collate
 from tests.procs import limit_files
-from tests.test_train import SHORT, StopAt, history
+from tests.test_train import SHORT, StopAt, adapter_bytes, history
 from tests.tiny import make_job
 
 
@@ -55,6 +64,79 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_steps(
         run_stage("train", job, 1, Report("train"))
 
 
+def test_a_step_that_lacked_memory_leaves_no_gradients_behind(
+    tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(tmp_path, tiny_whisper)
+    store = ClipStore(job.stage_dir("preprocess") / "train")
+    windows = [Window((clip,), False) for clip in range(2)]
+    dataset = WindowDataset(store, Labels(tiny_whisper, "hi"), windows)
+    batches = [collate([dataset[index]]) for index in range(2)]
+    config = TrainConfig(rank=4, precision="float32", dropout=0.1)
+    forward = WhisperLoss.forward
+    adapters = []
+    for full_at in (0, 2):
+        passes = 0
+
+        def small_card(self: Any, *batch: torch.Tensor, full_at: int = full_at) -> torch.Tensor:
+            nonlocal passes
+            passes += 1
+            if passes == full_at:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return forward(self, *batch)
+
+        monkeypatch.setattr(WhisperLoss, "forward", small_card)
+        run = start_run(tiny_whisper, config, 1, 10, None)
+        if full_at:
+            with pytest.raises(torch.OutOfMemoryError):
+                run.take_step(batches, 20)
+            assert run.step == 0
+        run.take_step(batches, 20)
+        adapters.append([it.detach().clone() for it in run.trained()])
+    assert all(map(torch.equal, *adapters))
+
+
+def test_the_optimizers_first_step_allocates_no_state(
+    tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def where(optimizer: torch.optim.Optimizer) -> dict[str, int]:
+        tensors, _ = flatten_optimizer(optimizer)
+        return {name: tensor.data_ptr() for name, tensor in tensors.items()}
+
+    def watched(self: torch.optim.AdamW, closure: Any = None) -> None:
+        before = where(self)
+        step(self, closure)
+        assert before and where(self) == before
+
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    run_stage("train", make_job(tmp_path, tiny_whisper, *SHORT), 1, Report("train"))
+
+
+@pytest.mark.parametrize("applied", [False, True])
+def test_a_step_that_lacked_memory_while_applied_is_neither_repeated_nor_skipped(
+    tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, applied: bool
+) -> None:
+    undisturbed = make_job(tmp_path / "undisturbed", tiny_whisper, *SHORT)
+    run_stage("train", undisturbed, 1, Report("train"))
+    step, taken = torch.optim.AdamW.step, 0
+
+    def full_at_5(self: torch.optim.AdamW, closure: Any = None) -> None:
+        nonlocal taken
+        taken += 1
+        if taken != 5 or applied:
+            step(self, closure)
+        if taken == 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", full_at_5)
+    job = make_job(tmp_path / "full", tiny_whisper, *SHORT)
+    with pytest.raises(MemoryLack, match=r"step 5 may be half applied; .* the last checkpoint"):
+        run_stage("train", job, 1, Report("train"))
+    assert run_stage("train", job, 2, Report("train"))["resumed_from"] == 3
+    assert adapter_bytes(job) == adapter_bytes(undisturbed)
+
+
 def test_a_run_goes_on_with_as_many_threads_as_it_began_with(
     tiny_whisper: Path, tmp_path: Path
 ) -> None:
@@ -85,6 +167,51 @@ def test_whoever_was_taken_over_can_write_no_checkpoint(tiny_whisper: Path, tmp_
     with pytest.raises(AttemptLost, match="a later attempt has begun"):
         run_stage("train", job, 1, Report("train"))
     assert run_stage("train", job, 3, Report("train"))["resumed_from"] == 3
+
+
+@pytest.mark.parametrize("other", [("train.timestamps=0.2",), ("train.epochs=2",), ()])
+def test_a_checkpoint_of_another_plan_of_windows_is_not_gone_on_from(
+    tiny_whisper: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, other: tuple[str, ...]
+) -> None:
+    plain = (*SHORT, "train.cut_clips=0.2", "train.single_clips=0.2", "train.epochs=3")
+    job = make_job(tmp_path / "job", tiny_whisper, *plain)
+    with pytest.raises(StageStopped):
+        run_stage("train", job, 1, StopAt(7))
+    changed = make_job(
+        tmp_path / "changed", tiny_whisper, *plain, *other, clips=12 if other else 11
+    )
+    run_stage("train", changed, 1, Report("train"))
+    if other:
+        shutil.copyfile(changed.spec_path, job.spec_path)
+    else:  # its preprocessing was done anew, and left another clip out
+        shutil.rmtree(job.stage_dir("preprocess"))
+        shutil.copytree(changed.stage_dir("preprocess"), job.stage_dir("preprocess"))
+    caplog.clear()
+    with pytest.raises(StageStopped):
+        run_stage("train", job, 2, StopAt(4))
+    for step in (6, 7):  # as many as are kept
+        assert f"step-{step} is of another plan of windows and set aside as" in caplog.text
+    assert {path.name for path in (job.checkpoints / "2").iterdir()} == {"step-3", "step-4"}
+    caplog.clear()
+    assert run_stage("train", job, 3, Report("train"))["resumed_from"] == 4
+    assert "set aside" not in caplog.text
+    assert adapter_bytes(job) == adapter_bytes(changed)
+    assert [row["step"] for row in history(job)] == [row["step"] for row in history(changed)]
+
+
+def test_a_checkpoint_that_names_no_plan_is_gone_on_from_and_named(
+    tiny_whisper: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = make_job(tmp_path, tiny_whisper, *SHORT)
+    with pytest.raises(StageStopped):
+        run_stage("train", job, 1, StopAt(4))
+    for folder in (job.checkpoints / "1").iterdir():  # as they were written before
+        state = json.loads((folder / "state.json").read_text())
+        del state["plan"]
+        write_json(folder / "state.json", state)
+        write_json(folder / MANIFEST, {"files": hash_files(folder)})
+    assert run_stage("train", job, 2, Report("train"))["resumed_from"] == 4
+    assert "step-4 does not tell its plan of windows: perhaps not exact" in caplog.text
 
 
 def test_a_full_disk_is_one_error_and_leaves_no_half_of_anything(

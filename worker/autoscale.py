@@ -12,6 +12,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from redis import Redis
@@ -20,7 +21,7 @@ from redis.exceptions import RedisError
 from lorajob.errors import UsageError
 from lorajob.worker.app import SETTLE_SECONDS
 from lorajob.worker.connect import connect
-from lorajob.worker.demand import Demand, demand
+from lorajob.worker.demand import demand
 from lorajob.worker.gpus import Pin, pins
 from lorajob.worker.processes import end, identify, spawn
 from lorajob.worker.queues import KINDS
@@ -75,7 +76,9 @@ class Scaler:
         self._queue = queue
         self._settings = settings
         self._limits = least, most
-        self._places = places
+        largest = sorted(places, key=_memory, reverse=True)[:most]  # for whatever job may come
+        self._places = [pin for pin in places if pin in largest]
+        self._share = math.ceil(most / len(self._places))  # of workers, for each of them
         self._idle = idle
         self._workers: list[Started] = []
         self._failures = 0
@@ -85,13 +88,18 @@ class Scaler:
         """Start what is missing. Raises RedisError."""
         self._reap()
         least, most = self._limits
-        now = demand(redis, self._queue, most, self._largest_gb())
-        ours = {worker.node for worker in self._workers}
-        busy = sum(1 for node in now.running if node in ours)  # others run on other machines
+        alike = len({pin.memory_gb for pin in self._places}) == 1
+        now = demand(redis, self._queue, most if alike else None, self._largest_gb())
         have = len(self._workers)
-        missing = decide(len(now.waiting), busy, have, 0, least, most, self._idle) - have
+        free = [worker.pin for worker in self._workers if worker.node not in now.running]
+        unmet = without_worker(now.waiting, free)
+        missing = decide(len(unmet), have, have, 0, least, most, self._idle) - have
         if missing > 0 and time.monotonic() >= self._due_at:
-            self._start(missing, now)
+            try:
+                self._start(missing, unmet)
+            except OSError as error:  # no memory or no process is left: those there are go on
+                self._fail()
+                logger.warning("no worker starts now: %s", error)
 
     def close(self, hurried: threading.Event) -> None:
         """Stop all; their stages are given back."""
@@ -100,10 +108,13 @@ class Scaler:
         for worker in self._workers:
             worker.process.wait()
 
-    def _start(self, count: int, now: Demand) -> None:
-        neediest = sorted(now.waiting, reverse=True)[:count]
-        for needed in neediest + [0] * (count - len(neediest)):
-            pin = least_used(self._places, [worker.pin for worker in self._workers], needed)
+    def _start(self, count: int, unmet: list[int]) -> None:
+        """Start up to `count`; a job whose cards are all taken waits for one of them."""
+        for needed in unmet + [0] * (self._limits[0] - len(self._workers)):
+            used = [worker.pin for worker in self._workers]
+            pin = least_used(self._places, used, needed, self._share)
+            if pin is None:
+                continue
             node = f"{self._queue}-{secrets.token_hex(3)}"
             lasting = sum(worker.lasting for worker in self._workers) < self._limits[0]
             options = WorkerOptions(idle_seconds=None if lasting else self._idle)
@@ -112,6 +123,9 @@ class Scaler:
             started = Started(node, pin, process, lasting, time.monotonic())
             self._workers.append(started)
             logger.info("%s starts; %d now", node, len(self._workers))
+            count -= 1
+            if not count:
+                return
 
     def _reap(self) -> None:
         for worker in list(self._workers):
@@ -125,18 +139,43 @@ class Scaler:
             if code == 0 or steady:
                 self._failures = 0
             if code != 0:  # not at once again: it may never come up
-                self._failures += 1
-                self._due_at = now + backoff(self._failures)
+                self._fail()
+
+    def _fail(self) -> None:
+        self._failures += 1
+        self._due_at = time.monotonic() + backoff(self._failures)
 
     def _largest_gb(self) -> float | None:
         sizes = [pin.memory_gb for pin in self._places]
         return None if None in sizes else max(size for size in sizes if size is not None)
 
 
-def least_used(places: list[Pin], used: list[Pin], needed_gb: float) -> Pin:
-    """The place with the fewest workers, of those that hold a job of `needed_gb`."""
-    fitting = [pin for pin in places if pin.memory_gb is None or pin.memory_gb >= needed_gb]
-    return min(fitting or places, key=used.count)
+def without_worker(waiting: Sequence[int], free: Sequence[Pin]) -> list[int]:
+    """The jobs, each as the GB it needs, for which none of the free workers is left; the neediest
+    first.
+    """
+    left = sorted(free, key=_memory)
+    unmet = []
+    for needed in sorted(waiting, reverse=True):
+        fitting = next((pin for pin in left if _memory(pin) >= needed), None)
+        if fitting is None:
+            unmet.append(needed)
+        else:
+            left.remove(fitting)
+    return unmet
+
+
+def least_used(places: list[Pin], used: list[Pin], needed_gb: float, share: int) -> Pin | None:
+    """The place with the fewest workers, of those that hold a job of `needed_gb` and have fewer
+    than `share`.
+    """
+    fitting = [it for it in places if _memory(it) >= needed_gb and used.count(it) < share]
+    return min(fitting, key=used.count, default=None)
+
+
+def _memory(pin: Pin) -> float:
+    """In GB; where it is not known, all that is asked for."""
+    return math.inf if pin.memory_gb is None else pin.memory_gb
 
 
 def run_autoscale(

@@ -1,9 +1,11 @@
 """Batches: which jobs were asked for together. Each job's own record tells how it does."""
 
+from collections.abc import Callable
 from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict
 from redis import Redis
+from redis.client import Pipeline
 
 from lorajob.errors import JobNotFoundError
 from lorajob.worker.queues import Priority
@@ -53,25 +55,30 @@ class Batches:
     def restore(self, job: Any) -> None:
         """Put a job whose record was made anew back into its batch."""
         start = {"id": job.batch, "created_at": job.created_at, "user": job.user}
-        batch = self.create(Batch(**start, priority=job.priority, jobs=(job.id,)))
-        if job.id not in batch.jobs:
-            self._keep(batch.model_copy(update={"jobs": (*batch.jobs, job.id)}))
+        new = Batch(**start, priority=job.priority, jobs=(job.id,))
+        while job.id not in self.create(new).jobs:  # perhaps it was forgotten this very moment
+            self._change(job.batch, lambda jobs: tuple(dict.fromkeys((*jobs, job.id))))
 
     def remove(self, job_id: str, batch_id: str) -> None:
         """Take a job out; a batch of none is forgotten."""
-        try:
-            batch = self.load(batch_id)
-        except JobNotFoundError:
-            return
-        jobs = tuple(one for one in batch.jobs if one != job_id)
-        if jobs:
-            self._keep(batch.model_copy(update={"jobs": jobs}))
-        else:
-            self._redis.delete(_key(batch_id))
-            self._redis.zrem(INDEX, batch_id)
+        self._change(batch_id, lambda jobs: tuple(one for one in jobs if one != job_id))
 
-    def _keep(self, batch: Batch) -> None:
-        self._redis.set(_key(batch.id), batch.model_dump_json())
+    def _change(self, batch_id: str, change: Callable[[tuple[str, ...]], tuple[str, ...]]) -> None:
+        """Change which jobs a batch has, if it is there, and lose nobody else's change."""
+
+        def keep(pipe: Pipeline) -> None:
+            text = cast("str | None", pipe.get(_key(batch_id)))
+            pipe.multi()
+            if text is None:
+                return
+            batch = Batch.model_validate_json(text)
+            if jobs := change(batch.jobs):
+                pipe.set(_key(batch_id), batch.model_copy(update={"jobs": jobs}).model_dump_json())
+            else:
+                pipe.delete(_key(batch_id))
+                pipe.zrem(INDEX, batch_id)
+
+        self._redis.transaction(keep, _key(batch_id))
 
 
 def _key(batch_id: str) -> str:

@@ -23,7 +23,7 @@ class Demand:
     running: tuple[str, ...]
 
 
-def demand(redis: Redis, kind: str, enough: int, largest_gb: float | None = None) -> Demand:
+def demand(redis: Redis, kind: str, enough: int | None, largest_gb: float | None = None) -> Demand:
     """What waits for and runs on `kind`; of what waits, no more than `enough` jobs are looked for.
 
     Jobs that need more than a card of `largest_gb` are another machine's.
@@ -34,7 +34,7 @@ def demand(redis: Redis, kind: str, enough: int, largest_gb: float | None = None
         fits = largest_gb is None or needed <= largest_gb
         if QUEUES[stage] == kind and states[f"{stage}.state"] == "queued" and fits:
             waiting.append(needed)
-            if len(waiting) >= enough:
+            if len(waiting) == enough:
                 break
     running = [
         (states[f"{stage}.worker"] or "").partition("@")[0]

@@ -176,10 +176,12 @@ class Records:
         """Write progress and renew the lease, where given; hear whether to go on.
 
         An expired lease is renewed as long as nobody else has claimed the stage. Progress whose
-        `checkpoint` is newer than any before it ends a row of losses.
+        `checkpoint` is newer than the last one ends a row of losses; an older one, from which the
+        stage had to go on, is the last one from then on.
         """
         text = json.dumps(progress) if progress is not None else ""
-        checkpoint = (progress or {}).get("checkpoint") or ""
+        saved = (progress or {}).get("checkpoint")
+        checkpoint = "" if saved is None else saved
         args: Arguments = [claim.stage, claim.fence, claim.owner, text, checkpoint, lease_seconds]
         return cast(Heard, self._touch(_keys(claim.job_id), args))
 

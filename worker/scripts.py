@@ -168,9 +168,9 @@ local stage, fence, owner, progress, checkpoint, seconds = unpack(ARGV)
 if not get('state') then return 'forgotten' end
 if not runs(stage, fence, owner) then return 'lost' end
 if progress ~= '' then set(stage .. '.progress', progress) end
-if checkpoint ~= '' and tonumber(checkpoint) > tonumber(get(stage .. '.checkpoint') or '0') then
-    set(stage .. '.checkpoint', checkpoint, stage .. '.losses', 0)
-end
+local newest, saved = tonumber(get(stage .. '.checkpoint') or '0'), tonumber(checkpoint)
+if saved and saved > newest then set(stage .. '.losses', 0) end
+if saved and saved ~= newest then set(stage .. '.checkpoint', checkpoint) end  -- perhaps lower
 local left = tonumber(get(stage .. '.lease')) - now()
 if left < tonumber(seconds) * 5 / 6 then renew(stage, tonumber(seconds)) end  -- 15 s of 90 are over
 if get('cancel_requested') == '1' then return 'cancelled' end

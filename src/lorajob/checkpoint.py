@@ -6,10 +6,11 @@ claim without knowing finds its folder gone, and nothing that it writes is ever 
 JOB/checkpoints/ATTEMPT/step-N/
     adapter_model.safetensors adapter_config.json   PEFT's format
     optimizer.safetensors                           its tensors
-    state.json                                      the rest
+    state.json                                      the rest, and which plan of windows it follows
     history.jsonl                                   every step so far
     manifest.json                                   sizes and hashes, written last
-JOB/checkpoints/broken/ATTEMPT-step-N/              what was not as its manifest says
+JOB/checkpoints/broken/ATTEMPT-step-N/              what was not as its manifest says, or is of a
+                                                    plan that the job no longer has
 """
 
 import json
@@ -43,8 +44,10 @@ class Checkpoint:
     step: int
 
 
-def take_over(checkpoints: Path, attempt: int) -> Checkpoint | None:
+def take_over(checkpoints: Path, attempt: int, plan: str | None = None) -> Checkpoint | None:
     """Make this attempt the only one with checkpoints; returns the newest, or None without one.
+
+    With a `plan` (its digest) those of another are set aside: their steps count others.
 
     Raises AttemptLost where a later attempt has begun.
     """
@@ -52,7 +55,7 @@ def take_over(checkpoints: Path, attempt: int) -> Checkpoint | None:
     earlier = [path for path in checkpoints.glob("*") if path.name.isdigit() and path != own]
     if any(int(path.name) > attempt for path in earlier):
         raise AttemptLost(f"{own}: a later attempt has begun")
-    newest = newest_checkpoint(checkpoints)
+    newest = newest_checkpoint(checkpoints, plan)
     if newest is not None and newest.attempt != attempt:
         shutil.rmtree(own, ignore_errors=True)
         newest.path.parent.rename(own)
@@ -67,10 +70,10 @@ def take_over(checkpoints: Path, attempt: int) -> Checkpoint | None:
     return newest
 
 
-def newest_checkpoint(checkpoints: Path) -> Checkpoint | None:
-    """The highest attempt's highest step whose files are as its manifest says.
+def newest_checkpoint(checkpoints: Path, plan: str | None = None) -> Checkpoint | None:
+    """The highest attempt's highest step whose files are as its manifest says, and of this `plan`.
 
-    A broken one is set aside and named in the log.
+    Any other is set aside and named in the log.
     """
     found = []
     for path in checkpoints.glob("*/step-*"):
@@ -78,14 +81,27 @@ def newest_checkpoint(checkpoints: Path) -> Checkpoint | None:
         if match and path.parent.name.isdigit():
             found.append(Checkpoint(path, int(path.parent.name), int(match[1])))
     for checkpoint in sorted(found, key=lambda it: (it.attempt, it.step), reverse=True):
-        if verify(checkpoint.path):
+        wrong = "" if verify(checkpoint.path) else "broken"
+        if not wrong and plan is not None and not _follows(checkpoint.path, plan):
+            wrong = "of another plan of windows"
+        if not wrong:
             return checkpoint
-        broken = checkpoints / "broken" / f"{checkpoint.attempt}-{checkpoint.path.name}"
-        log.warning("%s is broken and set aside as %s", checkpoint.path, broken)
-        shutil.rmtree(broken, ignore_errors=True)
-        broken.parent.mkdir(exist_ok=True)
-        checkpoint.path.rename(broken)
+        aside = checkpoints / "broken" / f"{checkpoint.attempt}-{checkpoint.path.name}"
+        log.warning("%s is %s and set aside as %s", checkpoint.path, wrong, aside)
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.parent.mkdir(exist_ok=True)
+        checkpoint.path.rename(aside)
     return None
+
+
+def _follows(path: Path, plan: str) -> bool:
+    """Whether a checkpoint's step is one of this plan; True, with a warning, where it tells none,
+    as none did once.
+    """
+    kept = json.loads((path / "state.json").read_text("utf-8")).get("plan")
+    if kept is None:
+        log.warning("%s does not tell its plan of windows: perhaps not exact from there", path)
+    return kept in (None, plan)
 
 
 def verify(path: Path) -> bool:

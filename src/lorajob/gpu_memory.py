@@ -61,7 +61,8 @@ def _size(base_model: str) -> Size | None:
     config = Path(base_model) / "config.json"
     if config.is_file():
         return _size_of_config(config)
-    found = re.search("|".join(SIZES), base_model.lower().replace("large-v3-turbo", "turbo"))
+    name = Path(base_model).name.lower().replace("large-v3-turbo", "turbo")  # without its owner
+    found = re.search(rf"(?<![a-z])(?:{'|'.join(SIZES)})", name)
     return SIZES[found.group()] if found else None
 
 

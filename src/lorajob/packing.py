@@ -6,6 +6,7 @@ full, for long recordings and timestamps, and some padded: a model that only see
 learns that speech ends, and loops on short input.
 """
 
+import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,6 +65,25 @@ class _Open:
         self.clips.append(clip)
         self.seconds += seconds + PAUSE_SECONDS
         self.tokens += tokens + 2 * self.timestamps
+
+
+def plan_run(sizes: ClipSizes, config: TrainConfig, seed: int) -> list[list[Window]]:
+    """Every optimizer step of a training, each a list of windows."""
+    return [
+        step for epoch in range(config.epochs) for step in plan_epoch(sizes, config, seed, epoch)
+    ]
+
+
+def digest_plan(plan: list[list[Window]], sizes: ClipSizes) -> str:
+    """A hash of all windows and of the sizes of their clips: another one, another training,
+    whatever it was that changed, settings, corpus or the code above.
+    """
+    digest = hashlib.sha256()
+    for clip in zip(sizes.seconds, sizes.tokens, sizes.speakers, strict=True):
+        digest.update(repr(clip).encode())
+    for step in plan:
+        digest.update(repr([(it.clips, it.timestamps, it.cut) for it in step]).encode())
+    return digest.hexdigest()
 
 
 def plan_epoch(sizes: ClipSizes, config: TrainConfig, seed: int, epoch: int) -> list[list[Window]]:

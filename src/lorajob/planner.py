@@ -21,7 +21,6 @@ from lorajob.windows import Batch
 # windows.
 SHARE_OF_MEMORY = 0.9  # of what a card has free
 MOST_WINDOWS = 16  # a forward pass
-ADAM_BYTES = 8  # a parameter: two float32 moments
 GIB = 2**30
 
 log = logging.getLogger(__name__)
@@ -59,19 +58,20 @@ def forecast(
     most_seconds = dry_pass(run, load(passes[costs.index(most)]))
     slope = (most_seconds - common_seconds) / (most - middle) if most > middle else 0.0
     seconds = sum(max(0.0, common_seconds + slope * (it - middle)) for it in costs)
-    moments = 0 if run.step else ADAM_BYTES * sum(it.numel() for it in run.trained())
-    return Forecast(steps, seconds / steps, seconds, peak_memory() + moments)
+    return Forecast(steps, seconds / steps, seconds, peak_memory())
 
 
 def dry_pass(run: Run, batch: Batch) -> float:
-    """Seconds of one forward and backward pass, whose gradients are dropped."""
+    """Seconds of one forward and backward pass, whose gradients are dropped, come what may."""
     device = run.accelerator.device
     started = time.monotonic()
-    loss = run.loss(batch.audio.to(device), batch.labels.to(device))
-    run.accelerator.backward(loss)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    run.optimizer.zero_grad()
+    try:
+        loss = run.loss(batch.audio.to(device), batch.labels.to(device))
+        run.accelerator.backward(loss)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+    finally:
+        run.optimizer.zero_grad()
     return time.monotonic() - started
 
 
@@ -94,8 +94,7 @@ def pick_micro_batch(run: Run, full: Batch) -> int:
     dry_pass(run, full)
     window = torch.cuda.max_memory_allocated() - before
     free, _ = torch.cuda.mem_get_info()
-    moments = ADAM_BYTES * sum(it.numel() for it in run.trained())
-    windows = windows_that_fit(free + torch.cuda.memory_reserved() - before - moments, window)
+    windows = windows_that_fit(free + torch.cuda.memory_reserved() - before, window)
     log.info("micro-batches of %d windows: one takes %.2f GiB", windows, window / GIB)
     return windows
 

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lorajob.errors import LorajobError, UsageError
 from lorajob.jobdir import JobDir
@@ -50,20 +51,18 @@ def shared_by(count: int, job: JobDir, resume: Path | None) -> Iterator[None]:
     if count == 1:
         yield
         return
-    with socket.socket() as chosen:
-        chosen.bind((LOOPBACK, 0))
-        port = chosen.getsockname()[1]
+    store = _meeting_place(count)  # held until all have gone: no other program can have its port
     command = [sys.executable, "-m", __name__, str(job.root), *([str(resume)] if resume else [])]
     others = [
         subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            env=os.environ | environment(rank, count, port),
+            env=os.environ | environment(rank, count, store.port),
         )
         for rank in range(1, count)
     ]
-    own = environment(0, count, port)
+    own = environment(0, count, store.port)
     before = {name: os.environ.get(name) for name in own}
     os.environ.update(own)
     leaving = threading.Event()
@@ -84,6 +83,25 @@ def shared_by(count: int, job: JobDir, resume: Path | None) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
         for other in others:
             _end(other)
+
+
+def _meeting_place(count: int) -> Any:
+    """A TCPStore of torch.distributed on a port of the kernel's choice, bound before it is told.
+
+    It may be shared within this process: where torch.distributed, as rank 0, would serve one on
+    that port, it finds this one. Through a socket of our own it listens on the loopback alone.
+    """
+    torch_distributed = importlib.import_module("torch.distributed")
+    with socket.socket() as listening:
+        listening.bind((LOOPBACK, 0))
+        listening.listen()
+        port = listening.getsockname()[1]
+        return torch_distributed.TCPStore(
+            *(LOOPBACK, port, count, True),
+            wait_for_workers=False,
+            multi_tenant=True,
+            master_listen_fd=listening.detach(),  # closed by the store
+        )
 
 
 def environment(rank: int, count: int, port: int) -> dict[str, str]:

@@ -200,7 +200,7 @@ def build_spec(
 
     Raises UsageError for an unknown preset, a malformed or unknown setting, a value out of range.
     """
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:  # a file may hold anything
         raise UsageError(f"preset: {preset!r} is unknown; allowed: {', '.join(PRESETS)}")
     merged = merge(merge({}, PRESETS[preset]), values)
     for line in sets:
@@ -212,7 +212,20 @@ def build_spec(
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose only booleans are true and false, as in 1.2, so that `no` is Norwegian."""
+    """YAML whose only booleans are true and false, as in 1.2, so that `no` is Norwegian, and of
+    whose equal keys not all but the last are passed over in silence.
+    """
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    line = key.start_mark.line + 1
+                    raise yaml.YAMLError(f"{key.value!r} is there twice, again in line {line}")
+                seen.add(key.value)
+        return node
 
 
 _BOOLEAN = "tag:yaml.org,2002:bool"

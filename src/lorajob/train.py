@@ -22,20 +22,19 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lorajob.base_model import local_model
 from lorajob.checkpoint import prune, save_adapter, save_checkpoint, take_over
-from lorajob.clipstore import ClipStore
 from lorajob.errors import ModelError, StageStopped
 from lorajob.jobdir import JobDir, write_json
 from lorajob.languages import find_language
 from lorajob.model import trainable_parameters
-from lorajob.packing import ClipSizes, Window, clips_a_step, group_batches, pass_seconds, plan_epoch
+from lorajob.packing import group_batches, pass_seconds
 from lorajob.planner import GIB, Forecast, forecast, peak_memory, pick_micro_batch
 from lorajob.ranks import shared_by, wanted_processes
 from lorajob.report import Report
 from lorajob.results import TrainResult
-from lorajob.spec import JobSpec, TrainConfig
+from lorajob.spec import JobSpec
 from lorajob.tokens import Labels
-from lorajob.trainer import OOM_ELSEWHERE, Run, start_run
-from lorajob.windows import Batch, WindowDataset, collate, micro_batches
+from lorajob.trainer import OOM_AT_LEAST, OOM_ELSEWHERE, Run, start_run
+from lorajob.windows import Batch, Course, WindowDataset, collate, lay_out, micro_batches
 
 # What a forward and backward pass costs beside its windows, in seconds of audio: on a CPU as
 # bench/passes.py tells; on a card a guess, so that passes are as full as micro-batches allow.
@@ -51,12 +50,13 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
 
     Raises ModelError where the base does not load, StageStopped after a checkpoint was saved.
     """
-    checkpoint = take_over(job.checkpoints, attempt)
+    course = lay_out(spec, job)
+    checkpoint = take_over(job.checkpoints, attempt, course.digest)
     resume = checkpoint.path if checkpoint else None
     history = out / "history.jsonl"
     history.write_bytes((resume / history.name).read_bytes() if resume else b"")
     with shared_by(wanted_processes(torch.cuda.device_count()), job, resume):
-        loop, dataset = _prepare(spec, job, resume, report)
+        loop, dataset = _prepare(spec, course, resume, report)
         first = loop.run.step
         loop.keep(history, job.checkpoints / str(attempt))
         try:
@@ -76,33 +76,21 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
 
 def run_rank(spec: JobSpec, job: JobDir, resume: Path | None) -> None:
     """Another process's share of `run`, as the environment numbers it; it writes nothing."""
-    loop, dataset = _prepare(spec, job, resume, Report("train"))
+    loop, dataset = _prepare(spec, lay_out(spec, job), resume, Report("train"))
     with suppress(StageStopped):
         loop.train(dataset)
 
 
 def _prepare(
-    spec: JobSpec, job: JobDir, resume: Path | None, report: Report
+    spec: JobSpec, course: Course, resume: Path | None, report: Report
 ) -> tuple["_Loop", WindowDataset]:
-    config = spec.train
-    store = ClipStore(job.stage_dir("preprocess") / "train")
     folder = local_model(spec.base_model)
     labels = Labels(folder, find_language(spec.language).token)
-    sizes = ClipSizes(store.seconds.tolist(), store.tokens.tolist(), store.speakers)
-    clips = clips_a_step(config, len(store))
-    config = config.model_copy(update={"batch_clips": clips})
-    plan = plan_run(sizes, config, spec.seed)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    loop = _Loop(start_run(folder, config, spec.seed, len(plan), resume), report, plan, sizes)
-    return loop, WindowDataset(store, labels, loop.windows)
-
-
-def plan_run(sizes: ClipSizes, config: TrainConfig, seed: int) -> list[list[Window]]:
-    """Every optimizer step of the run, each a list of windows."""
-    return [
-        step for epoch in range(config.epochs) for step in plan_epoch(sizes, config, seed, epoch)
-    ]
+    if course.config.threads:
+        torch.set_num_threads(course.config.threads)
+    run = start_run(folder, course.config, spec.seed, len(course.plan), resume)
+    loop = _Loop(run, report, course)
+    return loop, WindowDataset(course.store, labels, loop.windows)
 
 
 class _Rate(NamedTuple):
@@ -117,13 +105,13 @@ class _Rate(NamedTuple):
 class _Loop:
     """Steps, checkpoints, history and progress of one attempt."""
 
-    def __init__(
-        self, run: Run, report: Report, plan: list[list[Window]], sizes: ClipSizes
-    ) -> None:
+    def __init__(self, run: Run, report: Report, course: Course) -> None:
+        plan = course.plan
         self.config = run.config
         self.run = run
         self.report = report
-        self.sizes = sizes
+        self.sizes = course.sizes
+        self.digest = course.digest
         self.windows = [window for step in plan for window in step]
         ends = list(accumulate(map(len, plan)))
         self.steps = [range(end - len(step), end) for end, step in zip(ends, plan, strict=True)]
@@ -185,14 +173,15 @@ class _Loop:
             return collate([dataset[index] for index in batch])
 
         steps = self.steps[self.run.step :]
+        alone = self.run.accelerator.num_processes == 1
         if self.config.micro_batch is None and self.run.step == 0:
             fullest = max(range(len(self.windows)), key=lambda index: cost([index]))
             item = replace(dataset[fullest], cut=False)
             try:
                 self.run.micro_batch = pick_micro_batch(self.run, collate([item]))
             except torch.OutOfMemoryError as error:
-                self._use_less_memory(1, error)
-        alone = self.run.accelerator.num_processes == 1
+                if alone:  # else the first step tells, in all processes
+                    self._use_less_memory(1, error)
         if self.history is None or not alone or len(steps) < STEPS_TO_FORECAST:
             return
         while True:
@@ -250,7 +239,9 @@ class _Loop:
         accelerator = self.run.accelerator
         alone = accelerator.num_processes == 1
         tried = min(self.run.micro_batch, windows) if alone else self.run.micro_batch
-        if tried == 1 and not alone and OOM_ELSEWHERE in str(error):
+        if OOM_AT_LEAST in str(error):
+            tried = 1
+        elif tried == 1 and OOM_ELSEWHERE in str(error):
             return
         if tried == 1:
             raise ModelError(
@@ -258,7 +249,6 @@ class _Loop:
                 "train.quantization=4bit, train.gradient_checkpointing=true or a smaller base model"
             ) from error
         self.run.micro_batch = tried // 2
-        self.run.optimizer.zero_grad()
         if accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
         log.warning(
@@ -297,7 +287,8 @@ class _Loop:
             return
         target = self.checkpoints / f"step-{self.run.step}"
         optimizer = getattr(self.run.optimizer, "optimizer", self.run.optimizer)
-        save_checkpoint(target, self.run.model, optimizer, self.run.state(), self.history)
+        state = self.run.state() | {"plan": self.digest}
+        save_checkpoint(target, self.run.model, optimizer, state, self.history)
         prune(self.checkpoints, self.config.keep_checkpoints)
         self.saved = self.run.step
         log.info("checkpoint %s", target)

@@ -30,6 +30,7 @@ from lorajob.windows import Batch
 BASE_LEARNING_RATE, BASE_WIDTH = 1e-3, 512
 ACCELERATE_PRECISION = {"float32": "no", "fp16": "fp16", "bf16": "bf16"}
 OOM_ELSEWHERE = "in another process of this training"
+OOM_AT_LEAST = f"{OOM_ELSEWHERE}, at one window a pass"
 
 log = logging.getLogger(__name__)
 
@@ -75,13 +76,16 @@ class Run:
         """One optimizer step; returns the loss a token in nats.
 
         `tokens` are the labels of the whole step, `batches` this process's share, perhaps none.
-        Raises torch.OutOfMemoryError, in every process if in one; the step can be taken again.
+        Raises torch.OutOfMemoryError, in every process if in one: nothing of the step is left, and
+        it can be taken again. MemoryError where it came while the step was applied, perhaps half:
+        only a checkpoint is whole then.
         """
         accelerator = self.accelerator
         share = f"{self.seed}/{self.step}/{accelerator.process_index}"
         torch.manual_seed(random.Random(share).getrandbits(63))
         total = torch.zeros((), device=accelerator.device)
         lack: torch.OutOfMemoryError | None = None
+        gradients: Tensor | None = None
         try:
             for batch in batches:
                 audio = batch.audio.to(accelerator.device, non_blocking=True)
@@ -89,20 +93,32 @@ class Run:
                 loss = self.loss(audio, labels) / tokens
                 accelerator.backward(loss)
                 total += loss.detach()
+            if accelerator.num_processes > 1:
+                gradients = self._flat_gradients()
         except torch.OutOfMemoryError as error:
             lack = error
         if accelerator.num_processes > 1:
-            told = torch.stack([total, *map(total.new_tensor, (self.stop_asked(), bool(lack)))])
-            total, stopping, lacking = accelerator.reduce(told, "sum")
+            marks = self.stop_asked(), lack is not None, lack is not None and self.micro_batch == 1
+            told = torch.stack([total, *map(total.new_tensor, marks)])
+            total, stopping, lacking, at_least = accelerator.reduce(told, "sum")
             self.told_to_stop = bool(stopping)
-            if lacking and lack is None:
+            if at_least:  # for all of them, or one alone would end
+                lack = torch.OutOfMemoryError(OOM_AT_LEAST)
+            elif lacking and lack is None:
                 lack = torch.OutOfMemoryError(OOM_ELSEWHERE)
         if lack is not None:
+            self.optimizer.zero_grad()  # taken again, it begins from none
             raise lack
-        if accelerator.num_processes > 1:
-            self._add_up_gradients()
-        accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
-        self.optimizer.step()
+        try:
+            if gradients is not None:
+                self._add_up(gradients)
+            accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+            self.optimizer.step()
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(
+                f"step {self.step + 1} may be half applied; the next attempt goes on from the "
+                "last checkpoint"
+            ) from error
         self.scheduler.step()
         self.optimizer.zero_grad()
         self.step += 1
@@ -112,16 +128,22 @@ class Run:
         """The adapter's parameters."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
-    def _add_up_gradients(self) -> None:
-        """Every process's gradients become the sum of all; a process without windows adds none.
+    def _flat_gradients(self) -> Tensor:
+        """This process's gradients one after the other; zeros in a process without windows."""
+        return torch.cat(
+            [
+                (torch.zeros_like(it) if it.grad is None else it.grad).flatten()
+                for it in self.trained()
+            ]
+        )
+
+    def _add_up(self, gradients: Tensor) -> None:
+        """Every process's gradients become the sum of all.
 
         Not DistributedDataParallel: that averages, and waits for a backward pass of each process.
         """
         trained = self.trained()
-        flat = torch.cat(
-            [(torch.zeros_like(it) if it.grad is None else it.grad).flatten() for it in trained]
-        )
-        summed: Tensor = self.accelerator.reduce(flat, "sum")
+        summed: Tensor = self.accelerator.reduce(gradients, "sum")
         for parameter, gradient in zip(
             trained, summed.split([it.numel() for it in trained]), strict=True
         ):
@@ -157,6 +179,8 @@ def start_run(folder: Path, config: TrainConfig, seed: int, steps: int, resume: 
         scheduler.load_state_dict(state["scheduler"])
         log.info("resumed from step %d", state["step"])
         _keep_exact(state, precision)
+    else:
+        _allocate_moments(optimizer)
     loss.train()
     wrapped = accelerator.prepare_model(loss, evaluation_mode=True)  # no DistributedDataParallel
     prepared = accelerator.prepare_optimizer(optimizer)
@@ -168,6 +192,19 @@ def start_run(folder: Path, config: TrainConfig, seed: int, steps: int, resume: 
     if state:
         micro_batch, step = state["micro_batch"], state["step"]
     return Run(accelerator, wrapped, model, prepared, scheduler, config, seed, micro_batch, step)
+
+
+def _allocate_moments(optimizer: AdamW) -> None:
+    """What AdamW would else allocate in its first step, where it is too late to lack memory: then
+    some parameters might have been changed.
+    """
+    for group in optimizer.param_groups:
+        for it in group["params"]:
+            optimizer.state[it] = {
+                "step": torch.zeros((), device=it.device if group["fused"] else "cpu"),
+                "exp_avg": torch.zeros_like(it, memory_format=torch.preserve_format),
+                "exp_avg_sq": torch.zeros_like(it, memory_format=torch.preserve_format),
+            }
 
 
 def _keep_exact(state: dict[str, Any], precision: str) -> None:

@@ -12,11 +12,42 @@ from torch.utils.data import DataLoader, Dataset
 
 from lorajob.clipstore import ClipStore
 from lorajob.features import SAMPLE_RATE, pad_windows
-from lorajob.packing import PAUSE_SECONDS, WINDOW_SECONDS, Window
+from lorajob.jobdir import JobDir
+from lorajob.packing import (
+    PAUSE_SECONDS,
+    WINDOW_SECONDS,
+    ClipSizes,
+    Window,
+    clips_a_step,
+    digest_plan,
+    plan_run,
+)
+from lorajob.spec import JobSpec, TrainConfig
 from lorajob.tokens import Labels
 
 IGNORED = -100  # cross-entropy's ignore_index
 PAUSE_SAMPLES = round(PAUSE_SECONDS * SAMPLE_RATE)
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a training will see: the clips, and the windows of each optimizer step."""
+
+    store: ClipStore
+    sizes: ClipSizes
+    config: TrainConfig  # with the number of clips a step that suits the corpus
+    plan: list[list[Window]]
+    digest: str  # of the plan
+
+
+def lay_out(spec: JobSpec, job: JobDir) -> Course:
+    """The course of a job that was preprocessed."""
+    store = ClipStore(job.stage_dir("preprocess") / "train")
+    sizes = ClipSizes(store.seconds.tolist(), store.tokens.tolist(), store.speakers)
+    clips = clips_a_step(spec.train, len(store))
+    config = spec.train.model_copy(update={"batch_clips": clips})
+    plan = plan_run(sizes, config, spec.seed)
+    return Course(store, sizes, config, plan, digest_plan(plan, sizes))
 
 
 @dataclass(frozen=True)
