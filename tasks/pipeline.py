@@ -19,7 +19,7 @@ from lorajob.errors import JobNotFoundError, LorajobError, ServiceError, UsageEr
 from lorajob.gpu_memory import training_gb
 from lorajob.jobdir import JOB_ID
 from lorajob.spec import JobSpec
-from lorajob.stores import is_url
+from lorajob.stores import StoreError, is_url
 from lorajob.worker.connect import connect, service_errors
 from lorajob.worker.heartbeats import living
 from lorajob.worker.queues import Priority, choose_lane, memory_class
@@ -215,12 +215,15 @@ class Pipeline:
 
     def _withdraw(self, record: JobRecord) -> None:
         """Take back a job that was not sent; a message that did go out finds no record."""
-        withdraw(record.folder)
         try:
             with service_errors(self._settings):
                 self.records.delete(record.id)
         except ServiceError:
-            return  # Redis is gone; without its folder the job cannot run anyway
+            logger.debug("Redis is gone; without its folder the job cannot run anyway")
+        try:
+            withdraw(record.folder)
+        except StoreError as error:  # without a record nobody runs it
+            logger.warning("%s", error)
 
 
 def describe(record: JobRecord) -> dict[str, Any]:

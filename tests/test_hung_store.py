@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from lorajob import stores
+from lorajob.errors import ServiceError
+from lorajob.spec import JobSpec
 from lorajob.stores import Store, StoreError, unhurried
+from lorajob.tasks.pipeline import Pipeline
 from lorajob.worker import remote
 from lorajob.worker.artifacts import JobStore
 from lorajob.worker.record import JobRecord
@@ -80,3 +83,24 @@ def test_it_outlasts_no_lease_of_a_claim(redis, tmp_path: Path, monkeypatch: pyt
         remote._begin(stored, records.load(claim.job_id), claim, unhurried)
     written = JobRecord.parse(stored.store.read("job.json") or b"", "job.json")
     assert written.stages["preprocess"].worker == "cpu@a"
+
+
+def test_what_was_not_sent_is_not_queued_though_the_store_went_away(
+    redis_server, redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    settings = redis_server.model_copy(update={"artifacts": f"file://{tmp_path}/store"})
+    pipeline = Pipeline(settings)
+    spec = JobSpec(language="hi", corpus="/nowhere")
+
+    def send(_: JobRecord) -> None:
+        monkeypatch.setattr(Store, "remove", away)
+        raise ServiceError("Redis did not take it")
+
+    def away(*_: object) -> None:
+        raise StoreError("the store is away")
+
+    record = pipeline.new_record(spec, "hi-0000000b")
+    with pytest.raises(ServiceError, match="did not take it"):
+        pipeline.queue(record, spec, send)
+    assert not pipeline.records.known(record.id)
+    assert pipeline.records.queued() == 0
