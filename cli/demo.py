@@ -24,6 +24,7 @@ from lorajob.errors import ServiceError
 BASE_MODEL = "demo/whisper-base"
 SETTINGS = (  # what two cores do in a few minutes
     "train.epochs=3",
+    "train.batch_clips=4",
     "train.save_steps=25",
 )
 SHOWN_TRANSCRIPTS = 3

@@ -91,15 +91,6 @@ def test_the_asked_share_of_packed_windows_has_timestamps() -> None:
     assert sum(window.timestamps for window in packed) / len(packed) == pytest.approx(0.5, abs=0.08)
 
 
-def test_a_short_run_makes_more_and_smaller_steps() -> None:
-    assert clips_a_step(TrainConfig(epochs=1), 480) == 4
-    assert clips_a_step(TrainConfig(epochs=1), 4000) == 8
-    assert clips_a_step(TrainConfig(epochs=3), 1400) == 8
-    assert clips_a_step(TrainConfig(batch_clips=16), 480) == 16
-    steps = plan_epoch(sizes(40), TrainConfig(), seed=0, epoch=0)
-    assert max(sum(len(window.clips) for window in step) for step in steps) <= 8
-
-
 def test_steps_hold_about_batch_clips() -> None:
     steps = plan_epoch(sizes(2000), TrainConfig(batch_clips=16), seed=0, epoch=0)
     counts = [sum(len(window.clips) for window in step) for step in steps]
@@ -137,3 +128,14 @@ def test_passes_waste_little_where_each_costs_little() -> None:
         passes = group_batches(range(8), windows, clips, 2, overhead)
         padded.append(sum(len(it) * max(clips.seconds[i] for i in it) for it in passes))
     assert padded[0] < 1.12 * sum(clips.seconds) < padded[1]
+
+
+@pytest.mark.parametrize(
+    ("clips", "epochs", "asked", "taken"),
+    ((480, 1, None, 2), (480, 3, None, 4), (4000, 1, None, 8), (333, 3, None, 2), (480, 1, 8, 8)),
+)
+def test_short_runs_take_smaller_steps(
+    clips: int, epochs: int, asked: int | None, taken: int
+) -> None:
+    config = TrainConfig(epochs=epochs, batch_clips=asked)
+    assert clips_a_step(config, clips) == taken
