@@ -44,7 +44,10 @@ def summary(batch: "Batch", records: "Sequence[JobRecord]") -> str:
 
     states = Counter(record.state for record in records)
     parts = ", ".join(f"{count} {state}" for state, count in states.most_common())
-    return f"{batch.id}: {state_of(records)}; {len(records)} jobs: {parts}"
+    unknown = len(batch.jobs) - len(records)
+    if unknown:  # a submission is under way, or was cut short
+        parts += f"; {unknown} never queued; the same batch submitted again is completed"
+    return f"{batch.id}: {state_of(records, unknown)}; {len(records)} jobs: {parts}"
 
 
 def batch_table(records: "Sequence[JobRecord]", now: float) -> "Table":
@@ -90,8 +93,9 @@ def follow_batch(pipeline: "Pipeline", batch_id: str) -> int:
         )
         return EXIT_INTERRUPTED
     show_batch(pipeline, batch_id, as_json=False)
-    _, records = load_batch(pipeline, batch_id)
-    return 0 if state_of(records) == "succeeded" else EXIT_FAILED
+    batch, records = load_batch(pipeline, batch_id)
+    state = state_of(records, len(batch.jobs) - len(records))
+    return 0 if state == "succeeded" else EXIT_FAILED
 
 
 def _follow(pipeline: "Pipeline", batch_id: str, stream: TextIO) -> None:

@@ -105,11 +105,11 @@ def retry_batch(pipeline: Pipeline, batch_id: str, failed_only: bool = False) ->
     return _each(ids, pipeline.retry)
 
 
-def state_of(records: Sequence[JobRecord]) -> str:
+def state_of(records: Sequence[JobRecord], unknown: int = 0) -> str:
     """queued before anything has happened, running while anything will, else failed, cancelled or
-    succeeded.
+    succeeded. Jobs that are `unknown` are still to be queued.
     """
-    states = {record.state for record in records}
+    states = {record.state for record in records} | ({"queued"} if unknown else set())
     if "running" in states or ("queued" in states and states - {"queued", "rejected"}):
         return "running"
     if not states or "queued" in states:
@@ -123,7 +123,7 @@ def describe_batch(batch: Batch, records: Sequence[JobRecord]) -> dict[str, Any]
     """What `lorajob status BATCH --json` prints: a contract for scripts."""
     return {
         "id": batch.id,
-        "state": state_of(records),
+        "state": state_of(records, len(batch.jobs) - len(records)),
         "created_at": batch.created_at,
         "user": batch.user,
         "priority": batch.priority,

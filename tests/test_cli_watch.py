@@ -1,5 +1,6 @@
 """`lorajob watch`: progress as a job goes on, and how it ends."""
 
+import json
 import os
 import pty
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lorajob.jobdir import STAGES
+from lorajob.worker.batches import Batch, Batches
 from lorajob.worker.connect import connect
 from lorajob.worker.heartbeats import Heartbeat
 from lorajob.worker.record import StageRecord
@@ -187,3 +189,19 @@ def test_a_redis_that_goes_away_does_not_end_the_watch(
         records.fail(claim(records, "preprocess"), "no usable clip")
         read_until(process, "failed: no usable clip")
     assert process.returncode == 1
+
+
+def test_a_batch_with_jobs_that_were_never_queued_has_not_succeeded(
+    redis_server, records, env, jobs
+):
+    ids = [f"hi-0000000{number}" for number in range(3)]
+    batch = "batch-0000000a"
+    with connect(redis_server) as redis:
+        Batches(redis).create(Batch(id=batch, created_at=1.0, jobs=tuple(ids)))
+    for job_id in ids[:2]:  # then its submission was cut short
+        records.create(succeeded_record(jobs, job_id))
+    told = json.loads(run("status", batch, "--json", env=env).stdout)
+    assert (told["state"], len(told["jobs"])) == ("running", 2)
+    done = run("watch", batch, env=env)
+    assert done.returncode == 1
+    assert "1 never queued; the same batch submitted again is completed" in done.stdout

@@ -291,3 +291,12 @@ def test_a_models_size_is_told_by_its_name_and_not_by_what_is_around_it(base_mod
         for one in (base_model, like)
     ]
     assert needs[0] == needs[1] > 0
+
+
+def test_a_converted_models_size_is_told_by_its_folders_name(tmp_path):
+    folder = tmp_path / "faster-whisper-large-v3"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"suppress_ids": [], "lang_ids": []}')
+    spec = build_spec({"language": "hi", "corpus": "a", "base_model": str(folder)})
+    named = spec.model_copy(update={"base_model": "openai/whisper-large-v3"})
+    assert training_gb(spec) == training_gb(named) > 0

@@ -59,8 +59,8 @@ def training_gb(spec: JobSpec) -> float:
 
 def _size(base_model: str) -> Size | None:
     config = Path(base_model) / "config.json"
-    if config.is_file():
-        return _size_of_config(config)
+    if config.is_file() and (size := _size_of_config(config)) is not None:
+        return size
     name = Path(base_model).name.lower().replace("large-v3-turbo", "turbo")  # without its owner
     found = re.search(rf"(?<![a-z])(?:{'|'.join(SIZES)})", name)
     return SIZES[found.group()] if found else None

@@ -12,6 +12,7 @@ from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
 from lorajob.errors import ModelError, UsageError
+from lorajob.room import says_out_of_memory
 from lorajob.spec import TrainConfig
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}
@@ -65,9 +66,9 @@ def load_whisper(
             use_safetensors=True,
             attn_implementation="sdpa",
         )
-    except torch.OutOfMemoryError:
-        raise  # no fault of the model's
     except (OSError, ValueError, KeyError, RuntimeError) as error:
+        if says_out_of_memory(error):
+            raise  # no fault of the model's
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"base_model: {folder} does not load as a Whisper: {reason}") from error
     if not getattr(model.generation_config, "lang_to_id", None):

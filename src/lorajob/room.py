@@ -6,6 +6,7 @@ import re
 from lorajob.errors import LorajobError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_MEMORY = ("out of memory", "_status_alloc_failed")  # torch's words; cuBLAS's and cuDNN's
 RUST = re.compile(r"\(os error (\d+)\)")  # as safetensors says it, in an exception of its own
 
 
@@ -21,8 +22,8 @@ def says_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that this machine, or its GPU, has no memory left now."""
     if isinstance(error, MemoryError):
         return True
-    memory = isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
-    return memory and not isinstance(error, LorajobError)
+    memory = any(words in str(error).lower() for words in NO_MEMORY)
+    return memory and isinstance(error, RuntimeError) and not isinstance(error, LorajobError)
 
 
 def first_line(error: BaseException) -> str:
