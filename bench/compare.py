@@ -8,7 +8,8 @@ cache. Evaluation is told of the tuned model alone, as the recipe does it: loraj
 and has the base model's transcripts by then.
 
 The recipe takes 8 clips a step, as published, lorajob what it takes by default:
-`--set train.batch_clips=8` gives both the same.
+`--set train.batch_clips=8` gives both the same. `--recipe FILE` measures lorajob alone, against
+what FILE has of the same clips: the recipe takes most of the time, and does not change.
 """
 
 import argparse
@@ -55,6 +56,9 @@ def main() -> int:
     parser.add_argument("--limit-train", type=int, help="use so many of the training clips")
     parser.add_argument("--limit-test", type=int, help="use so many of the test clips")
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument(
+        "--recipe", type=Path, metavar="JSON", help="take its figures from an earlier run's --json"
+    )
     parser.add_argument("--decode-clips", type=int, default=0, help="as bench/decoding.py --clips")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--results", type=Path, help=f"append a table here, such as {RESULTS.name}")
@@ -68,7 +72,10 @@ def main() -> int:
         corpus = args.corpus or _spoken(work)
         job, ours = run_ours(work / "ours", corpus, args)
         evaluate_again(job, ours)
-        recipe = run_recipe(work / "recipe", corpus, job, args)
+        if args.recipe:
+            recipe = json.loads(args.recipe.read_text("utf-8"))["recipe"]
+        else:
+            recipe = run_recipe(work / "recipe", corpus, job, args)
         figures = compare(ours, recipe)
         if args.decode_clips:
             command = [sys.executable, str(DECODING), str(job.root)]
@@ -181,6 +188,7 @@ def _section(figures: dict[str, Any], args: argparse.Namespace, corpus: str) -> 
     words += ["--base-model", args.base_model, "--epochs", str(args.epochs)]
     for name, value in (("--limit-train", args.limit_train), ("--limit-test", args.limit_test)):
         words += [name, str(value)] if value else []
+    words += ["--recipe", args.recipe.name] if args.recipe else []
     words += ["--decode-clips", str(args.decode_clips)] if args.decode_clips else []
     words += [word for line in args.sets for word in ("--set", line)]
     lines = [

@@ -132,7 +132,7 @@ def test_passes_waste_little_where_each_costs_little() -> None:
 
 @pytest.mark.parametrize(
     ("clips", "epochs", "asked", "taken"),
-    ((480, 1, None, 2), (480, 3, None, 4), (4000, 1, None, 8), (333, 3, None, 2), (480, 1, 8, 8)),
+    ((480, 1, None, 1), (480, 3, None, 2), (4000, 1, None, 8), (900, 3, None, 4), (480, 1, 8, 8)),
 )
 def test_short_runs_take_smaller_steps(
     clips: int, epochs: int, asked: int | None, taken: int

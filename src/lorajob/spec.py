@@ -76,7 +76,7 @@ class TrainConfig(BaseModel):
     epochs: PositiveInt = 3
     """Passes over the training clips."""
     batch_clips: PositiveInt | None = None
-    """Clips an optimizer step; null is 8, and 4 or 2 where so many would make few steps."""
+    """Clips an optimizer step; null is 8, and fewer where so many would make few steps."""
     micro_batch: PositiveInt | None = None
     """Windows of 30 s a forward pass, or as much audio in cut ones; null is what a card's memory
     takes, and 1 on a CPU."""
