@@ -120,7 +120,8 @@ def machine() -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
     cores = len(os.sched_getaffinity(0))
     versions = f"Python {platform.python_version()}, torch {metadata.version('torch')}"
-    return f"{_processor()}, {cores} core{'s' * (cores > 1)}, {memory:.0f} GiB memory, {versions}{_gpus()}"
+    count = f"{cores} core{'s' * (cores > 1)}"
+    return f"{_processor()}, {count}, {memory:.0f} GiB memory, {versions}{_gpus()}"
 
 
 def _processor() -> str:
