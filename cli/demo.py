@@ -23,9 +23,8 @@ from lorajob.errors import ServiceError
 
 BASE_MODEL = "demo/whisper-base"
 SETTINGS = (  # what two cores do in a few minutes
-    "train.epochs=3",
-    "train.batch_clips=4",
-    "train.save_steps=25",
+    "train.epochs=2",
+    "train.save_steps=50",
 )
 SHOWN_TRANSCRIPTS = 3
 SHOWN_CHARACTERS = 80  # an untuned model may repeat itself for a screen or two
