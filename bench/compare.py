@@ -73,10 +73,10 @@ def main() -> int:
         job, ours = run_ours(work / "ours", corpus, args)
         evaluate_again(job, ours)
         if args.recipe:
-            recipe = json.loads(args.recipe.read_text("utf-8"))["recipe"]
+            recipe = earlier_recipe(args, ours)
         else:
             recipe = run_recipe(work / "recipe", corpus, job, args)
-        figures = compare(ours, recipe)
+        figures = compare(ours, recipe) | {"asked": asked(args)}
         if args.decode_clips:
             command = [sys.executable, str(DECODING), str(job.root)]
             command += ["--clips", str(args.decode_clips)]
@@ -144,6 +144,23 @@ def run_recipe(work: Path, corpus: Path, job: JobDir, args: argparse.Namespace) 
     scores = score(splits["test"].texts, heard)
     stored = sum(path.stat().st_size for path in work.glob("*.arrow"))
     return took | {"bytes": stored, "wer": scores.wer, "cer": scores.cer}
+
+
+def asked(args: argparse.Namespace) -> dict[str, Any]:
+    """What decides what the recipe does, beside the corpus itself."""
+    values = vars(args)
+    return {name: values[name] for name in ("lang", "base_model", "epochs")}
+
+
+def earlier_recipe(args: argparse.Namespace, ours: dict[str, Any]) -> dict[str, Any]:
+    """The recipe's figures of another run. Exits where that was of other clips or settings."""
+    earlier = json.loads(args.recipe.read_text("utf-8"))
+    clips = ("train_clips", "test_clips", "bytes")
+    same = all(earlier["ours"][name] == ours[name] for name in clips)
+    if not same or earlier.get("asked") != asked(args):
+        sys.exit(f"--recipe: {args.recipe} is of other clips, language, base model or epochs")
+    recipe: dict[str, Any] = earlier["recipe"]
+    return recipe
 
 
 def compare(ours: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:

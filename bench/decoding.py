@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -38,12 +39,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("job_dir", type=Path)
     parser.add_argument("--clips", type=int, default=32, help="test clips to decode (default: 32)")
+    parser.add_argument(
+        "--batch-sizes", nargs="+", type=int, help="only CTranslate2 on cut windows, by so many"
+    )
     args = parser.parse_args()
-    print(json.dumps(measure(JobDir(args.job_dir), args.clips), indent=2))
+    print(json.dumps(measure(JobDir(args.job_dir), args.clips, args.batch_sizes or []), indent=2))
     return 0
 
 
-def measure(job: JobDir, clips: int) -> dict[str, dict[str, float]]:
+def measure(job: JobDir, clips: int, sizes: Sequence[int] = ()) -> dict[str, dict[str, float]]:
     """CPU seconds a clip, WER and CER of each way."""
     spec = JobSpec.load(job.spec_path)
     store = ClipStore(job.stage_dir("preprocess") / "test")
@@ -60,6 +64,9 @@ def measure(job: JobDir, clips: int) -> dict[str, dict[str, float]]:
             "ctranslate2": lambda: decoder.transcribe(store, indices, DECODE_BATCH),
             "ctranslate2_cut": lambda: decoder.transcribe(store, indices, DECODE_BATCH, cut=True),
         }
+        if sizes:
+            cut = partial(decoder.transcribe, store, indices, cut=True)
+            ways = {f"evaluate.batch_size={size}": partial(cut, batch_size=size) for size in sizes}
         found = {}
         for name, way in ways.items():
             started = time.process_time()

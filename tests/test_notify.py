@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 from pydantic import SecretStr
@@ -22,6 +22,7 @@ from lorajob.worker.supervisor import child_environment
 from tests.command import job_record, succeeded_record
 from tests.service import new_job, settings_for, wait_for
 from tests.watched import logs_of, workers
+from tests.web_server import serving
 
 SECRET = "webhook-secret-of-the-tests"
 PATH = "/services/T000/secret-path-of-the-tests"
@@ -59,11 +60,9 @@ def receiver() -> Iterator[Receiver]:
 
         def log_message(self, *_: object) -> None: ...
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        made.url = f"http://127.0.0.1:{server.server_address[1]}{PATH}"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(Handler) as url:
+        made.url = f"{url}{PATH}"
         yield made
-        server.shutdown()
 
 
 @pytest.fixture

@@ -3,11 +3,10 @@
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -21,6 +20,7 @@ from lorajob.worker.redis_server import free_port
 from tests.command import job_record
 from tests.service import new_job, settings_for, wait_for
 from tests.watched import workers
+from tests.web_server import serving
 
 
 @dataclass
@@ -53,11 +53,8 @@ def collector() -> Iterator[Collector]:
 
         def log_message(self, *_: object) -> None: ...
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        made.url = f"http://127.0.0.1:{server.server_address[1]}"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(Handler) as made.url:
         yield made
-        server.shutdown()
 
 
 def attributes(span: Span) -> dict[str, str | int]:

@@ -1,11 +1,21 @@
-"""A web server with one archive, which misbehaves as it is told."""
+"""Web servers for tests; one with an archive, which misbehaves as it is told."""
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The url of a server whose requests `handler` answers, while the block runs."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
 
 
 @dataclass
@@ -44,8 +54,6 @@ def web() -> Iterator[Archive]:
 
         def log_message(self, *_: object) -> None: ...
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        made.url = f"http://127.0.0.1:{server.server_address[1]}/cv-hi.tar.gz"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(Handler) as url:
+        made.url = f"{url}/cv-hi.tar.gz"
         yield made
-        server.shutdown()

@@ -32,7 +32,7 @@ BASE_LEARNING_RATE, BASE_WIDTH = 1e-3, 512
 ACCELERATE_PRECISION = {"float32": "no", "fp16": "fp16", "bf16": "bf16"}
 # Shapes for which oneDNN keeps what it made, on a CPU: its own 1,024 take a gigabyte where every
 # window has another length, and save no time (bench/RESULTS.md).
-ONEDNN_SHAPES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
+ONEDNN_SHAPES = "64"
 OOM_ELSEWHERE = "in another process of this training"
 OOM_AT_LEAST = f"{OOM_ELSEWHERE}, at one window a pass"
 
@@ -158,8 +158,7 @@ def start_run(folder: Path, config: TrainConfig, seed: int, steps: int, resume: 
     """Model, optimizer and schedule for `steps` steps, fresh or as the checkpoint `resume` left
     them.
     """
-    for name, value in ONEDNN_SHAPES.items():  # read when the first is made
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", ONEDNN_SHAPES)  # read at first use
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = ACCELERATE_PRECISION[pick_precision(config.precision, device)]
