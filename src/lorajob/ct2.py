@@ -137,7 +137,8 @@ def decode_batches(seconds: Sequence[float], batch_size: int, cut: bool) -> Iter
     """Cut clips, longest first, into batches: `batch_size` windows of 30 s, or no more audio.
 
     Where windows are `cut` that is up to twice as many clips: a step of the decoder reads all its
-    weights however many rows it has. More than twice cost more padding than they save (measured).
+    weights however many rows it has. More than twice cost more padding than they save
+    (bench/RESULTS.md).
     """
     start = 0
     while start < len(seconds):
