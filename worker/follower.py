@@ -56,11 +56,13 @@ class Follower:
         with self._busy:
             push_checkpoint(self._stored, check)
 
-    def _push_soon(self) -> None:
-        """As `push_checkpoint`, unless the stage has ended meanwhile."""
+    def _push_soon(self, checkpoint: bool) -> None:
+        """Bring the log, and the newest `checkpoint`, to the store, unless the stage has ended."""
         with self._busy:
             if not self._ended:
-                push_checkpoint(self._stored)
+                if checkpoint:
+                    push_checkpoint(self._stored)
+                self._push_log()
 
     def remove_checkpoints(self) -> None:
         """The adapter in the store has taken their place."""
@@ -68,7 +70,11 @@ class Follower:
             self._stored.store.remove("checkpoints")
 
     def push_log(self) -> None:
-        """Bring the log to the store, as far as it is new there."""
+        """Bring the log to the store, as far as it is new there; a push under way comes first."""
+        with self._busy:
+            self._push_log()
+
+    def _push_log(self) -> None:
         path = self._stored.job.log_path(self._claim.stage)
         size = path.stat().st_size if path.is_file() else 0
         if size > self._log_pushed:
@@ -99,10 +105,8 @@ class Follower:
                     return
                 due, saved = self._saved > pushed, self._saved
             try:
-                if due:
-                    self._push_soon()
-                    pushed = saved
-                self.push_log()
+                self._push_soon(due)
+                pushed = saved
             except (LorajobError, OSError) as error:
                 logger.warning("%s: %s", self._claim.job_id, error)
                 pushed = max(pushed, saved)  # the next one is another try
