@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 from lorajob import __version__
 from lorajob.errors import LorajobError
 from lorajob.tasks.pipeline import describe
+from lorajob.tasks.webhook import opener
 from lorajob.worker import notices, tallies, traces
 from lorajob.worker.connect import connect
 from lorajob.worker.notices import Notice
@@ -38,16 +39,6 @@ END_SECONDS = 5.0  # for the last notice, when a worker ends
 
 logger = logging.getLogger(__name__)
 _running: "list[Notifier]" = []
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirected POST would go on as a GET without its body, and to whom the answer says."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None  # the answer is an error, then
-
-
-_opener = urllib.request.build_opener(_NoRedirects)
 
 
 class Notifier:
@@ -145,7 +136,7 @@ def post(url: str, body: bytes, headers: Mapping[str, str], stop: threading.Even
     for attempt in range(TRIES):
         try:
             request = urllib.request.Request(url, body, kinds | dict(headers), method="POST")
-            with _opener.open(request, timeout=TIMEOUT_SECONDS):
+            with opener.open(request, timeout=TIMEOUT_SECONDS):
                 return True
         except urllib.error.HTTPError as error:
             with error:

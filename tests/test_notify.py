@@ -3,8 +3,10 @@
 import hashlib
 import hmac
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 
@@ -12,7 +14,7 @@ import pytest
 from pydantic import SecretStr
 
 from lorajob.jobdir import STAGES
-from lorajob.tasks import notify
+from lorajob.tasks import notify, webhook
 from lorajob.tasks.notify import Notifier, escaped, post, sentence, signature
 from lorajob.tasks.publish import send
 from lorajob.worker import notices, tallies
@@ -186,6 +188,40 @@ def test_a_server_that_is_away_is_given_up_and_the_next_notice_told(
     assert redis.hgetall(tallies.NOTICES) == {
         "webhook|failed": "1", "slack|failed": "1", "webhook|sent": "1", "slack|sent": "1"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("begins", [b"HTTP/1.1 ", b"HTTP/1.1 503 Busy\r\nX-Slow: "])
+def test_a_server_that_answers_a_byte_at_a_time_holds_nobody(begins, monkeypatch):
+    monkeypatch.setattr(webhook, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(notify, "TRIES", 2)
+    monkeypatch.setattr(notify, "FIRST_PAUSE_SECONDS", 0.01)
+    over = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.sendall(begins)
+            while not over.wait(0.02):
+                connection.sendall(b"2")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    threading.Thread(target=drip, args=(connection,), daemon=True).start()
+
+        threading.Thread(target=serve, daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}{PATH}"
+        told: list[bool] = []
+        never = threading.Event()
+        telling = threading.Thread(target=lambda: told.append(post(url, b"{}", {}, never)))
+        telling.start()
+        telling.join(timeout=5)
+        held = telling.is_alive()
+        over.set()
+    telling.join(timeout=20)
+    assert not held and told == [False]
 
 
 def test_the_urls_are_not_logged(caplog, monkeypatch):
