@@ -9,6 +9,7 @@ import click
 from lorajob.cli.options import ANEW, PRIORITY, WAIT
 from lorajob.cli.service import open_pipeline
 from lorajob.errors import UsageError
+from lorajob.urls import public
 
 if TYPE_CHECKING:
     from lorajob.spec import JobSpec
@@ -90,7 +91,8 @@ def _check_corpora(specs: "list[JobSpec]") -> None:
         other = languages.setdefault(spec.corpus, spec.language)
         if other != spec.language:
             raise UsageError(
-                f"corpus: {spec.corpus!r} is one for {other} and {spec.language}; put {PLACE} in it"
+                f"corpus: {public(spec.corpus)!r} is one for {other} and {spec.language};"
+                f" put {PLACE} in it"
             )
 
 
@@ -132,7 +134,7 @@ def _spec(
 ) -> "JobSpec":
     from lorajob.cli.submit import complete_spec
     from lorajob.spec import merge
-    from lorajob.stores import is_url
+    from lorajob.urls import is_url
 
     values = merge(defaults, own)
     preset = values.pop("preset", "default")

@@ -4,6 +4,7 @@ import os
 from typing import TYPE_CHECKING
 
 from lorajob.errors import UsageError
+from lorajob.urls import public
 
 if TYPE_CHECKING:
     from lorajob.tasks.pipeline import Pipeline
@@ -22,7 +23,7 @@ def load_settings() -> "Settings":
         first = error.errors(include_url=False, include_input=False)[0]
         name = f"LORAJOB_{first['loc'][0]}".upper()
         secret = any(word in name for word in ("PASSWORD", "SECRET", "URL"))
-        value = "***" if secret else repr(os.environ.get(name))
+        value = "***" if secret else repr(public(os.environ.get(name, "")))
         raise UsageError(f"{name}: {value} is not allowed: {first['msg'].lower()}") from None
 
 

@@ -102,6 +102,7 @@ def show_job(record: "JobRecord", as_json: bool) -> None:
         click.echo(json.dumps(describe(record), ensure_ascii=False, indent=2))
         return
     from lorajob.cli.render import attempts_table, console, duration, metrics_table, stages_table
+    from lorajob.urls import public
 
     now = time.time()
     for name, value in (
@@ -112,7 +113,7 @@ def show_job(record: "JobRecord", as_json: bool) -> None:
         ("priority", record.priority if record.priority != "normal" else None),
         ("waits for", awaited(record)),
         ("base model", record.base_model),
-        ("corpus", record.corpus),
+        ("corpus", public(record.corpus)),
         ("submitted", f"{duration(now - record.created_at)} ago"),
         ("artifacts", record.folder),
         ("error", record.error),

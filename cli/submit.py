@@ -9,6 +9,7 @@ import click
 from lorajob.cli.options import ANEW, PRIORITY, WAIT
 from lorajob.cli.service import load_settings, open_pipeline
 from lorajob.errors import CorpusError, UsageError
+from lorajob.urls import public
 
 if TYPE_CHECKING:
     from lorajob.spec import JobSpec
@@ -183,7 +184,7 @@ def _check_home(name: str, text: str) -> None:
     try:
         Path(text).expanduser()
     except RuntimeError:
-        raise UsageError(f"{name}: {text!r} is in the home of nobody here") from None
+        raise UsageError(f"{name}: {public(text)!r} is in the home of nobody here") from None
 
 
 def check_base_model(text: str) -> None:

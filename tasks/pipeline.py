@@ -19,7 +19,8 @@ from lorajob.errors import JobNotFoundError, LorajobError, ServiceError, UsageEr
 from lorajob.gpu_memory import training_gb
 from lorajob.jobdir import JOB_ID
 from lorajob.spec import JobSpec
-from lorajob.stores import StoreError, is_url
+from lorajob.stores import StoreError
+from lorajob.urls import is_url, public
 from lorajob.worker.connect import connect, service_errors
 from lorajob.worker.heartbeats import living
 from lorajob.worker.queues import Priority, choose_lane, memory_class
@@ -240,7 +241,7 @@ def describe(record: JobRecord) -> dict[str, Any]:
         "priority": record.priority,
         "state": record.state,
         "created_at": record.created_at,
-        "corpus": record.corpus,
+        "corpus": public(record.corpus),
         "base_model": record.base_model,
         "artifacts": record.folder,
         "cancel_requested": record.cancel_requested,

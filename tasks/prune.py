@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from lorajob.errors import UsageError
-from lorajob.stores import is_url
 from lorajob.tasks.pipeline import Pipeline
+from lorajob.urls import is_url
 from lorajob.worker.batches import Batches
 from lorajob.worker.connect import service_errors
 from lorajob.worker.record import JobRecord

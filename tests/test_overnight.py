@@ -20,7 +20,8 @@ from redis import Redis
 
 from lorajob.demo.speech import pack_corpus, speak_corpus
 from lorajob.jobdir import hash_file
-from lorajob.stores import Store, is_url
+from lorajob.stores import Store
+from lorajob.urls import is_url
 from lorajob.worker.batches import Batches
 from lorajob.worker.heartbeats import living
 from lorajob.worker.record import JobRecord

@@ -21,7 +21,8 @@ from typing import Any
 
 from lorajob.jobdir import MANIFEST, STAGES, JobDir, hash_file, write_json
 from lorajob.spec import JobSpec
-from lorajob.stores import Check, DamageError, Store, is_url, unhurried
+from lorajob.stores import Check, DamageError, Store, unhurried
+from lorajob.urls import is_url
 from lorajob.worker.record import JobRecord
 
 ATTEMPT = re.compile(r"attempt-(\d+)\.json")

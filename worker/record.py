@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from lorajob.errors import RecordError
 from lorajob.jobdir import STAGES, JobDir, write_json
-from lorajob.stores import Store, is_url
+from lorajob.stores import Store
+from lorajob.urls import is_url
 from lorajob.worker.queues import Priority
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled", "rejected"]

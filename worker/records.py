@@ -18,7 +18,8 @@ from redis.exceptions import WatchError
 
 from lorajob.errors import JobNotFoundError, RecordError
 from lorajob.jobdir import STAGES
-from lorajob.stores import StoreError, is_url
+from lorajob.stores import StoreError
+from lorajob.urls import is_url
 from lorajob.worker import scripts
 from lorajob.worker.record import ENDED, JobRecord
 

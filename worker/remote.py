@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 from lorajob.corpora.remote import fetch, in_use
 from lorajob.errors import LorajobError
 from lorajob.jobdir import JobDir
-from lorajob.stores import Check, DamageError, StoreError, is_url
+from lorajob.stores import Check, DamageError, StoreError
+from lorajob.urls import is_url, public
 from lorajob.worker import workplace
 from lorajob.worker.artifacts import JobStore
 from lorajob.worker.follower import Follower, fetch_checkpoint
@@ -130,7 +131,9 @@ def corpus_here(record: JobRecord, claim: Claim, errand: Errand) -> Iterator[Out
         failed = _failed(error)
     with in_use(record.corpus) as here:
         if failed is None and not here:  # it was removed to make room, this very moment
-            failed = Failed("lost", f"corpus: {record.corpus} was removed before it was read")
+            failed = Failed(
+                "lost", f"corpus: {public(record.corpus)} was removed before it was read"
+            )
         yield failed
 
 

@@ -7,7 +7,8 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lorajob import places
-from lorajob.stores import checked_url, is_url
+from lorajob.stores import checked_url
+from lorajob.urls import is_url
 
 
 class Settings(BaseSettings):

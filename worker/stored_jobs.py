@@ -8,7 +8,8 @@ from typing import Any
 
 from lorajob.errors import JobNotFoundError
 from lorajob.jobdir import JOB_ID, MANIFEST, STAGES, JobDir, write_json
-from lorajob.stores import Store, is_url
+from lorajob.stores import Store
+from lorajob.urls import is_url
 from lorajob.worker.artifacts import JobStore
 from lorajob.worker.record import JobRecord
 from lorajob.worker.settings import Settings

@@ -29,9 +29,9 @@ from lorajob.report import Report
 from lorajob.results import PreprocessResult
 from lorajob.spec import JobSpec, PreprocessConfig
 from lorajob.split import choose_test, sample
-from lorajob.stores import is_url
 from lorajob.text import clean, normalise
 from lorajob.tokens import Labels
+from lorajob.urls import is_url, public
 
 VERSION = 1  # of what this stage makes of a corpus: raise it with every change, for the cache
 EMPTY_TEXT = "empty text"
@@ -88,7 +88,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         spec=spec.model_dump(mode="json", include={"language", "seed", "preprocess"}),
     )
     if (kept_before := cache.fetch("preprocess", name, out)) is not None:
-        log.info("%s: as an earlier job read it", spec.corpus)
+        log.info("%s: as an earlier job read it", public(spec.corpus))
         return PreprocessResult(**kept_before)
     corpus = open_corpus(source, language.code, pace.tick)
     selection = select(corpus, spec.preprocess, spec.seed)
@@ -97,7 +97,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     for target in ("train", "test"):
         if not kept.clips(target):
             raise CorpusError(
-                f"corpus: {spec.corpus} has no usable {target} clip: {kept.reasons(target)}"
+                f"corpus: {public(spec.corpus)} has no usable {target} clip: {kept.reasons(target)}"
             )
     size = sum(path.stat().st_size for path in out.rglob("*.arrow"))
     write_json(out / "report.json", kept.as_dict(size))

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lorajob.errors import LorajobError, UsageError
+from lorajob.urls import has_login, public
 
 CHUNK_BYTES = 8 << 20
 CONNECT_SECONDS, READ_SECONDS = 10, 60
@@ -36,11 +37,6 @@ class DamageError(StoreError):
     """What the store holds is not what was put there."""
 
     kind = "damage"
-
-
-def is_url(text: object) -> bool:
-    """Whether this is a url rather than a path."""
-    return isinstance(text, str) and "://" in text
 
 
 def unhurried() -> None:
@@ -179,7 +175,7 @@ class Store:
                 file = self.fs.open(self.key(name), "rb", block_size=CHUNK_BYTES)
             except FileNotFoundError as error:
                 _raise_if_away(error)
-                raise DamageError(f"{self.url}/{name} is gone") from None
+                raise DamageError(f"{public(self.url)}/{name} is gone") from None
         with file:
             while True:
                 check()
@@ -197,14 +193,15 @@ class Store:
 
 def checked_url(url: str) -> str:
     """The url itself. Raises UsageError for one with a password in it, or whose package lacks."""
-    parts = urlsplit(url)
-    if parts.username or parts.password:
-        host = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-        raise UsageError(f"{host}: a url must hold no credentials; set the AWS_* variables")
-    package = EXTRAS.get(parts.scheme)
+    if has_login(url):
+        raise UsageError(f"{public(url)}: a url must hold no credentials; set the AWS_* variables")
+    try:
+        package = EXTRAS.get(urlsplit(url).scheme)
+    except ValueError as error:
+        raise UsageError(f"{public(url)}: {error}") from None
     if package and importlib.util.find_spec(package) is None:
         raise UsageError(
-            f"{url}: {package} is not installed; `pip install 'lorajob[s3]'` brings it"
+            f"{public(url)}: {package} is not installed; `pip install 'lorajob[s3]'` brings it"
         )
     return url
 
@@ -219,17 +216,17 @@ def store_errors(url: str) -> Iterator[None]:
     except LorajobError:
         raise
     except ImportError as error:
-        raise UsageError(f"{url}: {error}") from None
+        raise UsageError(public(f"{url}: {error}")) from None
     except ValueError as error:
         if "rotocol" not in str(error):
             raise
-        raise UsageError(f"{url}: {error}") from None
+        raise UsageError(public(f"{url}: {error}")) from None
     except OSError as error:
-        raise StoreError(f"{url} does not serve: {_words(error)}") from error
+        raise StoreError(public(f"{url} does not serve: {_words(error)}")) from error
     except Exception as error:  # those of the stores' libraries have no class in common
         if type(error).__module__.partition(".")[0] not in LIBRARIES:
             raise
-        raise StoreError(f"{url} does not serve: {_words(error)}") from error
+        raise StoreError(public(f"{url} does not serve: {_words(error)}")) from error
 
 
 @cache

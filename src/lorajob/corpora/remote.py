@@ -33,6 +33,7 @@ from lorajob.stores import (
     store_errors,
     unhurried,
 )
+from lorajob.urls import public
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 ENTRY = "entry.json"
@@ -78,11 +79,11 @@ def check_remote(url: str) -> None:
     remote = Remote(url)
     if not remote.name.lower().endswith(ARCHIVES):
         raise UsageError(
-            f"corpus: {url} is no archive; a url must end in {', '.join(ARCHIVES)}"
+            f"corpus: {public(url)} is no archive; a url must end in {', '.join(ARCHIVES)}"
             " (a Common Voice release)"
         )
     if Store(url).info() is None:
-        raise UsageError(f"corpus: {url} does not exist")
+        raise UsageError(f"corpus: {public(url)} does not exist")
 
 
 def local_copy(url: str) -> Path:
@@ -110,15 +111,15 @@ def fetch(url: str, check: Check = unhurried) -> Path:
         _continue(store, part, check)
         if _described(store) != wanted:
             part.unlink()
-            raise StoreError(f"{url} was replaced while it was fetched")
+            raise StoreError(f"{public(url)} was replaced while it was fetched")
         size = part.stat().st_size
         if wanted["bytes"] is not None and size != wanted["bytes"]:
             part.unlink()
-            raise DamageError(f"{url}: {size} bytes came instead of {wanted['bytes']}")
+            raise DamageError(f"{public(url)}: {size} bytes came instead of {wanted['bytes']}")
         with _locked(remote, "use", fcntl.LOCK_EX, check):  # a reader opens it more than once
             part.replace(remote.path)
             write_json(remote.folder / ENTRY, wanted | {"bytes": size})
-        log.info("corpus: %s is here, %d MB", url, size // 1_000_000)
+        log.info("corpus: %s is here, %d MB", public(url), size // 1_000_000)
         return remote.path
 
 
@@ -197,7 +198,7 @@ def _described(store: Store) -> dict[str, Any]:
     """An entry of what the server has now."""
     info = store.info() or {}
     version = next((info[name] for name in VERSION_FIELDS if info.get(name)), "")
-    return {"url": store.url, "bytes": info.get("size"), "version": str(version).strip('"')}
+    return {"url": public(store.url), "bytes": info.get("size"), "version": str(version).strip('"')}
 
 
 @contextmanager
