@@ -239,8 +239,10 @@ def test_room_is_made_of_what_is_safe_and_not_in_use(bucket: str, tmp_path: Path
         commit(stored, "preprocess", 1, clips=b"c" * 10_000)
     jobs["hi-1"].push("preprocess", 1)
     jobs["hi-2"].push("preprocess", 1)
+    (tmp_path / ".gone-hi-4" / "train").mkdir(parents=True)  # its remover was killed
     with workplace.in_use(jobs["hi-2"]):
         workplace.make_room(jobs["hi-3"], 0)
+    assert not (tmp_path / ".gone-hi-4").exists()
     left = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")}
     assert left == {"hi-2", "hi-3"}  # one was in use, one is in no store
     jobs["hi-1"].fetch_spec()

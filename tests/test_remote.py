@@ -41,14 +41,7 @@ def test_a_web_server_that_is_busy_has_not_lost_its_corpus(web: Archive, tmp_pat
 def test_a_server_that_knows_no_ranges_is_read_from_the_beginning(web: Archive, monkeypatch):
     web.ranges = False
     monkeypatch.setattr(remote, "CHUNK_BYTES", 1000)
-    calls = iter(range(5))
-
-    def cut() -> None:
-        if next(calls, None) is None:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        remote.fetch(web.url, cut)
+    cut_off(web.url, 5)
     assert remote.fetch(web.url).read_bytes() == web.data
 
 
@@ -63,6 +56,43 @@ def test_a_corpus_that_is_replaced_meanwhile_is_no_mixture(web: Archive, monkeyp
     with pytest.raises(StoreError, match="was replaced while it was fetched"):
         remote.fetch(web.url, replace)
     assert remote.fetch(web.url).read_bytes() == web.data
+
+
+def cut_off(url: str, after: int) -> None:
+    """Fetch some chunks of it, and no more."""
+    calls = iter(range(after))
+
+    def cut() -> None:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        remote.fetch(url, cut)
+
+
+def test_what_was_cut_off_of_an_older_release_does_not_stay(web: Archive, monkeypatch, tmp_path):
+    monkeypatch.setattr(remote, "CHUNK_BYTES", 1000)
+    cut_off(web.url, 5)
+    (old,) = tmp_path.rglob(".part-*")
+    web.data, web.modified = b"new" * 1000, "Tue, 02 Jan 2024 00:00:00 GMT"
+    cut_off(web.url, 2)
+    (new,) = tmp_path.rglob(".part-*")
+    assert new != old
+    assert remote.fetch(web.url).read_bytes() == web.data
+    assert not list(tmp_path.rglob(".part-*"))
+
+
+def test_no_room_is_made_of_what_is_being_fetched(web: Archive, monkeypatch):
+    monkeypatch.setattr(remote, "CHUNK_BYTES", 1000)
+    calls = iter(range(5))
+    assert remote.fetch(f"{web.url}?other=1.tar.gz").read_bytes() == web.data
+
+    def make_room() -> None:
+        if next(calls, None) is None:
+            remote.make_room(0)
+
+    assert remote.fetch(web.url, make_room).read_bytes() == web.data
+    assert len(list(places.corpora().glob("*/entry.json"))) == 1  # the other one went
 
 
 def test_a_new_release_waits_until_the_old_one_is_read(web: Archive):

@@ -33,6 +33,7 @@ NEEDS = {
     "evaluate": {"preprocess": ("test/",), "train": ("adapter/",)},
     "convert": {"preprocess": ("test/",), "train": ("adapter/",), "evaluate": ("",)},
 }
+GONE = ".gone-"  # what is being removed is called so first
 STORED = ".stored"  # a folder beside a job's stages: what of them is in the store
 
 Manifest = dict[str, Any]
@@ -266,7 +267,7 @@ def local_checkpoints(job: JobDir) -> list[tuple[int, int]]:
 
 def remove_folder(folder: Path) -> None:
     """At once for every reader, then from the disk."""
-    gone = folder.with_name(f".gone-{folder.name}")
+    gone = folder.with_name(f"{GONE}{folder.name}")
     shutil.rmtree(gone, ignore_errors=True)
     folder.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)

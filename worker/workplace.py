@@ -6,13 +6,14 @@ Who works in a folder holds a shared lock; only who gets an exclusive one remove
 import fcntl
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from lorajob.jobdir import JOB_ID
 from lorajob.stores import Store
-from lorajob.worker.artifacts import JobStore, remove_folder
+from lorajob.worker.artifacts import GONE, JobStore, remove_folder
 
 LOCKS = ".locks"
 
@@ -35,6 +36,8 @@ def make_room(stored: JobStore, limit_bytes: float) -> None:
     """
     workplace = stored.job.root.parent
     artifacts = Store(stored.store.url.rpartition("/")[0])
+    for left in workplace.glob(f"{GONE}*"):  # whoever removed it was killed
+        shutil.rmtree(left, ignore_errors=True)
     folders = [path for path in workplace.glob("*") if JOB_ID.fullmatch(path.name)]
     total = 0
     for folder in sorted(folders, key=_used, reverse=True):

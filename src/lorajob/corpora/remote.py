@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,9 @@ def fetch(url: str, check: Check = unhurried) -> Path:
         make_room(places.corpora_bytes() - (wanted["bytes"] or 0))
         remote.folder.mkdir(parents=True, exist_ok=True)
         part = remote.folder / f".part-{hashlib.sha256(repr(wanted).encode()).hexdigest()[:16]}"
+        for other in remote.folder.glob(".part-*"):
+            if other != part:  # of a release that was replaced before it was whole
+                other.unlink()
         _continue(store, part, check)
         if _described(store) != wanted:
             part.unlink()
@@ -141,11 +144,13 @@ def make_room(limit_bytes: float) -> None:
 
 
 def _removed(folder: Path) -> bool:
-    with folder.with_suffix(".use").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
+    with ExitStack() as held:
+        for kind in (".lock", ".use"):  # who fetches it has it as much as who reads it
+            file = held.enter_context(folder.with_suffix(kind).open("w"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
         log.info("corpus: %s is removed to make room", folder)
         shutil.rmtree(folder, ignore_errors=True)
         return True
