@@ -52,7 +52,8 @@ def log_folder(job: str) -> Iterator[tuple[JobDir, Callable[[], None]]]:
     they are fetched from there.
     """
     if load_settings().store_url is None:
-        yield job_folder(job), lambda: None
+        with job_folder(job) as here:
+            yield here, lambda: None
         return
     from lorajob.worker.stored_jobs import fetch_logs
 

@@ -1,5 +1,7 @@
 """A job by its id: its folder and its record, from Redis or from the files beside the job."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -25,21 +27,24 @@ def is_batch(name: str) -> bool:
     return name.startswith("batch-")
 
 
-def job_folder(job: str, *stages: str) -> JobDir:
+@contextmanager
+def job_folder(job: str, *stages: str) -> Iterator[JobDir]:
     """The folder of a job on this machine; where jobs are in a store, what `stages` made is fetched
-    into it. Raises JobNotFoundError where there is none.
+    into it, and stays there while the block runs. Raises JobNotFoundError where there is none.
     """
     if load_settings().store_url is not None:
         from lorajob.worker.stored_jobs import fetched
 
-        return fetched(load_record(job), load_settings(), *stages)
+        with fetched(load_record(job), load_settings(), *stages) as here:
+            yield here
+        return
     folder = JobDir(load_settings().jobs / check_job_id(job))
     if not folder.root.is_dir():
         raise JobNotFoundError(
             f"JOB: {job!r} has no folder in {folder.root.parent}; `lorajob status` lists the jobs, "
             "LORAJOB_ARTIFACTS says where their folders are"
         )
-    return folder
+    yield folder
 
 
 def load_record(job: str) -> "JobRecord":

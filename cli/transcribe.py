@@ -27,13 +27,13 @@ def transcribe(job: str, audio: tuple[Path, ...], as_json: bool) -> None:
     from lorajob.spec import JobSpec
     from lorajob.transcribe import transcribe as run
 
-    folder = job_folder(job, "convert")
-    result = folder.result("convert")
-    if result is None:
-        raise StageError(f"{job}: has no model yet; `lorajob status {job}` says how far it is")
-    language = find_language(JobSpec.load(folder.spec_path).language).token
-    for path, text in run(folder.root / result["model"], list(audio), language):
-        if as_json:
-            click.echo(json.dumps({"audio": str(path), "text": text}, ensure_ascii=False))
-        else:
-            click.echo(f"{path}: {text}" if len(audio) > 1 else text)
+    with job_folder(job, "convert") as folder:
+        result = folder.result("convert")
+        if result is None:
+            raise StageError(f"{job}: has no model yet; `lorajob status {job}` says how far it is")
+        language = find_language(JobSpec.load(folder.spec_path).language).token
+        for path, text in run(folder.root / result["model"], list(audio), language):
+            if as_json:
+                click.echo(json.dumps({"audio": str(path), "text": text}, ensure_ascii=False))
+            else:
+                click.echo(f"{path}: {text}" if len(audio) > 1 else text)

@@ -14,6 +14,7 @@ from lorajob.worker.batches import Batches
 from lorajob.worker.connect import service_errors
 from lorajob.worker.record import JobRecord
 from lorajob.worker.stored_jobs import withdraw
+from lorajob.worker.workplace import drop_copy
 
 UNIT_SECONDS = {"h": 3600, "d": 86_400, "w": 604_800}
 Keep = Literal["best", "none"]
@@ -60,12 +61,14 @@ def ended_at(record: JobRecord) -> float:
 
 
 def _remove_files(pipeline: Pipeline, record: JobRecord) -> None:
-    """Its folder, or its place in the store and the copy here."""
+    """Its folder, or its place in the store and the copy here. A copy that is in use stays until
+    room is needed.
+    """
     if is_url(record.folder):
         withdraw(record.folder)
-    folder = pipeline.settings.jobs / record.id if is_url(record.folder) else Path(record.folder)
-    if folder.is_dir():
-        shutil.rmtree(folder)
+        drop_copy(pipeline.settings.workplace / record.id)
+    elif Path(record.folder).is_dir():
+        shutil.rmtree(record.folder)
 
 
 def prune(

@@ -9,15 +9,19 @@ import pytest
 
 from lorajob.errors import JobNotFoundError, UsageError
 from lorajob.jobdir import STAGES, JobDir, write_json
+from lorajob.spec import JobSpec
 from lorajob.tasks.batches import cancel_batch, retry_batch
 from lorajob.tasks.pipeline import Pipeline
 from lorajob.tasks.prune import parse_age, prune
+from lorajob.worker.artifacts import JobStore
 from lorajob.worker.batches import Batch, Batches
 from lorajob.worker.connect import connect
 from lorajob.worker.record import JobRecord, new_stages
 from lorajob.worker.records import Records
 from lorajob.worker.settings import Settings
-from tests.command import environment, run, url_of
+from lorajob.worker.stored_jobs import fetched, has_files, put_spec
+from lorajob.worker.workplace import make_room
+from tests.command import environment, job_record, run, url_of
 from tests.service import RESULTS, SCORES
 
 DAY = 86_400
@@ -77,6 +81,40 @@ def test_old_jobs_go_and_the_best_one_stays(pipeline, redis_server, tmp_path):
     with pytest.raises(JobNotFoundError):
         pipeline.records.load("hi-old")
     assert sorted(Batches(pipeline.redis).load("batch-1").jobs) == left
+
+
+def far_job(redis_server: Settings, tmp_path: Path, job_id: str) -> tuple[Pipeline, JobRecord]:
+    """A failed job whose files are in a store."""
+    places = {"artifacts": f"file://{tmp_path}/store", "home": tmp_path / "home"}
+    pipeline = Pipeline(redis_server.model_copy(update=places))
+    place = f"file://{tmp_path}/store/{job_id}"
+    put_spec(place, JobSpec(language="hi", corpus="/nowhere").model_dump(mode="json"))
+    record = job_record(tmp_path / "unused", job_id, state="failed", folder=place, created_at=0.0)
+    pipeline.records.create(record)
+    return pipeline, record
+
+
+def test_what_a_command_reads_is_neither_pruned_nor_removed_to_make_room(
+    pipeline, redis_server, tmp_path
+):
+    far, record = far_job(redis_server, tmp_path, "hi-far")
+    with fetched(record, far.settings) as folder:
+        assert folder.spec_path.is_file()
+        other = JobStore(f"{far.settings.store_url}/hi-other", far.settings.workplace)
+        make_room(other, 0)
+        assert folder.spec_path.is_file()
+        assert [gone.id for gone in prune(far, DAY, "none")] == [record.id]
+        assert folder.spec_path.is_file() and not has_files(far.settings, record.id)
+    make_room(other, 0)
+    assert not folder.root.exists()
+
+
+def test_the_copy_here_goes_with_the_job(pipeline, redis_server, tmp_path):
+    far, record = far_job(redis_server, tmp_path, "hi-far")
+    with fetched(record, far.settings) as folder:
+        pass
+    prune(far, DAY, "none")
+    assert not folder.root.exists() and not has_files(far.settings, record.id)
 
 
 def test_a_job_that_is_retried_meanwhile_stays(pipeline):

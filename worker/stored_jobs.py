@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from lorajob.urls import is_url
 from lorajob.worker.artifacts import JobStore
 from lorajob.worker.record import JobRecord
 from lorajob.worker.settings import Settings
+from lorajob.worker.workplace import in_use
 
 LOG = re.compile(r"log/\w+/(\d+)\.log")
 
@@ -60,21 +63,25 @@ def recorded_ids(settings: Settings) -> list[str]:
     return [name for name in names if JOB_ID.fullmatch(name)]
 
 
-def fetched(record: JobRecord, settings: Settings, *stages: str) -> JobDir:
+@contextmanager
+def fetched(record: JobRecord, settings: Settings, *stages: str) -> Iterator[JobDir]:
     """The folder of a job on this machine, with its spec and the files of those `stages` that have
-    succeeded. Raises JobNotFoundError for a job whose folder is not here and in no store.
+    succeeded; kept here while the block runs. Raises JobNotFoundError for a job whose folder is not
+    here and in no store.
     """
     if not is_url(record.folder):
         folder = JobDir(settings.jobs / record.id)
         if not folder.root.is_dir():
             raise JobNotFoundError(f"JOB: {record.id!r} has no folder in {folder.root.parent}")
-        return folder
+        yield folder
+        return
     stored = JobStore(record.folder, settings.workplace)
-    stored.fetch_spec()
-    for stage in stages:
-        if record.stages[stage].state == "succeeded":
-            stored.fetch_stage(stage, record.stages[stage].fence)
-    return stored.job
+    with in_use(stored):
+        stored.fetch_spec()
+        for stage in stages:
+            if record.stages[stage].state == "succeeded":
+                stored.fetch_stage(stage, record.stages[stage].fence)
+        yield stored.job
 
 
 def fetch_logs(record: JobRecord, folder: JobDir, stages: tuple[str, ...] = STAGES) -> None:

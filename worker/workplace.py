@@ -46,6 +46,17 @@ def make_room(stored: JobStore, limit_bytes: float) -> None:
             total += size
 
 
+def drop_copy(folder: Path) -> None:
+    """Remove the folder of a job that is no more, unless it is in use. Raises OSError."""
+    if not folder.is_dir():
+        return
+    try:
+        with _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            remove_folder(folder)
+    except BlockingIOError:
+        logger.warning("%s is in use, and stays until room is needed", folder)
+
+
 def _removed(folder: Path, artifacts: Store) -> bool:
     try:
         with _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
