@@ -218,6 +218,24 @@ def test_a_gpu_workers_load_reaches_the_metrics(exporter, redis, tmp_path, monke
     assert not any(dict(labels).get("gpu") == "1" for _, labels in found)  # another worker's
 
 
+def test_workers_of_another_version_do_not_end_the_scrape(exporter, redis):
+    load = {"index": "0", "uuid": "GPU-a", "name": "A100", "used_mib": 1, "total_mib": 2}
+    texts = [
+        json.dumps([load | {"percent": 5, "watts": 300}]),  # a newer one
+        json.dumps([load]),  # an older one
+        json.dumps([load | {"percent": "5"}]),
+        json.dumps([load | {"percent": 5, "index": 0}]),
+        json.dumps({"gpus": [load]}),
+        "not JSON",
+    ]
+    for number, text in enumerate(texts):
+        redis.set(f"lorajob:gpu-load:gpu-{number}@a", text)
+        redis.zadd("lorajob:workers:gpu", {f"gpu-{number}@a": time.time()})
+    found = until(exporter, "lorajob_workers", len(texts), queue="gpu")
+    told = {labels for name, labels in found if name == "lorajob_gpu_utilisation_ratio"}
+    assert [dict(labels)["worker"] for labels in told] == ["gpu-0@a"]
+
+
 def expressions() -> list[str]:
     return [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", [])]
 

@@ -3,7 +3,7 @@
 import json
 import logging
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import cast
 
 from redis import Redis
@@ -50,15 +50,33 @@ def parse(table: str) -> list[GpuLoad]:
 
 
 def loads_of(redis: Redis, workers: list[str]) -> dict[str, list[GpuLoad]]:
-    """What these workers told last, by their names; those that told nothing are left out."""
+    """What these workers told last, by their names; those that told nothing are left out, and so is
+    what a worker of another version says in another way.
+    """
     if not workers:
         return {}
     texts = cast("list[str | None]", redis.mget([_key(name) for name in workers]))
     return {
-        name: [GpuLoad(**load) for load in json.loads(text)]
+        name: _told(name, text)
         for name, text in zip(workers, texts, strict=True)
         if text is not None
     }
+
+
+def _told(worker: str, text: str) -> list[GpuLoad]:
+    names = [field.name for field in fields(GpuLoad)]
+    try:
+        loads = [GpuLoad(**{name: load[name] for name in names}) for load in json.loads(text)]
+        for load in loads:
+            numbers = load.used_mib, load.total_mib, load.percent or 0
+            if not all(isinstance(number, int | float) for number in numbers):
+                raise TypeError(load)
+            if not isinstance(load.index, str) or not isinstance(load.name, str):
+                raise TypeError(load)
+    except (ValueError, TypeError, LookupError) as error:
+        logger.info("%s tells its GPUs' load in another way: %r", worker, error)
+        return []
+    return loads
 
 
 class GpuWatch:
