@@ -126,11 +126,18 @@ class JobStore:
             needed = NEEDS[stage].get(earlier, ())
             self.fetch_stage(earlier, record.stages[earlier].fence, needed, check)
 
-    def fetch_spec(self) -> JobSpec:
-        """The job's spec, here and as it was submitted."""
+    def read_spec(self) -> bytes:
+        """The spec in the store. Raises DamageError without one, as for a job that was pruned: whoever
+        asks before writing brings nothing of it back.
+        """
         data = self.store.read("spec.json")
         if data is None:
             raise DamageError(f"{self.store.url}/spec.json is gone")
+        return data
+
+    def fetch_spec(self) -> JobSpec:
+        """The job's spec, here and as it was submitted."""
+        data = self.read_spec()
         path = self.job.spec_path
         if not path.is_file() or path.read_bytes() != data:
             try:

@@ -60,6 +60,7 @@ class Follower:
         """Bring the log, and the newest `checkpoint`, to the store, unless the stage has ended."""
         with self._busy:
             if not self._ended:
+                self._stored.read_spec()
                 if checkpoint:
                     push_checkpoint(self._stored)
                 self._push_log()

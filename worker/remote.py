@@ -183,6 +183,7 @@ def _begin(
     """Fetch what the stage needs, unless it is finished: then its result. Its job.json says first
     that it runs.
     """
+    stored.read_spec()
     record.save()
     adopted = stored.adopt(claim.stage, claim.fence)
     if adopted is None:
@@ -200,6 +201,7 @@ def _run(stored: JobStore, claim: Claim, errand: Errand, run: Run) -> Outcome:
         return outcome  # nobody waits for what is here
 
     def finish(check: Check) -> None:
+        stored.read_spec()
         if isinstance(outcome, Committed):
             stored.push(claim.stage, claim.fence, check)
             if claim.stage == "train":
