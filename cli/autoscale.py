@@ -11,8 +11,9 @@ from lorajob.cli.service import load_settings
 @click.option("--queue", type=click.Choice(["cpu", "gpu"]), default="gpu", show_default=True)
 @click.option(
     "--gpus",
-    metavar="auto|0,1|none",
-    help="The GPUs to share out among the workers. Default: auto, all that are visible.",
+    metavar="auto|all|0,1|none",
+    help="The GPUs to share out among the workers. all: one worker on all, with --max 1. "
+    "Default: auto, each that is visible.",
 )
 @click.option(
     "--idle",

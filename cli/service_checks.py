@@ -37,7 +37,13 @@ def check_memory() -> Finding:
 
 def check_gpus(gpus: list[Gpu] | None = None) -> Iterator[Finding]:
     """Each GPU and its memory; with none training is slow, not impossible."""
-    gpus = visible_gpus() if gpus is None else gpus
+    try:
+        gpus = visible_gpus() if gpus is None else gpus
+    except ServiceError as error:
+        yield Finding(
+            "gpu", "fail", str(error), "until then no worker of the gpu queue starts here"
+        )
+        return
     if not gpus:
         yield Finding(
             "gpu",

@@ -127,7 +127,7 @@ class JobStore:
             self.fetch_stage(earlier, record.stages[earlier].fence, needed, check)
 
     def read_spec(self) -> bytes:
-        """The spec in the store. Raises DamageError without one, as for a job that was pruned: whoever
+        """The spec in the store. Raises DamageError without one, as for a job that was pruned: who
         asks before writing brings nothing of it back.
         """
         data = self.store.read("spec.json")

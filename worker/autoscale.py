@@ -192,6 +192,11 @@ def run_autoscale(
     """
     if queue not in KINDS or not 0 <= least <= most or most < 1:
         raise UsageError(f"autoscale: {queue} {least} to {most} is not allowed")
+    if gpus == "all" and most > 1:
+        raise UsageError(
+            f"--gpus all: one worker has all GPUs; --max {most} would be as many on the same ones."
+            " Give --max 1, or --gpus auto for one on each"
+        )
     idle = settings.scale_down_seconds if idle is None else idle
     if not 0 < idle < math.inf:
         raise UsageError(f"idle: {idle:g} is not allowed; over 0 seconds")

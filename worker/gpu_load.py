@@ -9,6 +9,7 @@ from typing import cast
 from redis import Redis
 from redis.exceptions import RedisError
 
+from lorajob.errors import ServiceError
 from lorajob.worker.gpus import PLAIN, ask_nvidia_smi, visible_gpus
 
 QUERY = "--query-gpu=index,uuid,name,memory.used,memory.total,utilization.gpu"
@@ -31,7 +32,7 @@ class GpuLoad:
 
 
 def gpu_loads(uuids: set[str]) -> list[GpuLoad]:
-    """The load of these devices; [] where nvidia-smi does not answer."""
+    """The load of these devices. Raises ServiceError where nvidia-smi does not answer."""
     if not uuids:
         return []
     return [load for load in parse(ask_nvidia_smi(QUERY, *PLAIN)) if load.uuid in uuids]
@@ -99,12 +100,16 @@ class GpuWatch:
         self._stop.set()
 
     def _run(self) -> None:
-        uuids = {gpu.uuid for gpu in visible_gpus()}
-        while uuids and not self._stop.is_set():
-            loads = json.dumps([asdict(load) for load in gpu_loads(uuids)])
+        uuids: set[str] | None = None
+        while not self._stop.is_set():
             try:
+                if uuids is None:
+                    uuids = {gpu.uuid for gpu in visible_gpus()}
+                if not uuids:
+                    return
+                loads = json.dumps([asdict(load) for load in gpu_loads(uuids)])
                 self._redis.set(_key(self._name), loads, ex=KEEP_SECONDS)
-            except RedisError as error:
+            except (RedisError, ServiceError) as error:
                 logger.info("the GPUs' load was not told: %s", error)
             self._stop.wait(PERIOD_SECONDS)
 

@@ -1,12 +1,13 @@
 """Which GPUs this machine offers, asked of nvidia-smi so that nothing loads torch."""
 
+import logging
 import os
 import re
 import shutil
 import subprocess
 from dataclasses import dataclass
 
-from lorajob.errors import UsageError
+from lorajob.errors import ServiceError, UsageError
 
 QUERY = "--query-gpu=index,uuid,name,memory.total,memory.free"
 PLAIN = ("--format=csv,noheader,nounits",)
@@ -15,6 +16,8 @@ MIB_PER_GB = 1e9 / 2**20  # cards are sold in GB: one of 24 GB tells 23,034 MiB
 CARD_LINE = re.compile(r"GPU (?P<index>\d+): (?P<name>.*) \(UUID: (?P<id>[\w-]+)\)")
 PART_LINE = re.compile(r"\s+MIG (?P<name>\S+)\s+Device\s+\d+: \(UUID: (?P<id>MIG-[\w/-]+)\)")
 PART_GB = re.compile(r"\.(\d+)gb")  # 3g.20gb
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,15 @@ class Pin:
 
     def environment(self) -> dict[str, str]:
         """What it adds to the environment of its worker."""
-        return {} if self.visible is None else {"CUDA_VISIBLE_DEVICES": self.visible}
+        order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # numbers are nvidia-smi's; CUDA has its own
+        return order if self.visible is None else order | {"CUDA_VISIBLE_DEVICES": self.visible}
 
 
 def pins(asked: str) -> list[Pin]:
     """One for each worker that `--gpus` asks for: `auto` (all visible; one without limits where
     there are none), `all` (one worker that trains each job on all), `none` (the CPU), or numbers
-    and UUIDs of visible devices. Of a card in parts these are its parts. Raises UsageError.
+    and UUIDs of visible devices. Of a card in parts these are its parts. Raises UsageError, and
+    ServiceError where nvidia-smi is there and does not answer.
     """
     if asked == "none":
         return [Pin(visible="")]
@@ -56,6 +61,8 @@ def pins(asked: str) -> list[Pin]:
         sizes = [pin.memory_gb for pin in found if pin.memory_gb is not None]
         return [Pin(memory_gb=min(sizes, default=None))]
     if asked == "auto":
+        if not found and "CUDA_VISIBLE_DEVICES" not in os.environ and shutil.which("nvidia-smi"):
+            logger.warning("nvidia-smi tells of no GPU: this worker computes on the CPU")
         return found or [Pin()]
     chosen: list[Pin] = []
     for name in (part.strip() for part in asked.split(",")):
@@ -115,8 +122,9 @@ def visible_gpus() -> list[Gpu]:
 
 
 def ask_nvidia_smi(*options: str) -> str:
-    """What nvidia-smi says; nothing where it is missing or takes too long. With one card lost it
-    ends with an error, but tells of the others.
+    """What nvidia-smi says; nothing where it is missing. With one card lost it ends with an error,
+    but tells of the others. Raises ServiceError where it cannot be run or takes too long, as with a
+    driver that hangs.
     """
     command = shutil.which("nvidia-smi")
     if command is None:
@@ -129,8 +137,13 @@ def ask_nvidia_smi(*options: str) -> str:
             timeout=TIMEOUT_SECONDS,
             check=False,
         )
-    except (OSError, subprocess.SubprocessError):
-        return ""
+    except subprocess.TimeoutExpired:
+        raise ServiceError(
+            f"nvidia-smi does not answer within {TIMEOUT_SECONDS} s; run it by hand, and start the"
+            " persistence daemon or mend the driver (--gpus none is the CPU)"
+        ) from None
+    except OSError as error:
+        raise ServiceError(f"nvidia-smi cannot be run: {error}") from None
     return answer.stdout
 
 
