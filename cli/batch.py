@@ -68,7 +68,7 @@ def submit_specs(
     """Queue the batch, print its id, and follow it where asked to; returns the exit code."""
     from lorajob.tasks.batches import submit_batch
 
-    _check_corpora(specs)
+    _check_specs(specs)
     salt = secrets.token_hex(8) if anew else ""
     submitted = submit_batch(pipeline, specs, priority, salt)
     for job, why in submitted.rejected.items():
@@ -84,10 +84,14 @@ def submit_specs(
     return follow_batch(pipeline, submitted.batch.id)
 
 
-def _check_corpora(specs: "list[JobSpec]") -> None:
-    """Raise UsageError where two languages would be trained on one corpus."""
+def _check_specs(specs: "list[JobSpec]") -> None:
+    """Raise UsageError where two languages would be trained on one corpus, or one twice alike."""
     languages: dict[str, str] = {}
+    seen: set[str] = set()
     for spec in specs:
+        if (text := spec.model_dump_json()) in seen:
+            raise UsageError(f"language: {spec.language} is there twice, with the same settings")
+        seen.add(text)
         other = languages.setdefault(spec.corpus, spec.language)
         if other != spec.language:
             raise UsageError(
@@ -114,6 +118,10 @@ def _entries(languages: Any, path: Path) -> list[dict[str, Any]]:
     """What each language changes, `language` among it."""
     if isinstance(languages, dict):
         pairs = [(str(name), own) for name, own in languages.items()]
+        for name, own in pairs:
+            if isinstance(own, dict) and "language" in own:
+                other = own["language"]
+                raise UsageError(f"batch: {path}: languages: {name} has `language: {other}` in it")
     elif isinstance(languages, list):
         pairs = [
             (str(one.get("language", "")), one) if isinstance(one, dict) else (str(one), None)

@@ -49,7 +49,10 @@ def submit_batch(
     """
     specs = [pipeline.resolve(spec) for spec in specs]
     batch_id, job_ids = _ids(specs, pipeline.user, priority, salt)
-    problems = {job: _problem(pipeline, spec) for job, spec in zip(job_ids, specs, strict=True)}
+    problems = {
+        job: None if _begun(pipeline, job) else _problem(pipeline, spec)
+        for job, spec in zip(job_ids, specs, strict=True)
+    }
     if all(problems.values()):
         raise next(error for error in problems.values() if error is not None)
     batches = Batches(pipeline.redis)
@@ -155,6 +158,12 @@ def _each(ids: Sequence[str], act: Callable[[str], object]) -> list[str]:
     return done
 
 
+def _begun(pipeline: Pipeline, job_id: str) -> bool:
+    """Whether the job was queued before: what became of its corpus since is no matter here."""
+    with service_errors(pipeline.settings):
+        return pipeline.records.known(job_id) or has_files(pipeline.settings, job_id)
+
+
 def _problem(pipeline: Pipeline, spec: JobSpec) -> UsageError | CorpusError | None:
     try:
         pipeline.check(spec)
@@ -166,16 +175,19 @@ def _problem(pipeline: Pipeline, spec: JobSpec) -> UsageError | CorpusError | No
 def _ids(
     specs: Sequence[JobSpec], user: str | None, priority: str, salt: str
 ) -> tuple[str, list[str]]:
+    """The ids of the batch and of its jobs, whatever the order in which they are asked for."""
     asked = [spec.model_dump(mode="json") for spec in specs]
-    text = json.dumps([asked, user, priority, salt], sort_keys=True, ensure_ascii=False)
+    order = sorted(range(len(asked)), key=lambda one: json.dumps(asked[one], sort_keys=True))
+    ordered = [asked[one] for one in order]
+    text = json.dumps([ordered, user, priority, salt], sort_keys=True, ensure_ascii=False)
     batch = _digest(text)
     seen: Counter[str] = Counter()
-    jobs = []
-    for spec in specs:
-        name = spec.language.lower()
+    jobs = {}
+    for one in order:
+        name = specs[one].language.lower()
         seen[name] += 1
-        jobs.append(f"{name}-{_digest(f'{batch} {name} {seen[name]}')}")
-    return PREFIX + batch, jobs
+        jobs[one] = f"{name}-{_digest(f'{batch} {name} {seen[name]}')}"
+    return PREFIX + batch, [jobs[one] for one in range(len(specs))]
 
 
 def _digest(text: str) -> str:

@@ -200,6 +200,7 @@ def test_cancel_and_retry_take_a_batch(env, data, pipeline):
         ("languages: [hi]\ndefaults: {corpus: ~nobody-here/a}", "~nobody-here/a"),
         ("languages: [hi]\ndefaults: {corpus: a, base_model: ~nobody-here/a}", "base_model: '~no"),
         ("languages: [hi]\ndefaults: {corpus: a, train: {epoch: 1}}", "train.epoch"),
+        ("languages: {hi: {language: mr}}\ndefaults: {corpus: a}", "hi has `language: mr` in it"),
         ("- hi", "mapping"),
     ],
 )
