@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lorajob.cli.finding import GIB, Finding
-from lorajob.errors import ServiceError
+from lorajob.errors import ServiceError, UsageError
 from lorajob.worker.connect import connect, redis_url, service_errors, shown
 from lorajob.worker.gpus import Gpu, visible_gpus
 from lorajob.worker.heartbeats import living
@@ -85,7 +85,7 @@ def check_service(settings: Settings) -> Iterator[Finding]:
         with service_errors(settings), connect(settings) as redis:
             info = cast("dict[str, Any]", redis.info())
             workers = {queue: living(redis, queue) for queue in KINDS}
-    except ServiceError as error:
+    except (ServiceError, UsageError) as error:
         yield _unreachable(settings, str(error))
         return
     yield from _check_redis(shown(url), info)

@@ -1,5 +1,6 @@
 """`lorajob submit`: a job from a language, a corpus and a base model."""
 
+import errno
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,13 +10,15 @@ import click
 from lorajob.cli.options import ANEW, PRIORITY, WAIT
 from lorajob.cli.service import load_settings, open_pipeline
 from lorajob.errors import CorpusError, UsageError
-from lorajob.urls import public
+from lorajob.urls import is_url
 
 if TYPE_CHECKING:
     from lorajob.spec import JobSpec
     from lorajob.worker.queues import Priority
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # owner/name; never a path with . or ~ first
+
+SHOWN_LETTERS = 80  # of a path that is none
 
 
 class SubmitCommand(click.Command):
@@ -48,9 +51,10 @@ Examples:
 )
 @click.option(
     "--corpus",
-    metavar="PATH",
+    metavar="PATH_OR_URL",
     help="Common Voice release (.tar.gz or unpacked folder), or a manifest (.tsv, .csv, .jsonl "
-    "with columns audio and text, and if you like split and speaker). Without it: the newest "
+    "with columns audio and text, and if you like split and speaker); or the url of a release, "
+    "such as s3://bucket/cv-hi.tar.gz. Without it: the newest "
     "*-LANGUAGE.tar.gz or folder named LANGUAGE in $LORAJOB_CORPORA. {language} in it becomes "
     "the language's code.",
 )
@@ -174,22 +178,32 @@ def complete_spec(
         spec = build_spec(values | {"corpus": ""}, preset, sets)
         corpus = str(_find_corpus(spec.language, strict))
     spec = spec.model_copy(update={"corpus": corpus})
-    _check_home("corpus", spec.corpus)
+    _check_path("corpus", spec.corpus)
     check_base_model(spec.base_model)
     return spec
 
 
-def _check_home(name: str, text: str) -> None:
-    """Raise UsageError for a ~ that stands for the home of nobody."""
+def _check_path(name: str, text: str) -> None:
+    """Raise UsageError for what can be no path: its ~ is the home of nobody, a name in it is too
+    long, or it holds a null byte. Whether there is such a file is not asked.
+    """
+    if is_url(text):
+        return
+    short = text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]}..."
     try:
-        Path(text).expanduser()
+        Path(text).expanduser().stat()
     except RuntimeError:
-        raise UsageError(f"{name}: {public(text)!r} is in the home of nobody here") from None
+        raise UsageError(f"{name}: {short!r} is in the home of nobody here") from None
+    except ValueError as error:
+        raise UsageError(f"{name}: {short!r} is no path: {error}") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UsageError(f"{name}: {short!r} is no path: {error.strerror}") from None
 
 
 def check_base_model(text: str) -> None:
     """Raise UsageError unless it is a folder that is here or may be a Hub id."""
-    _check_home("base_model", text)
+    _check_path("base_model", text)
     here = Path(text)
     if text.startswith("~"):
         here = here.expanduser()

@@ -1,6 +1,7 @@
 """What a user gets wrong is said in one line, with the right exit code and no traceback."""
 
 import io
+import json
 import tarfile
 from pathlib import Path
 
@@ -170,7 +171,13 @@ def test_a_wrong_password_is_said_in_one_line(redis_server: Settings, tmp_path: 
 )
 def test_what_is_no_redis_url_is_said_in_one_line(url: str, tmp_path: Path) -> None:
     env = environment(redis_url=url, home=tmp_path)
-    assert "LORAJOB_REDIS_URL" in complaint("status", env=env, code=FAILED)
+    for command in (["status"], ["status", "hi-1a2b3c4d"], ["worker", "--queue", "cpu"]):
+        assert "LORAJOB_REDIS_URL" in complaint(*command, env=env, code=USAGE)
+    told = run("doctor", env=env)
+    assert "fail redis" in told.stdout and "Traceback" not in told.stderr
+    (tmp_path / "up.json").write_text(json.dumps({"redis_url": url}))  # no word of the user's
+    env.pop("LORAJOB_REDIS_URL")
+    assert "up.json is damaged" in complaint("status", env=env, code=FAILED)
 
 
 def test_a_wrong_variable_is_named(tmp_path: Path) -> None:

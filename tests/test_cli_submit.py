@@ -33,6 +33,35 @@ def env(redis_server: Settings, records: Records, tmp_path: Path) -> dict[str, s
     return environment(redis_url=url_of(redis_server), home=tmp_path / "home")
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("a\\0b.tsv", "embedded null byte"),
+        ("n" * 300 + ".tsv", "File name too long"),
+        ("n" * 300 + "/hi.tar.gz", "File name too long"),
+    ],
+)
+def test_what_can_be_no_path_is_one_line(env: dict[str, str], tmp_path: Path, text, why) -> None:
+    spec, batch = tmp_path / "spec.yaml", tmp_path / "batch.yaml"
+    for name in ("corpus", "base_model"):
+        spec.write_text(
+            f'{{language: hi, corpus: a, {name}: "{text}"}}'.replace("corpus: a, c", "c")
+        )
+        batch.write_text(f'{{defaults: {{corpus: a, {name}: "{text}"}}, languages: [hi, mr]}}')
+        batch.write_text(batch.read_text().replace("corpus: a, c", "c"))
+        for command in (["submit", "--spec", str(spec)], ["batch", str(batch)]):
+            done = run(*command, env=env)
+            assert (done.returncode, done.stdout) == (2, ""), done.stderr
+            (line,) = done.stderr.splitlines()
+            assert line.startswith(f"lorajob: {name}: ") and line.endswith(f"is no path: {why}")
+            assert len(line) < 160
+
+
+def test_the_help_says_that_a_corpus_may_be_a_url(env: dict[str, str]) -> None:
+    told = " ".join(run("submit", "--help", env=env).stdout.split())
+    assert "--corpus PATH_OR_URL" in told and "s3://bucket/cv-hi.tar.gz" in told
+
+
 def test_submit_prints_the_id_alone_and_queues_the_job(
     env: dict[str, str], records: Records, corpus: Path
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 from flower.utils.broker import Broker
 from pydantic import SecretStr
 
-from lorajob.errors import ServiceError
+from lorajob.errors import ServiceError, UsageError
 from lorajob.jobdir import STAGES
 from lorajob.worker.app import submitter
 from lorajob.worker.connect import connect, redis_url, service_errors, shown
@@ -127,7 +127,7 @@ def test_jobs_go_on_after_sentinels_replaced_their_redis(tmp_path: Path):
     ],
 )
 def test_a_url_that_is_wrong_says_how(url: str, words: str, tmp_path: Path):
-    with pytest.raises(ServiceError, match=words):
+    with pytest.raises(UsageError, match=words):
         connect(fleet_at(tmp_path, url).settings)
 
 
@@ -156,7 +156,7 @@ def test_a_redis_that_is_away_is_one_line(tmp_path: Path):
 def test_a_password_that_is_not_encoded_is_not_told(mark: str):
     url = f"redis://:secret{mark}word@host:6379/0"
     assert "secret" not in shown(url) and "word" not in shown(url)
-    with pytest.raises(ServiceError, match="percent-encoded") as told:
+    with pytest.raises(UsageError, match="percent-encoded") as told:
         connect(Settings(redis_url=SecretStr(url)))
     assert "secret" not in str(told.value) and "word@" not in str(told.value)
     assert shown("redis://host:6379/0?password=secret@word") == "redis://host:***@word"

@@ -12,7 +12,7 @@ from redis.backoff import ConstantBackoff, ExponentialBackoff
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
 from redis.retry import Retry
 
-from lorajob.errors import ServiceError
+from lorajob.errors import ServiceError, UsageError
 from lorajob.worker.redis_place import parse_place
 from lorajob.worker.settings import Settings
 
@@ -55,7 +55,8 @@ def shown(url: str) -> str:
 def connect(settings: Settings, patient: bool = False) -> Redis:
     """A client that decodes text and gives up soon, or keeps trying where `patient`.
 
-    Nothing is sent yet. Raises ServiceError for a url that is not one.
+    Nothing is sent yet. Raises UsageError for a LORAJOB_REDIS_URL that is none, ServiceError where
+    there is no url.
     """
     url = redis_url(settings)
     hasty = Retry(ConstantBackoff(0.1), 1)
@@ -68,9 +69,10 @@ def connect(settings: Settings, patient: bool = False) -> Redis:
             retry=lasting if patient else hasty,
         )
     except ValueError as error:
-        raise ServiceError(
-            f"LORAJOB_REDIS_URL: {shown(url)!r} is not a Redis url: {error}"
-        ) from None
+        if settings.redis_url is None:
+            place = settings.home / "up.json"
+            raise ServiceError(f"{place} is damaged: remove it, then `lorajob up`") from None
+        raise UsageError(f"LORAJOB_REDIS_URL: {shown(url)!r} is not a Redis url: {error}") from None
 
 
 def patiently(ask: Callable[[], Answer]) -> Answer:
