@@ -20,7 +20,7 @@ from lorajob.worker.record import JobRecord, new_stages
 from lorajob.worker.records import Records
 from lorajob.worker.settings import Settings
 from lorajob.worker.stored_jobs import fetched, has_files, put_spec
-from lorajob.worker.workplace import make_room
+from lorajob.worker.workplace import in_use, make_room
 from tests.command import environment, job_record, run, url_of
 from tests.service import RESULTS, SCORES
 
@@ -107,6 +107,24 @@ def test_what_a_command_reads_is_neither_pruned_nor_removed_to_make_room(
         assert folder.spec_path.is_file() and not has_files(far.settings, record.id)
     make_room(other, 0)
     assert not folder.root.exists()
+
+
+def test_what_commands_fetched_is_kept_within_the_room_for_jobs(pipeline, redis_server, tmp_path):
+    folders = []
+    for number in range(3):
+        far, record = far_job(redis_server, tmp_path, f"hi-far{number}")
+        small = far.settings.model_copy(update={"jobs_gb": 1.5e-3})  # one and a half
+        with fetched(record, small) as folder:
+            (folder.root / "model.bin").write_bytes(bytes(1_000_000))
+            folders.append(folder.root)
+    assert [folder.exists() for folder in folders] == [False, False, True]
+
+
+def test_a_folder_that_is_removed_by_hand_does_not_undo_its_stage(tmp_path):
+    stored = JobStore(f"file://{tmp_path}/store/hi-1", tmp_path / "jobs")
+    with in_use(stored):
+        stored.job.root.rmdir()
+    assert not stored.job.root.exists()
 
 
 def test_the_copy_here_goes_with_the_job(pipeline, redis_server, tmp_path):

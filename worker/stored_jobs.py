@@ -15,7 +15,7 @@ from lorajob.urls import is_url
 from lorajob.worker.artifacts import JobStore
 from lorajob.worker.record import JobRecord
 from lorajob.worker.settings import Settings
-from lorajob.worker.workplace import in_use
+from lorajob.worker.workplace import in_use, make_room
 
 LOG = re.compile(r"log/\w+/(\d+)\.log")
 
@@ -66,8 +66,8 @@ def recorded_ids(settings: Settings) -> list[str]:
 @contextmanager
 def fetched(record: JobRecord, settings: Settings, *stages: str) -> Iterator[JobDir]:
     """The folder of a job on this machine, with its spec and the files of those `stages` that have
-    succeeded; kept here while the block runs. Raises JobNotFoundError for a job whose folder is not
-    here and in no store.
+    succeeded; it stays while the block runs, and afterwards as long as there is room. Raises
+    JobNotFoundError for a job whose folder is not here and in no store.
     """
     if not is_url(record.folder):
         folder = JobDir(settings.jobs / record.id)
@@ -82,6 +82,7 @@ def fetched(record: JobRecord, settings: Settings, *stages: str) -> Iterator[Job
             if record.stages[stage].state == "succeeded":
                 stored.fetch_stage(stage, record.stages[stage].fence)
         yield stored.job
+    make_room(stored, settings.jobs_gb * 1e9)
 
 
 def fetch_logs(record: JobRecord, folder: JobDir, stages: tuple[str, ...] = STAGES) -> None:

@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lorajob.jobdir import JOB_ID
@@ -27,7 +27,8 @@ def in_use(stored: JobStore) -> Iterator[None]:
         stored.job.root.mkdir(parents=True, exist_ok=True)
         os.utime(stored.job.root)
         yield
-        os.utime(stored.job.root)
+        with suppress(FileNotFoundError):  # somebody tidied up: what the block did stands
+            os.utime(stored.job.root)
 
 
 def make_room(stored: JobStore, limit_bytes: float) -> None:
