@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+import threading
 from pathlib import Path
 
 import pytest
 
-from lorajob.stores import DamageError
+from lorajob.stores import Check, DamageError
 from lorajob.worker.artifacts import JobStore, tree_name
 from lorajob.worker.follower import fetch_checkpoint
 
@@ -42,6 +43,40 @@ def test_no_manifest_names_a_file_outside_its_folder(stored: JobStore, name: str
     fetch_checkpoint(stored)
     assert before == {path for path in tmp_path.rglob("*") if "jobs" not in path.parts}
     assert not list((tmp_path / "jobs").rglob("escaped"))
+
+
+def test_two_that_fetch_at_once_take_nothing_from_each_other(stored: JobStore, tmp_path: Path):
+    """As two `transcribe` of one job on a machine that has not its model yet."""
+    out = stored.job.new_attempt("convert", 1)
+    for number in range(4):
+        (out / f"part-{number}").write_bytes(b"w" * 1000)
+    stored.job.commit("convert", out, {})
+    stored.push("convert", 1)
+    here = [JobStore(stored.store.url, tmp_path / "here") for _ in range(2)]
+    begun, goes_on, errors = threading.Event(), threading.Event(), []
+
+    def wait() -> None:
+        if len(list((here[0].job.root / "convert").glob("part-*"))) == 2:
+            begun.set()
+            goes_on.wait(20)
+
+    def fetch(one: JobStore, check: Check) -> None:
+        try:
+            one.fetch_stage("convert", 1, check=check)
+            assert one.job.result("convert") == {}
+            assert len(list((one.job.root / "convert").glob("part-*"))) == 4
+        except BaseException as error:
+            errors.append(error)
+
+    first = threading.Thread(target=fetch, args=(here[0], wait))
+    first.start()
+    assert begun.wait(20)
+    second = threading.Thread(target=fetch, args=(here[1], goes_on.set))
+    second.start()
+    second.join(timeout=20)
+    goes_on.set()
+    first.join(timeout=20)
+    assert errors == []
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"files": []}', b'{"files": {"a": {}}}'])

@@ -11,11 +11,11 @@ a fence writes under its number, and a tree's place follows from its content: so
 nothing to overwrite, and an upload that was cut off goes on where another begins.
 """
 
+import fcntl
 import hashlib
 import json
 import logging
 import re
-import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,6 +23,7 @@ from lorajob.jobdir import MANIFEST, STAGES, JobDir, hash_file, write_json
 from lorajob.spec import JobSpec
 from lorajob.stores import Check, DamageError, Store, unhurried
 from lorajob.urls import is_url
+from lorajob.worker.folders import locked, remove_folder
 from lorajob.worker.record import JobRecord
 
 ATTEMPT = re.compile(r"attempt-(\d+)\.json")
@@ -33,7 +34,6 @@ NEEDS = {
     "evaluate": {"preprocess": ("test/",), "train": ("adapter/",)},
     "convert": {"preprocess": ("test/",), "train": ("adapter/",), "evaluate": ("",)},
 }
-GONE = ".gone-"  # what is being removed is called so first
 STORED = ".stored"  # a folder beside a job's stages: what of them is in the store
 
 Manifest = dict[str, Any]
@@ -96,8 +96,13 @@ class JobStore:
         check: Check = unhurried,
     ) -> None:
         """Have here what the record says a stage committed: its manifest, and the files whose names
-        begin as one of `needed`. What another attempt left here instead is removed.
+        begin as one of `needed`. What another attempt left here instead is removed. Another process
+        here that fetches of the job is waited for.
         """
+        with locked(self.job.root, fcntl.LOCK_EX, ".fetch", check):
+            self._fetch_stage(stage, fence, needed, check)
+
+    def _fetch_stage(self, stage: str, fence: int, needed: tuple[str, ...], check: Check) -> None:
         manifest = self.manifest(stage, fence)
         folder = self.job.stage_dir(stage)
         local = self._local_manifest(stage)
@@ -270,14 +275,6 @@ def local_checkpoints(job: JobDir) -> list[tuple[int, int]]:
         if fence.isdigit() and step.isdigit():
             found.append((int(fence), int(step)))
     return sorted(found)
-
-
-def remove_folder(folder: Path) -> None:
-    """At once for every reader, then from the disk."""
-    gone = folder.with_name(f"{GONE}{folder.name}")
-    shutil.rmtree(gone, ignore_errors=True)
-    folder.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
 
 
 def job_store(record: JobRecord, workplace: Path) -> JobStore | None:

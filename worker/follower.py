@@ -13,8 +13,8 @@ from lorajob.worker.artifacts import (
     JobStore,
     local_checkpoints,
     parse_manifest,
-    remove_folder,
 )
+from lorajob.worker.folders import remove_folder
 from lorajob.worker.records import Claim
 from lorajob.worker.supervisor import Progress, StopReason, Watch
 

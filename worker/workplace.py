@@ -13,9 +13,8 @@ from pathlib import Path
 
 from lorajob.jobdir import JOB_ID
 from lorajob.stores import Store
-from lorajob.worker.artifacts import GONE, JobStore, remove_folder
-
-LOCKS = ".locks"
+from lorajob.worker.artifacts import JobStore
+from lorajob.worker.folders import GONE, locked, remove_folder
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +22,7 @@ logger = logging.getLogger(__name__)
 @contextmanager
 def in_use(stored: JobStore) -> Iterator[None]:
     """Keep the job's folder here while the block runs."""
-    with _locked(stored.job.root, fcntl.LOCK_SH):
+    with locked(stored.job.root, fcntl.LOCK_SH):
         stored.job.root.mkdir(parents=True, exist_ok=True)
         os.utime(stored.job.root)
         yield
@@ -52,7 +51,7 @@ def drop_copy(folder: Path) -> None:
     if not folder.is_dir():
         return
     try:
-        with _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        with locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
             remove_folder(folder)
     except BlockingIOError:
         logger.warning("%s is in use, and stays until room is needed", folder)
@@ -60,7 +59,7 @@ def drop_copy(folder: Path) -> None:
 
 def _removed(folder: Path, artifacts: Store) -> bool:
     try:
-        with _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        with locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
             if not JobStore(f"{artifacts.url}/{folder.name}", folder.parent).safe:
                 return False
             remove_folder(folder)
@@ -71,16 +70,6 @@ def _removed(folder: Path, artifacts: Store) -> bool:
         return False
     logger.info("%s is removed here; it is in %s", folder, artifacts.url)
     return True
-
-
-@contextmanager
-def _locked(folder: Path, how: int) -> Iterator[None]:
-    """A lock on a job's folder, in a file that outlasts it. Raises BlockingIOError."""
-    locks = folder.parent / LOCKS
-    locks.mkdir(parents=True, exist_ok=True)
-    with (locks / folder.name).open("w") as file:
-        fcntl.flock(file, how)
-        yield
 
 
 def _bytes_below(folder: Path) -> int:
