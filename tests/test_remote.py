@@ -3,9 +3,11 @@
 import shutil
 from pathlib import Path
 
+import aiohttp
 import pytest
+from fsspec.implementations.http import HTTPFileSystem
 
-from lorajob import places
+from lorajob import places, stores
 from lorajob.corpora import remote
 from lorajob.errors import UsageError
 from lorajob.stores import DamageError, Store, StoreError
@@ -43,6 +45,22 @@ def test_a_server_that_knows_no_ranges_is_read_from_the_beginning(web: Archive, 
     monkeypatch.setattr(remote, "CHUNK_BYTES", 1000)
     cut_off(web.url, 5)
     assert remote.fetch(web.url).read_bytes() == web.data
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_web_server_may_take_its_time_as_long_as_it_sends(web: Archive, monkeypatch, ranges):
+    monkeypatch.setattr(aiohttp.client, "DEFAULT_TIMEOUT", aiohttp.ClientTimeout(total=0.4))
+    monkeypatch.setattr(stores, "READ_SECONDS", 5)
+    HTTPFileSystem.clear_instance_cache()  # with the timeouts of another test
+    web.ranges, web.pause_seconds = ranges, 0.05
+    assert remote.fetch(web.url).read_bytes() == web.data
+
+
+def test_a_web_server_that_falls_silent_is_not_waited_for_for_ever(web: Archive, monkeypatch):
+    monkeypatch.setattr(stores, "READ_SECONDS", 0.2)
+    web.pause_seconds = 1.5
+    with pytest.raises(StoreError, match="does not serve"):
+        remote.fetch(web.url)
 
 
 def test_a_corpus_that_is_replaced_meanwhile_is_no_mixture(web: Archive, monkeypatch):

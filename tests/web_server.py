@@ -1,6 +1,7 @@
 """Web servers for tests; one with an archive, which misbehaves as it is told."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ class Archive:
     modified: str = "Mon, 01 Jan 2024 00:00:00 GMT"
     status: int = 200
     ranges: bool = True
+    pause_seconds: float = 0.0  # between two parts
     url: str = ""
     asked: list[str | None] = field(default_factory=list)  # the ranges
 
@@ -50,7 +52,9 @@ def web() -> Iterator[Archive]:
             self.end_headers()
             if self.command == "GET":
                 made.asked.append(wanted)
-                self.wfile.write(data)
+                for start in range(0, len(data), 1000):
+                    self.wfile.write(data[start : start + 1000])
+                    time.sleep(made.pause_seconds)
 
         def log_message(self, *_: object) -> None: ...
 

@@ -65,6 +65,8 @@ class Store:
         for name in ("aiobotocore", "botocore"):  # they tell of every key that they find
             logging.getLogger(name).setLevel(logging.WARNING)
         with store_errors(self.url):
+            if protocol in ("http", "https"):
+                options["client_kwargs"] = {"timeout": _web_timeout()}
             fs, root = fsspec.core.url_to_fs(self.url, **options)
         return fs, root
 
@@ -240,6 +242,15 @@ def _session() -> Any:
     session = AioSession()
     session.unregister("before-call.s3", add_expect_header)
     return session
+
+
+def _web_timeout() -> Any:
+    """Of each read, as for the other stores: aiohttp's own is of a whole answer, and five minutes
+    are too few for gigabytes.
+    """
+    from fsspec.implementations.http import aiohttp
+
+    return aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
 
 
 def _raise_if_away(error: FileNotFoundError) -> None:
