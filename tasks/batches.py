@@ -161,7 +161,8 @@ def _each(ids: Sequence[str], act: Callable[[str], object]) -> list[str]:
 def _begun(pipeline: Pipeline, job_id: str) -> bool:
     """Whether the job was queued before: what became of its corpus since is no matter here."""
     with service_errors(pipeline.settings):
-        return pipeline.records.known(job_id) or has_files(pipeline.settings, job_id)
+        known = pipeline.records.known(job_id)
+    return known or has_files(pipeline.settings, job_id)
 
 
 def _problem(pipeline: Pipeline, spec: JobSpec) -> UsageError | CorpusError | None:

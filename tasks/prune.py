@@ -82,14 +82,15 @@ def prune(
     with service_errors(pipeline.settings):
         records = pipeline.records.load_many(pipeline.records.ids())
         chosen = sorted(to_prune(records, older_seconds, keep), key=ended_at)
-        if dry_run:
-            return chosen
-        gone = []
-        for record in chosen:
+    if dry_run:
+        return chosen
+    gone = []
+    for record in chosen:
+        with service_errors(pipeline.settings):
             if not pipeline.records.forget(record.id):
                 continue
-            gone.append(record)
             if record.batch:
                 Batches(pipeline.redis).remove(record.id, record.batch)
-            _remove_files(pipeline, record)
+        gone.append(record)
+        _remove_files(pipeline, record)
     return gone

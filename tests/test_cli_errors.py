@@ -171,7 +171,8 @@ def test_a_wrong_password_is_said_in_one_line(redis_server: Settings, tmp_path: 
 )
 def test_what_is_no_redis_url_is_said_in_one_line(url: str, tmp_path: Path) -> None:
     env = environment(redis_url=url, home=tmp_path)
-    for command in (["status"], ["status", "hi-1a2b3c4d"], ["worker", "--queue", "cpu"]):
+    commands = (["status"], ["status", "hi-1a2b3c4d"], ["worker", "--queue", "cpu"], ["up"])
+    for command in (*commands, ["up", "--detach"]):
         assert "LORAJOB_REDIS_URL" in complaint(*command, env=env, code=USAGE)
     told = run("doctor", env=env)
     assert "fail redis" in told.stdout and "Traceback" not in told.stderr

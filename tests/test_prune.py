@@ -1,5 +1,6 @@
 """Forgetting old jobs, on a real Redis and real folders."""
 
+import errno
 import threading
 import time
 from collections.abc import Iterator
@@ -7,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from lorajob.cli.errors import user_errors
 from lorajob.errors import JobNotFoundError, UsageError
 from lorajob.jobdir import STAGES, JobDir, write_json
 from lorajob.spec import JobSpec
 from lorajob.tasks.batches import cancel_batch, retry_batch
 from lorajob.tasks.pipeline import Pipeline
 from lorajob.tasks.prune import parse_age, prune
+from lorajob.tasks.rebuild import rebuild
 from lorajob.worker.artifacts import JobStore
 from lorajob.worker.batches import Batch, Batches
 from lorajob.worker.connect import connect
@@ -125,6 +128,21 @@ def test_a_folder_that_is_removed_by_hand_does_not_undo_its_stage(tmp_path):
     with in_use(stored):
         stored.job.root.rmdir()
     assert not stored.job.root.exists()
+
+
+def test_files_that_cannot_be_deleted_are_no_fault_of_redis(pipeline, monkeypatch, capsys):
+    record = make(pipeline, "hi-theirs", 40, 0, "failed")
+
+    def refuse(path: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr("lorajob.tasks.prune.shutil.rmtree", refuse)
+    with user_errors() as outcome:
+        prune(pipeline, DAY, "none")
+    assert outcome.code == 1
+    assert capsys.readouterr().err == f"lorajob: {record.folder}: Permission denied\n"
+    rebuild(pipeline.settings)
+    assert pipeline.records.load(record.id).state == "failed"
 
 
 def test_the_copy_here_goes_with_the_job(pipeline, redis_server, tmp_path):

@@ -11,6 +11,7 @@ import sys
 import time
 
 from lorajob.errors import LorajobError, ServiceError
+from lorajob.worker.connect import connect
 from lorajob.worker.processes import end, lives
 from lorajob.worker.running_stack import (
     EXTRA_SECONDS,
@@ -39,7 +40,7 @@ class Stack:
 
         In the foreground this returns when it was stopped (SIGINT, SIGTERM or `down`), with
         nothing left running; detached it returns when all is ready. Raises ServiceError where a
-        stack is up already or does not come up.
+        stack is up already or does not come up, UsageError for what is no Redis url.
         """
         try:
             (self._home / "log").mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -48,6 +49,8 @@ class Stack:
         if not detach:
             RunningStack(self._settings, flower, on_ready).run()
             return
+        if self._settings.redis_url is not None:
+            connect(self._settings)  # only to refuse what is no Redis url
         if is_up(self._home):
             raise ServiceError(f"already up in {self._home}; `lorajob down` stops it")
         info = self._detach(flower)
