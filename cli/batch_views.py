@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 1.0
 OUTAGE_SECONDS = 600
+SUBMISSION_SECONDS = 60  # without another job, until a submission counts as cut short
 BAR_WIDTH = 20
 
 
@@ -107,12 +108,13 @@ def _follow(pipeline: "Pipeline", batch_id: str, stream: TextIO) -> None:
     told: dict[str, str] = {}
     live = Live(console=console(stream), auto_refresh=False) if stream.isatty() else None
     deadline = time.monotonic() + OUTAGE_SECONDS
+    count, since = -1, 0.0  # of jobs that are queued yet, and since when there are so many
     if live is not None:
         live.start()
     try:
         while True:
             try:
-                _, records = load_batch(pipeline, batch_id)
+                batch, records = load_batch(pipeline, batch_id)
                 deadline = time.monotonic() + OUTAGE_SECONDS
             except ServiceError:
                 if time.monotonic() > deadline:
@@ -123,7 +125,10 @@ def _follow(pipeline: "Pipeline", batch_id: str, stream: TextIO) -> None:
                 live.update(batch_table(records, time.time()), refresh=True)
             else:
                 _tell_changes(records, told, stream)
-            if all(record.over for record in records):
+            if len(records) != count:
+                count, since = len(records), time.monotonic()
+            whole = count == len(batch.jobs) or time.monotonic() - since > SUBMISSION_SECONDS
+            if whole and all(record.over for record in records):
                 return
             time.sleep(POLL_SECONDS)
     finally:

@@ -1,10 +1,14 @@
 """When two batches are one: whatever the order, and what became of the corpora since."""
 
+import threading
+
 import pytest
 
+from lorajob.cli import batch_views
 from lorajob.tasks import messages
 from lorajob.tasks.batches import load_batch, submit_batch
-from tests.command import run
+from lorajob.worker.batches import Batch, Batches
+from tests.command import run, succeeded_record
 from tests.test_batches import data, env, pipeline, specs
 
 __all__ = ["data", "env", "pipeline"]
@@ -28,6 +32,37 @@ def test_the_same_batch_after_its_corpora_were_deleted_is_the_same(pipeline, dat
         lose()
         again = submit_batch(pipeline, wanted)
         assert (again.batch.id, again.batch.jobs, again.rejected) == (batch.id, batch.jobs, {})
+
+
+def test_who_follows_a_batch_waits_for_jobs_that_are_still_to_be_queued(
+    pipeline, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(batch_views, "POLL_SECONDS", 0.05)
+    first, second = (
+        succeeded_record(tmp_path, job).model_copy(update={"batch": "batch-1"})
+        for job in ("hi-00000001", "mr-00000002")
+    )
+    made = Batch(id="batch-1", created_at=0.0, jobs=(first.id, second.id))
+    Batches(pipeline.redis).create(made)
+    pipeline.records.create(first)
+    ended: list[int] = []
+    follower = threading.Thread(
+        target=lambda: ended.append(batch_views.follow_batch(pipeline, made.id))
+    )
+    follower.start()
+    follower.join(timeout=1)
+    early = list(ended)
+    pipeline.records.create(second)
+    follower.join(timeout=20)
+    assert (early, ended) == ([], [0])
+
+
+def test_a_submission_that_was_cut_short_is_not_followed_for_ever(pipeline, tmp_path, monkeypatch):
+    monkeypatch.setattr(batch_views, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(batch_views, "SUBMISSION_SECONDS", 0.2)
+    made = Batch(id="batch-1", created_at=0.0, jobs=("hi-00000001",))
+    Batches(pipeline.redis).create(made)
+    assert batch_views.follow_batch(pipeline, made.id) == 1
 
 
 @pytest.mark.parametrize("languages", ["hi,Hindi", "hi,mr,hi"])
