@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 POLL_SECONDS = 1.0
 OUTAGE_SECONDS = 600
 SUBMISSION_SECONDS = 60  # without another job, until a submission counts as cut short
+LONGEST_SUBMISSION_SECONDS = 600
 BAR_WIDTH = 20
 
 
@@ -127,7 +128,9 @@ def _follow(pipeline: "Pipeline", batch_id: str, stream: TextIO) -> None:
                 _tell_changes(records, told, stream)
             if len(records) != count:
                 count, since = len(records), time.monotonic()
-            whole = count == len(batch.jobs) or time.monotonic() - since > SUBMISSION_SECONDS
+            recent = time.time() - batch.created_at < LONGEST_SUBMISSION_SECONDS
+            grows = recent and time.monotonic() - since < SUBMISSION_SECONDS
+            whole = count == len(batch.jobs) or not grows
             if whole and all(record.over for record in records):
                 return
             time.sleep(POLL_SECONDS)

@@ -10,7 +10,7 @@ import click
 from lorajob.cli.options import ANEW, PRIORITY, WAIT
 from lorajob.cli.service import load_settings, open_pipeline
 from lorajob.errors import CorpusError, UsageError
-from lorajob.urls import is_url
+from lorajob.urls import is_url, public
 
 if TYPE_CHECKING:
     from lorajob.spec import JobSpec
@@ -209,7 +209,8 @@ def check_base_model(text: str) -> None:
         here = here.expanduser()
     if not here.is_dir() and (here.exists() or not HUB_ID.fullmatch(text)):
         raise UsageError(
-            f"base_model: {text!r} is no folder here and no Hub id such as openai/whisper-small"
+            f"base_model: {public(text)!r} is no folder here and no Hub id"
+            " such as openai/whisper-small"
         )
 
 

@@ -1,6 +1,7 @@
 """When two batches are one: whatever the order, and what became of the corpora since."""
 
 import threading
+import time
 
 import pytest
 
@@ -42,7 +43,7 @@ def test_who_follows_a_batch_waits_for_jobs_that_are_still_to_be_queued(
         succeeded_record(tmp_path, job).model_copy(update={"batch": "batch-1"})
         for job in ("hi-00000001", "mr-00000002")
     )
-    made = Batch(id="batch-1", created_at=0.0, jobs=(first.id, second.id))
+    made = Batch(id="batch-1", created_at=time.time(), jobs=(first.id, second.id))
     Batches(pipeline.redis).create(made)
     pipeline.records.create(first)
     ended: list[int] = []
@@ -60,7 +61,7 @@ def test_who_follows_a_batch_waits_for_jobs_that_are_still_to_be_queued(
 def test_a_submission_that_was_cut_short_is_not_followed_for_ever(pipeline, tmp_path, monkeypatch):
     monkeypatch.setattr(batch_views, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(batch_views, "SUBMISSION_SECONDS", 0.2)
-    made = Batch(id="batch-1", created_at=0.0, jobs=("hi-00000001",))
+    made = Batch(id="batch-1", created_at=time.time(), jobs=("hi-00000001",))
     Batches(pipeline.redis).create(made)
     assert batch_views.follow_batch(pipeline, made.id) == 1
 
