@@ -23,6 +23,7 @@ numbers = itertools.count()
 @pytest.fixture
 def redis(redis_server):
     with connect(redis_server) as client:
+        client.flushall()  # other tests have jobs of the same names
         yield client
 
 
