@@ -22,11 +22,11 @@ from lorajob.windows import Batch
 # windows.
 SHARE_OF_MEMORY = 0.9  # of what a card has free
 MOST_WINDOWS = 16  # a forward pass
-# What the costliest pass takes grows so much while windows of every length come and go: a CPU's
-# heap fills with gaps that a full window does not fit in. As measured with models of three sizes
-# (bench/RESULTS.md, "The planner's forecast").
-HEAP_GROWTH = 2.0
 GIB = 2**30
+# While windows of every length come and go, a CPU's heap gets gaps that a full window does not fit
+# in: about so much with three sizes of model (bench/RESULTS.md, "The planner's forecast"), perhaps
+# since glibc keeps only blocks of up to 32 MB there.
+GAPS_BYTES = round(0.4 * GIB)
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def forecast(
     seconds = sum(max(0.0, common_seconds + slope * (it - middle)) for it in costs)
     peak = peak_memory()
     if run.accelerator.device.type == "cpu" and peak > loaded:  # else loading took the most
-        peak = before + round(HEAP_GROWTH * (peak - before))
+        peak += min(GAPS_BYTES, peak - before)
     return Forecast(steps, seconds / steps, seconds, peak)
 
 
