@@ -7,6 +7,7 @@ LANG_CODE ?= hi
 BASE_MODEL ?= demo/whisper-base
 BENCH_ARGS ?=
 CHAOS_ARGS ?=
+TEST_PROCESSES ?= 2
 
 .PHONY: help demo test check bench bench-job chaos lock clean
 .DELETE_ON_ERROR:
@@ -26,7 +27,7 @@ demo: $(VENV)/editable
 	$(BIN)/lorajob demo
 
 test: $(VENV)/editable
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations 25
 
 # mypy sees a package spread over several folders only in a strict editable install, which in its
 # turn misses files made later; so it is put back to the default one before anything else runs.
