@@ -20,12 +20,12 @@ from lorajob.base_model import local_model
 from lorajob.clipstore import ClipStore
 from lorajob.jobdir import JobDir
 from lorajob.languages import find_language
-from lorajob.loss import WhisperLoss, encode
+from lorajob.loss import WhisperLoss
 from lorajob.model import load_for_training
 from lorajob.packing import PAUSE_SECONDS, WINDOW_SECONDS, Window
 from lorajob.spec import MAX_LABEL_TOKENS, JobSpec, TrainConfig
 from lorajob.tokens import Labels
-from lorajob.windows import WindowDataset, collate
+from lorajob.windows import Batch, WindowDataset, collate
 
 CLIPS = 8
 QV = ("q_proj", "v_proj")
@@ -107,15 +107,11 @@ def cost(
     taken = []
     with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
         with torch.no_grad():
-            features = loss.log_mel(batch.audio).to(loss.whisper.dtype)
-            encoded = encode(loss.whisper.model.encoder, features)
+            heard = Batch(batch.labels, encoded=loss.encode(batch.audio))
         compiled = torch.compile(loss) if how == "compile" else loss
         for _ in range(4):
             started = time.process_time()
-            if how == "stored":
-                loss.decode(encoded, batch.labels).backward()
-            else:
-                compiled(batch.audio, batch.labels).backward()
+            compiled(heard if how == "stored" else batch).backward()
             taken.append(time.process_time() - started)
     return min(taken[1:]) / sum(len(window.clips) for window in given)
 

@@ -39,20 +39,19 @@ def start(job: JobDir, processes: int) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.parametrize(
-    ("context", "tolerance"),
+    ("sets", "tolerance"),
     [
-        ("full", 1e-4),
-        ("dynamic", 1e-3),  # a cut window is padded to the longest of its process's share
+        (("train.audio_context=full",), 1e-4),
+        ((), 1e-3),  # a cut window is padded to the longest of its process's share
+        (("train.decoder_only=true", "train.cut_clips=1"), 1e-4),  # they share encoder outputs
     ],
 )
 def test_two_processes_train_as_one(
-    tiny_whisper: Path, tmp_path: Path, context: str, tolerance: float
+    tiny_whisper: Path, tmp_path: Path, sets: tuple[str, ...], tolerance: float
 ) -> None:
     losses = []
     for processes in (1, 2):
-        job = make_job(
-            tmp_path / str(processes), tiny_whisper, *EXACT, f"train.audio_context={context}"
-        )
+        job = make_job(tmp_path / str(processes), tiny_whisper, *EXACT, *sets)
         stage = start(job, processes)
         _, said = stage.communicate(timeout=240)
         assert stage.returncode == 0, said

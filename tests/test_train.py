@@ -114,7 +114,7 @@ def test_the_loss_is_that_of_transformers(tiny_whisper: Path, tmp_path: Path) ->
     with torch.no_grad():
         features = ours.log_mel(batch.audio)
         theirs = model.get_base_model()(input_features=features, labels=batch.labels).loss
-        summed = ours(batch.audio, batch.labels)
+        summed = ours(batch)
     assert float(summed) / int((batch.labels != IGNORED).sum()) == pytest.approx(
         float(theirs), rel=1e-5
     )

@@ -4,8 +4,6 @@ The same numbers as transformers' WhisperFeatureExtractor (openai/whisper's log_
 to 1e-4, without keeping padded features on disk.
 """
 
-import math
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -59,6 +57,11 @@ class LogMel(nn.Module):
         return result
 
 
+def encoder_frames(samples: int) -> int:
+    """Frames of a window that is cut behind a clip of so many samples and half a second."""
+    return min(WINDOW_SAMPLES, samples + CUT_MARGIN_SAMPLES + FRAME_SAMPLES - 1) // FRAME_SAMPLES
+
+
 def pad_windows(clips: list[NDArray[np.float32]], cut: bool = False) -> Tensor:
     """Stack clips of up to 30 s as float32 [batch, samples], silence behind each.
 
@@ -66,8 +69,7 @@ def pad_windows(clips: list[NDArray[np.float32]], cut: bool = False) -> Tensor:
     """
     samples = WINDOW_SAMPLES
     if cut:
-        heard = max(len(clip) for clip in clips) + CUT_MARGIN_SAMPLES
-        samples = min(samples, math.ceil(heard / FRAME_SAMPLES) * FRAME_SAMPLES)
+        samples = FRAME_SAMPLES * max(encoder_frames(len(clip)) for clip in clips)
     batch = torch.zeros(len(clips), samples)
     for row, clip in zip(batch, clips, strict=True):
         kept = torch.from_numpy(clip[:samples])

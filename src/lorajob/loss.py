@@ -7,30 +7,43 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from lorajob.features import LogMel
-from lorajob.windows import IGNORED
+from lorajob.windows import IGNORED, Batch
 
 CHUNK_TOKENS = 128  # logits that exist at a time: 128 x 51,865 float32 are 27 MB
 
 
 class WhisperLoss(nn.Module):
-    """(audio, labels) -> summed cross-entropy in nats over the labels that count."""
+    """Batch -> summed cross-entropy in nats over the labels that count."""
 
     def __init__(self, model: PeftModel) -> None:
         super().__init__()
         self.model = model
         self.log_mel = LogMel(self.whisper.config.num_mel_bins)
+        self._heard: Tensor | None = None  # [windows, 1, 1, frames]: False where there is padding
+        for layer in self.whisper.model.decoder.layers:
+            layer.register_forward_pre_hook(self._hide_padding, with_kwargs=True)
 
     @property
     def whisper(self) -> Any:
         """The WhisperForConditionalGeneration with LoRA layers in it."""
         return self.model.get_base_model()
 
-    def forward(self, audio: Tensor, labels: Tensor) -> Tensor:
-        encoded = encode(self.whisper.model.encoder, self.log_mel(audio).to(self.whisper.dtype))
-        return self.decode(encoded, labels)
+    def forward(self, batch: Batch) -> Tensor:
+        if batch.encoded is not None:
+            return self._decode(batch.encoded, batch.labels, batch.frames)
+        if batch.audio is None:
+            raise ValueError("a batch has neither audio nor what the encoder made of it")
+        return self._decode(self.encode(batch.audio), batch.labels, None)
 
-    def decode(self, encoded: Tensor, labels: Tensor) -> Tensor:
-        """The loss of what the encoder made of the audio, [batch, frames, width]."""
+    def encode(self, audio: Tensor) -> Tensor:
+        """What the encoder makes of float32 audio [windows, samples]: [windows, frames, width]."""
+        return encode(self.whisper.model.encoder, self.log_mel(audio).to(self.whisper.dtype))
+
+    def _decode(self, encoded: Tensor, labels: Tensor, frames: Tensor | None) -> Tensor:
+        self._heard = None
+        if frames is not None:
+            places = torch.arange(encoded.shape[1], device=frames.device)
+            self._heard = (places < frames[:, None])[:, None, None]
         hidden = self.whisper.model(
             encoder_outputs=(encoded,),
             decoder_input_ids=self.decoder_input(labels),
@@ -38,6 +51,10 @@ class WhisperLoss(nn.Module):
         ).last_hidden_state
         counted = labels != IGNORED  # padding never reaches the vocabulary's wide projection
         return cross_entropy(hidden[counted], self.whisper.proj_out, labels[counted])
+
+    def _hide_padding(self, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        """transformers' decoder has no argument for it; each of its layers has."""
+        return args, kwargs | {"encoder_attention_mask": self._heard}
 
     def decoder_input(self, labels: Tensor) -> Tensor:
         """Labels moved right by one behind a single <|startoftranscript|>."""

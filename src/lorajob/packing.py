@@ -8,7 +8,7 @@ learns that speech ends, and loops on short input.
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from lorajob.spec import MAX_LABEL_TOKENS, TrainConfig
@@ -163,12 +163,24 @@ def group_steps(windows: list[Window], batch_clips: int) -> list[list[Window]]:
     return steps
 
 
-def pass_seconds(batch: Sequence[int], windows: Sequence[Window], sizes: ClipSizes) -> float:
+def is_encoded(window: Window, encoded: Container[int]) -> bool:
+    """Whether the encoder's outputs of a window are there, which is cut to a clip of `encoded`."""
+    return window.cut and window.clips[0] in encoded
+
+
+def pass_seconds(
+    batch: Sequence[int],
+    windows: Sequence[Window],
+    sizes: ClipSizes,
+    encoded: Container[int] = (),
+) -> float:
     """What a forward pass over windows of one kind costs, in seconds of audio, padding counted."""
     chosen = [windows[index] for index in batch]
     said = max(sum(sizes.tokens[clip] for clip in window.clips) for window in chosen)
     heard = WINDOW_SECONDS
-    if all(window.cut for window in chosen):
+    if all(is_encoded(window, encoded) for window in chosen):
+        heard = 0.0
+    elif all(window.cut for window in chosen):
         longest = max(sizes.seconds[clip] for window in chosen for clip in window.clips)
         heard = longest + CUT_MARGIN_SECONDS
     return len(chosen) * (heard + said * SECONDS_A_TOKEN)
@@ -180,17 +192,34 @@ def group_batches(
     sizes: ClipSizes,
     micro_batch: int,
     overhead_seconds: float,
+    encoded: Container[int] = (),
 ) -> list[list[int]]:
     """The forward passes of a step, each as large as `micro_batch` full windows at most.
 
-    `indices` are into `windows`. Cut windows go together by length, so that padding them to the
-    longest and `overhead_seconds` a pass (its fixed cost, in seconds of audio) add up to the least.
+    `indices` are into `windows`. Cut windows go together by length (`overhead_seconds` is a pass's
+    fixed cost, in seconds of audio), those whose clips are `encoded` apart from the others.
     """
     full = [index for index in indices if not windows[index].cut]
-    batches = [full[start : start + micro_batch] for start in range(0, len(full), micro_batch)]
-    cut = [index for index in indices if windows[index].cut]
-    clips = {index: windows[index].clips[0] for index in cut}
-    cut.sort(key=lambda index: (-sizes.seconds[clips[index]], index))
+    passes = [full[start : start + micro_batch] for start in range(0, len(full), micro_batch)]
+    for kind in (False, True):
+        cut = [index for index in indices if windows[index].cut]
+        cut = [index for index in cut if is_encoded(windows[index], encoded) == kind]
+        clips = {index: windows[index].clips[0] for index in cut}
+        passes += _group_by_length(clips, sizes, micro_batch, overhead_seconds, kind)
+    return passes
+
+
+def _group_by_length(
+    clips: dict[int, int],
+    sizes: ClipSizes,
+    micro_batch: int,
+    overhead_seconds: float,
+    encoded: bool,
+) -> list[list[int]]:
+    """Cut windows (the clip of each, by the window's index) in passes of neighbours by length, so
+    that padding them to the longest and the fixed cost of the passes add up to the least.
+    """
+    cut = sorted(clips, key=lambda index: (-sizes.seconds[clips[index]], index))
     # best[n]: the least cost of the first n in passes of neighbours, and where the last pass begins
     best: list[tuple[float, int]] = [(0.0, 0)]
     for end in range(1, len(cut) + 1):
@@ -202,7 +231,8 @@ def group_batches(
             fits = count * heard <= micro_batch * WINDOW_SECONDS
             if count > 1 and not (fits and count * said <= micro_batch * MAX_LABEL_TOKENS):
                 break
-            cost = count * (heard + said * SECONDS_A_TOKEN) + overhead_seconds
+            padded = 0.0 if encoded else heard
+            cost = count * (padded + said * SECONDS_A_TOKEN) + overhead_seconds
             choices.append((best[start][0] + cost, start))
         best.append(min(choices))
     passes = []
@@ -211,4 +241,4 @@ def group_batches(
         start = best[end][1]
         passes.append(cut[start:end])
         end = start
-    return batches + passes[::-1]
+    return passes[::-1]

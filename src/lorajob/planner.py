@@ -46,28 +46,31 @@ class Forecast:
 
 def forecast(
     run: Run,
-    passes: Sequence[list[int]],
+    kinds: Sequence[Sequence[list[int]]],
     cost: Callable[[list[int]], float],
     load: Callable[[list[int]], Batch],
     steps: int,
 ) -> Forecast:
-    """Time the median and the costliest of `passes` and reckon the others between those.
+    """Time the median and the costliest pass of each kind and reckon the others between those.
 
     `cost` of a pass is in seconds of audio, `load` gives its batch.
     """
     loaded = peak_memory()
-    costs = [cost(one) for one in passes]
-    middle, most = median_low(costs), max(costs)
-    common = load(passes[costs.index(middle)])
-    dry_pass(run, common)  # the first of its kind is slower
-    before = resident_memory()
-    common_seconds = dry_pass(run, common)
-    most_seconds = dry_pass(run, load(passes[costs.index(most)]))
-    slope = (most_seconds - common_seconds) / (most - middle) if most > middle else 0.0
-    seconds = sum(max(0.0, common_seconds + slope * (it - middle)) for it in costs)
+    before: int | None = None
+    seconds = 0.0
+    for passes in filter(None, kinds):
+        costs = [cost(one) for one in passes]
+        middle, most = median_low(costs), max(costs)
+        common = load(passes[costs.index(middle)])
+        dry_pass(run, common)  # the first of its kind is slower
+        before = before or resident_memory()
+        common_seconds = dry_pass(run, common)
+        most_seconds = dry_pass(run, load(passes[costs.index(most)]))
+        slope = (most_seconds - common_seconds) / (most - middle) if most > middle else 0.0
+        seconds += sum(max(0.0, common_seconds + slope * (it - middle)) for it in costs)
     peak = peak_memory()
     if run.accelerator.device.type == "cpu" and peak > loaded:  # else loading took the most
-        peak += min(GAPS_BYTES, peak - before)
+        peak += min(GAPS_BYTES, peak - (before or loaded))
     return Forecast(steps, seconds / steps, seconds, peak)
 
 
@@ -76,8 +79,7 @@ def dry_pass(run: Run, batch: Batch) -> float:
     device = run.accelerator.device
     started = time.monotonic()
     try:
-        loss = run.loss(batch.audio.to(device), batch.labels.to(device))
-        run.accelerator.backward(loss)
+        run.accelerator.backward(run.loss(batch.to(device)))
         if device.type == "cuda":
             torch.cuda.synchronize()
     finally:

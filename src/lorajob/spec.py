@@ -63,6 +63,9 @@ class TrainConfig(BaseModel):
     """Layers that get an adapter; the public recipe's q_proj and v_proj alone learn far slower."""
     decoder_only: bool = False
     """Adapt the decoder alone: cheaper, since the encoder needs no backward pass, and weaker."""
+    encoder_outputs_gb: Annotated[float, Field(ge=0)] = 8.0
+    """Most disk, in GB, for what the encoder makes of clips while decoder_only trains, so that it
+    hears a clip once, not in every epoch; 0 stores nothing."""
     learning_rate: PositiveFloat | None = None
     """Peak learning rate; null picks one by the base model's width and the clips a step."""
     warmup_steps: Annotated[int, Field(ge=0)] = 50

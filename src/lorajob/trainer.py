@@ -22,6 +22,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from lorajob.checkpoint import load_checkpoint
+from lorajob.errors import ModelError
 from lorajob.loss import WhisperLoss
 from lorajob.model import load_for_training, pick_precision
 from lorajob.packing import USUAL_CLIPS
@@ -92,9 +93,7 @@ class Run:
         gradients: Tensor | None = None
         try:
             for batch in batches:
-                audio = batch.audio.to(accelerator.device, non_blocking=True)
-                labels = batch.labels.to(accelerator.device, non_blocking=True)
-                loss = self.loss(audio, labels) / tokens
+                loss = self.loss(batch.to(accelerator.device)) / tokens
                 accelerator.backward(loss)
                 total += loss.detach()
             if accelerator.num_processes > 1:
@@ -127,6 +126,47 @@ class Run:
         self.optimizer.zero_grad()
         self.step += 1
         return float(total.item())
+
+    def use_less_memory(self, windows: int, error: torch.OutOfMemoryError) -> None:
+        """Halve the micro-batch, so that a step of `windows`, taken again, is the same in more
+        parts. Raises ModelError where it is one window already.
+        """
+        alone = self.accelerator.num_processes == 1
+        tried = min(self.micro_batch, windows) if alone else self.micro_batch
+        if OOM_AT_LEAST in str(error):
+            tried = 1
+        elif tried == 1 and OOM_ELSEWHERE in str(error):
+            return
+        if tried == 1:
+            raise ModelError(
+                f"train: out of memory with train.micro_batch={tried}; make that smaller, take "
+                "train.quantization=4bit, train.gradient_checkpointing=true or a smaller base model"
+            ) from error
+        self.micro_batch = tried // 2
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.empty_cache()
+        log.warning(
+            "out of memory at step %d: going on with micro-batches of %d windows and as many more "
+            "of them; the steps stay the same, but no longer bit for bit",
+            *(self.step + 1, self.micro_batch),
+        )
+
+    @property
+    def frame_bytes(self) -> int:
+        """What `encode` gives for a fiftieth of a second."""
+        whisper = self.loss.whisper
+        return int(whisper.config.d_model * whisper.dtype.itemsize)
+
+    @torch.no_grad()
+    def encode(self, audio: Tensor) -> Tensor:
+        """What the encoder, if it is frozen, makes of float32 audio [windows, samples] in every
+        step: [windows, frames, width].
+        """
+        encoder = self.loss.whisper.model.encoder.eval()
+        with self.accelerator.autocast():
+            encoded = self.loss.encode(audio.to(self.accelerator.device))
+        encoder.train()
+        return encoded.to(self.loss.whisper.dtype)
 
     def trained(self) -> list[Tensor]:
         """The adapter's parameters."""

@@ -1,16 +1,18 @@
 """Windows as the model takes them: padded audio, labels with or without timestamps."""
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from lorajob.clipstore import ClipStore
+from lorajob.encoded import EncodedClips
 from lorajob.features import SAMPLE_RATE, pad_windows
 from lorajob.jobdir import JobDir
 from lorajob.packing import (
@@ -20,6 +22,7 @@ from lorajob.packing import (
     Window,
     clips_a_step,
     digest_plan,
+    is_encoded,
     plan_run,
 )
 from lorajob.spec import JobSpec, TrainConfig
@@ -52,41 +55,62 @@ def lay_out(spec: JobSpec, job: JobDir) -> Course:
 
 @dataclass(frozen=True)
 class Batch:
-    """float32 audio [windows, samples] and int64 labels [windows, tokens], padded with -100."""
+    """int64 labels [windows, tokens], padded with -100, and what they are the labels of: float32
+    audio [windows, samples], or what the encoder made of it.
 
-    audio: Tensor
+    The latter is `encoded` [windows, frames, width]; where some of it is padding, each window has
+    but its first `frames` [windows].
+    """
+
     labels: Tensor
+    audio: Tensor | None = None
+    encoded: Tensor | None = None
+    frames: Tensor | None = None
 
     def pin_memory(self) -> "Batch":
-        return Batch(self.audio.pin_memory(), self.labels.pin_memory())
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def to(self, device: torch.device) -> "Batch":
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        there = {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+        return Batch(**{name: change(tensor) for name, tensor in there.items()})
 
 
 @dataclass(frozen=True)
 class Item:
-    """One window: samples [-1, 1] at 16 kHz, labels, and whether it may end behind its samples."""
+    """One window: labels, and samples [-1, 1] at 16 kHz behind which it may end if it is `cut`; or,
+    instead of these, what the encoder made of them, [frames, width].
+    """
 
-    audio: NDArray[np.float32]
     labels: list[int]
+    audio: NDArray[np.float32] | None
     cut: bool
+    encoded: Tensor | None = None
 
 
 class WindowDataset(Dataset[Item]):
-    """Maps a window of the plan to its audio and labels."""
+    """Maps a window of the plan to its audio, or what is `encoded` of it, and labels."""
 
     def __init__(self, store: ClipStore, labels: Labels, windows: Sequence[Window]) -> None:
         self.store = store
         self.labels = labels
         self.windows = windows
+        self.encoded = EncodedClips()
 
     def __len__(self) -> int:
         return len(self.windows)
 
     def __getitem__(self, index: int) -> Item:
+        window, labels = self.windows[index], self.label_ids(index)
+        if is_encoded(window, self.encoded):
+            return Item(labels, None, True, self.encoded[window.clips[0]])
         pause = np.zeros(PAUSE_SAMPLES, np.float32)
         audio: list[NDArray[np.float32]] = []
-        for clip in self.windows[index].clips:
+        for clip in window.clips:
             audio += [self.store.audio(clip), pause]
-        return Item(np.concatenate(audio[:-1]), self.label_ids(index), self.windows[index].cut)
+        return Item(labels, np.concatenate(audio[:-1]), window.cut)
 
     def label_ids(self, index: int) -> list[int]:
         """Labels of a window, without reading its audio."""
@@ -101,13 +125,20 @@ class WindowDataset(Dataset[Item]):
 
 
 def collate(items: list[Item]) -> Batch:
-    """Pad labels to the longest; audio to 30 s, or behind the longest where all are cut."""
+    """Pad labels and encoder outputs to the longest; audio to 30 s, or behind the longest where all
+    are cut. A batch has one or the other.
+    """
     longest = max(len(item.labels) for item in items)
     labels = torch.full((len(items), longest), IGNORED)
     for row, item in zip(labels, items, strict=True):
         row[: len(item.labels)] = torch.tensor(item.labels)
-    cut = all(item.cut for item in items)
-    return Batch(pad_windows([item.audio for item in items], cut), labels)
+    encoded = [item.encoded for item in items if item.encoded is not None]
+    if encoded:
+        frames = torch.tensor([len(rows) for rows in encoded])
+        padded = pad_sequence(encoded, batch_first=True)
+        return Batch(labels, None, padded, frames if frames.min() < frames.max() else None)
+    audio = [item.audio for item in items if item.audio is not None]
+    return Batch(labels, pad_windows(audio, cut=all(item.cut for item in items)))
 
 
 def micro_batches(

@@ -1,0 +1,69 @@
+"""What is written of each step of a training: history.jsonl, and pictures for TensorBoard."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from torch.utils.tensorboard import SummaryWriter
+
+RATE_STEPS = 20  # tokens and clips a second are told over so many steps
+
+
+class Taken(NamedTuple):
+    """A step: when it ended, what it held, seconds it waited for its batches."""
+
+    time: float
+    tokens: int
+    clips: int
+    waited: float
+
+
+class History:
+    """The steps of a training, those of earlier attempts, which `path` holds, included."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._board = SummaryWriter(str(path.parent / "tensorboard"))
+        self._recent: list[Taken] = []
+        self._losses: list[float] = []
+        for row in map(json.loads, path.read_text("utf-8").splitlines()):
+            self._losses.append(row["loss"])
+            self._draw(row.pop("step"), row)
+
+    def begin(self, time: float) -> None:
+        """The first step from now on begins at `time`."""
+        self._recent.append(Taken(time, 0, 0, 0.0))
+
+    def add(
+        self, step: int, loss: float, learning_rate: float, taken: Taken
+    ) -> tuple[dict[str, float], float]:
+        """Write a step; returns what was written and the seconds that a step takes."""
+        self._recent = [*self._recent[-RATE_STEPS:], taken]
+        seconds = taken.time - self._recent[0].time
+        steps = self._recent[1:]
+        fields = {
+            "loss": loss,
+            "learning_rate": learning_rate,
+            "tokens_per_second": sum(it.tokens for it in steps) / seconds,
+            "clips_per_second": sum(it.clips for it in steps) / seconds,
+            "waited_for_data": sum(it.waited for it in steps) / seconds,
+        }
+        self._losses.append(loss)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **fields}) + "\n")
+        self._draw(step, fields)
+        return fields, seconds / len(steps)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._board.close()
+
+    def final_loss(self) -> float:
+        """Mean over the last tenth of the steps."""
+        last = self._losses[-max(1, len(self._losses) // 10) :]
+        return sum(last) / len(last)
+
+    def _draw(self, step: int, fields: dict[str, float]) -> None:
+        for name, value in fields.items():
+            self._board.add_scalar(f"train/{name}", value, step)
