@@ -12,11 +12,13 @@ from lorajob.errors import ServiceError, UsageError
 QUERY = "--query-gpu=index,uuid,name,memory.total,memory.free"
 PLAIN = ("--format=csv,noheader,nounits",)
 TIMEOUT_SECONDS = 20
+KILL_SECONDS = 1.0  # how long a killed nvidia-smi is waited for
 MIB_PER_GB = 1e9 / 2**20  # cards are sold in GB: one of 24 GB tells 23,034 MiB
 CARD_LINE = re.compile(r"GPU (?P<index>\d+): (?P<name>.*) \(UUID: (?P<id>[\w-]+)\)")
 PART_LINE = re.compile(r"\s+MIG (?P<name>\S+)\s+Device\s+\d+: \(UUID: (?P<id>MIG-[\w/-]+)\)")
 PART_GB = re.compile(r"\.(\d+)gb")  # 3g.20gb
 
+hung: list[subprocess.Popen[str]] = []  # killed, but in the hands of a driver that lets none go
 logger = logging.getLogger(__name__)
 
 
@@ -124,27 +126,45 @@ def visible_gpus() -> list[Gpu]:
 def ask_nvidia_smi(*options: str) -> str:
     """What nvidia-smi says; nothing where it is missing. With one card lost it ends with an error,
     but tells of the others. Raises ServiceError where it cannot be run or takes too long, as with a
-    driver that hangs.
+    driver that hangs; while one hangs no other is started.
     """
     command = shutil.which("nvidia-smi")
     if command is None:
         return ""
+    if any(process.poll() is None for process in hung):
+        raise _silent()
+    hung.clear()
     try:
-        answer = subprocess.run(
-            [command, *options],
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_SECONDS,
-            check=False,
+        process = subprocess.Popen(
+            [command, *options], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
-    except subprocess.TimeoutExpired:
-        raise ServiceError(
-            f"nvidia-smi does not answer within {TIMEOUT_SECONDS} s; run it by hand, and start the"
-            " persistence daemon or mend the driver (--gpus none is the CPU)"
-        ) from None
     except OSError as error:
         raise ServiceError(f"nvidia-smi cannot be run: {error}") from None
-    return answer.stdout
+    try:
+        return process.communicate(timeout=TIMEOUT_SECONDS)[0]
+    except subprocess.TimeoutExpired:
+        _leave(process)
+        raise _silent() from None
+
+
+def _leave(process: subprocess.Popen[str]) -> None:
+    """Kill it. In the kernel it may not end before the driver does: it is not waited for then, as
+    `subprocess.run` would for ever.
+    """
+    process.kill()
+    if process.stdout is not None:
+        process.stdout.close()
+    try:
+        process.wait(timeout=KILL_SECONDS)
+    except subprocess.TimeoutExpired:
+        hung.append(process)
+
+
+def _silent() -> ServiceError:
+    return ServiceError(
+        f"nvidia-smi does not answer within {TIMEOUT_SECONDS} s; run it by hand, and start the"
+        " persistence daemon or mend the driver (--gpus none is the CPU)"
+    )
 
 
 def parse(table: str) -> list[Gpu]:
