@@ -124,12 +124,13 @@ def visible_gpus() -> list[Gpu]:
 
 
 def ask_nvidia_smi(*options: str) -> str:
-    """What nvidia-smi says; nothing where it is missing. With one card lost it ends with an error,
-    but tells of the others. Raises ServiceError where it cannot be run or takes too long, as with a
-    driver that hangs; while one hangs no other is started.
+    """What nvidia-smi says; nothing where it is missing, or CUDA_VISIBLE_DEVICES leaves no card.
+    With one card lost it ends with an error, but tells of the others. Raises ServiceError where it
+    cannot be run or takes too long, as with a driver that hangs; while one hangs no other is
+    started.
     """
     command = shutil.which("nvidia-smi")
-    if command is None:
+    if command is None or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return ""
     if any(process.poll() is None for process in hung):
         raise _silent()
@@ -163,7 +164,7 @@ def _leave(process: subprocess.Popen[str]) -> None:
 def _silent() -> ServiceError:
     return ServiceError(
         f"nvidia-smi does not answer within {TIMEOUT_SECONDS} s; run it by hand, and start the"
-        " persistence daemon or mend the driver (--gpus none is the CPU)"
+        " persistence daemon or mend the driver (an empty CUDA_VISIBLE_DEVICES is the CPU)"
     )
 
 

@@ -15,6 +15,7 @@ from redis import Redis
 
 from lorajob.errors import ServiceError
 from lorajob.worker.connect import connect, service_errors
+from lorajob.worker.gpus import devices
 from lorajob.worker.heartbeats import living
 from lorajob.worker.processes import Identity, end, identify
 from lorajob.worker.queues import KINDS
@@ -47,7 +48,7 @@ class RunningStack:
 
     def run(self) -> None:
         """Return when told to stop, with nothing left running. Raises ServiceError where a stack
-        is up already or does not come up.
+        is up already or does not come up, as with a GPU driver that hangs.
         """
         with only_stack(self._home):
             end_leavings(self._home)
@@ -63,6 +64,7 @@ class RunningStack:
         self._signals += 1
 
     def _start(self) -> None:
+        devices()  # only to refuse a driver that hangs: its worker would train on the CPU
         if self._settings.redis_url is None:
             self._start_redis()
         with service_errors(self._settings):

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lorajob.worker.gpus import Pin
 from lorajob.worker.processes import Identity, identify, spawn
 from lorajob.worker.redis_server import configuration
 from lorajob.worker.settings import Settings
@@ -104,12 +105,12 @@ def redis_service(settings: Settings, server: Path, port: int, password: str) ->
 
 
 def worker_service(settings: Settings, queue: str) -> Service:
-    """A worker of one queue, under a name of its own."""
+    """A worker of one queue, under a name of its own; one of gpu sees every visible card."""
     name = f"{queue}-{secrets.token_hex(3)}"
     return Service(
         name=f"{queue} worker",
         command=tuple(worker_command(queue, name=name)),
-        env=service_environment(settings),
+        env=service_environment(settings) | Pin().environment(),
         log=settings.home / "log" / f"{queue}-worker.log",
         node=name,
     )
