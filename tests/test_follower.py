@@ -7,16 +7,28 @@ import pytest
 
 from lorajob.jobdir import JobDir
 from lorajob.spec import JobSpec
+from lorajob.stores import Store
 from lorajob.worker import follower
 from lorajob.worker.artifacts import JobStore
 from lorajob.worker.follower import Follower
+from lorajob.worker.record import JobRecord
 from lorajob.worker.records import Claim
 from lorajob.worker.remote import Errand, run_stored
-from lorajob.worker.supervisor import Committed, Failed, Outcome, Stopped, Watch
+from lorajob.worker.stored_jobs import withdraw
+from lorajob.worker.supervisor import (
+    Committed,
+    Failed,
+    Outcome,
+    Progress,
+    Stopped,
+    StopReason,
+    Watch,
+)
 from tests.command import job_record
 from tests.service import wait_for
 
 CLAIM = Claim("hi-1", "train", 3, "owner")
+PREPROCESS = Claim("hi-1", "preprocess", 3, "owner")
 
 
 @pytest.fixture
@@ -24,6 +36,23 @@ def stored(tmp_path: Path) -> JobStore:
     made = JobStore(f"file://{tmp_path}/store/hi-1", tmp_path / "jobs")
     made.store.write("spec.json", b"{}")
     return made
+
+
+def far_record(stored: JobStore, tmp_path: Path) -> JobRecord:
+    """The record of a job whose spec is in the store."""
+    spec = JobSpec(language="hi", corpus="/nowhere").model_dump_json()
+    stored.store.write("spec.json", spec.encode())
+    return job_record(tmp_path / "unused", "hi-1", folder=stored.store.url)
+
+
+def commit(job: JobDir) -> None:
+    """What a stage does that prepares two clips."""
+    out = job.new_attempt("preprocess", 3)
+    for name in ("clips", "table"):
+        (out / name).write_bytes(b"c")
+    job.commit("preprocess", out, {})
+    job.log_path("preprocess").parent.mkdir(parents=True)
+    job.log_path("preprocess").write_text("said\n")
 
 
 def test_a_slow_push_of_the_log_does_not_undo_the_last(stored: JobStore, monkeypatch):
@@ -60,28 +89,83 @@ def test_a_slow_push_of_the_log_does_not_undo_the_last(stored: JobStore, monkeyp
 def test_a_stale_owner_brings_nothing_of_a_pruned_job_back(
     stored: JobStore, tmp_path: Path, outcome: Outcome, prunes_first: bool
 ):
-    spec = JobSpec(language="hi", corpus="/nowhere").model_dump_json()
-    stored.store.write("spec.json", spec.encode())
-    record = job_record(tmp_path / "unused", "hi-1", folder=stored.store.url)
+    record = far_record(stored, tmp_path)
 
     def run(job: JobDir, watch: Watch) -> Outcome:
-        out = job.new_attempt("preprocess", 3)
-        (out / "clips").write_bytes(b"c")
-        job.commit("preprocess", out, {})
-        job.log_path("preprocess").parent.mkdir(parents=True)
-        job.log_path("preprocess").write_text("said\n")
+        commit(job)
         stored.store.remove()
         return outcome
 
     if prunes_first:
         stored.store.remove()
-    claim = Claim("hi-1", "preprocess", 3, "owner")
-    ended = run_stored(stored, record, claim, Errand(lambda _: None, 0.05, 1), run, 1e9)
+    ended = run_stored(stored, record, PREPROCESS, Errand(lambda _: None, 0.05, 1), run, 1e9)
     if prunes_first or isinstance(outcome, Committed):
         assert ended == Failed("damage", f"{stored.store.url}/spec.json is gone")
     else:
         assert ended == outcome
     assert stored.store.names() == {}
+
+
+@pytest.mark.parametrize("forgotten", [True, False])
+@pytest.mark.parametrize("method", ["upload", "write"])
+def test_what_a_stale_owner_brings_while_its_job_is_pruned_is_removed(
+    stored: JobStore, tmp_path: Path, monkeypatch, method: str, forgotten: bool
+):
+    """Redis, where the owner reaches it, tells of the prune in the middle of the push."""
+    record, pruned = far_record(stored, tmp_path), threading.Event()
+    send, heard = getattr(stored.store, method), []
+
+    def watch(_: Progress | None) -> StopReason | None:
+        if not forgotten or not pruned.is_set():
+            return None
+        heard.append("forgotten")
+        return "forgotten"
+
+    def prune_and_send(*args: object) -> None:
+        if not pruned.is_set():
+            withdraw(stored.store.url)
+            pruned.set()
+            wait_for(lambda: not forgotten or len(heard) > 1)
+        send(*args)
+
+    def run(job: JobDir, watch: Watch) -> Outcome:
+        commit(job)
+        monkeypatch.setattr(stored.store, method, prune_and_send)
+        return Committed({})
+
+    ended = run_stored(stored, record, PREPROCESS, Errand(watch, 0.05, 1), run, 1e9)
+    assert ended == Failed("damage", f"{stored.store.url}/spec.json is gone")
+    assert stored.store.names() == {}
+
+
+def test_a_job_that_is_pruned_as_its_stage_begins_does_not_come_back(
+    stored: JobStore, tmp_path: Path, monkeypatch
+):
+    record, save = far_record(stored, tmp_path), JobRecord.save
+
+    def prune_and_save(record: JobRecord) -> None:
+        withdraw(record.folder)
+        save(record)
+
+    monkeypatch.setattr(JobRecord, "save", prune_and_save)
+    errand = Errand(lambda _: None, 0.05, 1)
+    ended = run_stored(stored, record, PREPROCESS, errand, lambda *_: pytest.fail("it ran"), 1e9)
+    assert ended == Failed("damage", f"{stored.store.url}/spec.json is gone")
+    assert stored.store.names() == {}
+
+
+def test_a_job_in_a_store_goes_by_its_spec_first(stored: JobStore, monkeypatch):
+    """Who brings something that the removal did not list yet then finds that the job is gone."""
+    stored.store.write("job.json", b"{}")
+    remove, there = Store.remove, []
+
+    def look_and_remove(store: Store, folder: str = "") -> None:
+        there.append(sorted(store.names()))
+        remove(store, folder)
+
+    monkeypatch.setattr(Store, "remove", look_and_remove)
+    withdraw(stored.store.url)
+    assert there[-1] == ["job.json"] and stored.store.names() == {}
 
 
 def test_what_follows_a_running_stage_ends_with_its_job(stored, monkeypatch, caplog):
@@ -93,6 +177,26 @@ def test_what_follows_a_running_stage_ends_with_its_job(stored, monkeypatch, cap
         wait_for(lambda: stored.store.names("log"))
         stored.store.remove()
         log.write_text("early\nlate\n")
+        wait_for(lambda: "spec.json is gone" in caplog.text)
+    wait_for(lambda: not any(t.name == "follower" for t in threading.enumerate()), 20)
+    assert stored.store.names() == {}
+
+
+def test_what_follows_a_running_stage_while_its_job_is_pruned_is_removed(
+    stored: JobStore, monkeypatch, caplog
+):
+    monkeypatch.setattr(follower, "LOG_SECONDS", 0.01)
+    write = stored.store.write
+
+    def prune_and_write(name: str, data: bytes) -> None:
+        withdraw(stored.store.url)
+        write(name, data)
+
+    monkeypatch.setattr(stored.store, "write", prune_and_write)
+    log = stored.job.log_path("train")
+    log.parent.mkdir(parents=True)
+    with Follower(stored, CLAIM):
+        log.write_text("early\n")
         wait_for(lambda: "spec.json is gone" in caplog.text)
     wait_for(lambda: not any(t.name == "follower" for t in threading.enumerate()), 20)
     assert stored.store.names() == {}

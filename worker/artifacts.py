@@ -21,7 +21,7 @@ from typing import Any
 
 from lorajob.jobdir import MANIFEST, STAGES, JobDir, hash_file, write_json
 from lorajob.spec import JobSpec
-from lorajob.stores import Check, DamageError, Store, unhurried
+from lorajob.stores import Check, DamageError, GoneError, Store, unhurried
 from lorajob.urls import is_url
 from lorajob.worker.folders import locked, remove_folder
 from lorajob.worker.record import JobRecord
@@ -132,12 +132,12 @@ class JobStore:
             self.fetch_stage(earlier, record.stages[earlier].fence, needed, check)
 
     def read_spec(self) -> bytes:
-        """The spec in the store. Raises DamageError without one, as for a job that was pruned: who
-        asks before writing brings nothing of it back.
+        """The spec in the store. Raises GoneError without one, as for a job that was pruned: the
+        spec goes first.
         """
         data = self.store.read("spec.json")
         if data is None:
-            raise DamageError(f"{self.store.url}/spec.json is gone")
+            raise GoneError(f"{self.store.url}/spec.json is gone")
         return data
 
     def fetch_spec(self) -> JobSpec:

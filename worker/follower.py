@@ -15,6 +15,7 @@ from lorajob.worker.artifacts import (
     parse_manifest,
 )
 from lorajob.worker.folders import remove_folder
+from lorajob.worker.pruned import while_there
 from lorajob.worker.records import Claim
 from lorajob.worker.supervisor import Progress, StopReason, Watch
 
@@ -59,8 +60,9 @@ class Follower:
     def _push_soon(self, checkpoint: bool) -> None:
         """Bring the log, and the newest `checkpoint`, to the store, unless the stage has ended."""
         with self._busy:
-            if not self._ended:
-                self._stored.read_spec()
+            if self._ended:
+                return
+            with while_there(self._stored):
                 if checkpoint:
                     push_checkpoint(self._stored)
                 self._push_log()

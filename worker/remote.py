@@ -21,6 +21,7 @@ from lorajob.urls import is_url, public
 from lorajob.worker import workplace
 from lorajob.worker.artifacts import JobStore
 from lorajob.worker.follower import Follower, fetch_checkpoint
+from lorajob.worker.pruned import while_there
 from lorajob.worker.record import JobRecord
 from lorajob.worker.records import Claim
 from lorajob.worker.supervisor import (
@@ -183,9 +184,9 @@ def _begin(
     """Fetch what the stage needs, unless it is finished: then its result. Its job.json says first
     that it runs.
     """
-    stored.read_spec()
-    record.save()
-    adopted = stored.adopt(claim.stage, claim.fence)
+    with while_there(stored):
+        record.save()
+        adopted = stored.adopt(claim.stage, claim.fence)
     if adopted is None:
         stored.fetch_for(claim.stage, record, check)
         if claim.stage == "train":
@@ -201,14 +202,14 @@ def _run(stored: JobStore, claim: Claim, errand: Errand, run: Run) -> Outcome:
         return outcome  # nobody waits for what is here
 
     def finish(check: Check) -> None:
-        stored.read_spec()
-        if isinstance(outcome, Committed):
-            stored.push(claim.stage, claim.fence, check)
-            if claim.stage == "train":
-                follower.remove_checkpoints()
-        elif claim.stage == "train":
-            follower.push_checkpoint(check)
-        follower.push_log()
+        with while_there(stored):
+            if isinstance(outcome, Committed):
+                stored.push(claim.stage, claim.fence, check)
+                if claim.stage == "train":
+                    follower.remove_checkpoints()
+            elif claim.stage == "train":
+                follower.push_checkpoint(check)
+            follower.push_log()
 
     if isinstance(outcome, Committed):
         pushed = errand.run(finish)

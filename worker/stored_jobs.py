@@ -121,8 +121,10 @@ def outline(stored: JobStore, folder: JobDir) -> dict[str, int]:
 
 
 def withdraw(place: str) -> None:
-    """Remove a job that was submitted in vain."""
+    """Remove a job that was submitted in vain, or is pruned."""
     if is_url(place):
-        Store(place).remove()
+        store = Store(place)
+        store.remove("spec.json")  # first: who writes after what follows was listed misses it
+        store.remove()
     else:
         shutil.rmtree(Path(place), ignore_errors=True)

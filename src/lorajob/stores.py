@@ -39,6 +39,10 @@ class DamageError(StoreError):
     kind = "damage"
 
 
+class GoneError(DamageError):
+    """The store has no such job, or no more."""
+
+
 def unhurried() -> None:
     """The check of a transfer that nobody interrupts."""
 
