@@ -61,8 +61,8 @@ def ended_at(record: JobRecord) -> float:
 
 
 def _remove_files(pipeline: Pipeline, record: JobRecord) -> None:
-    """Its folder, or its place in the store and the copy here. A copy that is in use stays until
-    room is needed.
+    """Its folder, or its place in the store and the copy here. A copy that is in use stays: until
+    its stage ends, or where a command reads it, until room is needed.
     """
     if is_url(record.folder):
         withdraw(record.folder)

@@ -154,6 +154,28 @@ def test_a_job_that_is_pruned_as_its_stage_begins_does_not_come_back(
     assert stored.store.names() == {}
 
 
+@pytest.mark.parametrize(
+    ("heard", "spec_goes", "stays"),
+    [("forgotten", True, False), (None, True, True), ("forgotten", False, True)],
+    ids=["pruned", "the store was wiped", "redis was wiped"],
+)
+def test_the_copy_here_goes_with_a_job_that_neither_redis_nor_the_store_knows(
+    stored: JobStore, tmp_path: Path, heard: StopReason | None, spec_goes: bool, stays: bool
+):
+    record, ran = far_record(stored, tmp_path), threading.Event()
+
+    def run(job: JobDir, watch: Watch) -> Outcome:
+        commit(job)
+        if spec_goes:
+            withdraw(stored.store.url)
+        ran.set()
+        return Committed({})
+
+    errand = Errand(lambda _: heard if ran.is_set() else None, 0.05, 1)
+    run_stored(stored, record, PREPROCESS, errand, run, 1e9)
+    assert stored.job.root.exists() == stays
+
+
 def test_a_job_in_a_store_goes_by_its_spec_first(stored: JobStore, monkeypatch):
     """Who brings something that the removal did not list yet then finds that the job is gone."""
     stored.store.write("job.json", b"{}")

@@ -20,9 +20,12 @@ from lorajob.worker.artifacts import JobStore
 from lorajob.worker.batches import Batch, Batches
 from lorajob.worker.connect import connect
 from lorajob.worker.record import JobRecord, new_stages
-from lorajob.worker.records import Records
+from lorajob.worker.records import Claim, Records
+from lorajob.worker.remote import Errand, run_stored
 from lorajob.worker.settings import Settings
 from lorajob.worker.stored_jobs import fetched, has_files, put_spec
+from lorajob.worker.supervisor import Committed, Outcome, Watch
+from lorajob.worker.watch import RecordWatch
 from lorajob.worker.workplace import in_use, make_room
 from tests.command import environment, job_record, run, url_of
 from tests.service import RESULTS, SCORES
@@ -151,6 +154,26 @@ def test_the_copy_here_goes_with_the_job(pipeline, redis_server, tmp_path):
         pass
     prune(far, DAY, "none")
     assert not folder.root.exists() and not has_files(far.settings, record.id)
+
+
+def test_the_copy_that_a_stale_owner_works_in_goes_when_its_stage_ends(
+    pipeline, redis_server, tmp_path, caplog
+):
+    far, record = far_job(redis_server, tmp_path, "hi-far")
+    stored = JobStore(record.folder, far.settings.workplace)
+    claim = Claim(record.id, "preprocess", 1, "owner")
+    watch, reached = RecordWatch(far.records, claim, 90, lambda _: None), threading.Event()
+
+    def run(job: JobDir, hear: Watch) -> Outcome:
+        job.commit("preprocess", job.new_attempt("preprocess", 1), {})
+        prune(far, DAY, "none")
+        assert job.root.is_dir() and "is in use, and stays until its stage ends" in caplog.text
+        reached.set()  # Redis, which it had lost sight of
+        return Committed({})
+
+    errand = Errand(lambda progress: watch(progress) if reached.is_set() else None, 0.05, 1)
+    run_stored(stored, record, claim, errand, run, 1e9)
+    assert not stored.job.root.exists() and stored.store.names() == {}
 
 
 def test_a_job_that_is_retried_meanwhile_stays(pipeline):

@@ -1,12 +1,13 @@
 """Jobs that are pruned while somebody still works on them, such as an owner that lost its claim
-unawares: nothing of them comes back to the store.
+unawares: nothing of them comes back to the store, and nothing stays here.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lorajob.stores import GoneError
+from lorajob.stores import GoneError, StoreError
 from lorajob.worker.artifacts import JobStore
+from lorajob.worker.supervisor import Watch
 
 
 @contextmanager
@@ -23,3 +24,16 @@ def while_there(stored: JobStore) -> Iterator[None]:
         except GoneError:
             stored.store.remove()
             raise
+
+
+def is_pruned(stored: JobStore, watch: Watch) -> bool:
+    """Whether neither Redis nor the store knows the job. Where only one of them does not, it was
+    wiped by mistake, and what is here may be the last of the job.
+    """
+    if watch(None) != "forgotten":
+        return False
+    try:
+        stored.read_spec()
+    except StoreError as error:
+        return isinstance(error, GoneError)  # any other is of a store that is away
+    return False

@@ -21,7 +21,7 @@ from lorajob.urls import is_url, public
 from lorajob.worker import workplace
 from lorajob.worker.artifacts import JobStore
 from lorajob.worker.follower import Follower, fetch_checkpoint
-from lorajob.worker.pruned import while_there
+from lorajob.worker.pruned import is_pruned, while_there
 from lorajob.worker.record import JobRecord
 from lorajob.worker.records import Claim
 from lorajob.worker.supervisor import (
@@ -146,11 +146,14 @@ def run_stored(
     run: Run,
     room_bytes: float,
 ) -> Outcome:
-    """Run the claimed stage between the fetching and the pushing of its files. Folders of other
-    jobs here are kept to `room_bytes` afterwards.
+    """Run the claimed stage between the fetching and the pushing of its files. Folders of jobs here
+    are kept to `room_bytes` afterwards; that of a job that was pruned meanwhile is removed, since
+    what it holds and the store lacks would keep it for ever.
     """
     with workplace.in_use(stored):
         outcome = _run_watched(stored, record, claim, errand, run)
+    if is_pruned(stored, errand.watch):
+        workplace.drop_copy(stored.job.root)
     workplace.make_room(stored, room_bytes)
     return outcome
 

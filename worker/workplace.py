@@ -54,7 +54,7 @@ def drop_copy(folder: Path) -> None:
         with locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
             remove_folder(folder)
     except BlockingIOError:
-        logger.warning("%s is in use, and stays until room is needed", folder)
+        logger.warning("%s is in use, and stays until its stage ends or room is needed", folder)
 
 
 def _removed(folder: Path, artifacts: Store) -> bool:
