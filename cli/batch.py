@@ -55,8 +55,8 @@ def batch(
 ) -> None:
     """Queue the languages of FILE as one batch, a job each, and print its id.
 
-    Relative paths start from the folder you are in; a corpus that is not there is looked for
-    beside FILE, too.
+    Relative paths start from the folder you are in; but a corpus that FILE names is looked for
+    beside FILE first, and taken to belong there where it is in neither place.
     """
     specs = read_batch(file, sets)
     ctx.exit(submit_specs(open_pipeline(), specs, priority, anew, wait))
@@ -147,7 +147,11 @@ def _spec(
     values = merge(defaults, own)
     preset = values.pop("preset", "default")
     spec = complete_spec(values, preset, sets, strict=False)
+    in_file = "corpus" in values and not any(line.startswith("corpus=") for line in sets)
+    if not in_file or is_url(spec.corpus):
+        return spec
     corpus = Path(spec.corpus).expanduser()
-    if not is_url(spec.corpus) and not corpus.exists() and (beside / corpus).exists():
-        spec = spec.model_copy(update={"corpus": str(beside / corpus)})
-    return spec
+    if corpus.exists() and not (beside / corpus).exists():
+        return spec
+    # one that is in neither place, too: the batch keeps its id once its corpora are deleted
+    return spec.model_copy(update={"corpus": str(beside / corpus)})

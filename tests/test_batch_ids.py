@@ -1,5 +1,6 @@
 """When two batches are one: whatever the order, and what became of the corpora since."""
 
+import shutil
 import threading
 import time
 
@@ -33,6 +34,40 @@ def test_the_same_batch_after_its_corpora_were_deleted_is_the_same(pipeline, dat
         lose()
         again = submit_batch(pipeline, wanted)
         assert (again.batch.id, again.batch.jobs, again.rejected) == (batch.id, batch.jobs, {})
+
+
+def test_a_batch_file_is_the_same_from_any_folder_and_after_its_corpora_were_deleted(
+    env, data, redis
+):
+    fleet = data.parent / "fleet.yaml"
+    fleet.write_text("defaults: {corpus: 'data/{language}.tsv'}\nlanguages: [hi, mr]\n", "utf-8")
+    other = data.parent / "other"
+    shutil.copytree(data, other / "data")  # files of the same names, which FILE does not mean
+    first, elsewhere = (run("batch", str(fleet), env=env, cwd=cwd) for cwd in (data, other))
+    (data / "hi.tsv").unlink()
+    again = run("batch", str(fleet), env=env, cwd=data)
+    assert first.stdout == elsewhere.stdout == again.stdout != ""
+    assert messages.waiting(redis) == 2
+
+
+def test_a_corpus_that_is_not_beside_the_batch_file_is_the_one_in_the_folder_you_are_in(
+    env, data, redis
+):
+    fleet = data / "fleet.yaml"
+    fleet.write_text("defaults: {corpus: 'data/{language}.tsv'}\nlanguages: [hi, mr]\n", "utf-8")
+    done = run("batch", str(fleet), env=env, cwd=data.parent)
+    assert (done.returncode, done.stderr, messages.waiting(redis)) == (0, "", 2)
+
+
+def test_what_only_the_command_names_starts_from_the_folder_you_are_in(env, data, redis):
+    fleet = data / "fleet.yaml"
+    fleet.write_text("defaults: {corpus: 'of the file'}\nlanguages: [hi, mr]\n", "utf-8")
+    (data / "data").mkdir()
+    for code in ("hi", "mr"):
+        (data / "data" / f"{code}.tsv").touch()  # beside FILE, and no corpus
+    chosen = ["--set", "corpus=data/{language}.tsv"]
+    done = run("batch", str(fleet), *chosen, env=env, cwd=data.parent)
+    assert (done.returncode, done.stderr, messages.waiting(redis)) == (0, "", 2)
 
 
 def test_who_follows_a_batch_waits_for_jobs_that_are_still_to_be_queued(
