@@ -1,9 +1,11 @@
 """Forgetting jobs that ended long ago: their folders, records and places in batches."""
 
+import logging
 import re
 import shutil
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -12,9 +14,12 @@ from lorajob.tasks.pipeline import Pipeline
 from lorajob.urls import is_url
 from lorajob.worker.batches import Batches
 from lorajob.worker.connect import service_errors
+from lorajob.worker.folders import put_aside, sweep
 from lorajob.worker.record import JobRecord
 from lorajob.worker.stored_jobs import withdraw
 from lorajob.worker.workplace import drop_copy
+
+logger = logging.getLogger(__name__)
 
 UNIT_SECONDS = {"h": 3600, "d": 86_400, "w": 604_800}
 Keep = Literal["best", "none"]
@@ -68,7 +73,9 @@ def _remove_files(pipeline: Pipeline, record: JobRecord) -> None:
         withdraw(record.folder)
         drop_copy(pipeline.settings.workplace / record.id)
     elif Path(record.folder).is_dir():
-        shutil.rmtree(record.folder)
+        gone = put_aside(Path(record.folder))  # a half of it would be a job that is to be run
+        with suppress(FileNotFoundError):  # another prune deletes it, too
+            shutil.rmtree(gone)
 
 
 def prune(
@@ -77,13 +84,15 @@ def prune(
     """Forget such jobs and delete their files; returns them, oldest first.
 
     One that is retried at this very moment stays. Raises StoreError, or OSError for files that
-    cannot be deleted: `rebuild` finds them, and another prune.
+    cannot be deleted: another prune tries again. Until they are put aside `rebuild` finds the job.
     """
     with service_errors(pipeline.settings):
         records = pipeline.records.load_many(pipeline.records.ids())
         chosen = sorted(to_prune(records, older_seconds, keep), key=ended_at)
     if dry_run:
         return chosen
+    for left in sweep(pipeline.settings.jobs):
+        logger.warning("%s cannot be deleted", left)
     gone = []
     for record in chosen:
         with service_errors(pipeline.settings):

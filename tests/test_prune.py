@@ -1,6 +1,7 @@
 """Forgetting old jobs, on a real Redis and real folders."""
 
 import errno
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from lorajob.worker.record import JobRecord, new_stages
 from lorajob.worker.records import Claim, Records
 from lorajob.worker.remote import Errand, run_stored
 from lorajob.worker.settings import Settings
-from lorajob.worker.stored_jobs import fetched, has_files, put_spec
+from lorajob.worker.stored_jobs import fetched, has_files, put_spec, recorded_ids
 from lorajob.worker.supervisor import Committed, Outcome, Watch
 from lorajob.worker.watch import RecordWatch
 from lorajob.worker.workplace import in_use, make_room
@@ -133,19 +134,61 @@ def test_a_folder_that_is_removed_by_hand_does_not_undo_its_stage(tmp_path):
     assert not stored.job.root.exists()
 
 
-def test_files_that_cannot_be_deleted_are_no_fault_of_redis(pipeline, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("stop", "code", "told"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "a"), 1, "a: Permission denied"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+    ids=["refused", "interrupted"],
+)
+def test_a_job_that_is_half_deleted_is_not_run_again_and_its_rest_goes_later(
+    pipeline, monkeypatch, capsys, stop, code, told
+):
+    job = JobDir(Path(make(pipeline, "hi-theirs", 40, 50).folder))
+    write_json(job.stage_dir("convert") / "manifest.json", {"result": {}})
+    delete = shutil.rmtree
+
+    def begin(path: Path, ignore_errors: bool = False) -> None:
+        if ignore_errors:
+            return delete(path, ignore_errors)
+        delete(Path(path, "convert"))
+        raise stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lorajob.tasks.prune.shutil.rmtree", begin)
+        with user_errors() as outcome:
+            prune(pipeline, DAY, "none")
+    assert (outcome.code, told in capsys.readouterr().err) == (code, True)
+    assert rebuild(pipeline.settings).jobs == ()
+    assert recorded_ids(pipeline.settings) == []
+    assert any(pipeline.settings.jobs.iterdir())
+    assert prune(pipeline, DAY, "none") == []
+    assert not any(pipeline.settings.jobs.iterdir())
+
+
+def test_a_folder_that_cannot_be_put_aside_is_a_whole_job_for_rebuild(
+    pipeline, monkeypatch, capsys
+):
     record = make(pipeline, "hi-theirs", 40, 0, "failed")
 
-    def refuse(path: str) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied", path)
+    def refuse(path: Path, target: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr("lorajob.tasks.prune.shutil.rmtree", refuse)
+    monkeypatch.setattr(Path, "rename", refuse)
     with user_errors() as outcome:
         prune(pipeline, DAY, "none")
     assert outcome.code == 1
     assert capsys.readouterr().err == f"lorajob: {record.folder}: Permission denied\n"
     rebuild(pipeline.settings)
     assert pipeline.records.load(record.id).state == "failed"
+
+
+def test_what_stays_of_a_pruned_job_is_named_each_time(pipeline, monkeypatch, caplog):
+    (pipeline.settings.jobs / ".gone-hi-theirs").mkdir(parents=True)
+    monkeypatch.setattr("lorajob.worker.folders.shutil.rmtree", lambda *_, **__: None)
+    prune(pipeline, DAY, "none")
+    assert caplog.messages == [f"{pipeline.settings.jobs}/.gone-hi-theirs cannot be deleted"]
 
 
 def test_the_copy_here_goes_with_the_job(pipeline, redis_server, tmp_path):

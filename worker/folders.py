@@ -35,8 +35,20 @@ def locked(job: Path, how: int, kind: str = "", check: Check | None = None) -> I
 
 
 def remove_folder(folder: Path) -> None:
-    """At once for every reader, then from the disk."""
+    """At once for every reader, then from the disk. Raises OSError for one that stays as it is."""
+    shutil.rmtree(put_aside(folder), ignore_errors=True)
+
+
+def put_aside(folder: Path) -> Path:
+    """Rename a folder that is to be removed, and return where it is now. Raises OSError."""
     gone = folder.with_name(f"{GONE}{folder.name}")
     shutil.rmtree(gone, ignore_errors=True)
     folder.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
+    return gone
+
+
+def sweep(parent: Path) -> list[Path]:
+    """Remove what is put aside there, since whoever removed it was killed; returns what stays."""
+    for left in parent.glob(f"{GONE}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    return list(parent.glob(f"{GONE}*"))

@@ -6,7 +6,6 @@ Who works in a folder holds a shared lock; only who gets an exclusive one remove
 import fcntl
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 from lorajob.jobdir import JOB_ID
 from lorajob.stores import Store
 from lorajob.worker.artifacts import JobStore
-from lorajob.worker.folders import GONE, locked, remove_folder
+from lorajob.worker.folders import locked, remove_folder, sweep
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +35,7 @@ def make_room(stored: JobStore, limit_bytes: float) -> None:
     """
     workplace = stored.job.root.parent
     artifacts = Store(stored.store.url.rpartition("/")[0])
-    for left in workplace.glob(f"{GONE}*"):  # whoever removed it was killed
-        shutil.rmtree(left, ignore_errors=True)
+    sweep(workplace)
     folders = [path for path in workplace.glob("*") if JOB_ID.fullmatch(path.name)]
     total = 0
     for folder in sorted(folders, key=_used, reverse=True):
