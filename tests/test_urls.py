@@ -10,7 +10,7 @@ from lorajob.corpora import remote
 from lorajob.errors import LorajobError, UsageError
 from lorajob.stores import Store
 from lorajob.tasks.pipeline import describe
-from lorajob.urls import has_login, public
+from lorajob.urls import has_login, public, public_text
 from lorajob.worker.settings import Settings
 from tests.command import environment, job_record, run
 from tests.web_server import Archive, web
@@ -32,17 +32,50 @@ SIGNED = "?X-Amz-Signature=s3cret&X-Amz-Credential=s3cret%2Fus-east-1"
             "zip://a.csv::https://***@h/a.zip?***::s3://***@b/x",
         ),
         ("https://[::1]:80/a.tar?k=s3cret", "https://[::1]:80/a.tar?***"),
-        (
-            f"URL('https://h/a{SIGNED}'), twice (https://h/b{SIGNED}): gone",
-            "URL('https://h/a?***'), twice (https://h/b?***): gone",
-        ),
         ("zip://a.csv::https://h/a@b.zip", "zip://a.csv::https://h/a@b.zip"),
+        ("http://h:80/a@b.zip::https://h/x", "http://h:80/a@b.zip::https://h/x"),
+        ("https://h/l'ete/a.tar?sig=s3cret", "https://h/l'ete/a.tar?***"),
+        ("https://h/my corpus/a.tar?sig=s3cret", "https://h/my corpus/a.tar?***"),
+        ("https://h/a.tar?sp=r&sig=a'b<s3 cret\ns3cret", "https://h/a.tar?***"),
+        ("https://u:s3c'ret@h/a.tar", "https://***@h/a.tar"),
+        ("https://user:s3 cret@h/a.tar", "https://***@h/a.tar"),
+        ("https://u:80/80@h/a.tar", "https://***@h/a.tar"),
+        ("https://[u:s3/cret@h/a.tar", "https://***@h/a.tar"),
+        ("https://[u:s3]/cret@h/a.tar", "https://***@h/a.tar"),
+        ("https://u:s3?cret@h/a.tar", "https://***@h/a.tar"),
+        ("https://u:p@s3/cret@h/a.tar", "https://***@h/a.tar"),
+        ("https://proxy/https://u:s3cret@h/a.tar", "https://proxy/https://***@h/a.tar"),
+        ("why?.tar", "why?.tar"),
         ("why? a:b@c", "why? a:b@c"),
     ],
 )
 def test_neither_login_nor_query_is_shown(url: str, shown: str):
     assert public(url) == shown
     assert has_login(url) == ("***@" in shown)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (
+            f"URL('https://h/a{SIGNED}'), twice (https://h/b{SIGNED}): gone",
+            "URL('https://h/a?***'), twice (https://h/b?***): gone",
+        ),
+        ("'zip://a::s3://b/c?s3cret', <s3://b/c>", "'zip://a::s3://b/c?***', <s3://b/c>"),
+        ('url="https://h/a?sig=a\'b%3Cs3cret", gone', 'url="https://h/a?***", gone'),
+        ("URL('https://h/a?sig=a'b%3Cs3cret')", "URL('https://h/a?***')"),
+        ("https://h/a?sig=a'b%3Cs3cret.", "https://h/a?***."),
+        ("why? a:b@c", "why? a:b@c"),
+    ],
+)
+def test_no_url_in_a_text_shows_more(text: str, shown: str):
+    assert public_text(text, "s3://other") == shown
+
+
+def test_the_url_that_a_text_is_about_may_have_spaces_and_quotes_in_it():
+    url = "https://h/my corpus/l'ete.tar?sig=a 'b s3cret"
+    shown = "https://h/my corpus/l'ete.tar?***"
+    assert public_text(f"no {url!r}, no {url}.", url) == f'no "{shown}", no {shown}.'
 
 
 @pytest.mark.parametrize(
@@ -64,7 +97,9 @@ def test_a_presigned_corpus_is_fetched_and_its_signature_told_to_nobody(
     assert remote.fetch(url).read_bytes() == web.data
     web.status = 403
     refused = []
-    for wrong in (url, f"{web.url}.zip{SIGNED}", f"http://127.0.0.1:1/cv-hi.tar.gz{SIGNED}"):
+    nobody, odd = "http://127.0.0.1:1/", f"it's  my/cv-hi.tar.gz{SIGNED}'  <s3cret"
+    places = (url, f"{web.url}.zip{SIGNED}", f"{nobody}cv-hi.tar.gz{SIGNED}")
+    for wrong in (*places, f"{nobody}{odd}", web.url.replace("cv-hi.tar.gz", odd)):
         with pytest.raises(LorajobError) as told:
             remote.fetch(wrong)
         refused.append(str(told.value))

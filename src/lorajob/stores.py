@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lorajob.errors import LorajobError, UsageError
-from lorajob.urls import has_login, public
+from lorajob.urls import has_login, public, public_text
 
 CHUNK_BYTES = 8 << 20
 CONNECT_SECONDS, READ_SECONDS = 10, 60
@@ -200,7 +200,10 @@ class Store:
 def checked_url(url: str) -> str:
     """The url itself. Raises UsageError for one with a password in it, or whose package lacks."""
     if has_login(url):
-        raise UsageError(f"{public(url)}: a url must hold no credentials; set the AWS_* variables")
+        raise UsageError(
+            f"{public(url)}: a url must hold no credentials (an @ in a path is %40); set the AWS_*"
+            " variables"
+        )
     try:
         package = EXTRAS.get(urlsplit(url).scheme)
     except ValueError as error:
@@ -222,17 +225,17 @@ def store_errors(url: str) -> Iterator[None]:
     except LorajobError:
         raise
     except ImportError as error:
-        raise UsageError(public(f"{url}: {error}")) from None
+        raise UsageError(public_text(f"{url}: {error}", url)) from None
     except ValueError as error:
         if "rotocol" not in str(error):
             raise
-        raise UsageError(public(f"{url}: {error}")) from None
+        raise UsageError(public_text(f"{url}: {error}", url)) from None
     except OSError as error:
-        raise StoreError(public(f"{url} does not serve: {_words(error)}")) from error
+        raise StoreError(_refusal(url, error)) from error
     except Exception as error:  # those of the stores' libraries have no class in common
         if type(error).__module__.partition(".")[0] not in LIBRARIES:
             raise
-        raise StoreError(public(f"{url} does not serve: {_words(error)}")) from error
+        raise StoreError(_refusal(url, error)) from error
 
 
 @cache
@@ -268,8 +271,9 @@ def _raise_if_away(error: FileNotFoundError) -> None:
         raise cause
 
 
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _refusal(url: str, error: Exception) -> str:
+    said = public_text(str(error), url)  # before its spaces, of which the url may have some, change
+    return f"{public(url)} does not serve: {' '.join(said.split()) or type(error).__name__}"
 
 
 def _protocols(fs: Any) -> tuple[str, ...]:

@@ -2,11 +2,18 @@
 
 import re
 
-_URL = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>]+")
-# `user:password@` before a host; a secret with a slash in it ends what reads as the host
-_LOGIN = re.compile(r"://(?:[^/?#\s]*|[^/?#\s\[:]*:(?!:|\d+(?:[/?#]|$))[^?\s]*)@")
-# up to the text around it, or the next link of a chain such as zip://a::https://host/b?key=1
-_QUERY = re.compile(r"\?\S*?(?=[.,;:)\]]*$|::[A-Za-z][\w+.-]*://)")
+_SCHEME = r"[A-Za-z][\w+.-]*://"
+_CHAIN = re.compile(f"::(?={_SCHEME})")  # between the links of zip://a::https://host/b?key=1
+# a host, an IPv6 address, a port: with anything else before the path an @ ends a login. So it does
+# after `u:80/80@host/`, be it a port or a password; `host:80/a@b` has no path after such a login
+_HOST = r"(?:\[[\dA-Fa-f:.]*(?:%\w*)?\]|[^/?#@:\[\]]*)(?::\d*(?![^?]*@[^?]*/))?(?:[/?#]|\Z)"
+_LOGIN = re.compile(rf"://(?!{_HOST})(?:[^?]*|.*)@", re.DOTALL)
+_QUERY = re.compile(r"\?.*", re.DOTALL)
+# in a text: in quotes up to the same quote before punctuation, else up to what ends a word
+_URL = re.compile(
+    rf"(?<=(['\"])){_SCHEME}\S+?(?=\1(?:[\s.,;:)\]}}]|\Z))"
+    rf"|{_SCHEME}\S+?(?=['\">.,;:)\]]*(?:\s|\Z))"
+)
 
 
 def is_url(text: object) -> bool:
@@ -16,9 +23,21 @@ def is_url(text: object) -> bool:
 
 def has_login(url: str) -> bool:
     """Whether any link of the url names a user or a password."""
-    return _LOGIN.search(url) is not None
+    return any(_LOGIN.search(link) for link in _CHAIN.split(url))
 
 
-def public(text: str) -> str:
-    """A text whose urls have neither login nor query any more, for people, logs and webhooks."""
-    return _URL.sub(lambda found: _QUERY.sub("?***", _LOGIN.sub("://***@", found[0])), text)
+def public(url: str) -> str:
+    """One url, whatever is in it, without login and query, for people, logs and webhooks; what is
+    none stays as it is.
+    """
+    if not is_url(url):
+        return url
+    links = (_LOGIN.sub("://***@", link) for link in _CHAIN.split(url))
+    return "::".join(_QUERY.sub("?***", link) for link in links)
+
+
+def public_text(text: str, url: str) -> str:
+    """What somebody says about `url`, with no other url but public ones. Spaces and quotes in
+    `url` do no harm; in others they may end it.
+    """
+    return _URL.sub(lambda found: public(found[0]), text.replace(url, public(url)))
