@@ -55,6 +55,30 @@ def test_what_can_be_no_path_is_one_line(env: dict[str, str], tmp_path: Path, te
             assert len(line) < 160
 
 
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("https://[bad/cv-hi.tar.gz?sig=s3cret", "is no url: Invalid IPv6 URL"),
+        ("https:///cv-hi.tar.gz?sig=s3cret", "is no url: it names no server"),
+        ("simplecache::https:///cv-hi.tar.gz?sig=s3cret", "is no url: https:///cv-hi.tar.gz?***"),
+    ],
+)
+def test_what_can_be_no_url_is_one_line_and_stops_no_other_language(
+    env: dict[str, str], corpus: Path, records: Records, tmp_path: Path, url, why
+) -> None:
+    done = run("submit", "--lang", "hi", "--corpus", url, env=env)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"lorajob: {url.partition('?')[0]}?*** {why}\n"
+    batch = tmp_path / "batch.yaml"
+    languages = {"hi": {"corpus": url}, "mr": {"corpus": str(corpus)}}
+    batch.write_text(json.dumps({"languages": languages}))
+    done = run("batch", str(batch), env=env)
+    assert (done.returncode, len(done.stderr.splitlines())) == (0, 1)
+    assert why in done.stderr and "s3cret" not in done.stderr
+    states = {record.language: record.state for record in records.newest()}
+    assert states == {"hi": "rejected", "mr": "queued"}
+
+
 def test_the_help_says_that_a_corpus_may_be_a_url(env: dict[str, str]) -> None:
     told = " ".join(run("submit", "--help", env=env).stdout.split())
     assert "--corpus PATH_OR_URL" in told and "s3://bucket/cv-hi.tar.gz" in told

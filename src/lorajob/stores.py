@@ -23,6 +23,7 @@ CONNECT_SECONDS, READ_SECONDS = 10, 60
 # whose errors are the store's or the network's, not a bug's
 LIBRARIES = ("adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "s3fs")
 EXTRAS = {"s3": "s3fs", "s3a": "s3fs"}  # protocol: the package of the extra `s3`
+WEB = ("http", "https")
 
 Check = Callable[[], None]  # called between parts; raises to have a transfer given up
 
@@ -69,7 +70,7 @@ class Store:
         for name in ("aiobotocore", "botocore"):  # they tell of every key that they find
             logging.getLogger(name).setLevel(logging.WARNING)
         with store_errors(self.url):
-            if protocol in ("http", "https"):
+            if protocol in WEB:
                 options["client_kwargs"] = {"timeout": _web_timeout()}
             fs, root = fsspec.core.url_to_fs(self.url, **options)
         return fs, root
@@ -198,16 +199,21 @@ class Store:
 
 
 def checked_url(url: str) -> str:
-    """The url itself. Raises UsageError for one with a password in it, or whose package lacks."""
+    """The url itself. Raises UsageError for what is none or names no web server, for one with a
+    password in it, or whose package lacks.
+    """
     if has_login(url):
         raise UsageError(
             f"{public(url)}: a url must hold no credentials (an @ in a path is %40); set the AWS_*"
             " variables"
         )
     try:
-        package = EXTRAS.get(urlsplit(url).scheme)
+        parts = urlsplit(url)
     except ValueError as error:
-        raise UsageError(f"{public(url)}: {error}") from None
+        raise UsageError(f"{public(url)} is no url: {error}") from None
+    if parts.scheme in WEB and not parts.hostname:
+        raise UsageError(f"{public(url)} is no url: it names no server")
+    package = EXTRAS.get(parts.scheme)
     if package and importlib.util.find_spec(package) is None:
         raise UsageError(
             f"{public(url)}: {package} is not installed; `pip install 'lorajob[s3]'` brings it"
@@ -227,13 +233,13 @@ def store_errors(url: str) -> Iterator[None]:
     except ImportError as error:
         raise UsageError(public_text(f"{url}: {error}", url)) from None
     except ValueError as error:
-        if "rotocol" not in str(error):
+        if "rotocol" not in str(error) and not _of_library(error):
             raise
-        raise UsageError(public_text(f"{url}: {error}", url)) from None
+        raise UsageError(public_text(f"{url} is no url: {error}", url)) from None
     except OSError as error:
         raise StoreError(_refusal(url, error)) from error
     except Exception as error:  # those of the stores' libraries have no class in common
-        if type(error).__module__.partition(".")[0] not in LIBRARIES:
+        if not _of_library(error):
             raise
         raise StoreError(_refusal(url, error)) from error
 
@@ -269,6 +275,10 @@ def _raise_if_away(error: FileNotFoundError) -> None:
     web = type(cause).__module__.partition(".")[0] == "aiohttp" or isinstance(cause, OSError)
     if cause is not None and web and not gone:
         raise cause
+
+
+def _of_library(error: Exception) -> bool:
+    return type(error).__module__.partition(".")[0] in LIBRARIES
 
 
 def _refusal(url: str, error: Exception) -> str:

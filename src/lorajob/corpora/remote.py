@@ -76,13 +76,13 @@ def check_remote(url: str) -> None:
     """Raise UsageError unless there is an archive at the url, StoreError where that cannot be told.
     Its language is only seen when it is read.
     """
-    remote = Remote(url)
-    if not remote.name.lower().endswith(ARCHIVES):
+    store = Store(url)  # first, since what is no url has no name
+    if not Remote(url).name.lower().endswith(ARCHIVES):
         raise UsageError(
             f"corpus: {public(url)} is no archive; a url must end in {', '.join(ARCHIVES)}"
             " (a Common Voice release)"
         )
-    if Store(url).info() is None:
+    if store.info() is None:
         raise UsageError(f"corpus: {public(url)} does not exist")
 
 
