@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import WhisperForConditionalGeneration
 
+from lorajob import checkpoint
 from lorajob.checkpoint import flatten_optimizer, take_over
 from lorajob.clipstore import ClipStore
 from lorajob.errors import AttemptLost, DiskError, MemoryLack, ModelError, StageStopped
@@ -24,7 +25,7 @@ from lorajob.spec import TrainConfig
 from lorajob.stage import EXIT_BROKEN, run_stage
 from lorajob.tokens import Labels
 from lorajob.trainer import start_run
-from lorajob.windows import WindowDataset, collate
+from lorajob.windows import Batch, WindowDataset, collate
 from tests.procs import limit_files
 from tests.test_train import SHORT, StopAt, adapter_bytes, history
 from tests.tiny import make_job
@@ -42,10 +43,10 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_steps(
     run_stage("train", plain, 1, Report("train"))
     fits, forward = 1, WhisperLoss.forward
 
-    def small_card(self: Any, audio: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        if audio.numel() > fits * WINDOW_SAMPLES:
+    def small_card(self: Any, batch: Batch) -> torch.Tensor:
+        if batch.audio is not None and batch.audio.numel() > fits * WINDOW_SAMPLES:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(self, audio, labels)
+        return forward(self, batch)
 
     monkeypatch.setattr(WhisperLoss, "forward", small_card)
     job = make_job(tmp_path / "small", tiny_whisper, *sets, "train.micro_batch=4")
@@ -167,6 +168,25 @@ def test_whoever_was_taken_over_can_write_no_checkpoint(tiny_whisper: Path, tmp_
     with pytest.raises(AttemptLost, match="a later attempt has begun"):
         run_stage("train", job, 1, Report("train"))
     assert run_stage("train", job, 3, Report("train"))["resumed_from"] == 3
+
+
+@pytest.mark.parametrize("moment", ["save_adapter", "flatten_optimizer", "sync_tree"])
+def test_whoever_is_taken_over_while_it_writes_a_checkpoint_leaves_none(
+    tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    job = make_job(tmp_path, tiny_whisper, *SHORT)
+    usual = getattr(checkpoint, moment)
+
+    def interrupted(*args: Any) -> Any:
+        monkeypatch.setattr(checkpoint, moment, usual)
+        take_over(job.checkpoints, 2)
+        return usual(*args)
+
+    monkeypatch.setattr(checkpoint, moment, interrupted)
+    with pytest.raises(AttemptLost, match="a later attempt has taken over"):
+        run_stage("train", job, 1, Report("train"))
+    assert [path.name for path in job.checkpoints.iterdir()] == ["2"]
+    assert list((job.checkpoints / "2").iterdir()) == []
 
 
 @pytest.mark.parametrize("other", [("train.timestamps=0.2",), ("train.epochs=2",), ()])

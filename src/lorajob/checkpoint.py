@@ -17,6 +17,7 @@ import json
 import logging
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lorajob.errors import AttemptLost
-from lorajob.jobdir import MANIFEST, hash_files, sync_path, sync_tree, write_json
+from lorajob.jobdir import MANIFEST, MARK, hash_files, sync_path, sync_tree, write_json
 
 STEP = re.compile(r"step-(\d+)")
 
@@ -128,7 +129,9 @@ def save_checkpoint(
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         scratch.mkdir()
+        (scratch / MARK).touch()
         _write_checkpoint(scratch, model, optimizer, state, history)
+        _take_mark(scratch)
         shutil.rmtree(target, ignore_errors=True)
         scratch.rename(target)
         sync_path(target.parent)
@@ -136,6 +139,19 @@ def save_checkpoint(
         shutil.rmtree(scratch, ignore_errors=True)
         if not target.parent.is_dir():
             raise AttemptLost(f"{target}: a later attempt has taken over") from error
+        raise
+
+
+def _take_mark(scratch: Path) -> None:
+    """Folders that were taken away meanwhile were perhaps made anew, by PEFT: those have no mark,
+    and go.
+    """
+    try:
+        (scratch / MARK).unlink()
+    except FileNotFoundError:
+        shutil.rmtree(scratch, ignore_errors=True)
+        with suppress(OSError):
+            scratch.parent.rmdir()
         raise
 
 
@@ -151,7 +167,9 @@ def _write_checkpoint(
     save_file(tensors, scratch / "optimizer.safetensors")
     write_json(scratch / "state.json", state | {"optimizer": rest})
     shutil.copyfile(history, scratch / "history.jsonl")
-    write_json(scratch / MANIFEST, {"files": hash_files(scratch)})
+    files = hash_files(scratch)
+    files.pop(MARK, None)
+    write_json(scratch / MANIFEST, {"files": files})
     sync_tree(scratch)
 
 

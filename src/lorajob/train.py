@@ -206,7 +206,7 @@ class _Loop:
             return
         while True:
             passes = [batch for step in steps for batch in self._passes(step)]
-            kinds = ([], [])
+            kinds: tuple[list[list[int]], list[list[int]]] = ([], [])
             for batch in passes:
                 kinds[is_encoded(self.windows[batch[0]], self.encoded)].append(batch)
             try:

@@ -164,7 +164,7 @@ class Run:
         """
         encoder = self.loss.whisper.model.encoder.eval()
         with self.accelerator.autocast():
-            encoded = self.loss.encode(audio.to(self.accelerator.device))
+            encoded: Tensor = self.loss.encode(audio.to(self.accelerator.device))
         encoder.train()
         return encoded.to(self.loss.whisper.dtype)
 
