@@ -95,7 +95,7 @@ def run_ours(
     folder: Path, corpus: Path, args: argparse.Namespace, preset: str = "default"
 ) -> tuple[JobDir, dict[str, Any]]:
     """lorajob's first three stages, and what each took."""
-    sets = [f"train.epochs={args.epochs}"]
+    sets = [f"train.epochs={args.epochs}"] if args.epochs else []
     sets += [f"preprocess.max_train_clips={args.limit_train}"] if args.limit_train else []
     sets += [f"preprocess.max_test_clips={args.limit_test}"] if args.limit_test else []
     values = {"language": args.lang, "corpus": str(corpus.resolve()), "base_model": args.base_model}

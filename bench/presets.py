@@ -2,8 +2,8 @@
 
     python bench/presets.py --corpus cv-corpus-ml.tar.gz --lang ml --results bench/RESULTS.md
 
-All take the same epochs, for the table to compare them; a preset's own are in the README. The
-stages run by hand, without a service.
+Each takes its own epochs, or all the same with `--epochs`. The stages run by hand, without a
+service.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from compare import run_ours
 from real_speech import GIB, machine
 
 from lorajob.jobdir import JobDir, write_json
-from lorajob.spec import PRESETS
+from lorajob.spec import PRESETS, JobSpec
 
 
 def main() -> int:
@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument("--corpus", type=Path, required=True, help="release or manifest")
     parser.add_argument("--lang", default="hi", help="code of the language (default: hi)")
     parser.add_argument("--base-model", default="demo/whisper-base", help="as for submit")
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, help="of all (default: a preset's own)")
     parser.add_argument(
         "--presets", nargs="+", choices=PRESETS, default=["fast", "default", "quality"]
     )
@@ -58,6 +58,7 @@ def _of_training(job: JobDir) -> dict[str, Any]:
     """What a training says of itself, what was foretold included."""
     folder = job.stage_dir("train")
     result = job.result("train") or {}
+    spec = JobSpec.load(job.spec_path)
     lines = (folder / "history.jsonl").read_text("utf-8").splitlines()
     foretold = folder / "forecast.json"
     return {
@@ -65,13 +66,15 @@ def _of_training(job: JobDir) -> dict[str, Any]:
         "adapter_bytes": (folder / "adapter" / "adapter_model.safetensors").stat().st_size,
         "peak_bytes": result["peak_memory_bytes"],
         "steps": len(lines),
+        "epochs": spec.train.epochs,
         "foretold": json.loads(foretold.read_text("utf-8")) if foretold.exists() else None,
     }
 
 
 def _section(found: dict[str, dict[str, Any]], args: argparse.Namespace) -> str:
     words = ["python", "bench/presets.py", "--corpus", args.corpus.name, "--lang", args.lang]
-    words += ["--epochs", str(args.epochs), "--presets", *args.presets]
+    words += ["--epochs", str(args.epochs)] if args.epochs else []
+    words += ["--presets", *args.presets]
     for name, value in (("--limit-train", args.limit_train), ("--limit-test", args.limit_test)):
         words += [name, str(value)] if value else []
     words += [word for line in args.sets for word in ("--set", line)]
@@ -82,14 +85,15 @@ def _section(found: dict[str, dict[str, Any]], args: argparse.Namespace) -> str:
         f"- Command: `{shlex.join(words)}`",
         f"- Clips: {first['train_clips']} to train on, {first['test_clips']} to test; base model "
         f"WER {first['base']['wer']:.1f}, CER {first['base']['cer']:.1f}\n",
-        "| | trained | adapter MB | train, CPU s a clip and epoch | peak GiB | WER % | CER % |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| | epochs | trained | adapter MB | CPU s a clip and epoch | peak GiB | WER % | CER % |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for preset, it in found.items():
         cells = [
+            str(it["epochs"]),
             f"{it['parameters'] / 1e6:.2f} M",
             f"{it['adapter_bytes'] / 1e6:.1f}",
-            f"{it['train'] / it['train_clips'] / args.epochs:.2f}",
+            f"{it['train'] / it['train_clips'] / it['epochs']:.2f}",
             f"{it['peak_bytes'] / GIB:.2f}",
             f"{it['wer']:.1f}",
             f"{it['cer']:.1f}",
