@@ -42,6 +42,8 @@ WAYS = {
     "generate": "transformers' generate",
     "ctranslate2": "CTranslate2, 30 s windows",
     "ctranslate2_cut": "CTranslate2, windows cut to the clip",
+    "transcribe": "`lorajob transcribe`, were the model trained without cut windows",
+    "transcribe_cut": "`lorajob transcribe`",
 }
 DEMO_TRAIN_CLIPS, DEMO_TEST_CLIPS = 96, 24
 PHASES = {"prepare": "preprocess", "train": "train", "evaluate": "evaluate"}

@@ -4,7 +4,8 @@
 
 JOB_DIR is a job that has trained on windows cut to their clips. CPU seconds are this process's, the
 models loaded beforehand; WER is that of the same test clips. CTranslate2 decodes windows of 30 s
-first, then windows that end behind their clip.
+first, then windows that end behind their clip; so does `lorajob transcribe`, which takes a clip at
+a time and the model that is kept in float16.
 """
 
 import argparse
@@ -17,19 +18,22 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import soundfile
 import torch
 
 from lorajob import ct2
+from lorajob.audio import Samples
 from lorajob.base_model import local_model
 from lorajob.clipstore import ClipStore
 from lorajob.convert import spread
-from lorajob.features import LogMel, pad_windows
+from lorajob.features import SAMPLE_RATE, LogMel, pad_windows
 from lorajob.jobdir import JobDir
 from lorajob.languages import find_language
 from lorajob.model import load_whisper, merge
 from lorajob.scoring import score
 from lorajob.spec import JobSpec
 from lorajob.tokens import Labels
+from lorajob.transcribe import transcribe
 
 GENERATE_BATCH = 8  # clips, as the recipe evaluates
 DECODE_BATCH = 16
@@ -64,6 +68,10 @@ def measure(job: JobDir, clips: int, sizes: Sequence[int] = ()) -> dict[str, dic
             "ctranslate2": lambda: decoder.transcribe(store, indices, DECODE_BATCH),
             "ctranslate2_cut": lambda: decoder.transcribe(store, indices, DECODE_BATCH, cut=True),
         }
+        files = write_files([store.audio(index) for index in indices], Path(scratch))
+        shipped = ct2.convert(merged, Path(scratch, "float16"), "float16")
+        for name, cut in (("transcribe", False), ("transcribe_cut", True)):
+            ways[name] = partial(transcribe_all, shipped, files, labels, cut)
         if sizes:
             cut = partial(decoder.transcribe, store, indices, cut=True)
             ways = {f"evaluate.batch_size={size}": partial(cut, batch_size=size) for size in sizes}
@@ -75,6 +83,18 @@ def measure(job: JobDir, clips: int, sizes: Sequence[int] = ()) -> dict[str, dic
             scores = score(references, heard)
             found[name] = {"cpu_seconds_a_clip": taken, "wer": scores.wer, "cer": scores.cer}
     return found
+
+
+def write_files(clips: Sequence[Samples], folder: Path) -> list[Path]:
+    paths = [folder / f"{number}.wav" for number in range(len(clips))]
+    for path, clip in zip(paths, clips, strict=True):
+        soundfile.write(path, clip, SAMPLE_RATE)
+    return paths
+
+
+def transcribe_all(model: Path, files: list[Path], labels: Labels, cut: bool) -> list[str]:
+    """As `lorajob transcribe` does, the model loaded once."""
+    return [text for _, text in transcribe(model, files, labels.language_token, cut)]
 
 
 @torch.no_grad()

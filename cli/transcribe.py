@@ -21,7 +21,8 @@ from lorajob.errors import StageError
 def transcribe(job: str, audio: tuple[Path, ...], as_json: bool) -> None:
     """Transcribe AUDIO with the model that JOB made, by faster-whisper on this machine.
 
-    Prints the text; with several files each line starts with the file's path.
+    Prints the text; with several files each line starts with the file's path. A file that fits
+    into one window is not padded to 30 s, if the model was trained without.
     """
     from lorajob.languages import find_language
     from lorajob.spec import JobSpec
@@ -31,8 +32,9 @@ def transcribe(job: str, audio: tuple[Path, ...], as_json: bool) -> None:
         result = folder.result("convert")
         if result is None:
             raise StageError(f"{job}: has no model yet; `lorajob status {job}` says how far it is")
-        language = find_language(JobSpec.load(folder.spec_path).language).token
-        for path, text in run(folder.root / result["model"], list(audio), language):
+        spec = JobSpec.load(folder.spec_path)
+        language, model = find_language(spec.language).token, folder.root / result["model"]
+        for path, text in run(model, list(audio), language, spec.decodes_cut):
             if as_json:
                 click.echo(json.dumps({"audio": str(path), "text": text}, ensure_ascii=False))
             else:

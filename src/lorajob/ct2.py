@@ -17,12 +17,9 @@ from lorajob.features import SAMPLE_RATE, WINDOW_SECONDS, LogMel, pad_windows
 from lorajob.model import PROCESSOR_FILES
 from lorajob.packing import CUT_MARGIN_SECONDS
 from lorajob.spec import MAX_LABEL_TOKENS
-from lorajob.tokens import Labels
+from lorajob.tokens import USUAL_TOKENS, Labels
 
 log = logging.getLogger(__name__)
-
-# What openai/whisper and faster-whisper generate at most: half of the decoder's 448 positions.
-USUAL_TOKENS = 224
 
 
 def max_new_tokens(longest_reference: int) -> int:

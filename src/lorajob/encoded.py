@@ -18,11 +18,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lorajob.clipstore import ClipStore
-from lorajob.features import encoder_frames, pad_windows
-from lorajob.packing import CUT_MARGIN_SECONDS, WINDOW_SECONDS, Window
+from lorajob.features import pad_windows
+from lorajob.packing import (
+    CUT_MARGIN_SECONDS,
+    FRAMES_A_SECOND,
+    WINDOW_SECONDS,
+    Window,
+    encoder_frames,
+)
 
 SHARD_CLIPS = 256  # of 4 s, 55 MB for whisper-base and 140 for large
-FRAMES_A_SECOND = 50
 
 
 class EncodedClips:

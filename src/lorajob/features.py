@@ -10,13 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
-from lorajob.packing import CUT_MARGIN_SECONDS
+from lorajob.packing import FRAME_SAMPLES, encoder_frames
 
 SAMPLE_RATE = 16_000
 WINDOW_SECONDS = 30
 WINDOW_SAMPLES = SAMPLE_RATE * WINDOW_SECONDS
-FRAME_SAMPLES = 320  # an encoder frame: two of the log-mel's, by the second convolution's stride
-CUT_MARGIN_SAMPLES = round(CUT_MARGIN_SECONDS * SAMPLE_RATE)
 FFT_SAMPLES = 400
 HOP_SAMPLES = 160
 LOG_FLOOR = 1e-10
@@ -55,11 +53,6 @@ class LogMel(nn.Module):
             floor = log.amax(dim=(-2, -1), keepdim=True) - DYNAMIC_RANGE
             result: Tensor = (torch.maximum(log, floor) + 4.0) / 4.0
         return result
-
-
-def encoder_frames(samples: int) -> int:
-    """Frames of a window that is cut behind a clip of so many samples and half a second."""
-    return min(WINDOW_SAMPLES, samples + CUT_MARGIN_SAMPLES + FRAME_SAMPLES - 1) // FRAME_SAMPLES
 
 
 def pad_windows(clips: list[NDArray[np.float32]], cut: bool = False) -> Tensor:

@@ -16,6 +16,8 @@ from lorajob.spec import MAX_LABEL_TOKENS, TrainConfig
 WINDOW_SECONDS = 30.0  # what Whisper's encoder sees at once
 PAUSE_SECONDS = 0.2  # silence between two clips of a window
 CUT_MARGIN_SECONDS = 0.5  # silence behind the longest clip where windows are cut
+FRAMES_A_SECOND = 50  # of the encoder: one for two of the log-mel's, by its convolutions' stride
+FRAME_SAMPLES = 16_000 // FRAMES_A_SECOND
 # On a CPU whisper-base's decoder takes as long for a position as its encoder for so much audio.
 SECONDS_A_TOKEN = 0.045
 USUAL_CLIPS = 8  # an optimizer step
@@ -65,6 +67,14 @@ class _Open:
         self.clips.append(clip)
         self.seconds += seconds + PAUSE_SECONDS
         self.tokens += tokens + 2 * self.timestamps
+
+
+def encoder_frames(samples: int) -> int:
+    """Frames of a window that is cut behind a clip of so many samples at 16 kHz, half a second of
+    silence included.
+    """
+    heard = samples + round(CUT_MARGIN_SECONDS * FRAMES_A_SECOND * FRAME_SAMPLES)
+    return min(round(WINDOW_SECONDS * FRAMES_A_SECOND), -(-heard // FRAME_SAMPLES))
 
 
 def plan_run(sizes: ClipSizes, config: TrainConfig, seed: int) -> list[list[Window]]:

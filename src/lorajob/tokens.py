@@ -9,6 +9,8 @@ from lorajob.errors import ModelError
 
 TIMESTAMP_STEP_SECONDS = 0.02  # openai/whisper: one timestamp token an encoder frame
 TIMESTAMPS = 1501  # <|0.00|> to <|30.00|>
+# What openai/whisper and faster-whisper generate at most: half of the decoder's 448 positions.
+USUAL_TOKENS = 224
 
 
 class Labels:

@@ -1,0 +1,47 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from lorajob import ct2
+from lorajob.clipstore import ClipStore
+from lorajob.tokens import Labels
+from lorajob.transcribe import transcribe
+from tests.tiny import make_job
+
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def model(tiny_whisper: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ct2.convert(tiny_whisper, tmp_path_factory.mktemp("model") / "model", "float32")
+
+
+def test_a_short_file_is_decoded_as_evaluation_decodes_it(
+    tiny_whisper: Path, model: Path, tmp_path: Path
+) -> None:
+    store = ClipStore(make_job(tmp_path, tiny_whisper).stage_dir("preprocess") / "train")
+    files = [tmp_path / f"{index}.wav" for index in range(3)]
+    for index, path in enumerate(files):
+        soundfile.write(path, store.audio(index), RATE)
+    heard = list(transcribe(model, files, "hi", cut=True))
+    decoder = ct2.Decoder(model, Labels(model, "hi"))
+    expected = [decoder.transcribe(store, [index], 1, cut=True)[0] for index in range(3)]
+    assert heard == list(zip(files, expected, strict=True))
+    padded = [text for _, text in transcribe(model, files, "hi")]
+    assert padded != expected
+
+
+def test_a_file_longer_than_a_window_is_heard_to_its_end(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "long.wav"
+    noise = 0.1 * np.random.default_rng(0).standard_normal(40 * RATE)
+    soundfile.write(path, noise.astype(np.float32), RATE)
+    assert list(transcribe(model, [path], "hi", cut=True)) == list(transcribe(model, [path], "hi"))
+
+
+def test_transcribing_loads_no_torch() -> None:
+    code = "import sys, lorajob.transcribe; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
