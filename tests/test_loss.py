@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from lorajob.features import CUT_MARGIN_SAMPLES, FRAME_SAMPLES, WINDOW_SAMPLES, pad_windows
+from lorajob.features import WINDOW_SAMPLES, pad_windows
 from lorajob.loss import CHUNK_TOKENS, cross_entropy, encode
 from lorajob.model import load_whisper
+from lorajob.packing import FRAME_SAMPLES
 
 
 @pytest.mark.parametrize("tokens", [1, CHUNK_TOKENS, 2 * CHUNK_TOKENS + 3])
@@ -70,6 +71,6 @@ def test_cut_windows_end_behind_the_longest_clip() -> None:
     clips = [torch.ones(16_000).numpy(), torch.ones(20_000).numpy()]
     batch = pad_windows(clips, cut=True)
     assert batch.shape[1] % FRAME_SAMPLES == 0
-    assert 20_000 + CUT_MARGIN_SAMPLES <= batch.shape[1] < 20_000 + CUT_MARGIN_SAMPLES + 320
+    assert 20_000 + 8_000 <= batch.shape[1] < 20_000 + 8_000 + FRAME_SAMPLES
     assert batch.sum(dim=1).tolist() == [16_000, 20_000]
     assert pad_windows([torch.ones(WINDOW_SAMPLES - 10).numpy()], cut=True).shape[1] == 480_000
