@@ -183,6 +183,15 @@ def test_a_worker_waits_for_redis_and_its_bucket(name: str) -> None:
     assert SERVICES[name]["environment"] == SERVICES["bucket"]["environment"]
 
 
+@pytest.mark.parametrize("name", WORKERS)
+def test_a_worker_is_told_where_its_jobs_ends_and_traces_go(name: str) -> None:
+    environment = SERVICES[name]["environment"]
+    told = {variable for variable, value in environment.items() if f"${{{variable}:-" in value}
+    assert {"LORAJOB_LOG_FORMAT", "LORAJOB_WEBHOOK_URL", "LORAJOB_SLACK_WEBHOOK_URL"} <= told
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in told
+    assert "LORAJOB_LOG_FORMAT" in SERVICES["metrics"]["environment"]
+
+
 def test_only_flower_and_grafana_are_published_and_on_loopback() -> None:
     published = {name: s["ports"] for name, s in SERVICES.items() if "ports" in s}
     assert published.keys() == {"flower", "grafana"}

@@ -124,6 +124,13 @@ def test_the_packages_of_the_image_are_those_of_the_project() -> None:
     assert run.stdout.splitlines() == [*PROJECT["dependencies"], *extra]
 
 
+def test_the_image_speaks_to_object_stores_and_collectors() -> None:
+    (line,) = [line for line in instructions("RUN") if "requirements.py" in line]
+    words = line.partition("&&")[0].split()
+    extras = words[words.index("/src/pyproject.toml") + 1 : words.index(">")]
+    assert extras == ["s3", "otel"]
+
+
 def test_the_bucket_is_made_once_and_again_is_no_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,7 @@
 """deploy/k8s, built by Kustomize: what Kubernetes allows, and what we promise of it."""
 
 import json
+import re
 
 import kubernetes_validate
 import pytest
@@ -87,8 +88,17 @@ def test_every_setting_of_the_config_map_means_something(overlay: str) -> None:
     assert "LORAJOB_ARTIFACTS" in settings["data"]
     assert not unknown_settings(settings["data"])
     for _, template in pods(overlay):
-        for source in container(template).get("envFrom", []):
+        for source in container(template).get("envFrom", [])[:1]:
             assert source["configMapRef"]["name"] == settings["metadata"]["name"]
+
+
+@pytest.mark.parametrize("template", WORKERS)
+def test_every_worker_is_told_alike_where_its_jobs_ends_and_traces_go(template: Manifest) -> None:
+    _, secret = container(template)["envFrom"]
+    assert secret == {"secretRef": {"name": "lorajob-notices", "optional": True}}
+    words = re.findall(r"(?:LORAJOB|OTEL)_[A-Z_]+", (K8S / "README.md").read_text("utf-8"))
+    assert {"LORAJOB_WEBHOOK_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"} <= set(words)
+    assert not unknown_settings(words)
 
 
 @pytest.mark.parametrize("template", OURS)

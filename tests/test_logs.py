@@ -11,7 +11,7 @@ from lorajob import logs
 from lorajob.jobdir import STAGES, JobDir
 from lorajob.tasks.publish import send
 from lorajob.worker.records import Records
-from tests.command import environment
+from tests.command import environment, start, url_of
 from tests.service import new_job, settings_for, wait_for
 from tests.watched import logs_of, workers
 
@@ -62,6 +62,21 @@ def test_an_uncaught_error_is_one_line(tmp_path):
     (line,) = objects(done.stderr)
     assert done.returncode == 1
     assert line["level"] == "critical" and "ZeroDivisionError" in line["traceback"]
+
+
+def test_the_scaler_logs_json(redis_server, tmp_path):
+    env = environment(redis_url=url_of(redis_server), home=tmp_path, log_format="json")
+    path = tmp_path / "scaler.log"
+    with path.open("w") as log:
+        options = ("--min", "1", "--max", "1", "--gpus", "none")
+        process = start("autoscale", *options, env=env, stdout=log, stderr=log)
+    try:
+        wait_for(lambda: "starts; 1 now" in path.read_text("utf-8"))
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+    line = objects(path.read_text("utf-8").splitlines()[0])[0]
+    assert (line["level"], line["logger"]) == ("info", "lorajob.worker.autoscale")
 
 
 def test_workers_and_supervisors_log_json_and_name_the_job(redis_server, tmp_path):

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from redis import Redis
 from redis.exceptions import RedisError
 
+from lorajob import logs
 from lorajob.errors import UsageError
 from lorajob.worker.app import SETTLE_SECONDS
 from lorajob.worker.connect import connect
@@ -201,7 +202,7 @@ def run_autoscale(
     if not 0 < idle < math.inf:
         raise UsageError(f"idle: {idle:g} is not allowed; over 0 seconds")
     places = pins(gpus) if queue == "gpu" else [Pin()]
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logs.configure()
     redis = connect(settings)
     scaler = Scaler(queue, settings, least, most, places, idle)
     told, hurried = threading.Event(), threading.Event()
