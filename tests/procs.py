@@ -11,8 +11,22 @@ def running(pid: int) -> bool:
         return False
 
 
+def children(pid: int) -> list[int]:
+    """The processes right below one, but for those that have ended."""
+    return [child for child in _by_parent().get(pid, []) if running(child)]
+
+
 def descendants(pid: int) -> list[int]:
     """A process and all below it."""
+    parents, found, waiting = _by_parent(), [], [pid]
+    while waiting:
+        one = waiting.pop()
+        found.append(one)
+        waiting += parents.get(one, [])
+    return found
+
+
+def _by_parent() -> dict[int, list[int]]:
     parents: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -20,12 +34,7 @@ def descendants(pid: int) -> list[int]:
         except OSError:
             continue
         parents.setdefault(parent, []).append(int(path.parent.name))
-    found, waiting = [], [pid]
-    while waiting:
-        one = waiting.pop()
-        found.append(one)
-        waiting += parents.get(one, [])
-    return found
+    return parents
 
 
 def limit_files(pid: int, size: int) -> None:

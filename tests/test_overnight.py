@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,8 @@ from lorajob.worker.redis_server import free_port
 from lorajob.worker.settings import Settings
 from tests.browser import get, page
 from tests.command import LORAJOB, environment, run, url_of
-from tests.procs import descendants, running
-from tests.service import FLOWER_PASSWORD, wait_for
+from tests.procs import children, descendants, running
+from tests.service import FLOWER_PASSWORD, command_lines, wait_for
 
 WORDS = {
     "hi": "पानी घर किताब सड़क बाज़ार सुबह",
@@ -48,26 +49,55 @@ WORDS = {
     "de": "Wasser Haus Buch Straße Markt Morgen",
 }
 LANGUAGES = list(WORDS)[: int(os.environ.get("LORAJOB_TEST_LANGUAGES", "2"))]
+SPOILT = "cy"  # none of its files is audio
 SETTINGS = "train: {epochs: 1, batch_clips: 2, threads: 1, precision: float32, rank: 4}"
 SECONDS = 240 * len(LANGUAGES)
 IDLE_SECONDS = 8.0
+KEEP_SECONDS = "5"  # Celery's own: how long a process of the cpu pool stays without work
 
 
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A release of a few clips for each language."""
+    """A release of a few clips for each language, and one that holds no speech."""
     folder = tmp_path_factory.mktemp("corpora")
     for code in LANGUAGES:
         words = WORDS[code].split()
         train = [f"{first} {second}" for first in words[:3] for second in words[3:5]]
         spoken = speak_corpus(folder, code, train, [f"{words[0]} {words[5]}"], [])
         pack_corpus(spoken)
+    for name in ("one.wav", "two.wav"):
+        (folder / name).write_bytes(b"no audio")
+    (folder / "spoilt.tsv").write_text("audio\ttext\none.wav\tdŵr\ntwo.wav\ttŷ\n", "utf-8")
     return folder
 
 
+@dataclass(frozen=True)
+class Staff:
+    """What works on a batch, as its processes and its heartbeats tell."""
+
+    redis: Redis
+    cpu: subprocess.Popen[bytes]
+    scaler: subprocess.Popen[bytes]
+
+    @property
+    def ready(self) -> bool:
+        return bool(living(self.redis, "cpu"))
+
+    def count(self) -> tuple[int, int]:
+        """Processes of the cpu pool, and gpu workers that are heard of."""
+        lines = command_lines()
+        pool = [it for it in children(self.cpu.pid) if "spawn_main" in lines.get(it, "")]
+        return len(pool), len(living(self.redis, "gpu"))  # Celery's resource tracker is no worker
+
+    @property
+    def gone(self) -> bool:
+        """Whether there is neither, nor any process of a gpu worker."""
+        return self.count() == (0, 0) and not children(self.scaler.pid)
+
+
 @contextmanager
-def fleet(env: dict[str, str], logs: Path) -> Iterator[None]:
-    """Two processes for cpu stages and up to two gpu workers, none of them before there is work."""
+def fleet(redis: Redis, env: dict[str, str], logs: Path) -> Iterator[Staff]:
+    """Up to two processes for cpu stages and two gpu workers, none of them before there is work."""
     commands = {
         "cpu": ["worker", "--queue", "cpu", "--autoscale", "2,0"],
         "gpu": ["autoscale", "--min", "0", "--max", "2", "--idle", str(IDLE_SECONDS)],
@@ -78,7 +108,7 @@ def fleet(env: dict[str, str], logs: Path) -> Iterator[None]:
             with (logs / f"{name}.log").open("wb") as log:
                 process = subprocess.Popen([*LORAJOB, *command], env=env, stdout=log, stderr=log)
             started.append(process)
-        yield
+        yield Staff(redis, *started)
         assert all(process.poll() is None for process in started)
     finally:
         trees = [pid for process in started for pid in (process.pid, *descendants(process.pid))]
@@ -110,12 +140,14 @@ def flower(env: dict[str, str]) -> Iterator[str]:
 
 
 def submitted(env: dict[str, str], corpora: Path, base: Path, place: Path) -> str:
-    """The id of the batch of all languages."""
+    """The id of the batch of all languages, the one that must fail before the others."""
     file = place / "fleet.yaml"
     file.write_text(
         f"defaults:\n  corpus: {corpora}/cv-corpus-demo-{{language}}.tar.gz\n"
         f"  base_model: {base}\n  {SETTINGS}\n"
-        f"  convert: {{check_clips: 1}}\nlanguages: [{', '.join(LANGUAGES)}]\n",
+        f"  convert: {{check_clips: 1}}\nlanguages:\n"
+        f"  {SPOILT}: {{corpus: {corpora}/spoilt.tsv}}\n"
+        + "".join(f"  {code}:\n" for code in LANGUAGES),
         "utf-8",
     )
     done = run("batch", str(file), env=env)
@@ -123,19 +155,22 @@ def submitted(env: dict[str, str], corpora: Path, base: Path, place: Path) -> st
     return done.stdout.strip()
 
 
-def through(redis: Redis, batch_id: str) -> tuple[list[JobRecord], int, float]:
-    """Wait for the end of a batch and of its workers: its jobs, the most gpu workers, seconds."""
-    records, jobs = Records(redis), Batches(redis).load(batch_id).jobs
-    most, began = 0, time.monotonic()
+def through(staff: Staff, batch_id: str) -> tuple[list[JobRecord], tuple[int, int], float]:
+    """Wait for the end of a batch and until nobody is left: its jobs, the most cpu processes and
+    gpu workers at a time, seconds.
+    """
+    records, jobs = Records(staff.redis), Batches(staff.redis).load(batch_id).jobs
+    most, began = (0, 0), time.monotonic()
 
     def over() -> bool:
         nonlocal most
-        most = max(most, len(living(redis, "gpu")))
+        cpu, gpu = staff.count()
+        most = max(most[0], cpu), max(most[1], gpu)
         return all(record.over for record in records.load_many(jobs))
 
     wait_for(over, SECONDS)
     took = time.monotonic() - began
-    wait_for(lambda: not living(redis, "gpu"), 90)  # they leave by themselves
+    wait_for(lambda: staff.gone, 90)  # they leave by themselves
     return records.load_many(jobs), most, took
 
 
@@ -179,20 +214,26 @@ def test_a_batch_runs_over_night_with_a_shared_folder_or_a_store_to_the_same_ada
         here.mkdir()
         env = environment(redis_url=url_of(redis_server), home=here, grace_seconds="5")
         env |= {"LORAJOB_ARTIFACTS": place} if place else {}
-        env["OMP_NUM_THREADS"] = "1"
-        with fleet(env, here), flower(env) as pages:
+        env |= {"OMP_NUM_THREADS": "1", "AUTOSCALE_KEEPALIVE": KEEP_SECONDS}
+        with fleet(redis, env, here) as staff, flower(env) as pages:
+            wait_for(lambda: staff.ready, 60)
+            assert staff.gone, "somebody is there before there is work"
             batch = submitted(env, corpora, tiny_whisper, here)
-            jobs, most, took = through(redis, batch)
+            jobs, most, took = through(staff, batch)
+            (spoilt,) = [job for job in jobs if job.language == SPOILT]
+            jobs.remove(spoilt)
             shown = seen(pages, jobs) if place is None else {}
+        assert (spoilt.state, spoilt.stages["preprocess"].attempts) == ("failed", 1)
+        assert "has no usable train clip" in (spoilt.error or "")
         states = {job.language: (job.state, job.error) for job in jobs}
         assert states == {code: ("succeeded", None) for code in LANGUAGES}
-        assert 1 <= most <= 2
+        assert most == (2, 2)
         assert all(stage.attempts == 1 for job in jobs for stage in job.stages.values())
         if place is None:
             assert shown.keys() == states.keys()
             for job in jobs:
                 assert f"{job.id} (" in shown[job.language] and "SUCCESS" in shown[job.language]
-        print(f"{form}: {len(jobs)} languages in {took:.0f} s, at most {most} gpu workers")
+        print(f"{form}: {len(jobs)} languages in {took:.0f} s, at most {most} cpu and gpu")
         adapters.append({job.language: adapter_hash(job) for job in jobs})
         redis.flushall()
     assert adapters[0] == adapters[1]
