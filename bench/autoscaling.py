@@ -198,7 +198,7 @@ class Simulation:
         """As `lorajob autoscale`, which only ever starts workers."""
         policy, have = self.policy, len(self._gpu_workers)
         load = self._queued["gpu"], self._running["gpu"]
-        for _ in range(decide(*load, have, 0, policy.least, policy.most, policy.idle) - have):
+        for _ in range(decide(*load, policy.least, policy.most) - have):
             worker = self._new_worker("gpu")
             self._gpu_workers.append(worker)
             if policy.failures:

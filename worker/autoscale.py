@@ -36,25 +36,9 @@ LOOK_SHARE = 10.0  # times what a look took: ten thousand records are looked at 
 logger = logging.getLogger(__name__)
 
 
-def decide(
-    queued: int,
-    running: int,
-    workers: int,
-    idle_seconds: float,
-    least: int,
-    most: int,
-    scale_down_seconds: float = 120,
-) -> int:
-    """How many workers there should be.
-
-    Up at once to a worker for each job that waits or runs; down only when some worker has had no
-    work for `scale_down_seconds`, and never below the running ones. `idle_seconds` is how long
-    the worker that has been idle longest has been so.
-    """
-    wanted = min(max(queued + running, least), most)
-    if wanted >= workers:
-        return wanted
-    return max(wanted, running) if idle_seconds >= scale_down_seconds else workers
+def decide(queued: int, running: int, least: int, most: int) -> int:
+    """How many workers there should be: one for each job that waits or runs, within the limits."""
+    return min(max(queued + running, least), most)
 
 
 @dataclass(frozen=True)
@@ -94,7 +78,7 @@ class Scaler:
         have = len(self._workers)
         free = [worker.pin for worker in self._workers if worker.node not in now.running]
         unmet = without_worker(now.waiting, free)
-        missing = decide(len(unmet), have, have, 0, least, most, self._idle) - have
+        missing = decide(len(unmet), have, least, most) - have
         if missing > 0 and time.monotonic() >= self._due_at:
             try:
                 self._start(missing, unmet)
