@@ -75,7 +75,7 @@ def measure(settings: Settings, jobs: int) -> dict[str, str]:
     with _seconds(took, f"submit {SUBMITTED}, one batch"):
         submit_batch(pipeline, specs[:SUBMITTED])
     for spec in specs[SUBMITTED:]:
-        _ended(pipeline, spec)
+        ended(pipeline, spec)
     with _seconds(took, "newest 50, as `status` reads them"):
         pipeline.newest(50)
     command = [sys.executable, "-m", "lorajob.cli.main", "status"]
@@ -119,7 +119,7 @@ def _celery(url: str) -> Celery:
     return app
 
 
-def _ended(pipeline: Pipeline, spec: JobSpec) -> None:
+def ended(pipeline: Pipeline, spec: JobSpec) -> None:
     """A job that succeeded long ago: its record alone, without files."""
     record = pipeline.new_record(spec, f"hi-{spec.seed:08x}")
     now = time.time()

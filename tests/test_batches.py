@@ -2,7 +2,6 @@
 
 import errno
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,6 @@ from lorajob.tasks.rebuild import rebuild
 from lorajob.worker.app import Application, configuration
 from lorajob.worker.connect import redis_url
 from lorajob.worker.queues import LANES, all_queues, class_of, classes_of, lanes_of, memory_class
-from lorajob.worker.records import Records
 from lorajob.worker.settings import Settings
 from tests.command import environment, run, url_of
 from tests.test_records import claim
@@ -305,11 +303,3 @@ def test_a_memory_class_is_the_smallest_that_holds_the_job(needed, found):
 
 def test_every_lane_is_declared():
     assert len(all_queues()) == len(set(all_queues())) == LANES * 6
-
-
-def test_two_hundred_jobs_are_a_few_seconds(pipeline, data, redis):
-    started = time.process_time()
-    many = [specs(data, "hi", seed=seed)[0] for seed in range(200)]
-    submit_batch(pipeline, many)
-    assert time.process_time() - started < 4
-    assert len(Records(redis).newest(500)) == 200
