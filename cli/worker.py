@@ -56,7 +56,7 @@ def worker(
 
     It needs the service's Redis (LORAJOB_REDIS_URL) and the same LORAJOB_ARTIFACTS, local corpora
     and local base models as every other worker. Where LORAJOB_ARTIFACTS is a url, such as
-    s3://bucket/jobs, and corpora are urls too, machines need no disk in common.
+    s3://bucket/jobs, `submit` brings local corpora there, and machines need no disk in common.
     """
     if autoscale and concurrency:
         raise click.UsageError("--autoscale and --concurrency exclude each other")

@@ -29,6 +29,7 @@ from lorajob.worker.records import Records
 from lorajob.worker.settings import Settings
 from lorajob.worker.stored_jobs import (
     job_place,
+    put_corpus,
     put_spec,
     read_record,
     recorded_ids,
@@ -43,6 +44,7 @@ class Pipeline:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._places: dict[tuple[str, str], str] = {}  # of local corpora, for every machine
 
     @property
     def settings(self) -> Settings:
@@ -87,11 +89,16 @@ class Pipeline:
         return spec.model_copy(update=changes)
 
     def check(self, spec: JobSpec) -> None:
-        """Raise UsageError or CorpusError for a corpus that is not there or of another language."""
+        """Raise UsageError or CorpusError for a corpus that is not there or of another language.
+        One that is only here is brought to the store, where the jobs lie in one.
+        """
         if is_url(spec.corpus):
             check_remote(spec.corpus)
-        else:
-            check_corpus(Path(spec.corpus), spec.language)
+            return
+        check_corpus(Path(spec.corpus), spec.language)
+        asked = spec.corpus, spec.language
+        if asked not in self._places:
+            self._places[asked] = put_corpus(self._settings, *asked)
 
     def new_record(
         self,
@@ -127,6 +134,8 @@ class Pipeline:
         """Write the folder and record of a new job, of which there are no files yet, and send it
         unless it was rejected.
         """
+        place = {"corpus": self._places.get((spec.corpus, spec.language), spec.corpus)}
+        spec, record = spec.model_copy(update=place), record.model_copy(update=place)
         try:
             put_spec(record.folder, spec.model_dump(mode="json"))
             with service_errors(self._settings):

@@ -22,6 +22,7 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = None  # None: read up.json in `home`
     artifacts: Path | str | None = None  # a folder, or a url; None: `home`/jobs
     corpora: Path | None = None
+    corpora_everywhere: bool = False  # every machine has the folder `corpora`
     flower_user: str = "lorajob"
     flower_password: SecretStr | None = None
     lease_seconds: float = Field(default=90, gt=0)
@@ -64,6 +65,12 @@ class Settings(BaseSettings):
             if plain[name] is not None and not is_url(plain[name]):
                 plain[name] = str(Path(plain[name]).resolve())
         return {f"LORAJOB_{k.upper()}": str(v) for k, v in plain.items() if v is not None}
+
+    def is_everywhere(self, corpus: Path) -> bool:
+        """Whether every machine has this corpus, as it is said of all in LORAJOB_CORPORA."""
+        if not self.corpora_everywhere or self.corpora is None:
+            return False
+        return corpus.resolve().is_relative_to(self.corpora.resolve())
 
     @property
     def jobs(self) -> Path:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lorajob.corpora import bring_corpus
 from lorajob.errors import JobNotFoundError
 from lorajob.jobdir import JOB_ID, MANIFEST, STAGES, JobDir, write_json
 from lorajob.stores import Store
@@ -17,6 +18,7 @@ from lorajob.worker.record import JobRecord
 from lorajob.worker.settings import Settings
 from lorajob.worker.workplace import in_use, make_room
 
+CORPORA = ".corpora"  # a folder in the store that has no job's name
 LOG = re.compile(r"log/\w+/(\d+)\.log")
 
 
@@ -43,6 +45,15 @@ def put_spec(place: str, spec: dict[str, Any]) -> None:
         Store(place).write("spec.json", text.encode())
     else:
         write_json(JobDir(Path(place)).spec_path, spec)
+
+
+def put_corpus(settings: Settings, corpus: str, language: str) -> str:
+    """Where every machine finds a corpus of this one: its url in the store, to which it is brought;
+    its path where jobs lie in a folder, or where it is said to be everywhere.
+    """
+    if settings.store_url is None or settings.is_everywhere(Path(corpus)):
+        return corpus
+    return bring_corpus(Path(corpus), language, Store(f"{settings.store_url}/{CORPORA}"))
 
 
 def has_files(settings: Settings, job_id: str) -> bool:

@@ -3,11 +3,13 @@
 from lorajob.corpora.clip import Clip, Corpus, Entry
 from lorajob.corpora.find import check_corpus, find_corpus, fingerprint, open_corpus
 from lorajob.corpora.remote import check_remote, local_copy
+from lorajob.corpora.stored import bring_corpus
 
 __all__ = [
     "Clip",
     "Corpus",
     "Entry",
+    "bring_corpus",
     "check_corpus",
     "check_remote",
     "find_corpus",

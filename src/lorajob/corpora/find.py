@@ -7,6 +7,7 @@ from pathlib import Path
 from lorajob.corpora import common_voice, manifest
 from lorajob.corpora.clip import Corpus, Tick
 from lorajob.corpora.fingerprint import fingerprint_archive, fingerprint_files
+from lorajob.corpora.packed import open_packed
 from lorajob.errors import CorpusError, UsageError
 from lorajob.languages import is_locale, is_locale_of
 
@@ -30,7 +31,7 @@ def open_corpus(path: Path, language: str, tick: Tick | None = None) -> Corpus:
     """
     path = _existing(path)
     if _is_archive(path):
-        return common_voice.open_archive(path, language, tick)
+        return open_packed(path) or common_voice.open_archive(path, language, tick)
     if path.is_dir():
         inner = _folder_manifest(path)
         return manifest.open_manifest(inner) if inner else common_voice.open_folder(path, language)
