@@ -32,4 +32,5 @@ def autoscale(least: int, most: int, queue: str, gpus: str | None, idle: float |
         raise click.UsageError("--gpus is for --queue gpu")
     from lorajob.worker.autoscale import run_autoscale
 
-    run_autoscale(queue, load_settings(), least, most, gpus or "auto", idle)
+    gpus = "auto" if gpus is None else gpus  # an empty one, of a variable that is unset, is not all
+    run_autoscale(queue, load_settings(), least, most, gpus, idle)

@@ -102,8 +102,9 @@ def _check_specs(specs: "list[JobSpec]") -> None:
 
 def read_batch(path: Path, sets: tuple[str, ...]) -> "list[JobSpec]":
     """The specs of a batch file, one a language. Raises UsageError naming what is wrong."""
-    from lorajob.cli.submit import read_spec
+    from lorajob.cli.submit import read_spec, refuse_one_language
 
+    refuse_one_language(sets)
     values = read_spec(path, "batch")
     if unknown := set(values) - set(KEYS):
         raise UsageError(f"batch: {path}: no such key: {min(unknown)}; allowed: {', '.join(KEYS)}")

@@ -118,9 +118,15 @@ def submit(
     values = read_spec(spec_path) | {name: value for name, value in flags.items() if value}
     languages = [name.strip() for name in (lang or "").split(",")]
     if len(languages) > 1:
+        if not all(languages):
+            raise UsageError("--lang: an empty name between commas; such as hi,mr,ta")
+        refuse_one_language(sets)
         if worker_timeout is not None:
             raise UsageError("--worker-timeout: is for one language, not for a batch")
-        specs = [_one_of_many(values | {"language": one}, preset, sets) for one in languages]
+        specs = [
+            complete_spec(values | {"language": one}, preset, sets, strict=False)
+            for one in languages
+        ]
         from lorajob.cli.batch import submit_specs
 
         ctx.exit(submit_specs(open_pipeline(), specs, priority, anew, wait))
@@ -134,10 +140,11 @@ def submit(
         ctx.exit(follow_to_exit_code(pipeline, job_id, worker_timeout))
 
 
-def _one_of_many(values: dict[str, Any], preset: str, sets: tuple[str, ...]) -> "JobSpec":
-    if not values["language"]:
-        raise UsageError("--lang: an empty name between commas; such as hi,mr,ta")
-    return complete_spec(values, preset, sets, strict=False)
+def refuse_one_language(sets: tuple[str, ...]) -> None:
+    """Raise UsageError for a language in --set, which would be that of every job of a batch."""
+    for line in sets:
+        if line.partition("=")[0] == "language":
+            raise UsageError(f"--set: {line!r} would make all languages of the batch one")
 
 
 def read_spec(path: Path | None, option: str = "--spec") -> dict[str, Any]:

@@ -66,5 +66,6 @@ def worker(
         raise click.UsageError("--gpus is for --queue gpu")
     from lorajob.worker.start import WorkerOptions, run_worker
 
-    options = WorkerOptions(concurrency or 1, autoscale, gpus or "auto", exit_when_idle)
+    gpus = "auto" if gpus is None else gpus  # an empty one, of a variable that is unset, is not all
+    options = WorkerOptions(concurrency or 1, autoscale, gpus, exit_when_idle)
     run_worker(queue, load_settings(), options)

@@ -178,6 +178,9 @@ def test_wrong_limits_are_one_line(tmp_path):
     done = run("autoscale", "--max", "2", "--gpus", "all", env=env)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "--gpus all: one worker has all GPUs" in done.stderr
+    done = run("autoscale", "--max", "2", "--gpus", "", env=env)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "gpus: '' is unknown" in done.stderr
 
 
 @pytest.fixture

@@ -101,6 +101,16 @@ def test_a_submission_that_was_cut_short_is_not_followed_for_ever(pipeline, tmp_
     assert batch_views.follow_batch(pipeline, made.id) == 1
 
 
+def test_one_language_for_a_whole_batch_is_refused(env, data, redis):
+    fleet = data.parent / "fleet.yaml"
+    fleet.write_text("defaults: {corpus: 'data/{language}.tsv'}\nlanguages: [hi, mr]\n", "utf-8")
+    done = run("batch", str(fleet), "--set", "language=hi", env=env)
+    assert (done.returncode, done.stdout) == (2, "")
+    said = "lorajob: --set: 'language=hi' would make all languages of the batch one\n"
+    assert done.stderr == said
+    assert redis.keys("lorajob:*") == []
+
+
 @pytest.mark.parametrize("languages", ["hi,Hindi", "hi,mr,hi"])
 def test_a_language_asked_for_twice_alike_is_refused(env, data, redis, languages):
     corpus = f"{data}/{{language}}.tsv"

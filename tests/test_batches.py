@@ -200,6 +200,7 @@ def test_cancel_and_retry_take_a_batch(env, data, pipeline):
         ("languages: [hi]\ndefaults: {corpus: a, train: {epoch: 1}}", "train.epoch"),
         ("languages: {hi: {language: mr}}\ndefaults: {corpus: a}", "hi has `language: mr` in it"),
         ("- hi", "mapping"),
+        ("[" * 3000, "nested too deeply"),
     ],
 )
 def test_a_wrong_batch_file_is_one_line(env, tmp_path, text, word, redis):

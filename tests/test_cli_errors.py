@@ -69,6 +69,9 @@ def nothing_is_queued(redis_server: Settings, env: dict[str, str]) -> bool:
         (["--lang", "hi", "--worker-timeout", "5"], ["--worker-timeout", "--wait"]),
         (["--lang", "hi", "--wait", "--worker-timeout", "soon"], ["--worker-timeout", "'soon'"]),
         (["--lang", "hi", "--spec", "no-such.yaml"], ["--spec", "no-such.yaml"]),
+        (["--lang", "hi", "--set", f"train.epochs={'[' * 2000}"], ["--set", "not YAML"]),
+        (["--lang", "hi,"], ["--lang", "an empty name"]),
+        (["--lang", "hi,mr", "--set", "language=hi"], ["--set", "'language=hi'"]),
         ([], ["--lang", "missing"]),
         (["--langs", "hi"], ["--langs", "--lang"]),
         (["--lang", "hi", "more"], ["more", "lorajob submit --help"]),
@@ -92,6 +95,7 @@ def test_a_wrong_request_is_refused_before_anything_is_queued(
     [
         ("- hi\n", ["--spec", "mapping"]),
         ("language: [hi\n", ["--spec", "not YAML"]),
+        ("language: " + "[" * 3000, ["--spec", "not YAML", "nested too deeply"]),
         ("language: hi\nepochs: 3\n", ["epochs", "no such setting"]),
         ("language: hi\ntrain: {epochs: -1}\n", ["train.epochs", "-1"]),
         ("corpus: x.tsv\n", ["--lang", "missing"]),
@@ -134,6 +138,11 @@ def test_a_tarball_of_another_language_is_refused(
     assert "ml" in line
     assert "hi" in line
     assert nothing_is_queued(redis_server, env)
+
+
+def test_an_empty_language_is_named_though_there_is_no_corpus_either(env: dict[str, str]) -> None:
+    for languages in ("hi,", ",hi", "hi,,mr"):
+        assert "an empty name" in complaint("submit", "--lang", languages, env=env, code=USAGE)
 
 
 def test_without_a_corpus_one_sentence_says_where_corpora_come_from(env: dict[str, str]) -> None:
@@ -186,6 +195,19 @@ def test_a_wrong_variable_is_named(tmp_path: Path) -> None:
     line = complaint("status", env=env, code=USAGE)
     assert "LORAJOB_LEASE_SECONDS" in line
     assert "'long'" in line
+
+
+@pytest.mark.parametrize("place", ["s3://", "s3:///", "s3:///jobs", "gs://", "file:///"])
+def test_artifacts_in_no_bucket_are_refused_and_no_folder_is_called_so(
+    place: str, tmp_path: Path, redis_server: Settings, corpus: str
+) -> None:
+    env = environment(redis_url=url_of(redis_server), home=tmp_path / "home", artifacts=place)
+    here = tmp_path / "here"
+    here.mkdir()
+    done = run("submit", "--lang", "hi", "--corpus", corpus, env=env, cwd=here)
+    assert (done.returncode, done.stdout) == (USAGE, "")
+    assert done.stderr == f"lorajob: {place}: names no bucket, as s3://bucket/jobs does\n"
+    assert list(here.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", ["status", "watch", "logs", "cancel", "retry"])

@@ -125,6 +125,7 @@ def test_a_machine_without_a_driver_has_one_worker_without_limits(tmp_path, monk
     ("args", "words"),
     [
         (("--queue", "gpu", "--gpus", "7"), "gpus: '7' is unknown"),
+        (("--queue", "gpu", "--gpus", ""), "gpus: '' is unknown"),
         (("--queue", "cpu", "--gpus", "0"), "--gpus is for --queue gpu"),
         (("--queue", "gpu", "--autoscale", "4,1"), "--autoscale is for --queue cpu"),
         (("--queue", "cpu", "--autoscale", "1,4"), "MAX must be at least 1 and MIN"),

@@ -241,7 +241,10 @@ _Loader.add_implicit_resolver(_BOOLEAN, re.compile("^(?:true|True|false|False)$"
 
 def read_yaml(text: str) -> Any:
     """The value of a spec file's or a setting's text. Raises yaml.YAMLError."""
-    return yaml.load(text, _Loader)
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
 
 
 def _parse_value(text: str, line: str) -> Any:

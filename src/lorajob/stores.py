@@ -199,8 +199,8 @@ class Store:
 
 
 def checked_url(url: str) -> str:
-    """The url itself. Raises UsageError for what is none or names no web server, for one with a
-    password in it, or whose package lacks.
+    """The url itself. Raises UsageError for what is none or names no server, bucket or folder, for
+    one with a password in it, or whose package lacks.
     """
     if has_login(url):
         raise UsageError(
@@ -214,6 +214,8 @@ def checked_url(url: str) -> str:
     if parts.scheme in WEB and not parts.hostname:
         raise UsageError(f"{public(url)} is no url: it names no server")
     package = EXTRAS.get(parts.scheme)
+    if not parts.netloc and (package or not parts.path.strip("/")):
+        raise UsageError(f"{public(url)}: names no bucket, as s3://bucket/jobs does")
     if package and importlib.util.find_spec(package) is None:
         raise UsageError(
             f"{public(url)}: {package} is not installed; `pip install 'lorajob[s3]'` brings it"
