@@ -13,6 +13,7 @@ from lorajob.urls import public
 
 if TYPE_CHECKING:
     from lorajob.spec import JobSpec
+    from lorajob.tasks.batches import Submitted
     from lorajob.tasks.pipeline import Pipeline
     from lorajob.worker.queues import Priority
 
@@ -36,8 +37,10 @@ FILE, with two keys:
 \b
 Standard output: the batch's id, alone; `status`, `watch`, `cancel` and `retry`
 take it. The same file submitted again prints the same id and queues nothing
-twice. A language whose corpus is not there is noted as rejected, and stops no
-other. Exit code: 0 queued (with --wait: all succeeded), 1 failed, 2 wrong usage."""
+twice, whoever does it, with whatever priority, and whatever lies in
+LORAJOB_CORPORA by then. A language whose corpus is not there is noted as
+rejected, and stops no other; submitted again, it is queued once it is there.
+Exit code: 0 queued (with --wait: all succeeded), 1 failed, 2 wrong usage."""
 )
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="As for submit, for all.")
@@ -73,8 +76,7 @@ def submit_specs(
     submitted = submit_batch(pipeline, specs, priority, salt)
     for job, why in submitted.rejected.items():
         click.echo(f"lorajob: {job} is rejected: {why}", err=True)
-    if not submitted.queued:
-        note = "was submitted before; nothing is queued twice (--anew queues it again)"
+    if note := _found_before(submitted, priority):
         click.echo(f"lorajob: {submitted.batch.id} {note}", err=True)
     click.echo(submitted.batch.id)
     if not wait:
@@ -82,6 +84,15 @@ def submit_specs(
     from lorajob.cli.batch_views import follow_batch
 
     return follow_batch(pipeline, submitted.batch.id)
+
+
+def _found_before(submitted: "Submitted", priority: "Priority") -> str:
+    """What to say of a batch that was there already; nothing of one that is new or completed."""
+    kept = submitted.batch.priority
+    how = f" and keeps its priority {kept}" if kept != priority else ""
+    if submitted.queued:
+        return f"was submitted before{how}" if how else ""
+    return f"was submitted before{how}; nothing is queued twice (--anew queues it again)"
 
 
 def _check_specs(specs: "list[JobSpec]") -> None:
@@ -92,6 +103,8 @@ def _check_specs(specs: "list[JobSpec]") -> None:
         if (text := spec.model_dump_json()) in seen:
             raise UsageError(f"language: {spec.language} is there twice, with the same settings")
         seen.add(text)
+        if not spec.corpus:
+            continue  # it is looked for by its language
         other = languages.setdefault(spec.corpus, spec.language)
         if other != spec.language:
             raise UsageError(
@@ -149,7 +162,7 @@ def _spec(
     preset = values.pop("preset", "default")
     spec = complete_spec(values, preset, sets, strict=False)
     in_file = "corpus" in values and not any(line.startswith("corpus=") for line in sets)
-    if not in_file or is_url(spec.corpus):
+    if not in_file or not spec.corpus or is_url(spec.corpus):
         return spec
     corpus = Path(spec.corpus).expanduser()
     if corpus.exists() and not (beside / corpus).exists():

@@ -9,7 +9,7 @@ import click
 
 from lorajob.cli.options import ANEW, PRIORITY, WAIT
 from lorajob.cli.service import load_settings, open_pipeline
-from lorajob.errors import CorpusError, UsageError
+from lorajob.errors import UsageError
 from lorajob.urls import is_url, public
 
 if TYPE_CHECKING:
@@ -167,23 +167,22 @@ def read_spec(path: Path | None, option: str = "--spec") -> dict[str, Any]:
 def complete_spec(
     values: dict[str, Any], preset: str, sets: tuple[str, ...], strict: bool = True
 ) -> "JobSpec":
-    """A whole spec, its corpus found where none is named; where none is found and that is not
-    `strict`, it names the folder that was looked for.
+    """A whole spec, its corpus found where none is named; unless `strict`, that is left to
+    `submit_batch`, and the corpus is empty.
 
     Raises UsageError for a missing language, a setting that is wrong or a base model of no known
     form, CorpusError where no corpus is found.
     """
+    from lorajob.corpora import find_corpus
     from lorajob.spec import build_spec
 
     named = set(values) | {line.partition("=")[0] for line in sets}
     if "language" not in named:
         raise UsageError("--lang: missing; the code or name of a language, such as hi or Hindi")
-    if "corpus" in named:
-        spec = build_spec(values, preset, sets)
-        corpus = spec.corpus.replace("{language}", spec.language)
-    else:
-        spec = build_spec(values | {"corpus": ""}, preset, sets)
-        corpus = str(_find_corpus(spec.language, strict))
+    spec = build_spec({"corpus": ""} | values, preset, sets)
+    corpus = spec.corpus.replace("{language}", spec.language)
+    if not corpus and strict:
+        corpus = str(find_corpus(load_settings().corpora, spec.language))
     spec = spec.model_copy(update={"corpus": corpus})
     _check_path("corpus", spec.corpus)
     check_base_model(spec.base_model)
@@ -219,15 +218,3 @@ def check_base_model(text: str) -> None:
             f"base_model: {public(text)!r} is no folder here and no Hub id"
             " such as openai/whisper-small"
         )
-
-
-def _find_corpus(language: str, strict: bool) -> Path:
-    from lorajob.corpora import find_corpus
-
-    root = load_settings().corpora
-    try:
-        return find_corpus(root, language)
-    except CorpusError:
-        if strict or root is None:
-            raise
-        return root / language

@@ -1,7 +1,8 @@
 """What a user does with batches: many languages at once, each a job of its own.
 
 A batch's id is made of what was asked for, and so are its jobs' ids: the same batch submitted
-again finds itself, and one whose submission was cut short is completed.
+again finds itself, whoever does it and however urgent it is now, and one whose submission was cut
+short is completed.
 """
 
 import hashlib
@@ -10,9 +11,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from lorajob.errors import CorpusError, JobNotFoundError, UsageError
+from lorajob.corpora import find_corpus
+from lorajob.errors import CorpusError, JobNotFoundError, LorajobError, UsageError
 from lorajob.spec import JobSpec
 from lorajob.tasks.pipeline import Pipeline, describe
 from lorajob.tasks.publish import open_sender
@@ -40,15 +43,18 @@ def submit_batch(
     pipeline: Pipeline, specs: Sequence[JobSpec], priority: Priority = "normal", salt: str = ""
 ) -> Submitted:
     """Queue a job a spec, under one batch; what is queued already stays as it is, and what Redis
-    has lost goes on from its files.
+    has lost goes on from its files. A batch that is there keeps its priority.
 
-    A spec whose corpus is not there becomes a job that was rejected, and stops no other. With a
-    `salt` it is another batch than one that was asked for before. Raises UsageError where a
-    training fits no card, that or CorpusError where every corpus is refused, ServiceError where
-    Redis does not answer.
+    A spec that names no corpus gets the newest in LORAJOB_CORPORA, and is the same whatever lies
+    there. One whose corpus is not there becomes a job that was rejected, and stops no other; it is
+    queued when it is submitted again with its corpus there. With a `salt` it is another batch than
+    one that was asked for before. Raises UsageError where a training fits no card, that or
+    CorpusError where every corpus is refused, ServiceError where Redis does not answer.
     """
-    specs = [pipeline.resolve(spec) for spec in specs]
-    batch_id, job_ids = _ids(specs, pipeline.user, priority, salt)
+    asked = [pipeline.resolve(spec) for spec in specs]
+    corpora = pipeline.settings.corpora and pipeline.settings.corpora.resolve()
+    batch_id, job_ids = _ids(asked, corpora, salt)
+    specs = [spec if spec.corpus else _with_corpus(spec, corpora) for spec in asked]
     problems = {
         job: None if _begun(pipeline, job) else _problem(pipeline, spec)
         for job, spec in zip(job_ids, specs, strict=True)
@@ -56,22 +62,15 @@ def submit_batch(
     if all(problems.values()):
         raise next(error for error in problems.values() if error is not None)
     batches = Batches(pipeline.redis)
-    asked = {"id": batch_id, "created_at": time.time(), "user": pipeline.user}
+    made = {"id": batch_id, "created_at": time.time(), "user": pipeline.user}
     with service_errors(pipeline.settings):
-        batch = batches.create(Batch(**asked, priority=priority, jobs=tuple(job_ids)))
+        batch = batches.create(Batch(**made, priority=priority, jobs=tuple(job_ids)))
     queued, rejected = 0, {}
     with open_sender(pipeline.settings) as send:
         for job_id, spec in zip(job_ids, specs, strict=True):
-            with service_errors(pipeline.settings):
-                if pipeline.records.known(job_id):
-                    continue
-            problem = problems[job_id]
-            error = None if problem is None else str(problem)
-            record = pipeline.new_record(spec, job_id, priority, batch_id, error)
-            if not has_files(pipeline.settings, job_id):
-                pipeline.queue(record, spec, send)
-            else:
-                record = _take_up(pipeline, record, send)
+            record = _queue(pipeline, batch, job_id, spec, problems[job_id], send)
+            if record is None:
+                continue
             queued += not record.over
             if record.state == "rejected":
                 rejected[job_id] = record.error or ""
@@ -135,10 +134,35 @@ def describe_batch(batch: Batch, records: Sequence[JobRecord]) -> dict[str, Any]
     }
 
 
+def _queue(
+    pipeline: Pipeline,
+    batch: Batch,
+    job_id: str,
+    spec: JobSpec,
+    problem: LorajobError | None,
+    send: Callable[[JobRecord], None],
+) -> JobRecord | None:
+    """The new record of a job of the batch, which is sent unless it is rejected; None, and nothing,
+    where it was queued before, or rejected as it would be now.
+    """
+    with service_errors(pipeline.settings):
+        mended = problem is None and _rejected(pipeline, job_id)
+        if mended:
+            mended = pipeline.records.forget(job_id)
+        elif pipeline.records.known(job_id):
+            return None
+    error = None if problem is None else str(problem)
+    record = pipeline.new_record(spec, job_id, batch.priority, batch.id, error)
+    if has_files(pipeline.settings, job_id) and not mended:
+        return _take_up(pipeline, record, send)
+    pipeline.queue(record, spec, send)
+    return record
+
+
 def _take_up(pipeline: Pipeline, record: JobRecord, send: Callable[[JobRecord], None]) -> JobRecord:
     """Queue a job of which there are files, but no record any more: it goes on from them."""
     found = record_there(pipeline.settings, record.id)
-    kept = ("state", "created_at", "error", "cancel_requested", "ended", "stages")
+    kept = ("state", "created_at", "corpus", "error", "cancel_requested", "ended", "stages")
     record = record.model_copy(update={name: getattr(found, name) for name in kept})
     with service_errors(pipeline.settings):
         created = pipeline.records.create(record)
@@ -161,8 +185,26 @@ def _each(ids: Sequence[str], act: Callable[[str], object]) -> list[str]:
 def _begun(pipeline: Pipeline, job_id: str) -> bool:
     """Whether the job was queued before: what became of its corpus since is no matter here."""
     with service_errors(pipeline.settings):
-        known = pipeline.records.known(job_id)
-    return known or has_files(pipeline.settings, job_id)
+        if pipeline.records.known(job_id):
+            return not _rejected(pipeline, job_id)
+    return has_files(pipeline.settings, job_id)
+
+
+def _rejected(pipeline: Pipeline, job_id: str) -> bool:
+    return [record.state for record in pipeline.records.load_many([job_id])] == ["rejected"]
+
+
+def _with_corpus(spec: JobSpec, corpora: Path | None) -> JobSpec:
+    """The spec with the newest corpus of its language; without one with a folder that is not there,
+    for which it will be rejected. Raises CorpusError where LORAJOB_CORPORA is unset.
+    """
+    try:
+        found = find_corpus(corpora, spec.language)
+    except CorpusError:
+        if corpora is None:
+            raise
+        found = corpora / spec.language
+    return spec.model_copy(update={"corpus": str(found.resolve())})
 
 
 def _problem(pipeline: Pipeline, spec: JobSpec) -> UsageError | CorpusError | None:
@@ -173,14 +215,17 @@ def _problem(pipeline: Pipeline, spec: JobSpec) -> UsageError | CorpusError | No
     return None
 
 
-def _ids(
-    specs: Sequence[JobSpec], user: str | None, priority: str, salt: str
-) -> tuple[str, list[str]]:
-    """The ids of the batch and of its jobs, whatever the order in which they are asked for."""
-    asked = [spec.model_dump(mode="json") for spec in specs]
+def _ids(specs: Sequence[JobSpec], corpora: Path | None, salt: str) -> tuple[str, list[str]]:
+    """The ids of the batch and of its jobs, whatever the order in which they are asked for. Where
+    a corpus is to be found, the folder in which it is looked for is part of what was asked for.
+    """
+    asked = [
+        spec.model_dump(mode="json") | ({} if spec.corpus else {"corpora": str(corpora)})
+        for spec in specs
+    ]
     order = sorted(range(len(asked)), key=lambda one: json.dumps(asked[one], sort_keys=True))
     ordered = [asked[one] for one in order]
-    text = json.dumps([ordered, user, priority, salt], sort_keys=True, ensure_ascii=False)
+    text = json.dumps([ordered, salt], sort_keys=True, ensure_ascii=False)
     batch = _digest(text)
     seen: Counter[str] = Counter()
     jobs = {}

@@ -276,8 +276,8 @@ def _metrics(record: JobRecord) -> dict[str, dict[str, float]]:
 
 
 def _place_of(corpus: str) -> str:
-    """The corpus as workers will find it: an absolute path, or a url."""
-    return corpus if is_url(corpus) else str(Path(corpus).expanduser().resolve())
+    """The corpus as workers will find it: an absolute path, or a url; none is still to be found."""
+    return corpus if not corpus or is_url(corpus) else str(Path(corpus).expanduser().resolve())
 
 
 def _check_id(job_id: str) -> None:

@@ -3,10 +3,12 @@
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from lorajob.cli import batch_views
+from lorajob.spec import JobSpec
 from lorajob.tasks import messages
 from lorajob.tasks.batches import load_batch, submit_batch
 from lorajob.worker.batches import Batch, Batches
@@ -48,6 +50,84 @@ def test_a_batch_file_is_the_same_from_any_folder_and_after_its_corpora_were_del
     again = run("batch", str(fleet), env=env, cwd=data)
     assert first.stdout == elsewhere.stdout == again.stdout != ""
     assert messages.waiting(redis) == 2
+
+
+def test_the_same_batch_of_another_priority_or_user_is_queued_once(env, data, redis):
+    ask = ("submit", "--lang", "hi,mr", "--corpus", f"{data}/{{language}}.tsv", "--priority")
+    first = run(*ask, "low", env=env | {"LORAJOB_USER": "asha"})
+    batch = first.stdout.strip()
+    for priority, said in (("low", ""), ("high", " and keeps its priority low")):
+        again = run(*ask, priority, env=env | {"LORAJOB_USER": "ravi"})
+        assert (again.returncode, again.stdout) == (0, first.stdout)
+        end = "nothing is queued twice (--anew queues it again)\n"
+        assert again.stderr == f"lorajob: {batch} was submitted before{said}; {end}"
+    assert (first.stderr, messages.waiting(redis)) == ("", 2)
+
+
+def test_what_completes_a_batch_has_its_priority(pipeline, env, data):
+    batch = submit_batch(pipeline, specs(data, "hi", "mr"), "low").batch
+    pipeline.records.delete(batch.jobs[1])
+    (pipeline.settings.jobs / batch.jobs[1] / "spec.json").unlink()
+    ask = ("submit", "--lang", "hi,mr", "--corpus", f"{data}/{{language}}.tsv")
+    again = run(*ask, env=env)
+    assert again.stdout == f"{batch.id}\n"
+    note = "was submitted before and keeps its priority low"
+    assert again.stderr == f"lorajob: {batch.id} {note}\n"
+    assert {record.priority for record in load_batch(pipeline, batch.id)[1]} == {"low"}
+
+
+@pytest.fixture
+def found(env, tmp_path):
+    """A LORAJOB_CORPORA with a corpus for each of two languages, and variables that name it."""
+    for code in ("hi", "mr"):
+        folder = tmp_path / "corpora" / "cv-corpus-1.0" / code
+        folder.mkdir(parents=True)
+        (folder / "manifest.tsv").write_text("audio\ttext\na.wav\tनमस्ते\n", "utf-8")
+    return env | {"LORAJOB_CORPORA": str(tmp_path / "corpora")}
+
+
+def test_a_batch_is_the_same_whatever_lies_in_the_folder_of_corpora_by_then(
+    found, pipeline, redis, tmp_path
+):
+    first = run("submit", "--lang", "hi,mr", env=found)
+    corpora = tmp_path / "corpora"
+    (corpora / "cv-corpus-1.0").rename(corpora / "cv-corpus-2.0")  # newer ones, in its place
+    newer = run("submit", "--lang", "hi,mr", env=found)
+    shutil.rmtree(corpora / "cv-corpus-2.0")
+    gone = run("submit", "--lang", "hi,mr", env=found)
+    assert first.stdout == newer.stdout == gone.stdout != ""
+    jobs = load_batch(pipeline, first.stdout.strip())[0].jobs
+    assert messages.waiting(redis) == 2
+    redis.flushall()
+    assert run("submit", "--lang", "hi,mr", env=found).stdout == first.stdout
+    records = load_batch(pipeline, first.stdout.strip())[1]
+    assert [record.id for record in records] == list(jobs)
+    assert {Path(record.corpus).parent.name for record in records} == {"cv-corpus-1.0"}
+
+
+def test_a_corpus_of_another_folder_makes_another_batch(found, redis, tmp_path):
+    first = run("submit", "--lang", "hi,mr", env=found)
+    other = tmp_path / "other"
+    shutil.copytree(tmp_path / "corpora", other)
+    second = run("submit", "--lang", "hi,mr", env=found | {"LORAJOB_CORPORA": str(other)})
+    assert "" != first.stdout != second.stdout != ""
+    assert messages.waiting(redis) == 4
+
+
+def test_a_rejected_language_is_queued_once_its_corpus_is_there(found, pipeline, redis, tmp_path):
+    corpora = tmp_path / "corpora" / "cv-corpus-1.0"
+    (corpora / "mr").rename(tmp_path / "mr")
+    first = run("submit", "--lang", "hi,mr", env=found)
+    assert "rejected" in first.stderr
+    again = run("submit", "--lang", "hi,mr", env=found)  # it is not there yet
+    assert (again.stdout, messages.waiting(redis)) == (first.stdout, 1)
+    (tmp_path / "mr").rename(corpora / "mr")
+    completed = run("submit", "--lang", "hi,mr", env=found)
+    assert (completed.stdout, completed.stderr) == (first.stdout, "")
+    assert messages.waiting(redis) == 2
+    _, record = load_batch(pipeline, first.stdout.strip())[1]
+    assert (record.state, record.error, record.corpus) == ("queued", None, str(corpora / "mr"))
+    assert JobSpec.load(Path(record.folder) / "spec.json").corpus == record.corpus
 
 
 def test_a_corpus_that_is_not_beside_the_batch_file_is_the_one_in_the_folder_you_are_in(
