@@ -13,8 +13,6 @@ from lorajob.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED
 from lorajob.errors import ServiceError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from lorajob.tasks.pipeline import Pipeline
     from lorajob.worker.batches import Batch
     from lorajob.worker.record import JobRecord
@@ -23,12 +21,12 @@ POLL_SECONDS = 1.0
 OUTAGE_SECONDS = 600
 SUBMISSION_SECONDS = 60  # without another job, until a submission counts as cut short
 LONGEST_SUBMISSION_SECONDS = 600
-BAR_WIDTH = 20
 
 
 def show_batch(pipeline: "Pipeline", batch_id: str, as_json: bool) -> None:
     """Print what is known of a batch and its jobs."""
     from lorajob.cli.render import console
+    from lorajob.cli.tables import batch_table
     from lorajob.tasks.batches import describe_batch, load_batch
 
     batch, records = load_batch(pipeline, batch_id)
@@ -36,7 +34,8 @@ def show_batch(pipeline: "Pipeline", batch_id: str, as_json: bool) -> None:
         click.echo(json.dumps(describe_batch(batch, records), ensure_ascii=False, indent=2))
         return
     click.echo(summary(batch, records))
-    console(sys.stdout).print(batch_table(records, time.time()))
+    screen = console(sys.stdout)
+    screen.print(batch_table(records, screen.width))
     _errors(records, sys.stdout)
 
 
@@ -50,36 +49,6 @@ def summary(batch: "Batch", records: "Sequence[JobRecord]") -> str:
     if unknown:  # a submission is under way, or was cut short
         parts += f"; {unknown} never queued; the same batch submitted again is completed"
     return f"{batch.id}: {state_of(records, unknown)}; {len(records)} jobs: {parts}"
-
-
-def batch_table(records: "Sequence[JobRecord]", now: float) -> "Table":
-    """One row a job: state, a bar over its four stages, error rates."""
-    from lorajob.cli.render import coloured, current_stage, gain, plain_table
-
-    table = plain_table("LANGUAGE", "JOB", "STATE", "STAGE", "DONE", "PROGRESS", "WER %")
-    for record in records:
-        stage, words = current_stage(record)
-        row = (record.language, record.id, coloured(record.state), stage)
-        table.add_row(*row, bar(done_share(record)), words, gain(record))
-    return table
-
-
-def done_share(record: "JobRecord") -> float:
-    """How much of a job is done, 0 to 1; every stage counts the same."""
-    done = 0.0
-    for stage in record.stages.values():
-        progress = stage.progress or {}
-        if stage.state == "succeeded":
-            done += 1
-        elif stage.state == "running" and progress.get("total"):
-            done += min(1.0, progress["step"] / progress["total"])
-    return done / len(record.stages)
-
-
-def bar(share: float) -> str:
-    """`#########-----------  45 %`."""
-    full = round(share * BAR_WIDTH)
-    return f"{'#' * full}{'-' * (BAR_WIDTH - full)} {share:4.0%}"
 
 
 def follow_batch(pipeline: "Pipeline", batch_id: str) -> int:
@@ -104,10 +73,12 @@ def _follow(pipeline: "Pipeline", batch_id: str, stream: TextIO) -> None:
     from rich.live import Live
 
     from lorajob.cli.render import console
+    from lorajob.cli.tables import batch_table
     from lorajob.tasks.batches import load_batch
 
     told: dict[str, str] = {}
-    live = Live(console=console(stream), auto_refresh=False) if stream.isatty() else None
+    screen = console(stream)
+    live = Live(console=screen, auto_refresh=False) if stream.isatty() else None
     deadline = time.monotonic() + OUTAGE_SECONDS
     count, since = -1, 0.0  # of jobs that are queued yet, and since when there are so many
     if live is not None:
@@ -123,7 +94,7 @@ def _follow(pipeline: "Pipeline", batch_id: str, stream: TextIO) -> None:
                 time.sleep(POLL_SECONDS)
                 continue
             if live is not None:
-                live.update(batch_table(records, time.time()), refresh=True)
+                live.update(batch_table(records, screen.width), refresh=True)
             else:
                 _tell_changes(records, told, stream)
             if len(records) != count:

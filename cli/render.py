@@ -68,17 +68,6 @@ def plain_table(*headings: str) -> "Table":
     return table
 
 
-def jobs_table(records: "list[JobRecord]", now: float) -> "Table":
-    """One row a job, in the order given; `now` in seconds since the epoch."""
-
-    table = plain_table("JOB", "LANGUAGE", "STATE", "STAGE", "PROGRESS", "WER %", "AGE")
-    for record in records:
-        stage, words = current_stage(record)
-        row = (record.id, record.language, coloured(record.state), stage, words, gain(record))
-        table.add_row(*row, duration(now - record.created_at))
-    return table
-
-
 def stages_table(record: "JobRecord", now: float) -> "Table":
     """One row a stage: state, attempts, time taken, progress, worker."""
 

@@ -87,9 +87,11 @@ def show_jobs(records: "list[JobRecord]", as_json: bool) -> None:
         jobs = [describe(record) for record in records]
         click.echo(json.dumps(jobs, ensure_ascii=False, indent=2))
     elif records:
-        from lorajob.cli.render import console, jobs_table
+        from lorajob.cli.render import console
+        from lorajob.cli.tables import jobs_table
 
-        console(sys.stdout).print(jobs_table(records, time.time()))
+        screen = console(sys.stdout)
+        screen.print(jobs_table(records, time.time(), screen.width))
     else:
         click.echo("lorajob: no jobs yet; `lorajob submit --lang hi` queues one", err=True)
 

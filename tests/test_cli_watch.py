@@ -29,6 +29,7 @@ from tests.command import (
     succeeded_record,
     url_of,
 )
+from tests.terminal import drain
 
 
 @pytest.fixture
@@ -164,19 +165,6 @@ def test_a_terminal_gets_a_bar_a_stage_with_loss_and_eta(
         assert words in shown
     assert f"{JOB} failed: out of disk" in shown
     assert process.returncode == 1
-
-
-def drain(terminal: int) -> bytes:
-    """All that is still written to a terminal until its other side is closed."""
-    data = b""
-    while True:
-        try:
-            chunk = os.read(terminal, 65536)
-        except OSError:  # how Linux reports the end of a pseudo-terminal
-            return data
-        if not chunk:
-            return data
-        data += chunk
 
 
 def test_a_redis_that_goes_away_does_not_end_the_watch(

@@ -1,0 +1,123 @@
+"""The tables of jobs, fitted to the width there is: what matters less is shortened, then left out.
+
+The id of a job and its state are never cut: they are what other commands take.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lorajob.cli.render import coloured, current_stage, duration, gain, plain_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from lorajob.worker.record import JobRecord
+
+GAP = 2  # columns of the terminal between two of a table, as rich pads them
+BAR_WIDTHS = (20, 10, 0)
+# what is shortened, one step each time it is named; after its last form it is left out
+BATCH_ORDER = (
+    *("DONE", "PROGRESS", "WER %", "LANGUAGE"),
+    *("DONE", "WER %", "PROGRESS", "STAGE", "DONE"),
+)
+JOBS_ORDER = ("PROGRESS", "WER %", "LANGUAGE", "WER %", "PROGRESS", "AGE", "STAGE")
+
+
+@dataclass
+class Column:
+    """A column and its cells, in forms of which each is shorter than the one before."""
+
+    heading: str
+    forms: list[list[str]]
+
+    def shorten(self) -> None:
+        """Go over to the next form; after the last one the column is left out."""
+        self.forms = self.forms[1:]
+
+    @property
+    def width(self) -> int:
+        """Columns of the terminal that it takes, with the gap behind it; 0 where it is left out."""
+        from rich.text import Text
+
+        if not self.forms:
+            return 0
+        return GAP + max(Text.from_markup(cell).cell_len for cell in [self.heading, *self.forms[0]])
+
+
+def fit(columns: Sequence[Column], order: Sequence[str], width: int) -> "Table":
+    """A table of at most `width`, as far as shortening the columns in `order` makes it so; those
+    that `order` does not name stay as they are.
+    """
+    by_heading = {column.heading: column for column in columns}
+    for heading in order:
+        if sum(column.width for column in columns) - GAP <= width:
+            break
+        by_heading[heading].shorten()
+    left = [column for column in columns if column.forms]
+    table = plain_table(*(column.heading for column in left))
+    for row in zip(*(column.forms[0] for column in left), strict=True):
+        table.add_row(*row)
+    return table
+
+
+def jobs_table(records: "Sequence[JobRecord]", now: float, width: int) -> "Table":
+    """One row a job, in the order given; `now` in seconds since the epoch."""
+    columns = [
+        Column("JOB", [[record.id for record in records]]),
+        Column("LANGUAGE", [[record.language for record in records]]),
+        *_state_columns(records),
+        _progress(records),
+        _rates(records),
+        Column("AGE", [[duration(now - record.created_at) for record in records]]),
+    ]
+    return fit(columns, JOBS_ORDER, width)
+
+
+def batch_table(records: "Sequence[JobRecord]", width: int) -> "Table":
+    """One row a job: state, a bar over its four stages, error rates."""
+    shares = [done_share(record) for record in records]
+    columns = [
+        Column("LANGUAGE", [[record.language for record in records]]),
+        Column("JOB", [[record.id for record in records]]),
+        *_state_columns(records),
+        Column("DONE", [[bar(share, size) for share in shares] for size in BAR_WIDTHS]),
+        _progress(records),
+        _rates(records),
+    ]
+    return fit(columns, BATCH_ORDER, width)
+
+
+def done_share(record: "JobRecord") -> float:
+    """How much of a job is done, 0 to 1; every stage counts the same."""
+    done = 0.0
+    for stage in record.stages.values():
+        progress = stage.progress or {}
+        if stage.state == "succeeded":
+            done += 1
+        elif stage.state == "running" and progress.get("total"):
+            done += min(1.0, progress["step"] / progress["total"])
+    return done / len(record.stages)
+
+
+def bar(share: float, width: int) -> str:
+    """`#########-----------  45%`."""
+    full = round(share * width)
+    return f"{'#' * full}{'-' * (width - full)} {share:4.0%}".strip()
+
+
+def _state_columns(records: "Sequence[JobRecord]") -> list[Column]:
+    return [
+        Column("STATE", [[coloured(record.state) for record in records]]),
+        Column("STAGE", [[current_stage(record)[0] for record in records]]),
+    ]
+
+
+def _progress(records: "Sequence[JobRecord]") -> Column:
+    whole = [current_stage(record)[1] for record in records]
+    return Column("PROGRESS", [whole, [words.partition(",")[0] for words in whole]])
+
+
+def _rates(records: "Sequence[JobRecord]") -> Column:
+    whole = [gain(record) for record in records]
+    return Column("WER %", [whole, [words.rpartition(" ")[2] for words in whole]])
