@@ -28,22 +28,26 @@ def show_batch(pipeline: "Pipeline", batch_id: str, as_json: bool) -> None:
     from lorajob.cli.render import console
     from lorajob.cli.tables import batch_table
     from lorajob.tasks.batches import describe_batch, load_batch
+    from lorajob.tasks.waiting import waits
 
     batch, records = load_batch(pipeline, batch_id)
+    waiting = waits(pipeline, records)
     if as_json:
-        click.echo(json.dumps(describe_batch(batch, records), ensure_ascii=False, indent=2))
+        described = describe_batch(batch, records, waiting)
+        click.echo(json.dumps(described, ensure_ascii=False, indent=2))
         return
     click.echo(summary(batch, records))
     screen = console(sys.stdout)
-    screen.print(batch_table(records, screen.width))
+    screen.print(batch_table(records, waiting, screen.width))
     _errors(records, sys.stdout)
 
 
 def summary(batch: "Batch", records: "Sequence[JobRecord]") -> str:
     """`batch-1a2b3c4d: running; 12 jobs: 3 succeeded, 1 failed, 8 queued`."""
+    from lorajob.cli.render import state_of_work
     from lorajob.tasks.batches import state_of
 
-    states = Counter(record.state for record in records)
+    states = Counter(state_of_work(record) for record in records)
     parts = ", ".join(f"{count} {state}" for state, count in states.most_common())
     unknown = len(batch.jobs) - len(records)
     if unknown:  # a submission is under way, or was cut short
@@ -75,6 +79,7 @@ def _follow(pipeline: "Pipeline", batch_id: str, stream: TextIO) -> None:
     from lorajob.cli.render import console
     from lorajob.cli.tables import batch_table
     from lorajob.tasks.batches import load_batch
+    from lorajob.tasks.waiting import waits
 
     told: dict[str, str] = {}
     screen = console(stream)
@@ -94,7 +99,8 @@ def _follow(pipeline: "Pipeline", batch_id: str, stream: TextIO) -> None:
                 time.sleep(POLL_SECONDS)
                 continue
             if live is not None:
-                live.update(batch_table(records, screen.width), refresh=True)
+                waiting = waits(pipeline, records)
+                live.update(batch_table(records, waiting, screen.width), refresh=True)
             else:
                 _tell_changes(records, told, stream)
             if len(records) != count:
@@ -112,11 +118,11 @@ def _follow(pipeline: "Pipeline", batch_id: str, stream: TextIO) -> None:
 
 def _tell_changes(records: "Sequence[JobRecord]", told: dict[str, str], stream: TextIO) -> None:
     """A line a job whose state or stage is another than before."""
-    from lorajob.cli.render import current_stage
+    from lorajob.cli.render import current_stage, state_of_work
 
     for record in records:
         stage, _ = current_stage(record)
-        now = record.state if record.over else f"{record.state} {stage}"
+        now = record.state if record.over else f"{state_of_work(record)} {stage}"
         if told.get(record.id) != now:
             told[record.id] = now
             print(f"{record.id}: {now}", file=stream, flush=True)

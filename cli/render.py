@@ -116,6 +116,14 @@ def current_stage(record: "JobRecord") -> tuple[str, str]:
     return "", ""
 
 
+def state_of_work(record: "JobRecord") -> str:
+    """The state, for people: `waiting` between two stages, while no worker has taken the next."""
+    stage = record.stages[record.missing[0]] if record.missing else None
+    if record.state == "running" and stage is not None and stage.state == "queued":
+        return "waiting"
+    return record.state
+
+
 def _scores(record: "JobRecord") -> dict[str, dict[str, Any]]:
     """base, tuned and converted, each as its stage measured it; only what is known."""
     evaluated = record.stages["evaluate"].result or {}

@@ -11,6 +11,7 @@ from lorajob.cli.records import check_job_id, is_batch, load_record
 from lorajob.cli.service import open_pipeline
 
 if TYPE_CHECKING:
+    from lorajob.tasks.pipeline import Pipeline
     from lorajob.worker.record import JobRecord
 
 
@@ -30,6 +31,8 @@ def status(job: str | None, as_json: bool, limit: int) -> None:
     \b
     The object of --json holds, among others:
       state      queued, running, succeeded, failed, cancelled, rejected
+      waits_for  a worker that is not there, or its turn, in words; null
+                 while a stage runs and once the job has ended
       stages     preprocess, train, evaluate, convert, each with its state
       attempts   those that are over: stage, worker, last step, and why each ended
       artifacts  the job's folder
@@ -43,7 +46,7 @@ def status(job: str | None, as_json: bool, limit: int) -> None:
     """
     if job is None:
         pipeline = open_pipeline()
-        show_jobs(pipeline.newest(limit), as_json)
+        show_jobs(pipeline, pipeline.newest(limit), as_json)
         if unknown := pipeline.unknown():
             click.echo(
                 f"lorajob: Redis knows nothing of {len(unknown)} jobs here, such as {unknown[0]}; "
@@ -55,65 +58,57 @@ def status(job: str | None, as_json: bool, limit: int) -> None:
 
         show_batch(open_pipeline(), check_job_id(job), as_json)
     else:
-        show_job(load_record(job), as_json)
+        show_job(open_pipeline(), load_record(job), as_json)
 
 
-def awaited(record: "JobRecord") -> str | None:
-    """What a queued job waits for, in words: a worker that is not there, or its turn."""
-    from lorajob.errors import ServiceError
-    from lorajob.worker.queues import class_of, queue_name
-
-    if record.state != "queued" and not (record.state == "running" and record.missing):
-        return None
-    stage = record.missing[0]
-    if record.stages[stage].state != "queued":
-        return None
-    served = class_of(queue_name(stage, record.lane, record.memory_class))
-    try:
-        there = open_pipeline().workers(served)
-    except ServiceError:
-        return None
-    if not there:
-        card = f", with a card of {record.memory_class} GB or more" if served[3:] else ""
-        return f"a worker of the queue {served}{card}; none is up"
-    return f"its turn at one of {there} worker{'s' if there > 1 else ''} of the queue {served}"
-
-
-def show_jobs(records: "list[JobRecord]", as_json: bool) -> None:
+def show_jobs(pipeline: "Pipeline", records: "list[JobRecord]", as_json: bool) -> None:
     """Print a table of jobs, or a list of their descriptions."""
+    from lorajob.tasks.waiting import waits
+
+    waiting = waits(pipeline, records)
     if as_json:
         from lorajob.tasks.pipeline import describe
 
-        jobs = [describe(record) for record in records]
+        jobs = [describe(record, waiting.get(record.id)) for record in records]
         click.echo(json.dumps(jobs, ensure_ascii=False, indent=2))
     elif records:
         from lorajob.cli.render import console
         from lorajob.cli.tables import jobs_table
 
         screen = console(sys.stdout)
-        screen.print(jobs_table(records, time.time(), screen.width))
+        screen.print(jobs_table(records, waiting, time.time(), screen.width))
     else:
         click.echo("lorajob: no jobs yet; `lorajob submit --lang hi` queues one", err=True)
 
 
-def show_job(record: "JobRecord", as_json: bool) -> None:
+def show_job(pipeline: "Pipeline", record: "JobRecord", as_json: bool) -> None:
     """Print all that is known of one job."""
+    from lorajob.tasks.waiting import waits
+
+    wait = waits(pipeline, [record]).get(record.id)
     if as_json:
         from lorajob.tasks.pipeline import describe
 
-        click.echo(json.dumps(describe(record), ensure_ascii=False, indent=2))
+        click.echo(json.dumps(describe(record, wait), ensure_ascii=False, indent=2))
         return
-    from lorajob.cli.render import attempts_table, console, duration, metrics_table, stages_table
+    from lorajob.cli.render import (
+        attempts_table,
+        console,
+        duration,
+        metrics_table,
+        stages_table,
+        state_of_work,
+    )
     from lorajob.urls import public
 
     now = time.time()
     for name, value in (
         ("job", record.id),
-        ("state", record.state),
+        ("state", state_of_work(record)),
         ("language", record.language),
         ("batch", record.batch),
         ("priority", record.priority if record.priority != "normal" else None),
-        ("waits for", awaited(record)),
+        ("waits for", wait),
         ("base model", record.base_model),
         ("corpus", public(record.corpus)),
         ("submitted", f"{duration(now - record.created_at)} ago"),

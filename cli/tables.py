@@ -3,15 +3,23 @@
 The id of a job and its state are never cut: they are what other commands take.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lorajob.cli.render import coloured, current_stage, duration, gain, plain_table
+from lorajob.cli.render import (
+    coloured,
+    current_stage,
+    duration,
+    gain,
+    plain_table,
+    state_of_work,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from lorajob.tasks.waiting import Wait
     from lorajob.worker.record import JobRecord
 
 GAP = 2  # columns of the terminal between two of a table, as rich pads them
@@ -61,20 +69,22 @@ def fit(columns: Sequence[Column], order: Sequence[str], width: int) -> "Table":
     return table
 
 
-def jobs_table(records: "Sequence[JobRecord]", now: float, width: int) -> "Table":
+def jobs_table(
+    records: "Sequence[JobRecord]", waits: "Mapping[str, Wait]", now: float, width: int
+) -> "Table":
     """One row a job, in the order given; `now` in seconds since the epoch."""
     columns = [
         Column("JOB", [[record.id for record in records]]),
         Column("LANGUAGE", [[record.language for record in records]]),
         *_state_columns(records),
-        _progress(records),
+        _progress(records, waits),
         _rates(records),
         Column("AGE", [[duration(now - record.created_at) for record in records]]),
     ]
     return fit(columns, JOBS_ORDER, width)
 
 
-def batch_table(records: "Sequence[JobRecord]", width: int) -> "Table":
+def batch_table(records: "Sequence[JobRecord]", waits: "Mapping[str, Wait]", width: int) -> "Table":
     """One row a job: state, a bar over its four stages, error rates."""
     shares = [done_share(record) for record in records]
     columns = [
@@ -82,7 +92,7 @@ def batch_table(records: "Sequence[JobRecord]", width: int) -> "Table":
         Column("JOB", [[record.id for record in records]]),
         *_state_columns(records),
         Column("DONE", [[bar(share, size) for share in shares] for size in BAR_WIDTHS]),
-        _progress(records),
+        _progress(records, waits),
         _rates(records),
     ]
     return fit(columns, BATCH_ORDER, width)
@@ -108,14 +118,19 @@ def bar(share: float, width: int) -> str:
 
 def _state_columns(records: "Sequence[JobRecord]") -> list[Column]:
     return [
-        Column("STATE", [[coloured(record.state) for record in records]]),
+        Column("STATE", [[coloured(state_of_work(record)) for record in records]]),
         Column("STAGE", [[current_stage(record)[0] for record in records]]),
     ]
 
 
-def _progress(records: "Sequence[JobRecord]") -> Column:
+def _progress(records: "Sequence[JobRecord]", waits: "Mapping[str, Wait]") -> Column:
+    """How far the running stage is, or what the next one waits for."""
     whole = [current_stage(record)[1] for record in records]
-    return Column("PROGRESS", [whole, [words.partition(",")[0] for words in whole]])
+    short = [words.partition(",")[0] for words in whole]
+    for number, record in enumerate(records):
+        if wait := waits.get(record.id):
+            whole[number] = short[number] = wait.short
+    return Column("PROGRESS", [whole, short])
 
 
 def _rates(records: "Sequence[JobRecord]") -> Column:

@@ -25,6 +25,8 @@ class WorkerWatch:
 
     def check(self, record: "JobRecord", note: Callable[[str], None]) -> None:
         """Look at the workers, now and then. Raises ServiceError for a job it has withdrawn."""
+        from lorajob.tasks.waiting import awaited_queue
+
         now = time.monotonic()
         if now < self._next_check:
             return
@@ -60,20 +62,6 @@ class WorkerWatch:
             f"{job_id}: withdrawn, for no worker served the queue {queue} within {timeout:g} s; "
             f"{_advice(queue)}"
         )
-
-
-def awaited_queue(record: "JobRecord") -> str | None:
-    """The queue, without its lane, that holds the job's next stage.
-
-    None while a stage runs or all have ended.
-    """
-    from lorajob.worker.queues import class_of, queue_name
-
-    for name in record.missing:
-        if record.stages[name].state in ("queued", "waiting"):
-            return class_of(queue_name(name, record.lane, record.memory_class))
-        return None
-    return None
 
 
 def _advice(queue: str) -> str:

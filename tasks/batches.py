@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,9 @@ def state_of(records: Sequence[JobRecord], unknown: int = 0) -> str:
     return "cancelled" if "cancelled" in states else "succeeded"
 
 
-def describe_batch(batch: Batch, records: Sequence[JobRecord]) -> dict[str, Any]:
+def describe_batch(
+    batch: Batch, records: Sequence[JobRecord], waits_for: Mapping[str, object]
+) -> dict[str, Any]:
     """What `lorajob status BATCH --json` prints: a contract for scripts."""
     return {
         "id": batch.id,
@@ -130,7 +132,7 @@ def describe_batch(batch: Batch, records: Sequence[JobRecord]) -> dict[str, Any]
         "user": batch.user,
         "priority": batch.priority,
         "states": dict(Counter(record.state for record in records)),
-        "jobs": [describe(record) for record in records],
+        "jobs": [describe(record, waits_for.get(record.id)) for record in records],
     }
 
 

@@ -236,7 +236,7 @@ class Pipeline:
             logger.warning("%s", error)
 
 
-def describe(record: JobRecord) -> dict[str, Any]:
+def describe(record: JobRecord, waits_for: object = None) -> dict[str, Any]:
     """What `lorajob status JOB --json` prints: a contract for scripts."""
     stages = {
         name: stage.model_dump(mode="json", exclude={"fence", "owner", "lease"})
@@ -249,6 +249,7 @@ def describe(record: JobRecord) -> dict[str, Any]:
         "user": record.user,
         "priority": record.priority,
         "state": record.state,
+        "waits_for": None if waits_for is None else str(waits_for),
         "created_at": record.created_at,
         "corpus": public(record.corpus),
         "base_model": record.base_model,

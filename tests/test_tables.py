@@ -1,5 +1,6 @@
 """The tables of jobs, on terminals of every width."""
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from lorajob.cli.tables import bar, batch_table, done_share
 from lorajob.jobdir import STAGES
 from lorajob.worker.batches import Batch, Batches
 from lorajob.worker.connect import connect
+from lorajob.worker.heartbeats import Heartbeat, living
 from lorajob.worker.record import JobRecord, StageRecord
 from lorajob.worker.records import Records
 from lorajob.worker.settings import Settings
@@ -23,6 +25,7 @@ from tests.command import (
     succeeded_record,
     url_of,
 )
+from tests.service import wait_for
 from tests.terminal import drain, of_terminal, open_terminal, plain, shown
 
 BATCH = "batch-5e6f7a8b"
@@ -81,7 +84,7 @@ def test_a_batch_on_a_terminal_of_80_columns_has_bars_progress_and_error_rates(e
     assert heading.split()[-3:] == ["PROGRESS", "WER", "%"]
     assert done.split()[-2:] == ["100%", "52.0"]
     assert half.split() == [*["yue-2b3c4d5e", "running", "train", "####------", "38%", "90/180"]]
-    assert queued.split()[-2:] == ["----------", "0%"]
+    assert queued.split()[-5:] == ["----------", "0%", "no", "cpu", "worker"]
 
 
 def test_where_there_is_room_nothing_is_left_out(env, batch):
@@ -89,6 +92,53 @@ def test_where_there_is_room_nothing_is_left_out(env, batch):
     assert f"{'#' * 8}{'-' * 12}  38%  90/180, loss 1.93, eta 12 min" in text
     assert f"{'#' * 20} 100%" in text
     assert "207.3 -> 52.0" in text
+
+
+@pytest.fixture
+def waiting(redis_server: Settings, records: Records, tmp_path: Path) -> Iterator[list[JobRecord]]:
+    """A batch of two, both queued for a card: one of 24 GB, which there is none of, and any."""
+    stages = finished("preprocess") | {"train": StageRecord(state="queued")}
+    made = {"batch": BATCH, "state": "running", "stages": stages}
+    jobs = [
+        job_record(tmp_path / "jobs", job_id, memory_class=size, **made)
+        for job_id, size in (("hi-1a2b3c4d", 24), ("ml-2b3c4d5e", None))
+    ]
+    with connect(redis_server) as redis:
+        Batches(redis).create(Batch(id=BATCH, created_at=1.0, jobs=tuple(job.id for job in jobs)))
+        for job in jobs:
+            records.create(job)
+        heartbeat = Heartbeat(redis, ["gpu"], "test@host")
+        heartbeat.start()
+        wait_for(lambda: living(redis, "gpu"))
+        yield jobs
+        heartbeat.stop()
+
+
+def test_what_a_job_waits_for_stands_in_every_table_and_description(env, waiting):
+    words = [
+        "a worker of the queue gpu24, with a card of 24 GB or more; none is up",
+        "its turn at one of 1 worker of the queue gpu",
+    ]
+    for args in (["status"], ["status", BATCH]):
+        lines = shown(*args, env=env, columns=80)
+        for job, short in zip(waiting, ("no gpu24 worker", "its turn (gpu)"), strict=True):
+            (row,) = [" ".join(line.split()) for line in lines if job.id in line]
+            assert "waiting train" in row and short in row
+        told = json.loads(run(*args, "--json", env=env).stdout)
+        jobs = {job["id"]: job for job in (told if isinstance(told, list) else told["jobs"])}
+        assert [jobs[job.id]["waits_for"] for job in waiting] == words
+        assert {job["state"] for job in jobs.values()} == {"running"}
+    assert "2 waiting" in lines[0]
+    for job, long in zip(waiting, words, strict=True):
+        told = json.loads(run("status", job.id, "--json", env=env).stdout)
+        assert told["waits_for"] == long
+        assert f"waits for  {long}\n" in run("status", job.id, env=env).stdout
+
+
+def test_a_job_that_runs_or_has_ended_waits_for_nothing(env, batch):
+    told = json.loads(run("status", BATCH, "--json", env=env).stdout)["jobs"]
+    waits = [None, None, "a worker of the queue cpu; none is up"]
+    assert [job["waits_for"] for job in told] == waits
 
 
 def test_the_jobs_on_a_terminal_of_80_columns_have_progress_and_error_rates(env, batch):
@@ -120,7 +170,7 @@ def test_a_bar_is_as_long_as_what_is_done():
 
 
 def test_a_batch_of_which_nothing_is_queued_yet_is_an_empty_table():
-    assert batch_table([], 80).row_count == 0
+    assert batch_table([], {}, 80).row_count == 0
 
 
 def test_who_watches_a_batch_sees_its_work_go_on(env, redis_server, records, tmp_path):
