@@ -29,7 +29,10 @@ BATCH_ORDER = (
     *("DONE", "PROGRESS", "WER %", "LANGUAGE"),
     *("DONE", "WER %", "PROGRESS", "STAGE", "DONE"),
 )
-JOBS_ORDER = ("PROGRESS", "WER %", "LANGUAGE", "WER %", "PROGRESS", "AGE", "STAGE")
+JOBS_ORDER = (
+    *("PROGRESS", "WER %", "LANGUAGE", "AGE", "AGE", "WER %"),
+    *("PROGRESS", "STAGE", "BATCH"),
+)
 
 
 @dataclass
@@ -79,8 +82,11 @@ def jobs_table(
         *_state_columns(records),
         _progress(records, waits),
         _rates(records),
-        Column("AGE", [[duration(now - record.created_at) for record in records]]),
+        _ages(records, now),
+        Column("BATCH", [[record.batch or "" for record in records]]),
     ]
+    if not any(record.batch for record in records):
+        columns[-1].shorten()
     return fit(columns, JOBS_ORDER, width)
 
 
@@ -131,6 +137,11 @@ def _progress(records: "Sequence[JobRecord]", waits: "Mapping[str, Wait]") -> Co
         if wait := waits.get(record.id):
             whole[number] = short[number] = wait.short
     return Column("PROGRESS", [whole, short])
+
+
+def _ages(records: "Sequence[JobRecord]", now: float) -> Column:
+    whole = [duration(now - record.created_at) for record in records]
+    return Column("AGE", [whole, [" ".join(words.split()[:2]) for words in whole]])
 
 
 def _rates(records: "Sequence[JobRecord]") -> Column:

@@ -141,10 +141,35 @@ def test_a_job_that_runs_or_has_ended_waits_for_nothing(env, batch):
     assert [job["waits_for"] for job in told] == waits
 
 
-def test_the_jobs_on_a_terminal_of_80_columns_have_progress_and_error_rates(env, batch):
+def test_the_jobs_on_a_terminal_of_80_columns_have_their_batch_progress_and_error_rates(env, batch):
     lines = shown("status", env=env, columns=80)
+    assert [line.split()[-1] for line in lines] == ["BATCH", *[BATCH] * 3]
     assert "90/180" in next(line for line in lines if line.startswith("yue-2b3c4d5e"))
     assert "52.0" in next(line for line in lines if line.startswith("hi-1a2b3c4d"))
+
+
+def test_jobs_of_no_batch_have_no_column_for_it(env, records, tmp_path):
+    records.create(job_record(tmp_path / "jobs"))
+    assert "BATCH" not in run("status", env=env).stdout
+
+
+def test_the_batch_of_every_job_stands_in_its_description(env, records, batch, tmp_path):
+    records.create(job_record(tmp_path / "jobs", "hi-single", created_at=1.0))
+    listed = json.loads(run("status", "--json", env=env).stdout)
+    assert [job["batch"] for job in listed] == [*[BATCH] * 3, None]
+
+
+def test_who_asks_for_an_unknown_batch_is_told_the_newest(env, redis_server):
+    assert run("status", "batch-x", env=env).stderr.endswith("is unknown; there is none\n")
+    with connect(redis_server) as redis:
+        for number in range(7):
+            made = Batch(id=f"batch-{number}", created_at=number, jobs=("hi-1",))
+            Batches(redis).create(made)
+    for command in ("status", "watch", "cancel", "retry"):
+        done = run(command, "batch-x", env=env)
+        newest = "batch-6, batch-5, batch-4, batch-3, batch-2"
+        said = f"lorajob: batch: 'batch-x' is unknown; the newest are {newest}\n"
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from lorajob.errors import JobNotFoundError
 from lorajob.worker.queues import Priority
 
 INDEX = "lorajob:batches"  # by the time they were made
+SHOWN_BATCHES = 5  # to whoever asks for one that is not there
 
 
 class Batch(BaseModel):
@@ -43,7 +44,9 @@ class Batches:
         """Raises JobNotFoundError."""
         text = cast("str | None", self._redis.get(_key(batch_id)))
         if text is None:
-            raise JobNotFoundError(f"batch: {batch_id!r} is unknown; `lorajob status` lists them")
+            newest = ", ".join(batch.id for batch in self.newest(SHOWN_BATCHES))
+            there = f"the newest are {newest}" if newest else "there is none"
+            raise JobNotFoundError(f"batch: {batch_id!r} is unknown; {there}")
         return Batch.model_validate_json(text)
 
     def newest(self, limit: int = 20) -> list[Batch]:
