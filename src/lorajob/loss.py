@@ -78,7 +78,8 @@ def encode(encoder: Any, features: Tensor) -> Tensor:
     hidden = nn.functional.gelu(encoder.conv2(hidden)).permute(0, 2, 1)
     hidden = hidden + positions[: hidden.shape[1]]
     for layer in encoder.layers:
-        hidden = layer(hidden, None)
+        given = layer(hidden, None)
+        hidden = given[0] if isinstance(given, tuple) else given  # a tuple in transformers 5.0
     result: Tensor = encoder.layer_norm(hidden)
     return result
 
