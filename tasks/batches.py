@@ -168,9 +168,9 @@ def _take_up(pipeline: Pipeline, record: JobRecord, send: Callable[[JobRecord], 
     record = record.model_copy(update={name: getattr(found, name) for name in kept})
     with service_errors(pipeline.settings):
         created = pipeline.records.create(record)
-    if created and not record.over:
-        send(record)
-    return record
+    if created and not created.over:
+        send(created)
+    return created or record
 
 
 def _each(ids: Sequence[str], act: Callable[[str], object]) -> list[str]:

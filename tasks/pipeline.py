@@ -23,7 +23,7 @@ from lorajob.stores import StoreError
 from lorajob.urls import is_url, public
 from lorajob.worker.connect import connect, service_errors
 from lorajob.worker.heartbeats import living
-from lorajob.worker.queues import Priority, choose_lane, memory_class
+from lorajob.worker.queues import Priority, memory_class
 from lorajob.worker.record import JobRecord, new_stages
 from lorajob.worker.records import Records
 from lorajob.worker.settings import Settings
@@ -108,9 +108,7 @@ class Pipeline:
         batch: str | None = None,
         error: str | None = None,
     ) -> JobRecord:
-        """The record of a new job, in the lane of its batch or user; rejected for an `error`."""
-        with service_errors(self._settings):
-            lane = choose_lane(self.redis, batch or f"user:{self.user}")
+        """The record of a new job; rejected for an `error`."""
         return JobRecord(
             id=job_id,
             language=spec.language,
@@ -123,7 +121,6 @@ class Pipeline:
             user=self.user,
             batch=batch,
             priority=priority,
-            lane=lane,
             memory_class=_memory_class(spec),
             stages=new_stages(),
         )
@@ -140,8 +137,8 @@ class Pipeline:
             put_spec(record.folder, spec.model_dump(mode="json"))
             with service_errors(self._settings):
                 created = self.records.create(record)
-            if not record.over and created:
-                (send or self._send)(record)
+            if created and not created.over:
+                (send or self._send)(created)
         except BaseException:  # Ctrl-C, too, leaves nothing half submitted
             if not self._overtaken(record):
                 self._withdraw(record)

@@ -43,12 +43,13 @@ def rebuild(settings: Settings) -> Rebuilt:
             problems.append(f"{job_id}: {' '.join(str(error).split())}")
             continue
         with service_errors(settings):
-            if not records.create(record):
+            created = records.create(record)
+            if created is None:
                 continue
             if record.batch:
                 Batches(redis).restore(record)
-        if not record.over:
-            send(record, settings)
+        if not created.over:
+            send(created, settings)
         jobs.append(record.id)
     return Rebuilt(tuple(jobs), tuple(problems))
 

@@ -16,9 +16,7 @@ from lorajob.tasks.batches import load_batch, state_of, submit_batch
 from lorajob.tasks.pipeline import Pipeline
 from lorajob.tasks.prune import prune
 from lorajob.tasks.rebuild import rebuild
-from lorajob.worker.app import Application, configuration
-from lorajob.worker.connect import redis_url
-from lorajob.worker.queues import LANES, all_queues, class_of, classes_of, lanes_of, memory_class
+from lorajob.worker.queues import LANES, all_queues, class_of, classes_of, memory_class
 from lorajob.worker.settings import Settings
 from tests.command import environment, run, url_of
 from tests.test_records import claim
@@ -230,55 +228,6 @@ def test_a_running_job_makes_the_batch_run(pipeline, data):
     _, records = load_batch(pipeline, batch.id)
     assert state_of(records) == "running"
     assert second.state == "queued"
-
-
-def taken(settings: Settings, redis: Redis, queues: list[str], count: int) -> list[str]:
-    """The jobs whose messages one consumer gets, in its order, as a worker's connection does."""
-    application = Application("turns", set_as_current=False)
-    application.conf.update(configuration(redis_url(settings)))
-    jobs: list[str] = []
-
-    def take(body, message):
-        jobs.append(body[0][0])
-        message.ack()
-
-    with application.connection_for_read() as connection:
-        channel = connection.channel()
-        channel.basic_qos(0, 1, False)
-        bound = [application.amqp.queues[name] for name in queues]
-        with application.amqp.Consumer(channel, bound, callbacks=[take], accept=["json"]):
-            while len(jobs) < count:
-                connection.drain_events(timeout=5)
-    return jobs
-
-
-def test_a_batch_of_a_hundred_does_not_starve_a_single_job(pipeline, data, redis):
-    many = [
-        spec.model_copy(update={"seed": seed}) for seed in range(100) for spec in specs(data, "hi")
-    ]
-    batch = submit_batch(pipeline, many).batch
-    single = pipeline.submit(specs(data, "ta")[0])
-    assert single not in batch.jobs
-    order = taken(pipeline.settings, redis, lanes_of(["cpu"]), 101)
-    assert order.index(single) <= 2
-    assert sorted(order) == sorted([*batch.jobs, single])
-
-
-def test_two_batches_take_turns(pipeline, data, redis):
-    first, _ = (
-        submit_batch(pipeline, [specs(data, code, seed=seed)[0] for seed in range(20)]).batch
-        for code in ("hi", "mr")
-    )
-    order = taken(pipeline.settings, redis, lanes_of(["cpu"]), 40)
-    for done in range(4, 41, 4):
-        share = sum(job in first.jobs for job in order[:done])
-        assert abs(share - done / 2) <= 1
-
-
-def test_an_urgent_job_goes_before_all_others(pipeline, data, redis):
-    submit_batch(pipeline, specs(data, "hi", "mr", "ta"))
-    urgent = pipeline.submit(specs(data, "ta")[0], "high")
-    assert taken(pipeline.settings, redis, lanes_of(["cpu"]), 4)[0] == urgent
 
 
 def test_a_job_waits_for_a_card_that_is_large_enough(pipeline, data, redis, env):

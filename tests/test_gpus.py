@@ -15,7 +15,7 @@ from lorajob.spec import build_spec
 from lorajob.worker.connect import connect
 from lorajob.worker.gpus import pins
 from lorajob.worker.heartbeats import living
-from lorajob.worker.queues import lists_of
+from lorajob.worker.queues import lanes_of, lists_of
 from lorajob.worker.records import Records
 from lorajob.worker.settings import Settings
 from tests.command import environment, run, start, url_of
@@ -258,7 +258,7 @@ def test_a_worker_ends_when_idle_but_not_while_a_stage_runs(redis_server, env, b
         assert worker.wait(timeout=READY_SECONDS) == 0
         assert records.load(record.id).stages["train"].attempts == 1
         assert not redis.hlen("unacked")
-        assert not redis.exists(*lists_of([f"gpu.{lane}" for lane in range(8)]))
+        assert not redis.exists(*lists_of(lanes_of(["gpu"])))
 
 
 def test_the_pool_of_cpu_workers_grows_from_none(redis_server, env, begun, tmp_path):

@@ -2,20 +2,16 @@
 
 A queue of Celery's is called `gpu24.3`: of kind gpu, for cards of 24 GB or more, lane 3. A worker
 reads all lanes of what it can run, each in turn, so that a batch of a hundred languages in one lane
-holds up nobody in another. Within a lane the first come is the first served; urgent jobs go before
-all others in every lane.
+holds up nobody in another. A batch or user has one lane while any of its jobs is open (prelude.py).
+Within a lane the first come is the first served; urgent jobs go before all others in every lane.
 """
 
-import random
-from typing import Literal, cast
-
-from redis import Redis
+from typing import Literal
 
 KINDS = ("cpu", "gpu")
 QUEUES = {"preprocess": "cpu", "train": "gpu", "evaluate": "gpu", "convert": "cpu"}  # stage -> kind
 MEMORY_CLASSES_GB = (12, 24, 48, 80)  # cards as they are sold; a smaller job fits any
-LANES = 8
-LANE_SECONDS = 7 * 86_400  # a user that was not heard of for so long may get another lane
+LANES = 16  # with fewer single jobs wait behind batches; a worker names each in every poll
 
 Priority = Literal["high", "normal", "low"]
 PRIORITIES: dict[Priority, int] = {"high": 0, "normal": 3, "low": 6}  # kombu: 0 comes first
@@ -75,31 +71,3 @@ def lists_of(queues: list[str]) -> list[str]:
         for queue in queues
         for step in PRIORITIES.values()
     ]
-
-
-def choose_lane(redis: Redis, share: str) -> int:
-    """The lane of a batch or user: the one it has, else the one in which the fewest wait."""
-    key = f"lorajob:lane:{share}"
-    kept = cast("str | None", redis.get(key))
-    if kept is None:
-        redis.set(key, _emptiest(redis), nx=True, ex=LANE_SECONDS)  # the first of two at once wins
-        kept = cast("str | None", redis.get(key))
-    redis.expire(key, LANE_SECONDS)
-    return int(kept or 0) % LANES
-
-
-def _emptiest(redis: Redis) -> int:
-    lists = {lane: lists_of([q for q in all_queues() if _lane(q) == lane]) for lane in range(LANES)}
-    with redis.pipeline(transaction=False) as pipe:
-        for names in lists.values():
-            for name in names:
-                pipe.llen(name)
-        lengths = pipe.execute()
-    width = len(lists[0])
-    waiting = [sum(lengths[lane * width : (lane + 1) * width]) for lane in range(LANES)]
-    fewest = min(waiting)
-    return random.choice([lane for lane in range(LANES) if waiting[lane] == fewest])
-
-
-def _lane(queue: str) -> int:
-    return int(queue.partition(".")[2])

@@ -69,7 +69,7 @@ class JobRecord(BaseModel):
     user: str | None = None  # who asked for it
     batch: str | None = None  # of which it is a part
     priority: Priority = "normal"
-    lane: int = 0  # of the queues: its batch's or user's
+    lane: int = 0  # of the queues: its batch's or user's, as `Records.create` found
     memory_class: int | None = None  # GB of the smallest card that training fits on; None: any
     revision: int = 0  # raised by every change of state
     ended: tuple[EndedAttempt, ...] = ()  # oldest first, the last hundred

@@ -59,6 +59,7 @@ class Records:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._create = redis.register_script(scripts.CREATE)
+        self._delete = redis.register_script(scripts.DELETE)
         self._claim = redis.register_script(scripts.CLAIM)
         self._touch = redis.register_script(scripts.TOUCH)
         self._settle = redis.register_script(scripts.SETTLE)
@@ -69,25 +70,24 @@ class Records:
         self._due = redis.register_script(scripts.DUE)
         self._wait_anew = redis.register_script(scripts.WAIT_ANEW)
 
-    def create(self, record: JobRecord) -> bool:
-        """Store a new record and its job.json; False, and nothing, where there is one already."""
+    def create(self, record: JobRecord) -> JobRecord | None:
+        """Store a new record and its job.json, in the lane of its batch or user; returns it. None,
+        and nothing, where there is one already.
+        """
         current = record.stages[record.missing[0]] if record.missing else None
         place = "" if record.over or current is None else current.state
         args: Arguments = [record.created_at, place, (current and current.lease) or 0]
         for name, text in record.to_hash().items():
             args += [name, text]
-        if not self._create([*_keys(record.id), INDEX], args):
-            return False
+        lane = self._create([*_keys(record.id), INDEX], args)
+        if lane is None:
+            return None
         self.mirror(record.id)
-        return True
+        return record.model_copy(update={"lane": lane})
 
     def delete(self, job_id: str) -> None:
         """Forget a record; its files are the caller's."""
-        with self._redis.pipeline(transaction=True) as pipe:
-            pipe.delete(_key(job_id))
-            for index in (INDEX, QUEUED, RUNNING):
-                pipe.zrem(index, job_id)
-            pipe.execute()
+        self._delete([*_keys(job_id), INDEX])
 
     def forget(self, job_id: str) -> bool:
         """As `delete`, for a job that is over; False, and nothing, for any other."""

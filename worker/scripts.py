@@ -5,129 +5,41 @@ queue, by the time since when, and those that run, by the end of their lease. Ti
 clock. Every script raises `revision` when it changes more than progress or a lease.
 """
 
-from lorajob.worker.notices import NOTICE
-
-_PRELUDE = """
-local key, queued_jobs, running_jobs = KEYS[1], KEYS[2], KEYS[3]
-local id = string.sub(key, string.len('lorajob:job:') + 1)
-local function get(field) return redis.call('HGET', key, field) end
-local function set(...) redis.call('HSET', key, ...) end
-local function forget(stage, ...)
-    for _, field in ipairs({...}) do redis.call('HDEL', key, stage .. '.' .. field) end
-end
-local function now()
-    local time = redis.call('TIME')
-    return time[1] + time[2] / 1000000
-end
-local function changed() redis.call('HINCRBY', key, 'revision', 1) end
-
--- where the job stands in the two sets
-local function rest()  -- nothing more will happen by itself
-    redis.call('ZREM', queued_jobs, id)
-    redis.call('ZREM', running_jobs, id)
-end
-local function over(state) rest() changed() notice(id, state, get('revision')) end
-local function wait()  -- for a message to reach a worker
-    rest()
-    redis.call('ZADD', queued_jobs, now(), id)
-end
-local function renew(stage, seconds)
-    local lease = now() + seconds
-    set(stage .. '.lease', lease)
-    redis.call('ZADD', running_jobs, lease, id)
-end
-
-local function live(stage)  -- somebody runs it, and says so in time
-    return get(stage .. '.state') == 'running' and tonumber(get(stage .. '.lease')) > now()
-end
-local function holds(stage, fence, owner)
-    return get(stage .. '.fence') == fence and get(stage .. '.owner') == owner
-end
-local function cancel(stage)
-    set(stage .. '.state', 'cancelled', stage .. '.finished_at', now(), 'state', 'cancelled')
-    over('cancelled')
-end
-local function fail(stage, why)
-    set(stage .. '.state', 'failed', stage .. '.finished_at', now(), stage .. '.error', why,
-        'error', why, 'state', 'failed')
-    over('failed')
-end
-
--- attempts that are over: who made them, how far each came, why it ended
-local function end_attempt(stage, why)
-    local entry = {stage = stage, number = tonumber(get(stage .. '.fence')), why = why,
-        worker = get(stage .. '.worker'), started_at = tonumber(get(stage .. '.started_at')),
-        ended_at = now()}
-    local progress = get(stage .. '.progress')
-    if progress then entry.step = cjson.decode(progress).step end
-    local ended = cjson.decode(get('ended') or '[]')
-    table.insert(ended, entry)
-    if #ended > 100 then table.remove(ended, 1) end
-    set('ended', cjson.encode(ended))
-end
-local function lose(stage, why, limit)  -- no fault of the job's own: to be tried again, to a limit
-    end_attempt(stage, why)
-    forget(stage, 'lease')
-    local losses = redis.call('HINCRBY', key, stage .. '.losses', 1)
-    if get('cancel_requested') == '1' then
-        cancel(stage)
-        return 'cancelled'
-    end
-    if losses >= tonumber(limit) then
-        fail(stage, stage .. ': given up after ' .. losses ..
-            ' attempts in a row without a new checkpoint or result; the last one: ' .. why)
-        return 'failed'
-    end
-    set(stage .. '.state', 'queued')
-    wait()
-    changed()
-    return 'queued'
-end
-local function lose_expired(stage, limit)
-    local answer = lose(stage, 'its worker was not heard of until its lease ran out', limit)
-    if answer == 'queued' then set(stage .. '.expired', 1) end  -- its owner may come back
-    return answer
-end
-local function revive(stage)  -- the owner of an expired lease came back before anybody else
-    local ended = cjson.decode(get('ended'))
-    table.remove(ended)
-    if #ended > 0 then set('ended', cjson.encode(ended)) else redis.call('HDEL', key, 'ended') end
-    redis.call('HINCRBY', key, stage .. '.losses', -1)
-    forget(stage, 'expired')
-    set(stage .. '.state', 'running')
-    rest()
-    renew(stage, 0)
-    changed()
-end
-local function runs(stage, fence, owner)  -- whether the caller's claim stands
-    if not holds(stage, fence, owner) then return false end
-    if get(stage .. '.state') == 'queued' and get(stage .. '.expired') then revive(stage) end
-    return get(stage .. '.state') == 'running'
-end
-"""
-_PRELUDE = NOTICE + _PRELUDE
+from lorajob.worker.prelude import PRELUDE
 
 # KEYS[4]: all jobs by the time they were made. ARGV: that time, state of the current stage, '' for
-# a job that is over, its lease, then field, text, field, text ... -> 1, or 0 where there is one
+# a job that is over, its lease, then field, text, field, text ... -> its lane, nil if there is one
 CREATE = (
-    _PRELUDE
+    PRELUDE
     + """
-if get('id') then return 0 end
+if get('id') then return nil end
 for index = 4, #ARGV, 2 do set(ARGV[index], ARGV[index + 1]) end
 redis.call('ZADD', KEYS[4], ARGV[1], id)
+if ARGV[2] ~= '' then open() end
 if ARGV[2] == 'running' then
     redis.call('ZADD', running_jobs, ARGV[3], id)
 elseif ARGV[2] ~= '' then
     wait()
 end
-return 1
+return tonumber(get('lane'))
+"""
+)
+
+# KEYS[4]: as above -> there is no such job
+DELETE = (
+    PRELUDE
+    + """
+rest()
+close()
+redis.call('DEL', key)
+redis.call('ZREM', KEYS[4], id)
 """
 )
 
 # stage, previous stage or '', owner, worker, lease seconds, losses allowed, highest attempt known
 # -> {'claimed', fence} or {why not}
 CLAIM = (
-    _PRELUDE
+    PRELUDE
     + """
 local stage, previous, owner, worker, seconds, limit, known = unpack(ARGV)
 local state = get(stage .. '.state')
@@ -162,7 +74,7 @@ return {'claimed', fence}
 # stage, fence, owner, progress JSON or '', checkpoint step or '', lease seconds or '0'
 # -> held, cancelled, lost, or forgotten where there is no such record any more
 TOUCH = (
-    _PRELUDE
+    PRELUDE
     + """
 local stage, fence, owner, progress, checkpoint, seconds = unpack(ARGV)
 if not get('state') then return 'forgotten' end
@@ -181,7 +93,7 @@ return 'held'
 # stage, next stage or '', fence, owner, new state, then JSON of the result, the error, or why it is
 # given back -> settled, stopped or lost
 SETTLE = (
-    _PRELUDE
+    PRELUDE
     + """
 local stage, following, fence, owner, state, payload = unpack(ARGV)
 if not holds(stage, fence, owner) then return 'lost' end
@@ -232,7 +144,7 @@ return 'settled'
 
 # stage, fence, owner, why, losses allowed -> queued, cancelled, failed, or lost
 LOSE = (
-    _PRELUDE
+    PRELUDE
     + """
 local stage, fence, owner, why, limit = unpack(ARGV)
 local state = get(stage .. '.state')
@@ -246,7 +158,7 @@ return lose(stage, why, limit)
 
 # losses allowed, the stages in order -> queued, cancelled, failed; or held, where no lease ran out
 EXPIRE = (
-    _PRELUDE
+    PRELUDE
     + """
 for index = 2, #ARGV do
     local stage = ARGV[index]
@@ -262,7 +174,7 @@ return 'held'
 
 # the stages in order -> cancelled, cancelling, the state it ended in before, or unknown
 CANCEL = (
-    _PRELUDE
+    PRELUDE
     + """
 local state = get('state')
 if not state then return 'unknown' end
@@ -285,7 +197,7 @@ return state
 
 # the stages in order -> retried, the state that forbids it, or unknown
 RETRY = (
-    _PRELUDE
+    PRELUDE
     + """
 local state = get('state')
 if not state then return 'unknown' end
@@ -300,6 +212,7 @@ for _, stage in ipairs(ARGV) do
 end
 redis.call('HDEL', key, 'error')
 set('state', 'queued', 'cancel_requested', '0')
+open()
 wait()
 changed()
 return 'retried'
