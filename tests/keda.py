@@ -23,7 +23,7 @@ def closed(required: list[str], **properties: Any) -> dict[str, Any]:
 TRIGGER = closed(
     ["type", "metadata"],
     type={"const": "metrics-api"},
-    name={"type": "string", "pattern": "^[a-z]+$"},
+    name={"type": "string", "pattern": "^[a-z]+(-[0-9]+)?$"},
     metadata=closed(
         ["url", "valueLocation", "targetValue"],
         url={"type": "string", "pattern": "^http://[a-z-]+[.][a-z-]+[.]svc:[0-9]+/metrics$"},

@@ -1,6 +1,7 @@
 """How deploy/k8s grows and shrinks: KEDA's resources, and the GPUs they are for."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -8,6 +9,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from lorajob.worker.census import Census
+from lorajob.worker.metrics import job_metrics
+from lorajob.worker.queues import classes_of
 from tests import keda
 from tests.manifests import K8S, KUBECTL, OVERLAYS, build, container, named, of_kind, pods, triggers
 
@@ -38,7 +42,8 @@ def test_another_namespace_changes_the_address_that_keda_asks(tmp_path: Path) ->
     path = tmp_path / "k8s/overlays/nvidia/kustomization.yaml"
     path.write_text(path.read_text("utf-8").replace("namespace: lorajob\n", "namespace: speech\n"))
     run = subprocess.run([KUBECTL, "kustomize", path.parent], capture_output=True, text=True)
-    assert run.stdout.count("http://lorajob-metrics.speech.svc:9808/metrics") == 4
+    found = run.stdout.count("http://lorajob-metrics.speech.svc:9808/metrics")
+    assert found == len(triggers(named("nvidia", "ScaledJob", "lorajob-gpu"))) + 2
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -57,18 +62,37 @@ def test_keda_starts_gpu_workers_from_none_and_ends_none(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_keda_counts_what_waits_and_what_runs_of_one_queue(overlay: str) -> None:
-    found = of_kind(overlay, "ScaledJob", "ScaledObject")
-    assert len(found) == 2
-    for manifest in found:
-        queue = manifest["metadata"]["name"].removeprefix("lorajob-")
-        assert [trigger["metadata"]["valueLocation"] for trigger in triggers(manifest)] == [
-            f'lorajob_queue_jobs{{queue="{queue}",state="{state}"}}'
+def test_keda_counts_what_waits_and_what_runs_of_the_jobs_that_a_worker_may_take(
+    overlay: str,
+) -> None:
+    card_gb = None if overlay == "cpu-only" else 24
+    held = [int(name[3:] or 0) for name in classes_of("gpu", card_gb)]
+    for kind, queue, more in (
+        ("ScaledObject", "cpu", [""]),
+        ("ScaledJob", "gpu", [f',memory_gb="{size}"' for size in held]),
+    ):
+        found = triggers(named(overlay, kind, f"lorajob-{queue}"))
+        assert [trigger["metadata"]["valueLocation"] for trigger in found] == [
+            f'lorajob_queue_jobs{{queue="{queue}",state="{state}"{label}}}'
+            for label in more
             for state in ("queued", "running")
         ]
-        assert {trigger["authenticationRef"]["name"] for trigger in triggers(manifest)} == {
-            "lorajob-metrics"
-        }
+        assert {trigger["authenticationRef"]["name"] for trigger in found} == {"lorajob-metrics"}
+        assert len({trigger["name"] for trigger in found}) == len(found)
+
+
+def test_every_number_that_keda_asks_for_is_told_from_the_first_scrape_on() -> None:
+    told = {
+        (sample.name, *sample.labels.items())
+        for family in job_metrics(Census({}, []))
+        for sample in family.samples
+    }
+    for overlay in OVERLAYS:
+        for manifest in of_kind(overlay, "ScaledJob", "ScaledObject"):
+            for trigger in triggers(manifest):
+                name, _, labels = trigger["metadata"]["valueLocation"].partition("{")
+                asked = re.findall(r'(\w+)="(\w+)"', labels)
+                assert len([one for one in told if one[0] == name and {*asked} <= {*one[1:]}]) == 1
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

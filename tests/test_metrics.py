@@ -14,6 +14,7 @@ from lorajob.tasks.publish import send
 from lorajob.worker import tallies
 from lorajob.worker.artifacts import JobStore
 from lorajob.worker.gpu_load import PERIOD_SECONDS, GpuWatch, gpu_loads, loads_of, parse
+from lorajob.worker.queues import MEMORY_CLASSES_GB
 from lorajob.worker.record import StageRecord
 from lorajob.worker.records import Claim, Records
 from lorajob.worker.redis_server import free_port
@@ -66,9 +67,9 @@ def test_one_endpoint_tells_of_every_job(exporter, records, redis, tmp_path):
     assert value(found, "lorajob_jobs", state="queued", language="mr") == 1
     assert value(found, "lorajob_jobs", state="running", language="hi") == 1
     assert value(found, "lorajob_jobs", state="succeeded", language="hi") == 1
-    assert value(found, "lorajob_queue_jobs", queue="cpu", state="queued") == 2
-    assert value(found, "lorajob_queue_jobs", queue="cpu", state="running") == 0
-    assert value(found, "lorajob_queue_jobs", queue="gpu", state="running") == 1
+    assert value(found, "lorajob_queue_jobs", queue="cpu", state="queued", memory_gb="0") == 2
+    assert value(found, "lorajob_queue_jobs", queue="cpu", state="running", memory_gb="0") == 0
+    assert value(found, "lorajob_queue_jobs", queue="gpu", state="running", memory_gb="0") == 1
     assert value(found, "lorajob_workers", queue="gpu") == 1
     assert value(found, "lorajob_wer_percent", language="hi", model="base") == 207.31
     assert value(found, "lorajob_wer_percent", language="hi", model="tuned") == 52.04
@@ -83,23 +84,42 @@ def test_one_endpoint_tells_of_every_job(exporter, records, redis, tmp_path):
     assert not [name for name, labels in found if taken & dict(labels).keys()]
 
 
+def test_what_waits_for_a_card_is_counted_by_the_memory_it_needs(exporter, records, tmp_path):
+    for number, size in enumerate((12, 12, 80, None)):
+        stages = finished("preprocess") | {"train": StageRecord(state="queued")}
+        job = job_record(tmp_path, f"hi-{number:08x}", memory_class=size, stages=stages)
+        records.create(job)
+    records.create(job_record(tmp_path, "hi-0000000a", memory_class=12))  # its cpu stage needs none
+    assert isinstance(records.claim("hi-00000001", "train", "gpu@a", 90, 3), Claim)
+    found = until(exporter, "lorajob_queue_jobs", 1, queue="cpu", state="queued", memory_gb="0")
+    counts = {
+        (size, state): value(
+            found, "lorajob_queue_jobs", queue="gpu", state=state, memory_gb=str(size)
+        )
+        for size in (0, *MEMORY_CLASSES_GB)
+        for state in ("queued", "running")
+    }
+    ours = {(0, "queued"): 1, (12, "queued"): 1, (12, "running"): 1, (80, "queued"): 1}
+    assert counts == dict.fromkeys(counts, 0) | ours
+
+
 def test_a_scrape_follows_a_job_through_its_life(exporter, records, tmp_path):
     job = job_record(tmp_path, "hi-00000011")
     records.create(job)
-    until(exporter, "lorajob_queue_jobs", 1, queue="cpu", state="queued")
+    until(exporter, "lorajob_queue_jobs", 1, queue="cpu", state="queued", memory_gb="0")
     claim = records.claim(job.id, "preprocess", "cpu@a", 90, 3)
     assert isinstance(claim, Claim)
-    until(exporter, "lorajob_queue_jobs", 1, queue="cpu", state="running")
+    until(exporter, "lorajob_queue_jobs", 1, queue="cpu", state="running", memory_gb="0")
     records.commit(claim, {})
-    found = until(exporter, "lorajob_queue_jobs", 1, queue="gpu", state="queued")
-    assert value(found, "lorajob_queue_jobs", queue="cpu", state="running") == 0
+    found = until(exporter, "lorajob_queue_jobs", 1, queue="gpu", state="queued", memory_gb="0")
+    assert value(found, "lorajob_queue_jobs", queue="cpu", state="running", memory_gb="0") == 0
     assert value(found, "lorajob_jobs", state="running", language="hi") == 1  # as status says
     claim = records.claim(job.id, "train", "gpu@a", 90, 3)
     assert isinstance(claim, Claim)
     records.fail(claim, "no clip is left")
     until(exporter, "lorajob_jobs", 1, state="failed", language="hi")
     records.retry(job.id)
-    until(exporter, "lorajob_queue_jobs", 1, queue="gpu", state="queued")
+    until(exporter, "lorajob_queue_jobs", 1, queue="gpu", state="queued", memory_gb="0")
     records.cancel(job.id)
     until(exporter, "lorajob_jobs", 1, state="cancelled", language="hi")
     records.retry(job.id)  # and once more, between two scrapes

@@ -16,12 +16,15 @@ from redis import Redis
 
 from lorajob.errors import RecordError
 from lorajob.jobdir import STAGES
+from lorajob.worker.queues import QUEUES
 from lorajob.worker.record import ENDED, JobRecord
 from lorajob.worker.records import INDEX, QUEUED, RUNNING
 
 PAGE = 1000  # records a round trip
 AGAIN = 200  # ended jobs that are looked at again in a turn
-FIELDS = ("language", "state", "evaluate.result", *(f"{stage}.state" for stage in STAGES))
+FIELDS = (
+    "language", "state", "memory_class", "evaluate.result", *(f"{stage}.state" for stage in STAGES)
+)  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +37,7 @@ class Standing:
     state: str
     stage: str | None  # that waits or runs; None where the job is over
     waits: bool  # for a worker to take its stage
+    memory_gb: int  # of the smallest card that holds that stage; 0 for any, and without one
     wer: dict[str, float]  # percent on the test clips, of `base` and `tuned`, once evaluated
 
 
@@ -105,8 +109,9 @@ class CensusTaker:
                     pipe.hmget(_key(job_id), FIELDS)
                 answers = cast("list[list[str | None]]", pipe.execute())
             for job_id, values in zip(page, answers, strict=True):
-                if values[0] is not None and values[1] is not None:
-                    found[job_id] = _standing(values[0], values[1], values[2], values[3:])
+                language, state, memory_class, evaluated, *stages = values
+                if language is not None and state is not None:
+                    found[job_id] = _standing(language, state, memory_class, evaluated, stages)
         return found
 
     def _records(self, ids: list[str]) -> list[JobRecord]:
@@ -124,12 +129,18 @@ class CensusTaker:
 
 
 def _standing(
-    language: str, state: str, evaluated: str | None, stages: list[str | None]
+    language: str,
+    state: str,
+    memory_class: str | None,
+    evaluated: str | None,
+    stages: list[str | None],
 ) -> Standing:
     left = [name for name, at in zip(STAGES, stages, strict=True) if at != "succeeded"]
     current = left[0] if left and state not in ENDED else None
     waits = current is not None and stages[STAGES.index(current)] == "queued"
-    return Standing(language, state, current, waits, _wer(evaluated))
+    needs_card = current is not None and QUEUES[current] == "gpu"
+    memory_gb = int(memory_class or 0) if needs_card else 0
+    return Standing(language, state, current, waits, memory_gb, _wer(evaluated))
 
 
 def _wer(evaluated: str | None) -> dict[str, float]:

@@ -21,7 +21,7 @@ from lorajob.worker import tallies
 from lorajob.worker.census import Census, CensusTaker
 from lorajob.worker.gpu_load import GpuLoad, loads_of
 from lorajob.worker.heartbeats import living
-from lorajob.worker.queues import KINDS, QUEUES
+from lorajob.worker.queues import KINDS, MEMORY_CLASSES_GB, QUEUES
 from lorajob.worker.record import JobRecord
 
 MIB = 1024**2
@@ -85,13 +85,14 @@ def job_metrics(census: Census) -> Iterator[Metric]:
     yield jobs
     queues = GaugeMetricFamily(
         "lorajob_queue_jobs",
-        "Jobs whose stage waits for a worker of this queue, or is run by one.",
-        labels=["queue", "state"],
+        "Jobs whose stage waits for or is run by a worker of this queue with a card of so many GB.",
+        labels=["queue", "state", "memory_gb"],
     )
-    active = Counter((QUEUES[s.stage], s.waits) for s in found if s.stage is not None)
-    for queue in KINDS:
-        queues.add_metric([queue, "queued"], active[queue, True])
-        queues.add_metric([queue, "running"], active[queue, False])
+    active = Counter((QUEUES[s.stage], s.waits, s.memory_gb) for s in found if s.stage is not None)
+    for queue in KINDS:  # none is left out: KEDA takes a missing one for an error
+        for size in (0, *MEMORY_CLASSES_GB) if queue == "gpu" else (0,):
+            queues.add_metric([queue, "queued", str(size)], active[queue, True, size])
+            queues.add_metric([queue, "running", str(size)], active[queue, False, size])
     yield queues
     wer = GaugeMetricFamily(
         "lorajob_wer_percent",
