@@ -22,6 +22,7 @@ from lorajob.tasks.shown import summary
 from lorajob.worker.app import app
 from lorajob.worker.artifacts import job_store
 from lorajob.worker.connect import connect, patiently
+from lorajob.worker.heartbeats import larger_class
 from lorajob.worker.queues import QUEUES
 from lorajob.worker.record import JobRecord
 from lorajob.worker.records import Claim, Records, Refusal
@@ -101,7 +102,7 @@ def run_stage(task: Task, job_id: str, stage: str) -> dict[str, Any]:
             touched = Records(connect(settings))
             watch = RecordWatch(touched, claim, settings.lease_seconds, mirror.show)
             seen.outcome = outcome = attempt(record, claim, watch, worker, settings)
-        result = patiently(lambda: settle(records, claim, outcome, settings))
+        result = patiently(lambda: settle(records, claim, outcome, worker, settings))
     return summary(stage, result)
 
 
@@ -136,7 +137,9 @@ def attempt(
         return Failed("files", f"stage {claim.stage} on {worker}: {error}")
 
 
-def settle(records: Records, claim: Claim, outcome: Outcome, settings: Settings) -> dict[str, Any]:
+def settle(
+    records: Records, claim: Claim, outcome: Outcome, worker: str, settings: Settings
+) -> dict[str, Any]:
     """Write the outcome to the record; raise unless this delivery committed the stage."""
     match outcome:
         case Committed(result=result):
@@ -149,7 +152,9 @@ def settle(records: Records, claim: Claim, outcome: Outcome, settings: Settings)
             lose(records, claim, message, settings)
         case Crashed(returncode=code, message=message) if code < 0:
             lose(records, claim, message, settings)
-        case Failed(kind="memory" | "lost", message=message):
+        case Failed(kind="memory", message=message):
+            lose(records, claim, message, settings, larger_card(claim, worker, settings))
+        case Failed(kind="lost", message=message):
             lose(records, claim, message, settings)
         case Failed(message=message) | Crashed(message=message):
             if not records.fail(claim, message):
@@ -164,12 +169,22 @@ def settle(records: Records, claim: Claim, outcome: Outcome, settings: Settings)
     raise StageFailed(f"{claim.job_id} {claim.stage} ({kind}): {message}")
 
 
-def lose(records: Records, claim: Claim, why: str, settings: Settings) -> None:
+def larger_card(claim: Claim, worker: str, settings: Settings) -> int:
+    """For a stage that ran out of memory: the class of cards to which its job goes, 0 for none.
+
+    Only to where some worker lives: who has no larger card may yet find room on this one.
+    """
+    if QUEUES[claim.stage] != "gpu":
+        return 0
+    return larger_class(connect(settings, patient=True), worker)
+
+
+def lose(records: Records, claim: Claim, why: str, settings: Settings, larger: int = 0) -> None:
     """Have another attempt made, since this one was lost through no fault of the job's.
 
     Returns only where that happened too often, and the stage has failed; raises Ignore elsewhere.
     """
-    answer = records.lose(claim, why, settings.max_losses)
+    answer = records.lose(claim, why, settings.max_losses, larger)
     if answer == "failed":
         return
     if answer == "queued" and records.load(claim.job_id).stages[claim.stage].losses == 1:

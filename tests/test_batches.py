@@ -16,7 +16,7 @@ from lorajob.tasks.batches import load_batch, state_of, submit_batch
 from lorajob.tasks.pipeline import Pipeline
 from lorajob.tasks.prune import prune
 from lorajob.tasks.rebuild import rebuild
-from lorajob.worker.queues import LANES, all_queues, class_of, classes_of, memory_class
+from lorajob.worker.queues import LANES, all_queues, class_of, classes_of, memory_class, queue_name
 from lorajob.worker.settings import Settings
 from tests.command import environment, run, url_of
 from tests.test_records import claim
@@ -235,8 +235,9 @@ def test_a_job_waits_for_a_card_that_is_large_enough(pipeline, data, redis, env)
     record = pipeline.records.load(job)
     assert record.memory_class == 12
     assert class_of(f"gpu{record.memory_class}.0") in classes_of("gpu", 16)
-    assert classes_of("gpu", 8) == ["gpu"]
-    assert classes_of("gpu", 24) == ["gpu", "gpu12", "gpu24"]
+    assert classes_of("gpu", 3) == ["gpu"]
+    assert classes_of("gpu", 10) == ["gpu", "gpu4", "gpu6", "gpu8"]
+    assert classes_of("gpu", 24) == ["gpu", "gpu4", "gpu6", "gpu8", "gpu12", "gpu24"]
     for stage in STAGES[:1]:
         got = claim(pipeline.records, record, stage)
         pipeline.records.commit(got, {})
@@ -244,12 +245,23 @@ def test_a_job_waits_for_a_card_that_is_large_enough(pipeline, data, redis, env)
     assert "a worker of the queue gpu12, with a card of 12 GB or more; none is up" in told
 
 
-@pytest.mark.parametrize(("needed", "found"), [(0, None), (6, None), (7, 12), (13, 24), (80, 80)])
+@pytest.mark.parametrize(
+    ("needed", "found"),
+    [(0, None), (2, None), (3, 4), (5.4, 6), (7, 8), (9, 12), (13, 24), (80, 80)],
+)
 def test_a_memory_class_is_the_smallest_that_holds_the_job(needed, found):
     assert memory_class(needed) == found
     with pytest.raises(ValueError, match="81 GB"):
         memory_class(81)
 
 
+@pytest.mark.parametrize("size", ["medium", "large-v3-turbo"])
+def test_a_part_of_a_card_with_five_gb_leaves_what_needs_more_to_others(pipeline, data, size):
+    job = pipeline.submit(specs(data, "hi", base_model=f"openai/whisper-{size}")[0])
+    record = pipeline.records.load(job)
+    assert class_of(queue_name("train", record.lane, record.memory_class)) == "gpu6"
+    assert "gpu6" not in classes_of("gpu", 5)
+
+
 def test_every_lane_is_declared():
-    assert len(all_queues()) == len(set(all_queues())) == LANES * 6
+    assert len(all_queues()) == len(set(all_queues())) == LANES * 9

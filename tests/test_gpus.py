@@ -15,7 +15,7 @@ from lorajob.spec import build_spec
 from lorajob.worker.connect import connect
 from lorajob.worker.gpus import pins
 from lorajob.worker.heartbeats import living
-from lorajob.worker.queues import lanes_of, lists_of
+from lorajob.worker.queues import classes_of, lanes_of, lists_of
 from lorajob.worker.records import Records
 from lorajob.worker.settings import Settings
 from tests.command import environment, run, start, url_of
@@ -198,7 +198,9 @@ def test_each_gpu_has_a_worker_of_what_fits_it_and_sigterm_ends_them_all(
     with connect(redis_server) as redis:
         wait_for(lambda: len(living(redis, "gpu24")) == 2, READY_SECONDS)
         wait_for(lambda: len(living(redis, "gpu80")) == 1)
-        wanted = sorted([(L4, "gpu,gpu12,gpu24"), (A100, "gpu,gpu12,gpu24,gpu48,gpu80")])
+        wanted = sorted(
+            [(card, ",".join(classes_of("gpu", size))) for card, size in ((L4, 24), (A100, 85))]
+        )
         assert pools(command.pid) == wanted
         family = descendants(command.pid)
         command.send_signal(signal.SIGTERM)

@@ -8,6 +8,8 @@ from typing import cast
 from redis import Redis
 from redis.exceptions import RedisError
 
+from lorajob.worker.queues import MEMORY_CLASSES_GB
+
 BEAT_SECONDS = 3.0
 LIVE_SECONDS = 15  # a worker unheard of for this long counts as gone
 
@@ -30,6 +32,17 @@ logger = logging.getLogger(__name__)
 def living(redis: Redis, queue: str) -> list[str]:
     """Names of the live workers of a kind or class of queues, such as cpu, gpu or gpu24."""
     return cast("list[str]", redis.register_script(LIVING)([_key(queue)], [LIVE_SECONDS]))
+
+
+def larger_class(redis: Redis, worker: str) -> int:
+    """GB of the smallest class of cards that live workers serve and `worker` does not; or 0."""
+    found = 0
+    for size in reversed(MEMORY_CLASSES_GB):
+        names = living(redis, f"gpu{size}")
+        if worker in names:
+            return found
+        found = size if names else found
+    return found
 
 
 class Heartbeat:

@@ -89,6 +89,9 @@ local function end_attempt(stage, why)
     if #ended > 100 then table.remove(ended, 1) end
     set('ended', cjson.encode(ended))
 end
+local function move_up(class)  -- to larger cards; what waits for them already stays
+    if class > tonumber(get('memory_class') or '0') then set('memory_class', class) end
+end
 local function lose(stage, why, limit)  -- no fault of the job's own: to be tried again, to a limit
     end_attempt(stage, why)
     forget(stage, 'lease')

@@ -10,7 +10,7 @@ from typing import Literal
 
 KINDS = ("cpu", "gpu")
 QUEUES = {"preprocess": "cpu", "train": "gpu", "evaluate": "gpu", "convert": "cpu"}  # stage -> kind
-MEMORY_CLASSES_GB = (12, 24, 48, 80)  # cards as they are sold; a smaller job fits any
+MEMORY_CLASSES_GB = (4, 6, 8, 12, 24, 48, 80)  # cards and parts of them, as they are sold
 LANES = 16  # with fewer single jobs wait behind batches; a worker names each in every poll
 
 Priority = Literal["high", "normal", "low"]
@@ -26,7 +26,7 @@ def queue_name(stage: str, lane: int, memory_class: int | None = None) -> str:
 
 
 def classes_of(kind: str, memory_gb: float | None = None) -> list[str]:
-    """What a worker serves: `gpu` and, with a card of `memory_gb`, `gpu12`, ... as far as it goes.
+    """What a worker serves: `gpu` and, with a card of `memory_gb`, `gpu4`, ... as far as it goes.
 
     None is a machine of unknown memory: it takes everything, and a stage that does not fit fails.
     """

@@ -70,7 +70,7 @@ class JobRecord(BaseModel):
     batch: str | None = None  # of which it is a part
     priority: Priority = "normal"
     lane: int = 0  # of the queues: its batch's or user's, as `Records.create` found
-    memory_class: int | None = None  # GB of the smallest card that training fits on; None: any
+    memory_class: int | None = None  # GB of the smallest card that takes it; None: any
     revision: int = 0  # raised by every change of state
     ended: tuple[EndedAttempt, ...] = ()  # oldest first, the last hundred
     stages: dict[str, StageRecord]

@@ -202,11 +202,12 @@ class Records:
         """Give a stage back unfinished: it is queued again (or cancelled, where asked for)."""
         return self._end(claim, "queued", why) == "settled"
 
-    def lose(self, claim: Claim, why: str, max_losses: int) -> Lost:
+    def lose(self, claim: Claim, why: str, max_losses: int, memory_class: int = 0) -> Lost:
         """The attempt ended through no fault of the job's: its stage is queued again, or has failed
         where this makes `max_losses` in a row without a new checkpoint. `lost`: another has it.
+        The job waits for a card of `memory_class` GB from now on, if that is more than it did.
         """
-        args: Arguments = [claim.stage, claim.fence, claim.owner, why, max_losses]
+        args: Arguments = [claim.stage, claim.fence, claim.owner, why, max_losses, memory_class]
         answer = self._lose(_keys(claim.job_id), args)
         if answer != "lost":
             self.mirror(claim.job_id)

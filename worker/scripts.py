@@ -142,16 +142,18 @@ return 'settled'
 """
 )
 
-# stage, fence, owner, why, losses allowed -> queued, cancelled, failed, or lost
+# stage, fence, owner, why, losses allowed, class of memory from now on or 0
+# -> queued, cancelled, failed, or lost
 LOSE = (
     PRELUDE
     + """
-local stage, fence, owner, why, limit = unpack(ARGV)
+local stage, fence, owner, why, limit, class = unpack(ARGV)
 local state = get(stage .. '.state')
 if holds(stage, fence, owner) and state ~= 'running' and not get(stage .. '.expired') then
     return state  -- asked twice: the first answer was lost
 end
 if not runs(stage, fence, owner) then return 'lost' end
+move_up(tonumber(class))
 return lose(stage, why, limit)
 """
 )
