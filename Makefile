@@ -9,7 +9,10 @@ BENCH_ARGS ?=
 CHAOS_ARGS ?=
 TEST_PROCESSES ?= 2
 
-.PHONY: help demo test check bench bench-job chaos lock clean
+# What would notice first that an older package lacks something: each stage, and a job through all.
+FLOOR_TESTS := $(addprefix tests/test_,train.py encoded.py evaluate.py convert.py loss.py records.py chain.py)
+
+.PHONY: help demo test check bench bench-job chaos floor lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -20,6 +23,7 @@ help:
 	@echo "             the table added to bench/RESULTS.md"
 	@echo "make bench-job  one job through the whole service, its table likewise"
 	@echo "make chaos   kill workers, stages and Redis 30 times under four jobs, and tell what came of them"
+	@echo "make floor   run some tests with the oldest packages that pyproject.toml allows"
 	@echo "make lock    renew constraints.txt"
 	@echo "make clean   remove .venv and all that was built"
 
@@ -48,6 +52,20 @@ bench-job: $(VENV)/editable
 
 chaos: $(VENV)/editable
 	$(BIN)/python -m tests.chaos --kills 30 $(CHAOS_ARGS)
+
+# pip has no such resolver, and uv does not find every build of torch, so one resolves and the other
+# installs. Old packages may warn of each other: that is no error here.
+floor:
+	rm -rf $(VENV)/floor
+	mkdir -p $(VENV)
+	grep '^torch==' constraints.txt > $(VENV)/torch.txt
+	$(PYTHON) -m venv $(VENV)/floor
+	$(VENV)/floor/bin/pip install --quiet uv
+	$(VENV)/floor/bin/uv pip compile --quiet --resolution lowest-direct \
+	    --constraint $(VENV)/torch.txt --extra demo --output-file $(VENV)/floor.txt pyproject.toml
+	$(VENV)/floor/bin/pip install --quiet --constraint $(VENV)/floor.txt --editable '.[demo]' \
+	    hypothesis jsonschema pytest
+	$(VENV)/floor/bin/python -m pytest -o filterwarnings=default $(FLOOR_TESTS)
 
 # A fresh environment, resolved anew but for torch. What is built for one machine only (a local
 # version, "+cpu") is left out.

@@ -153,7 +153,7 @@ def read_spec(path: Path | None, option: str = "--spec") -> dict[str, Any]:
         return {}
     import yaml
 
-    from lorajob.spec import read_yaml
+    from lorajob.spec_yaml import read_yaml
 
     try:
         values = read_yaml(path.read_text("utf-8"))

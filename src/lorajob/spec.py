@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 
 from lorajob.errors import UsageError
 from lorajob.languages import find_language
+from lorajob.spec_yaml import read_yaml
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ComputeType = Literal["float16", "int8", "int8_float16", "int8_float32", "float32"]
@@ -212,39 +212,6 @@ def build_spec(
             raise UsageError(f"--set: {line!r} is not of the form name=value, e.g. train.epochs=2")
         merged = merge(merged, _nested(key.split("."), _parse_value(text, line)))
     return parse_spec(merged)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML whose only booleans are true and false, as in 1.2, so that `no` is Norwegian, and of
-    whose equal keys not all but the last are passed over in silence.
-    """
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    line = key.start_mark.line + 1
-                    raise yaml.YAMLError(f"{key.value!r} is there twice, again in line {line}")
-                seen.add(key.value)
-        return node
-
-
-_BOOLEAN = "tag:yaml.org,2002:bool"
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOLEAN]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(_BOOLEAN, re.compile("^(?:true|True|false|False)$"), list("tTfF"))
-
-
-def read_yaml(text: str) -> Any:
-    """The value of a spec file's or a setting's text. Raises yaml.YAMLError."""
-    try:
-        return yaml.load(text, _Loader)
-    except RecursionError:
-        raise yaml.YAMLError("it is nested too deeply") from None
 
 
 def _parse_value(text: str, line: str) -> Any:
