@@ -55,12 +55,20 @@ class EncodedClips:
         rows: Tensor = self._open[self._shard_of[clip]].get_tensor(str(clip))
         return rows
 
+    @property
+    def bytes(self) -> int:
+        """What the files take."""
+        return sum(path.stat().st_size for path in self._paths)
+
     @cached_property
     def _open(self) -> list[Any]:
+        return [safe_open(path, framework="pt") for path in self._paths]
+
+    @property
+    def _paths(self) -> list[Path]:
         if self.folder is None:
             return []
-        paths = [shard_path(self.folder, number) for number in range(len(self.shards))]
-        return [safe_open(path, framework="pt") for path in paths]
+        return [shard_path(self.folder, number) for number in range(len(self.shards))]
 
 
 def shard_path(folder: Path, number: int) -> Path:

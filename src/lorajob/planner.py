@@ -50,12 +50,15 @@ def forecast(
     cost: Callable[[list[int]], float],
     load: Callable[[list[int]], Batch],
     steps: int,
+    loaded: int,
+    mapped: int = 0,
 ) -> Forecast:
     """Time the median and the costliest pass of each kind and reckon the others between those.
 
-    `cost` of a pass is in seconds of audio, `load` gives its batch.
+    `cost` of a pass is in seconds of audio, `load` gives its batch. `loaded` is `peak_memory`
+    before anything was computed, `mapped` the bytes of files that are read meanwhile: they count
+    as resident.
     """
-    loaded = peak_memory()
     before: int | None = None
     seconds = 0.0
     for passes in filter(None, kinds):
@@ -70,7 +73,7 @@ def forecast(
         seconds += sum(max(0.0, common_seconds + slope * (it - middle)) for it in costs)
     peak = peak_memory()
     if run.accelerator.device.type == "cpu" and peak > loaded:  # else loading took the most
-        peak += min(GAPS_BYTES, peak - (before or loaded))
+        peak += min(GAPS_BYTES, peak - (before or loaded)) + mapped
     return Forecast(steps, seconds / steps, seconds, peak)
 
 

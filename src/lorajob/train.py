@@ -118,10 +118,11 @@ class _Loop:
 
     def train(self, dataset: WindowDataset, scratch: Path | None) -> None:
         """Take all steps that are left; rank 0 has a folder for what is only needed meanwhile."""
+        loaded = peak_memory()
         self._pick_micro_batch(dataset)
         if self.config.decoder_only:
             self._encode_once(dataset, scratch)
-        self._look_ahead(dataset)
+        self._look_ahead(dataset, loaded)
         batches = self._batches(dataset)
         began = time.monotonic()
         if self.history is not None:
@@ -194,7 +195,7 @@ class _Loop:
         accelerator.wait_for_everyone()
         self.encoded = dataset.encoded = EncodedClips(place, shards)
 
-    def _look_ahead(self, dataset: WindowDataset) -> None:
+    def _look_ahead(self, dataset: WindowDataset, loaded: int) -> None:
         """Foretell what a long run will take."""
 
         def load(batch: list[int]) -> Batch:
@@ -210,7 +211,10 @@ class _Loop:
             for batch in passes:
                 kinds[is_encoded(self.windows[batch[0]], self.encoded)].append(batch)
             try:
-                ahead = forecast(self.run, kinds, self._cost, load, len(steps))
+                ahead = forecast(
+                    *(self.run, kinds, self._cost, load, len(steps), loaded),
+                    mapped=self.encoded.bytes,
+                )
                 break
             except torch.OutOfMemoryError as error:
                 self.run.use_less_memory(self.run.micro_batch, error)
