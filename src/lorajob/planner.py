@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median_low
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -44,36 +44,46 @@ class Forecast:
         return asdict(self)
 
 
+class Loaded(NamedTuple):
+    """Bytes that a process has taken, at most and now."""
+
+    peak: int
+    resident: int
+
+
+def loaded_memory() -> Loaded:
+    """As it is now."""
+    return Loaded(peak_memory(), _resident_memory())
+
+
 def forecast(
     run: Run,
     kinds: Sequence[Sequence[list[int]]],
     cost: Callable[[list[int]], float],
     load: Callable[[list[int]], Batch],
     steps: int,
-    loaded: int,
+    loaded: Loaded,
     mapped: int = 0,
 ) -> Forecast:
     """Time the median and the costliest pass of each kind and reckon the others between those.
 
-    `cost` of a pass is in seconds of audio, `load` gives its batch. `loaded` is `peak_memory`
-    before anything was computed, `mapped` the bytes of files that are read meanwhile: they count
-    as resident.
+    `cost` of a pass is in seconds of audio, `load` gives its batch. `loaded` is the
+    memory before anything was computed, `mapped` the bytes of files that are read meanwhile: they
+    count as resident.
     """
-    before: int | None = None
     seconds = 0.0
     for passes in filter(None, kinds):
         costs = [cost(one) for one in passes]
         middle, most = median_low(costs), max(costs)
         common = load(passes[costs.index(middle)])
         dry_pass(run, common)  # the first of its kind is slower
-        before = before or resident_memory()
         common_seconds = dry_pass(run, common)
         most_seconds = dry_pass(run, load(passes[costs.index(most)]))
         slope = (most_seconds - common_seconds) / (most - middle) if most > middle else 0.0
         seconds += sum(max(0.0, common_seconds + slope * (it - middle)) for it in costs)
     peak = peak_memory()
-    if run.accelerator.device.type == "cpu" and peak > loaded:  # else loading took the most
-        peak += min(GAPS_BYTES, peak - (before or loaded)) + mapped
+    if run.accelerator.device.type == "cpu" and peak > loaded.peak:  # else loading took the most
+        peak += min(GAPS_BYTES, peak - loaded.resident) + mapped
     return Forecast(steps, seconds / steps, seconds, peak)
 
 
@@ -97,7 +107,7 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def resident_memory() -> int:
+def _resident_memory() -> int:
     """Bytes resident now; at most so far on a system without /proc."""
     try:
         pages = Path("/proc/self/statm").read_text("utf-8").split()[1]

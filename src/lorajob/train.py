@@ -28,7 +28,15 @@ from lorajob.jobdir import JobDir, write_json
 from lorajob.languages import find_language
 from lorajob.model import trainable_parameters
 from lorajob.packing import group_batches, is_encoded, pass_seconds
-from lorajob.planner import GIB, Forecast, forecast, peak_memory, pick_micro_batch
+from lorajob.planner import (
+    GIB,
+    Forecast,
+    Loaded,
+    forecast,
+    loaded_memory,
+    peak_memory,
+    pick_micro_batch,
+)
 from lorajob.ranks import shared_by, wanted_processes
 from lorajob.report import Report
 from lorajob.results import TrainResult
@@ -118,7 +126,7 @@ class _Loop:
 
     def train(self, dataset: WindowDataset, scratch: Path | None) -> None:
         """Take all steps that are left; rank 0 has a folder for what is only needed meanwhile."""
-        loaded = peak_memory()
+        loaded = loaded_memory()
         self._pick_micro_batch(dataset)
         if self.config.decoder_only:
             self._encode_once(dataset, scratch)
@@ -195,7 +203,7 @@ class _Loop:
         accelerator.wait_for_everyone()
         self.encoded = dataset.encoded = EncodedClips(place, shards)
 
-    def _look_ahead(self, dataset: WindowDataset, loaded: int) -> None:
+    def _look_ahead(self, dataset: WindowDataset, loaded: Loaded) -> None:
         """Foretell what a long run will take."""
 
         def load(batch: list[int]) -> Batch:
