@@ -4,8 +4,8 @@
 
 JOB_DIR is a job that has trained on windows cut to their clips. CPU seconds are this process's, the
 models loaded beforehand; WER is that of the same test clips. CTranslate2 decodes windows of 30 s
-first, then windows that end behind their clip; so does `lorajob transcribe`, which takes a clip at
-a time and the model that is kept in float16.
+first, then windows that end behind their clip; so does `lorajob transcribe`, with the model that is
+kept in float16, whose padded windows faster-whisper decodes one at a time.
 """
 
 import argparse

@@ -8,6 +8,7 @@ import soundfile
 
 from lorajob import ct2
 from lorajob.clipstore import ClipStore
+from lorajob.errors import CorpusError
 from lorajob.tokens import Labels
 from lorajob.transcribe import transcribe
 from tests.tiny import make_job
@@ -24,15 +25,26 @@ def test_a_short_file_is_decoded_as_evaluation_decodes_it(
     tiny_whisper: Path, model: Path, tmp_path: Path
 ) -> None:
     store = ClipStore(make_job(tmp_path, tiny_whisper).stage_dir("preprocess") / "train")
-    files = [tmp_path / f"{index}.wav" for index in range(3)]
+    files = [tmp_path / f"{index}.wav" for index in range(3)]  # one batch, in order
     for index, path in enumerate(files):
         soundfile.write(path, store.audio(index), RATE)
     heard = list(transcribe(model, files, "hi", cut=True))
     decoder = ct2.Decoder(model, Labels(model, "hi"))
-    expected = [decoder.transcribe(store, [index], 1, cut=True)[0] for index in range(3)]
+    expected = decoder.transcribe(store, range(3), 16, cut=True)
     assert heard == list(zip(files, expected, strict=True))
     padded = [text for _, text in transcribe(model, files, "hi")]
     assert padded != expected
+
+
+def test_every_file_before_a_broken_one_is_heard(model: Path, tmp_path: Path) -> None:
+    tone, broken = tmp_path / "tone.wav", tmp_path / "broken.wav"
+    soundfile.write(tone, 0.1 * np.sin(np.arange(RATE) / 10), RATE)
+    broken.write_text("no audio")
+    heard = []
+    with pytest.raises(CorpusError, match=r"broken\.wav: cannot be transcribed"):
+        for path, _ in transcribe(model, [tone, tone, broken, tone], "hi", cut=True):
+            heard.append(path)
+    assert heard == [tone, tone]
 
 
 def test_a_file_longer_than_a_window_is_heard_to_its_end(model: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ third of the time. All by faster-whisper's own parts, which load in no time, unl
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import ctranslate2
@@ -18,6 +18,9 @@ from lorajob.errors import CorpusError
 from lorajob.packing import FRAME_SAMPLES, FRAMES_A_SECOND, WINDOW_SECONDS, encoder_frames
 from lorajob.tokens import USUAL_TOKENS, Labels
 
+UNREADABLE = (OSError, ValueError, RuntimeError, IndexError)
+BATCH_FILES = 16  # decoded at a time: a step of the decoder reads all its weights for each batch
+
 
 def transcribe(
     model: Path, audio: Iterable[Path], language: str, cut: bool = False
@@ -25,34 +28,57 @@ def transcribe(
     """Yield (file, text) for each audio file, greedily and without fallback to sampling.
 
     `language` is a Whisper language code; `cut` says that the model knows windows that end behind
-    the clip. Raises CorpusError for a file that does not decode.
+    the clip. Raises CorpusError for a file that does not decode, once those before it are heard.
     """
     ctranslate2.set_log_level(logging.ERROR)  # it warns that a CPU computes float16 in float32
     whisper = WhisperModel(str(model), device="auto", compute_type="default")
     labels = Labels(model, language)
+    waiting: list[tuple[Path, Samples]] = []
     for path in audio:
         try:
             samples = decode_audio(str(path))
-            if cut and encoder_frames(len(samples)) < WINDOW_SECONDS * FRAMES_A_SECOND:
-                yield path, _hear_window(whisper, samples, labels)
-                continue
-            segments, _ = whisper.transcribe(
-                samples, language=language, beam_size=1, temperature=0.0
-            )
-            yield path, " ".join(segment.text.strip() for segment in segments)
-        except (OSError, ValueError, RuntimeError, IndexError) as error:
-            raise CorpusError(f"{path}: cannot be transcribed: {error}") from None
+        except UNREADABLE as error:
+            yield from _hear_windows(whisper, waiting, labels)
+            raise _cannot(path, error) from None
+        short = cut and encoder_frames(len(samples)) < WINDOW_SECONDS * FRAMES_A_SECOND
+        if short:
+            waiting.append((path, samples))
+        if not short or len(waiting) == BATCH_FILES:
+            yield from _hear_windows(whisper, waiting, labels)
+            waiting = []
+        if not short:
+            yield path, _hear_all(whisper, path, samples, language)
+    yield from _hear_windows(whisper, waiting, labels)
 
 
-def _hear_window(whisper: WhisperModel, samples: Samples, labels: Labels) -> str:
-    """The transcript of samples at 16 kHz, as `evaluate` decodes a clip that is not padded."""
-    silence = FRAME_SAMPLES * encoder_frames(len(samples)) - len(samples)
-    features = whisper.feature_extractor(np.pad(samples, (0, silence)), padding=0)
-    (result,) = whisper.model.generate(
+def _cannot(path: Path, error: Exception) -> CorpusError:
+    return CorpusError(f"{path}: cannot be transcribed: {error}")
+
+
+def _hear_all(whisper: WhisperModel, path: Path, samples: Samples, language: str) -> str:
+    """The transcript of samples of any length, by faster-whisper's windows of 30 s."""
+    try:
+        segments, _ = whisper.transcribe(samples, language=language, beam_size=1, temperature=0.0)
+        return " ".join(segment.text.strip() for segment in segments)
+    except UNREADABLE as error:
+        raise _cannot(path, error) from None
+
+
+def _hear_windows(
+    whisper: WhisperModel, files: Sequence[tuple[Path, Samples]], labels: Labels
+) -> Iterator[tuple[Path, str]]:
+    """The transcripts of files (samples at 16 kHz), as `evaluate` decodes clips in cut windows."""
+    if not files:
+        return
+    samples = FRAME_SAMPLES * max(encoder_frames(len(heard)) for _, heard in files)
+    padded = [np.pad(heard, (0, samples - len(heard))) for _, heard in files]
+    features = np.stack([whisper.feature_extractor(heard, padding=0) for heard in padded])
+    results = whisper.model.generate(
         whisper.encode(features),
-        [labels.prompt],
+        [labels.prompt] * len(files),
         beam_size=1,
         max_length=2 * USUAL_TOKENS,  # CTranslate2 generates at most half of it
         suppress_blank=True,
     )
-    return labels.decode(result.sequences_ids[0])
+    for (path, _), result in zip(files, results, strict=True):
+        yield path, labels.decode(result.sequences_ids[0])
