@@ -1,7 +1,8 @@
 """Transcribe files with a finished job's model, as any user of faster-whisper would.
 
-Files that fit into a window need no padding to 30 s if the model was trained without: that takes a
-third of the time. All by faster-whisper's own parts, which load in no time, unlike torch.
+Files that fit into a window need no padding to 30 s if the model was trained without: that takes
+less than half the time (bench/RESULTS.md). All by faster-whisper's own parts, which load in no
+time, unlike torch.
 """
 
 import logging
@@ -19,7 +20,8 @@ from lorajob.packing import FRAME_SAMPLES, FRAMES_A_SECOND, WINDOW_SECONDS, enco
 from lorajob.tokens import USUAL_TOKENS, Labels
 
 UNREADABLE = (OSError, ValueError, RuntimeError, IndexError)
-BATCH_FILES = 16  # decoded at a time: a step of the decoder reads all its weights for each batch
+BATCH_FILES = 32  # decoded at a time: a step of the decoder reads all its weights for each batch
+WAITING_FILES = 64  # held until they are sorted by length; 120 MB at most
 
 
 def transcribe(
@@ -43,7 +45,7 @@ def transcribe(
         short = cut and encoder_frames(len(samples)) < WINDOW_SECONDS * FRAMES_A_SECOND
         if short:
             waiting.append((path, samples))
-        if not short or len(waiting) == BATCH_FILES:
+        if not short or len(waiting) == WAITING_FILES:
             yield from _hear_windows(whisper, waiting, labels)
             waiting = []
         if not short:
@@ -67,18 +69,24 @@ def _hear_all(whisper: WhisperModel, path: Path, samples: Samples, language: str
 def _hear_windows(
     whisper: WhisperModel, files: Sequence[tuple[Path, Samples]], labels: Labels
 ) -> Iterator[tuple[Path, str]]:
-    """The transcripts of files (samples at 16 kHz), as `evaluate` decodes clips in cut windows."""
-    if not files:
-        return
-    samples = FRAME_SAMPLES * max(encoder_frames(len(heard)) for _, heard in files)
-    padded = [np.pad(heard, (0, samples - len(heard))) for _, heard in files]
-    features = np.stack([whisper.feature_extractor(heard, padding=0) for heard in padded])
-    results = whisper.model.generate(
-        whisper.encode(features),
-        [labels.prompt] * len(files),
-        beam_size=1,
-        max_length=2 * USUAL_TOKENS,  # CTranslate2 generates at most half of it
-        suppress_blank=True,
-    )
-    for (path, _), result in zip(files, results, strict=True):
-        yield path, labels.decode(result.sequences_ids[0])
+    """The transcripts of files (samples at 16 kHz), as `evaluate` decodes clips in cut windows:
+    those of like length together.
+    """
+    texts = [""] * len(files)
+    order = sorted(range(len(files)), key=lambda place: -len(files[place][1]))
+    for start in range(0, len(order), BATCH_FILES):
+        places = order[start : start + BATCH_FILES]
+        samples = FRAME_SAMPLES * encoder_frames(len(files[places[0]][1]))
+        heard = [np.pad(files[it][1], (0, samples - len(files[it][1]))) for it in places]
+        features = np.stack([whisper.feature_extractor(it, padding=0) for it in heard])
+        results = whisper.model.generate(
+            whisper.encode(features),
+            [labels.prompt] * len(places),
+            beam_size=1,
+            max_length=2 * USUAL_TOKENS,  # CTranslate2 generates at most half of it
+            suppress_blank=True,
+        )
+        for place, result in zip(places, results, strict=True):
+            texts[place] = labels.decode(result.sequences_ids[0])
+    for (path, _), text in zip(files, texts, strict=True):
+        yield path, text
