@@ -69,7 +69,7 @@ def test_stored_outputs_train_as_fresh_ones(tiny_whisper: Path, tmp_path: Path) 
         stored = f"train.encoder_outputs_gb={gigabytes}"
         jobs.append(make_job(tmp_path / str(number), tiny_whisper, *DECODER, stored))
         run_stage("train", jobs[-1], 1, Report("train"))
-    assert losses(jobs[0]) == pytest.approx(losses(jobs[1]), rel=3e-3)
+    assert losses(jobs[0]) == pytest.approx(losses(jobs[1]), rel=1e-3)
     assert losses(jobs[0]) != losses(jobs[1])  # they are not padded alike
 
 
