@@ -99,9 +99,9 @@ def transcribe_all(model: Path, files: list[Path], labels: Labels, cut: bool) ->
 
 @torch.no_grad()
 def generate(model: Any, store: ClipStore, indices: Sequence[int], labels: Labels) -> list[str]:
-    """transformers' greedy transcripts, padded to 30 s, up to as many tokens as ours."""
+    """transformers' greedy transcripts, padded to 30 s, each of as many tokens as ours at most."""
     log_mel = LogMel(model.config.num_mel_bins)
-    limit = ct2.max_new_tokens(max(int(store.tokens[index]) for index in indices))
+    limits = ct2.token_limits(store, indices)
     texts: list[str] = []
     for start in range(0, len(indices), GENERATE_BATCH):
         audio = [store.audio(index) for index in indices[start : start + GENERATE_BATCH]]
@@ -111,9 +111,11 @@ def generate(model: Any, store: ClipStore, indices: Sequence[int], labels: Label
             task="transcribe",
             num_beams=1,
             do_sample=False,
-            max_new_tokens=limit,
+            max_new_tokens=max(limits),
         )
-        texts += [labels.decode(row.tolist()) for row in rows]
+        for row, limit in zip(rows, limits[start : start + GENERATE_BATCH], strict=True):
+            spoken = [token for token in row.tolist() if token < labels.end]
+            texts.append(labels.decode(spoken[:limit]))
     return texts
 
 

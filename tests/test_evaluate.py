@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from lorajob import ct2
+from lorajob.clipstore import ClipStore
 from lorajob.jobdir import JobDir
 from lorajob.report import Report
 from lorajob.spec import build_spec
 from lorajob.stage import run_stage
+from lorajob.tokens import Labels
 from tests.test_train import SHORT
 from tests.tiny import make_job
 
@@ -93,3 +95,27 @@ def test_clips_that_are_not_padded_are_decoded_more_at_a_time(seconds, cut, size
     batches = [seconds[batch] for batch in ct2.decode_batches(seconds, 16, cut)]
     assert [len(batch) for batch in batches] == sizes
     assert [one for batch in batches for one in batch] == seconds
+
+
+def test_a_transcript_is_no_longer_than_the_fastest_speaker_makes_it(
+    tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ClipStore(make_job(tmp_path, tiny_whisper).stage_dir("preprocess") / "train")
+    places = range(len(store))
+    limits = ct2.token_limits(store, places)
+    assert all(limit >= store.tokens[place] for limit, place in zip(limits, places, strict=True))
+    assert any(limit == store.tokens[place] for limit, place in zip(limits, places, strict=True))
+    spoken: list[int] = []
+    decode = Labels.decode
+
+    def noted(self: Labels, ids: list[int]) -> str:
+        spoken.append(len(ids))
+        return decode(self, ids)
+
+    monkeypatch.setattr(Labels, "decode", noted)
+    model = ct2.convert(tiny_whisper, tmp_path / "model", "float32")
+    decoder = ct2.Decoder(model, Labels(tiny_whisper, "hi"))
+    together = decoder.transcribe(store, places, batch_size=len(store), cut=False)
+    assert sorted(spoken) == sorted(limits)  # an untrained model never ends by itself
+    alone = [decoder.transcribe(store, [place], batch_size=1)[0] for place in places]
+    assert all(len(one) <= len(all_) for one, all_ in zip(alone, together, strict=True))

@@ -146,7 +146,7 @@ def compare(check: _Check, merged: Path, float32: Path, pace: _Pace) -> tuple[fl
     model = load_whisper(merged).eval()
     log_mel = LogMel(model.config.num_mel_bins)
     decoder = ct2.Decoder(float32, check.labels)
-    limit = ct2.max_new_tokens(max(int(check.store.tokens[index]) for index in check.indices))
+    limits = dict(zip(check.indices, ct2.token_limits(check.store, check.indices), strict=True))
     worst = 0.0
     transcripts = []
     for done, index in enumerate(check.sample):
@@ -164,7 +164,7 @@ def compare(check: _Check, merged: Path, float32: Path, pace: _Pace) -> tuple[fl
                 f"against {ours[place]:.6f}; at most {MAX_LOGPROB_DIFFERENCE} is allowed"
             )
         worst = max(worst, float(difference[place]))
-        transcripts.append(greedy(model, features, check.labels, limit))
+        transcripts.append(greedy(model, features, check.labels, limits[index]))
     return worst, transcripts
 
 

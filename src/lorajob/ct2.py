@@ -1,6 +1,7 @@
 """Whisper in CTranslate2: convert to it, decode with it, and score given text with it."""
 
 import logging
+import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,18 +18,21 @@ from lorajob.features import SAMPLE_RATE, WINDOW_SECONDS, LogMel, pad_windows
 from lorajob.model import PROCESSOR_FILES
 from lorajob.packing import CUT_MARGIN_SECONDS
 from lorajob.spec import MAX_LABEL_TOKENS
-from lorajob.tokens import USUAL_TOKENS, Labels
+from lorajob.tokens import Labels
 
 log = logging.getLogger(__name__)
 
 
-def max_new_tokens(longest_reference: int) -> int:
-    """How many tokens a transcript may have: the usual 224, or all the decoder has positions for
-    where a reference is longer, in scripts of two tokens a letter.
+def token_limits(store: ClipStore, indices: Sequence[int]) -> list[int]:
+    """How many tokens the transcript of each of these clips may have: as many a second as the
+    fastest of their references, so that every reference is in reach.
 
-    A model that repeats itself fills what it is given, so the limit is the same for all models.
+    A model that repeats itself fills what it is given, by other tools 224 or 444 tokens, whatever
+    was said. The limits are the same for all models.
     """
-    return USUAL_TOKENS if longest_reference <= USUAL_TOKENS else MAX_LABEL_TOKENS
+    fastest = max(float(store.tokens[index] / store.seconds[index]) for index in indices)
+    spoken = [math.ceil(fastest * float(store.seconds[index])) for index in indices]
+    return [min(MAX_LABEL_TOKENS, tokens) for tokens in spoken]
 
 
 def convert(folder: Path, target: Path, compute_type: str) -> Path:
@@ -94,13 +98,13 @@ class Decoder:
         """The transcripts of `indices`, in their order; no timestamps, fallback or voice detection.
 
         Batches (`decode_batches`) hold clips of like length, since a batch ends with its longest
-        transcript. `cut` windows end behind the clip; only a model trained on such does not repeat
-        itself then.
+        transcript; `token_limits` end those without end. `cut` windows end behind the clip; only a
+        model trained on such does not repeat itself then.
         """
         order = sorted(range(len(indices)), key=lambda place: -store.seconds[indices[place]])
         texts = [""] * len(indices)
         finished = 0
-        limit = max_new_tokens(max(int(store.tokens[index]) for index in indices))
+        limits = token_limits(store, indices)
         seconds = [float(store.seconds[indices[place]]) for place in order]
         for batch in decode_batches(seconds, batch_size, cut):
             places = order[batch]
@@ -109,11 +113,12 @@ class Decoder:
                 encoded,
                 [self.labels.prompt] * len(places),
                 beam_size=beam_size,
-                max_length=2 * limit,  # CTranslate2 generates at most half of it
+                # CTranslate2 generates at most half of it
+                max_length=2 * max(limits[place] for place in places),
                 suppress_blank=True,
             )
             for place, result in zip(places, results, strict=True):
-                texts[place] = self.labels.decode(result.sequences_ids[0])
+                texts[place] = self.labels.decode(result.sequences_ids[0][: limits[place]])
             finished += len(places)
             done(finished)
         return texts

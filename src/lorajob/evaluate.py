@@ -24,7 +24,7 @@ from lorajob.scoring import interval, score, utterance_rows
 from lorajob.spec import JobSpec
 from lorajob.tokens import Labels
 
-VERSION = 1  # of how the base decodes: raise it with every change, for the cache
+VERSION = 2  # of how the base decodes: raise it with every change, for the cache
 SETTINGS = ("config.json", "generation_config.json", "tokenizer.json")  # beside the weights
 
 log = logging.getLogger(__name__)

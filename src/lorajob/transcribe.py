@@ -12,14 +12,13 @@ from pathlib import Path
 import ctranslate2
 import numpy as np
 from faster_whisper import WhisperModel
-from faster_whisper.audio import decode_audio
 
-from lorajob.audio import Samples
+from lorajob.audio import AudioError, Samples, decode
 from lorajob.errors import CorpusError
 from lorajob.packing import FRAME_SAMPLES, FRAMES_A_SECOND, WINDOW_SECONDS, encoder_frames
 from lorajob.tokens import USUAL_TOKENS, Labels
 
-UNREADABLE = (OSError, ValueError, RuntimeError, IndexError)
+MAX_SECONDS = 24 * 3600.0  # of a file, which is held whole: 5.5 GB
 BATCH_FILES = 32  # decoded at a time: a step of the decoder reads all its weights for each batch
 WAITING_FILES = 64  # held until they are sorted by length; 120 MB at most
 
@@ -38,8 +37,8 @@ def transcribe(
     waiting: list[tuple[Path, Samples]] = []
     for path in audio:
         try:
-            samples = decode_audio(str(path))
-        except UNREADABLE as error:
+            samples = decode(path, MAX_SECONDS)
+        except AudioError as error:
             yield from _hear_windows(whisper, waiting, labels)
             raise _cannot(path, error) from None
         short = cut and encoder_frames(len(samples)) < WINDOW_SECONDS * FRAMES_A_SECOND
@@ -62,15 +61,15 @@ def _hear_all(whisper: WhisperModel, path: Path, samples: Samples, language: str
     try:
         segments, _ = whisper.transcribe(samples, language=language, beam_size=1, temperature=0.0)
         return " ".join(segment.text.strip() for segment in segments)
-    except UNREADABLE as error:
+    except (OSError, ValueError, RuntimeError, IndexError) as error:
         raise _cannot(path, error) from None
 
 
 def _hear_windows(
     whisper: WhisperModel, files: Sequence[tuple[Path, Samples]], labels: Labels
 ) -> Iterator[tuple[Path, str]]:
-    """The transcripts of files (samples at 16 kHz), as `evaluate` decodes clips in cut windows:
-    those of like length together.
+    """The transcripts of files (samples at 16 kHz), as `evaluate` decodes clips in cut windows,
+    those of like length together, but for its limits: how fast people speak here is not known.
     """
     texts = [""] * len(files)
     order = sorted(range(len(files)), key=lambda place: -len(files[place][1]))
