@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from real_speech import RESULTS, machine
+from real_speech import GIB, RESULTS, machine
 
 from lorajob.base_model import local_model
 from lorajob.clipstore import ClipStore
@@ -113,6 +113,8 @@ def run_ours(
     assert read is not None and scores is not None
     took |= {"bytes": read["bytes"], "wer": scores["tuned"]["wer"], "cer": scores["tuned"]["cer"]}
     took |= {"train_clips": read["train_clips"], "test_clips": read["test_clips"]}
+    foretold = job.stage_dir("train") / "forecast.json"  # none of a short training
+    took["foretold"] = json.loads(foretold.read_text("utf-8")) if foretold.exists() else None
     return job, took | {"base": scores["base"]}
 
 
@@ -228,6 +230,14 @@ def _section(figures: dict[str, Any], args: argparse.Namespace, corpus: str) -> 
         lines.append(f"| {key.upper()} % | {recipe[key]:.1f} | {ours[key]:.1f} | |")
     first = f"{ours['evaluate_first']:.1f}"
     lines += ["", f"A corpus's first job decodes with the base model as well: evaluate {first} s."]
+    if it := ours["foretold"]:
+        came = it["measured"]
+        lines.append(
+            f"Of the training were foretold {it['eta_seconds']:.0f} s and "
+            f"{it['peak_memory_bytes'] / GIB:.2f} GiB; it took {came['seconds']:.0f} s (ratio "
+            f"{came['seconds'] / it['eta_seconds']:.2f}) and {came['peak_memory_bytes'] / GIB:.2f} "
+            f"GiB ({came['peak_memory_bytes'] / it['peak_memory_bytes']:.2f})."
+        )
     if "decoding" in figures:
         lines += ["", f"The tuned model decoded on {args.decode_clips} of the test clips:", ""]
         lines += ["| | CPU s a clip | WER % | CER % |", "| --- | ---: | ---: | ---: |"]

@@ -29,7 +29,7 @@ from lorajob.convert import spread
 from lorajob.features import SAMPLE_RATE, LogMel, pad_windows
 from lorajob.jobdir import JobDir
 from lorajob.languages import find_language
-from lorajob.model import load_whisper, merge
+from lorajob.model import merge
 from lorajob.scoring import score
 from lorajob.spec import JobSpec
 from lorajob.tokens import Labels
@@ -60,16 +60,16 @@ def measure(job: JobDir, clips: int, sizes: Sequence[int] = ()) -> dict[str, dic
     labels = Labels(folder, find_language(spec.language).token)
     references = [store.texts[index] for index in indices]
     with TemporaryDirectory() as scratch:
-        merged = merge(folder, job.stage_dir("train") / "adapter", Path(scratch, "merged"))
-        model = load_whisper(merged).eval()
-        decoder = ct2.Decoder(ct2.convert(merged, Path(scratch, "ct2"), "float32"), labels)
+        model = merge(folder, job.stage_dir("train") / "adapter")
+        float32 = ct2.convert(folder, Path(scratch, "ct2"), "float32", model)
+        decoder = ct2.Decoder(float32, labels)
         ways: dict[str, Callable[[], list[str]]] = {
             "generate": lambda: generate(model, store, indices, labels),
             "ctranslate2": lambda: decoder.transcribe(store, indices, DECODE_BATCH),
             "ctranslate2_cut": lambda: decoder.transcribe(store, indices, DECODE_BATCH, cut=True),
         }
         files = write_files([store.audio(index) for index in indices], Path(scratch))
-        shipped = ct2.convert(merged, Path(scratch, "float16"), "float16")
+        shipped = ct2.convert(folder, Path(scratch, "float16"), "float16", model)
         for name, cut in (("transcribe", False), ("transcribe_cut", True)):
             ways[name] = partial(transcribe_all, shipped, files, labels, cut)
         if sizes:

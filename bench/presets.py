@@ -7,7 +7,6 @@ service.
 """
 
 import argparse
-import json
 import os
 import shlex
 import sys
@@ -55,19 +54,17 @@ def main() -> int:
 
 
 def _of_training(job: JobDir) -> dict[str, Any]:
-    """What a training says of itself, what was foretold included."""
+    """What a training says of itself."""
     folder = job.stage_dir("train")
     result = job.result("train") or {}
     spec = JobSpec.load(job.spec_path)
     lines = (folder / "history.jsonl").read_text("utf-8").splitlines()
-    foretold = folder / "forecast.json"
     return {
         "parameters": result["trainable_parameters"],
         "adapter_bytes": (folder / "adapter" / "adapter_model.safetensors").stat().st_size,
         "peak_bytes": result["peak_memory_bytes"],
         "steps": len(lines),
         "epochs": spec.train.epochs,
-        "foretold": json.loads(foretold.read_text("utf-8")) if foretold.exists() else None,
     }
 
 

@@ -88,7 +88,7 @@ def test_a_conversion_of_something_else_fails_the_stage(
     job.spec_path.write_bytes(converted.spec_path.read_bytes())
     real = ct2.convert
 
-    def convert_the_untuned(folder: Path, target: Path, kind: str) -> Path:
+    def convert_the_untuned(folder: Path, target: Path, kind: str, model: object) -> Path:
         return real(tiny_whisper, target, kind)
 
     monkeypatch.setattr(convert.ct2, "convert", convert_the_untuned)

@@ -25,7 +25,7 @@ from lorajob.errors import ParityError
 from lorajob.features import LogMel, pad_windows
 from lorajob.jobdir import JobDir, write_json
 from lorajob.languages import find_language
-from lorajob.model import load_whisper, merge
+from lorajob.model import merge
 from lorajob.report import Report
 from lorajob.results import ConvertResult, Scores
 from lorajob.scoring import score
@@ -69,15 +69,16 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     pace = _Pace(report, 3 + 2 * len(types))
     with TemporaryDirectory(dir=out) as scratch:
         adapter = job.stage_dir("train") / "adapter"
-        merged = merge(folder, adapter, Path(scratch, "merged"))
+        merged = merge(folder, adapter)
         pace.done("merged")
-        float32 = ct2.convert(merged, Path(scratch, "float32"), "float32")
+        float32 = ct2.convert(folder, Path(scratch, "float32"), "float32", merged)
         difference, merged_texts = compare(check, merged, float32, pace)
         pace.done("parity")
         by_type: dict[str, Scores] = {}
         sampled = {"merged": score(check.references(sample), merged_texts)}
         for number, kind in enumerate(types):
-            target = ct2.convert(merged, out / ("model" if number == 0 else f"model-{kind}"), kind)
+            name = "model" if number == 0 else f"model-{kind}"
+            target = ct2.convert(folder, out / name, kind, merged)
             pace.done(f"{kind} converted")
             texts = _transcripts(check, target, pace)
             by_type[kind] = score(check.references(indices), texts)
@@ -138,13 +139,14 @@ def spread(indices: Sequence[int], count: int) -> list[int]:
     return [indices[int(place)] for place in chosen.round()]
 
 
-def compare(check: _Check, merged: Path, float32: Path, pace: _Pace) -> tuple[float, list[str]]:
+def compare(
+    check: _Check, merged: WhisperForConditionalGeneration, float32: Path, pace: _Pace
+) -> tuple[float, list[str]]:
     """The largest difference in log-probability over the sample, and transformers' transcripts.
 
     Raises ParityError, with the token's two values, over `MAX_LOGPROB_DIFFERENCE`.
     """
-    model = load_whisper(merged).eval()
-    log_mel = LogMel(model.config.num_mel_bins)
+    log_mel = LogMel(merged.config.num_mel_bins)
     decoder = ct2.Decoder(float32, check.labels)
     limits = dict(zip(check.indices, ct2.token_limits(check.store, check.indices), strict=True))
     worst = 0.0
@@ -153,7 +155,7 @@ def compare(check: _Check, merged: Path, float32: Path, pace: _Pace) -> tuple[fl
         pace.goes_on("parity", done, len(check.sample))
         audio, text = check.store.audio(index), check.store.texts[index]
         features = log_mel(pad_windows([audio]))
-        ours = log_probabilities(model, features, check.labels, text)
+        ours = log_probabilities(merged, features, check.labels, text)
         theirs = decoder.log_probabilities(audio, text)
         difference = np.abs(ours - theirs)
         place = int(difference.argmax())
@@ -164,7 +166,7 @@ def compare(check: _Check, merged: Path, float32: Path, pace: _Pace) -> tuple[fl
                 f"against {ours[place]:.6f}; at most {MAX_LOGPROB_DIFFERENCE} is allowed"
             )
         worst = max(worst, float(difference[place]))
-        transcripts.append(greedy(model, features, check.labels, limits[index]))
+        transcripts.append(greedy(merged, features, check.labels, limits[index]))
     return worst, transcripts
 
 

@@ -5,12 +5,14 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import ctranslate2
 import numpy as np
 import torch
 from ctranslate2.converters import TransformersConverter
 from numpy.typing import NDArray
+from transformers import WhisperForConditionalGeneration
 
 from lorajob.clipstore import ClipStore
 from lorajob.errors import ModelError
@@ -35,17 +37,33 @@ def token_limits(store: ClipStore, indices: Sequence[int]) -> list[int]:
     return [min(MAX_LABEL_TOKENS, tokens) for tokens in spoken]
 
 
-def convert(folder: Path, target: Path, compute_type: str) -> Path:
-    """Write the transformers folder as a CTranslate2 one that faster-whisper loads.
+class _Converter(TransformersConverter):
+    """Takes a model that is in memory, if there is one, in place of the folder's weights."""
+
+    def __init__(self, folder: Path, model: WhisperForConditionalGeneration | None) -> None:
+        copied = [name for name in PROCESSOR_FILES if (folder / name).is_file()]
+        super().__init__(str(folder), copy_files=copied, load_as_float16=False)
+        self.model = model
+
+    def load_model(self, *args: Any, **kwargs: Any) -> Any:
+        return super().load_model(*args, **kwargs) if self.model is None else self.model
+
+
+def convert(
+    folder: Path,
+    target: Path,
+    compute_type: str,
+    model: WhisperForConditionalGeneration | None = None,
+) -> Path:
+    """Write the transformers folder, or `model` in place of its weights, as a CTranslate2 one that
+    faster-whisper loads.
 
     tokenizer.json and preprocessor_config.json go along; languages, suppressed tokens and alignment
     heads come from the model's generation_config. Raises ModelError.
     """
-    copied = [name for name in PROCESSOR_FILES if (folder / name).is_file()]
-    converter = TransformersConverter(str(folder), copy_files=copied, load_as_float16=False)
     shutil.rmtree(target, ignore_errors=True)
     try:
-        converter.convert(str(target), quantization=compute_type)
+        _Converter(folder, model).convert(str(target), quantization=compute_type)
     except (ValueError, RuntimeError, OSError) as error:
         raise ModelError(f"{folder} does not convert to CTranslate2: {error}") from error
     return target

@@ -42,9 +42,8 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     with TemporaryDirectory(dir=out) as scratch:
         base_texts = _base_transcripts(folder, labels, store, indices, spec, report, Path(scratch))
         adapter = job.stage_dir("train") / "adapter"
-        merged = merge(folder, adapter, Path(scratch, "merged"))
         report.check_stop()
-        tuned = ct2.convert(merged, Path(scratch, "tuned"), "float32")
+        tuned = ct2.convert(folder, Path(scratch, "tuned"), "float32", merge(folder, adapter))
         report.check_stop()
         tuned_texts = _decode(tuned, labels, store, indices, spec, report, len(indices), True)
 

@@ -20,6 +20,9 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float3
 UNQUANTISED = ["proj_out"]
 ENCODER = r".*\.encoder\..*"  # names of its modules; the decoder's cross-attention is encoder_attn
 
+# What no training changes.
+PROCESSOR_FILES = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
+
 log = logging.getLogger(__name__)
 transformers_logging.set_verbosity_error()  # its bars and hints are not about the user's job
 transformers_logging.disable_progress_bar()
@@ -148,27 +151,15 @@ def _quieten_bitsandbytes() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
-def merge(folder: Path, adapter: Path, target: Path) -> Path:
-    """Write base + adapter to `target` as a float32 transformers folder, tokenizer and all.
+def merge(folder: Path, adapter: Path) -> WhisperForConditionalGeneration:
+    """The base in `folder` with the adapter worked into its weights, float32.
 
     The base is loaded anew in float: merging into 8-bit weights gives a model that breaks later.
     """
     base: Any = load_whisper(folder)
-    merged = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
-    merged.save_pretrained(target)
-    copy_processor(folder, target)
-    return target
-
-
-PROCESSOR_FILES = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
-
-
-def copy_processor(folder: Path, target: Path) -> None:
-    """The tokenizer and feature extractor of `folder`, which no training changes."""
-    for name in PROCESSOR_FILES:
-        source = folder / name
-        if source.is_file():
-            (target / name).write_bytes(source.read_bytes())
+    merged: Any = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+    result: WhisperForConditionalGeneration = merged.eval()
+    return result
 
 
 def trainable_parameters(model: nn.Module) -> int:
