@@ -74,11 +74,12 @@ def test_what_sounds_otherwise_in_every_epoch_is_not_stored(
 def test_stored_outputs_train_as_fresh_ones(tiny_whisper: Path, tmp_path: Path) -> None:
     jobs = []
     for number, gigabytes in enumerate((8, 0)):
-        stored = f"train.encoder_outputs_gb={gigabytes}"
-        jobs.append(make_job(tmp_path / str(number), tiny_whisper, *DECODER, stored))
+        # a clip alone in a pass: of two, the decoder would hear the shorter one's padding
+        sets = ("train.batch_clips=1", f"train.encoder_outputs_gb={gigabytes}")
+        jobs.append(make_job(tmp_path / str(number), tiny_whisper, *DECODER, *sets))
         run_stage("train", jobs[-1], 1, Report("train"))
-    assert losses(jobs[0]) == pytest.approx(losses(jobs[1]), rel=1e-3)
-    assert losses(jobs[0]) != losses(jobs[1])  # they are not padded alike
+    assert losses(jobs[0]) == pytest.approx(losses(jobs[1]), rel=2e-4)
+    assert losses(jobs[0]) != losses(jobs[1])  # the encoder is given several clips at a time
 
 
 @pytest.mark.parametrize("step", [2, 9])
