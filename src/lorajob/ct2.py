@@ -37,7 +37,7 @@ def token_limits(store: ClipStore, indices: Sequence[int]) -> list[int]:
     return [min(MAX_LABEL_TOKENS, tokens) for tokens in spoken]
 
 
-class _Converter(TransformersConverter):
+class _Converter(TransformersConverter):  # type: ignore[misc]  # ctranslate2 has no types
     """Takes a model that is in memory, if there is one, in place of the folder's weights."""
 
     def __init__(self, folder: Path, model: WhisperForConditionalGeneration | None) -> None:
