@@ -63,14 +63,6 @@ def test_a_clip_is_encoded_once_and_learned_from_in_every_epoch(
     assert left == []
 
 
-def test_what_sounds_otherwise_in_every_epoch_is_not_stored(
-    tiny_whisper: Path, tmp_path: Path, encoded_windows: list[int]
-) -> None:
-    job = make_job(tmp_path, tiny_whisper, *DECODER, CUT_ONLY, "train.spec_augment=true")
-    run_stage("train", job, 1, Report("train"))
-    assert sum(encoded_windows) == 3 * CLIPS
-
-
 def test_stored_outputs_train_as_fresh_ones(tiny_whisper: Path, tmp_path: Path) -> None:
     jobs = []
     for number, gigabytes in enumerate((8, 0)):

@@ -138,19 +138,6 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
     ]
 
 
-def test_hidden_bands_are_the_same_after_a_stop(tiny_whisper: Path, tmp_path: Path) -> None:
-    sets = (*SHORT, "train.spec_augment=true")
-    jobs = [make_job(tmp_path / name, tiny_whisper, *sets) for name in ("whole", "stopped")]
-    run_stage("train", jobs[0], 1, Report("train"))
-    with pytest.raises(StageStopped):
-        run_stage("train", jobs[1], 1, StopAt(3))
-    run_stage("train", jobs[1], 2, Report("train"))
-    assert adapter_bytes(jobs[0]) == adapter_bytes(jobs[1])
-    plain = make_job(tmp_path / "unmasked", tiny_whisper, *SHORT)
-    run_stage("train", plain, 1, Report("train"))
-    assert adapter_bytes(plain) != adapter_bytes(jobs[0])
-
-
 def test_a_stop_signalled_to_loader_processes_too_leaves_a_checkpoint(
     tiny_whisper: Path, tmp_path: Path
 ) -> None:

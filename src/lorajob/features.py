@@ -55,36 +55,6 @@ class LogMel(nn.Module):
         return result
 
 
-class SpecAugment(nn.Module):
-    """Hides bands and stretches of log-mel [batch, mel_bins, frames], other ones in each window, so
-    that clips seen again are not learnt by heart: Park et al., arXiv 1904.08779, without warping.
-
-    What is hidden becomes 0, as transformers' Whisper does it, which is near the mean. Does nothing
-    in eval mode.
-    """
-
-    MASKS = 2  # of bands, and as many stretches
-    BANDS = 0.2  # of all bins, at most
-    STRETCH_FRAMES = 100  # a second, at most
-    STRETCH = 0.1  # of the window, at most
-
-    def forward(self, features: Tensor) -> Tensor:
-        if not self.training:
-            return features
-        windows, bins, frames = features.shape
-        stretch = min(self.STRETCH_FRAMES, int(self.STRETCH * frames))
-        hidden = self._hidden(windows, bins, int(self.BANDS * bins))[:, :, None]
-        hidden = hidden | self._hidden(windows, frames, stretch)[:, None]
-        return features.masked_fill(hidden.to(features.device), 0.0)
-
-    def _hidden(self, windows: int, size: int, most: int) -> Tensor:
-        """bool [windows, size], drawn on the CPU: the same on every device."""
-        width = ((most + 1) * torch.rand(windows, self.MASKS, 1)).floor()
-        start = ((size - width + 1) * torch.rand(windows, self.MASKS, 1)).floor()
-        places = torch.arange(size)
-        return ((places >= start) & (places < start + width)).any(1)
-
-
 def pad_windows(clips: list[NDArray[np.float32]], cut: bool = False) -> Tensor:
     """Stack clips of up to 30 s as float32 [batch, samples], silence behind each.
 

@@ -6,7 +6,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from lorajob.features import LogMel, SpecAugment
+from lorajob.features import LogMel
 from lorajob.windows import IGNORED, Batch
 
 CHUNK_TOKENS = 128  # logits that exist at a time: 128 x 51,865 float32 are 27 MB
@@ -15,11 +15,10 @@ CHUNK_TOKENS = 128  # logits that exist at a time: 128 x 51,865 float32 are 27 M
 class WhisperLoss(nn.Module):
     """Batch -> summed cross-entropy in nats over the labels that count."""
 
-    def __init__(self, model: PeftModel, spec_augment: bool = False) -> None:
+    def __init__(self, model: PeftModel) -> None:
         super().__init__()
         self.model = model
         self.log_mel = LogMel(self.whisper.config.num_mel_bins)
-        self.spec_augment = SpecAugment() if spec_augment else nn.Identity()
         self._heard: Tensor | None = None  # [windows, 1, 1, frames]: False where there is padding
         for layer in self.whisper.model.decoder.layers:
             layer.register_forward_pre_hook(self._hide_padding, with_kwargs=True)
@@ -34,15 +33,11 @@ class WhisperLoss(nn.Module):
             return self._decode(batch.encoded, batch.labels, batch.frames)
         if batch.audio is None:
             raise ValueError("a batch has neither audio nor what the encoder made of it")
-        features = self.spec_augment(self.log_mel(batch.audio))
-        return self._decode(self._encode(features), batch.labels, None)
+        return self._decode(self.encode(batch.audio), batch.labels, None)
 
     def encode(self, audio: Tensor) -> Tensor:
         """What the encoder makes of float32 audio [windows, samples]: [windows, frames, width]."""
-        return self._encode(self.log_mel(audio))
-
-    def _encode(self, features: Tensor) -> Tensor:
-        return encode(self.whisper.model.encoder, features.to(self.whisper.dtype))
+        return encode(self.whisper.model.encoder, self.log_mel(audio).to(self.whisper.dtype))
 
     def _decode(self, encoded: Tensor, labels: Tensor, frames: Tensor | None) -> Tensor:
         self._heard = None

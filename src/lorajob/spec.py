@@ -59,9 +59,6 @@ class TrainConfig(BaseModel):
     """Scale of the adapter; alpha / rank multiplies its output."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout in front of the adapter; on a CPU it makes a pass up to a quarter dearer."""
-    spec_augment: bool = False
-    """Hide random bands and stretches of the spectrogram: clips of a small corpus can be seen in
-    more epochs before they are learnt by heart."""
     target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = ALL_LINEAR
     """Layers that get an adapter; the public recipe's q_proj and v_proj alone learn far slower."""
     decoder_only: bool = False

@@ -128,7 +128,7 @@ class _Loop:
         """Take all steps that are left; rank 0 has a folder for what is only needed meanwhile."""
         loaded = loaded_memory()
         self._pick_micro_batch(dataset)
-        if self.config.decoder_only and not self.config.spec_augment:
+        if self.config.decoder_only:
             self._encode_once(dataset, scratch)
         self._look_ahead(dataset, loaded)
         batches = self._batches(dataset)

@@ -206,7 +206,7 @@ def start_run(folder: Path, config: TrainConfig, seed: int, steps: int, resume: 
     accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
     torch.set_num_threads(threads)  # accelerate sets its own where several processes share a CPU
     model = load_for_training(folder, config, accelerator.device, resume)
-    loss = WhisperLoss(model, config.spec_augment).to(accelerator.device)
+    loss = WhisperLoss(model).to(accelerator.device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     width = loss.whisper.config.d_model
     optimizer = AdamW(
