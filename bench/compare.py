@@ -31,10 +31,12 @@ from real_speech import GIB, RESULTS, machine
 
 from lorajob.base_model import local_model
 from lorajob.clipstore import ClipStore
+from lorajob.ct2 import token_limits
 from lorajob.jobdir import JobDir, write_json
 from lorajob.languages import find_language
 from lorajob.scoring import score
 from lorajob.spec import build_spec
+from lorajob.tokens import Labels
 
 RECIPE = Path(__file__).with_name("seed_recipe.py")
 DECODING = Path(__file__).with_name("decoding.py")
@@ -146,8 +148,20 @@ def run_recipe(work: Path, corpus: Path, job: JobDir, args: argparse.Namespace) 
             _run([sys.executable, str(RECIPE), phase, str(work)])
     heard = json.loads((work / "hypotheses.json").read_text("utf-8"))
     scores = score(splits["test"].texts, heard)
+    bounded = score(splits["test"].texts, cut_short(heard, splits["test"], args))
+    took |= {"bounded": {"wer": bounded.wer, "cer": bounded.cer}}
     stored = sum(path.stat().st_size for path in work.glob("*.arrow"))
     return took | {"bytes": stored, "wer": scores.wer, "cer": scores.cer}
+
+
+def cut_short(heard: list[str], store: ClipStore, args: argparse.Namespace) -> list[str]:
+    """Transcripts of the store's clips, of as many tokens as lorajob's may have."""
+    labels = Labels(local_model(args.base_model), find_language(args.lang).token)
+    limits = token_limits(store, range(len(store)))
+    return [
+        labels.decode(labels.encode(text)[:limit])
+        for text, limit in zip(heard, limits, strict=True)
+    ]
 
 
 def asked(args: argparse.Namespace) -> dict[str, Any]:
@@ -228,6 +242,9 @@ def _section(figures: dict[str, Any], args: argparse.Namespace, corpus: str) -> 
         lines.append(f"| {title} | {a} | {b} | {figures[ratio]:.2f} |")
     for key in ("wer", "cer"):
         lines.append(f"| {key.upper()} % | {recipe[key]:.1f} | {ours[key]:.1f} | |")
+    if it := recipe.get("bounded"):
+        lines += ["", "The recipe's transcripts cut to as many tokens as lorajob's may have: WER "]
+        lines[-1] += f"{it['wer']:.1f}, CER {it['cer']:.1f}."
     first = f"{ours['evaluate_first']:.1f}"
     lines += ["", f"A corpus's first job decodes with the base model as well: evaluate {first} s."]
     if it := ours["foretold"]:

@@ -19,7 +19,6 @@ from lorajob.errors import ModelError
 from lorajob.features import SAMPLE_RATE, WINDOW_SECONDS, LogMel, pad_windows
 from lorajob.model import PROCESSOR_FILES
 from lorajob.packing import CUT_MARGIN_SECONDS
-from lorajob.spec import MAX_LABEL_TOKENS
 from lorajob.tokens import Labels
 
 log = logging.getLogger(__name__)
@@ -27,14 +26,14 @@ log = logging.getLogger(__name__)
 
 def token_limits(store: ClipStore, indices: Sequence[int]) -> list[int]:
     """How many tokens the transcript of each of these clips may have: as many a second as the
-    fastest of their references, so that every reference is in reach.
+    fastest of their references, as many in all as the longest. So every reference is in reach.
 
     A model that repeats itself fills what it is given, by other tools 224 or 444 tokens, whatever
     was said. The limits are the same for all models.
     """
     fastest = max(float(store.tokens[index] / store.seconds[index]) for index in indices)
-    spoken = [math.ceil(fastest * float(store.seconds[index])) for index in indices]
-    return [min(MAX_LABEL_TOKENS, tokens) for tokens in spoken]
+    longest = max(int(store.tokens[index]) for index in indices)
+    return [min(longest, math.ceil(fastest * float(store.seconds[index]))) for index in indices]
 
 
 class _Converter(TransformersConverter):  # type: ignore[misc]  # ctranslate2 has no types
