@@ -183,7 +183,7 @@ class JobSpec(BaseModel):
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "fast": {"train": {"epochs": 2, "decoder_only": True}},
-    "quality": {"train": {"epochs": 4, "rank": 64, "alpha": 64, "dropout": 0.05}},
+    "quality": {"train": {"rank": 64, "alpha": 128}},
 }
 
 
