@@ -4,13 +4,18 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import torch
 
+from lorajob import planner
 from lorajob.packing import ClipSizes, Window, pass_seconds
-from lorajob.planner import GIB, Forecast, windows_that_fit
+from lorajob.planner import GIB, Forecast, Loaded, windows_that_fit
 from lorajob.report import Report
 from lorajob.stage import run_stage
+from lorajob.windows import Batch
 from tests.test_train import SHORT, adapter_bytes, history
 from tests.tiny import make_job
 
@@ -36,6 +41,19 @@ def test_a_long_run_is_foretold_and_not_changed(
     run_stage("train", untold, 1, Report("train"))
     assert not (untold.stage_dir("train") / "forecast.json").exists()
     assert adapter_bytes(told) == adapter_bytes(untold)
+
+
+def test_a_disturbed_pass_does_not_decide_the_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
+    took = iter([9.0, 5.0, 1.0, 3.0, 4.0])  # the median kind, four times, then the costliest
+    monkeypatch.setattr(planner, "dry_pass", lambda run, batch: next(took))
+    run: Any = SimpleNamespace(accelerator=SimpleNamespace(device=torch.device("meta")))
+    passes, costs = [[0], [1], [2]], {0: 10.0, 1: 10.0, 2: 40.0}
+    ahead = planner.forecast(
+        *(run, [passes], lambda one: costs[one[0]], lambda one: cast("Batch", None), 3),
+        Loaded(0, 0),
+    )
+    assert ahead.eta_seconds == pytest.approx(1.0 + 1.0 + 4.0)
+    assert ahead.seconds_a_step == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize(

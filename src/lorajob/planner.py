@@ -22,6 +22,7 @@ from lorajob.windows import Batch
 # windows.
 SHARE_OF_MEMORY = 0.9  # of what a card has free
 MOST_WINDOWS = 16  # a forward pass
+COMMON_PASSES = 4  # of the median kind, which nearly all are like; the costliest is dear enough
 GIB = 2**30
 # While windows of every length come and go, a CPU's heap gets gaps that a full window does not fit
 # in: about so much with three sizes of model (bench/RESULTS.md, "The planner's forecast"), perhaps
@@ -76,8 +77,8 @@ def forecast(
         costs = [cost(one) for one in passes]
         middle, most = median_low(costs), max(costs)
         common = load(passes[costs.index(middle)])
-        dry_pass(run, common)  # the first of its kind is slower
-        common_seconds = dry_pass(run, common)
+        # the first of its kind is slower, and what else the machine does only ever adds
+        common_seconds = min(dry_pass(run, common) for _ in range(COMMON_PASSES))
         most_seconds = dry_pass(run, load(passes[costs.index(most)]))
         slope = (most_seconds - common_seconds) / (most - middle) if most > middle else 0.0
         seconds += sum(max(0.0, common_seconds + slope * (it - middle)) for it in costs)
