@@ -47,13 +47,14 @@ def test_a_disturbed_pass_does_not_decide_the_forecast(monkeypatch: pytest.Monke
     took = iter([9.0, 5.0, 1.0, 3.0, 4.0])  # the median kind, four times, then the costliest
     monkeypatch.setattr(planner, "dry_pass", lambda run, batch: next(took))
     run: Any = SimpleNamespace(accelerator=SimpleNamespace(device=torch.device("meta")))
-    passes, costs = [[0], [1], [2]], {0: 10.0, 1: 10.0, 2: 40.0}
+    costs = [5.0, 10.0, 10.0, 20.0, 40.0]
     ahead = planner.forecast(
-        *(run, [passes], lambda one: costs[one[0]], lambda one: cast("Batch", None), 3),
-        Loaded(0, 0),
+        *(run, [[[place] for place in range(5)]], lambda one: costs[one[0]]),
+        *(lambda one: cast("Batch", None), 5, Loaded(0, 0)),
     )
-    assert ahead.eta_seconds == pytest.approx(1.0 + 1.0 + 4.0)
-    assert ahead.seconds_a_step == pytest.approx(2.0)
+    # half the median's, the median's twice, a third of the way up to the costliest, and that
+    assert ahead.eta_seconds == pytest.approx(0.5 + 1.0 + 1.0 + 2.0 + 4.0)
+    assert ahead.seconds_a_step == pytest.approx(8.5 / 5)
 
 
 @pytest.mark.parametrize(

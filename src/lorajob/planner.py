@@ -66,7 +66,8 @@ def forecast(
     loaded: Loaded,
     mapped: int = 0,
 ) -> Forecast:
-    """Time the median and the costliest pass of each kind and reckon the others between those.
+    """Time the median and the costliest pass of each kind; those in between are reckoned on a line
+    between the two, cheaper ones in proportion to the median.
 
     `cost` of a pass is in seconds of audio, `load` gives its batch. `loaded` is the
     memory before anything was computed, `mapped` the bytes of files that are read meanwhile: they
@@ -81,7 +82,8 @@ def forecast(
         common_seconds = min(dry_pass(run, common) for _ in range(COMMON_PASSES))
         most_seconds = dry_pass(run, load(passes[costs.index(most)]))
         slope = (most_seconds - common_seconds) / (most - middle) if most > middle else 0.0
-        seconds += sum(max(0.0, common_seconds + slope * (it - middle)) for it in costs)
+        seconds += sum(common_seconds * min(1.0, it / middle) for it in costs)
+        seconds += sum(slope * max(0.0, it - middle) for it in costs)
     peak = peak_memory()
     if run.accelerator.device.type == "cpu" and peak > loaded.peak:  # else loading took the most
         peak += min(GAPS_BYTES, peak - loaded.resident) + mapped
