@@ -1,7 +1,7 @@
 """Transcribe files with a finished job's model, as any user of faster-whisper would.
 
 Files that fit into a window need no padding to 30 s if the model was trained without: that takes
-a third of the time or less (bench/RESULTS.md). All by faster-whisper's own parts, which load in no
+a quarter of the time (bench/RESULTS.md). All by faster-whisper's own parts, which load in no
 time, unlike torch.
 """
 
