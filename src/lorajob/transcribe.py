@@ -1,8 +1,8 @@
 """Transcribe files with a finished job's model, as any user of faster-whisper would.
 
 Files that fit into a window need no padding to 30 s if the model was trained without: that takes
-a quarter of the time (bench/RESULTS.md). All by faster-whisper's own parts, which load in no
-time, unlike torch.
+a quarter of the time (bench/RESULTS.md). All by faster-whisper's own model and features, which load
+in no time, unlike torch.
 """
 
 import logging
