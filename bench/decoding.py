@@ -9,6 +9,7 @@ kept in float16, whose padded windows faster-whisper decodes one at a time.
 """
 
 import argparse
+import gc
 import json
 import sys
 import time
@@ -93,7 +94,12 @@ def write_files(clips: Sequence[Samples], folder: Path) -> list[Path]:
 
 
 def transcribe_all(model: Path, files: list[Path], labels: Labels, cut: bool) -> list[str]:
-    """As `lorajob transcribe` does, the model loaded once."""
+    """As `lorajob transcribe` does, the model loaded once.
+
+    faster-whisper collects garbage after every file that it reads: here there is torch to look
+    through, in a process of its own is not.
+    """
+    gc.freeze()
     return [text for _, text in transcribe(model, files, labels.language_token, cut)]
 
 

@@ -3,20 +3,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lorajob import convert, ct2
 from lorajob.errors import ParityError
 from lorajob.jobdir import JobDir
+from lorajob.model import load_whisper
 from lorajob.report import Report
 from lorajob.results import Scores
 from lorajob.stage import run_stage
 from tests.tiny import make_job, make_tiny_whisper
 
+TYPES = ("float16", "int8", "int8_float32", "int8_float16", "float32")
 SETS = (
     "train.epochs=1",
     "train.rank=4",
     "evaluate.batch_size=2",
-    "convert.compute_types=[float16,int8,int8_float32,int8_float16,float32]",
+    f"convert.compute_types=[{','.join(TYPES)}]",
 )
 
 
@@ -54,9 +57,8 @@ def test_every_type_is_made_scored_and_complete(converted: JobDir) -> None:
     folder = converted.stage_dir("convert")
     result = converted.result("convert")
     assert result is not None
-    types = ["float16", "int8", "int8_float32", "int8_float16", "float32"]
-    assert list(result["by_type"]) == types
-    for name in ["model", *(f"model-{kind}" for kind in types[1:])]:
+    assert tuple(result["by_type"]) == TYPES
+    for name in ["model", *(f"model-{kind}" for kind in TYPES[1:])]:
         files = {path.name for path in (folder / name).iterdir()}
         assert {
             "model.bin",
@@ -77,6 +79,18 @@ def test_parity_is_measured_and_far_below_its_limit(converted: JobDir) -> None:
     assert 0 < parity["max_logprob_difference"] < 1e-4
     assert {"merged", "float16", "int8"} <= set(parity["sample_scores"])
     assert len(parity["faster_whisper"]) == 4
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_conversion_leaves_the_model_as_it_is(
+    tiny_whisper: Path, tmp_path: Path, kind: str
+) -> None:
+    model = load_whisper(tiny_whisper)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    ct2.convert(tiny_whisper, tmp_path / "model", kind, model)
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
 def test_a_conversion_of_something_else_fails_the_stage(

@@ -76,10 +76,13 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         pace.done("parity")
         by_type: dict[str, Scores] = {}
         sampled = {"merged": score(check.references(sample), merged_texts)}
+        made = {}
         for number, kind in enumerate(types):
             name = "model" if number == 0 else f"model-{kind}"
-            target = ct2.convert(folder, out / name, kind, merged)
+            made[kind] = ct2.convert(folder, out / name, kind, merged)
             pace.done(f"{kind} converted")
+        del merged  # its memory is needed no longer
+        for kind, target in made.items():
             texts = _transcripts(check, target, pace)
             by_type[kind] = score(check.references(indices), texts)
             chosen = [texts[index] for index in sample]

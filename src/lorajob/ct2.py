@@ -1,5 +1,6 @@
 """Whisper in CTranslate2: convert to it, decode with it, and score given text with it."""
 
+import copy
 import logging
 import math
 import shutil
@@ -37,12 +38,17 @@ def token_limits(store: ClipStore, indices: Sequence[int]) -> list[int]:
 
 
 class _Converter(TransformersConverter):  # type: ignore[misc]  # ctranslate2 has no types
-    """Takes a model that is in memory, if there is one, in place of the folder's weights."""
+    """Takes a model that is in memory, if there is one, in place of the folder's weights.
 
-    def __init__(self, folder: Path, model: WhisperForConditionalGeneration | None) -> None:
+    CTranslate2 quantises to int8 in place, so that it is given a copy for that.
+    """
+
+    def __init__(
+        self, folder: Path, compute_type: str, model: WhisperForConditionalGeneration | None
+    ) -> None:
         copied = [name for name in PROCESSOR_FILES if (folder / name).is_file()]
         super().__init__(str(folder), copy_files=copied, load_as_float16=False)
-        self.model = model
+        self.model = copy.deepcopy(model) if compute_type.startswith("int8") else model
 
     def load_model(self, *args: Any, **kwargs: Any) -> Any:
         return super().load_model(*args, **kwargs) if self.model is None else self.model
@@ -55,14 +61,14 @@ def convert(
     model: WhisperForConditionalGeneration | None = None,
 ) -> Path:
     """Write the transformers folder, or `model` in place of its weights, as a CTranslate2 one that
-    faster-whisper loads.
+    faster-whisper loads. The model stays as it is.
 
     tokenizer.json and preprocessor_config.json go along; languages, suppressed tokens and alignment
     heads come from the model's generation_config. Raises ModelError.
     """
     shutil.rmtree(target, ignore_errors=True)
     try:
-        _Converter(folder, model).convert(str(target), quantization=compute_type)
+        _Converter(folder, compute_type, model).convert(str(target), quantization=compute_type)
     except (ValueError, RuntimeError, OSError) as error:
         raise ModelError(f"{folder} does not convert to CTranslate2: {error}") from error
     return target

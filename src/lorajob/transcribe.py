@@ -18,7 +18,6 @@ from lorajob.errors import CorpusError
 from lorajob.packing import FRAME_SAMPLES, FRAMES_A_SECOND, WINDOW_SECONDS, encoder_frames
 from lorajob.tokens import USUAL_TOKENS, Labels
 
-MAX_SECONDS = 24 * 3600.0  # of a file, which is held whole: 5.5 GB
 BATCH_FILES = 32  # decoded at a time: a step of the decoder reads all its weights for each batch
 WAITING_FILES = 64  # held until they are sorted by length; 120 MB at most
 
@@ -36,33 +35,35 @@ def transcribe(
     labels = Labels(model, language)
     waiting: list[tuple[Path, Samples]] = []
     for path in audio:
-        try:
-            samples = decode(path, MAX_SECONDS)
-        except AudioError as error:
-            yield from _hear_windows(whisper, waiting, labels)
-            raise _cannot(path, error) from None
-        short = cut and encoder_frames(len(samples)) < WINDOW_SECONDS * FRAMES_A_SECOND
-        if short:
+        samples = _short(path) if cut else None
+        if samples is not None:
             waiting.append((path, samples))
-        if not short or len(waiting) == WAITING_FILES:
+        if samples is None or len(waiting) == WAITING_FILES:
             yield from _hear_windows(whisper, waiting, labels)
             waiting = []
-        if not short:
-            yield path, _hear_all(whisper, path, samples, language)
+        if samples is None:
+            yield path, _hear_all(whisper, path, language)
     yield from _hear_windows(whisper, waiting, labels)
 
 
-def _cannot(path: Path, error: Exception) -> CorpusError:
-    return CorpusError(f"{path}: cannot be transcribed: {error}")
-
-
-def _hear_all(whisper: WhisperModel, path: Path, samples: Samples, language: str) -> str:
-    """The transcript of samples of any length, by faster-whisper's windows of 30 s."""
+def _short(path: Path) -> Samples | None:
+    """The samples of a file that leaves room in a window; of others None, of one that we cannot
+    read too: faster-whisper may, and else says why not.
+    """
     try:
-        segments, _ = whisper.transcribe(samples, language=language, beam_size=1, temperature=0.0)
+        samples = decode(path, WINDOW_SECONDS)
+    except AudioError:
+        return None
+    return samples if encoder_frames(len(samples)) < WINDOW_SECONDS * FRAMES_A_SECOND else None
+
+
+def _hear_all(whisper: WhisperModel, path: Path, language: str) -> str:
+    """The transcript of a file of any length, by faster-whisper's windows of 30 s."""
+    try:
+        segments, _ = whisper.transcribe(str(path), language=language, beam_size=1, temperature=0.0)
         return " ".join(segment.text.strip() for segment in segments)
     except (OSError, ValueError, RuntimeError, IndexError) as error:
-        raise _cannot(path, error) from None
+        raise CorpusError(f"{path}: cannot be transcribed: {error}") from None
 
 
 def _hear_windows(
