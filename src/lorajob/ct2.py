@@ -121,8 +121,9 @@ class Decoder:
         """The transcripts of `indices`, in their order; no timestamps, fallback or voice detection.
 
         Batches (`decode_batches`) hold clips of like length, since a batch ends with its longest
-        transcript; `token_limits` end those without end. `cut` windows end behind the clip; only a
-        model trained on such does not repeat itself then.
+        transcript; `token_limits` end those without end (of several beams the best is chosen
+        before, among as many tokens as the batch's longest may have). `cut` windows end behind the
+        clip; only a model trained on such does not repeat itself then.
         """
         order = sorted(range(len(indices)), key=lambda place: -store.seconds[indices[place]])
         texts = [""] * len(indices)
