@@ -24,7 +24,7 @@ class _Cut:
         self._timer.start()
 
     def getresponse(self) -> http.client.HTTPResponse:
-        try:
+        try:  # of the same connection
             response: http.client.HTTPResponse = super().getresponse()  # type: ignore[misc]
         finally:
             self._timer.cancel()

@@ -65,7 +65,7 @@ def test_two_that_fetch_at_once_take_nothing_from_each_other(stored: JobStore, t
             one.fetch_stage("convert", 1, check=check)
             assert one.job.result("convert") == {}
             assert len(list((one.job.root / "convert").glob("part-*"))) == 4
-        except BaseException as error:
+        except BaseException as error:  # else lost with the thread; asserted to be none
             errors.append(error)
 
     first = threading.Thread(target=fetch, args=(here[0], wait))

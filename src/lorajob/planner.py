@@ -25,8 +25,8 @@ MOST_WINDOWS = 16  # a forward pass
 COMMON_PASSES = 4  # of the median kind, which nearly all are like; the costliest is dear enough
 GIB = 2**30
 # While windows of every length come and go, a CPU's heap gets gaps that a full window does not fit
-# in: about so much with three sizes of model (bench/RESULTS.md, "The planner's forecast"), perhaps
-# since glibc keeps only blocks of up to 32 MB there.
+# in: about so much in the trainings of whisper-base that bench/RESULTS.md has ("The planner's
+# forecast"), perhaps since glibc keeps only blocks of up to 32 MB there.
 GAPS_BYTES = round(0.4 * GIB)
 
 log = logging.getLogger(__name__)
