@@ -27,30 +27,26 @@ help:
 	@echo "make lock    renew constraints.txt"
 	@echo "make clean   remove .venv and all that was built"
 
-demo: $(VENV)/editable
+demo: $(VENV)/installed
 	$(BIN)/lorajob demo
 
-test: $(VENV)/editable
+test: $(VENV)/installed
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations 25
 
-# mypy sees a package spread over several folders only in a strict editable install, which in its
-# turn misses files made later; so it is put back to the default one before anything else runs.
-check: $(VENV)/packages
-	rm -f $(VENV)/editable
-	$(BIN)/pip install --quiet --no-deps --config-settings editable_mode=strict --editable .
+check: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/editable
+bench: $(VENV)/installed
 	$(BIN)/python bench/compare.py --lang $(LANG_CODE) --base-model $(BASE_MODEL) \
 	    $(if $(CORPUS),--corpus $(CORPUS)) --results bench/RESULTS.md $(BENCH_ARGS)
 
-bench-job: $(VENV)/editable
+bench-job: $(VENV)/installed
 	$(BIN)/python bench/real_speech.py --lang $(LANG_CODE) --base-model $(BASE_MODEL) \
 	    $(if $(CORPUS),--corpus $(CORPUS)) $(BENCH_ARGS)
 
-chaos: $(VENV)/editable
+chaos: $(VENV)/installed
 	$(BIN)/python -m tests.chaos --kills 30 $(CHAOS_ARGS)
 
 # pip has no such resolver, and uv does not find every build of torch, so one resolves and the other
@@ -85,11 +81,7 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/packages: pyproject.toml constraints.txt
+$(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
-	touch $@
-
-$(VENV)/editable: $(VENV)/packages
-	$(BIN)/pip install --quiet --no-deps --editable .
 	touch $@

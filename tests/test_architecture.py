@@ -128,9 +128,11 @@ def test_help_loads_neither_torch_nor_celery() -> None:
     assert not loaded & (HEAVY | {"celery", "datasets", "librosa", "numpy", "redis"})
 
 
-def test_the_package_list_equals_the_folders() -> None:
-    packages = {name for name, path in MODULES.items() if path.name == "__init__.py"}
-    assert sorted(PYPROJECT["tool"]["setuptools"]["packages"]) == sorted(packages)
+def test_the_package_links_to_the_folders_at_the_top() -> None:
+    for folder, package in FOLDERS.items():
+        link = ROOT / "src" / Path(*package.split("."))
+        assert link.is_symlink() and link.readlink() == Path("../..") / folder
+    assert PYPROJECT["tool"]["setuptools"]["packages"]["find"]["where"] == ["src"]
 
 
 def test_every_folder_of_modules_is_a_package() -> None:
