@@ -10,7 +10,8 @@ CHAOS_ARGS ?=
 TEST_PROCESSES ?= 2
 
 # What would notice first that an older package lacks something: each stage, and a job through all.
-FLOOR_TESTS := $(addprefix tests/test_,train.py encoded.py evaluate.py convert.py loss.py records.py chain.py)
+FLOOR_TESTS := $(addprefix tests/library/test_,train.py encoder_cache.py evaluate.py convert.py loss.py) \
+    tests/worker/test_records.py tests/cli/test_chain.py
 
 .PHONY: help demo test check bench bench-job chaos floor lock clean
 .DELETE_ON_ERROR:
@@ -47,7 +48,7 @@ bench-job: $(VENV)/installed
 	    $(if $(CORPUS),--corpus $(CORPUS)) $(BENCH_ARGS)
 
 chaos: $(VENV)/installed
-	$(BIN)/python -m tests.chaos --kills 30 $(CHAOS_ARGS)
+	$(BIN)/python -m tests.support.chaos --kills 30 $(CHAOS_ARGS)
 
 # pip has no such resolver, and uv does not find every build of torch, so one resolves and the other
 # installs. Old packages may warn of each other: that is no error here.

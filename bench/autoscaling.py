@@ -22,8 +22,8 @@ from typing import Any, cast
 
 from kombu.utils.scheduling import round_robin_cycle
 
-from lorajob.jobdir import STAGES
-from lorajob.worker.autoscale import LOOK_SECONDS, decide
+from lorajob.job.jobdir import STAGES
+from lorajob.worker.machine.autoscale import LOOK_SECONDS, decide
 from lorajob.worker.queues import LANES, PRIORITIES, QUEUES, Priority, queue_name
 from lorajob.worker.settings import Settings
 

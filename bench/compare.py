@@ -29,14 +29,14 @@ from typing import Any
 
 from real_speech import GIB, RESULTS, machine
 
-from lorajob.base_model import local_model
-from lorajob.clipstore import ClipStore
-from lorajob.ct2 import token_limits
-from lorajob.jobdir import JobDir, write_json
+from lorajob.job.jobdir import JobDir, write_json
 from lorajob.languages import find_language
-from lorajob.scoring import score
 from lorajob.spec import build_spec
-from lorajob.tokens import Labels
+from lorajob.speech.clipstore import ClipStore
+from lorajob.speech.scoring import score
+from lorajob.whisper.base_model import local_model
+from lorajob.whisper.ct2 import token_limits
+from lorajob.whisper.tokens import Labels
 
 RECIPE = Path(__file__).with_name("seed_recipe.py")
 DECODING = Path(__file__).with_name("decoding.py")

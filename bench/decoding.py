@@ -22,19 +22,19 @@ from typing import Any
 import soundfile
 import torch
 
-from lorajob import ct2
-from lorajob.audio import Samples
-from lorajob.base_model import local_model
-from lorajob.clipstore import ClipStore
 from lorajob.convert import spread
-from lorajob.features import SAMPLE_RATE, LogMel, pad_windows
-from lorajob.jobdir import JobDir
+from lorajob.job.jobdir import JobDir
 from lorajob.languages import find_language
-from lorajob.model import merge
-from lorajob.scoring import score
 from lorajob.spec import JobSpec
-from lorajob.tokens import Labels
+from lorajob.speech.audio import Samples
+from lorajob.speech.clipstore import ClipStore
+from lorajob.speech.scoring import score
 from lorajob.transcribe import transcribe
+from lorajob.whisper import ct2
+from lorajob.whisper.base_model import local_model
+from lorajob.whisper.features import SAMPLE_RATE, LogMel, pad_windows
+from lorajob.whisper.model import merge
+from lorajob.whisper.tokens import Labels
 
 GENERATE_BATCH = 8  # clips, as the recipe evaluates
 DECODE_BATCH = 16

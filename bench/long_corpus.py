@@ -17,9 +17,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import soundfile
 
-from lorajob.base_model import local_model
-from lorajob.jobdir import JobDir, write_json
+from lorajob.job.jobdir import JobDir, write_json
 from lorajob.spec import build_spec
+from lorajob.whisper.base_model import local_model
 
 RATE = 48_000  # Hz, as Common Voice
 CLIP_SECONDS = 10

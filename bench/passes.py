@@ -16,16 +16,17 @@ from typing import Any
 
 import torch
 
-from lorajob.base_model import local_model
-from lorajob.clipstore import ClipStore
-from lorajob.jobdir import JobDir
+from lorajob.job.jobdir import JobDir
 from lorajob.languages import find_language
-from lorajob.loss import WhisperLoss
-from lorajob.model import load_for_training
-from lorajob.packing import PAUSE_SECONDS, WINDOW_SECONDS, Window
 from lorajob.spec import MAX_LABEL_TOKENS, JobSpec, TrainConfig
-from lorajob.tokens import Labels
-from lorajob.windows import Batch, WindowDataset, collate
+from lorajob.speech.clipstore import ClipStore
+from lorajob.training.dataset import Batch, WindowDataset, collate
+from lorajob.training.loss import WhisperLoss
+from lorajob.training.packing import PAUSE_SECONDS, Window
+from lorajob.whisper.base_model import local_model
+from lorajob.whisper.model import load_for_training
+from lorajob.whisper.tokens import Labels
+from lorajob.whisper.window import WINDOW_SECONDS
 
 CLIPS = 8
 QV = ("q_proj", "v_proj")

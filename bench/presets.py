@@ -18,7 +18,7 @@ from typing import Any
 from compare import run_ours
 from real_speech import GIB, machine
 
-from lorajob.jobdir import JobDir, write_json
+from lorajob.job.jobdir import JobDir, write_json
 from lorajob.spec import PRESETS, JobSpec
 
 

@@ -24,19 +24,19 @@ from pydantic import SecretStr
 from redis.exceptions import RedisError
 
 from lorajob.errors import ServiceError
-from lorajob.jobdir import STAGES
+from lorajob.job.jobdir import STAGES
 from lorajob.spec import JobSpec
 from lorajob.tasks.batches import submit_batch
-from lorajob.tasks.pipeline import Pipeline
+from lorajob.tasks.describe import summary
+from lorajob.tasks.jobs import Pipeline
 from lorajob.tasks.reconciler import Reconciler
-from lorajob.tasks.shown import summary
 from lorajob.worker.app import configuration
 from lorajob.worker.connect import connect, redis_url
-from lorajob.worker.processes import end
-from lorajob.worker.record import JobRecord
-from lorajob.worker.redis_server import find_server, free_port
-from lorajob.worker.services import Kept, redis_service
+from lorajob.worker.machine.processes import end
+from lorajob.worker.records.record import JobRecord
 from lorajob.worker.settings import Settings
+from lorajob.worker.stack.redis_server import find_server, free_port
+from lorajob.worker.stack.services import Kept, redis_service
 
 SCORE = {"wer": 53.7, "cer": 22.1, "raw_wer": 60.2, "raw_cer": 24.3, "clips": 2900}
 RESULTS: dict[str, dict[str, Any]] = {

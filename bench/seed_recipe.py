@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from lorajob.corpora import open_corpus
-from lorajob.jobdir import write_json
+from lorajob.job.jobdir import write_json
 
 BATCH = 8
 MAX_NEW_TOKENS = 255

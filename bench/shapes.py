@@ -42,16 +42,16 @@ def measure(folder: Path, passes: int) -> str:
     """Resident memory after the first pass and after all, and the CPU seconds of all but it."""
     import torch
 
-    from lorajob.base_model import local_model
-    from lorajob.clipstore import ClipStore
-    from lorajob.jobdir import JobDir
+    from lorajob.job.jobdir import JobDir
     from lorajob.languages import find_language
-    from lorajob.loss import WhisperLoss
-    from lorajob.model import load_for_training
-    from lorajob.packing import Window
     from lorajob.spec import JobSpec, TrainConfig
-    from lorajob.tokens import Labels
-    from lorajob.windows import WindowDataset, collate
+    from lorajob.speech.clipstore import ClipStore
+    from lorajob.training.dataset import WindowDataset, collate
+    from lorajob.training.loss import WhisperLoss
+    from lorajob.training.packing import Window
+    from lorajob.whisper.base_model import local_model
+    from lorajob.whisper.model import load_for_training
+    from lorajob.whisper.tokens import Labels
 
     job = JobDir(folder)
     spec = JobSpec.load(job.spec_path)

@@ -30,7 +30,7 @@ def autoscale(least: int, most: int, queue: str, gpus: str | None, idle: float |
         raise click.UsageError(f"--min {least} is above --max {most}")
     if gpus is not None and queue != "gpu":
         raise click.UsageError("--gpus is for --queue gpu")
-    from lorajob.worker.autoscale import run_autoscale
+    from lorajob.worker.machine.autoscale import run_autoscale
 
     gpus = "auto" if gpus is None else gpus  # an empty one, of a variable that is unset, is not all
     run_autoscale(queue, load_settings(), least, most, gpus, idle)

@@ -9,12 +9,12 @@ import click
 from lorajob.cli.options import ANEW, PRIORITY, WAIT
 from lorajob.cli.service import open_pipeline
 from lorajob.errors import UsageError
-from lorajob.urls import public
+from lorajob.storage.urls import public
 
 if TYPE_CHECKING:
     from lorajob.spec import JobSpec
     from lorajob.tasks.batches import Submitted
-    from lorajob.tasks.pipeline import Pipeline
+    from lorajob.tasks.jobs import Pipeline
     from lorajob.worker.queues import Priority
 
 KEYS = ("defaults", "languages")
@@ -156,7 +156,7 @@ def _spec(
 ) -> "JobSpec":
     from lorajob.cli.submit import complete_spec
     from lorajob.spec import merge
-    from lorajob.urls import is_url
+    from lorajob.storage.urls import is_url
 
     values = merge(defaults, own)
     preset = values.pop("preset", "default")

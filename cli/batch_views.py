@@ -13,9 +13,9 @@ from lorajob.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED
 from lorajob.errors import ServiceError
 
 if TYPE_CHECKING:
-    from lorajob.tasks.pipeline import Pipeline
-    from lorajob.worker.batches import Batch
-    from lorajob.worker.record import JobRecord
+    from lorajob.tasks.jobs import Pipeline
+    from lorajob.worker.records.batches import Batch
+    from lorajob.worker.records.record import JobRecord
 
 POLL_SECONDS = 1.0
 OUTAGE_SECONDS = 600
@@ -25,7 +25,7 @@ LONGEST_SUBMISSION_SECONDS = 600
 
 def show_batch(pipeline: "Pipeline", batch_id: str, as_json: bool) -> None:
     """Print what is known of a batch and its jobs."""
-    from lorajob.cli.render import console
+    from lorajob.cli.format import console
     from lorajob.cli.tables import batch_table
     from lorajob.tasks.batches import describe_batch, load_batch
     from lorajob.tasks.waiting import waits
@@ -44,7 +44,7 @@ def show_batch(pipeline: "Pipeline", batch_id: str, as_json: bool) -> None:
 
 def summary(batch: "Batch", records: "Sequence[JobRecord]") -> str:
     """`batch-1a2b3c4d: running; 12 jobs: 3 succeeded, 1 failed, 8 queued`."""
-    from lorajob.cli.render import state_of_work
+    from lorajob.cli.format import state_of_work
     from lorajob.tasks.batches import state_of
 
     states = Counter(state_of_work(record) for record in records)
@@ -76,7 +76,7 @@ def follow_batch(pipeline: "Pipeline", batch_id: str) -> int:
 def _follow(pipeline: "Pipeline", batch_id: str, stream: TextIO) -> None:
     from rich.live import Live
 
-    from lorajob.cli.render import console
+    from lorajob.cli.format import console
     from lorajob.cli.tables import batch_table
     from lorajob.tasks.batches import load_batch
     from lorajob.tasks.waiting import waits
@@ -118,7 +118,7 @@ def _follow(pipeline: "Pipeline", batch_id: str, stream: TextIO) -> None:
 
 def _tell_changes(records: "Sequence[JobRecord]", told: dict[str, str], stream: TextIO) -> None:
     """A line a job whose state or stage is another than before."""
-    from lorajob.cli.render import current_stage, state_of_work
+    from lorajob.cli.format import current_stage, state_of_work
 
     for record in records:
         stage, _ = current_stage(record)

@@ -2,7 +2,7 @@
 
 import click
 
-from lorajob.cli.records import check_job_id, is_batch
+from lorajob.cli.context import check_job_id, is_batch
 from lorajob.cli.service import open_pipeline
 
 

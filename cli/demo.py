@@ -176,8 +176,8 @@ def _transcribe_one(commands: Commands, folder: Path, clips: Path) -> None:
 
 
 def _show_end(commands: Commands, folder: Path, seconds: float) -> None:
-    from lorajob.cli.render import duration
-    from lorajob.jobdir import JobDir
+    from lorajob.cli.format import duration
+    from lorajob.job.jobdir import JobDir
 
     result = JobDir(folder).result("convert") or {}
     click.echo(f"The model, for faster-whisper: {folder / result['model']}")

@@ -21,7 +21,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     Each line is ok, warn (jobs run, but see the advice; so too while no service is up) or fail
     (jobs cannot run). The exit code is 1 where something fails.
     """
-    from lorajob.cli.checks import all_checks
+    from lorajob.cli.doctor_checks import all_checks
 
     settings = load_settings()
     findings = []

@@ -18,6 +18,6 @@ def flower(port: int, address: str) -> None:
 
     It asks for LORAJOB_FLOWER_USER (lorajob) and LORAJOB_FLOWER_PASSWORD.
     """
-    from lorajob.worker.start import run_flower
+    from lorajob.worker.machine.launch import run_flower
 
     run_flower(load_settings(), port, address)

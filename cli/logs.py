@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
-from lorajob.cli.records import job_folder, load_record
+from lorajob.cli.context import job_folder, load_record
 from lorajob.cli.service import load_settings
-from lorajob.jobdir import STAGES, JobDir
+from lorajob.job.jobdir import STAGES, JobDir
 
 POLL_SECONDS = 0.5
 
@@ -55,7 +55,7 @@ def log_folder(job: str) -> Iterator[tuple[JobDir, Callable[[], None]]]:
         with job_folder(job) as here:
             yield here, lambda: None
         return
-    from lorajob.worker.stored_jobs import fetch_logs
+    from lorajob.worker.artifacts.lookup import fetch_logs
 
     record = load_record(job)
     with tempfile.TemporaryDirectory(prefix="lorajob-logs-") as name:

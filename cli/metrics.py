@@ -21,6 +21,6 @@ def metrics(port: int, host: str, insecure: bool) -> None:
     set it is asked for, as bearer token or as basic auth of the user lorajob; where others can
     reach the port it must be set. /healthz needs none.
     """
-    from lorajob.worker.exporter import run_exporter
+    from lorajob.worker.monitoring.exporter import run_exporter
 
     run_exporter(load_settings(), host, port, insecure)

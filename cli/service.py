@@ -4,10 +4,10 @@ import os
 from typing import TYPE_CHECKING
 
 from lorajob.errors import UsageError
-from lorajob.urls import public
+from lorajob.storage.urls import public
 
 if TYPE_CHECKING:
-    from lorajob.tasks.pipeline import Pipeline
+    from lorajob.tasks.jobs import Pipeline
     from lorajob.worker.settings import Settings
 
 
@@ -29,6 +29,6 @@ def load_settings() -> "Settings":
 
 def open_pipeline() -> "Pipeline":
     """The pipeline at this user's Redis. Raises ServiceError where there is none."""
-    from lorajob.tasks.pipeline import Pipeline
+    from lorajob.tasks.jobs import Pipeline
 
     return Pipeline(load_settings())

@@ -8,12 +8,12 @@ from typing import Any, cast
 from lorajob.cli.finding import GIB, Finding
 from lorajob.errors import ServiceError, UsageError
 from lorajob.worker.connect import connect, redis_url, service_errors, shown
-from lorajob.worker.gpus import Gpu, visible_gpus
 from lorajob.worker.heartbeats import living
+from lorajob.worker.machine.gpus import Gpu, visible_gpus
 from lorajob.worker.queues import KINDS
-from lorajob.worker.redis_server import OLDEST, find_server, server_version
 from lorajob.worker.settings import Settings
-from lorajob.worker.stack_info import is_up
+from lorajob.worker.stack.info import is_up
+from lorajob.worker.stack.redis_server import OLDEST, find_server, server_version
 
 LOW_MEMORY_BYTES = 4 * GIB  # training whisper-base on a CPU takes about three
 LOW_GPU_MIB = 8 * 1024  # large-v2 trains in 8 bit with just under eight

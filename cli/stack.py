@@ -8,7 +8,7 @@ import click
 from lorajob.cli.service import load_settings
 
 if TYPE_CHECKING:
-    from lorajob.worker.stack_info import StackInfo
+    from lorajob.worker.stack.info import StackInfo
 
 
 @click.command()
@@ -22,7 +22,7 @@ def up(detach: bool, no_flower: bool) -> None:
     LORAJOB_HOME/up.json, which only you can read; all other commands find the service there.
     """
     from lorajob.worker.connect import shown
-    from lorajob.worker.stack import Stack
+    from lorajob.worker.stack.stack import Stack
 
     settings = load_settings()
 
@@ -41,6 +41,6 @@ def up(detach: bool, no_flower: bool) -> None:
 @click.command()
 def down() -> None:
     """Stop what `lorajob up` started, and nothing else; queued jobs are kept."""
-    from lorajob.worker.stack import Stack
+    from lorajob.worker.stack.stack import Stack
 
     click.echo("stopped" if Stack(load_settings()).down() else "nothing is up")

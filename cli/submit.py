@@ -10,7 +10,7 @@ import click
 from lorajob.cli.options import ANEW, PRIORITY, WAIT
 from lorajob.cli.service import load_settings, open_pipeline
 from lorajob.errors import UsageError
-from lorajob.urls import is_url, public
+from lorajob.storage.urls import is_url, public
 
 if TYPE_CHECKING:
     from lorajob.spec import JobSpec
@@ -25,7 +25,7 @@ class SubmitCommand(click.Command):
     """A command whose help ends with every setting of a job."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from lorajob.cli.settings_help import write_settings
+        from lorajob.cli.spec_options import write_settings
 
         write_settings(formatter)
         super().format_epilog(ctx, formatter)

@@ -7,20 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lorajob.cli.render import (
-    coloured,
-    current_stage,
-    duration,
-    gain,
-    plain_table,
-    state_of_work,
-)
+from lorajob.cli.format import coloured, current_stage, duration, gain, plain_table, state_of_work
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from lorajob.tasks.waiting import Wait
-    from lorajob.worker.record import JobRecord
+    from lorajob.worker.records.record import JobRecord
 
 GAP = 2  # columns of the terminal between two of a table, as rich pads them
 BAR_WIDTHS = (20, 10, 0)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from lorajob.cli.records import job_folder
+from lorajob.cli.context import job_folder
 from lorajob.errors import StageError
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from lorajob.errors import ServiceError, UsageError
 
 if TYPE_CHECKING:
-    from lorajob.tasks.pipeline import Pipeline
-    from lorajob.worker.record import JobRecord
+    from lorajob.tasks.jobs import Pipeline
+    from lorajob.worker.records.record import JobRecord
 
 CHECK_SECONDS = 5.0
 

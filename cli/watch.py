@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from lorajob.cli.context import check_job_id, is_batch, load_record
 from lorajob.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, say_error
-from lorajob.cli.records import check_job_id, is_batch, load_record
+from lorajob.cli.progress_bars import open_view
 from lorajob.cli.service import open_pipeline
-from lorajob.cli.views import open_view
 from lorajob.cli.waiting import WorkerWatch
 from lorajob.errors import ServiceError
 
 if TYPE_CHECKING:
-    from lorajob.cli.views import View
-    from lorajob.tasks.pipeline import Pipeline
-    from lorajob.worker.record import JobRecord
+    from lorajob.cli.progress_bars import View
+    from lorajob.tasks.jobs import Pipeline
+    from lorajob.worker.records.record import JobRecord
 
 POLL_SECONDS = 0.5
 OUTAGE_SECONDS = 600  # for so long a Redis that went away may come back while we watch
@@ -77,7 +77,7 @@ def follow(pipeline: "Pipeline", job_id: str, workers: WorkerWatch) -> "JobRecor
 
 def show_end(record: "JobRecord", out: TextIO) -> None:
     """The table base -> tuned -> converted, where it is known, and what became of the job."""
-    from lorajob.cli.render import console, metrics_table
+    from lorajob.cli.format import console, metrics_table
 
     table = metrics_table(record)
     if table is not None:

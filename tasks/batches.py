@@ -17,14 +17,14 @@ from typing import Any
 from lorajob.corpora import find_corpus
 from lorajob.errors import CorpusError, JobNotFoundError, LorajobError, UsageError
 from lorajob.spec import JobSpec
-from lorajob.tasks.pipeline import Pipeline, describe
+from lorajob.tasks.jobs import Pipeline, describe
 from lorajob.tasks.publish import open_sender
 from lorajob.tasks.rebuild import record_there
-from lorajob.worker.batches import Batch, Batches
+from lorajob.worker.artifacts.lookup import has_files
 from lorajob.worker.connect import service_errors
 from lorajob.worker.queues import Priority
-from lorajob.worker.record import ENDED, JobRecord
-from lorajob.worker.stored_jobs import has_files
+from lorajob.worker.records.batches import Batch, Batches
+from lorajob.worker.records.record import ENDED, JobRecord
 
 PREFIX = "batch-"
 ID_LETTERS = 8

@@ -21,13 +21,14 @@ from redis.exceptions import RedisError
 
 from lorajob import __version__
 from lorajob.errors import LorajobError
-from lorajob.tasks.pipeline import describe
+from lorajob.tasks.jobs import describe
 from lorajob.tasks.webhook import opener
-from lorajob.worker import notices, tallies, traces
 from lorajob.worker.connect import connect
-from lorajob.worker.notices import Notice
-from lorajob.worker.record import JobRecord
-from lorajob.worker.records import Records
+from lorajob.worker.monitoring import tallies, traces
+from lorajob.worker.records import notices
+from lorajob.worker.records.notices import Notice
+from lorajob.worker.records.record import JobRecord
+from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
 
 LOOK_SECONDS = 1.0

@@ -6,13 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from lorajob import logs
-from lorajob.worker import tallies, traces
 from lorajob.worker.connect import connect
+from lorajob.worker.monitoring import tallies, traces
 from lorajob.worker.queues import QUEUES
-from lorajob.worker.record import JobRecord
-from lorajob.worker.records import Claim
+from lorajob.worker.records.record import JobRecord
+from lorajob.worker.records.records import Claim
 from lorajob.worker.settings import Settings
-from lorajob.worker.supervisor import Committed, Crashed, Failed, Outcome, Stopped
+from lorajob.worker.supervision.supervisor import Committed, Crashed, Failed, Outcome, Stopped
 
 
 @dataclass

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Literal
 
 from lorajob.errors import UsageError
-from lorajob.tasks.pipeline import Pipeline
-from lorajob.urls import is_url
-from lorajob.worker.batches import Batches
+from lorajob.storage.folders import put_aside, sweep
+from lorajob.storage.urls import is_url
+from lorajob.tasks.jobs import Pipeline
+from lorajob.worker.artifacts.lookup import withdraw
+from lorajob.worker.artifacts.workplace import drop_copy
 from lorajob.worker.connect import service_errors
-from lorajob.worker.folders import put_aside, sweep
-from lorajob.worker.record import JobRecord
-from lorajob.worker.stored_jobs import withdraw
-from lorajob.worker.workplace import drop_copy
+from lorajob.worker.records.batches import Batches
+from lorajob.worker.records.record import JobRecord
 
 logger = logging.getLogger(__name__)
 

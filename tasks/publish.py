@@ -9,11 +9,11 @@ from kombu.exceptions import KombuError, OperationalError
 from redis.exceptions import RedisError
 
 from lorajob.errors import ServiceError
-from lorajob.tasks.shown import arguments
+from lorajob.tasks.describe import arguments
 from lorajob.worker.app import submitter
 from lorajob.worker.connect import redis_url, shown
 from lorajob.worker.queues import PRIORITIES, queue_name
-from lorajob.worker.record import JobRecord
+from lorajob.worker.records.record import JobRecord
 from lorajob.worker.settings import Settings
 
 

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorajob.errors import LorajobError
-from lorajob.jobdir import JOB_ID, STAGES, JobDir
+from lorajob.job.jobdir import JOB_ID, STAGES, JobDir
 from lorajob.spec import JobSpec
 from lorajob.tasks.publish import send
-from lorajob.worker.artifacts import JobStore
-from lorajob.worker.batches import Batches
+from lorajob.worker.artifacts.job_store import JobStore
+from lorajob.worker.artifacts.lookup import job_place, outline, recorded_ids
 from lorajob.worker.connect import connect, service_errors
-from lorajob.worker.record import JobRecord, new_stages
-from lorajob.worker.records import Records
+from lorajob.worker.records.batches import Batches
+from lorajob.worker.records.record import JobRecord, new_stages
+from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
-from lorajob.worker.stored_jobs import job_place, outline, recorded_ids
 
 
 @dataclass(frozen=True)

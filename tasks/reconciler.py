@@ -15,13 +15,13 @@ from redis import Redis
 from redis.exceptions import LockError, RedisError
 
 from lorajob.errors import LorajobError
-from lorajob.tasks import messages
+from lorajob.tasks import broker
 from lorajob.tasks.publish import send
-from lorajob.worker import tallies
 from lorajob.worker.connect import connect
-from lorajob.worker.records import Records
+from lorajob.worker.monitoring import tallies
+from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
-from lorajob.worker.watch import RENEWALS_A_LEASE
+from lorajob.worker.supervision.record_watch import RENEWALS_A_LEASE
 
 LOCK = "lorajob:reconciler"
 LONGEST_PERIOD_SECONDS = 3.0
@@ -100,11 +100,11 @@ class Reconciler:
         all seems well a turn costs as much for a thousand jobs as for one.
         """
         overdue = self._records.overdue(self._lease, AT_ONCE)
-        lacking = bool(overdue) and messages.waiting(self._redis) < self._records.queued()
+        lacking = bool(overdue) and broker.waiting(self._redis) < self._records.queued()
         due = time.monotonic() - self._scanned >= SCAN_LEASES * self._lease
         if not lacking and not due:
             return
-        known = messages.deliveries(self._redis)
+        known = broker.deliveries(self._redis)
         for job_id in overdue:
             try:
                 stage = self._records.load(job_id).missing[0]
@@ -131,14 +131,14 @@ class Reconciler:
     def _drop_left_messages(self) -> None:
         """Forget what killed workers took, once its stage is neither queued nor running."""
         left = []
-        for tag, (stage, job_id) in messages.unacknowledged(self._redis):
+        for tag, (stage, job_id) in broker.unacknowledged(self._redis):
             try:
                 state = self._records.load(job_id).stages[stage].state
             except (LorajobError, KeyError):
                 state = "cancelled"
             if state not in ("queued", "running", "waiting"):
                 left.append(tag)
-        messages.drop(self._redis, left)
+        broker.drop(self._redis, left)
 
 
 class ReconcilerThread:

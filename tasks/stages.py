@@ -13,22 +13,23 @@ from celery import Task
 from celery.exceptions import Ignore
 
 from lorajob.errors import JobNotFoundError, ServiceError
-from lorajob.jobdir import JobDir
-from lorajob.stores import StoreError
+from lorajob.job.jobdir import JobDir
+from lorajob.storage.store import StoreError
+from lorajob.tasks.attempt import ProgressMirror
+from lorajob.tasks.describe import summary
 from lorajob.tasks.observe import observed
-from lorajob.tasks.progress import ProgressMirror
 from lorajob.tasks.publish import send
-from lorajob.tasks.shown import summary
 from lorajob.worker.app import app
-from lorajob.worker.artifacts import job_store
+from lorajob.worker.artifacts.job_store import job_store
+from lorajob.worker.artifacts.stored_stage import Errand, corpus_here, run_stored
 from lorajob.worker.connect import connect, patiently
 from lorajob.worker.heartbeats import larger_class
 from lorajob.worker.queues import QUEUES
-from lorajob.worker.record import JobRecord
-from lorajob.worker.records import Claim, Records, Refusal
-from lorajob.worker.remote import Errand, corpus_here, run_stored
+from lorajob.worker.records.record import JobRecord
+from lorajob.worker.records.records import Claim, Records, Refusal
 from lorajob.worker.settings import Settings
-from lorajob.worker.supervisor import (
+from lorajob.worker.supervision.record_watch import RecordWatch, watch_seconds
+from lorajob.worker.supervision.supervisor import (
     Committed,
     Crashed,
     Failed,
@@ -37,7 +38,6 @@ from lorajob.worker.supervisor import (
     Watch,
     supervise,
 )
-from lorajob.worker.watch import RecordWatch, watch_seconds
 
 logger = logging.getLogger(__name__)
 

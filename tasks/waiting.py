@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lorajob.errors import ServiceError
-from lorajob.tasks.pipeline import Pipeline
+from lorajob.tasks.jobs import Pipeline
 from lorajob.worker.queues import class_of, queue_name
-from lorajob.worker.record import JobRecord
+from lorajob.worker.records.record import JobRecord
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.object_store import bucket
-from tests.service import redis, redis_server, service
+from tests.support.object_store import bucket
+from tests.support.service import redis, redis_server, service
 
 __all__ = ["bucket", "redis", "redis_server", "service"]
 
@@ -36,7 +36,7 @@ def own_accelerator() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def whisper_base(home: Path) -> Path:
     """The real whisper-base, as the packages carry it, in transformers' format."""
-    from lorajob.base_model import local_model
+    from lorajob.whisper.base_model import local_model
 
     return local_model("demo/whisper-base")
 
@@ -44,6 +44,6 @@ def whisper_base(home: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny_whisper(whisper_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Whisper with the real vocabulary, two layers and 64 dimensions."""
-    from tests.tiny import make_tiny_whisper
+    from tests.support.tiny import make_tiny_whisper
 
     return make_tiny_whisper(whisper_base, tmp_path_factory.mktemp("tiny"))

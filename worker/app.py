@@ -13,7 +13,7 @@ from kombu.entity import Queue
 from lorajob.worker import lifecycle
 from lorajob.worker.connect import TIMEOUT_SECONDS, redis_url
 from lorajob.worker.queues import PRIORITIES, QUEUES, all_queues, queue_name
-from lorajob.worker.redis_place import parse_place
+from lorajob.worker.redis_url import parse_place
 from lorajob.worker.settings import Settings
 
 WEEK_SECONDS = 604_800  # the broker's own redelivery is switched off in effect

@@ -13,7 +13,7 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
 from redis.retry import Retry
 
 from lorajob.errors import ServiceError, UsageError
-from lorajob.worker.redis_place import parse_place
+from lorajob.worker.redis_url import parse_place
 from lorajob.worker.settings import Settings
 
 TIMEOUT_SECONDS = 3.0

@@ -6,9 +6,9 @@ from typing import cast
 
 from redis import Redis
 
-from lorajob.jobdir import STAGES
+from lorajob.job.jobdir import STAGES
 from lorajob.worker.queues import QUEUES
-from lorajob.worker.records import QUEUED, RUNNING
+from lorajob.worker.records.records import QUEUED, RUNNING
 
 CHUNK = 200  # records asked for at a time
 

@@ -21,9 +21,9 @@ from celery.worker import state
 
 from lorajob import logs
 from lorajob.worker.connect import connect
-from lorajob.worker.gpu_load import GpuWatch
 from lorajob.worker.heartbeats import Heartbeat
-from lorajob.worker.idle import IdleWatch, idle_seconds
+from lorajob.worker.machine.idle import IdleWatch, idle_seconds
+from lorajob.worker.monitoring.gpu_load import GpuWatch
 from lorajob.worker.pulse import CONNECTED, Pulse, mark
 from lorajob.worker.queues import class_of
 from lorajob.worker.settings import Settings

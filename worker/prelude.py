@@ -1,7 +1,7 @@
-"""What the scripts of a record's transitions (scripts.py) have in common, in Lua."""
+"""What the scripts of a record's transitions (records/transitions.py) have in common, in Lua."""
 
-from lorajob.worker.notices import NOTICE
 from lorajob.worker.queues import LANES
+from lorajob.worker.records.notices import NOTICE
 
 _SHARED = """
 local key, queued_jobs, running_jobs = KEYS[1], KEYS[2], KEYS[3]

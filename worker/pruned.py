@@ -5,9 +5,9 @@ unawares: nothing of them comes back to the store, and nothing stays here.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lorajob.stores import GoneError, StoreError
-from lorajob.worker.artifacts import JobStore
-from lorajob.worker.supervisor import Watch
+from lorajob.storage.store import GoneError, StoreError
+from lorajob.worker.artifacts.job_store import JobStore
+from lorajob.worker.supervision.supervisor import Watch
 
 
 @contextmanager

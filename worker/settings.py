@@ -6,9 +6,9 @@ from typing import Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from lorajob import places
-from lorajob.stores import checked_url
-from lorajob.urls import is_url
+from lorajob.storage import places
+from lorajob.storage.store import checked_url
+from lorajob.storage.urls import is_url
 
 
 class Settings(BaseSettings):

@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Mapping
 from types import FrameType
 
-from lorajob.worker.processes import spawn
+from lorajob.worker.machine.processes import spawn
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 Launch = tuple[list[str], Mapping[str, str]]  # command, environment

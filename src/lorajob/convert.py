@@ -18,19 +18,19 @@ from faster_whisper import WhisperModel
 from numpy.typing import NDArray
 from transformers import WhisperForConditionalGeneration
 
-from lorajob import ct2
-from lorajob.base_model import local_model
-from lorajob.clipstore import ClipStore
 from lorajob.errors import ParityError
-from lorajob.features import LogMel, pad_windows
-from lorajob.jobdir import JobDir, write_json
+from lorajob.job.jobdir import JobDir, write_json
+from lorajob.job.report import Report
+from lorajob.job.results import ConvertResult, Scores
 from lorajob.languages import find_language
-from lorajob.model import merge
-from lorajob.report import Report
-from lorajob.results import ConvertResult, Scores
-from lorajob.scoring import score
 from lorajob.spec import JobSpec
-from lorajob.tokens import Labels
+from lorajob.speech.clipstore import ClipStore
+from lorajob.speech.scoring import score
+from lorajob.whisper import ct2
+from lorajob.whisper.base_model import local_model
+from lorajob.whisper.features import LogMel, pad_windows
+from lorajob.whisper.model import merge
+from lorajob.whisper.tokens import Labels
 
 MAX_LOGPROB_DIFFERENCE = 1e-3  # nats a token; float32 on both sides agrees to about 1e-6
 MAX_WER_DIFFERENCE = 0.5  # percentage points between transformers and a converted type

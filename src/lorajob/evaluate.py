@@ -12,17 +12,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lorajob import cache, ct2
-from lorajob.base_model import local_model
-from lorajob.clipstore import ClipStore
-from lorajob.jobdir import JobDir, hash_file, hash_files, write_json
+from lorajob.job.jobdir import JobDir, hash_file, hash_files, write_json
+from lorajob.job.report import Report
+from lorajob.job.results import EvaluateResult
 from lorajob.languages import find_language
-from lorajob.model import merge
-from lorajob.report import Report
-from lorajob.results import EvaluateResult
-from lorajob.scoring import interval, score, utterance_rows
 from lorajob.spec import JobSpec
-from lorajob.tokens import Labels
+from lorajob.speech.clipstore import ClipStore
+from lorajob.speech.scoring import interval, score, utterance_rows
+from lorajob.storage import cache
+from lorajob.whisper import ct2
+from lorajob.whisper.base_model import local_model
+from lorajob.whisper.model import merge
+from lorajob.whisper.tokens import Labels
 
 VERSION = 2  # of how the base decodes: raise it with every change, for the cache
 SETTINGS = ("config.json", "generation_config.json", "tokenizer.json")  # beside the weights

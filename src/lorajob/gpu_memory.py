@@ -1,9 +1,9 @@
 """How much of a card's memory a training needs at the least, known before anything is loaded.
 
 It decides which workers a job waits for, no more: how many windows a pass takes is measured on the
-card (planner.py). The weights are counted; what a window's activations and CUDA itself take is
-reckoned as for a transformer in 16 bit, and was measured on no card yet. By it large-v2 in 8 bit
-needs 8 GB, as the public recipe says.
+card (training/forecast.py). The weights are counted; what a window's activations and CUDA itself
+take is estimated as for a transformer in 16 bit, and was measured on no card yet. By it large-v2
+in 8 bit needs 8 GB, as the public recipe says.
 """
 
 import json

@@ -18,20 +18,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lorajob import audio, cache, places
-from lorajob.clipstore import ClipWriter, encode
 from lorajob.corpora import Clip, Corpus, fingerprint, local_copy, open_corpus
-from lorajob.corpus_report import CorpusReport
+from lorajob.corpora.report import CorpusReport
+from lorajob.corpora.split import choose_test, sample
 from lorajob.errors import CorpusError
-from lorajob.jobdir import JobDir, hash_file, write_json
+from lorajob.job.jobdir import JobDir, hash_file, write_json
+from lorajob.job.report import Report
+from lorajob.job.results import PreprocessResult
 from lorajob.languages import find_language
-from lorajob.report import Report
-from lorajob.results import PreprocessResult
 from lorajob.spec import JobSpec, PreprocessConfig
-from lorajob.split import choose_test, sample
-from lorajob.text import clean, normalise
-from lorajob.tokens import Labels
-from lorajob.urls import is_url, public
+from lorajob.speech import audio
+from lorajob.speech.clipstore import ClipWriter, encode
+from lorajob.speech.text import clean, normalise
+from lorajob.storage import cache, places
+from lorajob.storage.urls import is_url, public
+from lorajob.whisper.tokens import Labels
 
 VERSION = 1  # of what this stage makes of a corpus: raise it with every change, for the cache
 EMPTY_TEXT = "empty text"
@@ -74,7 +75,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     Raises CorpusError for a corpus that cannot be read or leaves no clip to train or test on,
     ModelError where the base model's tokenizer is missing, StageStopped when asked to stop.
     """
-    from lorajob.base_model import local_model
+    from lorajob.whisper.base_model import local_model
 
     language = find_language(spec.language)
     labels = Labels(local_model(spec.base_model), language.token)

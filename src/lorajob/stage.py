@@ -21,14 +21,10 @@ from typing import Any
 
 from lorajob import logs
 from lorajob.errors import DiskError, LorajobError, MemoryLack, StageError, StageStopped
-from lorajob.jobdir import STAGES, JobDir
-from lorajob.report import Report
+from lorajob.job.jobdir import STAGES, JobDir
+from lorajob.job.report import EXIT_BROKEN, EXIT_FAILED, EXIT_STOPPED, Report
 from lorajob.room import first_line, says_full, says_out_of_memory
 from lorajob.spec import JobSpec
-
-EXIT_FAILED = 1
-EXIT_STOPPED = 3
-EXIT_BROKEN = 4
 
 
 def run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> dict[str, Any]:

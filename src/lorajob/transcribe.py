@@ -13,10 +13,10 @@ import ctranslate2
 import numpy as np
 from faster_whisper import WhisperModel
 
-from lorajob.audio import AudioError, Samples, decode
 from lorajob.errors import CorpusError
-from lorajob.packing import FRAME_SAMPLES, FRAMES_A_SECOND, WINDOW_SECONDS, encoder_frames
-from lorajob.tokens import USUAL_TOKENS, Labels
+from lorajob.speech.audio import AudioError, Samples, decode
+from lorajob.whisper.tokens import USUAL_TOKENS, Labels
+from lorajob.whisper.window import FRAME_SAMPLES, FRAMES_A_SECOND, WINDOW_SECONDS, encoder_frames
 
 BATCH_FILES = 32  # decoded at a time: a step of the decoder reads all its weights for each batch
 WAITING_FILES = 64  # held until they are sorted by length; 120 MB at most

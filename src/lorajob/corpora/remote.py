@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from lorajob import places
 from lorajob.errors import UsageError
-from lorajob.jobdir import write_json
-from lorajob.stores import (
+from lorajob.job.jobdir import write_json
+from lorajob.storage import places
+from lorajob.storage.store import (
     CHUNK_BYTES,
     Check,
     DamageError,
@@ -33,7 +33,7 @@ from lorajob.stores import (
     store_errors,
     unhurried,
 )
-from lorajob.urls import public
+from lorajob.storage.urls import public
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 ENTRY = "entry.json"

@@ -10,10 +10,10 @@ import logging
 import tempfile
 from pathlib import Path
 
-from lorajob import places
 from lorajob.corpora.find import ARCHIVES, fingerprint, open_corpus
 from lorajob.corpora.packed import pack_corpus
-from lorajob.stores import Store
+from lorajob.storage import places
+from lorajob.storage.store import Store
 
 NAME_LETTERS = 20
 

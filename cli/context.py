@@ -1,0 +1,78 @@
+"""A job by its id: its folder and its record, from Redis or from the files beside the job."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from lorajob.cli.service import load_settings
+from lorajob.errors import JobNotFoundError, RecordError, ServiceError, UsageError
+from lorajob.job.jobdir import JOB_ID, JobDir
+
+if TYPE_CHECKING:
+    from lorajob.worker.records.record import JobRecord
+    from lorajob.worker.settings import Settings
+
+
+def check_job_id(job: str) -> str:
+    """The id itself; UsageError where it cannot be one, so that no path is made of it."""
+    if not JOB_ID.fullmatch(job):
+        raise UsageError(f"JOB: {job!r} is not a job's id; ids look like hi-1a2b3c4d")
+    return job
+
+
+def is_batch(name: str) -> bool:
+    """Whether an id is a batch's; no language is called so."""
+    return name.startswith("batch-")
+
+
+@contextmanager
+def job_folder(job: str, *stages: str) -> Iterator[JobDir]:
+    """The folder of a job on this machine; where jobs are in a store, what `stages` made is fetched
+    into it, and stays there while the block runs. Raises JobNotFoundError where there is none.
+    """
+    if load_settings().store_url is not None:
+        from lorajob.worker.artifacts.lookup import fetched
+
+        with fetched(load_record(job), load_settings(), *stages) as here:
+            yield here
+        return
+    folder = JobDir(load_settings().jobs / check_job_id(job))
+    if not folder.root.is_dir():
+        raise JobNotFoundError(
+            f"JOB: {job!r} has no folder in {folder.root.parent}; `lorajob status` lists the jobs, "
+            "LORAJOB_ARTIFACTS says where their folders are"
+        )
+    yield folder
+
+
+def load_record(job: str) -> "JobRecord":
+    """The record in Redis; where Redis cannot be reached, or forgot it, job.json with a note.
+
+    Raises JobNotFoundError, or ServiceError where there is neither Redis nor file.
+    """
+    from lorajob.worker.connect import connect, service_errors
+    from lorajob.worker.records.records import Records
+
+    settings = load_settings()
+    check_job_id(job)
+    try:
+        with service_errors(settings):
+            return Records(connect(settings)).load(job)
+    except (ServiceError, JobNotFoundError) as error:
+        record = _from_file(settings, job)
+        if record is None:
+            raise
+        click.echo(f"lorajob: {error}; this is what its job.json says", err=True)
+        return record
+
+
+def _from_file(settings: "Settings", job: str) -> "JobRecord | None":
+    from lorajob.storage.store import StoreError
+    from lorajob.worker.artifacts.lookup import read_record
+
+    try:
+        return read_record(settings, job)
+    except (OSError, RecordError, StoreError):
+        return None

@@ -1,0 +1,138 @@
+"""What `lorajob doctor` finds out about packages, files and settings, each with what to do."""
+
+import importlib.metadata
+import io
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lorajob.cli.finding import GIB, Finding
+
+if TYPE_CHECKING:
+    from lorajob.worker.settings import Settings
+
+LOW_DISK_BYTES = 10 * GIB  # a base model, its merged float copy and a corpus of some ten hours
+NO_DISK_BYTES = GIB
+FORMATS = ("WAV", "FLAC", "MP3", "OGG")
+SHOWN_VERSIONS = ("torch", "transformers", "peft", "ctranslate2", "faster-whisper", "celery")
+TONE_SECONDS = 0.5
+
+
+def all_checks(settings: "Settings") -> Iterator[Finding]:
+    """Every finding, in the order of what stands on what."""
+    versions = check_versions()
+    yield versions
+    if versions.state == "fail":
+        return  # the other checks need these packages
+    from lorajob.cli import service_checks
+
+    yield check_decoding()
+    yield check_disk(settings.jobs)
+    yield from check_store(settings.store_url)
+    yield service_checks.check_memory()
+    yield from service_checks.check_gpus()
+    yield from check_corpora(settings.corpora)
+    yield service_checks.check_server(settings)
+    yield from service_checks.check_service(settings)
+
+
+def check_versions() -> Finding:
+    """Every package that lorajob requires is there, in a version that it accepts."""
+    from packaging.requirements import Requirement
+
+    wrong, found = [], {}
+    for line in importlib.metadata.requires("lorajob") or []:
+        requirement = Requirement(line)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            wrong.append(f"{requirement} is missing")
+            continue
+        found[requirement.name] = version
+        if not requirement.specifier.contains(version, prereleases=True):
+            wrong.append(f"{requirement} is needed, {version} is here")
+    if wrong:
+        return Finding("versions", "fail", "; ".join(wrong), "install lorajob anew with pip")
+    versions = [f"lorajob {importlib.metadata.version('lorajob')}"]
+    versions.append(f"Python {'.'.join(map(str, sys.version_info[:3]))}")
+    versions += [f"{name} {found[name]}" for name in SHOWN_VERSIONS if name in found]
+    return Finding("versions", "ok", ", ".join(versions))
+
+
+def check_decoding() -> Finding:
+    """A tone is encoded in every common format and decoded again, all in memory."""
+    broken = [f"{name.lower()} ({why})" for name in FORMATS if (why := _decoding_trouble(name))]
+    if broken:
+        advice = "reinstall the soundfile package; its wheel carries libsndfile 1.1 or newer"
+        return Finding("decoding", "fail", f"fails for {', '.join(broken)}", advice)
+    return Finding("decoding", "ok", f"{', '.join(FORMATS).lower()} work, without ffmpeg")
+
+
+def _decoding_trouble(name: str) -> str:
+    """What goes wrong with one format; empty where nothing does."""
+    import numpy as np
+    import soundfile
+
+    from lorajob.speech.audio import SAMPLE_RATE, AudioError, decode
+
+    rate = 3 * SAMPLE_RATE
+    tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(TONE_SECONDS * rate) / rate)
+    file = io.BytesIO()
+    try:
+        soundfile.write(file, tone, rate, format=name)
+        samples = decode(file.getvalue(), max_seconds=2 * TONE_SECONDS)
+    except (AudioError, soundfile.LibsndfileError) as error:
+        return str(error)
+    seconds = len(samples) / SAMPLE_RATE
+    if abs(seconds - TONE_SECONDS) > 0.1 or np.abs(samples).max() < 0.1:  # mp3 pads a little
+        return f"{TONE_SECONDS} s of a tone come out as {seconds:.2f} s of something else"
+    return ""
+
+
+def check_disk(folder: Path) -> Finding:
+    """Jobs can be written, and there is room for them."""
+    place = folder.expanduser().absolute()
+    while not place.exists():
+        place = place.parent
+    if not os.access(place, os.W_OK | os.X_OK) or not place.is_dir():
+        advice = "make it writable, or set LORAJOB_ARTIFACTS or LORAJOB_HOME to another folder"
+        return Finding("disk", "fail", f"{place} is not a folder you can write to", advice)
+    free = shutil.disk_usage(place).free
+    text = f"{free / GIB:.0f} GiB free for jobs in {folder}"
+    if free >= LOW_DISK_BYTES:
+        return Finding("disk", "ok", text)
+    advice = "make room, or set LORAJOB_ARTIFACTS to a folder on a larger disk"
+    return Finding("disk", "fail" if free < NO_DISK_BYTES else "warn", text, advice)
+
+
+def check_store(url: str | None) -> Iterator[Finding]:
+    """The store of LORAJOB_ARTIFACTS, where it is a url, can be written and read."""
+    from lorajob.storage.store import Store, StoreError
+
+    if url is None:
+        return
+    probe = f".doctor-{secrets.token_hex(4)}"
+    try:
+        store = Store(url)
+        store.write(probe, b"ok")
+        store.remove(probe)
+    except StoreError as error:
+        advice = "check LORAJOB_ARTIFACTS, AWS_ENDPOINT_URL and the credentials it needs"
+        yield Finding("store", "fail", str(error), advice)
+        return
+    yield Finding("store", "ok", f"{url} can be written")
+
+
+def check_corpora(folder: Path | None) -> Iterator[Finding]:
+    """LORAJOB_CORPORA, where it is set, is a folder."""
+    if folder is not None and not folder.expanduser().is_dir():
+        advice = "correct LORAJOB_CORPORA, or name the corpus with `lorajob submit --corpus`"
+        yield Finding("corpora", "warn", f"LORAJOB_CORPORA: {folder} is no folder", advice)
+    elif folder is not None:
+        yield Finding("corpora", "ok", f"looked for in {folder}")

@@ -1,0 +1,152 @@
+"""Jobs, stages and error rates as a person reads them: words and rich tables."""
+
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from lorajob.worker.records.record import JobRecord, StageRecord
+
+PIPE_WIDTH = 140  # columns of a table that no terminal bounds
+STATE_STYLES = {"succeeded": "green", "failed": "red", "running": "cyan", "cancelled": "yellow"}
+
+
+def console(stream: TextIO) -> "Console":
+    """A rich console that neither colours nor folds what goes to a pipe."""
+    from rich.console import Console
+
+    width = None if stream.isatty() else PIPE_WIDTH
+    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 20 min`, `2 d 4 h`: two units at most."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
+    if hours < 1:
+        return f"{minutes} min {whole % 60} s" if minutes < 10 else f"{minutes} min"
+    if days < 1:
+        return f"{hours} h {minutes % 60} min"
+    return f"{days} d {hours % 24} h"
+
+
+def progress_words(progress: dict[str, Any] | None) -> str:
+    """`120/180, loss 1.93, eta 3 min` from a stage's last report; empty without one."""
+    if not progress or not progress.get("total"):
+        return ""
+    words = [f"{progress['step']}/{progress['total']}"]
+    if progress.get("loss") is not None:
+        words.append(f"loss {progress['loss']:.3g}")
+    if progress.get("eta_seconds"):
+        words.append(f"eta {duration(progress['eta_seconds'])}")
+    return ", ".join(words)
+
+
+def metrics_table(record: "JobRecord") -> "Table | None":
+    """Error rates of base, tuned and converted, as far as they are known; None before that."""
+    from rich.table import Table
+
+    table = Table("", box=None, pad_edge=False)
+    for heading in ("WER %", "CER %", "clips"):
+        table.add_column(heading, justify="right")
+    for name, scores in _scores(record).items():
+        rates = (f"{scores['wer']:.1f}", f"{scores['cer']:.1f}")
+        table.add_row(name, *rates, str(scores.get("clips", "")))
+    return table if table.row_count else None
+
+
+def plain_table(*headings: str) -> "Table":
+    """A table without lines, whose cells are not folded."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, no_wrap=True)
+    return table
+
+
+def stages_table(record: "JobRecord", now: float) -> "Table":
+    """One row a stage: state, attempts, time taken, progress, worker."""
+
+    table = plain_table("STAGE", "STATE", "ATTEMPTS", "TIME", "PROGRESS", "WORKER")
+    for name, stage in record.stages.items():
+        table.add_row(
+            name,
+            coloured(stage.state),
+            str(stage.attempts or ""),
+            _time_taken(stage, now),
+            progress_words(stage.progress),
+            stage.worker or "",
+        )
+    return table
+
+
+def attempts_table(record: "JobRecord") -> "Table | None":
+    """One row an attempt that is over: who made it, how long, how far, why it ended.
+
+    None while every stage that has ended took one attempt: the other table says it all.
+    """
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not any(attempt.why != "succeeded" for attempt in record.ended):
+        return None
+    table = Table(box=None, pad_edge=False)
+    for heading in ("ATTEMPT", "TIME", "STEP", "WORKER", "ENDED"):
+        table.add_column(heading, no_wrap=heading != "ENDED")
+    for attempt in record.ended:
+        table.add_row(
+            f"{attempt.stage} {attempt.number}",
+            duration(attempt.ended_at - attempt.started_at),
+            "" if attempt.step is None else str(attempt.step),
+            attempt.worker,
+            escape(attempt.why),
+        )
+    return table
+
+
+def current_stage(record: "JobRecord") -> tuple[str, str]:
+    """The stage that a job is at, with its progress; the last one of a finished job."""
+    for name, stage in record.stages.items():
+        if stage.state != "succeeded":
+            return name, progress_words(stage.progress) if stage.state == "running" else ""
+    return "", ""
+
+
+def state_of_work(record: "JobRecord") -> str:
+    """The state, for people: `waiting` between two stages, while no worker has taken the next."""
+    stage = record.stages[record.missing[0]] if record.missing else None
+    if record.state == "running" and stage is not None and stage.state == "queued":
+        return "waiting"
+    return record.state
+
+
+def _scores(record: "JobRecord") -> dict[str, dict[str, Any]]:
+    """base, tuned and converted, each as its stage measured it; only what is known."""
+    evaluated = record.stages["evaluate"].result or {}
+    converted = record.stages["convert"].result or {}
+    found = {name: (evaluated | converted).get(name) for name in ("base", "tuned", "converted")}
+    return {name: scores for name, scores in found.items() if scores}
+
+
+def gain(record: "JobRecord") -> str:
+    """`115.4 -> 53.7`, once it is known."""
+    scores = _scores(record)
+    if "tuned" not in scores:
+        return ""
+    return f"{scores['base']['wer']:.1f} -> {scores['tuned']['wer']:.1f}"
+
+
+def coloured(state: str) -> str:
+    """The state in its colour, as markup."""
+    style = STATE_STYLES.get(state)
+    return f"[{style}]{state}[/]" if style else state
+
+
+def _time_taken(stage: "StageRecord", now: float) -> str:
+    if not stage.started_at:
+        return ""
+    return duration((stage.finished_at or now) - stage.started_at)

@@ -1,0 +1,104 @@
+"""What preprocessing kept of a corpus and what it dropped, by reason."""
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lorajob.job.results import PreprocessResult
+from lorajob.speech.text import normalise
+
+EXAMPLES = 20  # ids named for each reason
+PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
+
+
+@dataclass
+class _Kept:
+    """One of the two sets while it grows."""
+
+    seconds: list[float] = field(default_factory=list)
+    speakers: set[str] = field(default_factory=set)
+    texts: set[int] = field(default_factory=set)  # hashes: a corpus may hold a million texts
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def hours(self) -> float:
+        return sum(self.seconds) / 3600
+
+    def as_dict(self) -> dict[str, Any]:
+        values = np.percentile(self.seconds or [0.0], PERCENTILES)
+        return {
+            "clips": len(self.seconds),
+            "hours": round(self.hours, 4),
+            "speakers": len(self.speakers),
+            "texts": len(self.texts),
+            "seconds_percentiles": {
+                str(percent): round(float(value), 2)
+                for percent, value in zip(PERCENTILES, values, strict=True)
+            },
+            "dropped": dict(self.dropped),
+        }
+
+
+class CorpusReport:
+    """Counts clips as they come; `target` is "train" or "test" throughout."""
+
+    def __init__(self, language: str, test_by: str) -> None:
+        self.language = language
+        self.test_by = test_by
+        self._kept = {"train": _Kept(), "test": _Kept()}
+        self._examples: dict[str, list[str]] = defaultdict(list)
+
+    def add(
+        self, target: str, id: str, text: str, speaker: str, seconds: float, reason: str | None
+    ) -> None:
+        """Count one clip, kept where `reason` is None."""
+        kept = self._kept[target]
+        if reason is not None:
+            kept.dropped[reason] += 1
+            if len(self._examples[reason]) < EXAMPLES:
+                self._examples[reason].append(id)
+            return
+        kept.seconds.append(seconds)
+        kept.texts.add(hash(normalise(text)))
+        if speaker:
+            kept.speakers.add(speaker)
+
+    def clips(self, target: str) -> int:
+        return len(self._kept[target].seconds)
+
+    def reasons(self, target: str) -> str:
+        """`12 unreadable audio, 3 over 30 s`: what was dropped of one set, the most first."""
+        dropped = self._kept[target].dropped.most_common()
+        return ", ".join(f"{count:,} {reason}" for reason, count in dropped) or "none were listed"
+
+    def result(self, size: int) -> PreprocessResult:
+        """The stage's result; `size` is what the stores take on disk, bytes."""
+        train, test = self._kept["train"], self._kept["test"]
+        return PreprocessResult(
+            train_clips=len(train.seconds),
+            train_hours=train.hours,
+            test_clips=len(test.seconds),
+            test_hours=test.hours,
+            dropped=dict(sorted((train.dropped + test.dropped).items())),
+            bytes=size,
+        )
+
+    def as_dict(self, size: int) -> dict[str, Any]:
+        """Everything, for report.json."""
+        train, test = self._kept["train"], self._kept["test"]
+        return {
+            "language": self.language,
+            "test_by": self.test_by,
+            "splits": {target: kept.as_dict() for target, kept in self._kept.items()},
+            "in_both": {
+                "speakers": len(train.speakers & test.speakers),
+                "texts": len(train.texts & test.texts),
+            },
+            "dropped": {
+                reason: {"clips": count, "examples": self._examples[reason]}
+                for reason, count in sorted((train.dropped + test.dropped).items())
+            },
+            "bytes": size,
+        }

@@ -1,0 +1,144 @@
+"""Word and character error rates, in percent, of hypotheses against references.
+
+Rates are of the whole set: errors of all utterances over words (characters) of all references.
+"Normalised" is `text.normalise` on both sides; "raw" is the text as it stands. An utterance whose
+normalised reference is empty says nothing that could be recognised: it is left out of every rate
+and of `Scores.clips`.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import datasets
+import evaluate
+import jiwer
+import numpy as np
+from numpy.typing import NDArray
+
+from lorajob.job.results import Scores
+from lorajob.speech.text import normalise
+
+_FEATURES = datasets.Features(
+    {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
+)
+
+
+class WordErrorRate(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
+    """`compute(predictions=, references=)` -> {"wer": percent}. Downloads nothing."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return _info("Word error rate, in percent of the references' words.")
+
+    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
+        return {"wer": 100 * jiwer.wer(references, predictions)}
+
+
+class CharacterErrorRate(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
+    """`compute(predictions=, references=)` -> {"cer": percent}. Downloads nothing."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return _info("Character error rate, in percent of the references' code points.")
+
+    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
+        return {"cer": 100 * jiwer.cer(references, predictions)}
+
+
+def _info(description: str) -> evaluate.MetricInfo:
+    return evaluate.MetricInfo(
+        description=description, citation="", inputs_description="", features=_FEATURES
+    )
+
+
+def score(references: list[str], hypotheses: list[str]) -> Scores:
+    """Error rates over a set of utterances, percent; all 0 over 0 clips where none can be scored.
+
+    Raises ValueError where the lists differ in length.
+    """
+    pairs = _scored_pairs(references, hypotheses)
+    if not pairs:
+        return Scores(wer=0, cer=0, raw_wer=0, raw_cer=0, clips=0)
+    wer, cer = _rates([(normalise(said), normalise(heard)) for said, heard in pairs])
+    raw_wer, raw_cer = _rates(pairs)
+    return Scores(wer=wer, cer=cer, raw_wer=raw_wer, raw_cer=raw_cer, clips=len(pairs))
+
+
+def utterance_rows(
+    ids: list[str], references: list[str], hypotheses: list[str]
+) -> list[dict[str, Any]]:
+    """A row an utterance: both texts as they stand, normalised rates in percent, word errors.
+
+    Where the normalised reference is empty the rates are 0 for silence, else 100.
+    Raises ValueError where the lists differ in length.
+    """
+    rows = []
+    for name, reference, hypothesis in zip(ids, references, hypotheses, strict=True):
+        said, heard = normalise(reference), normalise(hypothesis)
+        words = jiwer.process_words(said, heard)
+        empty = 100.0 * bool(heard)
+        rows.append(
+            {
+                "id": name,
+                "reference": reference,
+                "hypothesis": hypothesis,
+                "wer": 100 * words.wer if said else empty,
+                "cer": 100 * jiwer.cer(said, heard) if said else empty,
+                "errors": {
+                    "substitutions": words.substitutions,
+                    "deletions": words.deletions,
+                    "insertions": words.insertions,
+                },
+            }
+        )
+    return rows
+
+
+def interval(
+    references: list[str],
+    hypotheses: list[str],
+    metric: Literal["wer", "cer"] = "wer",
+    samples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """The 95 % interval of a normalised rate, percent, by bootstrap over utterances.
+
+    Percentiles of the rate of `samples` sets drawn with replacement (Bisani and Ney, ICASSP 2004).
+    Raises ValueError where the lists differ in length.
+    """
+    pairs = _scored_pairs(references, hypotheses)
+    if not pairs:
+        return 0.0, 0.0
+    counts = np.array([_errors_and_length(*pair, metric) for pair in pairs], dtype=np.int64)
+    random = np.random.default_rng(seed)
+    rates: NDArray[np.float64] = np.empty(samples)
+    for number in range(samples):
+        errors, length = counts[random.integers(len(counts), size=len(counts))].sum(axis=0)
+        rates[number] = 100 * errors / length
+    low, high = np.percentile(rates, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _scored_pairs(references: list[str], hypotheses: list[str]) -> list[tuple[str, str]]:
+    pairs = zip(references, hypotheses, strict=True)
+    return [(said, heard) for said, heard in pairs if normalise(said)]
+
+
+def _rates(pairs: Sequence[tuple[str, str]]) -> tuple[float, float]:
+    references = [said for said, _ in pairs]
+    hypotheses = [heard for _, heard in pairs]
+    with tempfile.TemporaryDirectory() as folder:  # evaluate makes a folder even if it is not used
+        place = {"keep_in_memory": True, "cache_dir": folder, "seed": 0}
+        wer = WordErrorRate(**place).compute(predictions=hypotheses, references=references)
+        cer = CharacterErrorRate(**place).compute(predictions=hypotheses, references=references)
+    return float(wer["wer"]), float(cer["cer"])
+
+
+def _errors_and_length(reference: str, hypothesis: str, metric: str) -> tuple[int, int]:
+    said, heard = normalise(reference), normalise(hypothesis)
+    found: Any
+    if metric == "wer":
+        found = jiwer.process_words(said, heard)
+    else:
+        found = jiwer.process_characters(said, heard)
+    wrong = found.substitutions + found.deletions
+    return wrong + found.insertions, wrong + found.hits

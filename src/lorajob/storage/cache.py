@@ -1,0 +1,141 @@
+"""What was worked out once, kept by content in LORAJOB_HOME/cache for the next job that needs it.
+
+    CACHE/KIND/KEY/entry.json    what was kept beside the files, and their sizes and hashes
+    CACHE/KIND/KEY/files/        hard links to a job's files (copies where it lies on another disk)
+
+Nothing here is ever needed: an entry that is missing, damaged or in use is worked out anew. The
+entries longest unused go where all take more than `LORAJOB_CACHE_GB` (20; 0 keeps nothing).
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lorajob.job.jobdir import hash_files, write_json
+from lorajob.storage import places
+
+ENTRY = "entry.json"
+FILES = "files"
+NEW, GONE = ".new-", ".gone-"
+LEFT_SECONDS = 86_400  # a folder on its way in or out is left by a killed process after a day
+
+log = logging.getLogger(__name__)
+
+
+def key(**parts: Any) -> str:
+    """The name of an entry: a hash of all that decides its content. `parts` are JSON."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def fetch(kind: str, name: str, target: Path | None = None) -> dict[str, Any] | None:
+    """What `keep` was given beside the files, which are put into `target`; None without an entry.
+
+    All is hashed again first, and a damaged entry is removed. Where the files cannot be put there,
+    `target` is left as it was.
+    """
+    entry = places.cache() / kind / name
+    try:
+        kept = json.loads((entry / ENTRY).read_bytes())
+        value: dict[str, Any] = kept["value"]
+        if kept["sha256"] != key(value=value) or kept["files"] != hash_files(entry / FILES):
+            raise ValueError("not what was kept")
+    except FileNotFoundError:
+        return None
+    except (ValueError, LookupError, TypeError) as error:
+        log.warning("cache: %s is removed: %s", entry, error)
+        _remove(entry)
+        return None
+    try:
+        if target is not None:
+            _link(entry / FILES, target, kept["files"])
+        os.utime(entry)
+    except OSError as error:  # no room there, or another process removed the entry meanwhile
+        log.warning("cache: %s is not used: %s", entry, error)
+        return None
+    return value
+
+
+def keep(kind: str, name: str, value: dict[str, Any], files: Path | None = None) -> None:
+    """Remember `value` and what is in the folder `files`. Without room or rights, nothing is."""
+    limit = places.cache_bytes()
+    parent = places.cache() / kind
+    if not limit or (parent / name / ENTRY).exists():
+        return
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=NEW, dir=parent))
+        try:
+            (scratch / FILES).mkdir()
+            if files is not None:
+                names = [path.relative_to(files).as_posix() for path in files.rglob("*")]
+                _link(files, scratch / FILES, [it for it in names if (files / it).is_file()])
+            entry = {"value": value, "sha256": key(value=value)}
+            write_json(scratch / ENTRY, entry | {"files": hash_files(scratch / FILES)})
+            _remove(parent / name)
+            scratch.rename(parent / name)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        prune(limit)
+    except OSError as error:
+        log.warning("cache: %s is not kept: %s", parent / name, error)
+
+
+def prune(limit: int) -> None:
+    """Remove the entries longest unused until all files take at most `limit` bytes, and what
+    processes that were killed have left.
+    """
+    entries = [path for path in places.cache().glob("*/*") if not path.name.startswith(".")]
+    total = 0
+    for entry in sorted(entries, key=_used, reverse=True):
+        size = sum(path.stat().st_size for path in entry.rglob("*") if path.is_file())
+        if total + size > limit:
+            _remove(entry)
+        else:
+            total += size
+    for path in places.cache().glob("*/.*"):
+        if time.time() - _used(path) > LEFT_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _used(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # removed by another process
+        return 0.0
+
+
+def _remove(entry: Path) -> None:
+    """At once for every other process."""
+    gone = entry.with_name(f"{GONE}{entry.name}.{os.getpid()}")
+    try:
+        entry.rename(gone)
+    except OSError:
+        return
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def _link(source: Path, target: Path, names: Iterable[str]) -> None:
+    """Put the files `names` of one folder into the other, all or none. Raises OSError."""
+    done: list[Path] = []
+    try:
+        for name in names:
+            if Path(name).name.startswith("."):
+                continue
+            place = target / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            done.append(place)
+            try:
+                os.link(source / name, place)
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(source / name, place)
+    except OSError:
+        for place in done:
+            place.unlink(missing_ok=True)
+        raise

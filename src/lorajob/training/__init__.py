@@ -1,0 +1,4 @@
+"""The loop of the stage `train` and its parts.
+
+May import: lorajob.whisper and what that may. Loads torch; no worker imports it.
+"""

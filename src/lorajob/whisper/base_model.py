@@ -1,0 +1,89 @@
+"""From what a user calls a base model to a local folder in transformers' format."""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from lorajob.demo.packaged import PACKAGED_NAME, SHA256, join_packaged_model
+from lorajob.errors import ModelError
+from lorajob.job.jobdir import hash_file
+from lorajob.storage import places
+from lorajob.whisper.ct2_import import import_ctranslate2
+
+NEEDED = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "preprocessor_config.json",
+    "tokenizer.json",
+)
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+HUB_FILES = ["*.json", "*.safetensors", "*.txt"]
+
+log = logging.getLogger(__name__)
+
+
+def local_model(base_model: str) -> Path:
+    """A local transformers folder of `base_model`, made once and kept in `LORAJOB_HOME/models`.
+
+    `base_model` is `demo/whisper-base`, a transformers folder, a CTranslate2 folder, or a Hub id.
+    Only safetensors weights are taken and no code comes with a model. Raises ModelError.
+    """
+    if base_model == PACKAGED_NAME:
+        return _made_once(f"whisper-base-{SHA256[:12]}", _make_packaged)
+    folder = Path(base_model).expanduser()
+    if not folder.is_dir():
+        return _from_hub(base_model)
+    if (folder / "model.bin").is_file() and not (folder / "model.safetensors").is_file():
+        digest = hash_file(folder / "model.bin")
+        return _made_once(f"ct2-{digest[:12]}", lambda target: import_ctranslate2(folder, target))
+    return _checked(folder)
+
+
+def _checked(folder: Path) -> Path:
+    missing = [name for name in NEEDED if name not in WEIGHTS and not (folder / name).is_file()]
+    if not any((folder / name).is_file() for name in WEIGHTS):
+        missing.append("model.safetensors")
+    if missing:
+        raise ModelError(f"base_model: {folder} is no Whisper folder: {', '.join(missing)} missing")
+    return folder
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return _checked(Path(snapshot_download(name, allow_patterns=HUB_FILES)))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"base_model: {name!r} is no folder here and could not be had from the Hub: {reason}"
+        ) from None
+
+
+def _make_packaged(target: Path) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        import_ctranslate2(join_packaged_model(Path(scratch)), target)
+
+
+def _made_once(name: str, make: Callable[[Path], None]) -> Path:
+    """The folder `name` in the model store; made beside it and renamed, so never half there."""
+    target = places.models() / name
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=target.parent))
+    try:
+        make(scratch)
+        scratch.chmod(0o755)
+        scratch.rename(target)
+    except OSError:
+        if not target.is_dir():  # another process may have been first
+            raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    log.info("%s is ready", target)
+    return target

@@ -1,0 +1,297 @@
+"""What a user does with jobs: submit, look, cancel, retry.
+
+The commands call this; Celery is only loaded where something is sent.
+"""
+
+import getpass
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+
+from lorajob.corpora import check_corpus, check_remote
+from lorajob.errors import JobNotFoundError, LorajobError, ServiceError, UsageError
+from lorajob.gpu_memory import training_gb
+from lorajob.job.jobdir import JOB_ID
+from lorajob.spec import JobSpec
+from lorajob.storage.store import StoreError
+from lorajob.storage.urls import is_url, public
+from lorajob.worker.artifacts.lookup import (
+    job_place,
+    put_corpus,
+    put_spec,
+    read_record,
+    recorded_ids,
+    withdraw,
+)
+from lorajob.worker.connect import connect, service_errors
+from lorajob.worker.heartbeats import living
+from lorajob.worker.queues import Priority, memory_class
+from lorajob.worker.records.record import JobRecord, new_stages
+from lorajob.worker.records.records import Records
+from lorajob.worker.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class Pipeline:
+    """The jobs of one service. Every method raises ServiceError where Redis does not answer."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._places: dict[tuple[str, str], str] = {}  # of local corpora, for every machine
+
+    @property
+    def settings(self) -> Settings:
+        return self._settings
+
+    @cached_property
+    def redis(self) -> Redis:
+        return connect(self._settings)  # when first needed: job.json can be read without
+
+    @cached_property
+    def records(self) -> Records:
+        return Records(self.redis)
+
+    @cached_property
+    def user(self) -> str | None:
+        """Who submits: LORAJOB_USER, or the name of the machine's user."""
+        try:
+            return self._settings.user or getpass.getuser()
+        except (KeyError, OSError):  # a container's user may have no name
+            return None
+
+    def submit(self, spec: JobSpec, priority: Priority = "normal") -> str:
+        """Queue a job and return its id, such as `hi-1a2b3c4d`.
+
+        Raises UsageError or CorpusError for a corpus that is not there or of another language.
+        Whatever fails, nothing stays queued: folder and record are withdrawn.
+        """
+        spec = self.resolve(spec)
+        self.check(spec)
+        with service_errors(self._settings):
+            self.redis.ping()  # before anything is written
+        job_id = f"{spec.language.lower()}-{secrets.token_hex(4)}"
+        self.queue(self.new_record(spec, job_id, priority), spec)
+        return job_id
+
+    def resolve(self, spec: JobSpec) -> JobSpec:
+        """The spec with absolute paths, since workers run elsewhere; a url stays as it is. Raises
+        UsageError for a training that no card has the memory for.
+        """
+        _memory_class(spec)
+        changes = {"corpus": _place_of(spec.corpus), "base_model": _absolute(spec.base_model)}
+        return spec.model_copy(update=changes)
+
+    def check(self, spec: JobSpec) -> None:
+        """Raise UsageError or CorpusError for a corpus that is not there or of another language.
+        One that is only here is brought to the store, where the jobs lie in one.
+        """
+        if is_url(spec.corpus):
+            check_remote(spec.corpus)
+            return
+        check_corpus(Path(spec.corpus), spec.language)
+        asked = spec.corpus, spec.language
+        if asked not in self._places:
+            self._places[asked] = put_corpus(self._settings, *asked)
+
+    def new_record(
+        self,
+        spec: JobSpec,
+        job_id: str,
+        priority: Priority = "normal",
+        batch: str | None = None,
+        error: str | None = None,
+    ) -> JobRecord:
+        """The record of a new job; rejected for an `error`."""
+        return JobRecord(
+            id=job_id,
+            language=spec.language,
+            state="queued" if error is None else "rejected",
+            created_at=time.time(),
+            corpus=spec.corpus,
+            base_model=spec.base_model,
+            folder=job_place(self._settings, job_id),
+            error=error,
+            user=self.user,
+            batch=batch,
+            priority=priority,
+            memory_class=_memory_class(spec),
+            stages=new_stages(),
+        )
+
+    def queue(
+        self, record: JobRecord, spec: JobSpec, send: Callable[[JobRecord], None] | None = None
+    ) -> None:
+        """Write the folder and record of a new job, of which there are no files yet, and send it
+        unless it was rejected.
+        """
+        place = {"corpus": self._places.get((spec.corpus, spec.language), spec.corpus)}
+        spec, record = spec.model_copy(update=place), record.model_copy(update=place)
+        try:
+            put_spec(record.folder, spec.model_dump(mode="json"))
+            with service_errors(self._settings):
+                created = self.records.create(record)
+            if created and not created.over:
+                (send or self._send)(created)
+        except BaseException:  # Ctrl-C, too, leaves nothing half submitted
+            if not self._overtaken(record):
+                self._withdraw(record)
+            raise
+
+    def load(self, job_id: str, mirrored: bool = True) -> JobRecord:
+        """The record of a job; from job.json where Redis is gone or forgot, if `mirrored`. Raises
+        JobNotFoundError.
+        """
+        _check_id(job_id)
+        try:
+            with service_errors(self._settings):
+                return self.records.load(job_id)
+        except (ServiceError, JobNotFoundError):
+            found = read_record(self._settings, job_id) if mirrored else None
+            if found is None:
+                raise
+            return found
+
+    def newest(self, limit: int = 20) -> list[JobRecord]:
+        """The newest `limit` jobs, newest first."""
+        with service_errors(self._settings):
+            return self.records.newest(limit)
+
+    def unknown(self) -> list[str]:
+        """Jobs that have a folder here, where Redis has no record at all: it lost its data."""
+        with service_errors(self._settings):
+            if self.records.newest(1):
+                return []
+        return recorded_ids(self._settings)
+
+    def cancel(self, job_id: str) -> str:
+        """Stop a job, keeping its checkpoints. A queued stage is cancelled at once, a running one
+        by its worker; returns `cancelled` or `cancelling`. Raises JobNotFoundError, and UsageError
+        for a job that has succeeded or failed.
+        """
+        _check_id(job_id)
+        with service_errors(self._settings):
+            answer = self.records.cancel(job_id)
+        if answer not in ("cancelled", "cancelling"):
+            raise UsageError(
+                f"job: {job_id} has {answer}; only a queued or running job is cancelled"
+            )
+        return answer
+
+    def retry(self, job_id: str) -> None:
+        """Go on with a failed, rejected or cancelled job from its first unfinished stage. Raises
+        JobNotFoundError, and UsageError for a job in any other state.
+        """
+        _check_id(job_id)
+        with service_errors(self._settings):
+            answer = self.records.retry(job_id)
+            if answer != "retried":
+                raise UsageError(
+                    f"job: {job_id} is {answer}; only a failed, rejected or cancelled one "
+                    "is retried"
+                )
+            record = self.records.load(job_id)
+        try:
+            self._send(record)
+        except ServiceError as error:  # what is queued and has no message, a worker finds
+            logger.warning("%s", error)
+
+    def workers(self, served: str) -> int:
+        """How many live workers serve a kind or class of queues, such as cpu or gpu24."""
+        with service_errors(self._settings):
+            return len(living(self.redis, served))
+
+    def _send(self, record: JobRecord) -> None:
+        from lorajob.tasks.publish import send  # loads Celery, which looking at jobs does not need
+
+        send(record, self._settings)
+
+    def _overtaken(self, record: JobRecord) -> bool:
+        """Whether somebody else has made the record of that id, as of a batch submitted twice."""
+        try:
+            with service_errors(self._settings):
+                return self.records.load(record.id).created_at != record.created_at
+        except LorajobError:
+            return False
+
+    def _withdraw(self, record: JobRecord) -> None:
+        """Take back a job that was not sent; a message that did go out finds no record."""
+        try:
+            with service_errors(self._settings):
+                self.records.delete(record.id)
+        except ServiceError:
+            logger.debug("Redis is gone; without its folder the job cannot run anyway")
+        try:
+            withdraw(record.folder)
+        except StoreError as error:  # without a record nobody runs it
+            logger.warning("%s", error)
+
+
+def describe(record: JobRecord, waits_for: object = None) -> dict[str, Any]:
+    """What `lorajob status JOB --json` prints: a contract for scripts."""
+    stages = {
+        name: stage.model_dump(mode="json", exclude={"fence", "owner", "lease"})
+        for name, stage in record.stages.items()
+    }
+    return {
+        "id": record.id,
+        "language": record.language,
+        "batch": record.batch,
+        "user": record.user,
+        "priority": record.priority,
+        "state": record.state,
+        "waits_for": None if waits_for is None else str(waits_for),
+        "created_at": record.created_at,
+        "corpus": public(record.corpus),
+        "base_model": record.base_model,
+        "artifacts": record.folder,
+        "cancel_requested": record.cancel_requested,
+        "error": record.error,
+        "attempts": [attempt.model_dump(mode="json") for attempt in record.ended],
+        "stages": stages,
+        "metrics": _metrics(record),
+    }
+
+
+def _metrics(record: JobRecord) -> dict[str, dict[str, float]]:
+    """Percent, normalised, on the test clips; only what has been measured yet."""
+    evaluated = record.stages["evaluate"].result or {}
+    converted = record.stages["convert"].result or {}
+    scores = {
+        "base": evaluated.get("base"),
+        "tuned": evaluated.get("tuned"),
+        "converted": converted.get("converted"),
+    }
+    return {
+        name: {"wer": score["wer"], "cer": score["cer"]} for name, score in scores.items() if score
+    }
+
+
+def _place_of(corpus: str) -> str:
+    """The corpus as workers will find it: an absolute path, or a url; none is still to be found."""
+    return corpus if not corpus or is_url(corpus) else str(Path(corpus).expanduser().resolve())
+
+
+def _check_id(job_id: str) -> None:
+    if not JOB_ID.fullmatch(job_id):
+        raise UsageError(f"job: {job_id!r} is not a job id, such as hi-1a2b3c4d")
+
+
+def _memory_class(spec: JobSpec) -> int | None:
+    needed = training_gb(spec)
+    try:
+        return memory_class(needed)
+    except ValueError as error:
+        raise UsageError(f"train: no card is large enough: {error}") from None
+
+
+def _absolute(base_model: str) -> str:
+    """A folder as an absolute path, since workers run elsewhere; a Hub id stays as it is."""
+    path = Path(base_model).expanduser()
+    return str(path.resolve()) if path.is_dir() else base_model

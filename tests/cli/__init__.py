@@ -1,0 +1,1 @@
+"""Tests of cli/: the command as a user runs it."""

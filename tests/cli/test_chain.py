@@ -1,0 +1,172 @@
+"""The whole chain on the real whisper-base, as a user runs it: `up`, `submit --wait`, `down`."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from lorajob.demo.espeak import VOICES
+from lorajob.demo.sentences import hindi_sentences
+from lorajob.demo.speech import pack_corpus, speak_corpus
+from lorajob.job.jobdir import JobDir
+from tests.support.command import LORAJOB, environment, run
+
+SETTINGS = (
+    "train.epochs=3",
+    "train.rank=8",
+    "train.alpha=16",
+    "train.batch_clips=4",
+    "train.save_steps=4",
+    "convert.compute_types=[int8,float32]",
+    "convert.check_clips=3",
+)
+MINUTES = 60.0
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A finished job, and the home of the stack that ran it."""
+
+    env: dict[str, str]
+    home: Path
+    corpus: Path
+    clips: Path
+    job_id: str
+    progress: str
+    status: dict[str, Any]
+
+    @property
+    def job(self) -> JobDir:
+        return JobDir(Path(self.status["artifacts"]))
+
+
+def lorajob(env: dict[str, str], *args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*LORAJOB, *args], env=env, capture_output=True, text=True, timeout=15 * MINUTES
+    )
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    home = tmp_path_factory.mktemp("chain-home")
+    corpora = tmp_path_factory.mktemp("corpora")
+    sentences = hindi_sentences()
+    release = speak_corpus(
+        tmp_path_factory.mktemp("spoken"),
+        train=sentences["train"][:20],
+        test=sentences["test"][:4],
+        dev=[],
+        voices=VOICES[:2],
+    )
+    corpus = pack_corpus(release).rename(corpora / "cv-corpus-1.0-hi.tar.gz")
+    env = environment(home=home, corpora=corpora)
+    up = lorajob(env, "up", "--detach")
+    assert up.returncode == 0, up.stderr
+    try:
+        sets = [word for line in SETTINGS for word in ("--set", line)]
+        submitted = lorajob(
+            env, "submit", "--lang", "Hindi", "--base-model", "demo/whisper-base", *sets, "--wait"
+        )
+        assert submitted.returncode == 0, submitted.stderr
+        job_id = submitted.stdout.strip()
+        status = json.loads(lorajob(env, "status", job_id, "--json").stdout)
+        yield Chain(env, home, corpus, release / "clips", job_id, submitted.stderr, status)
+    finally:
+        assert lorajob(env, "down").returncode == 0
+
+
+def rows(chain: Chain) -> list[dict[str, Any]]:
+    path = chain.job.stage_dir("evaluate") / "utterances.jsonl"
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def test_the_status_keeps_its_contract(chain: Chain) -> None:
+    schema = json.loads((Path(__file__).parents[1] / "data" / "status.schema.json").read_text())
+    jsonschema.validate(chain.status, schema)
+    assert chain.status["state"] == "succeeded"
+    assert chain.status["language"] == "hi"
+    assert all(stage["attempts"] == 1 for stage in chain.status["stages"].values())
+
+
+def test_the_corpus_is_found_by_its_language(chain: Chain) -> None:
+    assert chain.status["corpus"] == str(chain.corpus)
+
+
+def test_waiting_shows_every_stage_and_the_table(chain: Chain) -> None:
+    for word in ("preprocess", "train", "evaluate", "convert", "loss", "WER"):
+        assert word in chain.progress
+
+
+def test_every_stage_leaves_its_files_with_a_manifest(chain: Chain) -> None:
+    expected = {
+        "preprocess": ["train/shard-00000.arrow", "test/shard-00000.arrow", "report.json"],
+        "train": ["adapter/adapter_model.safetensors", "history.jsonl"],
+        "evaluate": ["metrics.json", "utterances.jsonl"],
+        "convert": ["model/model.bin", "model/tokenizer.json", "parity.json"],
+    }
+    for stage, names in expected.items():
+        folder = chain.job.stage_dir(stage)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        for name in names:
+            assert manifest["files"][name]["bytes"] == (folder / name).stat().st_size
+        assert chain.job.log_path(stage).read_text()
+    assert not any((chain.job.root / "attempts").iterdir())
+
+
+def test_training_lowers_the_loss_and_keeps_checkpoints(chain: Chain) -> None:
+    path = chain.job.stage_dir("train") / "history.jsonl"
+    losses = [json.loads(line)["loss"] for line in path.read_text().splitlines()]
+    assert sum(losses[-3:]) < sum(losses[:3]) * 0.8
+    assert len(list(chain.job.checkpoints.glob("1/step-*/manifest.json"))) == 2
+
+
+def test_the_adapter_changes_the_transcripts(chain: Chain) -> None:
+    assert all(row["base"] != row["tuned"] for row in rows(chain))
+    metrics = chain.status["metrics"]
+    assert metrics["tuned"] != metrics["base"]
+    assert metrics["converted"] != metrics["base"]
+
+
+def test_faster_whisper_loads_the_model_and_hears_what_was_evaluated(chain: Chain) -> None:
+    row = rows(chain)[0]
+    heard = run("transcribe", chain.job_id, str(chain.clips / row["id"]), env=chain.env)
+    assert heard.returncode == 0, heard.stderr
+    parity = json.loads((chain.job.stage_dir("convert") / "parity.json").read_text())
+    assert parity["max_logprob_difference"] <= 1e-3
+    assert [entry["text"] for entry in parity["faster_whisper"]]
+    assert heard.stdout.strip()
+    assert set(heard.stdout) & set(row["reference"]) - set(" ")
+
+
+def test_a_stage_run_again_by_hand_is_a_no_op(chain: Chain) -> None:
+    manifest = chain.job.stage_dir("convert") / "manifest.json"
+    stamp = manifest.stat().st_mtime_ns
+    again = subprocess.run(
+        [LORAJOB[0], "-m", "lorajob.stage", "convert", str(chain.job.root)],
+        env=chain.env,
+        capture_output=True,
+        text=True,
+        timeout=MINUTES,
+    )
+    assert again.returncode == 0
+    result = json.loads(again.stdout)["result"]
+    assert result["converted"]["wer"] == chain.status["metrics"]["converted"]["wer"]
+    assert manifest.stat().st_mtime_ns == stamp
+
+
+def test_no_password_is_in_the_records_or_the_logs(chain: Chain) -> None:
+    secrets = json.loads((chain.home / "up.json").read_text())
+    words = {secrets["flower_password"], secrets["redis_url"].split(":")[2].split("@")[0]}
+    assert all(len(word) > 15 for word in words)
+    files = [
+        *chain.home.glob("log/*"),
+        *chain.job.root.rglob("*.json*"),
+        *chain.job.root.glob("log/*"),
+    ]
+    texts = [path.read_text("utf-8", errors="replace") for path in files if path.is_file()]
+    assert not any(word in text for word in words for text in [*texts, chain.progress])

@@ -1,0 +1,1 @@
+"""Tests of src/lorajob: the stages and their parts, without a queue."""

@@ -1,0 +1,136 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lorajob import convert
+from lorajob.errors import ParityError
+from lorajob.job.jobdir import JobDir
+from lorajob.job.report import Report
+from lorajob.job.results import Scores
+from lorajob.stage import run_stage
+from lorajob.whisper import ct2
+from lorajob.whisper.model import load_whisper
+from tests.support.tiny import make_job, make_tiny_whisper
+
+TYPES = ("float16", "int8", "int8_float32", "int8_float16", "float32")
+SETS = (
+    "train.epochs=1",
+    "train.rank=4",
+    "evaluate.batch_size=2",
+    f"convert.compute_types=[{','.join(TYPES)}]",
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_whisper: Path, tmp_path_factory: pytest.TempPathFactory) -> JobDir:
+    job = make_job(tmp_path_factory.mktemp("trained"), tiny_whisper, *SETS, clips=6)
+    run_stage("train", job, 1, Report("train"))
+    return job
+
+
+@pytest.fixture(scope="module")
+def converted(trained: JobDir) -> JobDir:
+    run_stage("evaluate", trained, 1, Report("evaluate"))
+    run_stage("convert", trained, 1, Report("convert"))
+    return trained
+
+
+def scores(wer: float) -> Scores:
+    return Scores(wer=wer, cer=0, raw_wer=wer, raw_cer=0, clips=4)
+
+
+def test_evaluation_leaves_a_row_an_utterance(converted: JobDir) -> None:
+    folder = converted.stage_dir("evaluate")
+    rows = [json.loads(line) for line in (folder / "utterances.jsonl").read_text().splitlines()]
+    assert len(rows) == 4
+    assert {"id", "seconds", "reference", "base", "tuned", "base_errors"} <= set(rows[0])
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["base"]["clips"] == metrics["tuned"]["clips"] == 4
+    low, high = metrics["intervals"]["tuned"]
+    assert low <= metrics["tuned"]["wer"] <= high
+    assert not (folder / "scratch").exists()
+
+
+def test_every_type_is_made_scored_and_complete(converted: JobDir) -> None:
+    folder = converted.stage_dir("convert")
+    result = converted.result("convert")
+    assert result is not None
+    assert tuple(result["by_type"]) == TYPES
+    for name in ["model", *(f"model-{kind}" for kind in TYPES[1:])]:
+        files = {path.name for path in (folder / name).iterdir()}
+        assert {
+            "model.bin",
+            "config.json",
+            "tokenizer.json",
+            "preprocessor_config.json",
+            "vocabulary.json",
+        } <= files
+        config = json.loads((folder / name / "config.json").read_text())
+        assert len(config["lang_ids"]) == 99
+        assert config["alignment_heads"] == [[1, 0], [1, 1]]
+        assert 220 in config["suppress_ids_begin"]
+        assert config["suppress_ids"]
+
+
+def test_parity_is_measured_and_far_below_its_limit(converted: JobDir) -> None:
+    parity = json.loads((converted.stage_dir("convert") / "parity.json").read_text())
+    assert 0 < parity["max_logprob_difference"] < 1e-4
+    assert {"merged", "float16", "int8"} <= set(parity["sample_scores"])
+    assert len(parity["faster_whisper"]) == 4
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_conversion_leaves_the_model_as_it_is(
+    tiny_whisper: Path, tmp_path: Path, kind: str
+) -> None:
+    model = load_whisper(tiny_whisper)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    ct2.convert(tiny_whisper, tmp_path / "model", kind, model)
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_a_conversion_of_something_else_fails_the_stage(
+    converted: JobDir, tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = JobDir(tmp_path)
+    for name in ("preprocess", "train", "evaluate"):
+        (tmp_path / name).symlink_to(converted.stage_dir(name))
+    job.spec_path.write_bytes(converted.spec_path.read_bytes())
+    real = ct2.convert
+
+    def convert_the_untuned(folder: Path, target: Path, kind: str, model: object) -> Path:
+        return real(tiny_whisper, target, kind)
+
+    monkeypatch.setattr(convert.ct2, "convert", convert_the_untuned)
+    with pytest.raises(ParityError, match=r"token \d+: log-probability -\d.* against -\d"):
+        run_stage("convert", job, 1, Report("convert"))
+    assert job.result("convert") is None
+
+
+def test_a_model_of_128_mel_bins_goes_through(whisper_base: Path, tmp_path: Path) -> None:
+    large = make_tiny_whisper(whisper_base, tmp_path / "base", mel_bins=128)
+    job = make_job(tmp_path / "job", large, "train.epochs=1", "train.rank=4", clips=4)
+    for stage in ("train", "evaluate", "convert"):
+        run_stage(stage, job, 1, Report(stage))
+    folder = job.stage_dir("convert") / "model"
+    assert json.loads((folder / "preprocessor_config.json").read_text())["feature_size"] == 128
+
+
+def test_a_type_over_half_a_point_apart_is_warned_about() -> None:
+    sampled: dict[str, Any] = {
+        "merged": scores(40.0),
+        "float16": scores(40.4),
+        "int8": scores(40.6),
+    }
+    (warning,) = convert.wer_warnings(sampled)
+    assert warning.startswith("int8: WER 40.60 % against 40.00 %")
+
+
+def test_a_sample_is_spread_over_the_clips() -> None:
+    assert convert.spread(range(100), 5) == [0, 25, 50, 74, 99]
+    assert convert.spread(range(3), 16) == [0, 1, 2]

@@ -1,0 +1,73 @@
+"""What a run is told to take before it begins."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+
+from lorajob.job.report import Report
+from lorajob.stage import run_stage
+from lorajob.training.dataset import Batch
+from lorajob.training.forecast import GIB, Forecast, Loaded, forecast, windows_that_fit
+from lorajob.training.packing import ClipSizes, Window, pass_seconds
+from tests.library.test_train import SHORT, adapter_bytes, history
+from tests.support.tiny import make_job
+
+
+def test_a_long_run_is_foretold_and_not_changed(
+    tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = make_job(tmp_path / "told", tiny_whisper, *SHORT, "train.epochs=8")
+    command = [sys.executable, "-m", "lorajob.stage", "train", str(told.root)]
+    subprocess.run(command, check=True, capture_output=True)
+    result = told.result("train")
+    assert result is not None
+    kept = json.loads((told.stage_dir("train") / "forecast.json").read_text())
+    measured = kept.pop("measured")
+    ahead = Forecast(**kept)
+    assert ahead.steps == result["steps"] == len(history(told)) >= 40
+    assert result["seconds"] / 20 < ahead.eta_seconds < result["seconds"] * 2
+    assert ahead.peak_memory_bytes == pytest.approx(result["peak_memory_bytes"], rel=0.15)
+    assert measured["peak_memory_bytes"] == pytest.approx(ahead.peak_memory_bytes, rel=0.15)
+    assert 0 < measured["seconds"] < result["seconds"]
+    monkeypatch.setattr("lorajob.training.loop.STEPS_TO_FORECAST", 10_000)
+    untold = make_job(tmp_path / "untold", tiny_whisper, *SHORT, "train.epochs=8")
+    run_stage("train", untold, 1, Report("train"))
+    assert not (untold.stage_dir("train") / "forecast.json").exists()
+    assert adapter_bytes(told) == adapter_bytes(untold)
+
+
+def test_a_disturbed_pass_does_not_decide_the_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
+    took = iter([9.0, 5.0, 1.0, 3.0, 4.0])  # the median kind, four times, then the costliest
+    monkeypatch.setattr("lorajob.training.forecast.dry_pass", lambda run, batch: next(took))
+    run: Any = SimpleNamespace(accelerator=SimpleNamespace(device=torch.device("meta")))
+    costs = [5.0, 10.0, 10.0, 20.0, 40.0]
+    ahead = forecast(
+        *(run, [[[place] for place in range(5)]], lambda one: costs[one[0]]),
+        *(lambda one: cast("Batch", None), 5, Loaded(0, 0)),
+    )
+    # half the median's, the median's twice, a third of the way up to the costliest, and that
+    assert ahead.eta_seconds == pytest.approx(0.5 + 1.0 + 1.0 + 2.0 + 4.0)
+    assert ahead.seconds_a_step == pytest.approx(8.5 / 5)
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "window_gib", "windows"),
+    [(14.0, 1.0, 8), (14.0, 13.0, 1), (14.0, 20.0, 1), (70.0, 0.5, 16), (6.0, 1.3, 4)],
+)
+def test_the_micro_batch_is_what_the_cards_memory_takes(
+    free_gib: float, window_gib: float, windows: int
+) -> None:
+    assert windows_that_fit(int(free_gib * GIB), int(window_gib * GIB)) == windows
+
+
+def test_a_pass_costs_what_it_is_padded_to() -> None:
+    sizes = ClipSizes([4.0, 2.0, 6.0], [40, 20, 100], ["", "", ""])
+    windows = [Window((0,), False, True), Window((1,), False, True), Window((0, 1, 2), True)]
+    assert pass_seconds([0, 1], windows, sizes) == pytest.approx(2 * (4.5 + 40 * 0.045))
+    assert pass_seconds([2], windows, sizes) == pytest.approx(30 + 160 * 0.045)

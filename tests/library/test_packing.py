@@ -1,0 +1,141 @@
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from lorajob.spec import TrainConfig
+from lorajob.training.packing import (
+    PAUSE_SECONDS,
+    ClipSizes,
+    Window,
+    clips_a_step,
+    group_batches,
+    group_steps,
+    plan_epoch,
+    plan_windows,
+)
+
+
+def sizes(clips: int, seconds: float = 4.0, tokens: int = 40) -> ClipSizes:
+    rng = np.random.default_rng(7)
+    return ClipSizes(
+        (seconds * rng.uniform(0.5, 1.5, clips)).tolist(),
+        rng.integers(tokens // 2, tokens * 3 // 2, clips).tolist(),
+        [f"speaker-{number % 5}" for number in range(clips)],
+    )
+
+
+def windows_of(plan: list[list[Window]]) -> list[Window]:
+    return [window for step in plan for window in step]
+
+
+def test_every_clip_occurs_once_an_epoch() -> None:
+    plan = plan_epoch(sizes(500), TrainConfig(), seed=3, epoch=0)
+    seen = Counter(clip for window in windows_of(plan) for clip in window.clips)
+    assert seen == Counter(range(500))
+
+
+def test_the_same_seed_gives_the_same_plan_and_each_epoch_another() -> None:
+    first = plan_epoch(sizes(100), TrainConfig(), seed=3, epoch=0)
+    assert first == plan_epoch(sizes(100), TrainConfig(), seed=3, epoch=0)
+    assert first != plan_epoch(sizes(100), TrainConfig(), seed=3, epoch=1)
+    assert first != plan_epoch(sizes(100), TrainConfig(), seed=4, epoch=0)
+
+
+@pytest.mark.parametrize(("seconds", "tokens"), [(4.0, 40), (7.0, 60), (2.0, 100)])
+def test_windows_hold_neither_over_30_s_nor_over_444_labels(seconds: float, tokens: int) -> None:
+    clips = sizes(1000, seconds, tokens)
+    for window in plan_windows(clips, TrainConfig(), random.Random(0)):
+        length = sum(clips.seconds[clip] for clip in window.clips)
+        assert length + PAUSE_SECONDS * (len(window.clips) - 1) <= 30 + 1e-6
+        labels = sum(clips.tokens[clip] + 2 * window.timestamps for clip in window.clips)
+        assert labels <= 444
+
+
+def test_packed_windows_are_at_least_nine_tenths_full() -> None:
+    clips = sizes(5000)
+    windows = plan_windows(clips, TrainConfig(single_clips=0, cut_clips=0), random.Random(0))
+    used = sum(clips.seconds)
+    assert used / (30 * len(windows)) > 0.9
+
+
+def test_the_asked_share_of_clips_stays_alone() -> None:
+    config = TrainConfig(single_clips=0.2, cut_clips=0.3)
+    alone = [it for it in plan_windows(sizes(1000), config, random.Random(0)) if len(it.clips) == 1]
+    assert sum(window.cut for window in alone) == 300
+    assert sum(not window.cut for window in alone) in range(200, 204)
+
+
+def test_with_full_context_no_window_is_cut() -> None:
+    config = TrainConfig(audio_context="full", single_clips=0.2, cut_clips=0.3)
+    windows = plan_windows(sizes(1000), config, random.Random(0))
+    assert not any(window.cut for window in windows)
+    assert sum(len(window.clips) == 1 for window in windows) in range(200, 204)
+
+
+def test_without_packing_every_clip_has_its_window() -> None:
+    windows = plan_windows(sizes(50), TrainConfig(packing=False), random.Random(0))
+    assert [len(window.clips) for window in windows] == [1] * 50
+
+
+def test_one_speaker_windows_hold_one_speaker() -> None:
+    clips = sizes(300)
+    for window in plan_windows(clips, TrainConfig(one_speaker=True), random.Random(0)):
+        assert len({clips.speakers[clip] for clip in window.clips}) == 1
+
+
+def test_the_asked_share_of_packed_windows_has_timestamps() -> None:
+    windows = plan_windows(sizes(5000), TrainConfig(timestamps=0.5), random.Random(0))
+    packed = [window for window in windows if len(window.clips) > 1]
+    assert sum(window.timestamps for window in packed) / len(packed) == pytest.approx(0.5, abs=0.08)
+
+
+def test_steps_hold_about_batch_clips() -> None:
+    steps = plan_epoch(sizes(2000), TrainConfig(batch_clips=16), seed=0, epoch=0)
+    counts = [sum(len(window.clips) for window in step) for step in steps]
+    assert np.mean(counts) == pytest.approx(16, rel=0.1)
+    assert min(counts[:-1]) >= 10
+
+
+def test_a_window_over_the_batch_is_a_step_of_its_own() -> None:
+    wide = Window(tuple(range(20)), timestamps=False)
+    assert group_steps([wide, wide], batch_clips=8) == [[wide], [wide]]
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3])
+def test_no_forward_pass_is_larger_than_its_full_windows(micro_batch: int) -> None:
+    clips = sizes(400, tokens=120)
+    windows = plan_windows(clips, TrainConfig(), random.Random(0))
+    batches = group_batches(range(len(windows)), windows, clips, micro_batch, 30.0)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(windows)))
+    for batch in batches:
+        cut = [windows[index].clips[0] for index in batch if windows[index].cut]
+        if cut:
+            assert len(cut) == len(batch)
+            assert len(cut) * max(clips.seconds[clip] for clip in cut) <= 30 * micro_batch
+            assert len(cut) * max(clips.tokens[clip] for clip in cut) <= 444 * micro_batch
+        else:
+            assert len(batch) <= micro_batch
+    assert sum(len(batch) for batch in batches) / len(batches) > 1.5 * micro_batch
+
+
+def test_passes_waste_little_where_each_costs_little() -> None:
+    clips = sizes(8, tokens=60)
+    windows = [Window((clip,), False, cut=True) for clip in range(8)]
+    padded = []
+    for overhead in (0.5, 30.0):
+        passes = group_batches(range(8), windows, clips, 2, overhead)
+        padded.append(sum(len(it) * max(clips.seconds[i] for i in it) for it in passes))
+    assert padded[0] < 1.12 * sum(clips.seconds) < padded[1]
+
+
+@pytest.mark.parametrize(
+    ("clips", "epochs", "asked", "taken"),
+    ((480, 1, None, 1), (480, 3, None, 2), (4000, 1, None, 8), (900, 3, None, 4), (480, 1, 8, 8)),
+)
+def test_short_runs_take_smaller_steps(
+    clips: int, epochs: int, asked: int | None, taken: int
+) -> None:
+    config = TrainConfig(epochs=epochs, batch_clips=asked)
+    assert clips_a_step(config, clips) == taken

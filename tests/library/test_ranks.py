@@ -1,0 +1,174 @@
+"""Two processes on the CPU, as a worker with two GPUs runs a training."""
+
+import errno
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.distributed import TCPStore
+
+from lorajob.errors import UsageError
+from lorajob.job.jobdir import JobDir
+from lorajob.job.report import EXIT_FAILED, EXIT_STOPPED
+from lorajob.training import ranks
+from lorajob.training.checkpoint import newest_checkpoint
+from lorajob.training.ranks import wanted_processes
+from tests.library.test_train import SHORT, history
+from tests.support.procs import descendants, running
+from tests.support.service import wait_for
+from tests.support.tiny import make_job
+
+EXACT = (*SHORT, "train.dropout=0")
+
+
+def start(job: JobDir, processes: int) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "lorajob.stage", "train", str(job.root)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"LORAJOB_PROCESSES": str(processes), "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("sets", "tolerance"),
+    [
+        (("train.audio_context=full",), 1e-4),
+        ((), 1e-3),  # a cut window is padded to the longest of its process's share
+        (("train.decoder_only=true", "train.cut_clips=1"), 1e-4),  # they share encoder outputs
+    ],
+)
+def test_two_processes_train_as_one(
+    tiny_whisper: Path, tmp_path: Path, sets: tuple[str, ...], tolerance: float
+) -> None:
+    losses = []
+    for processes in (1, 2):
+        job = make_job(tmp_path / str(processes), tiny_whisper, *EXACT, *sets)
+        stage = start(job, processes)
+        _, said = stage.communicate(timeout=240)
+        assert stage.returncode == 0, said
+        losses.append([row["loss"] for row in history(job)])
+    assert len(losses[0]) >= 3
+    assert losses[1] == pytest.approx(losses[0], rel=tolerance)
+
+
+def test_a_stop_reaches_both_after_the_same_step(tiny_whisper: Path, tmp_path: Path) -> None:
+    job = make_job(tmp_path, tiny_whisper, *EXACT, "train.epochs=500", "train.save_steps=10000")
+    stage = start(job, 2)
+    assert stage.stdout is not None
+    assert json.loads(stage.stdout.readline())["event"] == "progress"
+    _, other = descendants(stage.pid)
+    os.killpg(stage.pid, signal.SIGTERM)
+    stage.communicate(timeout=120)
+    assert stage.returncode == EXIT_STOPPED
+    wait_for(lambda: not running(other))
+    newest = newest_checkpoint(job.checkpoints)
+    assert newest is not None
+    assert newest.step == history_of(newest.path)[-1]["step"]
+
+
+def history_of(checkpoint: Path) -> list[dict[str, float]]:
+    return [json.loads(row) for row in (checkpoint / "history.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("victim", ["first", "other"])
+def test_neither_process_outlives_the_other(
+    tiny_whisper: Path, tmp_path: Path, victim: str
+) -> None:
+    job = make_job(tmp_path, tiny_whisper, *EXACT, "train.epochs=500")
+    stage = start(job, 2)
+    assert stage.stdout is not None
+    assert stage.stdout.readline()
+    _, other = descendants(stage.pid)
+    os.kill(stage.pid if victim == "first" else other, signal.SIGKILL)
+    stage.communicate(timeout=120)
+    assert stage.returncode == -signal.SIGKILL  # and so it is tried again
+    wait_for(lambda: not running(other))
+    assert job.result("train") is None
+
+
+LACKING = """\
+import os
+
+if os.environ.get("RANK") == "1":
+    import torch
+    import {module}
+
+    def lack(self, *_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    {module}.{method} = lack
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "method", "code", "line"),
+    [
+        (
+            "lorajob.training.loss",
+            "WhisperLoss.forward",
+            EXIT_FAILED,
+            "out of memory with train.micro_b",
+        ),
+        # half a step: only the checkpoint is whole, and another attempt goes on from it
+        ("torch.optim", "AdamW.step", -signal.SIGKILL, "step 1 may be half applied"),
+    ],
+)
+def test_memory_that_only_the_other_lacks_ends_both_alike(
+    tiny_whisper: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    method: str,
+    code: int,
+    line: str,
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(LACKING.format(module=module, method=method))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    job = make_job(tmp_path / "job", tiny_whisper, *EXACT, "train.micro_batch=1")
+    stage = start(job, 2)
+    _, said = stage.communicate(timeout=240)
+    assert stage.returncode == code, said
+    assert line in said
+
+
+def test_the_port_where_they_meet_is_held_before_anybody_is_told_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+
+    def start(command: list[str], env: dict[str, str], **options: Any) -> "subprocess.Popen[bytes]":
+        told.append(int(env["MASTER_PORT"]))
+        with socket.socket() as intruder, pytest.raises(OSError, match="in use"):
+            intruder.bind((ranks.LOOPBACK, told[0]))
+        return popen([sys.executable, "-c", ""], env=env, **options)
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", start)
+    with ranks.shared_by(3, JobDir(tmp_path), None):
+        # as torch.distributed does in rank 0
+        met = TCPStore(ranks.LOOPBACK, told[0], 3, True, multi_tenant=True, wait_for_workers=False)
+        elsewhere = ("127.0.0.2", told[0])
+        with socket.socket() as outside:
+            assert outside.connect_ex(elsewhere) == errno.ECONNREFUSED  # on the loopback alone
+        assert met.port == int(os.environ["MASTER_PORT"])
+    assert told == [met.port] * 2
+    assert "MASTER_PORT" not in os.environ
+
+
+def test_how_many_processes_share_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (wanted_processes(0), wanted_processes(4)) == (1, 4)
+    monkeypatch.setenv("LORAJOB_PROCESSES", "2")
+    assert (wanted_processes(0), wanted_processes(4)) == (2, 2)
+    for wrong in ("0", "5", "two"):
+        monkeypatch.setenv("LORAJOB_PROCESSES", wrong)
+        with pytest.raises(UsageError, match="allowed: 1 to 4, the GPUs here"):
+            wanted_processes(4)

@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import pytest
+
+from lorajob.errors import ModelError
+from lorajob.whisper.tokens import Labels
+
+
+@pytest.fixture(scope="module")
+def labels(whisper_base: Path) -> Labels:
+    return Labels(whisper_base, "hi")
+
+
+def test_text_comes_back_from_its_tokens(labels: Labels) -> None:
+    for text in ("हमने किया", "നമസ്കാരം", "Straße, ja?"):
+        assert labels.decode(labels.encode(text)) == text
+
+
+def test_count_is_the_tokens_and_the_end(labels: Labels) -> None:
+    assert labels.count("हमने") == len(labels.encode("हमने")) + 1
+
+
+def test_text_that_looks_like_a_special_token_stays_text(labels: Labels) -> None:
+    assert all(token < labels.end for token in labels.encode("<|endoftext|> <|hi|>"))
+
+
+def test_labels_leave_the_start_token_to_the_model(labels: Labels) -> None:
+    ids = labels.window([("हमने", 0.0, 1.0)], timestamps=False)
+    assert ids[:3] == [labels.language, labels.transcribe, labels.no_timestamps]
+    assert ids[-1] == labels.end
+    assert labels.start not in ids
+
+
+def test_timestamps_stand_at_the_clip_borders(labels: Labels) -> None:
+    ids = labels.window([("हमने", 0.0, 1.5), ("किया", 1.7, 30.0)], timestamps=True)
+    first = labels.no_timestamps + 1
+    marks = [(token - first) * 0.02 for token in ids if token >= first]
+    assert marks == pytest.approx([0.0, 1.5, 1.7, 30.0])
+    assert labels.no_timestamps not in ids
+
+
+def test_a_language_the_model_lacks_is_a_model_error(whisper_base: Path) -> None:
+    with pytest.raises(ModelError, match=r"<\|xx\|>"):
+        Labels(whisper_base, "xx")

@@ -1,0 +1,290 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lorajob import train
+from lorajob.errors import ModelError, StageStopped, UsageError
+from lorajob.job.jobdir import JobDir
+from lorajob.job.report import EXIT_STOPPED, Report
+from lorajob.spec import JobSpec, TrainConfig
+from lorajob.speech.clipstore import ClipStore
+from lorajob.stage import run_stage
+from lorajob.training.checkpoint import newest_checkpoint
+from lorajob.training.dataset import IGNORED, WindowDataset, collate
+from lorajob.training.loss import WhisperLoss
+from lorajob.training.packing import Window
+from lorajob.training.trainer import Run, learning_rate_factor, pick_learning_rate
+from lorajob.whisper.model import load_for_training, pick_precision, pick_quantization
+from lorajob.whisper.tokens import Labels
+from tests.support.tiny import make_job
+
+FLOAT32 = "train.precision=float32"
+SHORT = (
+    "train.batch_clips=2",
+    "train.rank=8",
+    "train.threads=1",
+    "train.save_steps=3",
+    FLOAT32,
+    "train.learning_rate=1e-3",
+    "train.dropout=0.1",
+)
+
+
+class StopAt(Report):
+    """Asks for a stop once a step is done."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__("train")
+        self.step = step
+
+    def progress(self, step: int, total: int, **fields: Any) -> None:
+        super().progress(step, total, **fields)
+        self.stop_requested = step == self.step
+
+
+def history(job: JobDir) -> list[dict[str, Any]]:
+    lines = (job.stage_dir("train") / "history.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def adapter_bytes(job: JobDir) -> bytes:
+    return (job.stage_dir("train") / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_whisper: Path, tmp_path_factory: pytest.TempPathFactory) -> JobDir:
+    job = make_job(tmp_path_factory.mktemp("undisturbed"), tiny_whisper, *SHORT)
+    run_stage("train", job, 1, Report("train"))
+    return job
+
+
+def test_the_loss_falls(tiny_whisper: Path, tmp_path: Path) -> None:
+    every = "train.target_modules=[q_proj,k_proj,v_proj,out_proj,fc1,fc2]"
+    sets = (*SHORT, every, "train.epochs=8", "train.learning_rate=0.02")
+    job = make_job(tmp_path, tiny_whisper, *sets)
+    result = run_stage("train", job, 1, Report("train"))
+    losses = [row["loss"] for row in history(job)]
+    assert len(losses) == result["steps"]
+    assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.15  # frozen random layers allow no more
+
+
+def test_training_leaves_a_peft_adapter_a_history_and_tensorboard_files(
+    undisturbed: JobDir,
+) -> None:
+    folder = undisturbed.stage_dir("train")
+    config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["task_type"]) == (8, 64, None)
+    assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
+    row = history(undisturbed)[-1]
+    assert {"loss", "learning_rate", "tokens_per_second", "clips_per_second"} < set(row)
+
+
+def test_the_decoder_sees_one_start_token(tiny_whisper: Path, tmp_path: Path) -> None:
+    job = make_job(tmp_path, tiny_whisper)
+    store = ClipStore(job.stage_dir("preprocess") / "train")
+    dataset = WindowDataset(store, Labels(tiny_whisper, "hi"), [Window((0, 1), False)])
+    batch = collate([dataset[0]])
+    model = load_for_training(
+        tiny_whisper, TrainConfig(rank=4, precision="float32"), torch.device("cpu")
+    )
+    given = WhisperLoss(model).decoder_input(batch.labels)[0].tolist()
+    labels = Labels(tiny_whisper, "hi")
+    assert given[:4] == labels.prompt
+    assert given.count(labels.start) == 1
+    assert given[1:] == batch.labels[0, :-1].tolist()
+
+
+def test_the_loss_is_that_of_transformers(tiny_whisper: Path, tmp_path: Path) -> None:
+    job = make_job(tmp_path, tiny_whisper)
+    store = ClipStore(job.stage_dir("preprocess") / "train")
+    windows = [Window((0, 1), False), Window((2,), False)]
+    dataset = WindowDataset(store, Labels(tiny_whisper, "hi"), windows)
+    batch = collate([dataset[0], dataset[1]])
+    model = load_for_training(
+        tiny_whisper, TrainConfig(rank=4, precision="float32"), torch.device("cpu")
+    ).eval()
+    ours = WhisperLoss(model).eval()
+    with torch.no_grad():
+        features = ours.log_mel(batch.audio)
+        theirs = model.get_base_model()(input_features=features, labels=batch.labels).loss
+        summed = ours(batch)
+    assert float(summed) / int((batch.labels != IGNORED).sum()) == pytest.approx(
+        float(theirs), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("step", [2, 3, 7])
+def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
+    tiny_whisper: Path, tmp_path: Path, undisturbed: JobDir, step: int
+) -> None:
+    job = make_job(tmp_path, tiny_whisper, *SHORT)
+    with pytest.raises(StageStopped, match=f"step {step}"):
+        run_stage("train", job, 1, StopAt(step))
+    assert job.result("train") is None
+    torch.rand(3)  # whatever else was drawn since
+    result = run_stage("train", job, 2, Report("train"))
+    assert result["resumed_from"] == step
+    assert adapter_bytes(job) == adapter_bytes(undisturbed)
+    strip = [{k: row[k] for k in ("step", "loss", "learning_rate")} for row in history(job)]
+    assert strip == [
+        {k: row[k] for k in ("step", "loss", "learning_rate")} for row in history(undisturbed)
+    ]
+
+
+def test_a_stop_signalled_to_loader_processes_too_leaves_a_checkpoint(
+    tiny_whisper: Path, tmp_path: Path
+) -> None:
+    sets = (*SHORT, "train.loader_workers=2", "train.epochs=200", "train.save_steps=10000")
+    job = make_job(tmp_path, tiny_whisper, *sets)
+    stage = subprocess.Popen(
+        [sys.executable, "-m", "lorajob.stage", "train", str(job.root)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    with stage:
+        assert stage.stdout is not None
+        assert '"step": 1,' in stage.stdout.readline()
+        os.killpg(stage.pid, signal.SIGTERM)
+        stage.stdout.read()
+        assert stage.wait(timeout=60) == EXIT_STOPPED
+    newest = newest_checkpoint(job.checkpoints)
+    assert newest is not None
+    assert newest.step >= 1
+
+
+def test_a_loss_that_is_no_number_fails_the_stage(
+    tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(tmp_path, tiny_whisper, *SHORT)
+    monkeypatch.setattr(Run, "take_step", lambda self, batches, tokens: float("nan"))
+    with pytest.raises(ModelError, match=r"the loss is nan .* lower train\.learning_rate"):
+        run_stage("train", job, 1, Report("train"))
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "manifest"])
+def test_a_broken_checkpoint_is_passed_over(
+    tiny_whisper: Path, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = make_job(tmp_path, tiny_whisper, *SHORT)
+    with pytest.raises(StageStopped):
+        run_stage("train", job, 1, StopAt(4))
+    newest = newest_checkpoint(job.checkpoints)
+    assert newest is not None
+    assert newest.step == 4
+    file = newest.path / "adapter_model.safetensors"
+    data = file.read_bytes()
+    if damage == "truncate":
+        file.write_bytes(data[:-1])
+    elif damage == "flip":
+        file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    else:
+        (newest.path / "manifest.json").unlink()
+    older = newest_checkpoint(job.checkpoints)
+    assert older is not None
+    assert older.step == 3
+    assert "step-4 is broken and set aside as" in caplog.text
+    assert [path.name for path in (job.checkpoints / "broken").iterdir()] == ["1-step-4"]
+
+
+def test_a_finished_stage_run_again_is_a_no_op(undisturbed: JobDir) -> None:
+    before = adapter_bytes(undisturbed)
+    stamp = (undisturbed.stage_dir("train") / "manifest.json").stat().st_mtime_ns
+    result = run_stage("train", undisturbed, 9, Report("train"))
+    assert result == undisturbed.result("train")
+    assert adapter_bytes(undisturbed) == before
+    assert (undisturbed.stage_dir("train") / "manifest.json").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize("micro_batch", [2, 4])
+def test_micro_batches_change_no_step(tiny_whisper: Path, tmp_path: Path, micro_batch: int) -> None:
+    sets = (*SHORT, "train.dropout=0", "train.packing=false", "train.batch_clips=4")
+    losses = []
+    for size in (1, micro_batch):
+        job = make_job(tmp_path / str(size), tiny_whisper, *sets, f"train.micro_batch={size}")
+        run_stage("train", job, 1, Report("train"))
+        losses.append([row["loss"] for row in history(job)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["8bit", "4bit"])
+def test_quantised_bases_train_on_the_cpu(whisper_base: Path, tmp_path: Path, kind: str) -> None:
+    sets = ("train.epochs=1", "train.batch_clips=2", f"train.quantization={kind}", FLOAT32)
+    job = make_job(tmp_path, whisper_base, *sets, "train.gradient_checkpointing=true", clips=4)
+    result = run_stage("train", job, 1, Report("train"))
+    assert result["steps"] == 2
+    losses = [row["loss"] for row in history(job)]
+    assert all(0 < loss < 20 for loss in losses)
+    from safetensors.torch import load_file
+
+    adapter = load_file(job.stage_dir("train") / "adapter" / "adapter_model.safetensors")
+    grown = [name for name, weight in adapter.items() if "lora_B" in name and weight.any()]
+    assert len(grown) == sum("lora_B" in name for name in adapter)
+
+
+def test_the_recipe_trains_one_percent_of_the_weights(whisper_base: Path) -> None:
+    config = TrainConfig(target_modules=("q_proj", "v_proj"))
+    model = load_for_training(whisper_base, config, torch.device("cpu"))
+    trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    assert all("lora_" in name for name in trained)
+    assert train.trainable_parameters(model) == 2 * 18 * 2 * 32 * 512  # q and v, 18 attentions
+
+
+def test_a_decoder_only_adapter_leaves_the_encoder_alone(tiny_whisper: Path) -> None:
+    config = TrainConfig(decoder_only=True)
+    model = load_for_training(tiny_whisper, config, torch.device("cpu"))
+    trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    assert trained
+    assert not [name for name in trained if ".encoder." in name]
+    assert [name for name in trained if ".encoder_attn." in name]
+
+
+def test_the_learning_rate_falls_with_the_models_width() -> None:
+    assert pick_learning_rate(512) == pytest.approx(1e-3)
+    assert pick_learning_rate(512, 4) == pytest.approx(1e-3 / 2**0.5)
+    assert pick_learning_rate(1280) < pick_learning_rate(768) < pick_learning_rate(384)
+
+
+def test_what_auto_means_depends_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert (pick_quantization("auto", cpu), pick_quantization("auto", cuda)) == ("none", "8bit")
+    assert pick_quantization("4bit", cpu) == "4bit"
+    for computes, precision in ((True, "bf16"), (False, "float32")):
+        monkeypatch.setattr(
+            "lorajob.whisper.model.cpu_computes_bf16", lambda computes=computes: computes
+        )
+        assert pick_precision("auto", cpu) == precision
+
+
+def test_bf16_trains_and_fp16_needs_a_gpu(tiny_whisper: Path, tmp_path: Path) -> None:
+    job = make_job(tmp_path / "bf16", tiny_whisper, *SHORT, "train.precision=bf16", clips=4)
+    run_stage("train", job, 1, Report("train"))
+    assert all(0 < row["loss"] < 20 for row in history(job))
+    job = make_job(tmp_path / "fp16", tiny_whisper, *SHORT, "train.precision=fp16", clips=4)
+    with pytest.raises(UsageError, match=r"train\.precision: 'fp16' needs a GPU"):
+        run_stage("train", job, 1, Report("train"))
+
+
+def test_modules_that_fit_no_layer_are_one_error(tiny_whisper: Path) -> None:
+    config = TrainConfig(target_modules=("query",))
+    with pytest.raises(ModelError, match=r"train\.target_modules: 'query' fits no layer"):
+        load_for_training(tiny_whisper, config, torch.device("cpu"))
+
+
+def test_warm_up_is_at_most_a_tenth_and_the_rate_ends_at_zero() -> None:
+    factors = [learning_rate_factor(step, 10, 40, 100) for step in range(101)]
+    assert max(factors) == 1.0
+    assert factors.index(1.0) == 10
+    assert factors[60] == 1.0
+    assert factors[80] == pytest.approx(0.5)
+    assert factors[100] == 0.0
+    assert learning_rate_factor(10, 10, 100, 100) == 1.0
+    assert JobSpec.model_fields["train"].default.warmup_steps == 50

@@ -1,0 +1,192 @@
+"""A real Redis and a real stack for tests, and jobs whose stages need no model.
+
+The stages are the real `lorajob.stage`: one that is committed already returns at once, and one
+whose manifest is a pipe (`Gate`) runs until the test lets it finish.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from redis import Redis
+from redis.exceptions import RedisError
+
+from lorajob.job.jobdir import MANIFEST, STAGES, JobDir, write_json
+from lorajob.spec import JobSpec
+from lorajob.tasks.jobs import Pipeline
+from lorajob.tasks.publish import send
+from lorajob.worker.connect import connect
+from lorajob.worker.machine.processes import end
+from lorajob.worker.records.record import JobRecord, new_stages
+from lorajob.worker.records.records import Records
+from lorajob.worker.settings import Settings
+from lorajob.worker.stack.info import StackInfo
+from lorajob.worker.stack.redis_server import find_server, free_port
+from lorajob.worker.stack.services import Kept, redis_service
+from lorajob.worker.stack.stack import Stack
+
+PASSWORD = "redis-secret-of-the-tests"
+FLOWER_PASSWORD = "flower-secret-of-the-tests"
+SCORES = {"wer": 50.0, "cer": 20.0, "raw_wer": 55.0, "raw_cer": 25.0, "clips": 3}
+RESULTS = {
+    "preprocess": {"train_clips": 9, "dropped": {}},
+    "train": {"steps": 4, "loss": 1.5},
+    "evaluate": {"base": SCORES | {"wer": 200.0}, "tuned": SCORES},
+    "convert": {"converted": SCORES | {"wer": 51.0}, "warnings": []},
+}
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    """Return when `condition` holds; fail after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.05)
+
+
+def settings_for(home: Path, url: str | None) -> Settings:
+    """Settings of a service in `home`, whatever the environment says."""
+    return Settings(
+        home=home,
+        artifacts=home / "jobs",
+        redis_url=SecretStr(url) if url else None,
+        flower_password=SecretStr(FLOWER_PASSWORD),
+        grace_seconds=2,
+    )
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """A Redis with a password, without workers."""
+    home, port = tmp_path_factory.mktemp("redis-home"), free_port()
+    settings = settings_for(home, f"redis://:{PASSWORD}@127.0.0.1:{port}/0")
+    kept = Kept(redis_service(settings, find_server(), port, PASSWORD))
+    kept.start()
+    try:
+        wait_for(lambda: _answers(settings))
+        yield settings
+    finally:
+        assert kept.identity is not None
+        end([kept.identity], 10)
+        assert kept.ended
+
+
+@pytest.fixture
+def redis(redis_server: Settings) -> Iterator[Redis]:
+    """A client of that Redis, empty before and after."""
+    with connect(redis_server) as client:
+        client.flushall()
+        yield client
+        client.flushall()
+
+
+def _answers(settings: Settings) -> bool:
+    with connect(settings) as redis:
+        try:
+            return bool(redis.ping())
+        except RedisError:  # not there yet, or still loading
+            return False
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running stack: Redis, one worker a queue, Flower."""
+
+    settings: Settings
+    info: StackInfo
+    redis: Redis
+    records: Records
+    pipeline: Pipeline
+
+    def new_job(self, job_id: str, committed: tuple[str, ...] = STAGES) -> JobRecord:
+        """A queued job whose `committed` stages have files already; nothing is sent."""
+        return new_job(self.settings, self.records, job_id, committed)
+
+    def send(self, record: JobRecord) -> None:
+        send(record, self.settings)
+
+    def wait_until(self, job_id: str, state: str) -> JobRecord:
+        """Wait for a state of a job."""
+        wait_for(lambda: self.records.load(job_id).state == state)
+        return self.records.load(job_id)
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The stack, as `lorajob up --detach` starts it; down at the end."""
+    home = tmp_path_factory.mktemp("service-home")
+    stack = Stack(settings_for(home, None))
+    stack.up(detach=True)
+    try:
+        info = stack.info()
+        assert info is not None
+        settings = settings_for(home, info.redis_url)
+        with connect(settings) as redis:
+            yield Service(settings, info, redis, Records(redis), Pipeline(settings))
+    finally:
+        assert stack.down()
+
+
+def new_job(
+    settings: Settings, records: Records, job_id: str, committed: tuple[str, ...]
+) -> JobRecord:
+    job = JobDir(settings.jobs / job_id)
+    write_json(job.spec_path, JobSpec(language="hi", corpus="/nowhere").model_dump(mode="json"))
+    for stage in committed:
+        job.commit(stage, job.new_attempt(stage, 1), RESULTS[stage])
+    record = JobRecord(
+        id=job_id,
+        language="hi",
+        created_at=time.time(),
+        corpus="/nowhere",
+        base_model="openai/whisper-small",
+        folder=str(job.root),
+        stages=new_stages(),
+    )
+    records.create(record)
+    return record
+
+
+class Gate:
+    """A stage that runs until `open`: its manifest is a pipe that the stage reads."""
+
+    def __init__(self, record: JobRecord, stage: str) -> None:
+        self._stage = stage
+        self._folder = JobDir(Path(record.folder)).stage_dir(stage)
+        self._folder.mkdir()
+        os.mkfifo(self._folder / MANIFEST)
+        self._pipe = os.open(self._folder / MANIFEST, os.O_RDWR)
+
+    def open(self) -> None:
+        """Let the stage finish, with the result of RESULTS."""
+        manifest = {"stage": self._stage, "files": {}, "result": RESULTS[self._stage]}
+        write_json(self._folder / MANIFEST, manifest)
+        os.write(self._pipe, json.dumps(manifest).encode())
+        self.close()
+
+    def close(self) -> None:
+        if self._pipe >= 0:
+            os.close(self._pipe)
+            self._pipe = -1
+
+    def __enter__(self) -> "Gate":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def command_lines() -> dict[int, str]:
+    """The arguments of every process, as anybody on the machine may read them."""
+    lines = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            lines[int(path.parent.name)] = path.read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+    return lines

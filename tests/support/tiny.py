@@ -1,0 +1,63 @@
+"""A random Whisper small enough for any test, and clips of noise to train it on."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from lorajob.job.jobdir import JobDir, write_json
+from lorajob.spec import build_spec
+from lorajob.speech.clipstore import ClipWriter
+from lorajob.whisper.tokens import Labels
+
+SENTENCES = ("नमस्ते दुनिया", "हमने किया", "पानी ठंडा है", "यह किताब मेरी है")
+
+
+def make_tiny_whisper(base: Path, folder: Path, mel_bins: int = 80) -> Path:
+    """A transformers folder with the tokenizer and generation config of `base`."""
+    import torch
+    from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
+
+    torch.manual_seed(1)
+    config = WhisperConfig.from_pretrained(
+        base,
+        d_model=64,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=128,
+        decoder_ffn_dim=128,
+        num_mel_bins=mel_bins,
+    )
+    model = WhisperForConditionalGeneration(config)
+    model.generation_config = GenerationConfig.from_pretrained(base)
+    model.generation_config.alignment_heads = [[1, 0], [1, 1]]
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(base / name, folder / name)
+    processor = json.loads((base / "preprocessor_config.json").read_text())
+    write_json(folder / "preprocessor_config.json", processor | {"feature_size": mel_bins})
+    return folder
+
+
+def make_job(root: Path, base: Path, *sets: str, clips: int = 12) -> JobDir:
+    """A job whose preprocess stage is finished: clips of one to three seconds, in tones."""
+    job = JobDir(root)
+    spec = build_spec({"language": "hi", "corpus": "unused", "base_model": str(base)}, sets=sets)
+    write_json(job.spec_path, spec.model_dump(mode="json"))
+    out = job.new_attempt("preprocess", 1)
+    labels = Labels(base, "hi")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", clips), ("test", 4)):
+        with ClipWriter(out / split, "flac") as writer:
+            for number in range(count):
+                text = SENTENCES[number % len(SENTENCES)]
+                time = np.arange(int(16_000 * rng.uniform(1, 3))) / 16_000
+                tone = 0.3 * np.sin(2 * np.pi * (200 + 150 * (number % len(SENTENCES))) * time)
+                samples = (tone + 0.01 * rng.standard_normal(len(time))).astype(np.float32)
+                name, speaker = f"{split}-{number}.wav", f"speaker-{number % 3}"
+                writer.add(name, samples, text, speaker, labels.count(text))
+    job.commit("preprocess", out, {})
+    return job

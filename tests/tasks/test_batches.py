@@ -1,0 +1,267 @@
+"""Batches on a real Redis: what is queued, in whose lane, and what becomes of it."""
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from lorajob.errors import CorpusError, ServiceError, UsageError
+from lorajob.job.jobdir import STAGES, JobDir
+from lorajob.spec import build_spec
+from lorajob.tasks import broker
+from lorajob.tasks import jobs as pipeline_module
+from lorajob.tasks.batches import load_batch, state_of, submit_batch
+from lorajob.tasks.jobs import Pipeline
+from lorajob.tasks.prune import prune
+from lorajob.tasks.rebuild import rebuild
+from lorajob.worker.queues import LANES, all_queues, class_of, classes_of, memory_class, queue_name
+from lorajob.worker.settings import Settings
+from tests.support.command import environment, run, url_of
+from tests.worker.test_records import claim
+
+
+@pytest.fixture
+def pipeline(redis_server: Settings, redis: Redis, tmp_path: Path) -> Pipeline:
+    return Pipeline(redis_server.model_copy(update={"artifacts": tmp_path / "home" / "jobs"}))
+
+
+@pytest.fixture
+def env(redis_server: Settings, redis: Redis, tmp_path: Path) -> dict[str, str]:
+    return environment(redis_url=url_of(redis_server), home=tmp_path / "home")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for code in ("hi", "mr", "ta"):
+        (folder / f"{code}.tsv").write_text("audio\ttext\na.wav\tनमस्ते\n", "utf-8")
+    return folder
+
+
+def specs(data: Path, *codes: str, **settings):
+    return [
+        build_spec({"language": code, "corpus": str(data / f"{code}.tsv"), **settings})
+        for code in codes
+    ]
+
+
+def test_several_languages_make_one_batch(env, data, redis):
+    done = run("submit", "--lang", "hi,Marathi,ta", "--corpus", f"{data}/{{language}}.tsv", env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    batch = done.stdout.strip()
+    told = json.loads(run("status", batch, "--json", env=env).stdout)
+    assert (told["id"], told["state"]) == (batch, "queued")
+    assert [job["language"] for job in told["jobs"]] == ["hi", "mr", "ta"]
+    assert {job["state"] for job in told["jobs"]} == {"queued"}
+    table = run("status", batch, env=env).stdout
+    assert "3 jobs: 3 queued" in table
+    assert all(job["id"] in table for job in told["jobs"])
+    assert broker.waiting(redis) == 3
+
+
+def test_the_same_batch_again_queues_nothing_twice(env, data, redis):
+    fleet = data.parent / "fleet.yaml"
+    fleet.write_text(
+        "defaults: {corpus: 'data/{language}.tsv', train: {epochs: 2, rank: 8}}\n"
+        "languages:\n  hi:\n  mr: {train: {epochs: 5}}\n",
+        "utf-8",
+    )
+    first, again = (run("batch", str(fleet), env=env) for _ in range(2))
+    assert first.returncode == again.returncode == 0
+    assert first.stdout == again.stdout
+    assert "before" in again.stderr
+    assert broker.waiting(redis) == 2
+    other = run("batch", str(fleet), "--anew", env=env)
+    assert other.stdout != first.stdout
+    assert broker.waiting(redis) == 4
+    told = json.loads(run("status", first.stdout.strip(), "--json", env=env).stdout)
+    found = [json.loads(Path(job["artifacts"], "spec.json").read_text()) for job in told["jobs"]]
+    assert [(spec["train"]["epochs"], spec["train"]["rank"]) for spec in found] == [(2, 8), (5, 8)]
+
+
+def test_a_submission_that_was_cut_short_is_completed(pipeline, data, redis):
+    wanted = specs(data, "hi", "mr", "ta")
+    batch = submit_batch(pipeline, wanted).batch
+    pipeline.records.delete(batch.jobs[2])
+    again = submit_batch(pipeline, wanted)
+    assert (again.batch, again.queued) == (batch, 1)
+    assert [record.id for record in load_batch(pipeline, batch.id)[1]] == list(batch.jobs)
+
+
+def test_who_comes_second_and_fails_takes_nothing_back_from_the_first(
+    pipeline, data, redis, monkeypatch
+):
+    put = pipeline_module.put_spec
+
+    def overtaken(folder, spec):
+        monkeypatch.setattr(pipeline_module, "put_spec", put)
+        submit_batch(Pipeline(pipeline.settings), specs(data, "hi", "mr"))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pipeline_module, "put_spec", overtaken)
+    with pytest.raises(OSError, match="No space"):
+        submit_batch(pipeline, specs(data, "hi", "mr"))
+    first = submit_batch(pipeline, specs(data, "hi", "mr"))
+    assert (first.queued, broker.waiting(redis)) == (0, 2)
+    assert all((pipeline.settings.jobs / job / "spec.json").is_file() for job in first.batch.jobs)
+
+
+def test_jobs_that_redis_lost_go_on_from_their_files(pipeline, data, redis, monkeypatch):
+    batch = submit_batch(pipeline, specs(data, "hi", "mr")).batch
+    job = JobDir(pipeline.settings.jobs / batch.jobs[0])
+    out = job.new_attempt("preprocess", 1)
+    (out / "clips").write_text("hours of work")
+    job.commit("preprocess", out, {"train_clips": 9})
+    redis.flushall()
+
+    def refused(*_: object, **__: object) -> None:
+        raise ServiceError("nothing is taken")
+
+    with monkeypatch.context() as patch, pytest.raises(ServiceError):
+        patch.setattr("lorajob.tasks.publish._send", refused)
+        submit_batch(pipeline, specs(data, "hi", "mr"))
+    assert (job.stage_dir("preprocess") / "clips").is_file()
+    redis.flushall()
+    again = submit_batch(pipeline, specs(data, "hi", "mr"))
+    assert (again.batch.jobs, again.queued) == (batch.jobs, 2)
+    first, second = load_batch(pipeline, batch.id)[1]
+    assert (first.missing[0], second.missing[0]) == ("train", "preprocess")
+    assert first.batch == batch.id
+    found = broker.deliveries(redis)
+    assert found == {("train", first.id), ("preprocess", second.id)}
+
+
+def test_a_pruned_job_that_is_asked_for_again_is_of_the_batch_again(pipeline, data):
+    batch = submit_batch(pipeline, specs(data, "hi", "mr")).batch
+    pipeline.cancel(batch.jobs[0])
+    assert [record.id for record in prune(pipeline, -1, "none")] == [batch.jobs[0]]
+    assert load_batch(pipeline, batch.id)[0].jobs == batch.jobs[1:]
+    again = submit_batch(pipeline, specs(data, "hi", "mr"))
+    assert (sorted(again.batch.jobs), again.queued) == (sorted(batch.jobs), 1)
+
+
+def test_one_corpus_for_two_languages_is_refused(env, data, redis):
+    one = str(data / "hi.tsv")
+    for args in (["--corpus", one], ["--set", f"corpus={one}"]):
+        done = run("submit", "--lang", "hi,mr", *args, env=env)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "{language}" in done.stderr
+    assert redis.keys("lorajob:*") == []
+
+
+def test_a_language_without_a_corpus_stops_no_other(env, data, redis):
+    (data / "mr.tsv").unlink()
+    done = run("submit", "--lang", "hi,mr", "--corpus", f"{data}/{{language}}.tsv", env=env)
+    assert done.returncode == 0
+    assert "rejected" in done.stderr
+    batch = done.stdout.strip()
+    told = json.loads(run("status", batch, "--json", env=env).stdout)
+    assert [job["state"] for job in told["jobs"]] == ["queued", "rejected"]
+    assert told["state"] == "queued"
+    assert "mr.tsv" in told["jobs"][1]["error"]
+    again = run("retry", "--failed", batch, env=env)
+    assert again.stdout == f"1 of the jobs of {batch} are queued again\n"
+    assert broker.waiting(redis) == 2
+
+
+def test_a_batch_of_which_no_language_has_a_corpus_is_refused(pipeline, data, redis):
+    with pytest.raises((CorpusError, UsageError), match=r"te\.tsv"):
+        submit_batch(pipeline, specs(data, "te", "kn"))
+    assert redis.keys("lorajob:*") == []
+
+
+def test_cancel_and_retry_take_a_batch(env, data, pipeline):
+    batch = submit_batch(pipeline, specs(data, "hi", "mr")).batch
+    assert run("cancel", batch.id, env=env).stdout == f"2 of the jobs of {batch.id} are stopping\n"
+    assert state_of(load_batch(pipeline, batch.id)[1]) == "cancelled"
+    refused = run("cancel", batch.id, env=env)
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+    assert run("retry", "--failed", batch.id, env=env).returncode == 2
+    assert run("retry", batch.id, env=env).returncode == 0
+    assert state_of(load_batch(pipeline, batch.id)[1]) == "queued"
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("languages: []", "languages"),
+        ("languages: [hi]\nextras: 1", "extras"),
+        ("languages: [xx-klingon]\ndefaults: {corpus: a}", "xx-klingon"),
+        ("languages: {hi: 3}", "hi"),
+        ("languages:\n  hi: {corpus: a}\n  hi: {corpus: b}", "'hi' is there twice"),
+        ("languages: [hi]\ndefaults: {corpus: a, preset: [fast]}", "preset: ['fast']"),
+        ("languages: [hi]\ndefaults: {corpus: ~nobody-here/a}", "~nobody-here/a"),
+        ("languages: [hi]\ndefaults: {corpus: a, base_model: ~nobody-here/a}", "base_model: '~no"),
+        ("languages: [hi]\ndefaults: {corpus: a, train: {epoch: 1}}", "train.epoch"),
+        ("languages: {hi: {language: mr}}\ndefaults: {corpus: a}", "hi has `language: mr` in it"),
+        ("- hi", "mapping"),
+        ("[" * 3000, "nested too deeply"),
+    ],
+)
+def test_a_wrong_batch_file_is_one_line(env, tmp_path, text, word, redis):
+    path = tmp_path / "fleet.yaml"
+    path.write_text(text)
+    done = run("batch", str(path), env=env)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert word in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert redis.keys("lorajob:*") == []
+
+
+def test_a_lost_redis_gets_its_batches_back(pipeline, data, redis):
+    batch = submit_batch(pipeline, specs(data, "hi", "mr"), "high").batch
+    redis.flushall()
+    rebuild(pipeline.settings)
+    restored, records = load_batch(pipeline, batch.id)
+    assert sorted(restored.jobs) == sorted(batch.jobs)
+    assert {record.priority for record in records} == {"high"}
+
+
+def test_a_running_job_makes_the_batch_run(pipeline, data):
+    assert state_of([]) == "queued"  # its submission has just begun
+    batch = submit_batch(pipeline, specs(data, "hi", "mr")).batch
+    _, (first, second) = load_batch(pipeline, batch.id)
+    claim(pipeline.records, first, "preprocess")
+    _, records = load_batch(pipeline, batch.id)
+    assert state_of(records) == "running"
+    assert second.state == "queued"
+
+
+def test_a_job_waits_for_a_card_that_is_large_enough(pipeline, data, redis, env):
+    job = pipeline.submit(specs(data, "hi", base_model="openai/whisper-large-v3")[0])
+    record = pipeline.records.load(job)
+    assert record.memory_class == 12
+    assert class_of(f"gpu{record.memory_class}.0") in classes_of("gpu", 16)
+    assert classes_of("gpu", 3) == ["gpu"]
+    assert classes_of("gpu", 10) == ["gpu", "gpu4", "gpu6", "gpu8"]
+    assert classes_of("gpu", 24) == ["gpu", "gpu4", "gpu6", "gpu8", "gpu12", "gpu24"]
+    for stage in STAGES[:1]:
+        got = claim(pipeline.records, record, stage)
+        pipeline.records.commit(got, {})
+    told = run("status", job, env=env).stdout
+    assert "a worker of the queue gpu12, with a card of 12 GB or more; none is up" in told
+
+
+@pytest.mark.parametrize(
+    ("needed", "found"),
+    [(0, None), (2, None), (3, 4), (5.4, 6), (7, 8), (9, 12), (13, 24), (80, 80)],
+)
+def test_a_memory_class_is_the_smallest_that_holds_the_job(needed, found):
+    assert memory_class(needed) == found
+    with pytest.raises(ValueError, match="81 GB"):
+        memory_class(81)
+
+
+@pytest.mark.parametrize("size", ["medium", "large-v3-turbo"])
+def test_a_part_of_a_card_with_five_gb_leaves_what_needs_more_to_others(pipeline, data, size):
+    job = pipeline.submit(specs(data, "hi", base_model=f"openai/whisper-{size}")[0])
+    record = pipeline.records.load(job)
+    assert class_of(queue_name("train", record.lane, record.memory_class)) == "gpu6"
+    assert "gpu6" not in classes_of("gpu", 5)
+
+
+def test_every_lane_is_declared():
+    assert len(all_queues()) == len(set(all_queues())) == LANES * 9

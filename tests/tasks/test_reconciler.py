@@ -1,0 +1,195 @@
+"""The reconciler's turns, one by one, at a real Redis without any worker."""
+
+import json
+import time
+
+import pytest
+
+from lorajob.tasks import broker
+from lorajob.tasks.publish import send
+from lorajob.tasks.reconciler import LOCK, Reconciler
+from lorajob.worker.connect import connect
+from lorajob.worker.queues import all_queues, lists_of, queue_name
+from lorajob.worker.records.records import QUEUED, Records
+from tests.support.service import settings_for, wait_for
+from tests.worker.test_records import claim, create, finish
+
+FIRST = lists_of([queue_name("preprocess", 0)])[1]  # where jobs of no special urgency wait
+
+LEASE = 0.5
+
+
+@pytest.fixture
+def redis(redis_server):
+    with connect(redis_server) as client:
+        client.flushall()
+        wait_for(lambda: client.info("server")["uptime_in_seconds"] > LEASE)
+        yield client
+        client.flushall()
+
+
+@pytest.fixture
+def settings(redis_server):
+    return redis_server.model_copy(update={"lease_seconds": LEASE, "max_losses": 2})
+
+
+@pytest.fixture
+def records(redis) -> Records:
+    return Records(redis)
+
+
+@pytest.fixture
+def reconciler(settings, redis) -> Reconciler:
+    return Reconciler(settings, redis)
+
+
+def waiting(redis) -> list[broker.Delivery]:
+    """What the queues hold, a message twice where it is there twice."""
+    found = []
+    for queue in lists_of(all_queues()):
+        found += [broker._delivery(text) for text in redis.lrange(queue, 0, -1)]
+    return found
+
+
+def grow_old(redis, job) -> None:
+    """Have a job wait in the queue since a minute."""
+    redis.zadd(QUEUED, {job.id: redis.time()[0] - 60})
+
+
+def take(redis, seconds_ago: float) -> str:
+    """Take the next message as a worker does; returns its tag."""
+    text = redis.rpop(FIRST)
+    tag = json.loads(text)["properties"]["delivery_tag"]
+    redis.hset("unacked", tag, json.dumps([json.loads(text), "lorajob", "cpu.0"]))
+    redis.zadd("unacked_index", {tag: time.time() - seconds_ago})
+    return tag
+
+
+def test_a_job_whose_message_is_gone_is_sent_once_a_lease(reconciler, records, redis, tmp_path):
+    job = create(records, tmp_path)
+    reconciler.turn()
+    assert waiting(redis) == []  # it has not waited for a lease
+    grow_old(redis, job)
+    reconciler.turn()
+    assert waiting(redis) == [("preprocess", job.id)]
+    redis.delete(FIRST)
+    reconciler.turn()
+    assert waiting(redis) == []
+    grow_old(redis, job)
+    reconciler.turn()
+    assert waiting(redis) == [("preprocess", job.id)]
+
+
+def test_a_job_whose_message_waits_is_left_alone(
+    reconciler, records, settings, redis, tmp_path, monkeypatch
+):
+    jobs = [create(records, tmp_path) for _ in range(3)]
+    for job in jobs:
+        send(job, settings)
+        grow_old(redis, job)
+    with monkeypatch.context() as patch:  # there are enough: nothing need be read
+        patch.setattr(broker, "deliveries", None)
+        reconciler.turn()
+    lost = json.loads(redis.rpop(FIRST))["headers"]["argsrepr"]
+    reconciler.turn()
+    found = waiting(redis)
+    assert sorted(found) == sorted(("preprocess", job.id) for job in jobs)
+    assert found[0][1] in lost  # the one that was gone came last
+
+
+def test_a_message_too_many_does_not_hide_one_too_few_for_long(
+    reconciler, records, settings, redis, tmp_path
+):
+    lost, doubled = create(records, tmp_path), create(records, tmp_path)
+    for _ in range(2):
+        send(doubled, settings)
+    grow_old(redis, lost)
+    reconciler.turn()
+    assert ("preprocess", lost.id) not in waiting(redis)
+    wait_for(lambda: reconciler.turn() or ("preprocess", lost.id) in waiting(redis))
+
+
+def test_a_message_that_a_worker_has_just_taken_is_on_its_way(
+    reconciler, records, settings, redis, tmp_path
+):
+    job = create(records, tmp_path)
+    send(job, settings)
+    tag = take(redis, seconds_ago=1)
+    grow_old(redis, job)
+    reconciler.turn()
+    assert waiting(redis) == []
+    redis.zadd("unacked_index", {tag: time.time() - 30})  # its worker must have died
+    grow_old(redis, job)
+    reconciler.turn()
+    assert waiting(redis) == [("preprocess", job.id)]
+
+
+def test_a_stage_whose_lease_ran_out_is_sent_again_and_at_last_given_up(
+    reconciler, records, redis, tmp_path
+):
+    job = create(records, tmp_path)
+    finish(records, job, "preprocess")
+    claim(records, job, "train", lease=0)
+    reconciler.turn()
+    assert records.load(job.id).stages["train"].state == "running"  # its owner may renew it yet
+    reconciler.turn()
+    assert waiting(redis) == [("train", job.id)]
+    redis.delete(lists_of([queue_name("train", 0)])[1])
+    claim(records, job, "train", lease=0)
+    reconciler.turn()
+    assert records.load(job.id).stages["train"].state == "running"  # the new owner, too
+    reconciler.turn()
+    assert waiting(redis) == []
+    assert records.load(job.id).state == "failed"
+
+
+def test_a_cancelled_job_whose_worker_died_ends(reconciler, records, redis, tmp_path):
+    job = create(records, tmp_path)
+    claim(records, job, lease=0.2)
+    assert records.cancel(job.id) == "cancelling"
+    wait_for(lambda: reconciler.turn() or records.load(job.id).state == "cancelled")
+    assert waiting(redis) == []
+
+
+def test_after_redis_was_away_a_whole_lease_passes_first(
+    records, settings, redis, tmp_path, redis_server
+):
+    patient = settings.model_copy(update={"lease_seconds": 3600.0})
+    job = create(records, tmp_path)
+    claim(records, job, lease=0)
+    Reconciler(patient, redis).turn()  # Redis itself has not been there for an hour
+    assert records.load(job.id).stages["preprocess"].state == "running"
+    nowhere = settings_for(tmp_path, "redis://127.0.0.1:1/0")
+    unlucky = Reconciler(settings, connect(nowhere))
+    unlucky.turn()
+    unlucky._redis, unlucky._records = redis, records
+    unlucky.turn()
+    assert records.load(job.id).stages["preprocess"].state == "running"
+    wait_for(lambda: unlucky.turn() or records.load(job.id).stages["preprocess"].state == "queued")
+
+
+def test_one_looks_at_a_time(reconciler, records, redis, tmp_path):
+    job = create(records, tmp_path)
+    claim(records, job, lease=0)
+    with redis.lock(LOCK, timeout=30):
+        reconciler.turn()
+        assert records.load(job.id).stages["preprocess"].state == "running"
+    reconciler.turn()
+    reconciler.turn()
+    assert records.load(job.id).stages["preprocess"].state == "queued"
+
+
+def test_what_killed_workers_took_is_dropped_once_its_stage_is_over(
+    reconciler, records, settings, redis, tmp_path
+):
+    done, going = create(records, tmp_path), create(records, tmp_path)
+    tags = {}
+    for job in (done, going):
+        send(job, settings)
+        tags[job.id] = take(redis, seconds_ago=100)
+    redis.hset("unacked", "odd", "what is this")
+    finish(records, done, "preprocess")
+    claim(records, going)
+    wait_for(lambda: reconciler.turn() or not redis.hexists("unacked", tags[done.id]))
+    assert set(redis.hkeys("unacked")) == {tags[going.id], "odd"}
+    assert redis.zscore("unacked_index", tags[done.id]) is None

@@ -1,0 +1,84 @@
+"""What a thousand submissions and ten thousand records may cost, held at a tenth of that.
+
+The targets are those of bench/records.py, which measures the whole. Here it is processor time, of
+Redis too, since the tests share their cores; what grows with the jobs has a tenth of its bound.
+"""
+
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from bench.records import ended
+from redis import Redis
+
+from lorajob.spec import JobSpec
+from lorajob.tasks import broker
+from lorajob.tasks.batches import submit_batch
+from lorajob.tasks.jobs import Pipeline
+from lorajob.tasks.reconciler import Reconciler
+from lorajob.worker.queues import all_queues, lists_of
+from lorajob.worker.settings import Settings
+from tests.support.command import environment, run, url_of
+from tests.support.service import wait_for
+
+SHARE = 10
+JOBS, SUBMITTED = 10_000 // SHARE, 1_000 // SHARE
+SUBMIT_SECONDS, TURN_SECONDS, MEMORY_BYTES = 10 / SHARE, 1 / SHARE, 100e6 / SHARE
+STATUS_SECONDS = 1.0  # whole: it reads the newest jobs, however many there are
+LEASE_SECONDS = 0.5
+
+
+@pytest.fixture
+def pipeline(redis_server: Settings, redis: Redis, tmp_path: Path) -> Pipeline:
+    changes = {"artifacts": tmp_path / "jobs", "home": tmp_path, "lease_seconds": LEASE_SECONDS}
+    return Pipeline(redis_server.model_copy(update=changes))
+
+
+@pytest.fixture
+def specs(tmp_path: Path) -> list[JobSpec]:
+    manifest = tmp_path / "clips.tsv"
+    manifest.write_text("audio\ttext\na.wav\tनमस्ते\n", "utf-8")
+    return [JobSpec(language="hi", corpus=str(manifest), seed=seed) for seed in range(JOBS)]
+
+
+def spent(redis: Redis, act: Callable[[], object]) -> float:
+    """Processor seconds of this process, its ended children and Redis, for one call."""
+
+    def total() -> float:
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        server = redis.info("cpu")
+        ours = time.process_time() + children.ru_utime + children.ru_stime
+        return ours + server["used_cpu_user"] + server["used_cpu_sys"]
+
+    before = total()
+    act()
+    return total() - before
+
+
+def test_a_thousand_submissions_and_ten_thousand_records_keep_within_their_bounds(
+    pipeline: Pipeline, specs: list[JobSpec], redis: Redis, redis_server: Settings, tmp_path: Path
+) -> None:
+    empty = redis.info("memory")["used_memory"]
+    submit_batch(pipeline, specs[:1])  # loads Celery, once a command
+    rest = specs[1 : SUBMITTED + 1]
+    assert spent(redis, lambda: submit_batch(pipeline, rest)) < SUBMIT_SECONDS
+    for spec in specs[SUBMITTED + 1 :]:
+        ended(pipeline, spec)
+    assert len(pipeline.newest(2 * JOBS)) == JOBS
+    assert redis.info("memory")["used_memory"] - empty < MEMORY_BYTES
+
+    env = environment(redis_url=url_of(redis_server), home=tmp_path, artifacts=tmp_path / "jobs")
+    looks = [spent(redis, lambda: run("status", env=env).check_returncode()) for _ in range(2)]
+    assert min(looks) < STATUS_SECONDS
+
+    wait_for(lambda: redis.info("server")["uptime_in_seconds"] > LEASE_SECONDS)
+    turns = []
+    for _ in range(3):
+        wait_for(lambda: len(pipeline.records.overdue(LEASE_SECONDS, JOBS)) == SUBMITTED + 1)
+        redis.rpop(next(name for name in lists_of(all_queues()) if redis.exists(name)))
+        # it reads all messages, since one is gone
+        turns.append(spent(redis, Reconciler(pipeline.settings, redis).turn))
+        assert broker.waiting(redis) == SUBMITTED + 1
+    assert min(turns) < TURN_SECONDS

@@ -1,0 +1,1 @@
+"""Tests of worker/: records, supervision, files in a bucket, machines, metrics."""

@@ -1,0 +1,174 @@
+"""The checkpoints and the log of a running stage follow it to the store of its job."""
+
+import json
+import logging
+import threading
+from pathlib import Path
+from types import TracebackType
+
+from lorajob.errors import LorajobError
+from lorajob.job.jobdir import MANIFEST
+from lorajob.storage.folders import remove_folder
+from lorajob.storage.store import Check, DamageError, unhurried
+from lorajob.worker.artifacts.job_store import JobStore, local_checkpoints, parse_manifest
+from lorajob.worker.pruned import while_there
+from lorajob.worker.records.records import Claim
+from lorajob.worker.supervision.supervisor import Progress, StopReason, Watch
+
+LOG_SECONDS = 20.0  # between two looks at the log of a running stage
+
+logger = logging.getLogger(__name__)
+
+
+class Follower:
+    """Pushes in a thread while its block runs; a store that is away stops no stage."""
+
+    def __init__(self, stored: JobStore, claim: Claim) -> None:
+        self._stored = stored
+        self._claim = claim
+        path = stored.job.log_path(claim.stage)
+        self._log_start = path.stat().st_size if path.is_file() else 0
+        self._log_pushed = self._log_start
+        self._saved = 0  # the newest checkpoint that the stage told of
+        self._wake = threading.Condition()
+        self._busy = threading.Lock()
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
+
+    def watching(self, watch: Watch) -> Watch:
+        """`watch`, with an eye on the checkpoints that pass by."""
+
+        def hear(progress: Progress | None) -> StopReason | None:
+            saved = (progress or {}).get("checkpoint") or 0
+            if saved > self._saved:
+                with self._wake:
+                    self._saved = saved
+                    self._wake.notify()
+            return watch(progress)
+
+        return hear
+
+    def push_checkpoint(self, check: Check = unhurried) -> None:
+        """Bring the newest checkpoint here to the store, and remove the older ones there."""
+        with self._busy:
+            push_checkpoint(self._stored, check)
+
+    def _push_soon(self, checkpoint: bool) -> None:
+        """Bring the log, and the newest `checkpoint`, to the store, unless the stage has ended."""
+        with self._busy:
+            if self._ended:
+                return
+            with while_there(self._stored):
+                if checkpoint:
+                    push_checkpoint(self._stored)
+                self._push_log()
+
+    def remove_checkpoints(self) -> None:
+        """The adapter in the store has taken their place."""
+        with self._busy:
+            self._stored.store.remove("checkpoints")
+
+    def push_log(self) -> None:
+        """Bring the log to the store, as far as it is new there; a push under way comes first."""
+        with self._busy:
+            self._push_log()
+
+    def _push_log(self) -> None:
+        path = self._stored.job.log_path(self._claim.stage)
+        size = path.stat().st_size if path.is_file() else 0
+        if size > self._log_pushed:
+            self._stored.push_log(self._claim.stage, self._claim.fence, self._log_start)
+            self._log_pushed = size
+
+    def __enter__(self) -> "Follower":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._wake:
+            self._ended = True
+            self._wake.notify()
+
+    def _run(self) -> None:
+        pushed = 0
+        while True:
+            with self._wake:
+                if not self._ended and self._saved == pushed:
+                    self._wake.wait(LOG_SECONDS)
+                if self._ended:
+                    return
+                due, saved = self._saved > pushed, self._saved
+            try:
+                self._push_soon(due)
+                pushed = saved
+            except (LorajobError, OSError) as error:
+                logger.warning("%s: %s", self._claim.job_id, error)
+                pushed = max(pushed, saved)  # the next one is another try
+
+
+def push_checkpoint(stored: JobStore, check: Check = unhurried) -> None:
+    """Bring the newest checkpoint here to the store, unless it has as new a one. Raises StoreError,
+    and leaves alone what training removes meanwhile.
+    """
+    there = stored.checkpoints()
+    newest = max(local_checkpoints(stored.job), default=None)
+    if newest is None or (there and there[-1] > newest):
+        return
+    fence, step = newest
+    folder, target = _folder(stored, fence, step), f"checkpoints/{fence}-{step}"
+    if newest not in there:
+        try:
+            manifest = (folder / MANIFEST).read_bytes()
+            stored.push_files(folder, json.loads(manifest)["files"], target, check)
+        except (FileNotFoundError, DamageError) as error:
+            if (folder / MANIFEST).is_file():
+                raise
+            logger.info("%s was removed before it was in the store: %s", folder, error)
+            return
+        stored.store.write(f"{target}/{MANIFEST}", manifest)
+    stored.mark_checkpoint(fence, step)
+    for older in there:
+        if older < newest:
+            stored.store.remove(f"checkpoints/{older[0]}-{older[1]}")
+
+
+def fetch_checkpoint(stored: JobStore, check: Check = unhurried) -> None:
+    """Have here the newest checkpoint that the store has, unless there is a newer one here. One
+    that is damaged there is named in the log and passed over.
+    """
+    here = max(local_checkpoints(stored.job), default=(0, 0))
+    for fence, step in reversed([found for found in stored.checkpoints() if found > here]):
+        try:
+            _fetch(stored, fence, step, check)
+        except DamageError as error:
+            logger.warning("the checkpoint of step %d is passed over: %s", step, error)
+            continue
+        stored.mark_checkpoint(fence, step)
+        return
+
+
+def _fetch(stored: JobStore, fence: int, step: int, check: Check) -> None:
+    source, folder = f"checkpoints/{fence}-{step}", _folder(stored, fence, step)
+    scratch = folder.with_name(f".{folder.name}")
+    if scratch.exists():
+        remove_folder(scratch)
+    data = stored.store.read(f"{source}/{MANIFEST}")
+    if data is None:
+        raise DamageError(f"{stored.store.url}/{source}/{MANIFEST} is gone")
+    manifest = parse_manifest(data, f"{stored.store.url}/{source}/{MANIFEST}")
+    for name, entry in manifest["files"].items():
+        if stored.store.download(f"{source}/{name}", scratch / name, check) != entry["sha256"]:
+            raise DamageError(f"{stored.store.url}/{source}/{name} is not as its manifest says")
+    (scratch / MANIFEST).write_bytes(data)
+    if folder.exists():  # without a manifest, or it would not be fetched
+        remove_folder(folder)
+    scratch.rename(folder)
+
+
+def _folder(stored: JobStore, fence: int, step: int) -> Path:
+    return stored.job.checkpoints / str(fence) / f"step-{step}"

@@ -1,0 +1,293 @@
+"""A job's files in a store that every machine reaches, and their copies on this one.
+
+    JOB/spec.json  job.json
+    JOB/STAGE/attempt-FENCE.json        what the attempt with that fence committed: its manifest
+    JOB/STAGE/TREE/                     its files; TREE is a hash of their names, sizes and hashes
+    JOB/checkpoints/FENCE-STEP/         the newest checkpoint of training
+    JOB/log/STAGE/FENCE.log             what that attempt said
+
+A record points to `attempt-FENCE.json` by the fence with which the stage succeeded. Only who holds
+a fence writes under its number, and a tree's place follows from its content: so a stale owner has
+nothing to overwrite, and an upload that was cut off goes on where another begins.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import re
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from lorajob.job.jobdir import MANIFEST, STAGES, JobDir, hash_file, write_json
+from lorajob.spec import JobSpec
+from lorajob.storage.folders import locked, remove_folder
+from lorajob.storage.store import Check, DamageError, GoneError, Store, unhurried
+from lorajob.storage.urls import is_url
+from lorajob.worker.records.record import JobRecord
+
+ATTEMPT = re.compile(r"attempt-(\d+)\.json")
+# What a stage reads of the earlier ones, by the start of the name; all else it may do without.
+NEEDS = {
+    "preprocess": {},
+    "train": {"preprocess": ("train/",)},
+    "evaluate": {"preprocess": ("test/",), "train": ("adapter/",)},
+    "convert": {"preprocess": ("test/",), "train": ("adapter/",), "evaluate": ("",)},
+}
+STORED = ".stored"  # a folder beside a job's stages: what of them is in the store
+
+Manifest = dict[str, Any]
+logger = logging.getLogger(__name__)
+
+
+class JobStore:
+    """One job in the store, and its folder here. Methods raise StoreError where the store does not
+    serve, DamageError where it holds something else than was put there.
+    """
+
+    def __init__(self, url: str, workplace: Path) -> None:
+        self.store = Store(url)
+        self.job = JobDir(workplace / self.store.url.rpartition("/")[2])
+
+    # -- committed stages
+
+    def push(self, stage: str, fence: int, check: Check = unhurried) -> None:
+        """Bring a stage that is committed here to the store: its files, each read back, and last
+        the manifest under this fence.
+        """
+        manifest = self._local_manifest(stage)
+        if manifest is None:
+            raise DamageError(f"{self.job.stage_dir(stage)}: no manifest here to upload")
+        self.push_files(self.job.stage_dir(stage), manifest["files"], _tree(stage, manifest), check)
+        self._point(stage, fence, manifest)
+        self._mark(stage, manifest)
+
+    def push_files(self, folder: Path, files: Manifest, target: str, check: Check) -> None:
+        """Upload what is not there yet as it should be."""
+        there = self.store.names(target)
+        for name, entry in files.items():
+            check()
+            key = f"{target}/{name}"
+            if there.get(key) == entry["bytes"] and self._is(key, entry, check):
+                continue
+            self.store.upload(folder / name, key)
+            if not self._is(key, entry, check):
+                if hash_file(folder / name) != entry["sha256"]:
+                    raise DamageError(f"{folder / name} has changed since its stage committed it")
+                raise DamageError(f"{self.store.url}/{key} is not what was uploaded")
+
+    def adopt(self, stage: str, fence: int) -> dict[str, Any] | None:
+        """The result of a stage that an earlier attempt brought to the store whole, without its
+        record hearing of it; now this attempt's. None where there is none.
+        """
+        found = self.attempts(stage)
+        if not found:
+            return None
+        manifest = self.manifest(stage, max(found))
+        self._point(stage, fence, manifest)
+        result: dict[str, Any] = manifest["result"]
+        return result
+
+    def fetch_stage(
+        self,
+        stage: str,
+        fence: int,
+        needed: tuple[str, ...] = ("",),
+        check: Check = unhurried,
+    ) -> None:
+        """Have here what the record says a stage committed: its manifest, and the files whose names
+        begin as one of `needed`. What another attempt left here instead is removed. Another process
+        here that fetches of the job is waited for.
+        """
+        with locked(self.job.root, fcntl.LOCK_EX, ".fetch", check):
+            self._fetch_stage(stage, fence, needed, check)
+
+    def _fetch_stage(self, stage: str, fence: int, needed: tuple[str, ...], check: Check) -> None:
+        manifest = self.manifest(stage, fence)
+        folder = self.job.stage_dir(stage)
+        local = self._local_manifest(stage)
+        if folder.exists() and (local is None or local["files"] != manifest["files"]):
+            logger.info("%s: is of another attempt, and is fetched anew", folder)
+            self._unmark(stage)
+            remove_folder(folder)
+        for name, entry in manifest["files"].items():
+            path = folder / name
+            if not name.startswith(needed) or _size(path) == entry["bytes"]:
+                continue
+            key = f"{_tree(stage, manifest)}/{name}"
+            if self.store.download(key, path, check) != entry["sha256"]:
+                path.unlink(missing_ok=True)
+                raise DamageError(
+                    f"{self.store.url}/{key} is not as the manifest of stage {stage} says"
+                )
+        if self._local_manifest(stage) is None:
+            write_json(folder / MANIFEST, manifest)
+        self._mark(stage, manifest)
+
+    def fetch_for(self, stage: str, record: JobRecord, check: Check = unhurried) -> None:
+        """Have here what `stage` needs: the spec, and what earlier stages committed."""
+        self.fetch_spec()
+        for earlier in STAGES[: STAGES.index(stage)]:
+            needed = NEEDS[stage].get(earlier, ())
+            self.fetch_stage(earlier, record.stages[earlier].fence, needed, check)
+
+    def read_spec(self) -> bytes:
+        """The spec in the store. Raises GoneError without one, as for a job that was pruned: the
+        spec goes first.
+        """
+        data = self.store.read("spec.json")
+        if data is None:
+            raise GoneError(f"{self.store.url}/spec.json is gone")
+        return data
+
+    def fetch_spec(self) -> JobSpec:
+        """The job's spec, here and as it was submitted."""
+        data = self.read_spec()
+        path = self.job.spec_path
+        if not path.is_file() or path.read_bytes() != data:
+            try:
+                write_json(path, json.loads(data))
+            except ValueError as error:
+                raise DamageError(f"{self.store.url}/spec.json is damaged: {error}") from None
+        self._write_mark("spec", hashlib.sha256(data).hexdigest())
+        return JobSpec.load(path)
+
+    def last_attempt(self, stage: str) -> int:
+        """The highest fence of an attempt at `stage` that left a trace, here or in the store."""
+        fences = [self.job.last_attempt(stage), *self.attempts(stage)]
+        if stage == "train":
+            fences += [fence for fence, _ in self.checkpoints()]
+        return max(fences)
+
+    def checkpoints(self) -> list[tuple[int, int]]:
+        """(fence, step) of the whole checkpoints in the store, the newest last."""
+        found = []
+        for name in self.store.names("checkpoints"):
+            _, place, *rest = name.split("/")
+            fence, _, step = place.partition("-")
+            if rest == [MANIFEST] and fence.isdigit() and step.isdigit():
+                found.append((int(fence), int(step)))
+        return sorted(found)
+
+    def attempts(self, stage: str) -> list[int]:
+        """The fences of the attempts that committed the stage."""
+        names = (name.split("/", 1)[1] for name in self.store.names(stage))
+        return [int(match[1]) for name in names if (match := ATTEMPT.fullmatch(name))]
+
+    def manifest(self, stage: str, fence: int) -> Manifest:
+        """What the attempt with that fence committed, and its `tree` and `result`."""
+        name = f"{stage}/attempt-{fence}.json"
+        data = self.store.read(name)
+        if data is None:
+            raise DamageError(f"{self.store.url}/{name} is gone, and with it stage {stage}")
+        manifest = parse_manifest(data, f"{self.store.url}/{name}")
+        if manifest.get("tree") != tree_name(manifest) or "result" not in manifest:
+            raise DamageError(f"{self.store.url}/{name} is damaged: its parts do not fit together")
+        return manifest
+
+    # -- logs
+
+    def push_log(self, stage: str, fence: int, start: int) -> None:
+        """What the stage's log here has gained since it had `start` bytes."""
+        path = self.job.log_path(stage)
+        if path.is_file():
+            with path.open("rb") as file:
+                file.seek(start)
+                self.store.write(f"log/{stage}/{fence}.log", file.read())
+
+    # -- here
+
+    @property
+    def safe(self) -> bool:
+        """Whether the folder here holds nothing that is not in the store as well."""
+        if self._marked("spec") is None:  # a job that was in a folder before there was a store
+            return False
+        for stage in STAGES:
+            manifest = self._local_manifest(stage)
+            if manifest is not None and self._marked(stage) != tree_name(manifest):
+                return False
+        newest = max(local_checkpoints(self.job), default=None)
+        over = self._local_manifest("train") is not None
+        return over or newest is None or self._marked("checkpoint") == f"{newest[0]}-{newest[1]}"
+
+    def mark_checkpoint(self, fence: int, step: int) -> None:
+        """Remember that this checkpoint is in the store."""
+        self._write_mark("checkpoint", f"{fence}-{step}")
+
+    def _local_manifest(self, stage: str) -> Manifest | None:
+        try:
+            manifest: Manifest = json.loads((self.job.stage_dir(stage) / MANIFEST).read_bytes())
+            return manifest if isinstance(manifest["files"], dict) else None
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+
+    def _point(self, stage: str, fence: int, manifest: Manifest) -> None:
+        text = json.dumps(manifest | {"tree": tree_name(manifest)}, ensure_ascii=False, indent=2)
+        self.store.write(f"{stage}/attempt-{fence}.json", text.encode())
+
+    def _is(self, key: str, entry: dict[str, Any], check: Check) -> bool:
+        return self.store.hash(key, check) == str(entry["sha256"])
+
+    def _mark(self, stage: str, manifest: Manifest) -> None:
+        self._write_mark(stage, tree_name(manifest))
+
+    def _write_mark(self, name: str, text: str) -> None:
+        path = self.job.root / STORED / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+
+    def _unmark(self, stage: str) -> None:
+        (self.job.root / STORED / stage).unlink(missing_ok=True)
+
+    def _marked(self, name: str) -> str | None:
+        path = self.job.root / STORED / name
+        return path.read_text("utf-8") if path.is_file() else None
+
+
+def parse_manifest(data: bytes, place: str) -> Manifest:
+    """A manifest as the store has it. Raises DamageError for what is none, and for a name of a file
+    that lies outside the manifest's folder.
+    """
+    try:
+        manifest: Manifest = json.loads(data)
+        for name, entry in manifest["files"].items():
+            entry["bytes"], entry["sha256"]
+            path = PurePosixPath(name)
+            plain = str(path) == name and path.parts and not path.is_absolute()
+            if not plain or ".." in path.parts or "\0" in name:
+                raise ValueError(f"{name!r} is no name of a file below it")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DamageError(f"{place} is damaged: {error}") from None
+    return manifest
+
+
+def tree_name(manifest: Manifest) -> str:
+    """A short hash of all that a stage committed, by name, size and hash."""
+    text = json.dumps(manifest["files"], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def local_checkpoints(job: JobDir) -> list[tuple[int, int]]:
+    """(fence, step) of the checkpoints here that have a manifest, the newest last."""
+    found = []
+    for path in job.checkpoints.glob(f"*/step-*/{MANIFEST}"):
+        fence, step = path.parent.parent.name, path.parent.name.removeprefix("step-")
+        if fence.isdigit() and step.isdigit():
+            found.append((int(fence), int(step)))
+    return sorted(found)
+
+
+def job_store(record: JobRecord, workplace: Path) -> JobStore | None:
+    """The store that a record says its job is in; None for a job in a folder."""
+    return JobStore(record.folder, workplace) if is_url(record.folder) else None
+
+
+def _tree(stage: str, manifest: Manifest) -> str:
+    return f"{stage}/{tree_name(manifest)}"
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None

@@ -1,0 +1,89 @@
+"""The folders of jobs on this machine, where their truth is in a store: in use, or to be removed.
+
+Who works in a folder holds a shared lock; only who gets an exclusive one removes it.
+"""
+
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from lorajob.job.jobdir import JOB_ID
+from lorajob.storage.folders import locked, remove_folder, sweep
+from lorajob.storage.store import Store
+from lorajob.worker.artifacts.job_store import JobStore
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def in_use(stored: JobStore) -> Iterator[None]:
+    """Keep the job's folder here while the block runs."""
+    with locked(stored.job.root, fcntl.LOCK_SH):
+        stored.job.root.mkdir(parents=True, exist_ok=True)
+        os.utime(stored.job.root)
+        yield
+        with suppress(FileNotFoundError):  # somebody tidied up: what the block did stands
+            os.utime(stored.job.root)
+
+
+def make_room(stored: JobStore, limit_bytes: float) -> None:
+    """Remove the folders longest unused, this job's among them, until all take at most
+    `limit_bytes`; not those that are in use or hold what the store lacks.
+    """
+    workplace = stored.job.root.parent
+    artifacts = Store(stored.store.url.rpartition("/")[0])
+    sweep(workplace)
+    folders = [path for path in workplace.glob("*") if JOB_ID.fullmatch(path.name)]
+    total = 0
+    for folder in sorted(folders, key=_used, reverse=True):
+        size = _bytes_below(folder)
+        if total + size <= limit_bytes or not _removed(folder, artifacts):
+            total += size
+
+
+def drop_copy(folder: Path) -> None:
+    """Remove the folder of a job that is no more, unless it is in use. Raises OSError."""
+    if not folder.is_dir():
+        return
+    try:
+        with locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            remove_folder(folder)
+    except BlockingIOError:
+        logger.warning("%s is in use, and stays until its stage ends or room is needed", folder)
+
+
+def _removed(folder: Path, artifacts: Store) -> bool:
+    try:
+        with locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            if not JobStore(f"{artifacts.url}/{folder.name}", folder.parent).safe:
+                return False
+            remove_folder(folder)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        logger.warning("%s cannot be removed: %s", folder, error)
+        return False
+    logger.info("%s is removed here; it is in %s", folder, artifacts.url)
+    return True
+
+
+def _bytes_below(folder: Path) -> int:
+    """Of a folder in which others may write and remove; os.walk passes over what is gone."""
+    total = 0
+    for parent, folders, files in os.walk(folder):
+        for name in folders + files:
+            try:
+                total += Path(parent, name).lstat().st_size
+            except OSError:
+                continue
+    return total
+
+
+def _used(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

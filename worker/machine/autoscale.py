@@ -1,0 +1,210 @@
+"""As many workers on this machine as there is work, within limits.
+
+The scaler only ever starts workers. Each that is not among the least ends by itself when it has
+had nothing to do for a while (idle.py), which nobody else can know without a race: so no stage is
+interrupted by scaling.
+"""
+
+import logging
+import math
+import secrets
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from lorajob import logs
+from lorajob.errors import UsageError
+from lorajob.worker.app import SETTLE_SECONDS
+from lorajob.worker.connect import connect
+from lorajob.worker.demand import demand
+from lorajob.worker.machine.gpus import Pin, pins
+from lorajob.worker.machine.launch import WorkerOptions, launch
+from lorajob.worker.machine.processes import end, identify, spawn
+from lorajob.worker.queues import KINDS
+from lorajob.worker.settings import Settings
+from lorajob.worker.stack.services import STEADY_SECONDS, backoff
+
+LOOK_SECONDS = 2.0  # between two looks at the records
+LOOK_SHARE = 10.0  # times what a look took: ten thousand records are looked at less often
+
+logger = logging.getLogger(__name__)
+
+
+def decide(queued: int, running: int, least: int, most: int) -> int:
+    """How many workers there should be: one for each job that waits or runs, within the limits."""
+    return min(max(queued + running, least), most)
+
+
+@dataclass(frozen=True)
+class Started:
+    """A worker of ours."""
+
+    node: str  # its name, before the @ of its host
+    pin: Pin
+    process: subprocess.Popen[bytes]
+    lasting: bool  # one of the least, which do not end by themselves
+    started_at: float  # monotonic
+
+
+class Scaler:
+    """The workers that one `lorajob autoscale` has started."""
+
+    def __init__(
+        self, queue: str, settings: Settings, least: int, most: int, places: list[Pin], idle: float
+    ) -> None:
+        self._queue = queue
+        self._settings = settings
+        self._limits = least, most
+        largest = sorted(places, key=_memory, reverse=True)[:most]  # for whatever job may come
+        self._places = [pin for pin in places if pin in largest]
+        self._share = math.ceil(most / len(self._places))  # of workers, for each of them
+        self._idle = idle
+        self._workers: list[Started] = []
+        self._failures = 0
+        self._due_at = 0.0
+
+    def look(self, redis: Redis) -> None:
+        """Start what is missing. Raises RedisError."""
+        self._reap()
+        least, most = self._limits
+        alike = len({pin.memory_gb for pin in self._places}) == 1
+        now = demand(redis, self._queue, most if alike else None, self._largest_gb())
+        have = len(self._workers)
+        free = [worker.pin for worker in self._workers if worker.node not in now.running]
+        unmet = without_worker(now.waiting, free)
+        missing = decide(len(unmet), have, least, most) - have
+        if missing > 0 and time.monotonic() >= self._due_at:
+            try:
+                self._start(missing, unmet)
+            except OSError as error:  # no memory or no process is left: those there are go on
+                self._fail()
+                logger.warning("no worker starts now: %s", error)
+
+    def close(self, hurried: threading.Event) -> None:
+        """Stop all; their stages are given back."""
+        left = [identity for w in self._workers if (identity := identify(w.process.pid))]
+        end(left, self._settings.grace_seconds + 2 * SETTLE_SECONDS, hurried.is_set)
+        for worker in self._workers:
+            worker.process.wait()
+
+    def _start(self, count: int, unmet: list[int]) -> None:
+        """Start up to `count`; a job whose cards are all taken waits for one of them."""
+        for needed in unmet + [0] * (self._limits[0] - len(self._workers)):
+            used = [worker.pin for worker in self._workers]
+            pin = least_used(self._places, used, needed, self._share)
+            if pin is None:
+                continue
+            node = f"{self._queue}-{secrets.token_hex(3)}"
+            lasting = sum(worker.lasting for worker in self._workers) < self._limits[0]
+            options = WorkerOptions(idle_seconds=None if lasting else self._idle)
+            command, env = launch(self._queue, self._settings, options, pin, node)
+            process = spawn(command, env=env, log=None, death_signal=signal.SIGTERM)
+            started = Started(node, pin, process, lasting, time.monotonic())
+            self._workers.append(started)
+            logger.info("%s starts; %d now", node, len(self._workers))
+            count -= 1
+            if not count:
+                return
+
+    def _reap(self) -> None:
+        for worker in list(self._workers):
+            code = worker.process.poll()
+            if code is None:
+                continue
+            self._workers.remove(worker)
+            now = time.monotonic()
+            logger.info("%s ended with %d; %d left", worker.node, code, len(self._workers))
+            steady = now - worker.started_at >= STEADY_SECONDS
+            if code == 0 or steady:
+                self._failures = 0
+            if code != 0:  # not at once again: it may never come up
+                self._fail()
+
+    def _fail(self) -> None:
+        self._failures += 1
+        self._due_at = time.monotonic() + backoff(self._failures)
+
+    def _largest_gb(self) -> float | None:
+        sizes = [pin.memory_gb for pin in self._places]
+        return None if None in sizes else max(size for size in sizes if size is not None)
+
+
+def without_worker(waiting: Sequence[int], free: Sequence[Pin]) -> list[int]:
+    """The jobs, each as the GB it needs, for which none of the free workers is left; the neediest
+    first.
+    """
+    left = sorted(free, key=_memory)
+    unmet = []
+    for needed in sorted(waiting, reverse=True):
+        fitting = next((pin for pin in left if _memory(pin) >= needed), None)
+        if fitting is None:
+            unmet.append(needed)
+        else:
+            left.remove(fitting)
+    return unmet
+
+
+def least_used(places: list[Pin], used: list[Pin], needed_gb: float, share: int) -> Pin | None:
+    """The place with the fewest workers, of those that hold a job of `needed_gb` and have fewer
+    than `share`.
+    """
+    fitting = [it for it in places if _memory(it) >= needed_gb and used.count(it) < share]
+    return min(fitting, key=used.count, default=None)
+
+
+def _memory(pin: Pin) -> float:
+    """In GB; where it is not known, all that is asked for."""
+    return math.inf if pin.memory_gb is None else pin.memory_gb
+
+
+def run_autoscale(
+    queue: str,
+    settings: Settings,
+    least: int,
+    most: int,
+    gpus: str = "auto",
+    idle: float | None = None,
+) -> None:
+    """Scale until SIGTERM or SIGINT, then end all workers; a second signal hurries it.
+
+    Raises UsageError for limits that are none, ServiceError without a Redis.
+    """
+    if queue not in KINDS or not 0 <= least <= most or most < 1:
+        raise UsageError(f"autoscale: {queue} {least} to {most} is not allowed")
+    if gpus == "all" and most > 1:
+        raise UsageError(
+            f"--gpus all: one worker has all GPUs; --max {most} would be as many on the same ones."
+            " Give --max 1, or --gpus auto for one on each"
+        )
+    idle = settings.scale_down_seconds if idle is None else idle
+    if not 0 < idle < math.inf:
+        raise UsageError(f"idle: {idle:g} is not allowed; over 0 seconds")
+    places = pins(gpus) if queue == "gpu" else [Pin()]
+    logs.configure()
+    redis = connect(settings)
+    scaler = Scaler(queue, settings, least, most, places, idle)
+    told, hurried = threading.Event(), threading.Event()
+
+    def stop(*_: object) -> None:
+        if told.is_set():
+            hurried.set()
+        told.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, stop)
+    try:
+        while not told.is_set():
+            began = time.monotonic()
+            try:
+                scaler.look(redis)
+            except RedisError as error:
+                logger.warning("no work is seen: %s", error)
+            told.wait(max(LOOK_SECONDS, LOOK_SHARE * (time.monotonic() - began)))
+    finally:
+        scaler.close(hurried)

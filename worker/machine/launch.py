@@ -1,0 +1,142 @@
+"""Starting a worker or Flower in place of this process, and how each is started."""
+
+import math
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+from lorajob.errors import ServiceError, UsageError
+from lorajob.worker.connect import connect, redis_url
+from lorajob.worker.machine.gpus import Pin, pins
+from lorajob.worker.machine.idle import IDLE_SECONDS
+from lorajob.worker.queues import KINDS, classes_of, lanes_of
+from lorajob.worker.settings import Settings
+from lorajob.worker.together import Launch, run_together
+
+CELERY = (sys.executable, "-m", "celery", "-A", "lorajob.worker.app")
+FLOWER_PORT = 5555
+TASKS_COLUMNS = "args,name,state,result,received,runtime,worker,uuid"  # the job and WER, too
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """How the workers of one command are run."""
+
+    concurrency: int = 1  # stages at a time
+    autoscale: tuple[int, int] | None = None  # instead: at most and at least so many
+    gpus: str = "auto"
+    idle_seconds: float | None = None  # end after so long without work; None: never
+
+
+def run_worker(
+    queue: str, settings: Settings, options: WorkerOptions = WorkerOptions()
+) -> NoReturn:
+    """Become a worker of `queue`, or the parent of one for each GPU, and end with its exit code.
+
+    Raises UsageError for a queue, GPU or size that is none, ServiceError without a Redis.
+    """
+    if queue not in KINDS:
+        raise UsageError(f"queue: {queue!r} is unknown; allowed: {', '.join(KINDS)}")
+    _check(options)
+    connect(settings)  # only to refuse what is no Redis url: Celery waits for one that is away
+    pinned = pins(options.gpus) if queue == "gpu" else [Pin()]
+    launches = [launch(queue, settings, options, pin) for pin in pinned]
+    if len(launches) == 1:
+        _become(*launches[0])
+    sys.exit(run_together(launches))
+
+
+def launch(
+    queue: str, settings: Settings, options: WorkerOptions, pin: Pin, name: str | None = None
+) -> Launch:
+    """Command and environment of one worker."""
+    command = worker_command(
+        queue, options.concurrency, name, memory_gb=pin.memory_gb, autoscale=options.autoscale
+    )
+    env = service_environment(settings) | pin.environment()
+    env.pop(IDLE_SECONDS, None)
+    if options.idle_seconds is not None:
+        env[IDLE_SECONDS] = str(options.idle_seconds)
+    return command, env
+
+
+def _check(options: WorkerOptions) -> None:
+    if options.concurrency < 1:
+        raise UsageError(f"concurrency: {options.concurrency} is not allowed; at least 1")
+    most, least = options.autoscale or (1, 0)
+    if not 0 <= least <= most or most < 1:
+        raise UsageError(f"autoscale: {most},{least} is not allowed; MAX,MIN with MAX >= MIN >= 0")
+    if options.idle_seconds is not None and not 0 < options.idle_seconds < math.inf:
+        raise UsageError(f"exit-when-idle: {options.idle_seconds:g} is not allowed; over 0 seconds")
+
+
+def run_flower(settings: Settings, port: int = FLOWER_PORT, address: str = "127.0.0.1") -> NoReturn:
+    """Become Flower, behind basic auth. Raises UsageError where no password is set, ServiceError
+    without a Redis or where it cannot listen.
+    """
+    env = flower_environment(settings)
+    connect(settings)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        socket.create_server((address, port), family=family).close()
+    except OSError as error:
+        raise ServiceError(f"--address {address} --port {port}: {error.strerror}") from None
+    _become(flower_command(port, address), env)
+
+
+def worker_command(
+    queue: str,
+    concurrency: int = 1,
+    name: str | None = None,
+    *,
+    memory_gb: float | None = None,
+    autoscale: tuple[int, int] | None = None,
+) -> list[str]:
+    """Celery's arguments. The node name is unique, however many workers a machine has; what a
+    card of `memory_gb` cannot hold is not served.
+    """
+    name = name or f"{queue}-{secrets.token_hex(3)}"
+    options = ["--pool", "prefork", "--concurrency", str(concurrency)]
+    if autoscale is not None:
+        options = ["--pool", "prefork", f"--autoscale={autoscale[0]},{autoscale[1]}"]
+    options += ["--queues", ",".join(lanes_of(classes_of(queue, memory_gb)))]
+    quiet = ["--without-mingle", "--without-gossip"]  # workers here have nothing to tell others
+    return [*CELERY, "worker", *options, "-n", f"{name}@%h", "-E", "--loglevel", "INFO", *quiet]
+
+
+def flower_command(port: int, address: str) -> list[str]:
+    """Flower's arguments, which everybody on the machine can read: no password among them."""
+    columns = f"--tasks_columns={TASKS_COLUMNS}"
+    return [*CELERY, "flower", f"--address={address}", f"--port={port}", columns]
+
+
+def service_environment(settings: Settings) -> dict[str, str]:
+    """This environment, with `settings` as the child will read them."""
+    return os.environ | settings.environment() | {"LORAJOB_REDIS_URL": redis_url(settings)}
+
+
+def flower_environment(settings: Settings) -> dict[str, str]:
+    """As `service_environment`, with the user and password for Flower's pages. Raises UsageError
+    for a password that is missing or that Flower would misread.
+    """
+    if settings.flower_password is None:
+        raise UsageError("LORAJOB_FLOWER_PASSWORD: not set; Flower is not run without a password")
+    user, password = settings.flower_user, settings.flower_password.get_secret_value()
+    if not password or "," in password or not user or set(user) & {",", ":"}:
+        raise UsageError(
+            "LORAJOB_FLOWER_USER and LORAJOB_FLOWER_PASSWORD: must not be empty or hold a comma,"
+            " nor the user a colon"
+        )
+    open_doors = {name for name in os.environ if name.startswith("FLOWER_UNAUTHENTICATED")}
+    kept = {k: v for k, v in service_environment(settings).items() if k not in open_doors}
+    return kept | {"FLOWER_BASIC_AUTH": f"{user}:{password}"}
+
+
+def _become(command: list[str], env: Mapping[str, str]) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(command[0], command, dict(env))

@@ -1,0 +1,118 @@
+"""How much a worker's GPUs have to do, asked of nvidia-smi and told with its heartbeats."""
+
+import json
+import logging
+import threading
+from dataclasses import asdict, dataclass, fields
+from typing import cast
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from lorajob.errors import ServiceError
+from lorajob.worker.machine.gpus import PLAIN, ask_nvidia_smi, visible_gpus
+
+QUERY = "--query-gpu=index,uuid,name,memory.used,memory.total,utilization.gpu"
+PERIOD_SECONDS = 10.0
+KEEP_SECONDS = 45  # a worker unheard of for so long has no load
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class GpuLoad:
+    """One device at one time; memory in MiB, utilisation in percent where the device tells it."""
+
+    index: str
+    uuid: str
+    name: str
+    used_mib: int
+    total_mib: int
+    percent: int | None
+
+
+def gpu_loads(uuids: set[str]) -> list[GpuLoad]:
+    """The load of these devices. Raises ServiceError where nvidia-smi does not answer."""
+    if not uuids:
+        return []
+    return [load for load in parse(ask_nvidia_smi(QUERY, *PLAIN)) if load.uuid in uuids]
+
+
+def parse(table: str) -> list[GpuLoad]:
+    """Read nvidia-smi's lines; a device that does not tell its memory is left out."""
+    loads = []
+    for line in table.splitlines():
+        fields = [field.strip() for field in line.split(",")]
+        if len(fields) == 6 and fields[3].isdigit() and fields[4].isdigit():
+            percent = int(fields[5]) if fields[5].isdigit() else None
+            index, uuid, name, used, total, _ = fields
+            loads.append(GpuLoad(index, uuid, name, int(used), int(total), percent))
+    return loads
+
+
+def loads_of(redis: Redis, workers: list[str]) -> dict[str, list[GpuLoad]]:
+    """What these workers told last, by their names; those that told nothing are left out, and so is
+    what a worker of another version says in another way.
+    """
+    if not workers:
+        return {}
+    texts = cast("list[str | None]", redis.mget([_key(name) for name in workers]))
+    return {
+        name: _told(name, text)
+        for name, text in zip(workers, texts, strict=True)
+        if text is not None
+    }
+
+
+def _told(worker: str, text: str) -> list[GpuLoad]:
+    names = [field.name for field in fields(GpuLoad)]
+    try:
+        loads = [GpuLoad(**{name: load[name] for name in names}) for load in json.loads(text)]
+        for load in loads:
+            numbers = load.used_mib, load.total_mib, load.percent or 0
+            if not all(isinstance(number, int | float) for number in numbers):
+                raise TypeError(load)
+            if not isinstance(load.index, str) or not isinstance(load.name, str):
+                raise TypeError(load)
+    except (ValueError, TypeError, LookupError) as error:
+        logger.info("%s tells its GPUs' load in another way: %r", worker, error)
+        return []
+    return loads
+
+
+class GpuWatch:
+    """A thread in a worker's main process that tells its GPUs' load, until it is stopped.
+
+    Apart from the heartbeat: nvidia-smi takes its time, and a heartbeat must not wait.
+    """
+
+    def __init__(self, redis: Redis, name: str) -> None:
+        self._redis = redis
+        self._name = name
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="gpu-load", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let it end; it is not waited for, and what it told expires."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        uuids: set[str] | None = None
+        while not self._stop.is_set():
+            try:
+                if uuids is None:
+                    uuids = {gpu.uuid for gpu in visible_gpus()}
+                if not uuids:
+                    return
+                loads = json.dumps([asdict(load) for load in gpu_loads(uuids)])
+                self._redis.set(_key(self._name), loads, ex=KEEP_SECONDS)
+            except (RedisError, ServiceError) as error:
+                logger.info("the GPUs' load was not told: %s", error)
+            self._stop.wait(PERIOD_SECONDS)
+
+
+def _key(worker: str) -> str:
+    return f"lorajob:gpu-load:{worker}"

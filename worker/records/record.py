@@ -1,0 +1,148 @@
+"""What is known of a job: its record, which Redis holds as one hash and job.json mirrors."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from lorajob.errors import RecordError
+from lorajob.job.jobdir import STAGES, JobDir, write_json
+from lorajob.storage.store import Store
+from lorajob.storage.urls import is_url
+from lorajob.worker.queues import Priority
+
+JobState = Literal["queued", "running", "succeeded", "failed", "cancelled", "rejected"]
+StageState = Literal["queued", "waiting", "running", "succeeded", "failed", "cancelled"]
+ENDED: tuple[JobState, ...] = ("succeeded", "failed", "cancelled", "rejected")
+JSON_FIELDS = ("progress", "result")  # of a stage
+
+
+class EndedAttempt(BaseModel):
+    """One attempt at a stage that is over: who made it, how far it came and why it ended."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: str
+    number: int
+    worker: str
+    started_at: float
+    ended_at: float
+    step: int | None = None  # the last that was reported
+    why: str  # succeeded, cancelled, failed: ..., or how it was lost
+
+
+class StageRecord(BaseModel):
+    """One stage of a job. Times are seconds since the epoch, by Redis's clock."""
+
+    model_config = ConfigDict(frozen=True)
+
+    state: StageState = "waiting"  # waiting: an earlier stage comes first
+    attempts: int = 0
+    worker: str | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    progress: dict[str, Any] | None = None  # step, total, eta_seconds, loss, ... as the stage says
+    result: dict[str, Any] | None = None
+    error: str | None = None
+    fence: int = 0  # raised by every claim; also the number of the attempt
+    owner: str | None = None
+    lease: float | None = None  # until when the owner may be taken to live
+    checkpoint: int | None = None  # the newest step that was saved
+    losses: int = 0  # attempts in a row that were lost without a newer checkpoint
+
+
+class JobRecord(BaseModel):
+    """One job: what was asked for and how far it is."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    language: str
+    state: JobState = "queued"
+    created_at: float  # seconds since the epoch
+    corpus: str
+    base_model: str
+    folder: str
+    error: str | None = None
+    cancel_requested: bool = False
+    user: str | None = None  # who asked for it
+    batch: str | None = None  # of which it is a part
+    priority: Priority = "normal"
+    lane: int = 0  # of the queues: its batch's or user's, as `Records.create` found
+    memory_class: int | None = None  # GB of the smallest card that takes it; None: any
+    revision: int = 0  # raised by every change of state
+    ended: tuple[EndedAttempt, ...] = ()  # oldest first, the last hundred
+    stages: dict[str, StageRecord]
+
+    @field_validator("stages")
+    @classmethod
+    def _all_stages(cls, stages: dict[str, StageRecord]) -> dict[str, StageRecord]:
+        if set(stages) != set(STAGES):
+            raise ValueError(f"must be {', '.join(STAGES)}")
+        return {name: stages[name] for name in STAGES}
+
+    @property
+    def over(self) -> bool:
+        """True when nothing more will happen by itself."""
+        return self.state in ENDED
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The stages that have not succeeded, in order."""
+        return tuple(name for name in STAGES if self.stages[name].state != "succeeded")
+
+    def save(self) -> None:
+        """Write job.json beside the job's files. Raises OSError or StoreError."""
+        if is_url(self.folder):
+            text = self.model_dump_json(indent=2) + "\n"
+            Store(self.folder).write("job.json", text.encode())
+            return
+        write_json(JobDir(Path(self.folder)).record_path, self.model_dump(mode="json"))
+
+    def to_hash(self) -> dict[Any, str]:
+        """Flat text fields, `train.state` and so on; what is None or empty is absent."""
+        fields = self.model_dump(mode="json", exclude={"stages", "ended"}, exclude_none=True)
+        fields["cancel_requested"] = int(self.cancel_requested)
+        if self.ended:
+            fields["ended"] = json.dumps([entry.model_dump(mode="json") for entry in self.ended])
+        for name, stage in self.stages.items():
+            for field, value in stage.model_dump(mode="json", exclude_none=True).items():
+                text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
+                fields[f"{name}.{field}"] = text
+        return {name: str(value) for name, value in fields.items()}
+
+    @classmethod
+    def from_hash(cls, fields: dict[str, str]) -> "JobRecord":
+        """The record of such fields. Raises RecordError where they are not one's."""
+        values: dict[str, Any] = {"stages": {name: {} for name in STAGES}}
+        try:
+            for name, text in fields.items():
+                stage, dot, field = name.partition(".")
+                if not dot:
+                    values[name] = json.loads(text) if name == "ended" else text
+                else:
+                    value = json.loads(text) if field in JSON_FIELDS else text
+                    values["stages"][stage][field] = value
+            return cls.model_validate(values)
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise RecordError(f"the record of {fields.get('id')!r} is damaged: {error}") from None
+
+    @classmethod
+    def read(cls, path: Path) -> "JobRecord":
+        """The record in a job.json. Raises RecordError where it is none, OSError as reading."""
+        return cls.parse(path.read_bytes(), path)
+
+    @classmethod
+    def parse(cls, data: bytes, place: Path | str) -> "JobRecord":
+        """The record in the text of a job.json found at `place`. Raises RecordError."""
+        try:
+            return cls.model_validate_json(data)
+        except ValueError as error:
+            raise RecordError(f"{place} is damaged: {error}") from None
+
+
+def new_stages() -> dict[str, StageRecord]:
+    """The stages of a job that nothing was done for: the first queued, the others waiting."""
+    first, *others = STAGES
+    return {first: StageRecord(state="queued")} | {name: StageRecord() for name in others}

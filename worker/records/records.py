@@ -1,0 +1,294 @@
+"""Job records: the truth about every job, in Redis and mirrored to job.json beside its files.
+
+A record is one hash, never expiring; a sorted set by creation time lists them, newest first. Every
+change of state is one Lua script (transitions.py), so that two deliveries of the same message can
+never both run a stage: who claims it raises its fence and leaves a random owner token, and whoever
+comes with another fence or owner is refused.
+"""
+
+import json
+import logging
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from redis import Redis
+from redis.exceptions import WatchError
+
+from lorajob.errors import JobNotFoundError, RecordError
+from lorajob.job.jobdir import STAGES
+from lorajob.storage.store import StoreError
+from lorajob.storage.urls import is_url
+from lorajob.worker.records import transitions
+from lorajob.worker.records.record import ENDED, JobRecord
+
+INDEX = "lorajob:jobs"
+QUEUED = "lorajob:queued"  # the jobs that wait, by the time since when
+RUNNING = "lorajob:running"  # the jobs that run, by the end of their lease
+PAGE = 500  # records read at a time
+Arguments = list[str | int | float]
+Settled = Literal["settled", "stopped", "lost"]
+Heard = Literal["held", "cancelled", "lost", "forgotten"]
+Lost = Literal["queued", "cancelled", "failed", "lost"]
+Expired = Literal["queued", "cancelled", "failed", "held"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to run one stage, until a later claim raises the fence."""
+
+    job_id: str
+    stage: str
+    fence: int
+    owner: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a stage may not be run now: succeeded, failed, cancelled, held, early or unknown."""
+
+    reason: str
+
+
+class Records:
+    """The job records in one Redis (which must decode responses)."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._create = redis.register_script(transitions.CREATE)
+        self._delete = redis.register_script(transitions.DELETE)
+        self._claim = redis.register_script(transitions.CLAIM)
+        self._touch = redis.register_script(transitions.TOUCH)
+        self._settle = redis.register_script(transitions.SETTLE)
+        self._lose = redis.register_script(transitions.LOSE)
+        self._expire = redis.register_script(transitions.EXPIRE)
+        self._cancel = redis.register_script(transitions.CANCEL)
+        self._retry = redis.register_script(transitions.RETRY)
+        self._due = redis.register_script(transitions.DUE)
+        self._wait_anew = redis.register_script(transitions.WAIT_ANEW)
+
+    def create(self, record: JobRecord) -> JobRecord | None:
+        """Store a new record and its job.json, in the lane of its batch or user; returns it. None,
+        and nothing, where there is one already.
+        """
+        current = record.stages[record.missing[0]] if record.missing else None
+        place = "" if record.over or current is None else current.state
+        args: Arguments = [record.created_at, place, (current and current.lease) or 0]
+        for name, text in record.to_hash().items():
+            args += [name, text]
+        lane = self._create([*_keys(record.id), INDEX], args)
+        if lane is None:
+            return None
+        self.mirror(record.id)
+        return record.model_copy(update={"lane": lane})
+
+    def delete(self, job_id: str) -> None:
+        """Forget a record; its files are the caller's."""
+        self._delete([*_keys(job_id), INDEX])
+
+    def forget(self, job_id: str) -> bool:
+        """As `delete`, for a job that is over; False, and nothing, for any other."""
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.watch(_key(job_id))  # type: ignore[no-untyped-call]  # redis-py has no types for it
+            if cast("str | None", pipe.hget(_key(job_id), "state")) not in ENDED:
+                return False
+            pipe.multi()
+            pipe.delete(_key(job_id))
+            pipe.zrem(INDEX, job_id)
+            try:
+                pipe.execute()
+            except WatchError:  # it changed this very moment
+                return False
+        return True
+
+    def load(self, job_id: str) -> JobRecord:
+        """Raises JobNotFoundError."""
+        fields = cast("dict[str, str]", self._redis.hgetall(_key(job_id)))
+        if not fields:
+            raise _unknown(job_id)
+        return JobRecord.from_hash(fields)
+
+    def known(self, job_id: str) -> bool:
+        """Whether there is a record of that id."""
+        return bool(self._redis.exists(_key(job_id)))
+
+    def ids(self) -> list[str]:
+        """The ids of all jobs, newest first."""
+        return cast("list[str]", self._redis.zrevrange(INDEX, 0, -1))
+
+    def newest(self, limit: int = 20) -> list[JobRecord]:
+        """The newest `limit` records, newest first."""
+        ids = cast("list[str]", self._redis.zrevrange(INDEX, 0, limit - 1))
+        return self.load_many(ids)
+
+    def load_many(self, ids: Sequence[str]) -> list[JobRecord]:
+        """The records of `ids`, in their order; what is unknown or damaged is left out."""
+        found = []
+        for start in range(0, len(ids), PAGE):
+            with self._redis.pipeline(transaction=False) as pipe:
+                for job_id in ids[start : start + PAGE]:
+                    pipe.hgetall(_key(job_id))
+                found += [fields for fields in pipe.execute() if fields]
+        records = []
+        for fields in found:
+            try:
+                records.append(JobRecord.from_hash(fields))
+            except RecordError as error:
+                logger.warning("%s", error)
+        return records
+
+    def claim(
+        self,
+        job_id: str,
+        stage: str,
+        worker: str,
+        lease_seconds: float,
+        max_losses: int,
+        owner: str | None = None,
+        known_attempt: int = 0,
+    ) -> Claim | Refusal:
+        """Take a queued stage, or one whose lease ran out, unless that makes `max_losses` in a row.
+        Give `owner` to ask again safely, and the number of the last attempt that left files, so
+        that this one's is higher even where somebody ran the stage by hand. In a store job.json is
+        the owner's to bring up to date: a store that hangs would outlast the lease here.
+        """
+        owner = owner or secrets.token_hex(16)
+        earlier = STAGES[: STAGES.index(stage)]
+        previous = earlier[-1] if earlier else ""
+        args: Arguments = [stage, previous, owner, worker, lease_seconds, max_losses]
+        args.append(known_attempt)
+        answer = self._claim(_keys(job_id), args)
+        if answer[0] != "claimed":
+            self._mirror_known(job_id)
+            return Refusal(answer[0])
+        if not is_url(self.load(job_id).folder):
+            self.mirror(job_id)
+        return Claim(job_id, stage, answer[1], owner)
+
+    def touch(
+        self,
+        claim: Claim,
+        progress: dict[str, Any] | None = None,
+        lease_seconds: float = 0,
+    ) -> Heard:
+        """Write progress and renew the lease, where given; hear whether to go on.
+
+        An expired lease is renewed as long as nobody else has claimed the stage. Progress whose
+        `checkpoint` is newer than the last one ends a row of losses; an older one, from which the
+        stage had to go on, is the last one from then on.
+        """
+        text = json.dumps(progress) if progress is not None else ""
+        saved = (progress or {}).get("checkpoint")
+        checkpoint = "" if saved is None else saved
+        args: Arguments = [claim.stage, claim.fence, claim.owner, text, checkpoint, lease_seconds]
+        return cast(Heard, self._touch(_keys(claim.job_id), args))
+
+    def commit(self, claim: Claim, result: dict[str, Any]) -> Settled:
+        """The stage succeeded; the next is queued. `stopped`: it did, but the job is cancelled."""
+        return self._end(claim, "succeeded", json.dumps(result, ensure_ascii=False))
+
+    def fail(self, claim: Claim, message: str) -> bool:
+        """The stage failed, and the job with it. False where the claim was lost."""
+        return self._end(claim, "failed", message) == "settled"
+
+    def cancelled(self, claim: Claim) -> bool:
+        """The stage stopped because of a cancel, and the job with it."""
+        return self._end(claim, "cancelled") == "settled"
+
+    def release(self, claim: Claim, why: str) -> bool:
+        """Give a stage back unfinished: it is queued again (or cancelled, where asked for)."""
+        return self._end(claim, "queued", why) == "settled"
+
+    def lose(self, claim: Claim, why: str, max_losses: int, memory_class: int = 0) -> Lost:
+        """The attempt ended through no fault of the job's: its stage is queued again, or has failed
+        where this makes `max_losses` in a row without a new checkpoint. `lost`: another has it.
+        The job waits for a card of `memory_class` GB from now on, if that is more than it did.
+        """
+        args: Arguments = [claim.stage, claim.fence, claim.owner, why, max_losses, memory_class]
+        answer = self._lose(_keys(claim.job_id), args)
+        if answer != "lost":
+            self.mirror(claim.job_id)
+        return cast(Lost, answer)
+
+    def expire(self, job_id: str, max_losses: int) -> Expired:
+        """As `lose`, for a job whose lease ran out; `held` where it did not."""
+        answer = self._expire(_keys(job_id), [max_losses, *STAGES])
+        if answer != "held":
+            self.mirror(job_id)
+        return cast(Expired, answer)
+
+    def expired(self, limit: int) -> list[str]:
+        """The jobs whose lease ran out, the longest ago first."""
+        return cast("list[str]", self._due([RUNNING], [0, limit]))
+
+    def overdue(self, seconds: float, limit: int) -> list[str]:
+        """The jobs that have waited in the queue for so long, the longest first."""
+        return cast("list[str]", self._due([QUEUED], [seconds, limit]))
+
+    def queued(self) -> int:
+        """How many jobs wait in the queue."""
+        return int(self._redis.zcard(QUEUED))
+
+    def wait_anew(self, job_id: str) -> None:
+        """Count the time that a queued job waits from now."""
+        self._wait_anew([QUEUED], [job_id])
+
+    def cancel(self, job_id: str) -> str:
+        """Ask for the end of a job. Returns `cancelled` (nothing ran), `cancelling` (the worker
+        will stop it), or the state in which it had ended already. Raises JobNotFoundError.
+        """
+        return self._ask(self._cancel, job_id)
+
+    def retry(self, job_id: str) -> str:
+        """Queue the unfinished stages of a failed or cancelled job again. Returns `retried`, or the
+        state that forbids it. Raises JobNotFoundError.
+        """
+        return self._ask(self._retry, job_id)
+
+    def mirror(self, job_id: str) -> None:
+        """Bring job.json up to date; a disk that refuses is only warned about."""
+        revision = None
+        while (record := self.load(job_id)).revision != revision:
+            revision = record.revision  # look again after writing: another writer may be slower
+            try:
+                record.save()
+            except (OSError, StoreError) as error:
+                logger.warning("%s: job.json cannot be written: %s", job_id, error)
+                return
+
+    def _mirror_known(self, job_id: str) -> None:
+        try:
+            self.mirror(job_id)
+        except JobNotFoundError:
+            return  # a message of a job that was withdrawn
+
+    def _end(self, claim: Claim, state: str, payload: str = "") -> Settled:
+        later = STAGES[STAGES.index(claim.stage) + 1 :]
+        following = later[0] if later else ""
+        args: Arguments = [claim.stage, following, claim.fence, claim.owner, state, payload]
+        answer = self._settle(_keys(claim.job_id), args)
+        if answer != "lost":
+            self.mirror(claim.job_id)
+        return cast(Settled, answer)
+
+    def _ask(self, script: Any, job_id: str) -> str:
+        answer = str(script(_keys(job_id), list(STAGES)))
+        if answer == "unknown":
+            raise _unknown(job_id)
+        self.mirror(job_id)
+        return answer
+
+
+def _key(job_id: str) -> str:
+    return f"lorajob:job:{job_id}"
+
+
+def _keys(job_id: str) -> list[str]:
+    return [_key(job_id), QUEUED, RUNNING]
+
+
+def _unknown(job_id: str) -> JobNotFoundError:
+    return JobNotFoundError(f"job: {job_id!r} is unknown; `lorajob status` lists the jobs")

@@ -1,0 +1,75 @@
+"""up.json: what `lorajob up` started, for the other commands and for `down`."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lorajob.errors import ServiceError
+from lorajob.worker.machine.processes import Identity
+
+
+class StackInfo(BaseModel):
+    """A running stack. Holds passwords: written for its user alone, never printed whole."""
+
+    model_config = ConfigDict(frozen=True)
+
+    redis_url: str = Field(repr=False)
+    flower_url: str | None = None
+    flower_user: str | None = None
+    flower_password: str | None = Field(None, repr=False)
+    supervisor: Identity
+    processes: dict[str, Identity] = {}
+    ready: bool = False
+
+    def save(self, home: Path) -> None:
+        """Write up.json whole or not at all, readable by its user only."""
+        path = home / "up.json"
+        temporary = home / f".up.json.{os.getpid()}"
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(self.model_dump_json(indent=2) + "\n")
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, home: Path) -> "StackInfo | None":
+        """What up.json says; None where there is none, or none that can be read as one."""
+        try:
+            return cls.model_validate(json.loads((home / "up.json").read_text("utf-8")))
+        except (OSError, ValueError, ValidationError):
+            return None
+
+
+def forget(home: Path) -> None:
+    """Remove up.json."""
+    (home / "up.json").unlink(missing_ok=True)
+
+
+@contextmanager
+def only_stack(home: Path) -> Iterator[None]:
+    """Hold the lock that one stack in a home may hold; freed however its process ends.
+
+    Raises ServiceError while another holds it.
+    """
+    with (home / "up.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ServiceError(f"already up in {home}; `lorajob down` stops it") from None
+        yield
+
+
+def is_up(home: Path) -> bool:
+    """True while some process holds the lock of `only_stack`."""
+    try:
+        with only_stack(home):
+            return False
+    except FileNotFoundError:
+        return False
+    except ServiceError:
+        return True

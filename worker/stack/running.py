@@ -1,0 +1,203 @@
+"""A stack from inside the process that keeps it: start, keep running, end."""
+
+import os
+import secrets
+import signal
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from pydantic import SecretStr
+from redis import Redis
+
+from lorajob.errors import ServiceError
+from lorajob.worker.connect import connect, service_errors
+from lorajob.worker.heartbeats import living
+from lorajob.worker.machine.gpus import devices
+from lorajob.worker.machine.processes import Identity, end, identify
+from lorajob.worker.queues import KINDS
+from lorajob.worker.settings import Settings
+from lorajob.worker.stack.info import StackInfo, forget, only_stack
+from lorajob.worker.stack.redis_server import find_server, free_port
+from lorajob.worker.stack.services import Kept, flower_service, redis_service, worker_service
+
+TICK_SECONDS = 0.2
+READY_SECONDS = 120.0
+PORT_TRIES = 3
+EXTRA_SECONDS = 15.0  # beyond a stage's grace, for a worker to end
+REDIS_END_SECONDS = 10.0
+
+OnReady = Callable[[StackInfo], None]
+
+
+class RunningStack:
+    """Everything that one `lorajob up` runs. `home` of the settings is absolute and there."""
+
+    def __init__(self, settings: Settings, flower: bool, on_ready: OnReady | None) -> None:
+        self._settings = settings
+        self._home = settings.home
+        self._with_flower = flower
+        self._on_ready = on_ready
+        self._signals = 0
+        self._redis: Kept | None = None
+        self._others: list[Kept] = []
+        self._flower_url: str | None = None
+
+    def run(self) -> None:
+        """Return when told to stop, with nothing left running. Raises ServiceError where a stack
+        is up already or does not come up, as with a GPU driver that hangs.
+        """
+        with only_stack(self._home):
+            end_leavings(self._home)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, self._on_signal)
+            try:
+                self._start()
+                self._keep()
+            finally:
+                self._end()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signals += 1
+
+    def _start(self) -> None:
+        devices()  # only to refuse a driver that hangs: its worker would train on the CPU
+        if self._settings.redis_url is None:
+            self._start_redis()
+        with service_errors(self._settings):
+            connect(self._settings).ping()
+        password = self._settings.flower_password or SecretStr(secrets.token_urlsafe(18))
+        self._settings = self._settings.model_copy(update={"flower_password": password})
+        services = [worker_service(self._settings, queue) for queue in KINDS]
+        if self._with_flower:
+            port = free_port()
+            self._flower_url = f"http://127.0.0.1:{port}/"
+            services.append(flower_service(self._settings, port))
+        self._save()  # a worker started by hand finds Redis there, too
+        for service in services:
+            kept = Kept(service)
+            kept.start()
+            self._others.append(kept)
+        self._save()
+
+    def _start_redis(self) -> None:
+        """Start Redis and wait for its answer; on another port where somebody took the first."""
+        server = find_server()
+        for _ in range(PORT_TRIES):
+            port, password = free_port(), secrets.token_urlsafe(24)
+            url = SecretStr(f"redis://:{password}@127.0.0.1:{port}/0")
+            settings = self._settings.model_copy(update={"redis_url": url})
+            self._redis = Kept(redis_service(settings, server, port, password))
+            self._redis.start()
+            if self._answers(settings):
+                self._settings = settings
+                return
+            end(self._running(self._redis), REDIS_END_SECONDS)
+        raise ServiceError(f"Redis did not start; see {self._home / 'log' / 'redis.log'}")
+
+    def _answers(self, settings: Settings) -> bool:
+        """Wait until the new Redis answers; False once it has ended."""
+        deadline = time.monotonic() + READY_SECONDS
+        redis = connect(settings)
+        while self._redis is not None and not self._redis.ended and time.monotonic() < deadline:
+            try:
+                with service_errors(settings):
+                    redis.ping()
+                return True
+            except ServiceError:  # not yet, or still reading its file
+                time.sleep(TICK_SECONDS)
+        return False
+
+    def _keep(self) -> None:
+        """Until told to stop, start anew what ended; say once when all of it answers."""
+        deadline = time.monotonic() + READY_SECONDS
+        redis, ready = connect(self._settings), False
+        while not self._signals:
+            if any([kept.tend() for kept in self._all()]):
+                self._save(ready)
+            if not ready:
+                missing = self._missing(redis)
+                if not missing:
+                    ready = True
+                    info = self._save(ready)
+                    if self._on_ready is not None:
+                        self._on_ready(info)
+                elif time.monotonic() > deadline:
+                    raise ServiceError(
+                        f"not up after {READY_SECONDS:.0f} s: {', '.join(missing)}; "
+                        f"see the logs in {self._home / 'log'}"
+                    )
+            time.sleep(TICK_SECONDS)
+
+    def _missing(self, redis: Redis) -> list[str]:
+        """Names of what does not answer yet."""
+        try:
+            with service_errors(self._settings):
+                names = [name for queue in KINDS for name in living(redis, queue)]
+        except ServiceError:
+            return ["redis"]
+        here = {name.partition("@")[0] for name in names}
+        services = [kept.service for kept in self._others]
+        missing = [one.name for one in services if one.node is not None and one.node not in here]
+        if self._flower_url is not None and not healthy(self._flower_url):
+            missing.append("flower")
+        return missing
+
+    def _save(self, ready: bool = False) -> StackInfo:
+        """Write up.json as things are now."""
+        settings, supervisor = self._settings, identify(os.getpid())
+        if settings.redis_url is None or settings.flower_password is None or supervisor is None:
+            raise ServiceError("the stack cannot be described: is /proc mounted?")
+        password = settings.flower_password.get_secret_value()
+        info = StackInfo(
+            redis_url=settings.redis_url.get_secret_value(),
+            flower_url=self._flower_url,
+            flower_user=settings.flower_user if self._with_flower else None,
+            flower_password=password if self._with_flower else None,
+            supervisor=supervisor,
+            processes={
+                kept.service.name: kept.identity
+                for kept in self._all()
+                if kept.identity is not None
+            },
+            ready=ready,
+        )
+        info.save(self._home)
+        return info
+
+    def _end(self) -> None:
+        """End workers and Flower, then Redis, which workers need to give their stages back."""
+        patience = self._settings.grace_seconds + EXTRA_SECONDS
+        end(self._running(*self._others), patience, self._hurried)
+        if self._redis is not None:
+            end(self._running(self._redis), REDIS_END_SECONDS, self._hurried)
+        forget(self._home)
+
+    def _hurried(self) -> bool:
+        return self._signals > 1  # the second Ctrl-C
+
+    def _all(self) -> list[Kept]:
+        return ([self._redis] if self._redis is not None else []) + self._others
+
+    def _running(self, *kept: Kept) -> list[Identity]:
+        return [one.identity for one in kept if one.identity is not None]
+
+
+def end_leavings(home: Path) -> None:
+    """End what a stack that was killed may have left, and forget it."""
+    stale = StackInfo.load(home)
+    if stale is not None:
+        end(stale.processes.values(), REDIS_END_SECONDS)
+        forget(home)
+
+
+def healthy(flower_url: str) -> bool:
+    """True when Flower answers."""
+    try:
+        with urllib.request.urlopen(f"{flower_url}healthcheck", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False

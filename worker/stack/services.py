@@ -1,0 +1,126 @@
+"""The programs of a stack, each kept running: started anew with backoff when it dies."""
+
+import os
+import secrets
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lorajob.worker.machine.gpus import Pin
+from lorajob.worker.machine.launch import (
+    flower_command,
+    flower_environment,
+    service_environment,
+    worker_command,
+)
+from lorajob.worker.machine.processes import Identity, identify, spawn
+from lorajob.worker.settings import Settings
+from lorajob.worker.stack.redis_server import configuration
+
+FIRST_BACKOFF_SECONDS = 0.5
+LONGEST_BACKOFF_SECONDS = 30.0
+STEADY_SECONDS = 60.0  # one that ran this long has recovered: the backoff begins anew
+
+
+@dataclass(frozen=True)
+class Service:
+    """How one program is started. `stdin` is for what must not stand in arguments."""
+
+    name: str
+    command: tuple[str, ...]
+    env: Mapping[str, str]
+    log: Path
+    death_signal: signal.Signals = signal.SIGKILL  # what it gets if the stack's process dies
+    stdin: str = field(default="", repr=False)
+    node: str | None = None  # a worker's name, before the @ of its host
+
+
+class Kept:
+    """A service that is started again whenever it ends."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.identity: Identity | None = None
+        self.starts = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._failures = 0
+        self._started_at = 0.0
+        self._due_at = 0.0
+
+    def start(self) -> None:
+        """Start it now."""
+        service = self.service
+        self._process = spawn(
+            list(service.command),
+            env=service.env,
+            log=service.log,
+            death_signal=service.death_signal,
+            stdin=service.stdin,
+        )
+        self.identity = identify(self._process.pid)
+        self.starts += 1
+        self._started_at = time.monotonic()
+
+    @property
+    def ended(self) -> bool:
+        """True when it does not run now."""
+        return self._process is None or self._process.poll() is not None
+
+    def tend(self) -> bool:
+        """Start it again if it ended and its backoff has passed; True if it was started."""
+        if not self.ended:
+            return False
+        now = time.monotonic()
+        if self.identity is not None:  # it has just ended
+            self.identity = None
+            steady = now - self._started_at >= STEADY_SECONDS
+            self._failures = 1 if steady else self._failures + 1
+            self._due_at = now + backoff(self._failures)
+        if now < self._due_at:
+            return False
+        self.start()
+        return True
+
+
+def backoff(failures: int) -> float:
+    """Seconds to wait after so many failures in a row: doubling, up to half a minute."""
+    return min(FIRST_BACKOFF_SECONDS * 2.0 ** (failures - 1), LONGEST_BACKOFF_SECONDS)
+
+
+def redis_service(settings: Settings, server: Path, port: int, password: str) -> Service:
+    """Redis, its configuration given by standard input; its files in LORAJOB_HOME/redis."""
+    folder = settings.home / "redis"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return Service(
+        name="redis",
+        command=(str(server), "-"),
+        env=os.environ,
+        log=settings.home / "log" / "redis.log",
+        death_signal=signal.SIGTERM,  # it writes what it holds and ends
+        stdin=configuration(folder, port, password),
+    )
+
+
+def worker_service(settings: Settings, queue: str) -> Service:
+    """A worker of one queue, under a name of its own; one of gpu sees every visible card."""
+    name = f"{queue}-{secrets.token_hex(3)}"
+    return Service(
+        name=f"{queue} worker",
+        command=tuple(worker_command(queue, name=name)),
+        env=service_environment(settings) | Pin().environment(),
+        log=settings.home / "log" / f"{queue}-worker.log",
+        node=name,
+    )
+
+
+def flower_service(settings: Settings, port: int) -> Service:
+    """Flower on loopback, behind a password."""
+    return Service(
+        name="flower",
+        command=tuple(flower_command(port, "127.0.0.1")),
+        env=flower_environment(settings),
+        log=settings.home / "log" / "flower.log",
+    )

@@ -1,0 +1,120 @@
+"""The whole service on one machine: Redis, a cpu and a gpu worker, and Flower.
+
+One process (`lorajob up`) starts them, starts anew what dies, and ends them all when it is told
+to; should it be killed, the kernel ends them. It writes where everything is to up.json.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+
+from lorajob.errors import LorajobError, ServiceError
+from lorajob.worker.connect import connect
+from lorajob.worker.machine.processes import end, lives
+from lorajob.worker.settings import Settings
+from lorajob.worker.stack.info import StackInfo, is_up
+from lorajob.worker.stack.running import (
+    EXTRA_SECONDS,
+    REDIS_END_SECONDS,
+    TICK_SECONDS,
+    OnReady,
+    RunningStack,
+    end_leavings,
+)
+
+
+class Stack:
+    """The stack of one LORAJOB_HOME."""
+
+    def __init__(self, settings: Settings) -> None:
+        home = settings.home.expanduser().resolve()
+        self._settings = settings.model_copy(update={"home": home})
+        self._home = home
+
+    def up(
+        self, detach: bool = False, flower: bool = True, on_ready: OnReady | None = None
+    ) -> None:
+        """Start everything and call `on_ready` when all of it answers.
+
+        In the foreground this returns when it was stopped (SIGINT, SIGTERM or `down`), with
+        nothing left running; detached it returns when all is ready. Raises ServiceError where a
+        stack is up already or does not come up, UsageError for what is no Redis url.
+        """
+        try:
+            (self._home / "log").mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise ServiceError(f"LORAJOB_HOME: {self._home} cannot be used: {error}") from error
+        if not detach:
+            RunningStack(self._settings, flower, on_ready).run()
+            return
+        if self._settings.redis_url is not None:
+            connect(self._settings)  # only to refuse what is no Redis url
+        if is_up(self._home):
+            raise ServiceError(f"already up in {self._home}; `lorajob down` stops it")
+        info = self._detach(flower)
+        if on_ready is not None:
+            on_ready(info)
+
+    def info(self) -> StackInfo | None:
+        """What runs, or None where nothing is up."""
+        info = StackInfo.load(self._home)
+        return info if info is not None and lives(info.supervisor) else None
+
+    def down(self) -> bool:
+        """End what `up` started, and only that; False where there was nothing to end."""
+        info = StackInfo.load(self._home)
+        if info is None:
+            return False
+        found = any(lives(one) for one in (info.supervisor, *info.processes.values()))
+        patience = self._settings.grace_seconds + EXTRA_SECONDS + 2 * REDIS_END_SECONDS
+        end([info.supervisor], patience)
+        left = StackInfo.load(self._home)  # none, unless the supervisor had to be killed
+        if left is not None and left.supervisor == info.supervisor:  # not a stack started since
+            end_leavings(self._home)
+        return found
+
+    def _detach(self, flower: bool) -> StackInfo:
+        log = self._home / "log" / "up.log"
+        options = [] if flower else ["--no-flower"]
+        with log.open("wb") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "lorajob.worker.stack", *options],
+                env=_own_environment(self._settings),
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,
+            )
+        while process.poll() is None:
+            info = StackInfo.load(self._home)
+            if info is not None and info.ready and info.supervisor.pid == process.pid:
+                process.returncode = 0  # it goes on without us; Python warns of it otherwise
+                return info
+            time.sleep(TICK_SECONDS)
+        lines = log.read_text("utf-8", errors="replace").strip().splitlines()
+        raise ServiceError(lines[-1] if lines else f"the stack ended at once; see {log}")
+
+
+def _own_environment(settings: Settings) -> dict[str, str]:
+    """This environment, with `settings` as the detached process will read them."""
+    env = os.environ | settings.environment()
+    if settings.redis_url is not None:
+        env["LORAJOB_REDIS_URL"] = settings.redis_url.get_secret_value()
+    if settings.flower_password is not None:
+        env["LORAJOB_FLOWER_PASSWORD"] = settings.flower_password.get_secret_value()
+    return env
+
+
+def main() -> int:
+    """The detached process: its last line on standard error says why it could not come up."""
+    parser = argparse.ArgumentParser(prog="python -m lorajob.worker.stack", description=__doc__)
+    parser.add_argument("--no-flower", action="store_true")
+    args = parser.parse_args()
+    try:
+        Stack(Settings()).up(flower=not args.no_flower)
+    except LorajobError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
