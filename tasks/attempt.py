@@ -9,7 +9,7 @@ from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
 from lorajob.tasks.describe import progress_line, with_percent
-from lorajob.worker.supervision.supervisor import Progress
+from lorajob.worker.supervision.outcome import Progress
 
 END_SECONDS = 2.0
 

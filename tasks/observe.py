@@ -12,7 +12,7 @@ from lorajob.worker.queues import QUEUES
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.records.records import Claim
 from lorajob.worker.settings import Settings
-from lorajob.worker.supervision.supervisor import Committed, Crashed, Failed, Outcome, Stopped
+from lorajob.worker.supervision.outcome import Committed, Crashed, Failed, Outcome, Stopped
 
 
 @dataclass

@@ -15,7 +15,7 @@ from tests.support.service import FLOWER_PASSWORD, command_lines, settings_for, 
 # What a task does with its progress, in a process that finds Redis as a worker does.
 SHOW_PROGRESS = """
 import sys, time
-from lorajob.tasks.progress import ProgressMirror
+from lorajob.tasks.attempt import ProgressMirror
 from lorajob.tasks.stages import train
 train.push_request(id=sys.argv[2], hostname="gpu@test")
 with ProgressMirror(train, sys.argv[1], "hi", "train") as mirror:

@@ -19,15 +19,16 @@ from lorajob.tasks.prune import parse_age, prune
 from lorajob.tasks.rebuild import rebuild
 from lorajob.worker.artifacts.job_store import JobStore
 from lorajob.worker.artifacts.lookup import fetched, has_files, put_spec, recorded_ids
-from lorajob.worker.artifacts.stored_stage import Errand, run_stored
+from lorajob.worker.artifacts.stored_stage import run_stored
+from lorajob.worker.artifacts.transfer import Errand
 from lorajob.worker.artifacts.workplace import in_use, make_room
 from lorajob.worker.connect import connect
 from lorajob.worker.records.batches import Batch, Batches
 from lorajob.worker.records.record import JobRecord, new_stages
 from lorajob.worker.records.records import Claim, Records
 from lorajob.worker.settings import Settings
+from lorajob.worker.supervision.outcome import Committed, Outcome, Watch
 from lorajob.worker.supervision.record_watch import RecordWatch
-from lorajob.worker.supervision.supervisor import Committed, Outcome, Watch
 from tests.support.command import environment, job_record, run, url_of
 from tests.support.service import RESULTS, SCORES
 

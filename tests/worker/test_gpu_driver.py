@@ -55,8 +55,8 @@ def test_a_driver_that_lets_no_process_go_is_not_waited_for(driver, monkeypatch)
 
 UP = """
 import sys
-from lorajob.worker import gpus
-from lorajob.worker.stack import main
+from lorajob.worker.machine import gpus
+from lorajob.worker.stack.stack import main
 
 gpus.TIMEOUT_SECONDS = 0.2
 sys.exit(main())

@@ -7,7 +7,7 @@ from celery.exceptions import Ignore
 
 from lorajob.tasks.stages import settle
 from lorajob.worker.queues import classes_of, lists_of, queue_name
-from lorajob.worker.supervision.supervisor import Failed
+from lorajob.worker.supervision.outcome import Failed
 from tests.support.command import run
 from tests.tasks.test_batches import data, env, pipeline, specs
 from tests.worker.test_records import LEASE, LOSSES

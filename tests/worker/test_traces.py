@@ -108,7 +108,7 @@ def test_a_collector_that_is_away_costs_seconds_and_no_job(tmp_path, monkeypatch
 
 def test_without_an_endpoint_nothing_of_it_is_loaded(tmp_path):
     code = (
-        "import sys; from lorajob.worker import traces; assert not traces.enabled();"
+        "import sys; from lorajob.worker.monitoring import traces; assert not traces.enabled();"
         "assert not [name for name in sys.modules if name.startswith('opentelemetry.exporter')]"
     )
     env = {name: text for name, text in os.environ.items() if not name.startswith("OTEL_")}
