@@ -27,8 +27,9 @@ def show_batch(pipeline: "Pipeline", batch_id: str, as_json: bool) -> None:
     """Print what is known of a batch and its jobs."""
     from lorajob.cli.format import console
     from lorajob.cli.tables import batch_table
-    from lorajob.tasks.batches import describe_batch, load_batch
-    from lorajob.tasks.waiting import waits
+    from lorajob.tasks.batches import load_batch
+    from lorajob.tasks.describe import describe_batch
+    from lorajob.tasks.jobs import waits
 
     batch, records = load_batch(pipeline, batch_id)
     waiting = waits(pipeline, records)
@@ -45,7 +46,7 @@ def show_batch(pipeline: "Pipeline", batch_id: str, as_json: bool) -> None:
 def summary(batch: "Batch", records: "Sequence[JobRecord]") -> str:
     """`batch-1a2b3c4d: running; 12 jobs: 3 succeeded, 1 failed, 8 queued`."""
     from lorajob.cli.format import state_of_work
-    from lorajob.tasks.batches import state_of
+    from lorajob.tasks.describe import state_of
 
     states = Counter(state_of_work(record) for record in records)
     parts = ", ".join(f"{count} {state}" for state, count in states.most_common())
@@ -57,7 +58,8 @@ def summary(batch: "Batch", records: "Sequence[JobRecord]") -> str:
 
 def follow_batch(pipeline: "Pipeline", batch_id: str) -> int:
     """Show a batch until all of it has ended; 0 where every job succeeded."""
-    from lorajob.tasks.batches import load_batch, state_of
+    from lorajob.tasks.batches import load_batch
+    from lorajob.tasks.describe import state_of
 
     load_batch(pipeline, batch_id)  # unknown: said before anything is drawn
     try:
@@ -79,7 +81,7 @@ def _follow(pipeline: "Pipeline", batch_id: str, stream: TextIO) -> None:
     from lorajob.cli.format import console
     from lorajob.cli.tables import batch_table
     from lorajob.tasks.batches import load_batch
-    from lorajob.tasks.waiting import waits
+    from lorajob.tasks.jobs import waits
 
     told: dict[str, str] = {}
     screen = console(stream)

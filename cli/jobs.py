@@ -63,11 +63,11 @@ def status(job: str | None, as_json: bool, limit: int) -> None:
 
 def show_jobs(pipeline: "Pipeline", records: "list[JobRecord]", as_json: bool) -> None:
     """Print a table of jobs, or a list of their descriptions."""
-    from lorajob.tasks.waiting import waits
+    from lorajob.tasks.jobs import waits
 
     waiting = waits(pipeline, records)
     if as_json:
-        from lorajob.tasks.jobs import describe
+        from lorajob.tasks.describe import describe
 
         jobs = [describe(record, waiting.get(record.id)) for record in records]
         click.echo(json.dumps(jobs, ensure_ascii=False, indent=2))
@@ -83,11 +83,11 @@ def show_jobs(pipeline: "Pipeline", records: "list[JobRecord]", as_json: bool) -
 
 def show_job(pipeline: "Pipeline", record: "JobRecord", as_json: bool) -> None:
     """Print all that is known of one job."""
-    from lorajob.tasks.waiting import waits
+    from lorajob.tasks.jobs import waits
 
     wait = waits(pipeline, [record]).get(record.id)
     if as_json:
-        from lorajob.tasks.jobs import describe
+        from lorajob.tasks.describe import describe
 
         click.echo(json.dumps(describe(record, wait), ensure_ascii=False, indent=2))
         return

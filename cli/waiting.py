@@ -25,7 +25,7 @@ class WorkerWatch:
 
     def check(self, record: "JobRecord", note: Callable[[str], None]) -> None:
         """Look at the workers, now and then. Raises ServiceError for a job it has withdrawn."""
-        from lorajob.tasks.waiting import awaited_queue
+        from lorajob.tasks.describe import awaited_queue
 
         now = time.monotonic()
         if now < self._next_check:

@@ -9,16 +9,15 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lorajob.corpora import find_corpus
 from lorajob.errors import CorpusError, JobNotFoundError, LorajobError, UsageError
 from lorajob.spec import JobSpec
-from lorajob.tasks.jobs import Pipeline, describe
-from lorajob.tasks.publish import open_sender
+from lorajob.tasks.broker import open_sender
+from lorajob.tasks.jobs import Pipeline
 from lorajob.tasks.rebuild import record_there
 from lorajob.worker.artifacts.lookup import has_files
 from lorajob.worker.connect import service_errors
@@ -105,35 +104,6 @@ def retry_batch(pipeline: Pipeline, batch_id: str, failed_only: bool = False) ->
     if not ids:
         raise UsageError(f"batch: no job of {batch_id} has {' or '.join(states)}")
     return _each(ids, pipeline.retry)
-
-
-def state_of(records: Sequence[JobRecord], unknown: int = 0) -> str:
-    """queued before anything has happened, running while anything will, else failed, cancelled or
-    succeeded. Jobs that are `unknown` are still to be queued.
-    """
-    states = {record.state for record in records} | ({"queued"} if unknown else set())
-    if "running" in states or ("queued" in states and states - {"queued", "rejected"}):
-        return "running"
-    if not states or "queued" in states:
-        return "queued"
-    if states & {"failed", "rejected"}:
-        return "failed"
-    return "cancelled" if "cancelled" in states else "succeeded"
-
-
-def describe_batch(
-    batch: Batch, records: Sequence[JobRecord], waits_for: Mapping[str, object]
-) -> dict[str, Any]:
-    """What `lorajob status BATCH --json` prints: a contract for scripts."""
-    return {
-        "id": batch.id,
-        "state": state_of(records, len(batch.jobs) - len(records)),
-        "created_at": batch.created_at,
-        "user": batch.user,
-        "priority": batch.priority,
-        "states": dict(Counter(record.state for record in records)),
-        "jobs": [describe(record, waits_for.get(record.id)) for record in records],
-    }
 
 
 def _queue(

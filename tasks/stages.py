@@ -15,10 +15,9 @@ from celery.exceptions import Ignore
 from lorajob.errors import JobNotFoundError, ServiceError
 from lorajob.job.jobdir import JobDir
 from lorajob.storage.store import StoreError
-from lorajob.tasks.attempt import ProgressMirror
+from lorajob.tasks.attempt import ProgressMirror, observed
+from lorajob.tasks.broker import send
 from lorajob.tasks.describe import summary
-from lorajob.tasks.observe import observed
-from lorajob.tasks.publish import send
 from lorajob.worker.app import app
 from lorajob.worker.artifacts.job_store import job_store
 from lorajob.worker.artifacts.stored_stage import corpus_here, run_stored

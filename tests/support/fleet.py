@@ -17,8 +17,8 @@ from redis.exceptions import RedisError
 
 from lorajob.job.jobdir import STAGES, JobDir
 from lorajob.tasks import broker
+from lorajob.tasks.broker import send
 from lorajob.tasks.jobs import Pipeline
-from lorajob.tasks.publish import send
 from lorajob.worker.connect import connect
 from lorajob.worker.heartbeats import living
 from lorajob.worker.machine.launch import service_environment, worker_command

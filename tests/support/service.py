@@ -18,8 +18,8 @@ from redis.exceptions import RedisError
 
 from lorajob.job.jobdir import MANIFEST, STAGES, JobDir, write_json
 from lorajob.spec import JobSpec
+from lorajob.tasks.broker import send
 from lorajob.tasks.jobs import Pipeline
-from lorajob.tasks.publish import send
 from lorajob.worker.connect import connect
 from lorajob.worker.machine.processes import end
 from lorajob.worker.records.record import JobRecord, new_stages

@@ -12,7 +12,8 @@ from lorajob.job.jobdir import STAGES, JobDir
 from lorajob.spec import build_spec
 from lorajob.tasks import broker
 from lorajob.tasks import jobs as pipeline_module
-from lorajob.tasks.batches import load_batch, state_of, submit_batch
+from lorajob.tasks.batches import load_batch, submit_batch
+from lorajob.tasks.describe import state_of
 from lorajob.tasks.jobs import Pipeline
 from lorajob.tasks.prune import prune
 from lorajob.tasks.rebuild import rebuild
@@ -121,7 +122,7 @@ def test_jobs_that_redis_lost_go_on_from_their_files(pipeline, data, redis, monk
         raise ServiceError("nothing is taken")
 
     with monkeypatch.context() as patch, pytest.raises(ServiceError):
-        patch.setattr("lorajob.tasks.publish._send", refused)
+        patch.setattr("lorajob.tasks.broker._send", refused)
         submit_batch(pipeline, specs(data, "hi", "mr"))
     assert (job.stage_dir("preprocess") / "clips").is_file()
     redis.flushall()

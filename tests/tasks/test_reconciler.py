@@ -6,7 +6,7 @@ import time
 import pytest
 
 from lorajob.tasks import broker
-from lorajob.tasks.publish import send
+from lorajob.tasks.broker import send
 from lorajob.tasks.reconciler import LOCK, Reconciler
 from lorajob.worker.connect import connect
 from lorajob.worker.queues import all_queues, lists_of, queue_name

@@ -13,7 +13,8 @@ from lorajob.errors import JobNotFoundError, ServiceError, UsageError
 from lorajob.job.jobdir import JOB_ID, STAGES, JobDir, write_json
 from lorajob.spec import JobSpec
 from lorajob.tasks import broker
-from lorajob.tasks.jobs import Pipeline, describe
+from lorajob.tasks.describe import describe
+from lorajob.tasks.jobs import Pipeline
 from lorajob.worker.connect import connect
 from lorajob.worker.machine.processes import send
 from lorajob.worker.stack.info import StackInfo

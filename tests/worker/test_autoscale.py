@@ -11,7 +11,7 @@ import pytest
 from bench.autoscaling import MEDIAN_SECONDS, Policy, Simulation, arrivals, single_behind_batch
 
 from lorajob.job.jobdir import STAGES
-from lorajob.tasks.publish import send
+from lorajob.tasks.broker import send
 from lorajob.worker.connect import connect
 from lorajob.worker.heartbeats import living
 from lorajob.worker.machine.autoscale import Demand, Scaler, decide, demand, least_used

@@ -240,7 +240,7 @@ def test_gpus_none_is_one_worker_that_sees_no_card(redis_server, env, begun, tmp
 
 
 def test_a_worker_ends_when_idle_but_not_while_a_stage_runs(redis_server, env, begun, tmp_path):
-    from lorajob.tasks.publish import send
+    from lorajob.tasks.broker import send
 
     with connect(redis_server) as redis:
         records = Records(redis)
@@ -264,7 +264,7 @@ def test_a_worker_ends_when_idle_but_not_while_a_stage_runs(redis_server, env, b
 
 
 def test_the_pool_of_cpu_workers_grows_from_none(redis_server, env, begun, tmp_path):
-    from lorajob.tasks.publish import send
+    from lorajob.tasks.broker import send
 
     with connect(redis_server) as redis:
         records = Records(redis)

@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from lorajob.job.jobdir import STAGES
-from lorajob.tasks.publish import send
+from lorajob.tasks.broker import send
 from lorajob.worker.monitoring import traces
 from lorajob.worker.records import notices
 from lorajob.worker.records.records import Claim, Records
