@@ -6,8 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lorajob.cli.options import ANEW, PRIORITY, WAIT
-from lorajob.cli.service import open_pipeline
+from lorajob.cli.context import open_pipeline
+from lorajob.cli.spec_options import (
+    ANEW,
+    PRIORITY,
+    WAIT,
+    complete_spec,
+    read_spec,
+    refuse_one_language,
+)
 from lorajob.errors import UsageError
 from lorajob.storage.urls import public
 
@@ -81,7 +88,7 @@ def submit_specs(
     click.echo(submitted.batch.id)
     if not wait:
         return 0
-    from lorajob.cli.batch_views import follow_batch
+    from lorajob.cli.watch import follow_batch
 
     return follow_batch(pipeline, submitted.batch.id)
 
@@ -115,8 +122,6 @@ def _check_specs(specs: "list[JobSpec]") -> None:
 
 def read_batch(path: Path, sets: tuple[str, ...]) -> "list[JobSpec]":
     """The specs of a batch file, one a language. Raises UsageError naming what is wrong."""
-    from lorajob.cli.submit import read_spec, refuse_one_language
-
     refuse_one_language(sets)
     values = read_spec(path, "batch")
     if unknown := set(values) - set(KEYS):
@@ -154,7 +159,6 @@ def _entries(languages: Any, path: Path) -> list[dict[str, Any]]:
 def _spec(
     own: dict[str, Any], defaults: dict[str, Any], sets: tuple[str, ...], beside: Path
 ) -> "JobSpec":
-    from lorajob.cli.submit import complete_spec
     from lorajob.spec import merge
     from lorajob.storage.urls import is_url
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lorajob.cli import batch_views
+from lorajob.cli import watch
 from lorajob.spec import JobSpec
 from lorajob.tasks import broker
 from lorajob.tasks.batches import load_batch, submit_batch
@@ -153,7 +153,7 @@ def test_what_only_the_command_names_starts_from_the_folder_you_are_in(env, data
 def test_who_follows_a_batch_waits_for_jobs_that_are_still_to_be_queued(
     pipeline, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(batch_views, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(watch, "BATCH_POLL_SECONDS", 0.05)
     first, second = (
         succeeded_record(tmp_path, job).model_copy(update={"batch": "batch-1"})
         for job in ("hi-00000001", "mr-00000002")
@@ -162,9 +162,7 @@ def test_who_follows_a_batch_waits_for_jobs_that_are_still_to_be_queued(
     Batches(pipeline.redis).create(made)
     pipeline.records.create(first)
     ended: list[int] = []
-    follower = threading.Thread(
-        target=lambda: ended.append(batch_views.follow_batch(pipeline, made.id))
-    )
+    follower = threading.Thread(target=lambda: ended.append(watch.follow_batch(pipeline, made.id)))
     follower.start()
     follower.join(timeout=1)
     early = list(ended)
@@ -174,11 +172,11 @@ def test_who_follows_a_batch_waits_for_jobs_that_are_still_to_be_queued(
 
 
 def test_a_submission_that_was_cut_short_is_not_followed_for_ever(pipeline, tmp_path, monkeypatch):
-    monkeypatch.setattr(batch_views, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(batch_views, "SUBMISSION_SECONDS", 0.2)
+    monkeypatch.setattr(watch, "BATCH_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(watch, "SUBMISSION_SECONDS", 0.2)
     made = Batch(id="batch-1", created_at=time.time(), jobs=("hi-00000001",))
     Batches(pipeline.redis).create(made)
-    assert batch_views.follow_batch(pipeline, made.id) == 1
+    assert watch.follow_batch(pipeline, made.id) == 1
 
 
 def test_one_language_for_a_whole_batch_is_refused(env, data, redis):
