@@ -12,7 +12,7 @@ from lorajob.job.jobdir import JOB_ID, JobDir
 from lorajob.storage.urls import public
 
 if TYPE_CHECKING:
-    from lorajob.tasks.jobs import Pipeline
+    from lorajob.tasks.jobs import Jobs
     from lorajob.worker.records.record import JobRecord
     from lorajob.worker.settings import Settings
 
@@ -33,11 +33,11 @@ def load_settings() -> "Settings":
         raise UsageError(f"{name}: {value} is not allowed: {first['msg'].lower()}") from None
 
 
-def open_pipeline() -> "Pipeline":
-    """The pipeline at this user's Redis. Raises ServiceError where there is none."""
-    from lorajob.tasks.jobs import Pipeline
+def open_jobs() -> "Jobs":
+    """The jobs of the service at this user's Redis. Raises ServiceError where there is none."""
+    from lorajob.tasks.jobs import Jobs
 
-    return Pipeline(load_settings())
+    return Jobs(load_settings())
 
 
 def check_job_id(job: str) -> str:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from lorajob.cli.context import check_job_id, is_batch, load_record, load_settings, open_pipeline
+from lorajob.cli.context import check_job_id, is_batch, load_record, load_settings, open_jobs
 from lorajob.cli.errors import say_error
 
 if TYPE_CHECKING:
-    from lorajob.tasks.jobs import Pipeline
+    from lorajob.tasks.jobs import Jobs
     from lorajob.tasks.prune import Keep
     from lorajob.worker.records.batches import Batch
     from lorajob.worker.records.record import JobRecord
@@ -49,30 +49,30 @@ def status(job: str | None, as_json: bool, limit: int) -> None:
     Where Redis cannot be reached, JOB's job.json answers, if it is to be found here.
     """
     if job is None:
-        pipeline = open_pipeline()
-        show_jobs(pipeline, pipeline.newest(limit), as_json)
-        if unknown := pipeline.unknown():
+        jobs = open_jobs()
+        show_jobs(jobs, jobs.newest(limit), as_json)
+        if unknown := jobs.unknown():
             click.echo(
                 f"lorajob: Redis knows nothing of {len(unknown)} jobs here, such as {unknown[0]}; "
                 "`lorajob rebuild` restores them from their files",
                 err=True,
             )
     elif is_batch(job):
-        show_batch(open_pipeline(), check_job_id(job), as_json)
+        show_batch(open_jobs(), check_job_id(job), as_json)
     else:
-        show_job(open_pipeline(), load_record(job), as_json)
+        show_job(open_jobs(), load_record(job), as_json)
 
 
-def show_jobs(pipeline: "Pipeline", records: "list[JobRecord]", as_json: bool) -> None:
+def show_jobs(jobs: "Jobs", records: "list[JobRecord]", as_json: bool) -> None:
     """Print a table of jobs, or a list of their descriptions."""
     from lorajob.tasks.jobs import waits
 
-    waiting = waits(pipeline, records)
+    waiting = waits(jobs, records)
     if as_json:
         from lorajob.tasks.describe import describe
 
-        jobs = [describe(record, waiting.get(record.id)) for record in records]
-        click.echo(json.dumps(jobs, ensure_ascii=False, indent=2))
+        described = [describe(record, waiting.get(record.id)) for record in records]
+        click.echo(json.dumps(described, ensure_ascii=False, indent=2))
     elif records:
         from lorajob.cli.format import console
         from lorajob.cli.tables import jobs_table
@@ -83,11 +83,11 @@ def show_jobs(pipeline: "Pipeline", records: "list[JobRecord]", as_json: bool) -
         click.echo("lorajob: no jobs yet; `lorajob submit --lang hi` queues one", err=True)
 
 
-def show_job(pipeline: "Pipeline", record: "JobRecord", as_json: bool) -> None:
+def show_job(jobs: "Jobs", record: "JobRecord", as_json: bool) -> None:
     """Print all that is known of one job."""
     from lorajob.tasks.jobs import waits
 
-    wait = waits(pipeline, [record]).get(record.id)
+    wait = waits(jobs, [record]).get(record.id)
     if as_json:
         from lorajob.tasks.describe import describe
 
@@ -125,7 +125,7 @@ def show_job(pipeline: "Pipeline", record: "JobRecord", as_json: bool) -> None:
             console(sys.stdout).print(table)
 
 
-def show_batch(pipeline: "Pipeline", batch_id: str, as_json: bool) -> None:
+def show_batch(jobs: "Jobs", batch_id: str, as_json: bool) -> None:
     """Print what is known of a batch and its jobs."""
     from lorajob.cli.format import console
     from lorajob.cli.tables import batch_table
@@ -133,8 +133,8 @@ def show_batch(pipeline: "Pipeline", batch_id: str, as_json: bool) -> None:
     from lorajob.tasks.describe import describe_batch
     from lorajob.tasks.jobs import waits
 
-    batch, records = load_batch(pipeline, batch_id)
-    waiting = waits(pipeline, records)
+    batch, records = load_batch(jobs, batch_id)
+    waiting = waits(jobs, records)
     if as_json:
         described = describe_batch(batch, records, waiting)
         click.echo(json.dumps(described, ensure_ascii=False, indent=2))
@@ -171,10 +171,10 @@ def cancel(job: str) -> None:
     if is_batch(job):
         from lorajob.tasks.batches import cancel_batch
 
-        count = len(cancel_batch(open_pipeline(), check_job_id(job)))
+        count = len(cancel_batch(open_jobs(), check_job_id(job)))
         click.echo(f"{count} of the jobs of {job} are stopping")
         return
-    open_pipeline().cancel(job)
+    open_jobs().cancel(job)
     click.echo(f"{job} is stopping")
 
 
@@ -189,10 +189,10 @@ def retry(job: str, failed: bool) -> None:
     if is_batch(job):
         from lorajob.tasks.batches import retry_batch
 
-        count = len(retry_batch(open_pipeline(), check_job_id(job), failed))
+        count = len(retry_batch(open_jobs(), check_job_id(job), failed))
         click.echo(f"{count} of the jobs of {job} are queued again")
         return
-    open_pipeline().retry(job)
+    open_jobs().retry(job)
     click.echo(f"{job} is queued again")
 
 
@@ -214,7 +214,7 @@ def prune(older: str, keep: "Keep", dry_run: bool) -> None:
     from lorajob.tasks.prune import parse_age
     from lorajob.tasks.prune import prune as prune_jobs
 
-    gone = prune_jobs(open_pipeline(), parse_age(older), keep, dry_run)
+    gone = prune_jobs(open_jobs(), parse_age(older), keep, dry_run)
     for record in gone:
         click.echo(record.id)
     word = "would go" if dry_run else "are gone"

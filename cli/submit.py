@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lorajob.cli.context import open_pipeline
+from lorajob.cli.context import open_jobs
 from lorajob.cli.spec_options import (
     ANEW,
     PRIORITY,
@@ -127,12 +127,12 @@ def submit(
         ]
         from lorajob.cli.batch import submit_specs
 
-        ctx.exit(submit_specs(open_pipeline(), specs, priority, anew, wait))
+        ctx.exit(submit_specs(open_jobs(), specs, priority, anew, wait))
     spec = complete_spec(values, preset, sets)
-    pipeline = open_pipeline()
-    job_id = pipeline.submit(spec, priority)
+    jobs = open_jobs()
+    job_id = jobs.submit(spec, priority)
     click.echo(job_id)
     if wait:
         from lorajob.cli.watch import follow_to_exit_code
 
-        ctx.exit(follow_to_exit_code(pipeline, job_id, worker_timeout))
+        ctx.exit(follow_to_exit_code(jobs, job_id, worker_timeout))

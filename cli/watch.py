@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from lorajob.cli.context import check_job_id, is_batch, load_record, open_pipeline
+from lorajob.cli.context import check_job_id, is_batch, load_record, open_jobs
 from lorajob.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, say_error
 from lorajob.cli.jobs import show_batch
 from lorajob.cli.progress_bars import open_view
@@ -15,7 +15,7 @@ from lorajob.errors import ServiceError, UsageError
 
 if TYPE_CHECKING:
     from lorajob.cli.progress_bars import View
-    from lorajob.tasks.jobs import Pipeline
+    from lorajob.tasks.jobs import Jobs
     from lorajob.worker.records.record import JobRecord
 
 CHECK_SECONDS = 5.0
@@ -31,8 +31,8 @@ LONGEST_SUBMISSION_SECONDS = 600
 class WorkerWatch:
     """Notes once for a queue that it has no worker; withdraws the job after `timeout` seconds."""
 
-    def __init__(self, pipeline: "Pipeline", timeout: float | None) -> None:
-        self._pipeline = pipeline
+    def __init__(self, jobs: "Jobs", timeout: float | None) -> None:
+        self._jobs = jobs
         self._timeout = timeout
         self._next_check = 0.0
         self._missing_since: float | None = None
@@ -59,7 +59,7 @@ class WorkerWatch:
 
     def _served(self, queue: str) -> bool:
         try:
-            return self._pipeline.workers(queue) > 0
+            return self._jobs.workers(queue) > 0
         except ServiceError:
             return True  # Redis is away for a while: nothing is known of the workers
 
@@ -70,7 +70,7 @@ class WorkerWatch:
             self._next_check = min(self._next_check, now + left)
             return
         try:
-            self._pipeline.cancel(job_id)
+            self._jobs.cancel(job_id)
         except UsageError:
             return  # it ended this very moment; the next look at the record says how
         raise ServiceError(
@@ -93,12 +93,12 @@ def watch(ctx: click.Context, job: str) -> None:
     The exit code is 0 where the job succeeded and 1 where it failed or was cancelled.
     """
     if is_batch(job):
-        ctx.exit(follow_batch(open_pipeline(), check_job_id(job)))
-    ctx.exit(follow_to_exit_code(open_pipeline(), job, out=sys.stdout))
+        ctx.exit(follow_batch(open_jobs(), check_job_id(job)))
+    ctx.exit(follow_to_exit_code(open_jobs(), job, out=sys.stdout))
 
 
 def follow_to_exit_code(
-    pipeline: "Pipeline",
+    jobs: "Jobs",
     job_id: str,
     worker_timeout: float | None = None,
     out: TextIO | None = None,
@@ -109,7 +109,7 @@ def follow_to_exit_code(
     came within `worker_timeout` seconds.
     """
     try:
-        record = follow(pipeline, job_id, WorkerWatch(pipeline, worker_timeout))
+        record = follow(jobs, job_id, WorkerWatch(jobs, worker_timeout))
     except KeyboardInterrupt:
         click.echo(
             f"\nlorajob: {job_id} goes on; `lorajob watch {job_id}` follows it again, "
@@ -121,7 +121,7 @@ def follow_to_exit_code(
     return 0 if record.state == "succeeded" else EXIT_FAILED
 
 
-def follow(pipeline: "Pipeline", job_id: str, workers: WorkerWatch) -> "JobRecord":
+def follow(jobs: "Jobs", job_id: str, workers: WorkerWatch) -> "JobRecord":
     """Show a job's progress on standard error until it has ended."""
     record = load_record(job_id)
     with open_view(sys.stderr, record) as view:
@@ -131,7 +131,7 @@ def follow(pipeline: "Pipeline", job_id: str, workers: WorkerWatch) -> "JobRecor
                 return record
             workers.check(record, view.note)
             time.sleep(POLL_SECONDS)
-            record = _load_through_outage(pipeline, job_id, view)
+            record = _load_through_outage(jobs, job_id, view)
 
 
 def show_end(record: "JobRecord", out: TextIO) -> None:
@@ -148,13 +148,13 @@ def show_end(record: "JobRecord", out: TextIO) -> None:
         say_error(f"{record.id} {record.state}{reason}; `lorajob logs {record.id}` tells more")
 
 
-def _load_through_outage(pipeline: "Pipeline", job_id: str, view: "View") -> "JobRecord":
+def _load_through_outage(jobs: "Jobs", job_id: str, view: "View") -> "JobRecord":
     """The record, waiting for a Redis that is away for a while. Raises ServiceError at last."""
     deadline = time.monotonic() + OUTAGE_SECONDS
     noted = False
     while True:
         try:
-            return pipeline.load(job_id, mirrored=False)  # job.json would stand still
+            return jobs.load(job_id, mirrored=False)  # job.json would stand still
         except ServiceError as error:
             if time.monotonic() > deadline:
                 raise
@@ -164,26 +164,26 @@ def _load_through_outage(pipeline: "Pipeline", job_id: str, view: "View") -> "Jo
             time.sleep(POLL_SECONDS)
 
 
-def follow_batch(pipeline: "Pipeline", batch_id: str) -> int:
+def follow_batch(jobs: "Jobs", batch_id: str) -> int:
     """Show a batch until all of it has ended; 0 where every job succeeded."""
     from lorajob.tasks.batches import load_batch
     from lorajob.tasks.describe import state_of
 
-    load_batch(pipeline, batch_id)  # unknown: said before anything is drawn
+    load_batch(jobs, batch_id)  # unknown: said before anything is drawn
     try:
-        _follow_batch(pipeline, batch_id, sys.stderr)
+        _follow_batch(jobs, batch_id, sys.stderr)
     except KeyboardInterrupt:
         click.echo(
             f"\nlorajob: {batch_id} goes on; `lorajob watch {batch_id}` follows it again", err=True
         )
         return EXIT_INTERRUPTED
-    show_batch(pipeline, batch_id, as_json=False)
-    batch, records = load_batch(pipeline, batch_id)
+    show_batch(jobs, batch_id, as_json=False)
+    batch, records = load_batch(jobs, batch_id)
     state = state_of(records, len(batch.jobs) - len(records))
     return 0 if state == "succeeded" else EXIT_FAILED
 
 
-def _follow_batch(pipeline: "Pipeline", batch_id: str, stream: TextIO) -> None:
+def _follow_batch(jobs: "Jobs", batch_id: str, stream: TextIO) -> None:
     from rich.live import Live
 
     from lorajob.cli.format import console
@@ -201,7 +201,7 @@ def _follow_batch(pipeline: "Pipeline", batch_id: str, stream: TextIO) -> None:
     try:
         while True:
             try:
-                batch, records = load_batch(pipeline, batch_id)
+                batch, records = load_batch(jobs, batch_id)
                 deadline = time.monotonic() + OUTAGE_SECONDS
             except ServiceError:
                 if time.monotonic() > deadline:
@@ -209,7 +209,7 @@ def _follow_batch(pipeline: "Pipeline", batch_id: str, stream: TextIO) -> None:
                 time.sleep(BATCH_POLL_SECONDS)
                 continue
             if live is not None:
-                waiting = waits(pipeline, records)
+                waiting = waits(jobs, records)
                 live.update(batch_table(records, waiting, screen.width), refresh=True)
             else:
                 _tell_changes(records, told, stream)

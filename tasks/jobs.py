@@ -39,7 +39,7 @@ from lorajob.worker.settings import Settings
 logger = logging.getLogger(__name__)
 
 
-class Pipeline:
+class Jobs:
     """The jobs of one service. Every method raises ServiceError where Redis does not answer."""
 
     def __init__(self, settings: Settings) -> None:
@@ -257,7 +257,7 @@ def _absolute(base_model: str) -> str:
     return str(path.resolve()) if path.is_dir() else base_model
 
 
-def waits(pipeline: Pipeline, records: Iterable[JobRecord]) -> dict[str, Wait]:
+def waits(jobs: Jobs, records: Iterable[JobRecord]) -> dict[str, Wait]:
     """What each job waits for, by its id; nothing of one that runs or is over, and of none where
     Redis does not answer.
     """
@@ -269,7 +269,7 @@ def waits(pipeline: Pipeline, records: Iterable[JobRecord]) -> dict[str, Wait]:
             continue
         if queue not in workers:
             try:
-                workers[queue] = pipeline.workers(queue)
+                workers[queue] = jobs.workers(queue)
             except ServiceError:
                 return {}
         card = record.memory_class if queue[3:] else None

@@ -13,9 +13,8 @@ from lorajob.storage.urls import has_login, public, public_text
 from lorajob.tasks.describe import describe
 from lorajob.worker.settings import Settings
 from tests.support.command import environment, job_record, run
-from tests.support.web_server import Archive, web
+from tests.support.web_server import Archive
 
-__all__ = ["web"]
 SIGNED = "?X-Amz-Signature=s3cret&X-Amz-Credential=s3cret%2Fus-east-1"
 
 

@@ -12,10 +12,8 @@ from lorajob.worker.machine import gpus
 from lorajob.worker.machine.gpus import devices, pins
 from lorajob.worker.stack.services import worker_service
 from tests.support.command import environment
+from tests.support.gpus import A100, L4, fake_driver, visible
 from tests.support.service import settings_for
-from tests.worker.test_gpus import A100, L4, driver, fake_driver, visible
-
-__all__ = ["driver"]
 
 
 def test_a_driver_that_hangs_or_has_no_card_is_said(driver, monkeypatch, tmp_path, caplog):
