@@ -1,4 +1,4 @@
-"""The four Celery tasks, what a user does with jobs and batches, the reconciler, notifications.
+"""The four Celery tasks, what users do with jobs and batches, the reconciler, notifications.
 
-May import: worker and the library. No command is known here.
+May import: worker and the library.
 """
