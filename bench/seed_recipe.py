@@ -10,11 +10,11 @@ stored as float32 features, the start token twice (the check for it never fires:
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import librosa
 import torch
 from datasets import Audio, Dataset
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
@@ -22,12 +22,12 @@ from transformers import (
     BitsAndBytesConfig,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
+    TrainerCallback,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
     WhisperTokenizer,
 )
 
-from lorajob.corpora import open_corpus
 from lorajob.job.jobdir import write_json
 
 BATCH = 8
@@ -68,6 +68,10 @@ class Recipe:
 
 def prepare(recipe: Recipe) -> None:
     """Unpack the clips and map each to padded features, cached on disk."""
+    import librosa
+
+    from lorajob.corpora import open_corpus
+
     clips = recipe.work / "clips"
     clips.mkdir()
     corpus = open_corpus(Path(recipe.values["corpus"]), recipe.values["language"])
@@ -116,7 +120,7 @@ class DataCollatorSpeechSeq2SeqWithPadding:
         return batch
 
 
-def train(recipe: Recipe) -> None:
+def train(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> None:
     """LoRA by Seq2SeqTrainer, the adapter saved at the end."""
     model = recipe.model()
     if CUDA:
@@ -151,6 +155,7 @@ def train(recipe: Recipe) -> None:
         train_dataset=recipe.dataset("train"),
         data_collator=DataCollatorSpeechSeq2SeqWithPadding(recipe.features, recipe.tokenizer),
         processing_class=recipe.features,
+        callbacks=list(callbacks),
     )
     model.config.use_cache = False
     trainer.train()

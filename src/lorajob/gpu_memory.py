@@ -11,10 +11,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorajob.spec import JobSpec
+from lorajob.spec import JobSpec, TrainConfig
 
 GB = 1e9
 CUDA_GB = 1.5  # the driver's context and kernels
+USEFUL_WINDOWS = 2  # a pass: fewer leave a card idle between its operations
 WEIGHT_BYTES = {"8bit": 1.1, "auto": 1.1, "4bit": 0.6, "none": 2.0}  # a parameter
 ADAPTER_BYTES = 16  # a trained parameter: itself, its gradient and two moments
 ACTIVATION_BYTES = 34  # a layer, position and channel
@@ -46,12 +47,28 @@ def training_gb(spec: JobSpec) -> float:
     size = _size(spec.base_model)
     if size is None:
         return 0.0
-    train = spec.train
-    weights = size.parameters * WEIGHT_BYTES[train.quantization]
-    if train.quantization == "none" and train.precision == "float32":
+    return _needed_gb(size, spec.train, spec.train.quantization, windows=1)
+
+
+def fitting_quantization(folder: Path, train: TrainConfig, free_gb: float) -> str:
+    """`none`, `8bit` or `4bit`: the first with which the base model in `folder` and
+    USEFUL_WINDOWS fit into `free_gb`; `4bit` if none does, `8bit` for a model of unknown size.
+    """
+    size = _size(str(folder))
+    if size is None:
+        return "8bit"
+    for kind in ("none", "8bit"):
+        if _needed_gb(size, train, kind, USEFUL_WINDOWS) <= free_gb:
+            return kind
+    return "4bit"
+
+
+def _needed_gb(size: "Size", train: TrainConfig, quantization: str, windows: int) -> float:
+    weights = size.parameters * WEIGHT_BYTES[quantization]
+    if quantization == "none" and train.precision == "float32":
         weights *= 2
     adapter = ADAPTER_BYTES * train.rank * size.layers * size.width * 20  # ten linear layers, A, B
-    activations: float = ACTIVATION_BYTES * size.layers * POSITIONS * size.width
+    activations: float = ACTIVATION_BYTES * size.layers * POSITIONS * size.width * windows
     if train.gradient_checkpointing:
         activations /= CHECKPOINTED
     return (weights + adapter + activations) / GB + CUDA_GB

@@ -79,7 +79,8 @@ class TrainConfig(BaseModel):
     epochs: PositiveInt = 3
     """Passes over the training clips."""
     batch_clips: PositiveInt | None = None
-    """Clips an optimizer step; null is 8, and fewer where so many would make few steps."""
+    """Clips an optimizer step; null is 8 on a CPU, 16 to 64 for each GPU by its size, and fewer if
+    so many would make few steps."""
     micro_batch: PositiveInt | None = None
     """Windows of 30 s a forward pass, or as much audio in cut ones; null is what a card's memory
     takes, and 1 on a CPU."""
@@ -97,11 +98,15 @@ class TrainConfig(BaseModel):
     one_speaker: bool = False
     """Pack only clips of one speaker into a window."""
     quantization: Literal["auto", "8bit", "4bit", "none"] = "auto"
-    """Precision of the frozen base weights; auto is 8bit on CUDA and none on a CPU."""
+    """Precision of the frozen base weights; auto is none if they fit the GPU's memory, else 8bit,
+    else 4bit; on a CPU it is none."""
     precision: Literal["auto", "bf16", "fp16", "float32"] = "auto"
     """Precision of the arithmetic; auto is the best that the device has."""
     gradient_checkpointing: bool = False
     """Trade time for memory: recompute activations on the way back."""
+    cuda_graphs: bool = True
+    """Record each shape of a pass once and play it again, so that a GPU does not wait for the
+    program; only with unquantised weights on GPUs of compute capability 8.0 and newer."""
     save_steps: PositiveInt = 50
     """Optimizer steps from one checkpoint to the next."""
     keep_checkpoints: PositiveInt = 2
@@ -109,7 +114,8 @@ class TrainConfig(BaseModel):
     threads: PositiveInt | None = None
     """CPU threads of the stage; null is as many as torch finds."""
     loader_workers: Annotated[int, Field(ge=0)] | None = None
-    """Processes that prepare batches; null is 4 beside a GPU and 0 without."""
+    """Processes that prepare batches; null is up to 8 for each GPU, by the cores there are, and 0
+    without."""
 
 
 class EvaluateConfig(BaseModel):

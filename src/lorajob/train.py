@@ -15,8 +15,9 @@ from lorajob.job.jobdir import JobDir
 from lorajob.job.report import Report
 from lorajob.job.results import TrainResult
 from lorajob.spec import JobSpec
-from lorajob.training.checkpoint import save_adapter, take_over
+from lorajob.training.checkpoint import kept_batch_clips, save_adapter, take_over
 from lorajob.training.dataset import lay_out
+from lorajob.training.device import set_up_cuda, usual_clips
 from lorajob.training.history import History
 from lorajob.training.loop import prepare
 from lorajob.training.ranks import shared_by, wanted_processes
@@ -28,13 +29,16 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
 
     Raises ModelError where the base does not load, StageStopped after a checkpoint was saved.
     """
-    course = lay_out(spec, job)
+    set_up_cuda()
+    processes = wanted_processes(torch.cuda.device_count())
+    clips = kept_batch_clips(job.checkpoints) or usual_clips(processes)
+    course = lay_out(spec, job, clips)
     checkpoint = take_over(job.checkpoints, attempt, course.digest)
     resume = checkpoint.path if checkpoint else None
     path = out / "history.jsonl"
     path.write_bytes((resume / path.name).read_bytes() if resume else b"")
     history = History(path)
-    with shared_by(wanted_processes(torch.cuda.device_count()), job, resume):
+    with shared_by(processes, job, clips, resume):
         loop, dataset = prepare(spec, course, resume, report)
         first = loop.run.step
         loop.history, loop.checkpoints = history, job.checkpoints / str(attempt)

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import signal
 import subprocess
@@ -133,7 +134,7 @@ def test_a_loss_that_is_no_number_fails_the_stage(
     tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = make_job(tmp_path, tiny_whisper, *SHORT)
-    monkeypatch.setattr(Run, "take_step", lambda self, batches, tokens: float("nan"))
+    monkeypatch.setattr(Run, "take_step", lambda self, batches, tokens: torch.tensor(math.nan))
     with pytest.raises(ModelError, match=r"the loss is nan .* lower train\.learning_rate"):
         run_stage("train", job, 1, Report("train"))
 
@@ -219,12 +220,22 @@ def test_the_learning_rate_falls_with_the_models_width() -> None:
     assert pick_learning_rate(512) == pytest.approx(1e-3)
     assert pick_learning_rate(512, 4) == pytest.approx(1e-3 / 2**0.5)
     assert pick_learning_rate(1280) < pick_learning_rate(768) < pick_learning_rate(384)
+    assert pick_learning_rate(768, 16) == pytest.approx(pick_learning_rate(768) * 2**0.5)
+    assert pick_learning_rate(512, 64) == pick_learning_rate(768, 64) == pytest.approx(1e-3)
+    assert pick_learning_rate(384, 64) == pick_learning_rate(384)
 
 
-def test_what_auto_means_depends_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_auto_means_depends_on_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert (pick_quantization("auto", cpu), pick_quantization("auto", cuda)) == ("none", "8bit")
-    assert pick_quantization("4bit", cpu) == "4bit"
+    base = tmp_path / "whisper-large-v3"  # known by its name
+    assert pick_quantization(base, TrainConfig(), cpu) == "none"
+    assert pick_quantization(base, TrainConfig(quantization="4bit"), cpu) == "4bit"
+    for free_gb, quantization in ((79, "none"), (14.5, "none"), (13, "8bit"), (8, "4bit")):
+        free = int(free_gb * 1e9), 0
+        monkeypatch.setattr("torch.cuda.mem_get_info", lambda device, free=free: free)
+        assert pick_quantization(base, TrainConfig(), cuda) == quantization, free_gb
     for computes, precision in ((True, "bf16"), (False, "float32")):
         monkeypatch.setattr(
             "lorajob.whisper.model.cpu_computes_bf16", lambda computes=computes: computes

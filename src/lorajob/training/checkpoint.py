@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -71,17 +72,22 @@ def take_over(checkpoints: Path, attempt: int, plan: str | None = None) -> Check
     return newest
 
 
-def newest_checkpoint(checkpoints: Path, plan: str | None = None) -> Checkpoint | None:
-    """The highest attempt's highest step whose files are as its manifest says, and of this `plan`.
-
-    Any other is set aside and named in the log.
-    """
+def _found(checkpoints: Path) -> list[Checkpoint]:
+    """All that bear a checkpoint's name, the highest attempt's highest step first."""
     found = []
     for path in checkpoints.glob("*/step-*"):
         match = STEP.fullmatch(path.name)
         if match and path.parent.name.isdigit():
             found.append(Checkpoint(path, int(path.parent.name), int(match[1])))
-    for checkpoint in sorted(found, key=lambda it: (it.attempt, it.step), reverse=True):
+    return sorted(found, key=lambda it: (it.attempt, it.step), reverse=True)
+
+
+def newest_checkpoint(checkpoints: Path, plan: str | None = None) -> Checkpoint | None:
+    """The highest attempt's highest step whose files are as its manifest says, and of this `plan`.
+
+    Any other is set aside and named in the log.
+    """
+    for checkpoint in _found(checkpoints):
         wrong = "" if verify(checkpoint.path) else "broken"
         if not wrong and plan is not None and not _follows(checkpoint.path, plan):
             wrong = "of another plan of windows"
@@ -92,6 +98,18 @@ def newest_checkpoint(checkpoints: Path, plan: str | None = None) -> Checkpoint 
         shutil.rmtree(aside, ignore_errors=True)
         aside.parent.mkdir(exist_ok=True)
         checkpoint.path.rename(aside)
+    return None
+
+
+def kept_batch_clips(checkpoints: Path) -> int | None:
+    """Clips a step of the newest checkpoint that says so: a training that goes on elsewhere keeps
+    its steps, whatever suits the device there.
+    """
+    for checkpoint in _found(checkpoints):
+        with suppress(OSError, ValueError, AttributeError):
+            state = json.loads((checkpoint.path / "state.json").read_text("utf-8"))
+            if isinstance(clips := state.get("batch_clips"), int) and clips > 0:
+                return clips
     return None
 
 
@@ -176,8 +194,23 @@ def _write_checkpoint(
 def load_checkpoint(path: Path, optimizer: Optimizer) -> dict[str, Any]:
     """Restore the optimizer; returns state.json. The adapter is loaded by PEFT."""
     state: dict[str, Any] = json.loads((path / "state.json").read_text("utf-8"))
-    unflatten_optimizer(optimizer, load_file(path / "optimizer.safetensors"), state["optimizer"])
+    tensors = _as_one_parameter(load_file(path / "optimizer.safetensors"))
+    unflatten_optimizer(optimizer, tensors, state["optimizer"])
     return state
+
+
+def _as_one_parameter(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The optimizer's state of all adapter weights in a row.
+
+    Older checkpoints have one of each weight, in the order of the model's parameters.
+    """
+    count = len({key.partition(".")[0] for key in tensors})
+    if count == 1:
+        return tensors
+    joined = {"0.step": tensors["0.step"]}
+    for name in ("exp_avg", "exp_avg_sq"):
+        joined[f"0.{name}"] = torch.cat([tensors[f"{n}.{name}"].flatten() for n in range(count)])
+    return joined
 
 
 def prune(attempt_folder: Path, keep: int) -> None:
@@ -216,5 +249,8 @@ def unflatten_optimizer(
     for key, value in tensors.items():
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = value
-    merged = [{**old, **new} for old, new in zip(current["param_groups"], groups, strict=True)]
+    merged = [
+        {**old, **new, "params": old["params"]}
+        for old, new in zip(current["param_groups"], groups, strict=True)
+    ]
     optimizer.load_state_dict({"state": state, "param_groups": merged})

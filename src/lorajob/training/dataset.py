@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from lorajob.speech.clipstore import ClipStore
 from lorajob.training.encoder_cache import EncodedClips
 from lorajob.training.packing import (
     PAUSE_SECONDS,
+    USUAL_CLIPS,
     ClipSizes,
     Window,
     clips_a_step,
@@ -30,7 +32,11 @@ from lorajob.whisper.tokens import Labels
 from lorajob.whisper.window import WINDOW_SECONDS
 
 IGNORED = -100  # cross-entropy's ignore_index
+PREFETCHED = 4  # batches that each loader process has ready
 PAUSE_SAMPLES = round(PAUSE_SECONDS * SAMPLE_RATE)
+
+
+B = TypeVar("B")
 
 
 @dataclass(frozen=True)
@@ -44,11 +50,13 @@ class Course:
     digest: str  # of the plan
 
 
-def lay_out(spec: JobSpec, job: JobDir) -> Course:
-    """The course of a job that was preprocessed."""
+def lay_out(spec: JobSpec, job: JobDir, most_clips: int = USUAL_CLIPS) -> Course:
+    """The course of a job that was preprocessed, with `most_clips` a step at most unless the spec
+    says how many.
+    """
     store = ClipStore(job.stage_dir("preprocess") / "train")
     sizes = ClipSizes(store.seconds.tolist(), store.tokens.tolist(), store.speakers)
-    clips = clips_a_step(spec.train, len(store))
+    clips = clips_a_step(spec.train, len(store), most_clips)
     config = spec.train.model_copy(update={"batch_clips": clips})
     plan = plan_run(sizes, config, spec.seed)
     return Course(store, sizes, config, plan, digest_plan(plan, sizes))
@@ -59,14 +67,21 @@ class Batch:
     """int64 labels [windows, tokens], padded with -100, and what they are the labels of: float32
     audio [windows, samples], or what the encoder made of it.
 
-    The latter is `encoded` [windows, frames, width]; where some of it is padding, each window has
-    but its first `frames` [windows].
+    `counted` [labels] are the places of the labels that are no padding, row after row: picking
+    them by a mask on the device would wait for it. The encoder's output is `encoded` [windows,
+    frames, width]; where some of it is padding, each window has but its first `frames` [windows].
     """
 
     labels: Tensor
+    counted: Tensor
     audio: Tensor | None = None
     encoded: Tensor | None = None
     frames: Tensor | None = None
+
+    @property
+    def label_count(self) -> int:
+        """Labels that are no padding."""
+        return len(self.counted)
 
     def pin_memory(self) -> "Batch":
         return self._each(lambda tensor: tensor.pin_memory())
@@ -133,19 +148,25 @@ def collate(items: list[Item]) -> Batch:
     labels = torch.full((len(items), longest), IGNORED)
     for row, item in zip(labels, items, strict=True):
         row[: len(item.labels)] = torch.tensor(item.labels)
+    counted = (labels.flatten() != IGNORED).nonzero().squeeze(1)
     encoded = [item.encoded for item in items if item.encoded is not None]
     if encoded:
         frames = torch.tensor([len(rows) for rows in encoded])
         padded = pad_sequence(encoded, batch_first=True)
-        return Batch(labels, None, padded, frames if frames.min() < frames.max() else None)
+        return Batch(labels, counted, None, padded, frames if frames.min() < frames.max() else None)
     audio = [item.audio for item in items if item.audio is not None]
-    return Batch(labels, pad_windows(audio, cut=all(item.cut for item in items)))
+    return Batch(labels, counted, pad_windows(audio, cut=all(item.cut for item in items)))
 
 
 def micro_batches(
-    dataset: WindowDataset, indices: list[list[int]], workers: int, pin: bool
-) -> Iterator[Batch]:
-    """The batches that `indices` name, in order, read ahead by `workers` processes.
+    dataset: WindowDataset,
+    indices: list[list[int]],
+    collate: Callable[[list[Item]], B],
+    workers: int,
+    pin: bool,
+) -> Iterator[B]:
+    """The batches that `indices` name and `collate` makes, in order, read ahead by `workers`
+    processes.
 
     The loader has a generator of its own, so that reading draws nothing from training's.
     """
@@ -153,6 +174,7 @@ def micro_batches(
         dataset,
         batch_sampler=indices,
         collate_fn=collate,
+        prefetch_factor=PREFETCHED if workers else None,
         num_workers=workers,
         pin_memory=pin,
         generator=torch.Generator().manual_seed(0),

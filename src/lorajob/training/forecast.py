@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 import torch
 
 from lorajob.training.dataset import Batch
+from lorajob.training.packed import PackedBatch
 from lorajob.training.trainer import Run
 
 # Both are guesses, tried on no card yet: memory is lost between blocks, and few steps have more
 # windows.
 SHARE_OF_MEMORY = 0.9  # of what a card has free
-MOST_WINDOWS = 16  # a forward pass
+MOST_WINDOWS = 32  # a forward pass
 COMMON_PASSES = 4  # of the median kind, which nearly all are like; the costliest is dear enough
 GIB = 2**30
 # While windows of every length come and go, a CPU's heap gets gaps that a full window does not fit
@@ -61,7 +62,7 @@ def forecast(
     run: Run,
     kinds: Sequence[Sequence[list[int]]],
     cost: Callable[[list[int]], float],
-    load: Callable[[list[int]], Batch],
+    load: Callable[[list[int]], Batch | PackedBatch],
     steps: int,
     loaded: Loaded,
     mapped: int = 0,
@@ -90,16 +91,16 @@ def forecast(
     return Forecast(steps, seconds / steps, seconds, peak)
 
 
-def dry_pass(run: Run, batch: Batch) -> float:
+def dry_pass(run: Run, batch: Batch | PackedBatch) -> float:
     """Seconds of one forward and backward pass, whose gradients are dropped, come what may."""
     device = run.accelerator.device
     started = time.monotonic()
     try:
-        run.accelerator.backward(run.loss(batch.to(device)))
+        run.take_pass(batch, 1)
         if device.type == "cuda":
             torch.cuda.synchronize()
     finally:
-        run.optimizer.zero_grad()
+        run.adapter.clear_gradient()
     return time.monotonic() - started
 
 

@@ -3,14 +3,16 @@
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from accelerate.utils import broadcast_object_list
+from torch import Tensor
 
 from lorajob.errors import ModelError, StageStopped
 from lorajob.job.jobdir import JobDir, write_json
@@ -18,7 +20,16 @@ from lorajob.job.report import Report
 from lorajob.languages import find_language
 from lorajob.spec import JobSpec
 from lorajob.training.checkpoint import prune, save_checkpoint
-from lorajob.training.dataset import Batch, Course, WindowDataset, collate, lay_out, micro_batches
+from lorajob.training.dataset import (
+    Batch,
+    Course,
+    Item,
+    WindowDataset,
+    collate,
+    lay_out,
+    micro_batches,
+)
+from lorajob.training.device import loader_workers, set_up_cuda
 from lorajob.training.encoder_cache import EncodedClips, clips_heard_again, shard_path, write_shard
 from lorajob.training.forecast import (
     GIB,
@@ -30,7 +41,14 @@ from lorajob.training.forecast import (
     pick_micro_batch,
 )
 from lorajob.training.history import History, Taken
-from lorajob.training.packing import group_batches, is_encoded, pass_seconds
+from lorajob.training.packed import PackedBatch, Packer, PassSize, choose_shapes
+from lorajob.training.packing import (
+    group_batches,
+    group_packed,
+    is_encoded,
+    pass_seconds,
+    window_size,
+)
 from lorajob.training.trainer import Run, start_run
 from lorajob.whisper.base_model import local_model
 from lorajob.whisper.tokens import Labels
@@ -39,8 +57,20 @@ from lorajob.whisper.tokens import Labels
 # bench/passes.py tells; on a card a guess, so that passes are as full as micro-batches allow.
 PASS_SECONDS = {"cpu": 1.0, "cuda": 30.0}
 STEPS_TO_FORECAST = 40  # a shorter run is over before a dry run pays
+# Losses stay on the device for so many steps: reading one waits for all that the device has to do.
+STEPS_UNREAD = {"cpu": 1, "cuda": 10}
 
 log = logging.getLogger(__name__)
+
+
+class Unread(NamedTuple):
+    """A step that was taken, its loss a token still on the device."""
+
+    loss: Tensor
+    rate: float
+    tokens: int
+    clips: int
+    waited: float  # seconds, for its batches
 
 
 class Loop:
@@ -49,6 +79,8 @@ class Loop:
     history: History | None = None
     checkpoints: Path
     foretold: Forecast | None = None
+    read_at: float = 0.0  # monotonic seconds, when losses were read
+    first: int = 1
 
     def __init__(self, run: Run, report: Report, course: Course) -> None:
         plan = course.plan
@@ -63,6 +95,8 @@ class Loop:
         self.steps = [range(end - len(step), end) for end, step in zip(ends, plan, strict=True)]
         self.total = len(plan)
         self.saved = run.step
+        self.unread: list[Unread] = []
+        self.steps_unread = STEPS_UNREAD[run.accelerator.device.type]
         run.stop_asked = lambda: report.stop_requested
 
     def train(self, dataset: WindowDataset, scratch: Path | None) -> None:
@@ -73,37 +107,38 @@ class Loop:
             self._encode_once(dataset, scratch)
         self._look_ahead(dataset, loaded)
         batches = self._batches(dataset)
-        began = time.monotonic()
+        self.first = self.run.step + 1  # its loss is read at once, as a sign of life
+        began = self.read_at = time.monotonic()
         if self.history is not None:
             self.history.begin(began)
         while self.run.step < self.total:
             step = self.steps[self.run.step]
-            # every process counts the whole step's labels, without asking the others
-            tokens = sum(len(dataset.label_ids(index)) for index in step)
             asked = time.monotonic()
             ready = next(batches)
             waited = time.monotonic() - asked
+            tokens = self._count_labels(dataset, step, ready)
             try:
                 loss = self.run.take_step(ready, tokens)
             except torch.OutOfMemoryError as error:
                 self.run.use_less_memory(len(step), error)
                 batches = self._batches(dataset)
                 continue
-            if not math.isfinite(loss):
-                raise ModelError(
-                    f"train: the loss is {loss} at step {self.run.step}; lower "
-                    f"train.learning_rate ({self.run.peak_rate:g}) or use another precision"
-                )
             clips = sum(len(self.windows[index].clips) for index in step)
-            self._record(loss, Taken(time.monotonic(), tokens, clips, waited))
+            self.unread.append(Unread(loss, self.run.rate, tokens, clips, waited))
+            saving = self.run.step % self.config.save_steps == 0 or self.run.step == self.total
+            if saving or self.run.step == self.first or len(self.unread) >= self.steps_unread:
+                self._read_losses()
             if self.run.stopping:
+                self._read_losses()
                 self._save()
                 raise StageStopped(f"stopped at step {self.run.step}; its checkpoint is kept")
-            if self.run.step % self.config.save_steps == 0 and self.run.step < self.total:
+            if saving and self.run.step < self.total:
                 self._save()
         self._look_back(time.monotonic() - began)
 
     def _cost(self, batch: list[int]) -> float:
+        if self.run.packs:  # nothing is padded
+            return sum(pass_seconds([it], self.windows, self.sizes, self.encoded) for it in batch)
         return pass_seconds(batch, self.windows, self.sizes, self.encoded)
 
     def _pick_micro_batch(self, dataset: WindowDataset) -> None:
@@ -147,14 +182,15 @@ class Loop:
     def _look_ahead(self, dataset: WindowDataset, loaded: Loaded) -> None:
         """Foretell what a long run will take."""
 
-        def load(batch: list[int]) -> Batch:
-            return collate([dataset[index] for index in batch])
+        def load(batch: list[int]) -> Batch | PackedBatch:
+            return together([dataset[index] for index in batch])
 
         steps = self.steps[self.run.step :]
         alone = self.run.accelerator.num_processes == 1
         if self.history is None or not alone or len(steps) < STEPS_TO_FORECAST:
             return
         while True:
+            together = self._collate()
             passes = [batch for step in steps for batch in self._passes(step)]
             kinds: tuple[list[list[int]], list[list[int]]] = ([], [])
             for batch in passes:
@@ -191,48 +227,96 @@ class Loop:
         """This process's forward passes of a step."""
         accelerator = self.run.accelerator
         mine = step[accelerator.process_index :: accelerator.num_processes]
+        if self.run.packs:
+            micro_batch = self.run.micro_batch
+            return group_packed(mine, self.windows, self.sizes, micro_batch, self.encoded)
         overhead = PASS_SECONDS[accelerator.device.type]
         return group_batches(
             *(mine, self.windows, self.sizes, self.run.micro_batch, overhead, self.encoded)
         )
 
-    def _batches(self, dataset: WindowDataset) -> Iterator[list[Batch]]:
+    def _collate(self) -> Callable[[list[Item]], Batch | PackedBatch]:
+        """What makes a batch of a pass's windows; packed passes of a training have few shapes."""
+        if not self.run.packs:
+            return collate
+        sizes = [self._pass_size(batch) for step in self.steps for batch in self._passes(step)]
+        config = self.run.loss.whisper.config
+        shapes = choose_shapes(sizes)
+        log.info("shapes of passes: %s", ", ".join(map(str, shapes)))
+        return Packer(shapes, config.decoder_start_token_id, config.pad_token_id)
+
+    def _pass_size(self, batch: list[int]) -> PassSize:
+        needs = [window_size(self.windows[index], self.sizes) for index in batch]
+        return PassSize(sum(it[0] for it in needs), sum(it[1] for it in needs), len(needs))
+
+    def _batches(self, dataset: WindowDataset) -> Iterator[list[Batch | PackedBatch]]:
         """The micro-batches of each step still to do; several processes share each step."""
         on_gpu = self.run.accelerator.device.type == "cuda"
         steps = [self._passes(step) for step in self.steps[self.run.step :]]
-        workers = self.config.loader_workers
+        accelerator = self.run.accelerator
         stream = micro_batches(
             dataset,
             [batch for step in steps for batch in step],
-            workers if workers is not None else (4 if on_gpu else 0),
+            self._collate(),
+            loader_workers(
+                self.config.loader_workers, accelerator.device, accelerator.num_processes
+            ),
             pin=on_gpu,
         )
         for batches in steps:
             yield [next(stream) for _ in batches]
 
-    def _record(self, loss: float, taken: Taken) -> None:
-        if self.history is None:
+    def _count_labels(
+        self, dataset: WindowDataset, step: range, ready: Sequence[Batch | PackedBatch]
+    ) -> int:
+        """Labels of the whole step, of which several processes know but their share."""
+        if self.run.accelerator.num_processes == 1:
+            return sum(batch.label_count for batch in ready)
+        return sum(len(dataset.label_ids(index)) for index in step)
+
+    def _read_losses(self) -> None:
+        """Write the steps whose losses are still on the device, and report the newest.
+
+        Raises ModelError at a loss that is not finite; no checkpoint has that step yet.
+        """
+        if not self.unread:
             return
-        step, rate = self.run.step, self.run.scheduler.get_last_lr()[0]
-        fields, seconds = self.history.add(step, loss, rate, taken)
-        eta = seconds * (self.total - step)
-        self.report.progress(step, self.total, eta_seconds=eta, checkpoint=self.saved, **fields)
+        losses = torch.stack([it.loss for it in self.unread]).tolist()
+        now = time.monotonic()
+        first = self.run.step - len(self.unread) + 1
+        for number, (loss, it) in enumerate(zip(losses, self.unread, strict=True)):
+            if not math.isfinite(loss):
+                raise ModelError(
+                    f"train: the loss is {loss} at step {first + number}; lower "
+                    f"train.learning_rate ({self.run.peak_rate:g}) or use another precision"
+                )
+            if self.history is None:
+                continue
+            ended = now - (now - self.read_at) * (len(losses) - 1 - number) / len(losses)
+            taken = Taken(ended, it.tokens, it.clips, it.waited)
+            fields, seconds = self.history.add(first + number, loss, it.rate, taken)
+        self.unread.clear()
+        self.read_at = now
+        if self.history is not None:
+            step, eta = self.run.step, seconds * (self.total - self.run.step)
+            self.report.progress(step, self.total, eta_seconds=eta, checkpoint=self.saved, **fields)
 
     def _save(self) -> None:
         if self.run.step == self.saved or self.history is None:
             return
         target = self.checkpoints / f"step-{self.run.step}"
         optimizer = getattr(self.run.optimizer, "optimizer", self.run.optimizer)
-        state = self.run.state() | {"plan": self.digest}
+        state = self.run.state() | {"plan": self.digest, "batch_clips": self.config.batch_clips}
         save_checkpoint(target, self.run.model, optimizer, state, self.history.path)
         prune(self.checkpoints, self.config.keep_checkpoints)
         self.saved = self.run.step
         log.info("checkpoint %s", target)
 
 
-def run_rank(spec: JobSpec, job: JobDir, resume: Path | None) -> None:
+def run_rank(spec: JobSpec, job: JobDir, clips: int, resume: Path | None) -> None:
     """Another process's share of `run`, as the environment numbers it; it writes nothing."""
-    loop, dataset = prepare(spec, lay_out(spec, job), resume, Report("train"))
+    set_up_cuda()
+    loop, dataset = prepare(spec, lay_out(spec, job, clips), resume, Report("train"))
     with suppress(StageStopped):
         loop.train(dataset, None)
 

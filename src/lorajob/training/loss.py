@@ -6,10 +6,19 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from lorajob.training.attention import attend_without_copies
 from lorajob.training.dataset import IGNORED, Batch
+from lorajob.training.packed import (
+    PackedBatch,
+    packed_convolutions,
+    packed_log_mel,
+    run_layers,
+)
 from lorajob.whisper.features import LogMel
+from lorajob.whisper.model import encode
 
-CHUNK_TOKENS = 128  # logits that exist at a time: 128 x 51,865 float32 are 27 MB
+# Logits that exist at a time: 128 x 51,865 float32 are 27 MB, 2,048 are 425 MB.
+CHUNK_TOKENS = {"cpu": 128, "cuda": 2048}
 
 
 class WhisperLoss(nn.Module):
@@ -18,6 +27,7 @@ class WhisperLoss(nn.Module):
     def __init__(self, model: PeftModel) -> None:
         super().__init__()
         self.model = model
+        self.ends = attend_without_copies(model)
         self.log_mel = LogMel(self.whisper.config.num_mel_bins)
         self._heard: Tensor | None = None  # [windows, 1, 1, frames]: False where there is padding
         for layer in self.whisper.model.decoder.layers:
@@ -28,29 +38,53 @@ class WhisperLoss(nn.Module):
         """The WhisperForConditionalGeneration with LoRA layers in it."""
         return self.model.get_base_model()
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch | PackedBatch) -> Tensor:
+        if isinstance(batch, PackedBatch):
+            with self.ends.at(batch.heard_ends, batch.said_ends):
+                return self._packed(batch)
         if batch.encoded is not None:
-            return self._decode(batch.encoded, batch.labels, batch.frames)
+            return self._decode(batch.encoded.to(self.whisper.dtype), batch, batch.frames)
         if batch.audio is None:
             raise ValueError("a batch has neither audio nor what the encoder made of it")
-        return self._decode(self.encode(batch.audio), batch.labels, None)
+        return self._decode(self.encode(batch.audio), batch, None)
 
     def encode(self, audio: Tensor) -> Tensor:
         """What the encoder makes of float32 audio [windows, samples]: [windows, frames, width]."""
         return encode(self.whisper.model.encoder, self.log_mel(audio).to(self.whisper.dtype))
 
-    def _decode(self, encoded: Tensor, labels: Tensor, frames: Tensor | None) -> Tensor:
+    def front(self, batch: PackedBatch) -> Tensor:
+        """What the encoder's first layer gets of a batch's audio: [frames, width]."""
+        features = packed_log_mel(self.log_mel, batch).to(self.whisper.dtype)
+        return packed_convolutions(self.whisper.model.encoder, features, batch.heard_places)
+
+    def _packed(self, batch: PackedBatch) -> Tensor:
+        whisper, dtype = self.whisper.model, self.whisper.dtype
+        if batch.heard is not None:
+            heard = batch.heard.to(dtype)[None]
+        else:
+            hidden = self.front(batch)[None]
+            heard = whisper.encoder.layer_norm(run_layers(whisper.encoder.layers, hidden))
+        self._heard = None
+        decoder = whisper.decoder
+        said = decoder.embed_tokens(batch.inputs)
+        said = said + decoder.embed_positions.weight.index_select(0, batch.places)
+        hidden = decoder.layer_norm(run_layers(decoder.layers, said[None], heard))
+        return cross_entropy(hidden[0], self.whisper.proj_out, batch.labels)
+
+    def _decode(self, encoded: Tensor, batch: Batch, frames: Tensor | None) -> Tensor:
         self._heard = None
         if frames is not None:
             places = torch.arange(encoded.shape[1], device=frames.device)
             self._heard = (places < frames[:, None])[:, None, None]
         hidden = self.whisper.model(
             encoder_outputs=(encoded,),
-            decoder_input_ids=self.decoder_input(labels),
+            decoder_input_ids=self.decoder_input(batch.labels),
             use_cache=False,
         ).last_hidden_state
-        counted = labels != IGNORED  # padding never reaches the vocabulary's wide projection
-        return cross_entropy(hidden[counted], self.whisper.proj_out, labels[counted])
+        # padding never reaches the vocabulary's wide projection
+        said = hidden.flatten(0, 1).index_select(0, batch.counted)
+        labels = batch.labels.flatten().index_select(0, batch.counted)
+        return cross_entropy(said, self.whisper.proj_out, labels)
 
     def _hide_padding(self, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         """transformers' decoder has no argument for it; each of its layers has."""
@@ -65,27 +99,9 @@ class WhisperLoss(nn.Module):
         return shifted
 
 
-def encode(encoder: Any, features: Tensor) -> Tensor:
-    """Log-mel [batch, mel_bins, frames] -> hidden states [batch, frames / 2, width].
-
-    Fewer frames than 3000 take the first of the positions; transformers' encoder refuses them.
-    """
-    positions = encoder.embed_positions.weight
-    if features.shape[-1] == 2 * len(positions):
-        hidden: Tensor = encoder(features).last_hidden_state
-        return hidden
-    hidden = nn.functional.gelu(encoder.conv1(features))
-    hidden = nn.functional.gelu(encoder.conv2(hidden)).permute(0, 2, 1)
-    hidden = hidden + positions[: hidden.shape[1]]
-    for layer in encoder.layers:
-        given = layer(hidden, None)
-        hidden = given[0] if isinstance(given, tuple) else given  # a tuple in transformers 5.0
-    result: Tensor = encoder.layer_norm(hidden)
-    return result
-
-
 def cross_entropy(hidden: Tensor, head: nn.Module, labels: Tensor) -> Tensor:
-    """Summed cross-entropy of `head(hidden)` [tokens, vocabulary] against labels [tokens].
+    """Summed cross-entropy of `head(hidden)` [tokens, vocabulary] against labels [tokens], those
+    that are IGNORED left out.
 
     A frozen head's logits are never kept: chunk by chunk the gradient on `hidden` is worked out
     along with the loss, as Liger Kernel's fused linear cross-entropy does (arXiv 2410.10989).
@@ -100,21 +116,23 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
         kind = hidden.device.type
+        chunk = CHUNK_TOKENS.get(kind, CHUNK_TOKENS["cpu"])
         computed_in = weight.dtype
         if torch.is_autocast_enabled(kind):
             computed_in = torch.get_autocast_dtype(kind)
         given, weight = hidden.to(computed_in), weight.to(computed_in)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        counts = (labels != IGNORED)[:, None]
+        labels = labels.clamp(min=0)
         gradient = torch.empty_like(hidden)
-        for start in range(0, len(labels), CHUNK_TOKENS):
-            part = slice(start, start + CHUNK_TOKENS)
-            logits = (given[part] @ weight.T).float()
-            logits -= logits.logsumexp(-1, keepdim=True)
+        for start in range(0, len(labels), chunk):
+            part = slice(start, start + chunk)
+            logits = torch.log_softmax(given[part] @ weight.T, -1, dtype=torch.float32)
             said = labels[part, None]
-            total -= logits.gather(1, said).sum()
+            total -= (logits.gather(1, said) * counts[part]).sum()
             chances = logits.exp_()
             chances.scatter_add_(1, said, torch.full_like(said, -1.0, dtype=chances.dtype))
-            gradient[part] = chances.to(computed_in) @ weight
+            gradient[part] = (chances.to(computed_in) @ weight) * counts[part]
         ctx.save_for_backward(gradient)
         return total
 

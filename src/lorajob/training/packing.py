@@ -12,9 +12,12 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from lorajob.spec import MAX_LABEL_TOKENS, TrainConfig
+from lorajob.speech.audio import SAMPLE_RATE
 from lorajob.whisper.window import (
     CUT_MARGIN_SECONDS,
+    FRAMES_A_SECOND,
     WINDOW_SECONDS,
+    encoder_frames,
 )
 
 PAUSE_SECONDS = 0.2  # silence between two clips of a window
@@ -99,8 +102,9 @@ def plan_epoch(sizes: ClipSizes, config: TrainConfig, seed: int, epoch: int) -> 
     return group_steps(windows, clips_a_step(config, len(sizes.seconds)))
 
 
-def clips_a_step(config: TrainConfig, clips: int) -> int:
-    """`batch_clips`, or what suits a corpus of so many `clips`.
+def clips_a_step(config: TrainConfig, clips: int, most: int = USUAL_CLIPS) -> int:
+    """`batch_clips`, or what suits a corpus of so many `clips`: `most`, which the device computes
+    best, or a half, a quarter ... of it where that makes fewer than ENOUGH_STEPS steps.
 
     A short run learns by its steps: on 480 clips seen once, 8, 4, 2 and 1 a step left whisper-base
     held-out losses of .65, .53, .49 and .43 for the same arithmetic. From where on more steps do
@@ -108,7 +112,7 @@ def clips_a_step(config: TrainConfig, clips: int) -> int:
     """
     if config.batch_clips is not None:
         return config.batch_clips
-    taken, seen = USUAL_CLIPS, clips * config.epochs
+    taken, seen = most, clips * config.epochs
     while taken > 1 and seen < taken * ENOUGH_STEPS:
         taken //= 2
     return taken
@@ -209,6 +213,64 @@ def group_batches(
         clips = {index: windows[index].clips[0] for index in cut}
         passes += _group_by_length(clips, sizes, micro_batch, overhead_seconds, kind)
     return passes
+
+
+def window_size(window: Window, sizes: ClipSizes) -> tuple[int, int]:
+    """Positions of the encoder and of the decoder that a window needs, to one or two."""
+    said = sum(sizes.tokens[clip] for clip in window.clips) + 2
+    said += 2 * len(window.clips) if window.timestamps else 1
+    frames = round(WINDOW_SECONDS * FRAMES_A_SECOND)
+    if window.cut:
+        frames = encoder_frames(round(sizes.seconds[window.clips[0]] * SAMPLE_RATE))
+    return frames, said
+
+
+def group_packed(
+    indices: Sequence[int],
+    windows: Sequence[Window],
+    sizes: ClipSizes,
+    micro_batch: int,
+    encoded: Container[int] = (),
+) -> list[list[int]]:
+    """The forward passes of a step if windows are laid behind each other: as few as hold at most
+    `micro_batch` full windows' frames and labels, each with about as many frames.
+
+    Windows whose clips are `encoded` go apart from the others.
+    """
+    passes: list[list[int]] = []
+    for kind in (False, True):
+        chosen = [index for index in indices if is_encoded(windows[index], encoded) == kind]
+        needs = {index: window_size(windows[index], sizes) for index in chosen}
+        count = 1
+        while chosen:
+            dealt = _deal(needs, count)
+            within = all(
+                len(batch) == 1
+                or (
+                    sum(needs[it][0] for it in batch)
+                    <= micro_batch * WINDOW_SECONDS * FRAMES_A_SECOND
+                    and sum(needs[it][1] for it in batch) <= micro_batch * MAX_LABEL_TOKENS
+                )
+                for batch in dealt
+            )
+            if within or count >= len(chosen):
+                passes += dealt
+                break
+            count += 1
+    return passes
+
+
+def _deal(needs: dict[int, tuple[int, int]], count: int) -> list[list[int]]:
+    """Windows dealt out to `count` passes, the longest first, each to the pass with the fewest
+    frames.
+    """
+    passes: list[list[int]] = [[] for _ in range(count)]
+    frames = [0] * count
+    for index in sorted(needs, key=lambda it: (-needs[it][0], it)):
+        least = frames.index(min(frames))
+        passes[least].append(index)
+        frames[least] += needs[index][0]
+    return [batch for batch in passes if batch]
 
 
 def _group_by_length(

@@ -1,4 +1,4 @@
-"""`python -m lorajob.training.rank_main JOB_DIR [CHECKPOINT]`: every process but the first."""
+"""`python -m lorajob.training.rank_main JOB_DIR CLIPS [CHECKPOINT]`: each process but rank 0."""
 
 import logging
 import os
@@ -33,9 +33,10 @@ def main() -> None:
     _end_with_first()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     job = JobDir(Path(sys.argv[1]))
-    resume = Path(sys.argv[2]) if len(sys.argv) > 2 else None
+    clips = int(sys.argv[2])
+    resume = Path(sys.argv[3]) if len(sys.argv) > 3 else None
     try:
-        run_rank(JobSpec.load(job.spec_path), job, resume)
+        run_rank(JobSpec.load(job.spec_path), job, clips, resume)
     except LorajobError:  # rank 0 meets it too, and says it
         os._exit(EXIT_FAILED)
     except Exception as error:  # a bug, or no memory: rank 0 waits, and must see this process end

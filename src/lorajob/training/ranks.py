@@ -44,13 +44,14 @@ def wanted_processes(gpus: int) -> int:
 
 
 @contextmanager
-def shared_by(count: int, job: JobDir, resume: Path | None) -> Iterator[None]:
-    """Within the block `count` processes train; this one is rank 0."""
+def shared_by(count: int, job: JobDir, clips: int, resume: Path | None) -> Iterator[None]:
+    """Within the block `count` processes train, with at most `clips` a step; this one is rank 0."""
     if count == 1:
         yield
         return
     store = _meeting_place(count)  # held until all have gone: no other program can have its port
-    command = [sys.executable, "-m", RANK_MODULE, str(job.root), *([str(resume)] if resume else [])]
+    command = [sys.executable, "-m", RANK_MODULE, str(job.root), str(clips)]
+    command += [str(resume)] if resume else []
     others = [
         subprocess.Popen(
             command,

@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,13 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lorajob.errors import ModelError
 from lorajob.spec import TrainConfig
+from lorajob.training.attention import packs
 from lorajob.training.checkpoint import load_checkpoint
 from lorajob.training.dataset import Batch
+from lorajob.training.graphs import NotRecorded, RecordedPasses
+from lorajob.training.lora import FlatAdapter, plain
 from lorajob.training.loss import WhisperLoss
+from lorajob.training.packed import PackedBatch
 from lorajob.training.packing import USUAL_CLIPS
 from lorajob.whisper.model import load_for_training, pick_precision
 
@@ -45,8 +49,9 @@ class Run:
     """All that changes while training, and what a checkpoint holds of it."""
 
     accelerator: Accelerator
-    loss: Any  # WhisperLoss, its forward under accelerate's autocast
+    loss: WhisperLoss
     model: PeftModel
+    adapter: FlatAdapter
     optimizer: Any
     scheduler: Any
     config: TrainConfig
@@ -54,12 +59,19 @@ class Run:
     micro_batch: int
     step: int = 0
     stop_asked: Callable[[], bool] = lambda: False
+    packs: bool = False  # whether passes have windows behind each other, without padding
+    recorded: RecordedPasses | None = None
     told_to_stop: bool = False  # by any of several processes, and known to all after the same step
 
     @property
     def peak_rate(self) -> float:
         """The learning rate at the end of the warm-up."""
         return float(self.scheduler.base_lrs[0])
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the step just taken, as the schedule tells it for the next."""
+        return float(self.scheduler.get_last_lr()[0])
 
     @property
     def stopping(self) -> bool:
@@ -77,8 +89,22 @@ class Run:
             "precision": self.accelerator.mixed_precision,
         }
 
-    def take_step(self, batches: list[Batch], tokens: int) -> float:
-        """One optimizer step; returns the loss a token in nats.
+    def take_pass(self, batch: Batch | PackedBatch, tokens: int) -> Tensor:
+        """Add a pass's gradients; returns its share of the loss a token of a step of `tokens`."""
+        if self.recorded is not None and isinstance(batch, PackedBatch):
+            try:
+                return self.recorded(batch, tokens)
+            except NotRecorded as error:
+                log.warning("passes are not recorded, so training is slower: %s", error)
+                self.recorded = None
+        loss: Tensor = self.loss(batch.to(self.accelerator.device)) / tokens
+        self.accelerator.backward(loss)
+        self.adapter.collect()
+        return loss.detach()
+
+    def take_step(self, batches: Sequence[Batch | PackedBatch], tokens: int) -> Tensor:
+        """One optimizer step; returns the loss a token in nats, on the device: reading it waits
+        for the step.
 
         `tokens` are the labels of the whole step, `batches` this process's share, perhaps none.
         Raises torch.OutOfMemoryError, in every process if in one: nothing of the step is left, and
@@ -90,14 +116,9 @@ class Run:
         torch.manual_seed(random.Random(share).getrandbits(63))
         total = torch.zeros((), device=accelerator.device)
         lack: torch.OutOfMemoryError | None = None
-        gradients: Tensor | None = None
         try:
             for batch in batches:
-                loss = self.loss(batch.to(accelerator.device)) / tokens
-                accelerator.backward(loss)
-                total += loss.detach()
-            if accelerator.num_processes > 1:
-                gradients = self._flat_gradients()
+                total += self.take_pass(batch, tokens)
         except torch.OutOfMemoryError as error:
             lack = error
         if accelerator.num_processes > 1:
@@ -110,22 +131,25 @@ class Run:
             elif lacking and lack is None:
                 lack = torch.OutOfMemoryError(OOM_ELSEWHERE)
         if lack is not None:
-            self.optimizer.zero_grad()  # taken again, it begins from none
+            self.adapter.clear_gradient()  # taken again, it begins from none
             raise lack
         try:
-            if gradients is not None:
-                self._add_up(gradients)
-            accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+            if accelerator.num_processes > 1:
+                # not DistributedDataParallel: that averages, and waits for a backward pass of each
+                summed: Tensor = accelerator.reduce(self.adapter.gradient, "sum")
+                self.adapter.gradient.copy_(summed)
+            accelerator.clip_grad_norm_([self.adapter.weights], self.config.max_grad_norm)
             self.optimizer.step()
+            self.adapter.refresh()
         except torch.OutOfMemoryError as error:
             raise MemoryError(
                 f"step {self.step + 1} may be half applied; the next attempt goes on from the "
                 "last checkpoint"
             ) from error
         self.scheduler.step()
-        self.optimizer.zero_grad()
+        self.adapter.clear_gradient()
         self.step += 1
-        return float(total.item())
+        return total
 
     def use_less_memory(self, windows: int, error: torch.OutOfMemoryError) -> None:
         """Halve the micro-batch, so that a step of `windows`, taken again, is the same in more
@@ -143,6 +167,8 @@ class Run:
                 "train.quantization=4bit, train.gradient_checkpointing=true or a smaller base model"
             ) from error
         self.micro_batch = tried // 2
+        if self.recorded is not None:
+            self.recorded.forget()
         if self.accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
         log.warning(
@@ -163,35 +189,9 @@ class Run:
         step: [windows, frames, width].
         """
         encoder = self.loss.whisper.model.encoder.eval()
-        with self.accelerator.autocast():
-            encoded: Tensor = self.loss.encode(audio.to(self.accelerator.device))
+        encoded = self.loss.encode(audio.to(self.accelerator.device))
         encoder.train()
-        return encoded.to(self.loss.whisper.dtype)
-
-    def trained(self) -> list[Tensor]:
-        """The adapter's parameters."""
-        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-
-    def _flat_gradients(self) -> Tensor:
-        """This process's gradients one after the other; zeros in a process without windows."""
-        return torch.cat(
-            [
-                (torch.zeros_like(it) if it.grad is None else it.grad).flatten()
-                for it in self.trained()
-            ]
-        )
-
-    def _add_up(self, gradients: Tensor) -> None:
-        """Every process's gradients become the sum of all.
-
-        Not DistributedDataParallel: that averages, and waits for a backward pass of each process.
-        """
-        trained = self.trained()
-        summed: Tensor = self.accelerator.reduce(gradients, "sum")
-        for parameter, gradient in zip(
-            trained, summed.split([it.numel() for it in trained]), strict=True
-        ):
-            parameter.grad = gradient.view_as(parameter)
+        return encoded
 
 
 def start_run(folder: Path, config: TrainConfig, seed: int, steps: int, resume: Path | None) -> Run:
@@ -207,10 +207,10 @@ def start_run(folder: Path, config: TrainConfig, seed: int, steps: int, resume: 
     torch.set_num_threads(threads)  # accelerate sets its own where several processes share a CPU
     model = load_for_training(folder, config, accelerator.device, resume)
     loss = WhisperLoss(model).to(accelerator.device)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    adapter = FlatAdapter(model, loss.whisper.dtype)
     width = loss.whisper.config.d_model
     optimizer = AdamW(
-        trained,
+        [adapter.weights],
         lr=config.learning_rate or pick_learning_rate(width, config.batch_clips or USUAL_CLIPS),
         weight_decay=config.weight_decay,
         fused=device.type == "cuda",
@@ -227,7 +227,6 @@ def start_run(folder: Path, config: TrainConfig, seed: int, steps: int, resume: 
     else:
         _allocate_moments(optimizer)
     loss.train()
-    wrapped = accelerator.prepare_model(loss, evaluation_mode=True)  # no DistributedDataParallel
     prepared = accelerator.prepare_optimizer(optimizer)
     if state and state["scaler"] and accelerator.scaler:
         accelerator.scaler.load_state_dict(state["scaler"])
@@ -236,7 +235,13 @@ def start_run(folder: Path, config: TrainConfig, seed: int, steps: int, resume: 
     micro_batch, step = config.micro_batch or 1, 0
     if state:
         micro_batch, step = state["micro_batch"], state["step"]
-    return Run(accelerator, wrapped, model, prepared, scheduler, config, seed, micro_batch, step)
+    run = Run(
+        *(accelerator, loss, model, adapter, prepared, scheduler, config, seed, micro_batch, step)
+    )
+    run.packs = packs(device, loss.whisper.dtype)
+    if run.packs and config.cuda_graphs and not config.gradient_checkpointing and plain(model):
+        run.recorded = RecordedPasses(loss, accelerator.backward, adapter)
+    return run
 
 
 def _allocate_moments(optimizer: AdamW) -> None:
@@ -267,9 +272,12 @@ def pick_learning_rate(width: int, batch_clips: int = USUAL_CLIPS) -> float:
 
     Chosen on whisper-base (512) by held-out loss, among half and twice as much, and tried on no
     other; from there it falls as the width grows, as the best rate of Adam does for matrices (Yang
-    et al., arXiv 2203.03466).
+    et al., arXiv 2203.03466). More clips than usual raise it no further than to the 1e-3 of the
+    public recipe.
     """
-    return BASE_LEARNING_RATE * BASE_WIDTH / width * math.sqrt(batch_clips / USUAL_CLIPS)
+    usual = BASE_LEARNING_RATE * BASE_WIDTH / width
+    rate = usual * math.sqrt(batch_clips / USUAL_CLIPS)
+    return min(rate, max(usual, BASE_LEARNING_RATE))
 
 
 def learning_rate_factor(step: int, warmup: int, decay: int, steps: int) -> float:

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
 from lorajob.errors import ModelError, UsageError, says_out_of_memory
+from lorajob.gpu_memory import GB, fitting_quantization
 from lorajob.spec import TrainConfig
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}
@@ -49,11 +50,16 @@ def cpu_computes_bf16() -> bool:
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
-def pick_quantization(wanted: str, device: torch.device) -> str:
-    """`auto` is 8bit on CUDA and none elsewhere: on a CPU 8 bit is slower than float32."""
-    if wanted != "auto":
-        return wanted
-    return "8bit" if device.type == "cuda" else "none"
+def pick_quantization(folder: Path, config: TrainConfig, device: torch.device) -> str:
+    """`auto` is the first of none, 8bit and 4bit with which the base in `folder` and a few windows
+    fit the card; 8 bit trains two to four times slower than 16. On a CPU it is none.
+    """
+    if config.quantization != "auto":
+        return config.quantization
+    if device.type != "cuda":
+        return "none"
+    free, _ = torch.cuda.mem_get_info(device)
+    return fitting_quantization(folder, config, free / GB)
 
 
 def load_whisper(
@@ -100,15 +106,15 @@ def load_for_training(
     The adapter's weights are float32 whatever the base's type is.
     """
     dtype = DTYPES[pick_precision(config.precision, device)]
-    kind = pick_quantization(config.quantization, device)
+    kind = pick_quantization(folder, config, device)
+    log.info("base weights: %s", dtype if kind == "none" else kind)
     base: Any = load_whisper(folder, dtype, quantization_config(kind, dtype))
     base.config.use_cache = False
-    if kind != "none":
-        _quieten_bitsandbytes()
-        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
-    else:
+    if kind == "none":
         base.to(device)
-        base.requires_grad_(False)
+    else:  # not PEFT's prepare_model_for_kbit_training: its float32 norms feed 8-bit layers float32
+        _quieten_bitsandbytes()
+    base.requires_grad_(False)
     if config.gradient_checkpointing:
         _checkpoint_activations(base, config.decoder_only)
     if adapter is not None:
@@ -148,6 +154,25 @@ def _quieten_bitsandbytes() -> None:
     """It warns once a layer that inputs are cast to float16, which is what 8 bit means."""
     warnings.filterwarnings("ignore", module="bitsandbytes")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def encode(encoder: Any, features: Tensor) -> Tensor:
+    """Log-mel [batch, mel_bins, frames] -> hidden states [batch, frames / 2, width].
+
+    Fewer frames than 3000 take the first of the positions; transformers' encoder refuses them.
+    """
+    positions = encoder.embed_positions.weight
+    if features.shape[-1] == 2 * len(positions):
+        hidden: Tensor = encoder(features).last_hidden_state
+        return hidden
+    hidden = nn.functional.gelu(encoder.conv1(features))
+    hidden = nn.functional.gelu(encoder.conv2(hidden)).permute(0, 2, 1)
+    hidden = hidden + positions[: hidden.shape[1]]
+    for layer in encoder.layers:
+        given = layer(hidden, None)
+        hidden = given[0] if isinstance(given, tuple) else given  # a tuple in transformers 5.0
+    result: Tensor = encoder.layer_norm(hidden)
+    return result
 
 
 def merge(folder: Path, adapter: Path) -> WhisperForConditionalGeneration:

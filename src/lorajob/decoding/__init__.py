@@ -1,0 +1,4 @@
+"""From audio to text: decoders without timestamps, fallback and voice detection.
+
+May import: whisper, and what that may import.
+"""

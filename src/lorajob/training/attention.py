@@ -1,0 +1,158 @@
+"""Whisper's attention without copies, on padded batches and on windows behind each other.
+
+transformers multiplies the queries by a number of its own, and copies queries, keys and values to
+another order of their axes. PyTorch's attention takes both: the factor as an argument, the order as
+strides. The factor of every Whisper is 1/8, so the results are the same to the bit.
+"""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.models.whisper.modeling_whisper import WhisperAttention
+
+from lorajob.training.lora import project
+from lorajob.training.packed import FULL_FRAMES, FULL_TOKENS
+
+
+@dataclass
+class Ends:
+    """Where the windows of a packed pass end; None while batches are padded.
+
+    Both are int32 [windows + 1] and begin with 0.
+    """
+
+    heard: Tensor | None = None  # positions of the encoder
+    said: Tensor | None = None  # of the decoder
+
+    @contextmanager
+    def at(self, heard: Tensor, said: Tensor) -> Iterator[None]:
+        """Within the block, passes are packed so."""
+        self.heard, self.said = heard, said
+        try:
+            yield
+        finally:
+            self.heard = self.said = None
+
+
+def attend_without_copies(model: nn.Module) -> Ends:
+    """Change how the model's attention layers compute, for passes without a cache."""
+    ends = Ends()
+    for module in model.modules():
+        if isinstance(module, WhisperAttention):
+            module.ends = ends  # type: ignore[assignment]
+            module.forward = MethodType(_forward, module)  # type: ignore[method-assign]
+    return ends
+
+
+def packs(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the device has attention for windows behind each other: FlashAttention 2 needs 16
+    bit and compute capability 8.0. On a CPU a plain loop stands in for it, for tests.
+    """
+    if device.type != "cuda":
+        return False
+    new = torch.cuda.get_device_capability(device) >= (8, 0)
+    return new and dtype in (torch.bfloat16, torch.float16) and _variable_length() is not None
+
+
+def _forward(
+    self: Any,
+    hidden_states: Tensor,
+    key_value_states: Tensor | None = None,
+    past_key_values: None = None,
+    attention_mask: Tensor | None = None,
+    output_attentions: bool = False,
+    **unused: Any,
+) -> tuple[Tensor, None]:
+    """In place of WhisperAttention.forward, by the names that its layers call it with.
+
+    `hidden_states` is [windows, positions, width], `key_value_states` the encoder's output for
+    cross-attention, `attention_mask` as PyTorch takes it.
+    """
+    source = hidden_states if key_value_states is None else key_value_states
+    if key_value_states is None:
+        projected = project(source, self.q_proj, self.k_proj, self.v_proj)
+    else:
+        projected = self.q_proj(hidden_states), *project(source, self.k_proj, self.v_proj)
+    queries, keys, values = (it.unflatten(-1, (self.num_heads, -1)) for it in projected)
+    ends: Ends = self.ends
+    causal = self.is_causal and key_value_states is None and attention_mask is None
+    if ends.heard is not None and ends.said is not None:
+        own = ends.said if self.is_decoder else ends.heard
+        other = own if key_value_states is None else ends.heard
+        longest = FULL_TOKENS if self.is_decoder else FULL_FRAMES
+        other_longest = longest if key_value_states is None else FULL_FRAMES
+        limits = longest, other_longest
+        mixed = attend_packed(queries[0], keys[0], values[0], own, other, limits, causal)[None]
+    else:
+        mixed = scaled_dot_product_attention(
+            queries.transpose(1, 2),
+            keys.transpose(1, 2),
+            values.transpose(1, 2),
+            attn_mask=attention_mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=causal,
+            scale=self.scaling,
+        ).transpose(1, 2)
+    return self.out_proj(mixed.flatten(2)), None
+
+
+def attend_packed(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    ends: Tensor,
+    key_ends: Tensor,
+    longest: tuple[int, int],
+    causal: bool,
+) -> Tensor:
+    """Attention within each window: queries [n, heads, size], keys and values [m, heads, size];
+    `longest` are the most queries and keys that a window may have.
+    """
+    if queries.device.type != "cuda":
+        return _attend_in_turn(queries, keys, values, ends, key_ends, causal)
+    function = _variable_length()
+    if function is None:
+        raise RuntimeError("this PyTorch has no attention for windows behind each other")
+    form, how = function
+    told = how if causal else {}
+    mixed: Tensor = form(queries, keys, values, ends, key_ends, *longest, **told)
+    return mixed
+
+
+@cache
+def _variable_length() -> tuple[Any, dict[str, Any]] | None:
+    """PyTorch's attention over windows behind each other, and how it is told to be causal."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:  # before PyTorch 2.10
+        return None
+    names = inspect.signature(varlen_attn).parameters
+    how = {"is_causal": True} if "is_causal" in names else {"window_size": (-1, 0)}
+    return varlen_attn, how
+
+
+def _attend_in_turn(
+    queries: Tensor, keys: Tensor, values: Tensor, ends: Tensor, key_ends: Tensor, causal: bool
+) -> Tensor:
+    mixed = []
+    for number in range(len(ends) - 1):
+        mine = slice(int(ends[number]), int(ends[number + 1]))
+        theirs = slice(int(key_ends[number]), int(key_ends[number + 1]))
+        if mine.start == mine.stop:
+            continue
+        one = scaled_dot_product_attention(
+            queries[None, mine].transpose(1, 2),
+            keys[None, theirs].transpose(1, 2),
+            values[None, theirs].transpose(1, 2),
+            is_causal=causal,
+        )
+        mixed.append(one.transpose(1, 2)[0])
+    return torch.cat(mixed)

@@ -1,0 +1,276 @@
+"""LoRA layers in few operations, their weights and gradients in three flat tensors.
+
+PEFT computes `base(x) + B(A(dropout(x))) * scale` under autocast: per layer two casts of weights,
+two products, a product by a number and a sum, and as much again on the way back. A pass over a
+large Whisper has 640 such layers, so a fast card waits for the program that starts the operations.
+
+Here the whole adapter is one float32 tensor (the optimizer's only parameter), with one gradient and
+one copy in the type that the model computes in. The modules' weights are views of it, so PEFT saves
+and loads them as ever. A layer is one autograd function: its low-rank product is added into the
+base layer's output in place, and its gradients are written into a flat tensor of the pass, which is
+added to the float32 gradient as a whole.
+"""
+
+from collections.abc import Iterator
+from types import MethodType
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora.layer import LoraLayer
+from torch import Tensor, nn
+from torch.nn import functional
+
+ADAPTER = "default"  # PEFT's name for the only adapter of a model
+
+
+class FlatAdapter:
+    """The trained weights of a model with a LoRA adapter, as one parameter.
+
+    `weights` is float32 [parameters]; `gradient`, likewise, is the sum of the passes collected
+    since `clear_gradient`. `refresh` has to
+    be called after each change of `weights`, `collect` after each backward pass; in between no
+    layer may run twice.
+    """
+
+    def __init__(self, model: PeftModel, dtype: torch.dtype) -> None:
+        """Move the adapter's weights into one tensor; `dtype` is what the model computes in."""
+        trained = [it for it in model.parameters() if it.requires_grad]
+        sizes = [it.numel() for it in trained]
+        self.weights = nn.Parameter(torch.cat([it.detach().flatten() for it in trained]))
+        self.gradient = torch.zeros_like(self.weights, requires_grad=False)
+        self.weights.grad = self.gradient
+        # what the layers compute with, B times the layer's scale, and what a pass's gradients are
+        self._working = torch.empty_like(self.weights, dtype=dtype, requires_grad=False)
+        self._of_pass = torch.zeros_like(self._working)
+        self._factors = torch.ones_like(self._working)
+        flats = zip(
+            *(it.split(sizes) for it in (self._working, self._of_pass, self._factors)), strict=True
+        )
+        parts = dict(zip(map(id, trained), flats, strict=True))
+        views = zip(
+            trained,
+            self.weights.detach().split(sizes),
+            self.gradient.split(sizes),
+            strict=True,
+        )
+        for parameter, weight, gradient in views:
+            parameter.data = weight.view_as(parameter)
+            parameter.grad = gradient.view_as(parameter)
+        for layer in _lora_layers(model):
+            layer.low_rank = _LowRank(layer, parts)
+            layer.forward = MethodType(_forward, layer)
+        self.refresh()
+
+    def clear_gradient(self) -> None:
+        self.gradient.zero_()
+        self._of_pass.zero_()
+
+    @torch.no_grad()
+    def collect(self) -> None:
+        """Add a pass's gradients."""
+        self.gradient.add_(self._of_pass)
+        self._of_pass.zero_()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Bring what the layers compute with up to date."""
+        torch.mul(self.weights, self._factors, out=self._working)
+
+
+class _LowRank:
+    """One layer's A [rank, in] and B [out, rank], the latter times the scale, to compute with, and
+    where their gradients go.
+    """
+
+    def __init__(self, layer: Any, parts: dict[int, tuple[Tensor, ...]]) -> None:
+        self.first, self.second = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+        self.scale = float(layer.scaling[ADAPTER])
+        self.a, self._of_a, _ = (it.view_as(self.first) for it in parts[id(self.first)])
+        self.b, self._of_b, factors = (it.view_as(self.second) for it in parts[id(self.second)])
+        factors.fill_(self.scale)
+
+    def set_gradients(self, x: Tensor, low: Tensor, outer: Tensor, outer_low: Tensor) -> None:
+        """`x` [n, in], `low` = x A^T [n, rank], `outer` [n, out] and `outer_low` [n, rank], the
+        gradients on the layer's output and on `low`.
+        """
+        torch.mm(outer_low.t(), x, out=self._of_a)
+        self.set_gradient_of_b(low, outer)
+
+    def set_gradient_of_a(self, gradient: Tensor) -> None:
+        self._of_a.copy_(gradient)
+
+    def set_gradient_of_b(self, low: Tensor, outer: Tensor) -> None:
+        torch.addmm(self._of_b, outer.t(), low, beta=0, alpha=self.scale, out=self._of_b)
+
+
+class _AdaptedLinear(torch.autograd.Function):
+    """x [..., in] -> x W^T + bias + scale (x A^T) B^T, for a frozen W [out, in]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        low_rank: _LowRank,
+        first: Tensor,
+        second: Tensor,
+    ) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        low = flat @ low_rank.a.t()
+        out = functional.linear(flat, weight, bias)
+        out.addmm_(low, low_rank.b.t())
+        ctx.save_for_backward(flat, low, weight)
+        ctx.low_rank = low_rank
+        return out.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        flat, low, weight = ctx.saved_tensors
+        low_rank: _LowRank = ctx.low_rank
+        given = outer[0].reshape(-1, outer[0].shape[-1])
+        given_low = given @ low_rank.b
+        low_rank.set_gradients(flat, low, given, given_low)
+        inner = None
+        if ctx.needs_input_grad[0]:
+            inner = (given @ weight).addmm_(given_low, low_rank.a)
+            inner = inner.view(*outer[0].shape[:-1], -1)
+        return inner, None, None, None, None, None
+
+
+class _SharedInput(torch.autograd.Function):
+    """As `_AdaptedLinear` of several layers: their A are one product, and so are the sums of the
+    gradients on x.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, bases: list[nn.Linear], low_ranks: list[_LowRank], *trained: Tensor
+    ) -> tuple[Tensor, ...]:
+        flat = x.reshape(-1, x.shape[-1])
+        a = torch.cat([it.a for it in low_ranks])
+        low = flat @ a.t()
+        outs = []
+        parts = low.split([len(it.a) for it in low_ranks], dim=1)
+        for base, low_rank, part in zip(bases, low_ranks, parts, strict=True):
+            out = functional.linear(flat, base.weight, base.bias)
+            out.addmm_(part, low_rank.b.t())
+            outs.append(out.view(*x.shape[:-1], -1))
+        ctx.save_for_backward(flat, low, a)
+        ctx.weights = [base.weight for base in bases]
+        ctx.low_ranks = low_ranks
+        return tuple(outs)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        flat, low, a = ctx.saved_tensors
+        low_ranks: list[_LowRank] = ctx.low_ranks
+        ranks = [len(it.a) for it in low_ranks]
+        given_low = torch.empty_like(low)
+        inner: Tensor | None = None
+        parts = zip(low.split(ranks, dim=1), given_low.split(ranks, dim=1), strict=True)
+        for part, weight, low_rank, of_out in zip(
+            parts, ctx.weights, low_ranks, outer, strict=True
+        ):
+            low_part, given_part = part
+            given = of_out.reshape(-1, of_out.shape[-1])
+            torch.mm(given, low_rank.b, out=given_part)
+            low_rank.set_gradient_of_b(low_part, given)
+            if ctx.needs_input_grad[0]:
+                inner = given @ weight if inner is None else inner.addmm_(given, weight)
+        for low_rank, of_a in zip(low_ranks, (given_low.t() @ flat).split(ranks), strict=True):
+            low_rank.set_gradient_of_a(of_a)
+        if inner is not None:
+            inner = inner.addmm_(given_low, a).view(*outer[0].shape[:-1], -1)
+        return inner, None, None, *[None] * (2 * len(low_ranks))
+
+
+class _AddLowRank(torch.autograd.Function):
+    """out [..., out], x [..., in] -> out + scale (x A^T) B^T: beside a quantised layer, or when x
+    went through dropout.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, out: Tensor, x: Tensor, low_rank: _LowRank, first: Tensor, second: Tensor
+    ) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1]).to(low_rank.a.dtype)
+        low = flat @ low_rank.a.t()
+        total = torch.addmm(
+            out.reshape(-1, out.shape[-1]).to(low.dtype),
+            low,
+            low_rank.b.t(),
+        )
+        ctx.save_for_backward(flat, low)
+        ctx.low_rank = low_rank
+        ctx.dtypes = out.dtype, x.dtype
+        return total.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        flat, low = ctx.saved_tensors
+        low_rank: _LowRank = ctx.low_rank
+        of_out, of_x = ctx.dtypes
+        given = outer[0].reshape(-1, outer[0].shape[-1])
+        given_low = given @ low_rank.b
+        low_rank.set_gradients(flat, low, given, given_low)
+        inner = None
+        if ctx.needs_input_grad[1]:
+            inner = (given_low @ low_rank.a).view(*outer[0].shape[:-1], -1).to(of_x)
+        return outer[0].to(of_out), inner, None, None, None
+
+
+def _lora_layers(model: PeftModel) -> Iterator[Any]:
+    """The LoRA layers beside a linear layer, plain or quantised."""
+    for module in model.modules():
+        if isinstance(module, LoraLayer) and isinstance(module.get_base_layer(), nn.Linear):
+            yield module
+
+
+def plain(model: PeftModel) -> bool:
+    """Whether all linear layers are in float: quantised ones look at their input as they compute,
+    so they cannot be recorded.
+    """
+    return all(type(it) is nn.Linear for it in model.modules() if isinstance(it, nn.Linear))
+
+
+def _forward(layer: Any, x: Tensor) -> Tensor:
+    """In place of PEFT's forward of a LoRA layer."""
+    low_rank: _LowRank = layer.low_rank
+    base = layer.base_layer
+    if _is_plain(layer):
+        x = x.to(base.weight.dtype)
+        return apply(_AdaptedLinear, x, base.weight, base.bias, low_rank)
+    dropout = layer.lora_dropout[ADAPTER]
+    return apply(_AddLowRank, base(x), dropout(x), low_rank)
+
+
+def _is_plain(layer: Any) -> bool:
+    """Whether a LoRA layer's base is in float, and its input goes through no dropout."""
+    dropout = layer.lora_dropout[ADAPTER]
+    drops = layer.training and isinstance(dropout, nn.Dropout) and dropout.p > 0
+    return type(layer.base_layer) is nn.Linear and not drops
+
+
+def apply(function: Any, *given: Any) -> Tensor:
+    """Apply an autograd function; the weights are given too, so that autograd sees trained ones."""
+    low_rank: _LowRank = given[-1]
+    result: Tensor = function.apply(*given, low_rank.first, low_rank.second)
+    return result
+
+
+def project(x: Tensor, *layers: Any) -> tuple[Tensor, ...]:
+    """What each of several linear layers makes of the same x [..., in], LoRA or not."""
+    if not all(isinstance(it, LoraLayer) and hasattr(it, "low_rank") for it in layers):
+        return tuple(layer(x) for layer in layers)
+    if not all(_is_plain(it) for it in layers):
+        return tuple(layer(x) for layer in layers)
+    low_ranks = [it.low_rank for it in layers]
+    trained = [weight for it in low_ranks for weight in (it.first, it.second)]
+    bases = [it.base_layer for it in layers]
+    function: Any = _SharedInput
+    result: tuple[Tensor, ...] = function.apply(
+        x.to(bases[0].weight.dtype), bases, low_ranks, *trained
+    )
+    return result

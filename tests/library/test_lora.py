@@ -1,0 +1,101 @@
+"""LoRA layers computed in few operations against PEFT's own."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lorajob.spec import TrainConfig
+from lorajob.training.lora import FlatAdapter, plain
+from lorajob.training.loss import WhisperLoss
+from lorajob.whisper.model import load_for_training
+
+CPU = torch.device("cpu")
+
+
+def adapted(folder: Path, **values: Any) -> Any:
+    """A model whose adapter is not the zero that it begins with."""
+    config = TrainConfig(**({"precision": "float32", "rank": 4} | values))
+    model = load_for_training(folder, config, CPU)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def loss_of(model: Any) -> Tensor:
+    torch.manual_seed(4)
+    features, labels = torch.randn(2, 80, 3000), torch.randint(50_000, (2, 9))
+    loss: Tensor = model.get_base_model()(input_features=features, labels=labels).loss
+    return loss
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"target_modules": ("q_proj", "v_proj")},  # a layer without LoRA beside such with it
+        {"dropout": 0.1},
+        {"alpha": 4},
+        {"target_modules": ("fc1", "k_proj"), "gradient_checkpointing": True},
+    ],
+)
+def test_loss_and_gradients_are_those_of_peft(tiny_whisper: Path, values: dict[str, Any]) -> None:
+    theirs = adapted(tiny_whisper, **values).train()
+    torch.manual_seed(5)
+    expected = loss_of(theirs)
+    expected.backward()
+    gradients = [it.grad.flatten() for it in theirs.parameters() if it.requires_grad]
+    ours = adapted(tiny_whisper, **values).train()
+    flat = FlatAdapter(ours, torch.float32)
+    WhisperLoss(ours)  # its attention shares the product of queries, keys and values
+    for passes in (1, 2):
+        torch.manual_seed(5)
+        loss = loss_of(ours)
+        loss.backward()
+        flat.collect()
+        torch.testing.assert_close(loss, expected)
+        wanted = passes * torch.cat(gradients)
+        assert float((flat.gradient - wanted).norm() / wanted.norm()) < 1e-3
+    flat.clear_gradient()
+    assert not flat.gradient.any()
+
+
+def test_new_weights_count_after_a_refresh_and_are_what_peft_saves(
+    tiny_whisper: Path, tmp_path: Path
+) -> None:
+    from peft import PeftModel
+
+    from lorajob.whisper.model import load_whisper
+
+    model = adapted(tiny_whisper).eval()
+    flat = FlatAdapter(model, torch.float32)
+    before = loss_of(model)
+    with torch.no_grad():
+        flat.weights.mul_(1.5)
+    flat.refresh()
+    changed = loss_of(model)
+    assert abs(float((changed - before).detach())) > 1e-4
+    model.save_pretrained(str(tmp_path / "adapter"))
+    loaded = PeftModel.from_pretrained(load_whisper(tiny_whisper), str(tmp_path / "adapter"))
+    torch.testing.assert_close(loss_of(loaded.eval()), changed)
+
+
+def test_eight_bit_layers_get_no_float32_input(whisper_base: Path) -> None:
+    from bitsandbytes.nn import Linear8bitLt
+
+    model = adapted(whisper_base, precision="bf16", quantization="8bit")
+    FlatAdapter(model, torch.bfloat16)
+    assert not plain(model)
+    seen: list[torch.dtype] = []
+    quantised = [it for it in model.modules() if isinstance(it, Linear8bitLt)]
+    for layer in quantised:
+        layer.register_forward_pre_hook(lambda layer, given: seen.append(given[0].dtype))
+    ours = WhisperLoss(model).train()
+    ours.whisper.model.encoder(torch.randn(1, 80, 3000).to(torch.bfloat16))
+    assert len(quantised) == 96
+    assert set(seen) == {torch.bfloat16}
