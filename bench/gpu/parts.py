@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from shapes import SHAPES, make_job
+from models import SHAPES, make_job
 
 from lorajob.job.jobdir import JobDir
 from lorajob.spec import JobSpec
@@ -43,7 +43,7 @@ class Bench:
         folder = self.work / "models" / shape
         if not (folder / "model.safetensors").exists():
             folder.mkdir(parents=True, exist_ok=True)
-            command = [sys.executable, str(HERE / "shapes.py"), shape, str(folder)]
+            command = [sys.executable, str(HERE / "models.py"), shape, str(folder)]
             subprocess.run([*command, str(self.tokenizer)], check=True)
         return folder
 
@@ -109,7 +109,7 @@ def lorajob(bench: Bench, shape: str, *sets: str) -> dict[str, Any]:
         if event["event"] != "progress":
             break
         first = first or now - started
-        if begun is None and now - started - first > WARM_UP_SECONDS:
+        if begun is None and now - started - first > min(WARM_UP_SECONDS, bench.seconds):
             begun, steps = now, (event["step"], event["step"])
         elif begun is not None:
             seconds, steps = now - begun, (steps[0], event["step"])
@@ -249,12 +249,12 @@ def decode(bench: Bench, shape: str) -> dict[str, Any]:
 
 
 def precision(bench: Bench, shape: str) -> dict[str, Any]:
-    """A pass's loss and gradient in each precision, beside float32 on a CPU; the same weights and
-    clips.
+    """A packed pass's loss and gradient in each precision, beside float32 on a CPU; the same
+    weights and clips.
     """
     from accelerate.state import AcceleratorState, GradientState, PartialState
 
-    from lorajob.training.dataset import WindowDataset, collate
+    from lorajob.training.dataset import WindowDataset
     from lorajob.training.packed import Packer
     from lorajob.training.trainer import start_run
     from lorajob.whisper.tokens import Labels
@@ -278,10 +278,8 @@ def precision(bench: Bench, shape: str) -> dict[str, Any]:
         for state in (AcceleratorState, GradientState, PartialState):
             state._reset_state()
         run = start_run(folder, course.config.model_copy(update=update), 0, 10, None)
-        given: Any = collate(items)
-        if run.packs:
-            config = run.loss.whisper.config
-            given = Packer((), config.decoder_start_token_id, config.pad_token_id)(items)
+        config = run.loss.whisper.config
+        given = Packer((), config.decoder_start_token_id, config.pad_token_id)(items)
         losses[name] = float(run.take_pass(given, given.label_count))
         recorded[name] = run.recorded is not None
         scale = run.accelerator.scaler.get_scale() if run.accelerator.scaler else 1.0
@@ -323,7 +321,7 @@ def memory(bench: Bench, shape: str) -> dict[str, Any]:
 
 def resume(bench: Bench, shape: str) -> dict[str, Any]:
     """Killed after a checkpoint and started again; its losses beside an undisturbed run's."""
-    sets = ("train.epochs=1", "train.save_steps=10", "train.batch_clips=16")
+    sets = ("train.epochs=1", "train.save_steps=10", "train.save_seconds=0", "train.batch_clips=16")
     losses = []
     resumed_from = 0
     for kill in (False, True):
@@ -372,8 +370,8 @@ PARTS: dict[str, tuple[Callable[[Bench, str], dict[str, Any]], str]] = {
     **{f"{name}-{it}": (part, it) for it in SHAPES for name, part in TRAININGS.items()},
     **{f"profile-{it}": (profile, it) for it in SHAPES},
     **{f"decode-{it}": (decode, it) for it in SHAPES},
-    "precision": (precision, "base"),
     "memory": (memory, "small"),
-    "resume": (resume, "base"),
+    **{f"precision-{it}": (precision, it) for it in SHAPES},
+    **{f"resume-{it}": (resume, it) for it in SHAPES},
     **{f"forecast-{it}": (forecast, it) for it in SHAPES},
 }

@@ -1,11 +1,11 @@
 """Parts of the GPU benchmark, each of under two minutes, and the table of what has been measured.
 
-    bench/gpu/run.sh [--part NAME]... [--out DIR] [--tokenizer DIR] [--shapes large-v3 ...]
+    bench/gpu/run.sh [--part NAME]... [--out DIR] [--tokenizer DIR]
 
 Each part writes DIR/PART.json at its end; a part that has such a file of the same code and the same
 card is skipped. The table of all parts is printed at the end, and stands in DIR/table.md.
 
-Models have random weights in published shapes (bench/gpu/shapes.py), clips are noise of the lengths
+Models have random weights in published shapes (bench/gpu/models.py), clips are noise of the lengths
 of real ones: nothing is downloaded. Random weights take the same arithmetic as trained ones.
 """
 
@@ -19,25 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from parts import CLIPS, HERE, MATRIX, PARTS, Bench
-from shapes import SHAPES, needed_flops
+from models import SHAPES, needed_flops
+from parts import CLIPS, HERE, MATRIX, PARTS, TRAININGS, Bench
 
 from lorajob.job.jobdir import write_json
 
 SOURCES = HERE.parents[1] / "src" / "lorajob"
 HOUR = 3600.0
-DEFAULT = (
-    *(
-        "card",
-        "lorajob-large-v3",
-        "fair-large-v3",
-        "recipe-large-v3",
-        "lorajob-turbo",
-        "fair-turbo",
-    ),
-    *("recipe-turbo", "lorajob-small", "fair-small", "recipe-small", "lorajob-base", "fair-base"),
-    *("recipe-base", "precision", "memory", "resume", "forecast-small", "decode-large-v3"),
-)
+MEASURED = ("large-v3", "turbo", "small", "base")
+DEFAULT = [
+    "card",
+    *(f"{name}-{shape}" for shape in MEASURED for name in TRAININGS),
+    *("precision-base", "memory", "resume-base", "forecast-small", "decode-large-v3"),
+]
 
 
 def code_digest() -> str:

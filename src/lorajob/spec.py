@@ -109,6 +109,9 @@ class TrainConfig(BaseModel):
     program; only with unquantised weights on GPUs of compute capability 8.0 and newer."""
     save_steps: PositiveInt = 50
     """Optimizer steps from one checkpoint to the next."""
+    save_seconds: Annotated[float, Field(ge=0)] | None = None
+    """Least seconds from one checkpoint to the next; null is 60 beside a GPU, which takes many
+    steps in a second, and 0 on a CPU."""
     keep_checkpoints: PositiveInt = 2
     """Checkpoints kept; older ones are deleted."""
     threads: PositiveInt | None = None

@@ -52,6 +52,7 @@ class RecordedPasses:
         self._adapter = adapter
         self._recorded: dict[Any, _Recorded] = {}
         self._pool: Any = None
+        self._stream: torch.cuda.Stream | None = None
 
     def __call__(self, batch: PackedBatch, tokens: int) -> Tensor:
         """Add the batch's gradients; returns its share of the loss a token, of `tokens` in all.
@@ -83,7 +84,8 @@ class RecordedPasses:
         device = self._adapter.weights.device
         inputs = batch.to(device)
         share = torch.zeros((), device=device)
-        stream = torch.cuda.Stream(device)
+        # always the same: PyTorch gives memory back to the stream that it was taken on
+        stream = self._stream = self._stream or torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):  # the libraries make their plans outside of the graph
             if self._pool is None:

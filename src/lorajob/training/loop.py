@@ -59,6 +59,7 @@ PASS_SECONDS = {"cpu": 1.0, "cuda": 30.0}
 STEPS_TO_FORECAST = 40  # a shorter run is over before a dry run pays
 # Losses stay on the device for so many steps: reading one waits for all that the device has to do.
 STEPS_UNREAD = {"cpu": 1, "cuda": 10}
+SAVE_SECONDS = {"cpu": 0.0, "cuda": 60.0}  # from one checkpoint to the next, at least
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ class Loop:
     checkpoints: Path
     foretold: Forecast | None = None
     read_at: float = 0.0  # monotonic seconds, when losses were read
+    saved_at: float = 0.0  # likewise, when a checkpoint was saved
     first: int = 1
 
     def __init__(self, run: Run, report: Report, course: Course) -> None:
@@ -96,7 +98,10 @@ class Loop:
         self.total = len(plan)
         self.saved = run.step
         self.unread: list[Unread] = []
-        self.steps_unread = STEPS_UNREAD[run.accelerator.device.type]
+        kind = run.accelerator.device.type
+        wanted = run.config.save_seconds
+        self.save_seconds = SAVE_SECONDS[kind] if wanted is None else wanted
+        self.steps_unread = STEPS_UNREAD[kind]
         run.stop_asked = lambda: report.stop_requested
 
     def train(self, dataset: WindowDataset, scratch: Path | None) -> None:
@@ -108,7 +113,7 @@ class Loop:
         self._look_ahead(dataset, loaded)
         batches = self._batches(dataset)
         self.first = self.run.step + 1  # its loss is read at once, as a sign of life
-        began = self.read_at = time.monotonic()
+        began = self.read_at = self.saved_at = time.monotonic()
         if self.history is not None:
             self.history.begin(began)
         while self.run.step < self.total:
@@ -125,7 +130,7 @@ class Loop:
                 continue
             clips = sum(len(self.windows[index].clips) for index in step)
             self.unread.append(Unread(loss, self.run.rate, tokens, clips, waited))
-            saving = self.run.step % self.config.save_steps == 0 or self.run.step == self.total
+            saving = self._save_is_due() or self.run.step == self.total
             if saving or self.run.step == self.first or len(self.unread) >= self.steps_unread:
                 self._read_losses()
             if self.run.stopping:
@@ -301,6 +306,12 @@ class Loop:
             step, eta = self.run.step, seconds * (self.total - self.run.step)
             self.report.progress(step, self.total, eta_seconds=eta, checkpoint=self.saved, **fields)
 
+    def _save_is_due(self) -> bool:
+        return (
+            self.run.step % self.config.save_steps == 0
+            and time.monotonic() - self.saved_at >= self.save_seconds
+        )
+
     def _save(self) -> None:
         if self.run.step == self.saved or self.history is None:
             return
@@ -309,7 +320,7 @@ class Loop:
         state = self.run.state() | {"plan": self.digest, "batch_clips": self.config.batch_clips}
         save_checkpoint(target, self.run.model, optimizer, state, self.history.path)
         prune(self.checkpoints, self.config.keep_checkpoints)
-        self.saved = self.run.step
+        self.saved, self.saved_at = self.run.step, time.monotonic()
         log.info("checkpoint %s", target)
 
 

@@ -58,13 +58,13 @@ class Shape:
 
 
 SHAPES = {
+    "smallest": Shape(64, 2, 2),  # to try the benchmark itself
     "tiny": Shape(384, 4, 4),  # 39 M parameters
     "base": Shape(512, 6, 6),  # 74 M
     "small": Shape(768, 12, 12),  # 244 M
     "turbo": Shape(1280, 32, 4, 128, 51_866),  # 809 M
     "large-v3": Shape(1280, 32, 32, 128, 51_866),  # 1,550 M
 }
-PARAMETERS = {"tiny": 39e6, "base": 74e6, "small": 244e6, "turbo": 809e6, "large-v3": 1550e6}
 
 
 def make_model(shape: Shape, folder: Path, tokenizer: Path) -> None:
@@ -146,7 +146,7 @@ def training_flops(shape: Shape, seconds: float, tokens: int) -> float:
 
 
 def main() -> None:
-    """`python bench/gpu/shapes.py SHAPE FOLDER TOKENIZER`: make a model in a process of its own."""
+    """`python bench/gpu/models.py SHAPE FOLDER TOKENIZER`: make a model in a process of its own."""
     name, folder, tokenizer = sys.argv[1:]
     make_model(SHAPES[name], Path(folder), Path(tokenizer))
 
