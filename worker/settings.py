@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     slack_webhook_url: SecretStr | None = None  # gets a sentence about it
     scale_down_seconds: float = Field(default=120, gt=0)  # without work, until a worker ends
 
+    stages_here: int = Field(default=1, ge=1)  # stages on this machine at a time share its cores
     jobs_gb: float = Field(default=50, ge=0)  # of jobs kept here, where `artifacts` is a url
 
     @field_validator("artifacts", mode="before")

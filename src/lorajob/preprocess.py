@@ -9,7 +9,6 @@ that such sound has such text.
 """
 
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lorajob.cores import threads_a_stage
 from lorajob.corpora import Clip, Corpus, fingerprint, local_copy, open_corpus
 from lorajob.corpora.report import CorpusReport
 from lorajob.corpora.split import choose_test, sample
@@ -204,11 +204,11 @@ def _write_stores(
 
 
 def _in_order(work: Callable[[Clip], Prepared], clips: Iterable[Clip]) -> Iterator[Prepared]:
-    """`work` on every clip, on all CPUs, few at a time, the results in the order of the clips.
+    """`work` on every clip, on this stage's cores, few at a time, results in the order of clips.
 
     Threads do: libsndfile, soxr, FFmpeg and the tokenizer all let go of Python's lock.
     """
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = threads_a_stage()
     pending: deque[Future[Prepared]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         try:

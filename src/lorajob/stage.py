@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any
 
 from lorajob import logs
+from lorajob.cores import share_cpu
 from lorajob.errors import (
     DiskError,
     LorajobError,
@@ -100,6 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     logs.configure()
+    share_cpu(os.environ)
     job = JobDir(args.job_dir.resolve())
     logs.bind(job=job.root.name, stage=args.stage, attempt=args.attempt)
     report = Report(args.stage)

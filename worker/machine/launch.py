@@ -53,7 +53,9 @@ def run_worker(
     _check(options)
     connect(settings)  # only to refuse what is no Redis url: Celery waits for one that is away
     pinned = pins(options.gpus) if queue == "gpu" else [Pin()]
-    launches = [launch(queue, settings, options, pin) for pin in pinned]
+    stages = len(pinned) * (options.autoscale or (options.concurrency, 0))[0]
+    shared = settings.model_copy(update={"stages_here": max(settings.stages_here, stages)})
+    launches = [launch(queue, shared, options, pin) for pin in pinned]
     if len(launches) == 1:
         _become(*launches[0])
     sys.exit(run_together(launches))

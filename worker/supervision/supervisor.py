@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import IO, Any
 
 from lorajob import logs
+from lorajob.cores import share_cpu
 from lorajob.job.jobdir import JobDir
 from lorajob.job.report import EXIT_FAILED, EXIT_STOPPED
 from lorajob.worker.supervision.outcome import (
@@ -149,7 +150,8 @@ def supervise(
 def child_environment(gpu: bool = True) -> dict[str, str]:
     """This process's environment without Redis and without anything that names a password.
 
-    Without `gpu` no card is visible: a stage of the cpu queue takes no memory from training.
+    Without `gpu` no card is visible: a stage of the cpu queue takes no memory from training. The
+    stage gets its share of the CPU's threads (lorajob.cores).
     """
     kept = {
         name: value
@@ -158,6 +160,7 @@ def child_environment(gpu: bool = True) -> dict[str, str]:
         and not name.startswith(SECRET_STARTS)
         and not any(word in name for word in SECRET_WORDS)
     }
+    share_cpu(kept)
     return kept if gpu else kept | {"CUDA_VISIBLE_DEVICES": ""}
 
 

@@ -4,6 +4,7 @@ import os
 
 import torch
 
+from lorajob.cores import threads_a_stage
 from lorajob.training.packing import USUAL_CLIPS
 
 # Clips an optimizer step by a card's multiprocessors, the first row that fits. With fewer a card
@@ -28,8 +29,7 @@ def loader_workers(wanted: int | None, device: torch.device, processes: int) -> 
         return wanted
     if device.type == "cpu":
         return 0
-    cores = len(os.sched_getaffinity(0)) // processes
-    return max(1, min(LOADER_WORKERS, cores - 1))
+    return max(1, min(LOADER_WORKERS, threads_a_stage() // processes - 1))
 
 
 def set_up_cuda() -> None:

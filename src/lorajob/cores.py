@@ -1,0 +1,77 @@
+"""A stage's share of this machine's CPU: how many threads it has, and how they wait."""
+
+import os
+from collections.abc import Iterable, MutableMapping
+from pathlib import Path
+
+STAGES_HERE = "LORAJOB_STAGES_HERE"  # stages that run on this machine at a time
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+# Threads of OpenMP, GNU's and Intel's, wait by spinning unless they are told not to. Beside another
+# program they then take the core that the thread they wait for needs: two trainings on two cores
+# took twelve times as long as one (bench/RESULTS.md, "Neighbours").
+PASSIVE = {"GOMP_SPINCOUNT": "0", "OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUP = Path("/proc/self/cgroup")
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: by its affinity and by the quotas of its control groups,
+    rounded up; at least one.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    quotas = [-(-quota // 1) for quota in _quotas(CGROUPS, OWN_CGROUP)]
+    return max(1, min([allowed or 1, *map(int, quotas)]))
+
+
+def _quotas(root: Path, own: Path) -> Iterable[float]:
+    """Cores that each control group of this process allows, of version 2 and 1 alike."""
+    try:
+        lines = own.read_text("utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0":
+            base = root
+        elif "cpu" in controllers.split(","):
+            base = root / controllers
+        else:
+            continue
+        group = base / path.lstrip("/")
+        while True:
+            quota = _quota(group)
+            if quota is not None:
+                yield quota
+            if group == base or base not in group.parents:
+                break
+            group = group.parent
+
+
+def _quota(group: Path) -> float | None:
+    try:
+        if (group / "cpu.max").is_file():
+            quota, period = (group / "cpu.max").read_text("utf-8").split()
+        else:
+            quota = (group / "cpu.cfs_quota_us").read_text("utf-8").strip()
+            period = (group / "cpu.cfs_period_us").read_text("utf-8").strip()
+        return float(quota) / float(period) if float(quota) > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):  # no quota: "max", or no such file
+        return None
+
+
+def threads_a_stage() -> int:
+    """This machine's usable cores over the stages that run here at a time; at least one."""
+    given = os.environ.get(STAGES_HERE, "")
+    stages = int(given) if given.isdigit() else 1
+    return max(1, usable_cores() // max(1, stages))
+
+
+def share_cpu(environment: MutableMapping[str, str]) -> None:
+    """Give a stage's environment its threads and let them wait passively, unless the user said
+    otherwise. Has to come before the stage loads torch.
+    """
+    if not any(name in environment for name in THREADS):
+        environment.update(dict.fromkeys(THREADS, str(threads_a_stage())))
+    for name, value in PASSIVE.items():
+        environment.setdefault(name, value)

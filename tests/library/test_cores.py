@@ -1,0 +1,90 @@
+"""A stage's share of the CPU."""
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lorajob import cores
+from lorajob.job.jobdir import JobDir
+from tests.support.tiny import make_job
+
+SETS = ("train.epochs=1", "train.batch_clips=1", "train.rank=4")
+
+
+def group(root: Path, name: str, **files: str) -> None:
+    folder = root / name
+    folder.mkdir(parents=True)
+    for file, text in files.items():
+        (folder / file.replace("_", ".", 1)).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"),
+    [("max 100000", 8), ("150000 100000", 2), ("50000 100000", 1), ("400000 100000", 3)],
+)
+def test_the_quota_of_every_control_group_above_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, expected: int
+) -> None:
+    group(tmp_path / "cgroup", "pod", cpu_max="300000 100000" if quota[0] == "4" else "max 100000")
+    group(tmp_path / "cgroup", "pod/worker", cpu_max=quota)
+    own = tmp_path / "own"
+    own.write_text("0::/pod/worker\n")
+    monkeypatch.setattr(cores, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(cores, "OWN_CGROUP", own)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert cores.usable_cores() == expected
+
+
+def test_control_groups_of_version_1_count_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "cgroup" / "cpu,cpuacct" / "docker"
+    folder.mkdir(parents=True)
+    (folder / "cpu.cfs_quota_us").write_text("250000\n")
+    (folder / "cpu.cfs_period_us").write_text("100000\n")
+    own = tmp_path / "own"
+    own.write_text("5:memory:/docker\n4:cpu,cpuacct:/docker\n")
+    monkeypatch.setattr(cores, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(cores, "OWN_CGROUP", own)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert cores.usable_cores() == 3
+
+
+def test_stages_of_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "usable_cores", lambda: 16)
+    for stages, threads in (("", 16), ("4", 4), ("40", 1), ("none", 16)):
+        monkeypatch.setenv(cores.STAGES_HERE, stages)
+        given: dict[str, str] = {}
+        cores.share_cpu(given)
+        assert given["OMP_NUM_THREADS"] == str(threads)
+        assert given["GOMP_SPINCOUNT"] == "0"
+    own = {"OMP_NUM_THREADS": "3", "GOMP_SPINCOUNT": "100"}
+    cores.share_cpu(own)
+    assert (own["OMP_NUM_THREADS"], own["GOMP_SPINCOUNT"]) == ("3", "100")
+
+
+def cpu_seconds(jobs: list[JobDir]) -> float:
+    """What training all of them beside each other takes, all processes together."""
+    env = {name: value for name, value in os.environ.items() if name not in cores.PASSIVE}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-m", "lorajob.stage", "train"]
+    stages = [
+        subprocess.Popen([*command, str(job.root)], env=env, stdout=subprocess.DEVNULL)
+        for job in jobs
+    ]
+    assert [stage.wait(timeout=400) for stage in stages] == [0] * len(jobs)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_two_trainings_beside_each_other_do_not_take_each_others_cores(
+    whisper_base: Path, tmp_path: Path
+) -> None:
+    jobs = [make_job(tmp_path / str(n), whisper_base, *SETS, clips=8) for n in range(3)]
+    alone = cpu_seconds(jobs[:1])
+    together = cpu_seconds(jobs[1:])
+    assert together < 2 * 2 * alone  # by spinning they took twelve times as long
