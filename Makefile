@@ -43,7 +43,7 @@ quick: $(VENV)/installed
 
 docs: $(VENV)/installed
 	$(BIN)/python docs/make_settings.py
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 picture: $(VENV)/installed
 	$(BIN)/python docs/make_picture.py --record
