@@ -82,3 +82,18 @@ def test_the_page_of_settings_names_every_variable_that_the_code_reads() -> None
         for path in (ROOT / folder).rglob("*.py"):
             used |= set(re.findall(r"\bLORAJOB_[A-Z_]*[A-Z]\b", path.read_text("utf-8")))
     assert used - own <= set(re.findall(r"LORAJOB_[A-Z_]+", page))
+
+
+def test_the_picture_shows_what_watch_prints_today(tmp_path: Path) -> None:
+    before = (ROOT / "docs" / "progress.svg").read_text("utf-8")
+    command = [sys.executable, ROOT / "docs" / "make_picture.py", str(tmp_path / "progress.svg")]
+    subprocess.run(command, check=True)
+    now = (tmp_path / "progress.svg").read_text("utf-8")
+    assert now == before, "run `python docs/make_picture.py` and commit docs/progress.svg"
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_of_a_page_outside_docs_lead_to_files(name: str) -> None:
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / name).read_text("utf-8"))
+    local = [link for link in links if "://" not in link]
+    assert [link for link in local if not (ROOT / link).exists()] == []
