@@ -41,9 +41,10 @@ test: $(VENV)/installed
 quick: $(VENV)/installed
 	$(BIN)/python -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
+# mkdocs with --quiet counts no warnings, so that --strict would find none.
 docs: $(VENV)/installed
 	$(BIN)/python docs/make_settings.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 picture: $(VENV)/installed
 	$(BIN)/python docs/make_picture.py --record

