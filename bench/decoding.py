@@ -26,13 +26,13 @@ from lorajob.convert import spread
 from lorajob.job.jobdir import JobDir
 from lorajob.languages import find_language
 from lorajob.spec import JobSpec
-from lorajob.speech.audio import Samples
+from lorajob.speech.audio import SAMPLE_RATE, Samples
 from lorajob.speech.clipstore import ClipStore
 from lorajob.speech.scoring import score
 from lorajob.transcribe import transcribe
 from lorajob.whisper import ct2
 from lorajob.whisper.base_model import local_model
-from lorajob.whisper.features import SAMPLE_RATE, LogMel, pad_windows
+from lorajob.whisper.features import LogMel, pad_windows
 from lorajob.whisper.model import merge
 from lorajob.whisper.tokens import Labels
 

@@ -28,7 +28,7 @@ from lorajob.job.jobdir import STAGES
 from lorajob.spec import JobSpec
 from lorajob.tasks.batches import submit_batch
 from lorajob.tasks.describe import summary
-from lorajob.tasks.jobs import Pipeline
+from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.reconciler import Reconciler
 from lorajob.worker.app import configuration
 from lorajob.worker.connect import connect, redis_url
@@ -67,35 +67,35 @@ def main() -> int:
 
 def measure(settings: Settings, jobs: int) -> dict[str, str]:
     """What each took, in words."""
-    pipeline = Pipeline(settings)
+    jobs = Jobs(settings)
     manifest = settings.home / "clips.tsv"
     manifest.write_text("audio\ttext\na.wav\tनमस्ते\n", "utf-8")
     specs = [JobSpec(language="hi", corpus=str(manifest), seed=seed) for seed in range(jobs)]
     took: dict[str, str] = {}
     with _seconds(took, f"submit {SUBMITTED}, one batch"):
-        submit_batch(pipeline, specs[:SUBMITTED])
+        submit_batch(jobs, specs[:SUBMITTED])
     for spec in specs[SUBMITTED:]:
-        ended(pipeline, spec)
+        ended(jobs, spec)
     with _seconds(took, "newest 50, as `status` reads them"):
-        pipeline.newest(50)
+        jobs.newest(50)
     command = [sys.executable, "-m", "lorajob.cli.main", "status"]
     with _seconds(took, "`lorajob status`, start of Python included"):
         check_output(command, env=settings.environment() | _url(settings))
-    reconciler = Reconciler(settings.model_copy(update={"lease_seconds": 0.1}), pipeline.redis)
+    reconciler = Reconciler(settings.model_copy(update={"lease_seconds": 0.1}), jobs.redis)
     time.sleep(1.1)  # until Redis counts as settled
     with _seconds(took, "a turn of the reconciler that reads all messages"):
         reconciler.turn()
     with _seconds(took, "one that need not"):
         reconciler.turn()
-    took["memory of Redis, records and messages"] = _memory(pipeline)
+    took["memory of Redis, records and messages"] = _memory(jobs)
     for spec in specs[SUBMITTED:]:
         _keep_results(settings, f"hi-{spec.seed:08x}")
-    took["with Celery's results of a month, all jobs ended in it"] = _memory(pipeline)
+    took["with Celery's results of a month, all jobs ended in it"] = _memory(jobs)
     return took
 
 
-def _memory(pipeline: Pipeline) -> str:
-    memory = cast("dict[str, int]", pipeline.redis.info("memory"))
+def _memory(jobs: Jobs) -> str:
+    memory = cast("dict[str, int]", jobs.redis.info("memory"))
     return f"{memory['used_memory'] / 1e6:.0f} MB"
 
 
@@ -119,9 +119,9 @@ def _celery(url: str) -> Celery:
     return app
 
 
-def ended(pipeline: Pipeline, spec: JobSpec) -> None:
+def ended(jobs: Jobs, spec: JobSpec) -> None:
     """A job that succeeded long ago: its record alone, without files."""
-    record = pipeline.new_record(spec, f"hi-{spec.seed:08x}")
+    record = jobs.new_record(spec, f"hi-{spec.seed:08x}")
     now = time.time()
     stages = {
         name: record.stages[name].model_copy(
@@ -135,7 +135,7 @@ def ended(pipeline: Pipeline, spec: JobSpec) -> None:
     }  # fmt: skip
     done: JobRecord = record.model_copy(update={"state": "succeeded", "stages": stages})
     Path(done.folder).mkdir(parents=True, exist_ok=True)
-    pipeline.records.create(done)
+    jobs.records.create(done)
 
 
 @contextmanager

@@ -6,15 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lorajob.cli.options import ANEW, PRIORITY, WAIT
-from lorajob.cli.service import open_pipeline
+from lorajob.cli.context import open_jobs
+from lorajob.cli.spec_options import (
+    ANEW,
+    PRIORITY,
+    WAIT,
+    complete_spec,
+    read_spec,
+    refuse_one_language,
+)
 from lorajob.errors import UsageError
 from lorajob.storage.urls import public
 
 if TYPE_CHECKING:
     from lorajob.spec import JobSpec
     from lorajob.tasks.batches import Submitted
-    from lorajob.tasks.jobs import Pipeline
+    from lorajob.tasks.jobs import Jobs
     from lorajob.worker.queues import Priority
 
 KEYS = ("defaults", "languages")
@@ -62,18 +69,18 @@ def batch(
     beside FILE first, and taken to belong there where it is in neither place.
     """
     specs = read_batch(file, sets)
-    ctx.exit(submit_specs(open_pipeline(), specs, priority, anew, wait))
+    ctx.exit(submit_specs(open_jobs(), specs, priority, anew, wait))
 
 
 def submit_specs(
-    pipeline: "Pipeline", specs: "list[JobSpec]", priority: "Priority", anew: bool, wait: bool
+    jobs: "Jobs", specs: "list[JobSpec]", priority: "Priority", anew: bool, wait: bool
 ) -> int:
     """Queue the batch, print its id, and follow it where asked to; returns the exit code."""
     from lorajob.tasks.batches import submit_batch
 
     _check_specs(specs)
     salt = secrets.token_hex(8) if anew else ""
-    submitted = submit_batch(pipeline, specs, priority, salt)
+    submitted = submit_batch(jobs, specs, priority, salt)
     for job, why in submitted.rejected.items():
         click.echo(f"lorajob: {job} is rejected: {why}", err=True)
     if note := _found_before(submitted, priority):
@@ -81,9 +88,9 @@ def submit_specs(
     click.echo(submitted.batch.id)
     if not wait:
         return 0
-    from lorajob.cli.batch_views import follow_batch
+    from lorajob.cli.watch import follow_batch
 
-    return follow_batch(pipeline, submitted.batch.id)
+    return follow_batch(jobs, submitted.batch.id)
 
 
 def _found_before(submitted: "Submitted", priority: "Priority") -> str:
@@ -115,8 +122,6 @@ def _check_specs(specs: "list[JobSpec]") -> None:
 
 def read_batch(path: Path, sets: tuple[str, ...]) -> "list[JobSpec]":
     """The specs of a batch file, one a language. Raises UsageError naming what is wrong."""
-    from lorajob.cli.submit import read_spec, refuse_one_language
-
     refuse_one_language(sets)
     values = read_spec(path, "batch")
     if unknown := set(values) - set(KEYS):
@@ -154,7 +159,6 @@ def _entries(languages: Any, path: Path) -> list[dict[str, Any]]:
 def _spec(
     own: dict[str, Any], defaults: dict[str, Any], sets: tuple[str, ...], beside: Path
 ) -> "JobSpec":
-    from lorajob.cli.submit import complete_spec
     from lorajob.spec import merge
     from lorajob.storage.urls import is_url
 

@@ -1,18 +1,43 @@
-"""A job by its id: its folder and its record, from Redis or from the files beside the job."""
+"""What a command opens: settings, the jobs of the service, and one job by its id."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
-from lorajob.cli.service import load_settings
 from lorajob.errors import JobNotFoundError, RecordError, ServiceError, UsageError
 from lorajob.job.jobdir import JOB_ID, JobDir
+from lorajob.storage.urls import public
 
 if TYPE_CHECKING:
+    from lorajob.tasks.jobs import Jobs
     from lorajob.worker.records.record import JobRecord
     from lorajob.worker.settings import Settings
+
+
+def load_settings() -> "Settings":
+    """Settings from LORAJOB_* variables; UsageError names the variable that is wrong."""
+    from pydantic import ValidationError
+
+    from lorajob.worker.settings import Settings
+
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = f"LORAJOB_{first['loc'][0]}".upper()
+        secret = any(word in name for word in ("PASSWORD", "SECRET", "URL"))
+        value = "***" if secret else repr(public(os.environ.get(name, "")))
+        raise UsageError(f"{name}: {value} is not allowed: {first['msg'].lower()}") from None
+
+
+def open_jobs() -> "Jobs":
+    """The jobs of the service at this user's Redis. Raises ServiceError where there is none."""
+    from lorajob.tasks.jobs import Jobs
+
+    return Jobs(load_settings())
 
 
 def check_job_id(job: str) -> str:

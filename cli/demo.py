@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 
 import click
 
+from lorajob.cli.context import load_settings
 from lorajob.cli.errors import EXIT_FAILED
-from lorajob.cli.service import load_settings
 from lorajob.errors import ServiceError
 
 BASE_MODEL = "demo/whisper-base"

@@ -3,11 +3,18 @@
 import dataclasses
 import json
 import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 
+from lorajob.cli import doctor_checks
+from lorajob.cli.context import load_settings
+from lorajob.cli.doctor_checks import Finding
 from lorajob.cli.errors import EXIT_FAILED
-from lorajob.cli.service import load_settings
+
+if TYPE_CHECKING:
+    from lorajob.worker.settings import Settings
 
 STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -21,8 +28,6 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     Each line is ok, warn (jobs run, but see the advice; so too while no service is up) or fail
     (jobs cannot run). The exit code is 1 where something fails.
     """
-    from lorajob.cli.doctor_checks import all_checks
-
     settings = load_settings()
     findings = []
     for finding in all_checks(settings):
@@ -37,3 +42,21 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
         click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
     if any(finding.state == "fail" for finding in findings):
         ctx.exit(EXIT_FAILED)
+
+
+def all_checks(settings: "Settings") -> Iterator[Finding]:
+    """Every finding, in the order of what stands on what."""
+    versions = doctor_checks.check_versions()
+    yield versions
+    if versions.state == "fail":
+        return  # the other checks need these packages
+    from lorajob.cli import service_checks
+
+    yield doctor_checks.check_decoding()
+    yield doctor_checks.check_disk(settings.jobs)
+    yield from doctor_checks.check_store(settings.store_url)
+    yield service_checks.check_memory()
+    yield from service_checks.check_gpus()
+    yield from doctor_checks.check_corpora(settings.corpora)
+    yield service_checks.check_server(settings)
+    yield from service_checks.check_service(settings)

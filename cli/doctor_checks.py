@@ -7,13 +7,14 @@ import secrets
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from lorajob.cli.finding import GIB, Finding
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from lorajob.worker.settings import Settings
+    pass
+
+GIB = 2**30
 
 LOW_DISK_BYTES = 10 * GIB  # a base model, its merged float copy and a corpus of some ten hours
 NO_DISK_BYTES = GIB
@@ -22,22 +23,14 @@ SHOWN_VERSIONS = ("torch", "transformers", "peft", "ctranslate2", "faster-whispe
 TONE_SECONDS = 0.5
 
 
-def all_checks(settings: "Settings") -> Iterator[Finding]:
-    """Every finding, in the order of what stands on what."""
-    versions = check_versions()
-    yield versions
-    if versions.state == "fail":
-        return  # the other checks need these packages
-    from lorajob.cli import service_checks
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `advice` is empty where there is nothing to do."""
 
-    yield check_decoding()
-    yield check_disk(settings.jobs)
-    yield from check_store(settings.store_url)
-    yield service_checks.check_memory()
-    yield from service_checks.check_gpus()
-    yield from check_corpora(settings.corpora)
-    yield service_checks.check_server(settings)
-    yield from service_checks.check_service(settings)
+    name: str
+    state: Literal["ok", "warn", "fail"]
+    text: str
+    advice: str = ""
 
 
 def check_versions() -> Finding:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import click
 
-from lorajob.errors import LorajobError, UsageError
-from lorajob.room import FULL
+from lorajob.errors import FULL, LorajobError, UsageError
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2

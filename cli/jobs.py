@@ -1,17 +1,21 @@
-"""`lorajob status`."""
+"""`lorajob status`, `cancel`, `retry`, `rebuild` and `prune`: what is done with jobs that exist."""
 
 import json
 import sys
 import time
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from lorajob.cli.context import check_job_id, is_batch, load_record
-from lorajob.cli.service import open_pipeline
+from lorajob.cli.context import check_job_id, is_batch, load_record, load_settings, open_jobs
+from lorajob.cli.errors import say_error
 
 if TYPE_CHECKING:
-    from lorajob.tasks.jobs import Pipeline
+    from lorajob.tasks.jobs import Jobs
+    from lorajob.tasks.prune import Keep
+    from lorajob.worker.records.batches import Batch
     from lorajob.worker.records.record import JobRecord
 
 
@@ -45,32 +49,30 @@ def status(job: str | None, as_json: bool, limit: int) -> None:
     Where Redis cannot be reached, JOB's job.json answers, if it is to be found here.
     """
     if job is None:
-        pipeline = open_pipeline()
-        show_jobs(pipeline, pipeline.newest(limit), as_json)
-        if unknown := pipeline.unknown():
+        jobs = open_jobs()
+        show_jobs(jobs, jobs.newest(limit), as_json)
+        if unknown := jobs.unknown():
             click.echo(
                 f"lorajob: Redis knows nothing of {len(unknown)} jobs here, such as {unknown[0]}; "
                 "`lorajob rebuild` restores them from their files",
                 err=True,
             )
     elif is_batch(job):
-        from lorajob.cli.batch_views import show_batch
-
-        show_batch(open_pipeline(), check_job_id(job), as_json)
+        show_batch(open_jobs(), check_job_id(job), as_json)
     else:
-        show_job(open_pipeline(), load_record(job), as_json)
+        show_job(open_jobs(), load_record(job), as_json)
 
 
-def show_jobs(pipeline: "Pipeline", records: "list[JobRecord]", as_json: bool) -> None:
+def show_jobs(jobs: "Jobs", records: "list[JobRecord]", as_json: bool) -> None:
     """Print a table of jobs, or a list of their descriptions."""
-    from lorajob.tasks.waiting import waits
+    from lorajob.tasks.jobs import waits
 
-    waiting = waits(pipeline, records)
+    waiting = waits(jobs, records)
     if as_json:
-        from lorajob.tasks.jobs import describe
+        from lorajob.tasks.describe import describe
 
-        jobs = [describe(record, waiting.get(record.id)) for record in records]
-        click.echo(json.dumps(jobs, ensure_ascii=False, indent=2))
+        described = [describe(record, waiting.get(record.id)) for record in records]
+        click.echo(json.dumps(described, ensure_ascii=False, indent=2))
     elif records:
         from lorajob.cli.format import console
         from lorajob.cli.tables import jobs_table
@@ -81,13 +83,13 @@ def show_jobs(pipeline: "Pipeline", records: "list[JobRecord]", as_json: bool) -
         click.echo("lorajob: no jobs yet; `lorajob submit --lang hi` queues one", err=True)
 
 
-def show_job(pipeline: "Pipeline", record: "JobRecord", as_json: bool) -> None:
+def show_job(jobs: "Jobs", record: "JobRecord", as_json: bool) -> None:
     """Print all that is known of one job."""
-    from lorajob.tasks.waiting import waits
+    from lorajob.tasks.jobs import waits
 
-    wait = waits(pipeline, [record]).get(record.id)
+    wait = waits(jobs, [record]).get(record.id)
     if as_json:
-        from lorajob.tasks.jobs import describe
+        from lorajob.tasks.describe import describe
 
         click.echo(json.dumps(describe(record, wait), ensure_ascii=False, indent=2))
         return
@@ -121,3 +123,119 @@ def show_job(pipeline: "Pipeline", record: "JobRecord", as_json: bool) -> None:
         if table is not None:
             click.echo()
             console(sys.stdout).print(table)
+
+
+def show_batch(jobs: "Jobs", batch_id: str, as_json: bool) -> None:
+    """Print what is known of a batch and its jobs."""
+    from lorajob.cli.format import console
+    from lorajob.cli.tables import batch_table
+    from lorajob.tasks.batches import load_batch
+    from lorajob.tasks.describe import describe_batch
+    from lorajob.tasks.jobs import waits
+
+    batch, records = load_batch(jobs, batch_id)
+    waiting = waits(jobs, records)
+    if as_json:
+        described = describe_batch(batch, records, waiting)
+        click.echo(json.dumps(described, ensure_ascii=False, indent=2))
+        return
+    click.echo(summary(batch, records))
+    screen = console(sys.stdout)
+    screen.print(batch_table(records, waiting, screen.width))
+    _errors(records, sys.stdout)
+
+
+def summary(batch: "Batch", records: "Sequence[JobRecord]") -> str:
+    """`batch-1a2b3c4d: running; 12 jobs: 3 succeeded, 1 failed, 8 queued`."""
+    from lorajob.cli.format import state_of_work
+    from lorajob.tasks.describe import state_of
+
+    states = Counter(state_of_work(record) for record in records)
+    parts = ", ".join(f"{count} {state}" for state, count in states.most_common())
+    unknown = len(batch.jobs) - len(records)
+    if unknown:  # a submission is under way, or was cut short
+        parts += f"; {unknown} never queued; the same batch submitted again is completed"
+    return f"{batch.id}: {state_of(records, unknown)}; {len(records)} jobs: {parts}"
+
+
+def _errors(records: "Sequence[JobRecord]", stream: TextIO) -> None:
+    for record in records:
+        if record.error:
+            print(f"{record.id} {record.state}: {record.error}", file=stream)
+
+
+@click.command()
+@click.argument("job")
+def cancel(job: str) -> None:
+    """Stop JOB, or all jobs of a BATCH, keeping checkpoints; `lorajob retry` goes on from there."""
+    if is_batch(job):
+        from lorajob.tasks.batches import cancel_batch
+
+        count = len(cancel_batch(open_jobs(), check_job_id(job)))
+        click.echo(f"{count} of the jobs of {job} are stopping")
+        return
+    open_jobs().cancel(job)
+    click.echo(f"{job} is stopping")
+
+
+@click.command()
+@click.argument("job")
+@click.option("--failed", is_flag=True, help="Of a BATCH: leave cancelled jobs as they are.")
+def retry(job: str, failed: bool) -> None:
+    """Queue the stages that JOB, or each job of a BATCH, has not finished again.
+
+    Training goes on from its checkpoint. Jobs that succeeded or are under way stay as they are.
+    """
+    if is_batch(job):
+        from lorajob.tasks.batches import retry_batch
+
+        count = len(retry_batch(open_jobs(), check_job_id(job), failed))
+        click.echo(f"{count} of the jobs of {job} are queued again")
+        return
+    open_jobs().retry(job)
+    click.echo(f"{job} is queued again")
+
+
+@click.command()
+@click.option("--older", required=True, metavar="AGE", help="Ended so long ago: 12h, 30d, 8w.")
+@click.option(
+    "--keep",
+    type=click.Choice(["best", "none"]),
+    default="best",
+    show_default=True,
+    help="best: keep the job of the lowest WER of each language and base model.",
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+def prune(older: str, keep: "Keep", dry_run: bool) -> None:
+    """Delete the files and records of jobs that ended long ago.
+
+    Jobs that are queued or running stay. Standard output: the ids, one a line.
+    """
+    from lorajob.tasks.prune import parse_age
+    from lorajob.tasks.prune import prune as prune_jobs
+
+    gone = prune_jobs(open_jobs(), parse_age(older), keep, dry_run)
+    for record in gone:
+        click.echo(record.id)
+    word = "would go" if dry_run else "are gone"
+    click.echo(f"lorajob: {len(gone)} jobs {word}", err=True)
+
+
+@click.command()
+def rebuild() -> None:
+    """Make records of the jobs in LORAJOB_ARTIFACTS that Redis knows nothing of.
+
+    For a Redis that lost its data. Finished stages stay finished, unfinished jobs are queued again
+    and go on from their checkpoints. Prints the ids.
+    """
+    from lorajob.tasks.rebuild import rebuild as rebuild_records
+
+    rebuilt = rebuild_records(load_settings())
+    for job_id in rebuilt.jobs:
+        click.echo(job_id)
+    for problem in rebuilt.problems:
+        say_error(f"not rebuilt: {problem}")
+    if not rebuilt.jobs:
+        click.echo("lorajob: Redis knows every job there is", err=True)
+    if rebuilt.problems:
+        raise SystemExit(1)

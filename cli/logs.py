@@ -8,8 +8,7 @@ from pathlib import Path
 
 import click
 
-from lorajob.cli.context import job_folder, load_record
-from lorajob.cli.service import load_settings
+from lorajob.cli.context import job_folder, load_record, load_settings
 from lorajob.job.jobdir import STAGES, JobDir
 
 POLL_SECONDS = 0.5

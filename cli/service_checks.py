@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from lorajob.cli.finding import GIB, Finding
+from lorajob.cli.doctor_checks import GIB, Finding
 from lorajob.errors import ServiceError, UsageError
 from lorajob.worker.connect import connect, redis_url, service_errors, shown
 from lorajob.worker.heartbeats import living

@@ -1,8 +1,14 @@
-"""`lorajob worker`."""
+"""`lorajob up`, `down`, `worker`, `autoscale`, `flower`, `metrics`: what runs until stopped."""
+
+import sys
+from typing import TYPE_CHECKING
 
 import click
 
-from lorajob.cli.service import load_settings
+from lorajob.cli.context import load_settings
+
+if TYPE_CHECKING:
+    from lorajob.worker.stack.info import StackInfo
 
 
 def pool_sizes(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, int] | None:
@@ -69,3 +75,108 @@ def worker(
     gpus = "auto" if gpus is None else gpus  # an empty one, of a variable that is unset, is not all
     options = WorkerOptions(concurrency or 1, autoscale, gpus, exit_when_idle)
     run_worker(queue, load_settings(), options)
+
+
+@click.command()
+@click.option("--min", "least", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--max", "most", type=click.IntRange(min=1), required=True)
+@click.option("--queue", type=click.Choice(["cpu", "gpu"]), default="gpu", show_default=True)
+@click.option(
+    "--gpus",
+    metavar="auto|all|0,1|none",
+    help="The GPUs to share out among the workers. all: one worker on all, with --max 1. "
+    "Default: auto, each that is visible.",
+)
+@click.option(
+    "--idle",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    help="End a worker after so long without work. Default: LORAJOB_SCALE_DOWN_SECONDS or 120.",
+)
+def autoscale(least: int, most: int, queue: str, gpus: str | None, idle: float | None) -> None:
+    """Start and end workers of this machine by the jobs that wait and run, until Ctrl-C or SIGTERM.
+
+    A worker that runs a stage is never ended; idle ones end by themselves.
+    """
+    if least > most:
+        raise click.UsageError(f"--min {least} is above --max {most}")
+    if gpus is not None and queue != "gpu":
+        raise click.UsageError("--gpus is for --queue gpu")
+    from lorajob.worker.machine.autoscale import run_autoscale
+
+    gpus = "auto" if gpus is None else gpus  # an empty one, of a variable that is unset, is not all
+    run_autoscale(queue, load_settings(), least, most, gpus, idle)
+
+
+@click.command()
+@click.option("--detach", is_flag=True, help="Go to the background once all is up.")
+@click.option("--no-flower", is_flag=True, help="Start no Flower.")
+def up(detach: bool, no_flower: bool) -> None:
+    """Start Redis, a cpu worker, a gpu worker and Flower on this machine.
+
+    Ctrl-C, or `lorajob down` from anywhere, stops all of it. With LORAJOB_REDIS_URL set that
+    Redis is used and none is started. Ports, passwords and process ids are kept in
+    LORAJOB_HOME/up.json, which only you can read; all other commands find the service there.
+    """
+    from lorajob.worker.connect import shown
+    from lorajob.worker.stack.stack import Stack
+
+    settings = load_settings()
+
+    def say_ready(info: "StackInfo") -> None:
+        click.echo(f"Redis   {shown(info.redis_url)}")
+        if info.flower_url:
+            where = settings.home / "up.json"
+            click.echo(f"Flower  {info.flower_url}, user {info.flower_user}, password in {where}")
+        click.echo(f"Logs    {settings.home / 'log'}")
+        click.echo("Ready; `lorajob down` stops it" if detach else "Ready; Ctrl-C stops it")
+        sys.stdout.flush()
+
+    Stack(settings).up(detach=detach, flower=not no_flower, on_ready=say_ready)
+
+
+@click.command()
+def down() -> None:
+    """Stop what `lorajob up` started, and nothing else; queued jobs are kept."""
+    from lorajob.worker.stack.stack import Stack
+
+    click.echo("stopped" if Stack(load_settings()).down() else "nothing is up")
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=5555, show_default=True)
+@click.option(
+    "--address",
+    default="127.0.0.1",
+    show_default=True,
+    help="Interface to listen on. Any other than loopback should have TLS in front of it.",
+)
+def flower(port: int, address: str) -> None:
+    """Run Flower, the monitor of tasks and workers, until Ctrl-C.
+
+    It asks for LORAJOB_FLOWER_USER (lorajob) and LORAJOB_FLOWER_PASSWORD.
+    """
+    from lorajob.worker.machine.launch import run_flower
+
+    run_flower(load_settings(), port, address)
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=9808, show_default=True)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Interface to listen on. Any other than loopback should have TLS in front of it.",
+)
+@click.option("--insecure", is_flag=True, help="Listen elsewhere without a password.")
+def metrics(port: int, host: str, insecure: bool) -> None:
+    """Serve the service's metrics to Prometheus at /metrics, until Ctrl-C.
+
+    One exporter tells of all workers and jobs; it reads Redis. Where LORAJOB_METRICS_PASSWORD is
+    set it is asked for, as bearer token or as basic auth of the user lorajob; where others can
+    reach the port it must be set. /healthz needs none.
+    """
+    from lorajob.worker.monitoring.exporter import run_exporter
+
+    run_exporter(load_settings(), host, port, insecure)

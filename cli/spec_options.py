@@ -1,11 +1,40 @@
-"""The settings of a job as `lorajob submit --help` lists them, from the schema of JobSpec."""
+"""How `submit` and `batch` make a JobSpec: their common options, the YAML file, --set, the checks.
 
+The settings that `lorajob submit --help` lists come from the schema of JobSpec.
+"""
+
+import errno
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from lorajob.cli.context import load_settings
+from lorajob.errors import UsageError
+from lorajob.storage.urls import is_url, public
+
+if TYPE_CHECKING:
+    from lorajob.spec import JobSpec
+
+PRIORITY = click.option(
+    "--priority",
+    type=click.Choice(["high", "normal", "low"]),
+    default="normal",
+    show_default=True,
+    help="Urgent jobs go before all others.",
+)
+ANEW = click.option(
+    "--anew", is_flag=True, help="Queue a batch even if the same was submitted before."
+)
+WAIT = click.option("--wait", is_flag=True, help="Follow it to its end, as `lorajob watch` does.")
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # owner/name; never a path with . or ~ first
+
+SHOWN_LETTERS = 80  # of a path that is none
 
 
 @dataclass(frozen=True)
@@ -91,3 +120,83 @@ def _differences(values: dict[str, Any]) -> str:
         for inner, value in config.items()
     ]
     return " ".join(lines) or "the defaults above"
+
+
+def refuse_one_language(sets: tuple[str, ...]) -> None:
+    """Raise UsageError for a language in --set, which would be that of every job of a batch."""
+    for line in sets:
+        if line.partition("=")[0] == "language":
+            raise UsageError(f"--set: {line!r} would make all languages of the batch one")
+
+
+def read_spec(path: Path | None, option: str = "--spec") -> dict[str, Any]:
+    """The mapping in a YAML file; UsageError where it holds something else."""
+    if path is None:
+        return {}
+    import yaml
+
+    from lorajob.spec_yaml import read_yaml
+
+    try:
+        values = read_yaml(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{option}: {path} is not YAML: {error}") from None
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UsageError(f"{option}: {path} holds no mapping of settings, such as `language: hi`")
+    return values
+
+
+def complete_spec(
+    values: dict[str, Any], preset: str, sets: tuple[str, ...], strict: bool = True
+) -> "JobSpec":
+    """A whole spec, its corpus found where none is named; unless `strict`, that is left to
+    `submit_batch`, and the corpus is empty.
+
+    Raises UsageError for a missing language, a setting that is wrong or a base model of no known
+    form, CorpusError where no corpus is found.
+    """
+    from lorajob.corpora import find_corpus
+    from lorajob.spec import build_spec
+
+    named = set(values) | {line.partition("=")[0] for line in sets}
+    if "language" not in named:
+        raise UsageError("--lang: missing; the code or name of a language, such as hi or Hindi")
+    spec = build_spec({"corpus": ""} | values, preset, sets)
+    corpus = spec.corpus.replace("{language}", spec.language)
+    if not corpus and strict:
+        corpus = str(find_corpus(load_settings().corpora, spec.language))
+    spec = spec.model_copy(update={"corpus": corpus})
+    _check_path("corpus", spec.corpus)
+    check_base_model(spec.base_model)
+    return spec
+
+
+def _check_path(name: str, text: str) -> None:
+    """Raise UsageError for what can be no path: its ~ is the home of nobody, a name in it is too
+    long, or it holds a null byte. Whether there is such a file is not asked.
+    """
+    if is_url(text):
+        return
+    short = text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]}..."
+    try:
+        Path(text).expanduser().stat()
+    except RuntimeError:
+        raise UsageError(f"{name}: {short!r} is in the home of nobody here") from None
+    except ValueError as error:
+        raise UsageError(f"{name}: {short!r} is no path: {error}") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UsageError(f"{name}: {short!r} is no path: {error.strerror}") from None
+
+
+def check_base_model(text: str) -> None:
+    """Raise UsageError unless it is a folder that is here or may be a Hub id."""
+    _check_path("base_model", text)
+    here = Path(text)
+    if text.startswith("~"):
+        here = here.expanduser()
+    if not here.is_dir() and (here.exists() or not HUB_ID.fullmatch(text)):
+        raise UsageError(
+            f"base_model: {public(text)!r} is no folder here and no Hub id"
+            " such as openai/whisper-small"
+        )

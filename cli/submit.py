@@ -1,32 +1,30 @@
 """`lorajob submit`: a job from a language, a corpus and a base model."""
 
-import errno
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from lorajob.cli.options import ANEW, PRIORITY, WAIT
-from lorajob.cli.service import load_settings, open_pipeline
+from lorajob.cli.context import open_jobs
+from lorajob.cli.spec_options import (
+    ANEW,
+    PRIORITY,
+    WAIT,
+    complete_spec,
+    read_spec,
+    refuse_one_language,
+    write_settings,
+)
 from lorajob.errors import UsageError
-from lorajob.storage.urls import is_url, public
 
 if TYPE_CHECKING:
-    from lorajob.spec import JobSpec
     from lorajob.worker.queues import Priority
-
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # owner/name; never a path with . or ~ first
-
-SHOWN_LETTERS = 80  # of a path that is none
 
 
 class SubmitCommand(click.Command):
     """A command whose help ends with every setting of a job."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from lorajob.cli.spec_options import write_settings
-
         write_settings(formatter)
         super().format_epilog(ctx, formatter)
 
@@ -129,92 +127,12 @@ def submit(
         ]
         from lorajob.cli.batch import submit_specs
 
-        ctx.exit(submit_specs(open_pipeline(), specs, priority, anew, wait))
+        ctx.exit(submit_specs(open_jobs(), specs, priority, anew, wait))
     spec = complete_spec(values, preset, sets)
-    pipeline = open_pipeline()
-    job_id = pipeline.submit(spec, priority)
+    jobs = open_jobs()
+    job_id = jobs.submit(spec, priority)
     click.echo(job_id)
     if wait:
         from lorajob.cli.watch import follow_to_exit_code
 
-        ctx.exit(follow_to_exit_code(pipeline, job_id, worker_timeout))
-
-
-def refuse_one_language(sets: tuple[str, ...]) -> None:
-    """Raise UsageError for a language in --set, which would be that of every job of a batch."""
-    for line in sets:
-        if line.partition("=")[0] == "language":
-            raise UsageError(f"--set: {line!r} would make all languages of the batch one")
-
-
-def read_spec(path: Path | None, option: str = "--spec") -> dict[str, Any]:
-    """The mapping in a YAML file; UsageError where it holds something else."""
-    if path is None:
-        return {}
-    import yaml
-
-    from lorajob.spec_yaml import read_yaml
-
-    try:
-        values = read_yaml(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{option}: {path} is not YAML: {error}") from None
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise UsageError(f"{option}: {path} holds no mapping of settings, such as `language: hi`")
-    return values
-
-
-def complete_spec(
-    values: dict[str, Any], preset: str, sets: tuple[str, ...], strict: bool = True
-) -> "JobSpec":
-    """A whole spec, its corpus found where none is named; unless `strict`, that is left to
-    `submit_batch`, and the corpus is empty.
-
-    Raises UsageError for a missing language, a setting that is wrong or a base model of no known
-    form, CorpusError where no corpus is found.
-    """
-    from lorajob.corpora import find_corpus
-    from lorajob.spec import build_spec
-
-    named = set(values) | {line.partition("=")[0] for line in sets}
-    if "language" not in named:
-        raise UsageError("--lang: missing; the code or name of a language, such as hi or Hindi")
-    spec = build_spec({"corpus": ""} | values, preset, sets)
-    corpus = spec.corpus.replace("{language}", spec.language)
-    if not corpus and strict:
-        corpus = str(find_corpus(load_settings().corpora, spec.language))
-    spec = spec.model_copy(update={"corpus": corpus})
-    _check_path("corpus", spec.corpus)
-    check_base_model(spec.base_model)
-    return spec
-
-
-def _check_path(name: str, text: str) -> None:
-    """Raise UsageError for what can be no path: its ~ is the home of nobody, a name in it is too
-    long, or it holds a null byte. Whether there is such a file is not asked.
-    """
-    if is_url(text):
-        return
-    short = text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]}..."
-    try:
-        Path(text).expanduser().stat()
-    except RuntimeError:
-        raise UsageError(f"{name}: {short!r} is in the home of nobody here") from None
-    except ValueError as error:
-        raise UsageError(f"{name}: {short!r} is no path: {error}") from None
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise UsageError(f"{name}: {short!r} is no path: {error.strerror}") from None
-
-
-def check_base_model(text: str) -> None:
-    """Raise UsageError unless it is a folder that is here or may be a Hub id."""
-    _check_path("base_model", text)
-    here = Path(text)
-    if text.startswith("~"):
-        here = here.expanduser()
-    if not here.is_dir() and (here.exists() or not HUB_ID.fullmatch(text)):
-        raise UsageError(
-            f"base_model: {public(text)!r} is no folder here and no Hub id"
-            " such as openai/whisper-small"
-        )
+        ctx.exit(follow_to_exit_code(jobs, job_id, worker_timeout))

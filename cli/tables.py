@@ -12,7 +12,7 @@ from lorajob.cli.format import coloured, current_stage, duration, gain, plain_ta
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lorajob.tasks.waiting import Wait
+    from lorajob.tasks.describe import Wait
     from lorajob.worker.records.record import JobRecord
 
 GAP = 2  # columns of the terminal between two of a table, as rich pads them

@@ -2,24 +2,85 @@
 
 import sys
 import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from lorajob.cli.context import check_job_id, is_batch, load_record
+from lorajob.cli.context import check_job_id, is_batch, load_record, open_jobs
 from lorajob.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, say_error
+from lorajob.cli.jobs import show_batch
 from lorajob.cli.progress_bars import open_view
-from lorajob.cli.service import open_pipeline
-from lorajob.cli.waiting import WorkerWatch
-from lorajob.errors import ServiceError
+from lorajob.errors import ServiceError, UsageError
 
 if TYPE_CHECKING:
     from lorajob.cli.progress_bars import View
-    from lorajob.tasks.jobs import Pipeline
+    from lorajob.tasks.jobs import Jobs
     from lorajob.worker.records.record import JobRecord
+
+CHECK_SECONDS = 5.0
 
 POLL_SECONDS = 0.5
 OUTAGE_SECONDS = 600  # for so long a Redis that went away may come back while we watch
+
+BATCH_POLL_SECONDS = 1.0
+SUBMISSION_SECONDS = 60  # without another job, until a submission counts as cut short
+LONGEST_SUBMISSION_SECONDS = 600
+
+
+class WorkerWatch:
+    """Notes once for a queue that it has no worker; withdraws the job after `timeout` seconds."""
+
+    def __init__(self, jobs: "Jobs", timeout: float | None) -> None:
+        self._jobs = jobs
+        self._timeout = timeout
+        self._next_check = 0.0
+        self._missing_since: float | None = None
+        self._noted: set[str] = set()
+
+    def check(self, record: "JobRecord", note: Callable[[str], None]) -> None:
+        """Look at the workers, now and then. Raises ServiceError for a job it has withdrawn."""
+        from lorajob.tasks.describe import awaited_queue
+
+        now = time.monotonic()
+        if now < self._next_check:
+            return
+        self._next_check = now + CHECK_SECONDS
+        queue = awaited_queue(record)
+        if queue is None or self._served(queue):
+            self._missing_since = None
+            return
+        self._missing_since = self._missing_since or now
+        if queue not in self._noted:
+            self._noted.add(queue)
+            note(f"lorajob: no worker serves the queue {queue}; {_advice(queue)}; waiting")
+        if self._timeout is not None:
+            self._withdraw_or_hurry(record.id, queue, self._timeout)
+
+    def _served(self, queue: str) -> bool:
+        try:
+            return self._jobs.workers(queue) > 0
+        except ServiceError:
+            return True  # Redis is away for a while: nothing is known of the workers
+
+    def _withdraw_or_hurry(self, job_id: str, queue: str, timeout: float) -> None:
+        now = time.monotonic()
+        left = (self._missing_since or now) + timeout - now
+        if left > 0:
+            self._next_check = min(self._next_check, now + left)
+            return
+        try:
+            self._jobs.cancel(job_id)
+        except UsageError:
+            return  # it ended this very moment; the next look at the record says how
+        raise ServiceError(
+            f"{job_id}: withdrawn, for no worker served the queue {queue} within {timeout:g} s; "
+            f"{_advice(queue)}"
+        )
+
+
+def _advice(queue: str) -> str:
+    return f"start one with `lorajob worker --queue {queue[:3]}` or `lorajob up`"
 
 
 @click.command()
@@ -32,14 +93,12 @@ def watch(ctx: click.Context, job: str) -> None:
     The exit code is 0 where the job succeeded and 1 where it failed or was cancelled.
     """
     if is_batch(job):
-        from lorajob.cli.batch_views import follow_batch
-
-        ctx.exit(follow_batch(open_pipeline(), check_job_id(job)))
-    ctx.exit(follow_to_exit_code(open_pipeline(), job, out=sys.stdout))
+        ctx.exit(follow_batch(open_jobs(), check_job_id(job)))
+    ctx.exit(follow_to_exit_code(open_jobs(), job, out=sys.stdout))
 
 
 def follow_to_exit_code(
-    pipeline: "Pipeline",
+    jobs: "Jobs",
     job_id: str,
     worker_timeout: float | None = None,
     out: TextIO | None = None,
@@ -50,7 +109,7 @@ def follow_to_exit_code(
     came within `worker_timeout` seconds.
     """
     try:
-        record = follow(pipeline, job_id, WorkerWatch(pipeline, worker_timeout))
+        record = follow(jobs, job_id, WorkerWatch(jobs, worker_timeout))
     except KeyboardInterrupt:
         click.echo(
             f"\nlorajob: {job_id} goes on; `lorajob watch {job_id}` follows it again, "
@@ -62,7 +121,7 @@ def follow_to_exit_code(
     return 0 if record.state == "succeeded" else EXIT_FAILED
 
 
-def follow(pipeline: "Pipeline", job_id: str, workers: WorkerWatch) -> "JobRecord":
+def follow(jobs: "Jobs", job_id: str, workers: WorkerWatch) -> "JobRecord":
     """Show a job's progress on standard error until it has ended."""
     record = load_record(job_id)
     with open_view(sys.stderr, record) as view:
@@ -72,7 +131,7 @@ def follow(pipeline: "Pipeline", job_id: str, workers: WorkerWatch) -> "JobRecor
                 return record
             workers.check(record, view.note)
             time.sleep(POLL_SECONDS)
-            record = _load_through_outage(pipeline, job_id, view)
+            record = _load_through_outage(jobs, job_id, view)
 
 
 def show_end(record: "JobRecord", out: TextIO) -> None:
@@ -89,13 +148,13 @@ def show_end(record: "JobRecord", out: TextIO) -> None:
         say_error(f"{record.id} {record.state}{reason}; `lorajob logs {record.id}` tells more")
 
 
-def _load_through_outage(pipeline: "Pipeline", job_id: str, view: "View") -> "JobRecord":
+def _load_through_outage(jobs: "Jobs", job_id: str, view: "View") -> "JobRecord":
     """The record, waiting for a Redis that is away for a while. Raises ServiceError at last."""
     deadline = time.monotonic() + OUTAGE_SECONDS
     noted = False
     while True:
         try:
-            return pipeline.load(job_id, mirrored=False)  # job.json would stand still
+            return jobs.load(job_id, mirrored=False)  # job.json would stand still
         except ServiceError as error:
             if time.monotonic() > deadline:
                 raise
@@ -103,3 +162,77 @@ def _load_through_outage(pipeline: "Pipeline", job_id: str, view: "View") -> "Jo
                 view.note(f"lorajob: {error}; the job may go on, waiting for Redis")
                 noted = True
             time.sleep(POLL_SECONDS)
+
+
+def follow_batch(jobs: "Jobs", batch_id: str) -> int:
+    """Show a batch until all of it has ended; 0 where every job succeeded."""
+    from lorajob.tasks.batches import load_batch
+    from lorajob.tasks.describe import state_of
+
+    load_batch(jobs, batch_id)  # unknown: said before anything is drawn
+    try:
+        _follow_batch(jobs, batch_id, sys.stderr)
+    except KeyboardInterrupt:
+        click.echo(
+            f"\nlorajob: {batch_id} goes on; `lorajob watch {batch_id}` follows it again", err=True
+        )
+        return EXIT_INTERRUPTED
+    show_batch(jobs, batch_id, as_json=False)
+    batch, records = load_batch(jobs, batch_id)
+    state = state_of(records, len(batch.jobs) - len(records))
+    return 0 if state == "succeeded" else EXIT_FAILED
+
+
+def _follow_batch(jobs: "Jobs", batch_id: str, stream: TextIO) -> None:
+    from rich.live import Live
+
+    from lorajob.cli.format import console
+    from lorajob.cli.tables import batch_table
+    from lorajob.tasks.batches import load_batch
+    from lorajob.tasks.jobs import waits
+
+    told: dict[str, str] = {}
+    screen = console(stream)
+    live = Live(console=screen, auto_refresh=False) if stream.isatty() else None
+    deadline = time.monotonic() + OUTAGE_SECONDS
+    count, since = -1, 0.0  # of jobs that are queued yet, and since when there are so many
+    if live is not None:
+        live.start()
+    try:
+        while True:
+            try:
+                batch, records = load_batch(jobs, batch_id)
+                deadline = time.monotonic() + OUTAGE_SECONDS
+            except ServiceError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(BATCH_POLL_SECONDS)
+                continue
+            if live is not None:
+                waiting = waits(jobs, records)
+                live.update(batch_table(records, waiting, screen.width), refresh=True)
+            else:
+                _tell_changes(records, told, stream)
+            if len(records) != count:
+                count, since = len(records), time.monotonic()
+            recent = time.time() - batch.created_at < LONGEST_SUBMISSION_SECONDS
+            grows = recent and time.monotonic() - since < SUBMISSION_SECONDS
+            whole = count == len(batch.jobs) or not grows
+            if whole and all(record.over for record in records):
+                return
+            time.sleep(BATCH_POLL_SECONDS)
+    finally:
+        if live is not None:
+            live.stop()
+
+
+def _tell_changes(records: "Sequence[JobRecord]", told: dict[str, str], stream: TextIO) -> None:
+    """A line a job whose state or stage is another than before."""
+    from lorajob.cli.format import current_stage, state_of_work
+
+    for record in records:
+        stage, _ = current_stage(record)
+        now = record.state if record.over else f"{state_of_work(record)} {stage}"
+        if told.get(record.id) != now:
+            told[record.id] = now
+            print(f"{record.id}: {now}", file=stream, flush=True)

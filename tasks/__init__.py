@@ -1,1 +1,4 @@
-"""The four Celery tasks and the pipeline that queues them."""
+"""The four Celery tasks, what users do with jobs and batches, the reconciler, notifications.
+
+May import: worker and the library.
+"""

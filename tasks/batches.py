@@ -9,16 +9,15 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lorajob.corpora import find_corpus
 from lorajob.errors import CorpusError, JobNotFoundError, LorajobError, UsageError
 from lorajob.spec import JobSpec
-from lorajob.tasks.jobs import Pipeline, describe
-from lorajob.tasks.publish import open_sender
+from lorajob.tasks.broker import open_sender
+from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.rebuild import record_there
 from lorajob.worker.artifacts.lookup import has_files
 from lorajob.worker.connect import service_errors
@@ -40,7 +39,7 @@ class Submitted:
 
 
 def submit_batch(
-    pipeline: Pipeline, specs: Sequence[JobSpec], priority: Priority = "normal", salt: str = ""
+    jobs: Jobs, specs: Sequence[JobSpec], priority: Priority = "normal", salt: str = ""
 ) -> Submitted:
     """Queue a job a spec, under one batch; what is queued already stays as it is, and what Redis
     has lost goes on from its files. A batch that is there keeps its priority.
@@ -51,93 +50,64 @@ def submit_batch(
     one that was asked for before. Raises UsageError where a training fits no card, that or
     CorpusError where every corpus is refused, ServiceError where Redis does not answer.
     """
-    asked = [pipeline.resolve(spec) for spec in specs]
-    corpora = pipeline.settings.corpora and pipeline.settings.corpora.resolve()
+    asked = [jobs.resolve(spec) for spec in specs]
+    corpora = jobs.settings.corpora and jobs.settings.corpora.resolve()
     batch_id, job_ids = _ids(asked, corpora, salt)
     specs = [spec if spec.corpus else _with_corpus(spec, corpora) for spec in asked]
     problems = {
-        job: None if _begun(pipeline, job) else _problem(pipeline, spec)
+        job: None if _begun(jobs, job) else _problem(jobs, spec)
         for job, spec in zip(job_ids, specs, strict=True)
     }
     if all(problems.values()):
         raise next(error for error in problems.values() if error is not None)
-    batches = Batches(pipeline.redis)
-    made = {"id": batch_id, "created_at": time.time(), "user": pipeline.user}
-    with service_errors(pipeline.settings):
+    batches = Batches(jobs.redis)
+    made = {"id": batch_id, "created_at": time.time(), "user": jobs.user}
+    with service_errors(jobs.settings):
         batch = batches.create(Batch(**made, priority=priority, jobs=tuple(job_ids)))
     queued, rejected = 0, {}
-    with open_sender(pipeline.settings) as send:
+    with open_sender(jobs.settings) as send:
         for job_id, spec in zip(job_ids, specs, strict=True):
-            record = _queue(pipeline, batch, job_id, spec, problems[job_id], send)
+            record = _queue(jobs, batch, job_id, spec, problems[job_id], send)
             if record is None:
                 continue
             queued += not record.over
             if record.state == "rejected":
                 rejected[job_id] = record.error or ""
             if job_id not in batch.jobs:  # it was pruned
-                with service_errors(pipeline.settings):
+                with service_errors(jobs.settings):
                     batches.restore(record)
-    with service_errors(pipeline.settings):
+    with service_errors(jobs.settings):
         return Submitted(batches.load(batch_id), queued, rejected)
 
 
-def load_batch(pipeline: Pipeline, batch_id: str) -> tuple[Batch, list[JobRecord]]:
+def load_batch(jobs: Jobs, batch_id: str) -> tuple[Batch, list[JobRecord]]:
     """A batch and the records of its jobs. Raises JobNotFoundError."""
-    with service_errors(pipeline.settings):
-        batch = Batches(pipeline.redis).load(batch_id)
-        return batch, pipeline.records.load_many(batch.jobs)
+    with service_errors(jobs.settings):
+        batch = Batches(jobs.redis).load(batch_id)
+        return batch, jobs.records.load_many(batch.jobs)
 
 
-def cancel_batch(pipeline: Pipeline, batch_id: str) -> list[str]:
+def cancel_batch(jobs: Jobs, batch_id: str) -> list[str]:
     """Cancel what has not ended; returns the ids. Raises UsageError where all has."""
-    _, records = load_batch(pipeline, batch_id)
+    _, records = load_batch(jobs, batch_id)
     active = [record.id for record in records if record.state not in ENDED]
     if not active:
         raise UsageError(f"batch: all jobs of {batch_id} have ended")
-    return _each(active, pipeline.cancel)
+    return _each(active, jobs.cancel)
 
 
-def retry_batch(pipeline: Pipeline, batch_id: str, failed_only: bool = False) -> list[str]:
+def retry_batch(jobs: Jobs, batch_id: str, failed_only: bool = False) -> list[str]:
     """Queue failed and rejected jobs again, and cancelled ones unless `failed_only`."""
     states = ("failed", "rejected") if failed_only else ("failed", "rejected", "cancelled")
-    _, records = load_batch(pipeline, batch_id)
+    _, records = load_batch(jobs, batch_id)
     ids = [record.id for record in records if record.state in states]
     if not ids:
         raise UsageError(f"batch: no job of {batch_id} has {' or '.join(states)}")
-    return _each(ids, pipeline.retry)
-
-
-def state_of(records: Sequence[JobRecord], unknown: int = 0) -> str:
-    """queued before anything has happened, running while anything will, else failed, cancelled or
-    succeeded. Jobs that are `unknown` are still to be queued.
-    """
-    states = {record.state for record in records} | ({"queued"} if unknown else set())
-    if "running" in states or ("queued" in states and states - {"queued", "rejected"}):
-        return "running"
-    if not states or "queued" in states:
-        return "queued"
-    if states & {"failed", "rejected"}:
-        return "failed"
-    return "cancelled" if "cancelled" in states else "succeeded"
-
-
-def describe_batch(
-    batch: Batch, records: Sequence[JobRecord], waits_for: Mapping[str, object]
-) -> dict[str, Any]:
-    """What `lorajob status BATCH --json` prints: a contract for scripts."""
-    return {
-        "id": batch.id,
-        "state": state_of(records, len(batch.jobs) - len(records)),
-        "created_at": batch.created_at,
-        "user": batch.user,
-        "priority": batch.priority,
-        "states": dict(Counter(record.state for record in records)),
-        "jobs": [describe(record, waits_for.get(record.id)) for record in records],
-    }
+    return _each(ids, jobs.retry)
 
 
 def _queue(
-    pipeline: Pipeline,
+    jobs: Jobs,
     batch: Batch,
     job_id: str,
     spec: JobSpec,
@@ -147,27 +117,27 @@ def _queue(
     """The new record of a job of the batch, which is sent unless it is rejected; None, and nothing,
     where it was queued before, or rejected as it would be now.
     """
-    with service_errors(pipeline.settings):
-        mended = problem is None and _rejected(pipeline, job_id)
+    with service_errors(jobs.settings):
+        mended = problem is None and _rejected(jobs, job_id)
         if mended:
-            mended = pipeline.records.forget(job_id)
-        elif pipeline.records.known(job_id):
+            mended = jobs.records.forget(job_id)
+        elif jobs.records.known(job_id):
             return None
     error = None if problem is None else str(problem)
-    record = pipeline.new_record(spec, job_id, batch.priority, batch.id, error)
-    if has_files(pipeline.settings, job_id) and not mended:
-        return _take_up(pipeline, record, send)
-    pipeline.queue(record, spec, send)
+    record = jobs.new_record(spec, job_id, batch.priority, batch.id, error)
+    if has_files(jobs.settings, job_id) and not mended:
+        return _take_up(jobs, record, send)
+    jobs.queue(record, spec, send)
     return record
 
 
-def _take_up(pipeline: Pipeline, record: JobRecord, send: Callable[[JobRecord], None]) -> JobRecord:
+def _take_up(jobs: Jobs, record: JobRecord, send: Callable[[JobRecord], None]) -> JobRecord:
     """Queue a job of which there are files, but no record any more: it goes on from them."""
-    found = record_there(pipeline.settings, record.id)
+    found = record_there(jobs.settings, record.id)
     kept = ("state", "created_at", "corpus", "error", "cancel_requested", "ended", "stages")
     record = record.model_copy(update={name: getattr(found, name) for name in kept})
-    with service_errors(pipeline.settings):
-        created = pipeline.records.create(record)
+    with service_errors(jobs.settings):
+        created = jobs.records.create(record)
     if created and not created.over:
         send(created)
     return created or record
@@ -184,16 +154,16 @@ def _each(ids: Sequence[str], act: Callable[[str], object]) -> list[str]:
     return done
 
 
-def _begun(pipeline: Pipeline, job_id: str) -> bool:
+def _begun(jobs: Jobs, job_id: str) -> bool:
     """Whether the job was queued before: what became of its corpus since is no matter here."""
-    with service_errors(pipeline.settings):
-        if pipeline.records.known(job_id):
-            return not _rejected(pipeline, job_id)
-    return has_files(pipeline.settings, job_id)
+    with service_errors(jobs.settings):
+        if jobs.records.known(job_id):
+            return not _rejected(jobs, job_id)
+    return has_files(jobs.settings, job_id)
 
 
-def _rejected(pipeline: Pipeline, job_id: str) -> bool:
-    return [record.state for record in pipeline.records.load_many([job_id])] == ["rejected"]
+def _rejected(jobs: Jobs, job_id: str) -> bool:
+    return [record.state for record in jobs.records.load_many([job_id])] == ["rejected"]
 
 
 def _with_corpus(spec: JobSpec, corpora: Path | None) -> JobSpec:
@@ -209,9 +179,9 @@ def _with_corpus(spec: JobSpec, corpora: Path | None) -> JobSpec:
     return spec.model_copy(update={"corpus": str(found.resolve())})
 
 
-def _problem(pipeline: Pipeline, spec: JobSpec) -> UsageError | CorpusError | None:
+def _problem(jobs: Jobs, spec: JobSpec) -> UsageError | CorpusError | None:
     try:
-        pipeline.check(spec)
+        jobs.check(spec)
     except (UsageError, CorpusError) as error:
         return error
     return None
@@ -230,12 +200,12 @@ def _ids(specs: Sequence[JobSpec], corpora: Path | None, salt: str) -> tuple[str
     text = json.dumps([ordered, salt], sort_keys=True, ensure_ascii=False)
     batch = _digest(text)
     seen: Counter[str] = Counter()
-    jobs = {}
+    ids = {}
     for one in order:
         name = specs[one].language.lower()
         seen[name] += 1
-        jobs[one] = f"{name}-{_digest(f'{batch} {name} {seen[name]}')}"
-    return PREFIX + batch, [jobs[one] for one in range(len(specs))]
+        ids[one] = f"{name}-{_digest(f'{batch} {name} {seen[name]}')}"
+    return PREFIX + batch, [ids[one] for one in range(len(specs))]
 
 
 def _digest(text: str) -> str:

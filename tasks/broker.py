@@ -1,14 +1,27 @@
-"""What lies in the broker's queues: which job's which stage has a message on its way."""
+"""The broker's queues: sending the stages of a job, and reading which messages are on their way.
+
+A job is sent as a chain of immutable signatures, which hold the job's id and the stage only.
+"""
 
 import base64
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
+from celery import Celery, chain
+from kombu.exceptions import KombuError, OperationalError
 from redis import Redis
+from redis.exceptions import RedisError
 
-from lorajob.worker.queues import all_queues, lists_of
+from lorajob.errors import ServiceError
+from lorajob.tasks.describe import arguments
+from lorajob.worker.app import submitter
+from lorajob.worker.connect import redis_url, shown
+from lorajob.worker.queues import PRIORITIES, all_queues, lists_of, queue_name
+from lorajob.worker.records.record import JobRecord
+from lorajob.worker.settings import Settings
 
 PAGE = 500
 UNACKED = "unacked"  # kombu's hash of what workers took and did not acknowledge yet
@@ -88,3 +101,40 @@ def _delivery(message: str | dict[str, Any]) -> Delivery | None:
     except (ValueError, LookupError, TypeError, AttributeError):
         logger.debug("a message in the queue is not one of lorajob's")
         return None
+
+
+def send(record: JobRecord, settings: Settings) -> None:
+    """Send a chain of the stages that `record` lacks. Raises ServiceError within seconds."""
+    with open_sender(settings) as sender:
+        sender(record)
+
+
+@contextmanager
+def open_sender(settings: Settings) -> Iterator[Callable[[JobRecord], None]]:
+    """`send` over one connection, for many jobs."""
+    url = redis_url(settings)
+    app = submitter(url)
+    try:
+        with app.connection_for_write() as connection:
+            yield lambda record: _send(record, app, connection, url)
+    except (KombuError, OperationalError, RedisError) as error:
+        raise ServiceError(f"Redis at {shown(url)} does not serve: {error}") from error
+
+
+def _send(record: JobRecord, app: Celery, connection: Any, url: str) -> None:
+    signatures = [
+        app.signature(
+            f"lorajob.{stage}",
+            args=(record.id,),
+            immutable=True,
+            queue=queue_name(stage, record.lane, record.memory_class),
+            priority=PRIORITIES[record.priority],
+            **arguments(record, stage),
+        )
+        for stage in record.missing
+    ]
+    try:
+        chain(signatures, app=app).apply_async(connection=connection)
+    except (KombuError, OperationalError, RedisError, OSError) as error:
+        message = f"Redis at {shown(url)} did not take job {record.id}: {error}"
+        raise ServiceError(message) from error

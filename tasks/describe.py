@@ -1,9 +1,18 @@
-"""How a task reads in Flower: its arguments, its progress and its result, each in a few words."""
+"""How jobs and batches are described: to scripts as --json, to people in a few words.
 
+Flower shows a task's arguments, progress and result; `status` and `watch` what a job waits for.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lorajob.errors import UsageError
 from lorajob.languages import find_language
+from lorajob.storage.urls import public
+from lorajob.worker.queues import class_of, queue_name
+from lorajob.worker.records.batches import Batch
 from lorajob.worker.records.record import JobRecord
 
 
@@ -56,3 +65,108 @@ def summary(stage: str, result: dict[str, Any]) -> dict[str, Any]:
 
 def _wer(scores: dict[str, Any] | None) -> float | None:
     return round(scores["wer"], 2) if scores else None
+
+
+@dataclass(frozen=True)
+class Wait:
+    """One job's: the class of queues that holds its next stage, how many live workers serve it, and
+    the GB of the card that it needs, None where any will do.
+    """
+
+    queue: str
+    workers: int
+    card_gb: int | None = None
+
+    def __str__(self) -> str:
+        if self.workers:
+            many = "s" if self.workers > 1 else ""
+            return f"its turn at one of {self.workers} worker{many} of the queue {self.queue}"
+        card = f", with a card of {self.card_gb} GB or more" if self.card_gb else ""
+        return f"a worker of the queue {self.queue}{card}; none is up"
+
+    @property
+    def short(self) -> str:
+        """The same for a cell of a table."""
+        return f"its turn ({self.queue})" if self.workers else f"no {self.queue} worker"
+
+
+def awaited_queue(record: JobRecord) -> str | None:
+    """The queue, without its lane, that holds the job's next stage.
+
+    None while a stage runs or all have ended.
+    """
+    if record.over or not record.missing:
+        return None
+    name = record.missing[0]
+    if record.stages[name].state not in ("queued", "waiting"):
+        return None
+    return class_of(queue_name(name, record.lane, record.memory_class))
+
+
+def state_of(records: Sequence[JobRecord], unknown: int = 0) -> str:
+    """queued before anything has happened, running while anything will, else failed, cancelled or
+    succeeded. Jobs that are `unknown` are still to be queued.
+    """
+    states = {record.state for record in records} | ({"queued"} if unknown else set())
+    if "running" in states or ("queued" in states and states - {"queued", "rejected"}):
+        return "running"
+    if not states or "queued" in states:
+        return "queued"
+    if states & {"failed", "rejected"}:
+        return "failed"
+    return "cancelled" if "cancelled" in states else "succeeded"
+
+
+def describe_batch(
+    batch: Batch, records: Sequence[JobRecord], waits_for: Mapping[str, object]
+) -> dict[str, Any]:
+    """What `lorajob status BATCH --json` prints: a contract for scripts."""
+    return {
+        "id": batch.id,
+        "state": state_of(records, len(batch.jobs) - len(records)),
+        "created_at": batch.created_at,
+        "user": batch.user,
+        "priority": batch.priority,
+        "states": dict(Counter(record.state for record in records)),
+        "jobs": [describe(record, waits_for.get(record.id)) for record in records],
+    }
+
+
+def describe(record: JobRecord, waits_for: object = None) -> dict[str, Any]:
+    """What `lorajob status JOB --json` prints: a contract for scripts."""
+    stages = {
+        name: stage.model_dump(mode="json", exclude={"fence", "owner", "lease"})
+        for name, stage in record.stages.items()
+    }
+    return {
+        "id": record.id,
+        "language": record.language,
+        "batch": record.batch,
+        "user": record.user,
+        "priority": record.priority,
+        "state": record.state,
+        "waits_for": None if waits_for is None else str(waits_for),
+        "created_at": record.created_at,
+        "corpus": public(record.corpus),
+        "base_model": record.base_model,
+        "artifacts": record.folder,
+        "cancel_requested": record.cancel_requested,
+        "error": record.error,
+        "attempts": [attempt.model_dump(mode="json") for attempt in record.ended],
+        "stages": stages,
+        "metrics": _metrics(record),
+    }
+
+
+def _metrics(record: JobRecord) -> dict[str, dict[str, float]]:
+    """Percent, normalised, on the test clips; only what has been measured yet."""
+    evaluated = record.stages["evaluate"].result or {}
+    converted = record.stages["convert"].result or {}
+    scores = {
+        "base": evaluated.get("base"),
+        "tuned": evaluated.get("tuned"),
+        "converted": converted.get("converted"),
+    }
+    return {
+        name: {"wer": score["wer"], "cer": score["cer"]} for name, score in scores.items() if score
+    }

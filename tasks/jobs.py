@@ -7,10 +7,9 @@ import getpass
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from redis import Redis
 
@@ -20,7 +19,8 @@ from lorajob.gpu_memory import training_gb
 from lorajob.job.jobdir import JOB_ID
 from lorajob.spec import JobSpec
 from lorajob.storage.store import StoreError
-from lorajob.storage.urls import is_url, public
+from lorajob.storage.urls import is_url
+from lorajob.tasks.describe import Wait, awaited_queue
 from lorajob.worker.artifacts.lookup import (
     job_place,
     put_corpus,
@@ -39,7 +39,7 @@ from lorajob.worker.settings import Settings
 logger = logging.getLogger(__name__)
 
 
-class Pipeline:
+class Jobs:
     """The jobs of one service. Every method raises ServiceError where Redis does not answer."""
 
     def __init__(self, settings: Settings) -> None:
@@ -208,7 +208,7 @@ class Pipeline:
             return len(living(self.redis, served))
 
     def _send(self, record: JobRecord) -> None:
-        from lorajob.tasks.publish import send  # loads Celery, which looking at jobs does not need
+        from lorajob.tasks.broker import send  # loads Celery, which looking at jobs does not need
 
         send(record, self._settings)
 
@@ -233,46 +233,6 @@ class Pipeline:
             logger.warning("%s", error)
 
 
-def describe(record: JobRecord, waits_for: object = None) -> dict[str, Any]:
-    """What `lorajob status JOB --json` prints: a contract for scripts."""
-    stages = {
-        name: stage.model_dump(mode="json", exclude={"fence", "owner", "lease"})
-        for name, stage in record.stages.items()
-    }
-    return {
-        "id": record.id,
-        "language": record.language,
-        "batch": record.batch,
-        "user": record.user,
-        "priority": record.priority,
-        "state": record.state,
-        "waits_for": None if waits_for is None else str(waits_for),
-        "created_at": record.created_at,
-        "corpus": public(record.corpus),
-        "base_model": record.base_model,
-        "artifacts": record.folder,
-        "cancel_requested": record.cancel_requested,
-        "error": record.error,
-        "attempts": [attempt.model_dump(mode="json") for attempt in record.ended],
-        "stages": stages,
-        "metrics": _metrics(record),
-    }
-
-
-def _metrics(record: JobRecord) -> dict[str, dict[str, float]]:
-    """Percent, normalised, on the test clips; only what has been measured yet."""
-    evaluated = record.stages["evaluate"].result or {}
-    converted = record.stages["convert"].result or {}
-    scores = {
-        "base": evaluated.get("base"),
-        "tuned": evaluated.get("tuned"),
-        "converted": converted.get("converted"),
-    }
-    return {
-        name: {"wer": score["wer"], "cer": score["cer"]} for name, score in scores.items() if score
-    }
-
-
 def _place_of(corpus: str) -> str:
     """The corpus as workers will find it: an absolute path, or a url; none is still to be found."""
     return corpus if not corpus or is_url(corpus) else str(Path(corpus).expanduser().resolve())
@@ -295,3 +255,23 @@ def _absolute(base_model: str) -> str:
     """A folder as an absolute path, since workers run elsewhere; a Hub id stays as it is."""
     path = Path(base_model).expanduser()
     return str(path.resolve()) if path.is_dir() else base_model
+
+
+def waits(jobs: Jobs, records: Iterable[JobRecord]) -> dict[str, Wait]:
+    """What each job waits for, by its id; nothing of one that runs or is over, and of none where
+    Redis does not answer.
+    """
+    found: dict[str, Wait] = {}
+    workers: dict[str, int] = {}
+    for record in records:
+        queue = awaited_queue(record)
+        if queue is None:
+            continue
+        if queue not in workers:
+            try:
+                workers[queue] = jobs.workers(queue)
+            except ServiceError:
+                return {}
+        card = record.memory_class if queue[3:] else None
+        found[record.id] = Wait(queue, workers[queue], card)
+    return found

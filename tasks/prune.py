@@ -12,7 +12,7 @@ from typing import Literal
 from lorajob.errors import UsageError
 from lorajob.storage.folders import put_aside, sweep
 from lorajob.storage.urls import is_url
-from lorajob.tasks.jobs import Pipeline
+from lorajob.tasks.jobs import Jobs
 from lorajob.worker.artifacts.lookup import withdraw
 from lorajob.worker.artifacts.workplace import drop_copy
 from lorajob.worker.connect import service_errors
@@ -65,13 +65,13 @@ def ended_at(record: JobRecord) -> float:
     return max(times, default=record.created_at)
 
 
-def _remove_files(pipeline: Pipeline, record: JobRecord) -> None:
+def _remove_files(jobs: Jobs, record: JobRecord) -> None:
     """Its folder, or its place in the store and the copy here. A copy that is in use stays: until
     its stage ends, or where a command reads it, until room is needed.
     """
     if is_url(record.folder):
         withdraw(record.folder)
-        drop_copy(pipeline.settings.workplace / record.id)
+        drop_copy(jobs.settings.workplace / record.id)
     elif Path(record.folder).is_dir():
         gone = put_aside(Path(record.folder))  # a half of it would be a job that is to be run
         with suppress(FileNotFoundError):  # another prune deletes it, too
@@ -79,27 +79,27 @@ def _remove_files(pipeline: Pipeline, record: JobRecord) -> None:
 
 
 def prune(
-    pipeline: Pipeline, older_seconds: float, keep: Keep = "best", dry_run: bool = False
+    jobs: Jobs, older_seconds: float, keep: Keep = "best", dry_run: bool = False
 ) -> list[JobRecord]:
     """Forget such jobs and delete their files; returns them, oldest first.
 
     One that is retried at this very moment stays. Raises StoreError, or OSError for files that
     cannot be deleted: another prune tries again. Until they are put aside `rebuild` finds the job.
     """
-    with service_errors(pipeline.settings):
-        records = pipeline.records.load_many(pipeline.records.ids())
+    with service_errors(jobs.settings):
+        records = jobs.records.load_many(jobs.records.ids())
         chosen = sorted(to_prune(records, older_seconds, keep), key=ended_at)
     if dry_run:
         return chosen
-    for left in sweep(pipeline.settings.jobs):
+    for left in sweep(jobs.settings.jobs):
         logger.warning("%s cannot be deleted", left)
     gone = []
     for record in chosen:
-        with service_errors(pipeline.settings):
-            if not pipeline.records.forget(record.id):
+        with service_errors(jobs.settings):
+            if not jobs.records.forget(record.id):
                 continue
             if record.batch:
-                Batches(pipeline.redis).remove(record.id, record.batch)
+                Batches(jobs.redis).remove(record.id, record.batch)
         gone.append(record)
-        _remove_files(pipeline, record)
+        _remove_files(jobs, record)
     return gone

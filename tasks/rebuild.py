@@ -7,7 +7,7 @@ from pathlib import Path
 from lorajob.errors import LorajobError
 from lorajob.job.jobdir import JOB_ID, STAGES, JobDir
 from lorajob.spec import JobSpec
-from lorajob.tasks.publish import send
+from lorajob.tasks.broker import send
 from lorajob.worker.artifacts.job_store import JobStore
 from lorajob.worker.artifacts.lookup import job_place, outline, recorded_ids
 from lorajob.worker.connect import connect, service_errors

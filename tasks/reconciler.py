@@ -16,7 +16,7 @@ from redis.exceptions import LockError, RedisError
 
 from lorajob.errors import LorajobError
 from lorajob.tasks import broker
-from lorajob.tasks.publish import send
+from lorajob.tasks.broker import send
 from lorajob.worker.connect import connect
 from lorajob.worker.monitoring import tallies
 from lorajob.worker.records.records import Records

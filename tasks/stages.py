@@ -15,29 +15,22 @@ from celery.exceptions import Ignore
 from lorajob.errors import JobNotFoundError, ServiceError
 from lorajob.job.jobdir import JobDir
 from lorajob.storage.store import StoreError
-from lorajob.tasks.attempt import ProgressMirror
+from lorajob.tasks.attempt import ProgressMirror, observed
+from lorajob.tasks.broker import send
 from lorajob.tasks.describe import summary
-from lorajob.tasks.observe import observed
-from lorajob.tasks.publish import send
 from lorajob.worker.app import app
 from lorajob.worker.artifacts.job_store import job_store
-from lorajob.worker.artifacts.stored_stage import Errand, corpus_here, run_stored
+from lorajob.worker.artifacts.stored_stage import corpus_here, run_stored
+from lorajob.worker.artifacts.transfer import Errand
 from lorajob.worker.connect import connect, patiently
 from lorajob.worker.heartbeats import larger_class
 from lorajob.worker.queues import QUEUES
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.records.records import Claim, Records, Refusal
 from lorajob.worker.settings import Settings
+from lorajob.worker.supervision.outcome import Committed, Crashed, Failed, Outcome, Stopped, Watch
 from lorajob.worker.supervision.record_watch import RecordWatch, watch_seconds
-from lorajob.worker.supervision.supervisor import (
-    Committed,
-    Crashed,
-    Failed,
-    Outcome,
-    Stopped,
-    Watch,
-    supervise,
-)
+from lorajob.worker.supervision.supervisor import supervise
 
 logger = logging.getLogger(__name__)
 

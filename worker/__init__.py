@@ -1,1 +1,4 @@
-"""The Celery app, job records in Redis, the supervisor of a stage, and the stack on one machine."""
+"""The Celery app, records in Redis, the child process of a stage, machines, metrics.
+
+May import: the library; its folders downwards only, as docs/how-it-works.md lists them.
+"""

@@ -14,11 +14,10 @@ from lorajob.worker import lifecycle
 from lorajob.worker.connect import TIMEOUT_SECONDS, redis_url
 from lorajob.worker.queues import PRIORITIES, QUEUES, all_queues, queue_name
 from lorajob.worker.redis_url import parse_place
-from lorajob.worker.settings import Settings
+from lorajob.worker.settings import SETTLE_SECONDS, Settings
 
 WEEK_SECONDS = 604_800  # the broker's own redelivery is switched off in effect
 MONTH_SECONDS = 30 * 86_400
-SETTLE_SECONDS = 10  # beyond a stage's grace, to give it back
 
 
 def configuration(url: str, grace_seconds: float = 60) -> dict[str, Any]:

@@ -1,8 +1,14 @@
-"""Which workers live: each adds its name to a sorted set of its queue every few seconds."""
+"""Signs of life: each worker adds its name to a sorted set of its queue every few seconds.
+
+For a probe that must not need Redis it also touches files in its temporary folder, whose names
+`deploy/alive.py` knows. A flag file there tells the pool's children to stop.
+"""
 
 import logging
+import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 
 from redis import Redis
@@ -25,6 +31,11 @@ LIVING = """
 local time = redis.call('TIME')
 return redis.call('ZRANGEBYSCORE', KEYS[1], time[1] - ARGV[1], '+inf')
 """
+
+ALIVE = "alive"  # touched while the worker's process runs
+CONNECTED = "connected"  # touched each time Redis has heard of it
+PULSE_SECONDS = 3.0
+STOP_FILE = "LORAJOB_WORKER_STOP_FILE"  # set by a worker for its own pool children
 
 logger = logging.getLogger(__name__)
 
@@ -89,3 +100,39 @@ class Heartbeat:
 
 def _key(queue: str) -> str:
     return f"lorajob:workers:{queue}"
+
+
+def mark(folder: Path, name: str) -> None:
+    """Give the file `name` the present time; a disk that is full is only worth a line."""
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)  # a tidied /tmp lacks it
+        (folder / name).touch()
+    except OSError as error:
+        logger.warning("no sign of life in %s: %s", folder, error)
+
+
+class Pulse:
+    """A thread in a worker's main process that touches ALIVE until it is stopped."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(timeout=PULSE_SECONDS)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            mark(self._folder, ALIVE)
+            self._stop.wait(PULSE_SECONDS)
+
+
+def stopping() -> bool:
+    """True, in a pool child, once its worker was told to stop."""
+    path = os.environ.get(STOP_FILE)
+    return path is not None and Path(path).exists()

@@ -21,15 +21,13 @@ from celery.worker import state
 
 from lorajob import logs
 from lorajob.worker.connect import connect
-from lorajob.worker.heartbeats import Heartbeat
+from lorajob.worker.heartbeats import CONNECTED, STOP_FILE, Heartbeat, Pulse, mark
 from lorajob.worker.machine.idle import IdleWatch, idle_seconds
 from lorajob.worker.monitoring.gpu_load import GpuWatch
-from lorajob.worker.pulse import CONNECTED, Pulse, mark
 from lorajob.worker.queues import class_of
 from lorajob.worker.settings import Settings
 
 CHILD_SECONDS = 0.5
-STOP_FILE = "LORAJOB_WORKER_STOP_FILE"  # set by a worker for its own pool children
 
 logger = logging.getLogger(__name__)
 _threads: list[Heartbeat | Pulse | GpuWatch | IdleWatch] = []
@@ -61,12 +59,6 @@ def _say_nothing_else(**_: Any) -> None:
     """
     os.environ["_MP_FORK_LOGLEVEL_"] = ""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-
-
-def stopping() -> bool:
-    """True, in a pool child, once its worker was told to stop."""
-    path = os.environ.get(STOP_FILE)
-    return path is not None and Path(path).exists()
 
 
 def _prepare_stop_file(**_: Any) -> None:

@@ -10,6 +10,8 @@ from lorajob.storage import places
 from lorajob.storage.store import checked_url
 from lorajob.storage.urls import is_url
 
+SETTLE_SECONDS = 10  # beyond a stage's grace, to give it back
+
 
 class Settings(BaseSettings):
     """The service's settings. Passwords are SecretStr and never printed."""

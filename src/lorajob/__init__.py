@@ -2,6 +2,8 @@
 
 This package is the library: speech and files. It knows nothing of Celery, Redis or click;
 `lorajob.worker`, `lorajob.tasks` and `lorajob.cli` build the service on top of it.
+
+May import: whatever stands below a file in docs/how-it-works.md; stages never import each other.
 """
 
 __version__ = "0.1.0"

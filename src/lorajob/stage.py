@@ -20,10 +20,18 @@ from types import FrameType
 from typing import Any
 
 from lorajob import logs
-from lorajob.errors import DiskError, LorajobError, MemoryLack, StageError, StageStopped
+from lorajob.errors import (
+    DiskError,
+    LorajobError,
+    MemoryLack,
+    StageError,
+    StageStopped,
+    first_line,
+    says_full,
+    says_out_of_memory,
+)
 from lorajob.job.jobdir import STAGES, JobDir
 from lorajob.job.report import EXIT_BROKEN, EXIT_FAILED, EXIT_STOPPED, Report
-from lorajob.room import first_line, says_full, says_out_of_memory
 from lorajob.spec import JobSpec
 
 

@@ -138,7 +138,7 @@ def test_ctrl_c_ends_the_watching_and_not_the_job(
 def test_a_terminal_gets_a_bar_a_stage_with_loss_and_eta(
     env: dict[str, str], records: Records, jobs: Path
 ) -> None:
-    # as the pipeline leaves it after preprocess
+    # as a worker leaves it after preprocess
     stages = finished("preprocess") | {"train": StageRecord(state="queued")}
     records.create(job_record(jobs, state="running", stages=stages))
     claimed = claim(records, "train")

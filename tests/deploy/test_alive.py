@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lorajob.worker.pulse import ALIVE, CONNECTED
+from lorajob.worker.heartbeats import ALIVE, CONNECTED
 from lorajob.worker.stack.redis_server import free_port
 from tests.support.fleet import Fleet
 from tests.support.service import PASSWORD, settings_for, wait_for

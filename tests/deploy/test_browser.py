@@ -9,8 +9,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tests.deploy.test_flower import SHOW_PROGRESS, fetch, tasks_of
 from tests.support.browser import find_browser, page
+from tests.support.flower import SHOW_PROGRESS, fetch, tasks_of
 from tests.support.service import FLOWER_PASSWORD, wait_for
 
 RUNNING = "0f0f0f0f-0000-4000-8000-000000000061"

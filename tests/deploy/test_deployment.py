@@ -61,6 +61,13 @@ def test_the_image_copies_only_what_is_there_and_not_ignored() -> None:
         assert f"!{source}" in IGNORED, f"{source} does not reach the build"
 
 
+def test_links_in_the_image_lead_to_folders_that_are_copied() -> None:
+    copies = [line.split()[1:] for line in instructions("COPY") if "--from" not in line]
+    folders = {source for *sources, target in copies for source in sources if source == target}
+    links = [path for path in (ROOT / "src").rglob("*") if path.is_symlink()]
+    assert {link.resolve().relative_to(ROOT).as_posix() for link in links} == folders - {"src"}
+
+
 def test_the_image_is_built_in_stages_for_cpu_and_cuda() -> None:
     stages = [line.split() for line in instructions("FROM")]
     names = {words[3] for words in stages if len(words) == 4}

@@ -22,8 +22,8 @@ from lorajob.training.loss import WhisperLoss
 from lorajob.training.packing import ClipSizes, Window, group_batches, pass_seconds
 from lorajob.whisper.model import load_for_training
 from lorajob.whisper.tokens import Labels
-from tests.library.test_train import SHORT, StopAt, adapter_bytes, history
 from tests.support.tiny import make_job
+from tests.support.training import SHORT, StopAt, adapter_bytes, history
 
 DECODER = (*SHORT, "train.decoder_only=true", "train.epochs=3")
 CUT_ONLY = "train.cut_clips=1"

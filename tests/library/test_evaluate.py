@@ -13,8 +13,8 @@ from lorajob.speech.clipstore import ClipStore
 from lorajob.stage import run_stage
 from lorajob.whisper import ct2
 from lorajob.whisper.tokens import Labels
-from tests.library.test_train import SHORT
 from tests.support.tiny import make_job
+from tests.support.training import SHORT
 
 Calls = list[bool]
 

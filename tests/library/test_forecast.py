@@ -15,8 +15,8 @@ from lorajob.stage import run_stage
 from lorajob.training.dataset import Batch
 from lorajob.training.forecast import GIB, Forecast, Loaded, forecast, windows_that_fit
 from lorajob.training.packing import ClipSizes, Window, pass_seconds
-from tests.library.test_train import SHORT, adapter_bytes, history
 from tests.support.tiny import make_job
+from tests.support.training import SHORT, adapter_bytes, history
 
 
 def test_a_long_run_is_foretold_and_not_changed(

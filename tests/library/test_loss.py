@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from lorajob.training.loss import CHUNK_TOKENS, cross_entropy, encode
-from lorajob.whisper.features import WINDOW_SAMPLES, pad_windows
+from lorajob.whisper.features import pad_windows
 from lorajob.whisper.model import load_whisper
-from lorajob.whisper.window import FRAME_SAMPLES
+from lorajob.whisper.window import FRAME_SAMPLES, WINDOW_SAMPLES
 
 
 @pytest.mark.parametrize("tokens", [1, CHUNK_TOKENS, 2 * CHUNK_TOKENS + 3])

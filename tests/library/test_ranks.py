@@ -19,10 +19,10 @@ from lorajob.job.report import EXIT_FAILED, EXIT_STOPPED
 from lorajob.training import ranks
 from lorajob.training.checkpoint import newest_checkpoint
 from lorajob.training.ranks import wanted_processes
-from tests.library.test_train import SHORT, history
 from tests.support.procs import descendants, running
 from tests.support.service import wait_for
 from tests.support.tiny import make_job
+from tests.support.training import SHORT, history
 
 EXACT = (*SHORT, "train.dropout=0")
 

@@ -13,9 +13,7 @@ from lorajob.storage import places
 from lorajob.storage.store import DamageError, Store, StoreError
 from lorajob.worker.artifacts import workplace
 from lorajob.worker.artifacts.job_store import JobStore
-from tests.support.web_server import Archive, web
-
-__all__ = ["web"]
+from tests.support.web_server import Archive
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from lorajob.errors import CorpusError
 from lorajob.spec import JobSpec, build_spec
 from lorajob.storage.store import Store
 from lorajob.tasks.batches import submit_batch
-from lorajob.tasks.jobs import Pipeline
+from lorajob.tasks.jobs import Jobs
 from lorajob.worker.artifacts.lookup import recorded_ids
 from tests.support.far import Far
 from tests.support.service import wait_for
@@ -101,7 +101,7 @@ def test_a_job_with_a_manifest_runs_where_its_files_are_not(far: Far, tmp_path: 
     spec = build_spec(
         {"language": "hi", "corpus": str(manifest(files)), "base_model": str(far.base)}
     )
-    job_id = user.pipeline.submit(spec)
+    job_id = user.jobs.submit(spec)
     shutil.rmtree(files)
     there.start_worker("cpu")
     wait_for(lambda: user.records.load(job_id).stages["preprocess"].result, 60)
@@ -114,20 +114,20 @@ def test_a_batch_brings_its_corpora_and_keeps_its_id(far: Far, tmp_path: Path) -
     good, damaged = manifest(tmp_path), tmp_path / "mr.csv"
     damaged.write_bytes("audio,text\na.wav,नमस्ते\nb.wav,".encode() + b"\xff\n")
     specs = [JobSpec(language="hi", corpus=str(good)), JobSpec(language="mr", corpus=str(damaged))]
-    pipeline = Pipeline(far.machine("user").settings)
-    batch = submit_batch(pipeline, specs)
-    records = pipeline.records.load_many(batch.batch.jobs)
+    jobs = Jobs(far.machine("user").settings)
+    batch = submit_batch(jobs, specs)
+    records = jobs.records.load_many(batch.batch.jobs)
     assert [record.state for record in records] == ["queued", "rejected"]
     assert records[0].corpus.startswith(f"{far.artifacts}/.corpora/")
-    again = submit_batch(Pipeline(pipeline.settings), specs)
+    again = submit_batch(Jobs(jobs.settings), specs)
     assert (again.batch.id, again.queued) == (batch.batch.id, 0)
     with pytest.raises(CorpusError):
-        pipeline.submit(specs[1])
+        jobs.submit(specs[1])
 
 
 def test_a_corpus_that_is_everywhere_stays_where_it_is(far: Far, tmp_path: Path) -> None:
     table = manifest(tmp_path)
     changes = {"corpora": tmp_path, "corpora_everywhere": True}
-    pipeline = Pipeline(far.machine("user").settings.model_copy(update=changes))
-    job_id = pipeline.submit(JobSpec(language="hi", corpus=str(table)))
-    assert pipeline.records.load(job_id).corpus == str(table)
+    jobs = Jobs(far.machine("user").settings.model_copy(update=changes))
+    job_id = jobs.submit(JobSpec(language="hi", corpus=str(table)))
+    assert jobs.records.load(job_id).corpus == str(table)

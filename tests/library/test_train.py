@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -24,38 +23,7 @@ from lorajob.training.trainer import Run, learning_rate_factor, pick_learning_ra
 from lorajob.whisper.model import load_for_training, pick_precision, pick_quantization
 from lorajob.whisper.tokens import Labels
 from tests.support.tiny import make_job
-
-FLOAT32 = "train.precision=float32"
-SHORT = (
-    "train.batch_clips=2",
-    "train.rank=8",
-    "train.threads=1",
-    "train.save_steps=3",
-    FLOAT32,
-    "train.learning_rate=1e-3",
-    "train.dropout=0.1",
-)
-
-
-class StopAt(Report):
-    """Asks for a stop once a step is done."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__("train")
-        self.step = step
-
-    def progress(self, step: int, total: int, **fields: Any) -> None:
-        super().progress(step, total, **fields)
-        self.stop_requested = step == self.step
-
-
-def history(job: JobDir) -> list[dict[str, Any]]:
-    lines = (job.stage_dir("train") / "history.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def adapter_bytes(job: JobDir) -> bytes:
-    return (job.stage_dir("train") / "adapter" / "adapter_model.safetensors").read_bytes()
+from tests.support.training import FLOAT32, SHORT, StopAt, adapter_bytes, history
 
 
 @pytest.fixture(scope="module")

@@ -24,11 +24,11 @@ from lorajob.training.dataset import Batch, WindowDataset, collate
 from lorajob.training.loss import WhisperLoss
 from lorajob.training.packing import Window
 from lorajob.training.trainer import start_run
-from lorajob.whisper.features import WINDOW_SAMPLES
 from lorajob.whisper.tokens import Labels
-from tests.library.test_train import SHORT, StopAt, adapter_bytes, history
+from lorajob.whisper.window import WINDOW_SAMPLES
 from tests.support.procs import limit_files
 from tests.support.tiny import make_job
+from tests.support.training import SHORT, StopAt, adapter_bytes, history
 
 
 def test_out_of_memory_halves_the_micro_batch_and_keeps_the_steps(

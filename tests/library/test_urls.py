@@ -10,12 +10,11 @@ from lorajob.corpora import remote
 from lorajob.errors import LorajobError, UsageError
 from lorajob.storage.store import Store
 from lorajob.storage.urls import has_login, public, public_text
-from lorajob.tasks.jobs import describe
+from lorajob.tasks.describe import describe
 from lorajob.worker.settings import Settings
 from tests.support.command import environment, job_record, run
-from tests.support.web_server import Archive, web
+from tests.support.web_server import Archive
 
-__all__ = ["web"]
 SIGNED = "?X-Amz-Signature=s3cret&X-Amz-Credential=s3cret%2Fus-east-1"
 
 

@@ -17,8 +17,8 @@ from redis.exceptions import RedisError
 
 from lorajob.job.jobdir import STAGES, JobDir
 from lorajob.tasks import broker
-from lorajob.tasks.jobs import Pipeline
-from lorajob.tasks.publish import send
+from lorajob.tasks.broker import send
+from lorajob.tasks.jobs import Jobs
 from lorajob.worker.connect import connect
 from lorajob.worker.heartbeats import living
 from lorajob.worker.machine.launch import service_environment, worker_command
@@ -38,6 +38,7 @@ TRAINING = (  # some seconds of steps
     "train.save_steps=10",
     "train.epochs=20",
 )
+SAVE_STEPS = 10
 
 
 @dataclass
@@ -91,8 +92,8 @@ class Fleet:
         return service_environment(self.settings)
 
     @property
-    def pipeline(self) -> Pipeline:
-        return Pipeline(self.settings)
+    def jobs(self) -> Jobs:
+        return Jobs(self.settings)
 
     def start_redis(self, wipe: bool = False) -> None:
         """Start Redis on its port and wait for it; what it held before is there unless `wipe`."""
@@ -308,3 +309,17 @@ def fleet(tiny_whisper: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def expected(tiny_whisper: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The adapter that every training under TRAINING must end with."""
     return undisturbed(tmp_path_factory.mktemp("undisturbed"), tiny_whisper)
+
+
+def commits(record: JobRecord) -> list[str]:
+    """The stages that were committed, each as often as it was."""
+    return [attempt.stage for attempt in record.ended if attempt.why == "succeeded"]
+
+
+def resumed_at(record: JobRecord) -> list[int]:
+    """The steps that attempts went on from."""
+    return [int(line.rpartition(" ")[2]) for line in log_lines(record, "resumed from step")]
+
+
+def checkpoints(record: JobRecord) -> list[Path]:
+    return list(JobDir(Path(record.folder)).checkpoints.glob("[0-9]*/step-*"))

@@ -18,8 +18,8 @@ from redis.exceptions import RedisError
 
 from lorajob.job.jobdir import MANIFEST, STAGES, JobDir, write_json
 from lorajob.spec import JobSpec
-from lorajob.tasks.jobs import Pipeline
-from lorajob.tasks.publish import send
+from lorajob.tasks.broker import send
+from lorajob.tasks.jobs import Jobs
 from lorajob.worker.connect import connect
 from lorajob.worker.machine.processes import end
 from lorajob.worker.records.record import JobRecord, new_stages
@@ -101,7 +101,7 @@ class Service:
     info: StackInfo
     redis: Redis
     records: Records
-    pipeline: Pipeline
+    jobs: Jobs
 
     def new_job(self, job_id: str, committed: tuple[str, ...] = STAGES) -> JobRecord:
         """A queued job whose `committed` stages have files already; nothing is sent."""
@@ -127,7 +127,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         assert info is not None
         settings = settings_for(home, info.redis_url)
         with connect(settings) as redis:
-            yield Service(settings, info, redis, Records(redis), Pipeline(settings))
+            yield Service(settings, info, redis, Records(redis), Jobs(settings))
     finally:
         assert stack.down()
 

@@ -7,34 +7,32 @@ from pathlib import Path
 
 import pytest
 
-from lorajob.cli import batch_views
+from lorajob.cli import watch
 from lorajob.spec import JobSpec
 from lorajob.tasks import broker
 from lorajob.tasks.batches import load_batch, submit_batch
 from lorajob.worker.records.batches import Batch, Batches
+from tests.support.batches import specs
 from tests.support.command import run, succeeded_record
-from tests.tasks.test_batches import data, env, pipeline, specs
-
-__all__ = ["data", "env", "pipeline"]
 
 
-def test_the_same_batch_in_another_order_is_the_same(pipeline, data, redis):
+def test_the_same_batch_in_another_order_is_the_same(jobs, data, redis):
     twice = [*specs(data, "hi", "mr"), *specs(data, "hi", seed=1)]  # one of them for two seeds
-    batch = submit_batch(pipeline, twice).batch
-    again = submit_batch(pipeline, twice[::-1])
+    batch = submit_batch(jobs, twice).batch
+    again = submit_batch(jobs, twice[::-1])
     assert (again.batch, again.queued, broker.waiting(redis)) == (batch, 0, 3)
-    seeds = [record.language for record in load_batch(pipeline, batch.id)[1]]
+    seeds = [record.language for record in load_batch(jobs, batch.id)[1]]
     assert seeds == ["hi", "mr", "hi"]
 
 
-def test_the_same_batch_after_its_corpora_were_deleted_is_the_same(pipeline, data, redis):
+def test_the_same_batch_after_its_corpora_were_deleted_is_the_same(jobs, data, redis):
     wanted = specs(data, "hi", "mr")
-    batch = submit_batch(pipeline, wanted).batch
+    batch = submit_batch(jobs, wanted).batch
     for path in data.iterdir():
         path.unlink()
     for lose in (lambda: None, redis.flushall):  # and with records that Redis has lost
         lose()
-        again = submit_batch(pipeline, wanted)
+        again = submit_batch(jobs, wanted)
         assert (again.batch.id, again.batch.jobs, again.rejected) == (batch.id, batch.jobs, {})
 
 
@@ -64,16 +62,16 @@ def test_the_same_batch_of_another_priority_or_user_is_queued_once(env, data, re
     assert (first.stderr, broker.waiting(redis)) == ("", 2)
 
 
-def test_what_completes_a_batch_has_its_priority(pipeline, env, data):
-    batch = submit_batch(pipeline, specs(data, "hi", "mr"), "low").batch
-    pipeline.records.delete(batch.jobs[1])
-    (pipeline.settings.jobs / batch.jobs[1] / "spec.json").unlink()
+def test_what_completes_a_batch_has_its_priority(jobs, env, data):
+    batch = submit_batch(jobs, specs(data, "hi", "mr"), "low").batch
+    jobs.records.delete(batch.jobs[1])
+    (jobs.settings.jobs / batch.jobs[1] / "spec.json").unlink()
     ask = ("submit", "--lang", "hi,mr", "--corpus", f"{data}/{{language}}.tsv")
     again = run(*ask, env=env)
     assert again.stdout == f"{batch.id}\n"
     note = "was submitted before and keeps its priority low"
     assert again.stderr == f"lorajob: {batch.id} {note}\n"
-    assert {record.priority for record in load_batch(pipeline, batch.id)[1]} == {"low"}
+    assert {record.priority for record in load_batch(jobs, batch.id)[1]} == {"low"}
 
 
 @pytest.fixture
@@ -87,7 +85,7 @@ def found(env, tmp_path):
 
 
 def test_a_batch_is_the_same_whatever_lies_in_the_folder_of_corpora_by_then(
-    found, pipeline, redis, tmp_path
+    found, jobs, redis, tmp_path
 ):
     first = run("submit", "--lang", "hi,mr", env=found)
     corpora = tmp_path / "corpora"
@@ -96,12 +94,12 @@ def test_a_batch_is_the_same_whatever_lies_in_the_folder_of_corpora_by_then(
     shutil.rmtree(corpora / "cv-corpus-2.0")
     gone = run("submit", "--lang", "hi,mr", env=found)
     assert first.stdout == newer.stdout == gone.stdout != ""
-    jobs = load_batch(pipeline, first.stdout.strip())[0].jobs
+    ids = load_batch(jobs, first.stdout.strip())[0].jobs
     assert broker.waiting(redis) == 2
     redis.flushall()
     assert run("submit", "--lang", "hi,mr", env=found).stdout == first.stdout
-    records = load_batch(pipeline, first.stdout.strip())[1]
-    assert [record.id for record in records] == list(jobs)
+    records = load_batch(jobs, first.stdout.strip())[1]
+    assert [record.id for record in records] == list(ids)
     assert {Path(record.corpus).parent.name for record in records} == {"cv-corpus-1.0"}
 
 
@@ -114,7 +112,7 @@ def test_a_corpus_of_another_folder_makes_another_batch(found, redis, tmp_path):
     assert broker.waiting(redis) == 4
 
 
-def test_a_rejected_language_is_queued_once_its_corpus_is_there(found, pipeline, redis, tmp_path):
+def test_a_rejected_language_is_queued_once_its_corpus_is_there(found, jobs, redis, tmp_path):
     corpora = tmp_path / "corpora" / "cv-corpus-1.0"
     (corpora / "mr").rename(tmp_path / "mr")
     first = run("submit", "--lang", "hi,mr", env=found)
@@ -125,7 +123,7 @@ def test_a_rejected_language_is_queued_once_its_corpus_is_there(found, pipeline,
     completed = run("submit", "--lang", "hi,mr", env=found)
     assert (completed.stdout, completed.stderr) == (first.stdout, "")
     assert broker.waiting(redis) == 2
-    _, record = load_batch(pipeline, first.stdout.strip())[1]
+    _, record = load_batch(jobs, first.stdout.strip())[1]
     assert (record.state, record.error, record.corpus) == ("queued", None, str(corpora / "mr"))
     assert JobSpec.load(Path(record.folder) / "spec.json").corpus == record.corpus
 
@@ -151,34 +149,32 @@ def test_what_only_the_command_names_starts_from_the_folder_you_are_in(env, data
 
 
 def test_who_follows_a_batch_waits_for_jobs_that_are_still_to_be_queued(
-    pipeline, tmp_path, monkeypatch
+    jobs, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(batch_views, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(watch, "BATCH_POLL_SECONDS", 0.05)
     first, second = (
         succeeded_record(tmp_path, job).model_copy(update={"batch": "batch-1"})
         for job in ("hi-00000001", "mr-00000002")
     )
     made = Batch(id="batch-1", created_at=time.time(), jobs=(first.id, second.id))
-    Batches(pipeline.redis).create(made)
-    pipeline.records.create(first)
+    Batches(jobs.redis).create(made)
+    jobs.records.create(first)
     ended: list[int] = []
-    follower = threading.Thread(
-        target=lambda: ended.append(batch_views.follow_batch(pipeline, made.id))
-    )
+    follower = threading.Thread(target=lambda: ended.append(watch.follow_batch(jobs, made.id)))
     follower.start()
     follower.join(timeout=1)
     early = list(ended)
-    pipeline.records.create(second)
+    jobs.records.create(second)
     follower.join(timeout=20)
     assert (early, ended) == ([], [0])
 
 
-def test_a_submission_that_was_cut_short_is_not_followed_for_ever(pipeline, tmp_path, monkeypatch):
-    monkeypatch.setattr(batch_views, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(batch_views, "SUBMISSION_SECONDS", 0.2)
+def test_a_submission_that_was_cut_short_is_not_followed_for_ever(jobs, tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "BATCH_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(watch, "SUBMISSION_SECONDS", 0.2)
     made = Batch(id="batch-1", created_at=time.time(), jobs=("hi-00000001",))
-    Batches(pipeline.redis).create(made)
-    assert batch_views.follow_batch(pipeline, made.id) == 1
+    Batches(jobs.redis).create(made)
+    assert watch.follow_batch(jobs, made.id) == 1
 
 
 def test_one_language_for_a_whole_batch_is_refused(env, data, redis):

@@ -5,47 +5,20 @@ import json
 from pathlib import Path
 
 import pytest
-from redis import Redis
 
 from lorajob.errors import CorpusError, ServiceError, UsageError
 from lorajob.job.jobdir import STAGES, JobDir
-from lorajob.spec import build_spec
 from lorajob.tasks import broker
-from lorajob.tasks import jobs as pipeline_module
-from lorajob.tasks.batches import load_batch, state_of, submit_batch
-from lorajob.tasks.jobs import Pipeline
+from lorajob.tasks import jobs as jobs_module
+from lorajob.tasks.batches import load_batch, submit_batch
+from lorajob.tasks.describe import state_of
+from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.prune import prune
 from lorajob.tasks.rebuild import rebuild
 from lorajob.worker.queues import LANES, all_queues, class_of, classes_of, memory_class, queue_name
-from lorajob.worker.settings import Settings
-from tests.support.command import environment, run, url_of
-from tests.worker.test_records import claim
-
-
-@pytest.fixture
-def pipeline(redis_server: Settings, redis: Redis, tmp_path: Path) -> Pipeline:
-    return Pipeline(redis_server.model_copy(update={"artifacts": tmp_path / "home" / "jobs"}))
-
-
-@pytest.fixture
-def env(redis_server: Settings, redis: Redis, tmp_path: Path) -> dict[str, str]:
-    return environment(redis_url=url_of(redis_server), home=tmp_path / "home")
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    folder = tmp_path / "data"
-    folder.mkdir()
-    for code in ("hi", "mr", "ta"):
-        (folder / f"{code}.tsv").write_text("audio\ttext\na.wav\tनमस्ते\n", "utf-8")
-    return folder
-
-
-def specs(data: Path, *codes: str, **settings):
-    return [
-        build_spec({"language": code, "corpus": str(data / f"{code}.tsv"), **settings})
-        for code in codes
-    ]
+from tests.support.batches import specs
+from tests.support.command import run
+from tests.support.records import claim
 
 
 def test_several_languages_make_one_batch(env, data, redis):
@@ -82,36 +55,36 @@ def test_the_same_batch_again_queues_nothing_twice(env, data, redis):
     assert [(spec["train"]["epochs"], spec["train"]["rank"]) for spec in found] == [(2, 8), (5, 8)]
 
 
-def test_a_submission_that_was_cut_short_is_completed(pipeline, data, redis):
+def test_a_submission_that_was_cut_short_is_completed(jobs, data, redis):
     wanted = specs(data, "hi", "mr", "ta")
-    batch = submit_batch(pipeline, wanted).batch
-    pipeline.records.delete(batch.jobs[2])
-    again = submit_batch(pipeline, wanted)
+    batch = submit_batch(jobs, wanted).batch
+    jobs.records.delete(batch.jobs[2])
+    again = submit_batch(jobs, wanted)
     assert (again.batch, again.queued) == (batch, 1)
-    assert [record.id for record in load_batch(pipeline, batch.id)[1]] == list(batch.jobs)
+    assert [record.id for record in load_batch(jobs, batch.id)[1]] == list(batch.jobs)
 
 
 def test_who_comes_second_and_fails_takes_nothing_back_from_the_first(
-    pipeline, data, redis, monkeypatch
+    jobs, data, redis, monkeypatch
 ):
-    put = pipeline_module.put_spec
+    put = jobs_module.put_spec
 
     def overtaken(folder, spec):
-        monkeypatch.setattr(pipeline_module, "put_spec", put)
-        submit_batch(Pipeline(pipeline.settings), specs(data, "hi", "mr"))
+        monkeypatch.setattr(jobs_module, "put_spec", put)
+        submit_batch(Jobs(jobs.settings), specs(data, "hi", "mr"))
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pipeline_module, "put_spec", overtaken)
+    monkeypatch.setattr(jobs_module, "put_spec", overtaken)
     with pytest.raises(OSError, match="No space"):
-        submit_batch(pipeline, specs(data, "hi", "mr"))
-    first = submit_batch(pipeline, specs(data, "hi", "mr"))
+        submit_batch(jobs, specs(data, "hi", "mr"))
+    first = submit_batch(jobs, specs(data, "hi", "mr"))
     assert (first.queued, broker.waiting(redis)) == (0, 2)
-    assert all((pipeline.settings.jobs / job / "spec.json").is_file() for job in first.batch.jobs)
+    assert all((jobs.settings.jobs / job / "spec.json").is_file() for job in first.batch.jobs)
 
 
-def test_jobs_that_redis_lost_go_on_from_their_files(pipeline, data, redis, monkeypatch):
-    batch = submit_batch(pipeline, specs(data, "hi", "mr")).batch
-    job = JobDir(pipeline.settings.jobs / batch.jobs[0])
+def test_jobs_that_redis_lost_go_on_from_their_files(jobs, data, redis, monkeypatch):
+    batch = submit_batch(jobs, specs(data, "hi", "mr")).batch
+    job = JobDir(jobs.settings.jobs / batch.jobs[0])
     out = job.new_attempt("preprocess", 1)
     (out / "clips").write_text("hours of work")
     job.commit("preprocess", out, {"train_clips": 9})
@@ -121,25 +94,25 @@ def test_jobs_that_redis_lost_go_on_from_their_files(pipeline, data, redis, monk
         raise ServiceError("nothing is taken")
 
     with monkeypatch.context() as patch, pytest.raises(ServiceError):
-        patch.setattr("lorajob.tasks.publish._send", refused)
-        submit_batch(pipeline, specs(data, "hi", "mr"))
+        patch.setattr("lorajob.tasks.broker._send", refused)
+        submit_batch(jobs, specs(data, "hi", "mr"))
     assert (job.stage_dir("preprocess") / "clips").is_file()
     redis.flushall()
-    again = submit_batch(pipeline, specs(data, "hi", "mr"))
+    again = submit_batch(jobs, specs(data, "hi", "mr"))
     assert (again.batch.jobs, again.queued) == (batch.jobs, 2)
-    first, second = load_batch(pipeline, batch.id)[1]
+    first, second = load_batch(jobs, batch.id)[1]
     assert (first.missing[0], second.missing[0]) == ("train", "preprocess")
     assert first.batch == batch.id
     found = broker.deliveries(redis)
     assert found == {("train", first.id), ("preprocess", second.id)}
 
 
-def test_a_pruned_job_that_is_asked_for_again_is_of_the_batch_again(pipeline, data):
-    batch = submit_batch(pipeline, specs(data, "hi", "mr")).batch
-    pipeline.cancel(batch.jobs[0])
-    assert [record.id for record in prune(pipeline, -1, "none")] == [batch.jobs[0]]
-    assert load_batch(pipeline, batch.id)[0].jobs == batch.jobs[1:]
-    again = submit_batch(pipeline, specs(data, "hi", "mr"))
+def test_a_pruned_job_that_is_asked_for_again_is_of_the_batch_again(jobs, data):
+    batch = submit_batch(jobs, specs(data, "hi", "mr")).batch
+    jobs.cancel(batch.jobs[0])
+    assert [record.id for record in prune(jobs, -1, "none")] == [batch.jobs[0]]
+    assert load_batch(jobs, batch.id)[0].jobs == batch.jobs[1:]
+    again = submit_batch(jobs, specs(data, "hi", "mr"))
     assert (sorted(again.batch.jobs), again.queued) == (sorted(batch.jobs), 1)
 
 
@@ -167,21 +140,21 @@ def test_a_language_without_a_corpus_stops_no_other(env, data, redis):
     assert broker.waiting(redis) == 2
 
 
-def test_a_batch_of_which_no_language_has_a_corpus_is_refused(pipeline, data, redis):
+def test_a_batch_of_which_no_language_has_a_corpus_is_refused(jobs, data, redis):
     with pytest.raises((CorpusError, UsageError), match=r"te\.tsv"):
-        submit_batch(pipeline, specs(data, "te", "kn"))
+        submit_batch(jobs, specs(data, "te", "kn"))
     assert redis.keys("lorajob:*") == []
 
 
-def test_cancel_and_retry_take_a_batch(env, data, pipeline):
-    batch = submit_batch(pipeline, specs(data, "hi", "mr")).batch
+def test_cancel_and_retry_take_a_batch(env, data, jobs):
+    batch = submit_batch(jobs, specs(data, "hi", "mr")).batch
     assert run("cancel", batch.id, env=env).stdout == f"2 of the jobs of {batch.id} are stopping\n"
-    assert state_of(load_batch(pipeline, batch.id)[1]) == "cancelled"
+    assert state_of(load_batch(jobs, batch.id)[1]) == "cancelled"
     refused = run("cancel", batch.id, env=env)
     assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
     assert run("retry", "--failed", batch.id, env=env).returncode == 2
     assert run("retry", batch.id, env=env).returncode == 0
-    assert state_of(load_batch(pipeline, batch.id)[1]) == "queued"
+    assert state_of(load_batch(jobs, batch.id)[1]) == "queued"
 
 
 @pytest.mark.parametrize(
@@ -211,36 +184,36 @@ def test_a_wrong_batch_file_is_one_line(env, tmp_path, text, word, redis):
     assert redis.keys("lorajob:*") == []
 
 
-def test_a_lost_redis_gets_its_batches_back(pipeline, data, redis):
-    batch = submit_batch(pipeline, specs(data, "hi", "mr"), "high").batch
+def test_a_lost_redis_gets_its_batches_back(jobs, data, redis):
+    batch = submit_batch(jobs, specs(data, "hi", "mr"), "high").batch
     redis.flushall()
-    rebuild(pipeline.settings)
-    restored, records = load_batch(pipeline, batch.id)
+    rebuild(jobs.settings)
+    restored, records = load_batch(jobs, batch.id)
     assert sorted(restored.jobs) == sorted(batch.jobs)
     assert {record.priority for record in records} == {"high"}
 
 
-def test_a_running_job_makes_the_batch_run(pipeline, data):
+def test_a_running_job_makes_the_batch_run(jobs, data):
     assert state_of([]) == "queued"  # its submission has just begun
-    batch = submit_batch(pipeline, specs(data, "hi", "mr")).batch
-    _, (first, second) = load_batch(pipeline, batch.id)
-    claim(pipeline.records, first, "preprocess")
-    _, records = load_batch(pipeline, batch.id)
+    batch = submit_batch(jobs, specs(data, "hi", "mr")).batch
+    _, (first, second) = load_batch(jobs, batch.id)
+    claim(jobs.records, first, "preprocess")
+    _, records = load_batch(jobs, batch.id)
     assert state_of(records) == "running"
     assert second.state == "queued"
 
 
-def test_a_job_waits_for_a_card_that_is_large_enough(pipeline, data, redis, env):
-    job = pipeline.submit(specs(data, "hi", base_model="openai/whisper-large-v3")[0])
-    record = pipeline.records.load(job)
+def test_a_job_waits_for_a_card_that_is_large_enough(jobs, data, redis, env):
+    job = jobs.submit(specs(data, "hi", base_model="openai/whisper-large-v3")[0])
+    record = jobs.records.load(job)
     assert record.memory_class == 12
     assert class_of(f"gpu{record.memory_class}.0") in classes_of("gpu", 16)
     assert classes_of("gpu", 3) == ["gpu"]
     assert classes_of("gpu", 10) == ["gpu", "gpu4", "gpu6", "gpu8"]
     assert classes_of("gpu", 24) == ["gpu", "gpu4", "gpu6", "gpu8", "gpu12", "gpu24"]
     for stage in STAGES[:1]:
-        got = claim(pipeline.records, record, stage)
-        pipeline.records.commit(got, {})
+        got = claim(jobs.records, record, stage)
+        jobs.records.commit(got, {})
     told = run("status", job, env=env).stdout
     assert "a worker of the queue gpu12, with a card of 12 GB or more; none is up" in told
 
@@ -256,9 +229,9 @@ def test_a_memory_class_is_the_smallest_that_holds_the_job(needed, found):
 
 
 @pytest.mark.parametrize("size", ["medium", "large-v3-turbo"])
-def test_a_part_of_a_card_with_five_gb_leaves_what_needs_more_to_others(pipeline, data, size):
-    job = pipeline.submit(specs(data, "hi", base_model=f"openai/whisper-{size}")[0])
-    record = pipeline.records.load(job)
+def test_a_part_of_a_card_with_five_gb_leaves_what_needs_more_to_others(jobs, data, size):
+    job = jobs.submit(specs(data, "hi", base_model=f"openai/whisper-{size}")[0])
+    record = jobs.records.load(job)
     assert class_of(queue_name("train", record.lane, record.memory_class)) == "gpu6"
     assert "gpu6" not in classes_of("gpu", 5)
 

@@ -14,9 +14,9 @@ import pytest
 from pydantic import SecretStr
 
 from lorajob.job.jobdir import STAGES
-from lorajob.tasks import notify, webhook
+from lorajob.tasks import notify
+from lorajob.tasks.broker import send
 from lorajob.tasks.notify import Notifier, escaped, post, sentence, signature
-from lorajob.tasks.publish import send
 from lorajob.worker.monitoring import tallies
 from lorajob.worker.records import notices
 from lorajob.worker.records.records import Claim, Records
@@ -193,7 +193,7 @@ def test_a_server_that_is_away_is_given_up_and_the_next_notice_told(
 
 @pytest.mark.parametrize("begins", [b"HTTP/1.1 ", b"HTTP/1.1 503 Busy\r\nX-Slow: "])
 def test_a_server_that_answers_a_byte_at_a_time_holds_nobody(begins, monkeypatch):
-    monkeypatch.setattr(webhook, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(notify, "ANSWER_SECONDS", 0.3)
     monkeypatch.setattr(notify, "TRIES", 2)
     monkeypatch.setattr(notify, "FIRST_PAUSE_SECONDS", 0.01)
     over = threading.Event()

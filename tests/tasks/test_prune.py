@@ -14,20 +14,21 @@ from lorajob.errors import JobNotFoundError, UsageError
 from lorajob.job.jobdir import STAGES, JobDir, write_json
 from lorajob.spec import JobSpec
 from lorajob.tasks.batches import cancel_batch, retry_batch
-from lorajob.tasks.jobs import Pipeline
+from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.prune import parse_age, prune
 from lorajob.tasks.rebuild import rebuild
 from lorajob.worker.artifacts.job_store import JobStore
 from lorajob.worker.artifacts.lookup import fetched, has_files, put_spec, recorded_ids
-from lorajob.worker.artifacts.stored_stage import Errand, run_stored
+from lorajob.worker.artifacts.stored_stage import run_stored
+from lorajob.worker.artifacts.transfer import Errand
 from lorajob.worker.artifacts.workplace import in_use, make_room
 from lorajob.worker.connect import connect
 from lorajob.worker.records.batches import Batch, Batches
 from lorajob.worker.records.record import JobRecord, new_stages
 from lorajob.worker.records.records import Claim, Records
 from lorajob.worker.settings import Settings
+from lorajob.worker.supervision.outcome import Committed, Outcome, Watch
 from lorajob.worker.supervision.record_watch import RecordWatch
-from lorajob.worker.supervision.supervisor import Committed, Outcome, Watch
 from tests.support.command import environment, job_record, run, url_of
 from tests.support.service import RESULTS, SCORES
 
@@ -35,15 +36,15 @@ DAY = 86_400
 
 
 @pytest.fixture
-def pipeline(redis_server: Settings, tmp_path: Path) -> Iterator[Pipeline]:
+def jobs(redis_server: Settings, tmp_path: Path) -> Iterator[Jobs]:
     with connect(redis_server) as redis:
         redis.flushall()
-    yield Pipeline(redis_server.model_copy(update={"artifacts": tmp_path / "home" / "jobs"}))
+    yield Jobs(redis_server.model_copy(update={"artifacts": tmp_path / "home" / "jobs"}))
 
 
-def make(pipeline: Pipeline, job_id: str, days: float, wer: float, state: str = "succeeded"):
+def make(jobs: Jobs, job_id: str, days: float, wer: float, state: str = "succeeded"):
     """A job that ended, or began to wait, so many days ago."""
-    folder = JobDir(pipeline.settings.jobs / job_id)
+    folder = JobDir(jobs.settings.jobs / job_id)
     write_json(folder.spec_path, {})
     ended = time.time() - days * DAY
     stages = new_stages()
@@ -66,43 +67,43 @@ def make(pipeline: Pipeline, job_id: str, days: float, wer: float, state: str = 
         batch="batch-1",
         stages=stages,
     )
-    pipeline.records.create(record)
-    Batches(pipeline.redis).restore(record)
+    jobs.records.create(record)
+    Batches(jobs.redis).restore(record)
     return record
 
 
-def test_old_jobs_go_and_the_best_one_stays(pipeline, redis_server, tmp_path):
+def test_old_jobs_go_and_the_best_one_stays(jobs, redis_server, tmp_path):
     for job_id, days, wer in (("hi-old", 40, 50), ("hi-best", 90, 20), ("hi-new", 2, 60)):
-        make(pipeline, job_id, days, wer)
-    make(pipeline, "hi-failed", 40, 0, "failed")
-    make(pipeline, "hi-waits", 40, 0, "queued")
+        make(jobs, job_id, days, wer)
+    make(jobs, "hi-failed", 40, 0, "failed")
+    make(jobs, "hi-waits", 40, 0, "queued")
     env = environment(redis_url=url_of(redis_server), home=tmp_path / "home")
-    env["LORAJOB_ARTIFACTS"] = str(pipeline.settings.jobs)
+    env["LORAJOB_ARTIFACTS"] = str(jobs.settings.jobs)
     told = run("prune", "--older", "30d", "--dry-run", env=env)
     assert sorted(told.stdout.split()) == ["hi-failed", "hi-old"]
-    assert len(list(pipeline.settings.jobs.iterdir())) == 5
+    assert len(list(jobs.settings.jobs.iterdir())) == 5
     done = run("prune", "--older", "30d", "--keep", "best", env=env)
     assert done.stdout == told.stdout
-    left = sorted(path.name for path in pipeline.settings.jobs.iterdir())
+    left = sorted(path.name for path in jobs.settings.jobs.iterdir())
     assert left == ["hi-best", "hi-new", "hi-waits"]
     with pytest.raises(JobNotFoundError):
-        pipeline.records.load("hi-old")
-    assert sorted(Batches(pipeline.redis).load("batch-1").jobs) == left
+        jobs.records.load("hi-old")
+    assert sorted(Batches(jobs.redis).load("batch-1").jobs) == left
 
 
-def far_job(redis_server: Settings, tmp_path: Path, job_id: str) -> tuple[Pipeline, JobRecord]:
+def far_job(redis_server: Settings, tmp_path: Path, job_id: str) -> tuple[Jobs, JobRecord]:
     """A failed job whose files are in a store."""
     places = {"artifacts": f"file://{tmp_path}/store", "home": tmp_path / "home"}
-    pipeline = Pipeline(redis_server.model_copy(update=places))
+    jobs = Jobs(redis_server.model_copy(update=places))
     place = f"file://{tmp_path}/store/{job_id}"
     put_spec(place, JobSpec(language="hi", corpus="/nowhere").model_dump(mode="json"))
     record = job_record(tmp_path / "unused", job_id, state="failed", folder=place, created_at=0.0)
-    pipeline.records.create(record)
-    return pipeline, record
+    jobs.records.create(record)
+    return jobs, record
 
 
 def test_what_a_command_reads_is_neither_pruned_nor_removed_to_make_room(
-    pipeline, redis_server, tmp_path
+    jobs, redis_server, tmp_path
 ):
     far, record = far_job(redis_server, tmp_path, "hi-far")
     with fetched(record, far.settings) as folder:
@@ -116,7 +117,7 @@ def test_what_a_command_reads_is_neither_pruned_nor_removed_to_make_room(
     assert not folder.root.exists()
 
 
-def test_what_commands_fetched_is_kept_within_the_room_for_jobs(pipeline, redis_server, tmp_path):
+def test_what_commands_fetched_is_kept_within_the_room_for_jobs(jobs, redis_server, tmp_path):
     folders = []
     for number in range(3):
         far, record = far_job(redis_server, tmp_path, f"hi-far{number}")
@@ -143,9 +144,9 @@ def test_a_folder_that_is_removed_by_hand_does_not_undo_its_stage(tmp_path):
     ids=["refused", "interrupted"],
 )
 def test_a_job_that_is_half_deleted_is_not_run_again_and_its_rest_goes_later(
-    pipeline, monkeypatch, capsys, stop, code, told
+    jobs, monkeypatch, capsys, stop, code, told
 ):
-    job = JobDir(Path(make(pipeline, "hi-theirs", 40, 50).folder))
+    job = JobDir(Path(make(jobs, "hi-theirs", 40, 50).folder))
     write_json(job.stage_dir("convert") / "manifest.json", {"result": {}})
     delete = shutil.rmtree
 
@@ -158,40 +159,38 @@ def test_a_job_that_is_half_deleted_is_not_run_again_and_its_rest_goes_later(
     with monkeypatch.context() as patch:
         patch.setattr("lorajob.tasks.prune.shutil.rmtree", begin)
         with user_errors() as outcome:
-            prune(pipeline, DAY, "none")
+            prune(jobs, DAY, "none")
     assert (outcome.code, told in capsys.readouterr().err) == (code, True)
-    assert rebuild(pipeline.settings).jobs == ()
-    assert recorded_ids(pipeline.settings) == []
-    assert any(pipeline.settings.jobs.iterdir())
-    assert prune(pipeline, DAY, "none") == []
-    assert not any(pipeline.settings.jobs.iterdir())
+    assert rebuild(jobs.settings).jobs == ()
+    assert recorded_ids(jobs.settings) == []
+    assert any(jobs.settings.jobs.iterdir())
+    assert prune(jobs, DAY, "none") == []
+    assert not any(jobs.settings.jobs.iterdir())
 
 
-def test_a_folder_that_cannot_be_put_aside_is_a_whole_job_for_rebuild(
-    pipeline, monkeypatch, capsys
-):
-    record = make(pipeline, "hi-theirs", 40, 0, "failed")
+def test_a_folder_that_cannot_be_put_aside_is_a_whole_job_for_rebuild(jobs, monkeypatch, capsys):
+    record = make(jobs, "hi-theirs", 40, 0, "failed")
 
     def refuse(path: Path, target: Path) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "rename", refuse)
     with user_errors() as outcome:
-        prune(pipeline, DAY, "none")
+        prune(jobs, DAY, "none")
     assert outcome.code == 1
     assert capsys.readouterr().err == f"lorajob: {record.folder}: Permission denied\n"
-    rebuild(pipeline.settings)
-    assert pipeline.records.load(record.id).state == "failed"
+    rebuild(jobs.settings)
+    assert jobs.records.load(record.id).state == "failed"
 
 
-def test_what_stays_of_a_pruned_job_is_named_each_time(pipeline, monkeypatch, caplog):
-    (pipeline.settings.jobs / ".gone-hi-theirs").mkdir(parents=True)
+def test_what_stays_of_a_pruned_job_is_named_each_time(jobs, monkeypatch, caplog):
+    (jobs.settings.jobs / ".gone-hi-theirs").mkdir(parents=True)
     monkeypatch.setattr("lorajob.storage.folders.shutil.rmtree", lambda *_, **__: None)
-    prune(pipeline, DAY, "none")
-    assert caplog.messages == [f"{pipeline.settings.jobs}/.gone-hi-theirs cannot be deleted"]
+    prune(jobs, DAY, "none")
+    assert caplog.messages == [f"{jobs.settings.jobs}/.gone-hi-theirs cannot be deleted"]
 
 
-def test_the_copy_here_goes_with_the_job(pipeline, redis_server, tmp_path):
+def test_the_copy_here_goes_with_the_job(jobs, redis_server, tmp_path):
     far, record = far_job(redis_server, tmp_path, "hi-far")
     with fetched(record, far.settings) as folder:
         pass
@@ -200,7 +199,7 @@ def test_the_copy_here_goes_with_the_job(pipeline, redis_server, tmp_path):
 
 
 def test_the_copy_that_a_stale_owner_works_in_goes_when_its_stage_ends(
-    pipeline, redis_server, tmp_path, caplog
+    jobs, redis_server, tmp_path, caplog
 ):
     far, record = far_job(redis_server, tmp_path, "hi-far")
     stored = JobStore(record.folder, far.settings.workplace)
@@ -219,40 +218,37 @@ def test_the_copy_that_a_stale_owner_works_in_goes_when_its_stage_ends(
     assert not stored.job.root.exists() and stored.store.names() == {}
 
 
-def test_a_job_that_is_retried_meanwhile_stays(pipeline):
-    record = make(pipeline, "hi-failed", 40, 0, "failed")
-    pipeline.records.retry(record.id)
-    assert not pipeline.records.forget(record.id)
-    assert pipeline.records.load(record.id).state == "queued"
-    assert pipeline.records.queued() == 1
+def test_a_job_that_is_retried_meanwhile_stays(jobs):
+    record = make(jobs, "hi-failed", 40, 0, "failed")
+    jobs.records.retry(record.id)
+    assert not jobs.records.forget(record.id)
+    assert jobs.records.load(record.id).state == "queued"
+    assert jobs.records.queued() == 1
 
 
 @pytest.mark.parametrize(
     ("act", "state"), [(cancel_batch, "queued"), (retry_batch, "failed")], ids=["cancel", "retry"]
 )
-def test_a_job_that_is_pruned_meanwhile_stops_no_other_of_its_batch(
-    pipeline, monkeypatch, act, state
-):
-    jobs = [
-        make(pipeline, f"hi-{name}", 1, 0, state).id
-        for name in ("00000001", "00000002", "00000003")
+def test_a_job_that_is_pruned_meanwhile_stops_no_other_of_its_batch(jobs, monkeypatch, act, state):
+    ids = [
+        make(jobs, f"hi-{name}", 1, 0, state).id for name in ("00000001", "00000002", "00000003")
     ]
     load_many = Records.load_many
 
-    def and_prune_one(self, ids):
-        found = load_many(self, ids)
-        self.delete(jobs[0])
+    def and_prune_one(self, asked):
+        found = load_many(self, asked)
+        self.delete(ids[0])
         return found
 
     monkeypatch.setattr(Records, "load_many", and_prune_one)
-    assert act(pipeline, "batch-1") == jobs[1:]
+    assert act(jobs, "batch-1") == ids[1:]
 
 
-def test_without_keeping_the_best_goes_too(pipeline):
-    make(pipeline, "hi-best", 90, 20)
-    assert [record.id for record in prune(pipeline, 30 * DAY, "none")] == ["hi-best"]
+def test_without_keeping_the_best_goes_too(jobs):
+    make(jobs, "hi-best", 90, 20)
+    assert [record.id for record in prune(jobs, 30 * DAY, "none")] == ["hi-best"]
     with pytest.raises(JobNotFoundError):
-        Batches(pipeline.redis).load("batch-1")
+        Batches(jobs.redis).load("batch-1")
 
 
 @pytest.mark.parametrize(
@@ -268,26 +264,26 @@ def test_an_age_without_a_unit_is_refused(text):
         parse_age(text)
 
 
-def test_a_batch_that_is_there_is_not_made_twice(pipeline):
-    batches = Batches(pipeline.redis)
+def test_a_batch_that_is_there_is_not_made_twice(jobs):
+    batches = Batches(jobs.redis)
     batch = Batch(id="batch-2", created_at=1.0, jobs=("a", "b"))
     assert batches.create(batch) == batch
     assert batches.create(batch.model_copy(update={"jobs": ("c",)})) == batch
     assert batches.newest() == [batch]
 
 
-def test_jobs_leave_a_batch_and_come_back_to_it_at_the_same_time(pipeline):
-    batches = Batches(pipeline.redis)
+def test_jobs_leave_a_batch_and_come_back_to_it_at_the_same_time(jobs):
+    batches = Batches(jobs.redis)
     old, back = [[f"{name}-{number}" for number in range(60)] for name in ("old", "back")]
     batches.create(Batch(id="batch-1", created_at=1.0, jobs=tuple(old)))
-    records = [make(pipeline, job_id, 40, 50) for job_id in back]
+    records = [make(jobs, job_id, 40, 50) for job_id in back]
     for job_id in back:
         batches.remove(job_id, "batch-1")
     start = threading.Barrier(3)
 
-    def at_once(act, jobs):
+    def at_once(act, those):
         start.wait()
-        for job in jobs:
+        for job in those:
             act(job)
 
     acts = (lambda job_id: batches.remove(job_id, "batch-1"), batches.restore, batches.restore)

@@ -6,13 +6,13 @@ import time
 import pytest
 
 from lorajob.tasks import broker
-from lorajob.tasks.publish import send
+from lorajob.tasks.broker import send
 from lorajob.tasks.reconciler import LOCK, Reconciler
 from lorajob.worker.connect import connect
 from lorajob.worker.queues import all_queues, lists_of, queue_name
 from lorajob.worker.records.records import QUEUED, Records
+from tests.support.records import claim, create, finish
 from tests.support.service import settings_for, wait_for
-from tests.worker.test_records import claim, create, finish
 
 FIRST = lists_of([queue_name("preprocess", 0)])[1]  # where jobs of no special urgency wait
 

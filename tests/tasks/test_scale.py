@@ -16,7 +16,7 @@ from redis import Redis
 from lorajob.spec import JobSpec
 from lorajob.tasks import broker
 from lorajob.tasks.batches import submit_batch
-from lorajob.tasks.jobs import Pipeline
+from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.reconciler import Reconciler
 from lorajob.worker.queues import all_queues, lists_of
 from lorajob.worker.settings import Settings
@@ -31,9 +31,9 @@ LEASE_SECONDS = 0.5
 
 
 @pytest.fixture
-def pipeline(redis_server: Settings, redis: Redis, tmp_path: Path) -> Pipeline:
+def jobs(redis_server: Settings, redis: Redis, tmp_path: Path) -> Jobs:
     changes = {"artifacts": tmp_path / "jobs", "home": tmp_path, "lease_seconds": LEASE_SECONDS}
-    return Pipeline(redis_server.model_copy(update=changes))
+    return Jobs(redis_server.model_copy(update=changes))
 
 
 @pytest.fixture
@@ -58,15 +58,15 @@ def spent(redis: Redis, act: Callable[[], object]) -> float:
 
 
 def test_a_thousand_submissions_and_ten_thousand_records_keep_within_their_bounds(
-    pipeline: Pipeline, specs: list[JobSpec], redis: Redis, redis_server: Settings, tmp_path: Path
+    jobs: Jobs, specs: list[JobSpec], redis: Redis, redis_server: Settings, tmp_path: Path
 ) -> None:
     empty = redis.info("memory")["used_memory"]
-    submit_batch(pipeline, specs[:1])  # loads Celery, once a command
+    submit_batch(jobs, specs[:1])  # loads Celery, once a command
     rest = specs[1 : SUBMITTED + 1]
-    assert spent(redis, lambda: submit_batch(pipeline, rest)) < SUBMIT_SECONDS
+    assert spent(redis, lambda: submit_batch(jobs, rest)) < SUBMIT_SECONDS
     for spec in specs[SUBMITTED + 1 :]:
-        ended(pipeline, spec)
-    assert len(pipeline.newest(2 * JOBS)) == JOBS
+        ended(jobs, spec)
+    assert len(jobs.newest(2 * JOBS)) == JOBS
     assert redis.info("memory")["used_memory"] - empty < MEMORY_BYTES
 
     env = environment(redis_url=url_of(redis_server), home=tmp_path, artifacts=tmp_path / "jobs")
@@ -76,9 +76,9 @@ def test_a_thousand_submissions_and_ten_thousand_records_keep_within_their_bound
     wait_for(lambda: redis.info("server")["uptime_in_seconds"] > LEASE_SECONDS)
     turns = []
     for _ in range(3):
-        wait_for(lambda: len(pipeline.records.overdue(LEASE_SECONDS, JOBS)) == SUBMITTED + 1)
+        wait_for(lambda: len(jobs.records.overdue(LEASE_SECONDS, JOBS)) == SUBMITTED + 1)
         redis.rpop(next(name for name in lists_of(all_queues()) if redis.exists(name)))
         # it reads all messages, since one is gone
-        turns.append(spent(redis, Reconciler(pipeline.settings, redis).turn))
+        turns.append(spent(redis, Reconciler(jobs.settings, redis).turn))
         assert broker.waiting(redis) == SUBMITTED + 1
     assert min(turns) < TURN_SECONDS

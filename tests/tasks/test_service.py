@@ -13,7 +13,8 @@ from lorajob.errors import JobNotFoundError, ServiceError, UsageError
 from lorajob.job.jobdir import JOB_ID, STAGES, JobDir, write_json
 from lorajob.spec import JobSpec
 from lorajob.tasks import broker
-from lorajob.tasks.jobs import Pipeline, describe
+from lorajob.tasks.describe import describe
+from lorajob.tasks.jobs import Jobs
 from lorajob.worker.connect import connect
 from lorajob.worker.machine.processes import send
 from lorajob.worker.stack.info import StackInfo
@@ -37,14 +38,14 @@ def manifest(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def half_allowed(service: Service) -> Pipeline:
-    """A pipeline whose Redis user may write records but not send messages."""
+def half_allowed(service: Service) -> Jobs:
+    """Jobs whose Redis user may write records but not send messages."""
     service.redis.execute_command(
         "ACL", "SETUSER", "half", "on", ">half-secret", "~lorajob:*", "+@all"
     )
     host = service.info.redis_url.rpartition("@")[2]
     url = SecretStr(f"redis://half:half-secret@{host}")
-    return Pipeline(service.settings.model_copy(update={"redis_url": url}))
+    return Jobs(service.settings.model_copy(update={"redis_url": url}))
 
 
 def drained(service: Service) -> bool:
@@ -91,7 +92,7 @@ def test_a_job_delivered_three_times_runs_once(service):
 
 def test_a_job_cancelled_in_the_queue_never_runs(service):
     record = service.new_job("hi-00000003")
-    assert service.pipeline.cancel(record.id) == "cancelled"
+    assert service.jobs.cancel(record.id) == "cancelled"
     service.send(record)
     wait_for(lambda: drained(service))
     cancelled = service.records.load(record.id)
@@ -105,12 +106,12 @@ def test_cancelling_a_running_job_ends_its_stage(service):
         service.send(record)
         wait_for(lambda: stage_processes(record, "train"))
         wait_for(lambda: service.records.load(record.id).stages["train"].state == "running")
-        assert service.pipeline.cancel(record.id) == "cancelling"
+        assert service.jobs.cancel(record.id) == "cancelling"
         cancelled = service.wait_until(record.id, "cancelled")
     assert cancelled.stages["train"].state == "cancelled"
     assert not stage_processes(record, "train")
     with pytest.raises(UsageError, match="hi-0000000a is queued; only a failed, rej"):
-        service.pipeline.retry(service.new_job("hi-0000000a").id)
+        service.jobs.retry(service.new_job("hi-0000000a").id)
 
 
 def test_a_stage_that_fails_fails_its_job_with_one_sentence_and_a_retry_goes_on(service):
@@ -127,12 +128,12 @@ def test_a_stage_that_fails_fails_its_job_with_one_sentence_and_a_retry_goes_on(
     job.spec_path.write_text(spec, "utf-8")
     for stage in STAGES[1:]:
         job.commit(stage, job.new_attempt(stage, 9), RESULTS[stage])
-    service.pipeline.retry(record.id)
+    service.jobs.retry(record.id)
     done = service.wait_until(record.id, "succeeded")
     assert [done.stages[name].attempts for name in STAGES] == [1, 2, 1, 1]
     assert done.error is None
     with pytest.raises(UsageError, match=r"has succeeded; only a queued or running"):
-        service.pipeline.cancel(record.id)
+        service.jobs.cancel(record.id)
 
 
 def celery_failures(service: Service) -> set[str]:
@@ -166,7 +167,7 @@ def test_no_stage_outlives_a_worker_that_is_killed(service):
         worker = StackInfo.load(service.settings.home).processes["gpu worker"]
         send(worker, signal.SIGKILL)
         wait_for(lambda: not stage_processes(record, "train"))
-    wait_for(lambda: service.pipeline.workers("gpu") == 1)
+    wait_for(lambda: service.jobs.workers("gpu") == 1)
     service.records.delete(record.id)
 
 
@@ -174,13 +175,13 @@ def test_a_submitted_job_has_absolute_paths_and_a_readable_id(service, manifest,
     monkeypatch.chdir(manifest.parent)
     (manifest.parent / "base").mkdir()
     spec = JobSpec(language="hi", corpus="corpus.tsv", base_model="base")
-    job_id = service.pipeline.submit(spec)
+    job_id = service.jobs.submit(spec)
     assert JOB_ID.fullmatch(job_id) and job_id.startswith("hi-")
-    record = service.pipeline.load(job_id)
+    record = service.jobs.load(job_id)
     stored = JobSpec.load(JobDir(Path(record.folder)).spec_path)
     assert stored.corpus == record.corpus == str(manifest)
     assert stored.base_model == str(manifest.parent / "base")
-    assert job_id in [record.id for record in service.pipeline.newest()]
+    assert job_id in [record.id for record in service.jobs.newest()]
     failed = service.wait_until(job_id, "failed")  # the folder holds no model
     assert failed.error and "\n" not in failed.error
 
@@ -188,18 +189,18 @@ def test_a_submitted_job_has_absolute_paths_and_a_readable_id(service, manifest,
 def test_a_job_is_read_from_its_folder_when_redis_forgot_or_is_gone(service):
     record = service.new_job("hi-00000008")
     service.records.delete(record.id)
-    assert service.pipeline.load(record.id) == record
+    assert service.jobs.load(record.id) == record
     nowhere = settings_for(service.settings.home, f"redis://127.0.0.1:{free_port()}/0")
-    assert Pipeline(nowhere).load(record.id) == record
+    assert Jobs(nowhere).load(record.id) == record
     with pytest.raises(JobNotFoundError):
-        service.pipeline.load("hi-nothere")
+        service.jobs.load("hi-nothere")
     with pytest.raises(ServiceError):
-        Pipeline(nowhere).load("hi-nothere")
+        Jobs(nowhere).load("hi-nothere")
 
 
 @pytest.mark.parametrize("job_id", ["../etc", "HI-1", "", "hi/1", "a" * 64])
 def test_what_is_no_job_id_never_reaches_the_disk(service, job_id):
-    for ask in (service.pipeline.load, service.pipeline.cancel, service.pipeline.retry):
+    for ask in (service.jobs.load, service.jobs.cancel, service.jobs.retry):
         with pytest.raises(UsageError, match="is not a job id"):
             ask(job_id)
 
@@ -209,7 +210,7 @@ def test_without_redis_a_submit_fails_promptly_and_leaves_nothing(tmp_path, mani
     settings = settings_for(tmp_path, f"redis://:top-secret@127.0.0.1:{port}/0")
     started = time.monotonic()
     with pytest.raises(ServiceError) as error:
-        Pipeline(settings).submit(JobSpec(language="hi", corpus=str(manifest)))
+        Jobs(settings).submit(JobSpec(language="hi", corpus=str(manifest)))
     assert time.monotonic() - started < 10
     assert f"redis://:***@127.0.0.1:{port}/0" in str(error.value)
     assert "top-secret" not in str(error.value) and "\n" not in str(error.value)
@@ -218,7 +219,7 @@ def test_without_redis_a_submit_fails_promptly_and_leaves_nothing(tmp_path, mani
 
 def test_without_any_address_the_error_says_what_to_do(tmp_path, manifest):
     with pytest.raises(ServiceError, match="run `lorajob up` or set LORAJOB_REDIS_URL"):
-        Pipeline(settings_for(tmp_path, None)).submit(JobSpec(language="hi", corpus=str(manifest)))
+        Jobs(settings_for(tmp_path, None)).submit(JobSpec(language="hi", corpus=str(manifest)))
 
 
 def test_a_job_that_cannot_be_sent_is_withdrawn(service, half_allowed, manifest):
@@ -241,7 +242,7 @@ def test_a_retry_that_cannot_be_sent_stays_queued_for_a_worker_to_find(service, 
 
 
 def test_each_queue_has_its_worker(service):
-    wait_for(lambda: service.pipeline.workers("cpu") == service.pipeline.workers("gpu") == 1)
+    wait_for(lambda: service.jobs.workers("cpu") == service.jobs.workers("gpu") == 1)
 
 
 def test_no_password_stands_in_arguments_logs_or_job_files(service):

@@ -15,17 +15,18 @@ from lorajob.job.jobdir import JobDir, hash_files, write_json
 from lorajob.spec import JobSpec
 from lorajob.storage.store import DamageError, Store, StoreError
 from lorajob.worker.artifacts import workplace
-from lorajob.worker.artifacts.follower import fetch_checkpoint, push_checkpoint
+from lorajob.worker.artifacts.checkpoints import fetch_checkpoint, push_checkpoint
 from lorajob.worker.artifacts.job_store import JobStore
-from lorajob.worker.artifacts.stored_stage import Errand
+from lorajob.worker.artifacts.transfer import Errand
 from lorajob.worker.settings import Settings
 from lorajob.worker.stack.redis_server import free_port
-from lorajob.worker.supervision.supervisor import Stopped, child_environment
+from lorajob.worker.supervision.outcome import Stopped
+from lorajob.worker.supervision.supervisor import child_environment
 
 PUSH_TWO_FILES_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
-from lorajob.worker.artifacts import JobStore
+from lorajob.worker.artifacts.job_store import JobStore
 
 calls = []
 def check():

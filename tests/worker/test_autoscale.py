@@ -11,11 +11,10 @@ import pytest
 from bench.autoscaling import MEDIAN_SECONDS, Policy, Simulation, arrivals, single_behind_batch
 
 from lorajob.job.jobdir import STAGES
-from lorajob.tasks.publish import send
+from lorajob.tasks.broker import send
 from lorajob.worker.connect import connect
-from lorajob.worker.demand import Demand, demand
 from lorajob.worker.heartbeats import living
-from lorajob.worker.machine.autoscale import Scaler, decide, least_used
+from lorajob.worker.machine.autoscale import Demand, Scaler, decide, demand, least_used
 from lorajob.worker.machine.gpus import Pin
 from lorajob.worker.records.record import StageRecord
 from lorajob.worker.records.records import Records

@@ -1,9 +1,6 @@
 """The short form of `make chaos`."""
 
 from tests.support.chaos import run
-from tests.support.fleet import fleet
-
-__all__ = ["fleet"]
 
 
 def test_jobs_survive_a_killer(fleet):

@@ -8,12 +8,10 @@ import pytest
 from lorajob.worker.artifacts.job_store import JobStore
 from lorajob.worker.heartbeats import living
 from tests.support.far import Far, new_job
-from tests.support.fleet import Fleet, Worker, end_tree, expected
+from tests.support.fleet import Fleet, Worker, end_tree
 from tests.support.network import Host, hosts
 from tests.support.object_store import object_store
 from tests.support.service import command_lines, wait_for
-
-__all__ = ["expected"]
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lorajob.storage.store import Check, DamageError
-from lorajob.worker.artifacts.follower import fetch_checkpoint
+from lorajob.worker.artifacts.checkpoints import fetch_checkpoint
 from lorajob.worker.artifacts.job_store import JobStore, tree_name
 
 ENTRY = {"bytes": 4, "sha256": hashlib.sha256(b"evil").hexdigest()}

@@ -11,31 +11,20 @@ from lorajob.worker.records.record import JobRecord
 from tests.support.command import run
 from tests.support.fleet import (
     LEASE_SECONDS,
+    SAVE_STEPS,
     Fleet,
     Worker,
     adapter,
+    checkpoints,
+    commits,
     end_tree,
-    expected,
-    fleet,
     log_lines,
+    resumed_at,
     stage_processes,
     trainer,
 )
 from tests.support.procs import running
 from tests.support.service import wait_for
-
-__all__ = ["expected", "fleet"]
-SAVE_STEPS = 10
-
-
-def commits(record: JobRecord) -> list[str]:
-    """The stages that were committed, each as often as it was."""
-    return [attempt.stage for attempt in record.ended if attempt.why == "succeeded"]
-
-
-def resumed_at(record: JobRecord) -> list[int]:
-    """The steps that attempts went on from."""
-    return [int(line.rpartition(" ")[2]) for line in log_lines(record, "resumed from step")]
 
 
 def test_a_worker_that_is_killed_costs_no_committed_step(fleet, expected):
@@ -201,14 +190,14 @@ def test_a_broken_checkpoint_is_set_aside_and_the_one_before_used(fleet, expecte
     fleet.staff(cpu=1, gpu=2)
     first = fleet.submit("hi-00000070")
     fleet.train_to(first, 2 * SAVE_STEPS + 5)
-    fleet.pipeline.cancel(first.id)
+    fleet.jobs.cancel(first.id)
     fleet.wait_until(first, "cancelled")
     records = {damage: fleet.copy_job(first, f"hi-0000007{n}") for n, damage in DAMAGES}
     before, newest = (path.name for path in sorted(checkpoints(first), key=step_of))
     for damage, record in records.items():
         folder = next(path for path in checkpoints(record) if path.name == newest)
         break_checkpoint(folder, damage)
-        fleet.pipeline.retry(record.id)
+        fleet.jobs.retry(record.id)
     for record in records.values():
         fleet.wait_until(record, "succeeded", 120)
         assert [f"step-{step}" for step in resumed_at(record)] == [before]
@@ -232,7 +221,3 @@ def break_checkpoint(folder: Path, damage: str) -> None:
 
 def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
-
-
-def checkpoints(record: JobRecord) -> list[Path]:
-    return list(JobDir(Path(record.folder)).checkpoints.glob("[0-9]*/step-*"))

@@ -19,12 +19,11 @@ from lorajob.tasks.rebuild import rebuild
 from lorajob.worker.artifacts.job_store import JobStore
 from tests.support.command import environment, run, url_of
 from tests.support.far import Far, new_job
-from tests.support.fleet import TRAINING, end_tree, expected
+from tests.support.fleet import TRAINING, end_tree
 from tests.support.service import wait_for
 from tests.support.speech import Spoken, make_release, pack
 from tests.support.tiny import SENTENCES
 
-__all__ = ["expected"]
 SMALL = ("convert.check_clips=2", "convert.compute_types=[float32]", "evaluate.beam_size=1")
 
 
@@ -77,7 +76,7 @@ def test_a_job_crosses_machines_that_share_no_disk(far: Far, corpus, tmp_path: P
     values = {"language": "hi", "corpus": url, "base_model": str(far.base)}
     sets = [*(line for line in TRAINING if "epochs" not in line), "train.epochs=2", *SMALL]
     spec = build_spec(values, sets=sets)
-    job_id = user.pipeline.submit(spec)
+    job_id = user.jobs.submit(spec)
     record = user.wait_until(user.records.load(job_id), "succeeded", 180)
     assert record.folder == f"{far.artifacts}/{job_id}"
     alone = by_hand(tmp_path / "alone", spec.model_copy(update={"corpus": str(archive)}))

@@ -12,10 +12,11 @@ from lorajob.worker.artifacts import follower
 from lorajob.worker.artifacts.follower import Follower
 from lorajob.worker.artifacts.job_store import JobStore
 from lorajob.worker.artifacts.lookup import withdraw
-from lorajob.worker.artifacts.stored_stage import Errand, run_stored
+from lorajob.worker.artifacts.stored_stage import run_stored
+from lorajob.worker.artifacts.transfer import Errand
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.records.records import Claim
-from lorajob.worker.supervision.supervisor import (
+from lorajob.worker.supervision.outcome import (
     Committed,
     Failed,
     Outcome,

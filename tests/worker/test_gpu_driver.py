@@ -12,10 +12,8 @@ from lorajob.worker.machine import gpus
 from lorajob.worker.machine.gpus import devices, pins
 from lorajob.worker.stack.services import worker_service
 from tests.support.command import environment
+from tests.support.gpus import A100, L4, fake_driver, visible
 from tests.support.service import settings_for
-from tests.worker.test_gpus import A100, L4, driver, fake_driver, visible
-
-__all__ = ["driver"]
 
 
 def test_a_driver_that_hangs_or_has_no_card_is_said(driver, monkeypatch, tmp_path, caplog):
@@ -55,8 +53,8 @@ def test_a_driver_that_lets_no_process_go_is_not_waited_for(driver, monkeypatch)
 
 UP = """
 import sys
-from lorajob.worker import gpus
-from lorajob.worker.stack import main
+from lorajob.worker.machine import gpus
+from lorajob.worker.stack.stack import main
 
 gpus.TIMEOUT_SECONDS = 0.2
 sys.exit(main())

@@ -19,50 +19,12 @@ from lorajob.worker.queues import classes_of, lanes_of, lists_of
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
 from tests.support.command import environment, run, start, url_of
+from tests.support.gpus import A100, CARDS, L4, LARGE, PARTS, SMALL, fake_driver, visible
 from tests.support.procs import descendants, running
 from tests.support.service import Gate, new_job, wait_for
 
 READY_SECONDS = 60
 ALL_BUT_TRAIN = ("preprocess", "evaluate", "convert")
-TABLE = """\
-0, GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77, NVIDIA L4, 23034, 22000
-1, GPU-8f6ac51e-0b1c-7f4e-1d55-0c9f0f0f8a11, NVIDIA A100 80GB PCIe, 81920, 81000
-"""
-CARDS = """\
-GPU 0: NVIDIA L4 (UUID: GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77)
-GPU 1: NVIDIA A100 80GB PCIe (UUID: GPU-8f6ac51e-0b1c-7f4e-1d55-0c9f0f0f8a11)
-"""
-PARTS = """\
-  MIG 3g.40gb     Device  0: (UUID: MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f)
-  MIG 1g.10gb     Device  1: (UUID: MIG-cba663e8-9bed-5b25-b243-5985ef7c9beb)
-"""
-L4, A100 = (line.rpartition("UUID: ")[2].strip(")") for line in CARDS.splitlines())
-LARGE, SMALL = (line.rpartition("UUID: ")[2].strip(")") for line in PARTS.splitlines())
-
-
-def fake_driver(folder: Path, listing: str = CARDS) -> Path:
-    """A folder for PATH whose nvidia-smi gives the recorded answers."""
-    folder.mkdir(exist_ok=True)
-    (folder / "list").write_text(listing)
-    (folder / "table").write_text(TABLE)
-    command = folder / "nvidia-smi"
-    command.write_text(
-        f'#!/bin/sh\nif [ "$1" = -L ]; then cat {folder}/list; else cat {folder}/table; fi\n'
-    )
-    command.chmod(0o755)
-    return folder
-
-
-@pytest.fixture
-def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = fake_driver(tmp_path / "bin")
-    monkeypatch.setenv("PATH", str(folder), prepend=":")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    return folder
-
-
-def visible(asked: str) -> list[str | None]:
-    return [pin.visible for pin in pins(asked)]
 
 
 def test_auto_is_every_card_by_its_uuid_and_memory(driver):
@@ -240,7 +202,7 @@ def test_gpus_none_is_one_worker_that_sees_no_card(redis_server, env, begun, tmp
 
 
 def test_a_worker_ends_when_idle_but_not_while_a_stage_runs(redis_server, env, begun, tmp_path):
-    from lorajob.tasks.publish import send
+    from lorajob.tasks.broker import send
 
     with connect(redis_server) as redis:
         records = Records(redis)
@@ -264,7 +226,7 @@ def test_a_worker_ends_when_idle_but_not_while_a_stage_runs(redis_server, env, b
 
 
 def test_the_pool_of_cpu_workers_grows_from_none(redis_server, env, begun, tmp_path):
-    from lorajob.tasks.publish import send
+    from lorajob.tasks.broker import send
 
     with connect(redis_server) as redis:
         records = Records(redis)

@@ -10,7 +10,7 @@ import pytest
 from lorajob.errors import ServiceError
 from lorajob.spec import JobSpec
 from lorajob.storage.store import Store, StoreError, unhurried
-from lorajob.tasks.jobs import Pipeline
+from lorajob.tasks.jobs import Jobs
 from lorajob.worker.artifacts import stored_stage
 from lorajob.worker.artifacts.job_store import JobStore
 from lorajob.worker.records.record import JobRecord
@@ -88,7 +88,7 @@ def test_what_was_not_sent_is_not_queued_though_the_store_went_away(
     redis_server, redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     settings = redis_server.model_copy(update={"artifacts": f"file://{tmp_path}/store"})
-    pipeline = Pipeline(settings)
+    jobs = Jobs(settings)
     spec = JobSpec(language="hi", corpus="/nowhere")
 
     def send(_: JobRecord) -> None:
@@ -98,8 +98,8 @@ def test_what_was_not_sent_is_not_queued_though_the_store_went_away(
     def away(*_: object) -> None:
         raise StoreError("the store is away")
 
-    record = pipeline.new_record(spec, "hi-0000000b")
+    record = jobs.new_record(spec, "hi-0000000b")
     with pytest.raises(ServiceError, match="did not take it"):
-        pipeline.queue(record, spec, send)
-    assert not pipeline.records.known(record.id)
-    assert pipeline.records.queued() == 0
+        jobs.queue(record, spec, send)
+    assert not jobs.records.known(record.id)
+    assert jobs.records.queued() == 0

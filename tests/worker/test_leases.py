@@ -9,10 +9,9 @@ from redis.exceptions import ResponseError
 from lorajob.worker.connect import patiently
 from lorajob.worker.records.record import EndedAttempt
 from lorajob.worker.records.records import QUEUED, RUNNING, Claim, Refusal
+from tests.support.records import LEASE, LOSSES, claim, create, finish
 from tests.support.service import wait_for
-from tests.worker.test_records import LEASE, LOSSES, claim, create, finish, job, records, redis
 
-__all__ = ["job", "records", "redis"]
 EXPIRED = "its worker was not heard of until its lease ran out"
 
 

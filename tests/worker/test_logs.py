@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lorajob import logs
 from lorajob.job.jobdir import STAGES, JobDir
-from lorajob.tasks.publish import send
+from lorajob.tasks.broker import send
 from lorajob.worker.records.records import Records
 from tests.support.command import environment, start, url_of
 from tests.support.service import new_job, settings_for, wait_for

@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from lorajob.job.jobdir import STAGES
-from lorajob.tasks.publish import send
+from lorajob.tasks.broker import send
 from lorajob.worker.artifacts.job_store import JobStore
 from lorajob.worker.monitoring import tallies
 from lorajob.worker.monitoring.gpu_load import PERIOD_SECONDS, GpuWatch, gpu_loads, loads_of, parse

@@ -10,20 +10,19 @@ from lorajob.tasks.rebuild import rebuild
 from lorajob.worker.records.record import JobRecord
 from tests.support.command import run
 from tests.support.fleet import (
+    SAVE_STEPS,
     Fleet,
     adapter,
+    checkpoints,
+    commits,
     end_tree,
-    expected,
-    fleet,
     log_lines,
+    resumed_at,
     stage_processes,
     trainer,
 )
 from tests.support.procs import limit_files, running
 from tests.support.service import command_lines, wait_for
-from tests.worker.test_failures import SAVE_STEPS, checkpoints, commits, resumed_at
-
-__all__ = ["expected", "fleet"]
 
 
 def training_is_over(record: JobRecord) -> bool:
@@ -89,7 +88,7 @@ def test_a_wiped_redis_is_rebuilt_from_the_files(fleet, expected):
 def test_a_job_cancelled_in_the_queue_stays_cancelled_when_its_worker_comes_back(fleet):
     fleet.staff(cpu=0, gpu=0)
     record = fleet.submit("hi-00000104")
-    assert fleet.pipeline.cancel(record.id) == "cancelled"
+    assert fleet.jobs.cancel(record.id) == "cancelled"
     fleet.staff(cpu=1, gpu=1)
     wait_for(fleet.drained)
     cancelled = fleet.load(record)
@@ -101,11 +100,11 @@ def test_a_training_that_is_cancelled_keeps_its_checkpoints_for_a_retry(fleet, e
     fleet.staff(cpu=1, gpu=1)
     record = fleet.submit("hi-00000105")
     fleet.train_to(record, 5)
-    assert fleet.pipeline.cancel(record.id) == "cancelling"
+    assert fleet.jobs.cancel(record.id) == "cancelling"
     cancelled = fleet.wait_until(record, "cancelled")
     assert cancelled.ended[-1].why == "cancelled"
     assert checkpoints(record) and not training_is_over(record)
-    fleet.pipeline.retry(record.id)
+    fleet.jobs.retry(record.id)
     done = fleet.wait_until(record, "succeeded")
     assert min(resumed_at(record)) >= 5
     assert adapter(record.folder) == expected
@@ -118,10 +117,10 @@ def test_a_cancel_while_a_checkpoint_is_written_leaves_it_whole(fleet, expected)
     fleet.train_to(record, 3)
     folder = JobDir(Path(record.folder)).checkpoints / "1"
     wait_for(lambda: list(folder.glob(".step-*")), 30)  # one is being written
-    fleet.pipeline.cancel(record.id)
+    fleet.jobs.cancel(record.id)
     fleet.wait_until(record, "cancelled")
     assert not list(folder.glob(".step-*"))
-    fleet.pipeline.retry(record.id)
+    fleet.jobs.retry(record.id)
     fleet.wait_until(record, "succeeded")
     assert not log_lines(record, "is broken")
     assert adapter(record.folder) == expected
@@ -141,7 +140,7 @@ def test_a_full_disk_is_one_clear_error_and_a_retry_goes_on(fleet, expected):
     )
     assert not training_is_over(record)
     assert run("status", record.id, env=fleet.environment()).returncode == 0
-    fleet.pipeline.retry(record.id)
+    fleet.jobs.retry(record.id)
     fleet.wait_until(record, "succeeded")
     assert min(resumed_at(record)) >= SAVE_STEPS
     assert adapter(record.folder) == expected

@@ -1,4 +1,3 @@
-import itertools
 import json
 import threading
 import time
@@ -8,59 +7,14 @@ import pytest
 
 from lorajob.errors import JobNotFoundError
 from lorajob.job.jobdir import STAGES
-from lorajob.worker.connect import connect, shown
+from lorajob.worker.connect import shown
 from lorajob.worker.heartbeats import Heartbeat, living
-from lorajob.worker.records.record import JobRecord, new_stages
-from lorajob.worker.records.records import Claim, Records, Refusal
+from lorajob.worker.records.record import JobRecord
+from lorajob.worker.records.records import Claim, Refusal
+from tests.support.records import LEASE, LOSSES, claim, create, finish
 from tests.support.service import PASSWORD, wait_for
 
-LEASE = 90.0
-LOSSES = 3
 RESULT = {"warnings": [], "loss": 1.25, "name": "हिन्दी", "none": None}
-numbers = itertools.count()
-
-
-@pytest.fixture
-def redis(redis_server):
-    with connect(redis_server) as client:
-        client.flushall()  # other tests have jobs of the same names
-        yield client
-
-
-@pytest.fixture
-def records(redis) -> Records:
-    return Records(redis)
-
-
-@pytest.fixture
-def job(records, tmp_path) -> JobRecord:
-    return create(records, tmp_path)
-
-
-def create(records, folder, created_at=None) -> JobRecord:
-    job_id = f"hi-{next(numbers):08x}"
-    record = JobRecord(
-        id=job_id,
-        language="hi",
-        created_at=created_at or time.time(),
-        corpus="/corpus",
-        base_model="demo/whisper-base",
-        folder=str(folder / job_id),
-        stages=new_stages(),
-    )
-    records.create(record)
-    return record
-
-
-def claim(records, job, stage="preprocess", lease=LEASE) -> Claim:
-    claimed = records.claim(job.id, stage, "cpu@here", lease, LOSSES)
-    assert isinstance(claimed, Claim)
-    return claimed
-
-
-def finish(records, job, *stages) -> None:
-    for stage in stages:
-        assert records.commit(claim(records, job, stage), {"stage": stage}) == "settled"
 
 
 def test_a_record_comes_back_as_it_was_stored_and_never_expires(records, job, redis):

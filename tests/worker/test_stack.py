@@ -10,10 +10,9 @@ from redis.exceptions import RedisError
 
 from lorajob.errors import ServiceError
 from lorajob.worker.connect import connect
-from lorajob.worker.machine.processes import Identity, end, identify, lives, send
+from lorajob.worker.machine.processes import Identity, backoff, end, identify, lives, send
 from lorajob.worker.stack.info import StackInfo, is_up
 from lorajob.worker.stack.redis_server import find_server, free_port, server_version
-from lorajob.worker.stack.services import backoff
 from lorajob.worker.stack.stack import Stack
 from tests.support.service import command_lines, settings_for, wait_for
 

@@ -9,14 +9,8 @@ import pytest
 
 from lorajob.job.jobdir import JobDir
 from lorajob.worker.machine.processes import identify
-from lorajob.worker.supervision.supervisor import (
-    Committed,
-    Crashed,
-    Failed,
-    Stopped,
-    child_environment,
-    supervise,
-)
+from lorajob.worker.supervision.outcome import Committed, Crashed, Failed, Stopped
+from lorajob.worker.supervision.supervisor import child_environment, supervise
 from tests.support.service import wait_for
 
 FAKE = (sys.executable, str(Path(__file__).parents[1] / "support" / "fake_stage.py"))

@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from lorajob.job.jobdir import STAGES
-from lorajob.tasks.publish import send
+from lorajob.tasks.broker import send
 from lorajob.worker.monitoring import traces
 from lorajob.worker.records import notices
 from lorajob.worker.records.records import Claim, Records
@@ -108,7 +108,7 @@ def test_a_collector_that_is_away_costs_seconds_and_no_job(tmp_path, monkeypatch
 
 def test_without_an_endpoint_nothing_of_it_is_loaded(tmp_path):
     code = (
-        "import sys; from lorajob.worker import traces; assert not traces.enabled();"
+        "import sys; from lorajob.worker.monitoring import traces; assert not traces.enabled();"
         "assert not [name for name in sys.modules if name.startswith('opentelemetry.exporter')]"
     )
     env = {name: text for name, text in os.environ.items() if not name.startswith("OTEL_")}

@@ -1,25 +1,34 @@
-"""Starting a worker or Flower in place of this process, and how each is started."""
+"""Starting a worker or Flower in place of this process, and how each is started.
+
+Several workers of one command start, are stopped and end together.
+"""
 
 import math
 import os
 import secrets
+import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import FrameType
 from typing import NoReturn
 
 from lorajob.errors import ServiceError, UsageError
 from lorajob.worker.connect import connect, redis_url
 from lorajob.worker.machine.gpus import Pin, pins
 from lorajob.worker.machine.idle import IDLE_SECONDS
+from lorajob.worker.machine.processes import spawn
 from lorajob.worker.queues import KINDS, classes_of, lanes_of
 from lorajob.worker.settings import Settings
-from lorajob.worker.together import Launch, run_together
 
 CELERY = (sys.executable, "-m", "celery", "-A", "lorajob.worker.app")
 FLOWER_PORT = 5555
 TASKS_COLUMNS = "args,name,state,result,received,runtime,worker,uuid"  # the job and WER, too
+
+FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+Launch = tuple[list[str], Mapping[str, str]]  # command, environment
 
 
 @dataclass(frozen=True)
@@ -140,3 +149,34 @@ def _become(command: list[str], env: Mapping[str, str]) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(command[0], command, dict(env))
+
+
+def run_together(launches: list[Launch]) -> int:
+    """Start one process each, pass signals on to all, wait for all; none is started again.
+
+    Returns 0, or the exit code of the first that failed (128 and the signal for one that a signal
+    ended). Should this process be killed, the kernel tells them to stop. Main thread only.
+    """
+    children: list[subprocess.Popen[bytes]] = []
+    told: list[int] = []
+
+    def forward(number: int, _: FrameType | None) -> None:
+        told.append(number)
+        for child in children:
+            child.send_signal(number)
+
+    before = {number: signal.signal(number, forward) for number in FORWARDED}
+    try:
+        for command, env in launches:
+            if told:
+                break
+            children.append(spawn(command, env=env, log=None, death_signal=signal.SIGTERM))
+            if told:  # while it started
+                children[-1].send_signal(told[-1])
+        codes = [child.wait() for child in children]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    wanted = {-number for number in told}  # one that had not set up to be told yet
+    failures = [code for code in codes if code and code not in wanted]
+    return next((code if code > 0 else 128 - code for code in failures), 0)

@@ -20,6 +20,10 @@ STATE_FIELD = 3
 TICK_SECONDS = 0.1
 KILL_SECONDS = 5.0  # how long the kernel may take over a SIGKILL
 
+FIRST_BACKOFF_SECONDS = 0.5
+LONGEST_BACKOFF_SECONDS = 30.0
+STEADY_SECONDS = 60.0  # one that ran this long has recovered: the backoff begins anew
+
 
 class Identity(BaseModel):
     """One process and no other: a pid is used again, a pid with its start time is not."""
@@ -133,3 +137,8 @@ def _die_with_parent(number: signal.Signals) -> Callable[[], None]:
             os._exit(1)
 
     return prepare
+
+
+def backoff(failures: int) -> float:
+    """Seconds to wait after so many failures in a row: doubling, up to half a minute."""
+    return min(FIRST_BACKOFF_SECONDS * 2.0 ** (failures - 1), LONGEST_BACKOFF_SECONDS)

@@ -6,39 +6,22 @@ than workers. A few of the failed and cancelled are looked at again in every tur
 have been retried and have ended again since the last.
 """
 
-import json
 import logging
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from redis import Redis
 
 from lorajob.errors import RecordError
-from lorajob.job.jobdir import STAGES
-from lorajob.worker.queues import QUEUES
 from lorajob.worker.records.record import ENDED, JobRecord
 from lorajob.worker.records.records import INDEX, QUEUED, RUNNING
+from lorajob.worker.records.standing import FIELDS, Standing, standing_of
 
 PAGE = 1000  # records a round trip
 AGAIN = 200  # ended jobs that are looked at again in a turn
-FIELDS = (
-    "language", "state", "memory_class", "evaluate.result", *(f"{stage}.state" for stage in STAGES)
-)  # fmt: skip
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Where one job stands."""
-
-    language: str
-    state: str
-    stage: str | None  # that waits or runs; None where the job is over
-    waits: bool  # for a worker to take its stage
-    memory_gb: int  # of the smallest card that holds that stage; 0 for any, and without one
-    wer: dict[str, float]  # percent on the test clips, of `base` and `tuned`, once evaluated
 
 
 @dataclass(frozen=True)
@@ -111,7 +94,7 @@ class CensusTaker:
             for job_id, values in zip(page, answers, strict=True):
                 language, state, memory_class, evaluated, *stages = values
                 if language is not None and state is not None:
-                    found[job_id] = _standing(language, state, memory_class, evaluated, stages)
+                    found[job_id] = standing_of(language, state, memory_class, evaluated, stages)
         return found
 
     def _records(self, ids: list[str]) -> list[JobRecord]:
@@ -126,29 +109,6 @@ class CensusTaker:
             except RecordError as error:
                 logger.warning("%s", error)
         return [record for record in records if record.state == "running"]
-
-
-def _standing(
-    language: str,
-    state: str,
-    memory_class: str | None,
-    evaluated: str | None,
-    stages: list[str | None],
-) -> Standing:
-    left = [name for name, at in zip(STAGES, stages, strict=True) if at != "succeeded"]
-    current = left[0] if left and state not in ENDED else None
-    waits = current is not None and stages[STAGES.index(current)] == "queued"
-    needs_card = current is not None and QUEUES[current] == "gpu"
-    memory_gb = int(memory_class or 0) if needs_card else 0
-    return Standing(language, state, current, waits, memory_gb, _wer(evaluated))
-
-
-def _wer(evaluated: str | None) -> dict[str, float]:
-    try:
-        result: dict[str, Any] = json.loads(evaluated or "{}")
-        return {name: float(result[name]["wer"]) for name in ("base", "tuned") if name in result}
-    except (ValueError, TypeError, KeyError):
-        return {}
 
 
 def _may_be_retried(standing: Standing) -> bool:

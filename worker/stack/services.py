@@ -16,13 +16,15 @@ from lorajob.worker.machine.launch import (
     service_environment,
     worker_command,
 )
-from lorajob.worker.machine.processes import Identity, identify, spawn
+from lorajob.worker.machine.processes import (
+    STEADY_SECONDS,
+    Identity,
+    backoff,
+    identify,
+    spawn,
+)
 from lorajob.worker.settings import Settings
 from lorajob.worker.stack.redis_server import configuration
-
-FIRST_BACKOFF_SECONDS = 0.5
-LONGEST_BACKOFF_SECONDS = 30.0
-STEADY_SECONDS = 60.0  # one that ran this long has recovered: the backoff begins anew
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,6 @@ class Kept:
             return False
         self.start()
         return True
-
-
-def backoff(failures: int) -> float:
-    """Seconds to wait after so many failures in a row: doubling, up to half a minute."""
-    return min(FIRST_BACKOFF_SECONDS * 2.0 ** (failures - 1), LONGEST_BACKOFF_SECONDS)
 
 
 def redis_service(settings: Settings, server: Path, port: int, password: str) -> Service:

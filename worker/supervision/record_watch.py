@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
-from lorajob.worker.lifecycle import stopping
+from lorajob.worker.heartbeats import stopping
 from lorajob.worker.records.records import Claim, Records
-from lorajob.worker.supervision.supervisor import Progress, StopReason
+from lorajob.worker.supervision.outcome import Progress, StopReason
 
 RENEWALS_A_LEASE = 6  # every 15 s of 90
 LONGEST_WATCH_SECONDS = 1.0

@@ -14,14 +14,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 from lorajob import logs
 from lorajob.job.jobdir import JobDir
 from lorajob.job.report import EXIT_FAILED, EXIT_STOPPED
+from lorajob.worker.supervision.outcome import (
+    Committed,
+    Crashed,
+    Failed,
+    Outcome,
+    Progress,
+    Stopped,
+    StopReason,
+    Watch,
+)
 
 STAGE_COMMAND = (sys.executable, "-m", "lorajob.stage")
 TICK_SECONDS = 0.2
@@ -34,45 +43,7 @@ SECRET_WORDS = (
     *("WEBHOOK", "OTLP_HEADERS", "OTLP_TRACES_HEADERS"),
 )
 
-Progress = dict[str, Any]
-# lost: another attempt has the stage; forgotten: Redis lost its record; stalled: no step for long
-StopReason = Literal["cancelled", "shutdown", "lost", "forgotten", "stalled"]
-Watch = Callable[[Progress | None], StopReason | None]
-
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Committed:
-    """The stage's files stand in their place."""
-
-    result: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The stage said in one sentence why it cannot succeed."""
-
-    kind: str
-    message: str
-
-
-@dataclass(frozen=True)
-class Stopped:
-    """The stage was stopped from here, for `reason`."""
-
-    reason: StopReason
-
-
-@dataclass(frozen=True)
-class Crashed:
-    """The stage ended as no stage should: a bug, or killed from outside."""
-
-    returncode: int  # negative: the number of a signal
-    message: str
-
-
-Outcome = Committed | Failed | Stopped | Crashed
 
 
 @dataclass

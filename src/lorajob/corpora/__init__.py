@@ -1,4 +1,7 @@
-"""Corpora: readers of speech with transcripts, all yielding the same clips."""
+"""Corpora: readers of speech with transcripts, all yielding the same clips.
+
+May import: lorajob.{speech,storage,job} and the files below these.
+"""
 
 from lorajob.corpora.clip import Clip, Corpus, Entry
 from lorajob.corpora.find import check_corpus, find_corpus, fingerprint, open_corpus

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lorajob.job.jobdir import JobDir
 from lorajob.spec import JobSpec, TrainConfig
+from lorajob.speech.audio import SAMPLE_RATE
 from lorajob.speech.clipstore import ClipStore
 from lorajob.training.encoder_cache import EncodedClips
 from lorajob.training.packing import (
@@ -24,7 +25,7 @@ from lorajob.training.packing import (
     is_encoded,
     plan_run,
 )
-from lorajob.whisper.features import SAMPLE_RATE, pad_windows
+from lorajob.whisper.features import pad_windows
 from lorajob.whisper.tokens import Labels
 from lorajob.whisper.window import WINDOW_SECONDS
 

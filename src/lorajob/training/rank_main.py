@@ -7,10 +7,9 @@ import sys
 import threading
 from pathlib import Path
 
-from lorajob.errors import LorajobError
+from lorajob.errors import LorajobError, says_out_of_memory
 from lorajob.job.jobdir import JobDir
 from lorajob.job.report import EXIT_BROKEN, EXIT_FAILED
-from lorajob.room import says_out_of_memory
 from lorajob.spec import JobSpec
 from lorajob.training.loop import run_rank
 

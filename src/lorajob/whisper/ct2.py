@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from transformers import WhisperForConditionalGeneration
 
 from lorajob.errors import ModelError
+from lorajob.speech.audio import SAMPLE_RATE
 from lorajob.speech.clipstore import ClipStore
-from lorajob.whisper.features import SAMPLE_RATE, WINDOW_SECONDS, LogMel, pad_windows
+from lorajob.whisper.features import LogMel, pad_windows
 from lorajob.whisper.model import PROCESSOR_FILES
 from lorajob.whisper.tokens import Labels
-from lorajob.whisper.window import CUT_MARGIN_SECONDS
+from lorajob.whisper.window import CUT_MARGIN_SECONDS, WINDOW_SECONDS
 
 log = logging.getLogger(__name__)
 

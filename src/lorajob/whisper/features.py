@@ -10,11 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
-from lorajob.whisper.window import FRAME_SAMPLES, encoder_frames
+from lorajob.speech.audio import SAMPLE_RATE
+from lorajob.whisper.window import FRAME_SAMPLES, WINDOW_SAMPLES, encoder_frames
 
-SAMPLE_RATE = 16_000
-WINDOW_SECONDS = 30
-WINDOW_SAMPLES = SAMPLE_RATE * WINDOW_SECONDS
 FFT_SAMPLES = 400
 HOP_SAMPLES = 160
 LOG_FLOOR = 1e-10

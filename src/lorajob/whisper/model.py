@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
-from lorajob.errors import ModelError, UsageError
-from lorajob.room import says_out_of_memory
+from lorajob.errors import ModelError, UsageError, says_out_of_memory
 from lorajob.spec import TrainConfig
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}

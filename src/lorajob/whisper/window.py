@@ -1,9 +1,12 @@
 """The window that Whisper's encoder sees at once, in seconds, samples and encoder frames."""
 
+from lorajob.speech.audio import SAMPLE_RATE
+
 WINDOW_SECONDS = 30.0  # what Whisper's encoder sees at once
+WINDOW_SAMPLES = round(SAMPLE_RATE * WINDOW_SECONDS)
 CUT_MARGIN_SECONDS = 0.5  # silence behind the longest clip where windows are cut
 FRAMES_A_SECOND = 50  # of the encoder: one for two of the log-mel's, by its convolutions' stride
-FRAME_SAMPLES = 16_000 // FRAMES_A_SECOND
+FRAME_SAMPLES = SAMPLE_RATE // FRAMES_A_SECOND
 
 
 def encoder_frames(samples: int) -> int:

@@ -1,0 +1,75 @@
+"""A training's checkpoints between this machine and the bucket of its job."""
+
+import json
+import logging
+from pathlib import Path
+
+from lorajob.job.jobdir import MANIFEST
+from lorajob.storage.folders import remove_folder
+from lorajob.storage.store import Check, DamageError, unhurried
+from lorajob.worker.artifacts.job_store import JobStore, local_checkpoints, parse_manifest
+
+logger = logging.getLogger(__name__)
+
+
+def push_checkpoint(stored: JobStore, check: Check = unhurried) -> None:
+    """Bring the newest checkpoint here to the store, unless it has as new a one. Raises StoreError,
+    and leaves alone what training removes meanwhile.
+    """
+    there = stored.checkpoints()
+    newest = max(local_checkpoints(stored.job), default=None)
+    if newest is None or (there and there[-1] > newest):
+        return
+    fence, step = newest
+    folder, target = _folder(stored, fence, step), f"checkpoints/{fence}-{step}"
+    if newest not in there:
+        try:
+            manifest = (folder / MANIFEST).read_bytes()
+            stored.push_files(folder, json.loads(manifest)["files"], target, check)
+        except (FileNotFoundError, DamageError) as error:
+            if (folder / MANIFEST).is_file():
+                raise
+            logger.info("%s was removed before it was in the store: %s", folder, error)
+            return
+        stored.store.write(f"{target}/{MANIFEST}", manifest)
+    stored.mark_checkpoint(fence, step)
+    for older in there:
+        if older < newest:
+            stored.store.remove(f"checkpoints/{older[0]}-{older[1]}")
+
+
+def fetch_checkpoint(stored: JobStore, check: Check = unhurried) -> None:
+    """Have here the newest checkpoint that the store has, unless there is a newer one here. One
+    that is damaged there is named in the log and passed over.
+    """
+    here = max(local_checkpoints(stored.job), default=(0, 0))
+    for fence, step in reversed([found for found in stored.checkpoints() if found > here]):
+        try:
+            _fetch(stored, fence, step, check)
+        except DamageError as error:
+            logger.warning("the checkpoint of step %d is passed over: %s", step, error)
+            continue
+        stored.mark_checkpoint(fence, step)
+        return
+
+
+def _fetch(stored: JobStore, fence: int, step: int, check: Check) -> None:
+    source, folder = f"checkpoints/{fence}-{step}", _folder(stored, fence, step)
+    scratch = folder.with_name(f".{folder.name}")
+    if scratch.exists():
+        remove_folder(scratch)
+    data = stored.store.read(f"{source}/{MANIFEST}")
+    if data is None:
+        raise DamageError(f"{stored.store.url}/{source}/{MANIFEST} is gone")
+    manifest = parse_manifest(data, f"{stored.store.url}/{source}/{MANIFEST}")
+    for name, entry in manifest["files"].items():
+        if stored.store.download(f"{source}/{name}", scratch / name, check) != entry["sha256"]:
+            raise DamageError(f"{stored.store.url}/{source}/{name} is not as its manifest says")
+    (scratch / MANIFEST).write_bytes(data)
+    if folder.exists():  # without a manifest, or it would not be fetched
+        remove_folder(folder)
+    scratch.rename(folder)
+
+
+def _folder(stored: JobStore, fence: int, step: int) -> Path:
+    return stored.job.checkpoints / str(fence) / f"step-{step}"

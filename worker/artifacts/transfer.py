@@ -1,0 +1,116 @@
+"""Transfers under a stage's lease: retried while the bucket is away, and stopped with the stage."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from lorajob.storage.store import Check, DamageError, GoneError, StoreError
+from lorajob.worker.artifacts.job_store import JobStore
+from lorajob.worker.supervision.outcome import (
+    Progress,
+    Stopped,
+    StopReason,
+    Watch,
+)
+
+TRIES = 35  # with the pauses below, about a quarter of an hour
+LONGEST_PAUSE_SECONDS = 30.0
+HANG_SECONDS = 60.0  # given to a transfer that was told to stop and waits for the network
+
+Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
+
+
+class Interrupted(Exception):
+    """The transfer was told to stop."""
+
+
+@dataclass(frozen=True)
+class Errand:
+    """How transfers are watched, as a supervisor watches a stage."""
+
+    watch: Watch
+    watch_seconds: float
+    grace_seconds: float
+
+    def hurried(self) -> "Errand":
+        """One that ends within the grace of a stage that was stopped."""
+
+        def watch(_: Progress | None) -> StopReason:
+            return "lost" if self.watch(None) == "lost" else "shutdown"
+
+        return Errand(watch, self.watch_seconds, self.grace_seconds)
+
+    def run(self, work: Callable[[Check], Result]) -> Result | Stopped:
+        """Do `work` in a thread and keep the lease meanwhile; Stopped where that is called off.
+
+        Raises what `work` raises.
+        """
+        stop = threading.Event()
+        future: Future[Result] = Future()
+
+        def check() -> None:
+            if stop.is_set():
+                raise Interrupted
+
+        def target() -> None:
+            try:
+                future.set_result(patiently(work, check))
+            except BaseException as error:  # whatever it is, `result` raises it below
+                future.set_exception(error)
+
+        threading.Thread(target=target, name="transfer", daemon=True).start()
+        reason: StopReason | None = None
+        give_up_at = float("inf")
+        while not wait([future], timeout=self.watch_seconds).done:
+            heard = self.watch(None)
+            now = time.monotonic()
+            if heard is not None and (reason is None or heard == "lost"):
+                patience = self.grace_seconds if heard == "shutdown" else 0.0
+                reason, give_up_at = heard, now + patience
+            if now >= give_up_at:
+                stop.set()
+            if reason is not None and now >= give_up_at + HANG_SECONDS:
+                return Stopped(reason)
+        try:
+            return future.result()
+        except Interrupted:
+            return Stopped(reason or "shutdown")
+
+
+def patiently(work: Callable[[Check], Result], check: Check) -> Result:
+    """Work, again and again while the store is away; damage is told at once."""
+    for tries in range(TRIES):
+        try:
+            return work(check)
+        except DamageError:
+            raise
+        except StoreError as error:
+            logger.warning("the store is asked again: %s", error)
+            resume_at = time.monotonic() + min(LONGEST_PAUSE_SECONDS, 0.5 * 2**tries)
+            while time.monotonic() < resume_at:
+                check()
+                time.sleep(0.1)
+    return work(check)
+
+
+@contextmanager
+def while_there(stored: JobStore) -> Iterator[None]:
+    """For a block that writes to a job's place in the store: where the job is pruned meanwhile,
+    what the block wrote is removed. Raises GoneError then, and without a job there to begin with.
+    """
+    stored.read_spec()
+    try:
+        yield
+    finally:  # however it ended: perhaps it was called off for this very reason
+        try:
+            stored.read_spec()
+        except GoneError:
+            stored.store.remove()
+            raise

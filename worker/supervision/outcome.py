@@ -1,0 +1,43 @@
+"""How a stage's process ended, and the words with which it is watched."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Progress = dict[str, Any]
+# lost: another attempt has the stage; forgotten: Redis lost its record; stalled: no step for long
+StopReason = Literal["cancelled", "shutdown", "lost", "forgotten", "stalled"]
+Watch = Callable[[Progress | None], StopReason | None]
+
+
+@dataclass(frozen=True)
+class Committed:
+    """The stage's files stand in their place."""
+
+    result: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The stage said in one sentence why it cannot succeed."""
+
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The stage was stopped from here, for `reason`."""
+
+    reason: StopReason
+
+
+@dataclass(frozen=True)
+class Crashed:
+    """The stage ended as no stage should: a bug, or killed from outside."""
+
+    returncode: int  # negative: the number of a signal
+    message: str
+
+
+Outcome = Committed | Failed | Stopped | Crashed
