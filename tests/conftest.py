@@ -7,10 +7,52 @@ from pathlib import Path
 
 import pytest
 
+from lorajob.errors import ServiceError
+from lorajob.worker.stack.redis_server import find_server
 from tests.support.object_store import bucket
 from tests.support.service import redis, redis_server, service
 
 __all__ = ["bucket", "redis", "redis_server", "service"]
+
+# A test is slow if it uses one of these fixtures or stands in one of these files: it runs a model,
+# a stack, an object store or many processes. `make quick` leaves slow tests out.
+SLOW_FIXTURES = {"bucket", "far", "fleet", "service", "tiny_whisper", "whisper_base"}
+SLOW_FILES = {
+    "test_autoscale.py",
+    "test_chain.py",
+    "test_cli.py",
+    "test_cli_errors.py",
+    "test_cli_submit.py",
+    "test_cli_watch.py",
+    "test_demo_command.py",
+    "test_demo_corpus.py",
+    "test_fuzz.py",
+    "test_gpus.py",
+    "test_hung_store.py",
+    "test_logs.py",
+    "test_metrics.py",
+    "test_notify.py",
+    "test_redis_places.py",
+    "test_scale.py",
+    "test_stack.py",
+    "test_tables.py",
+    "test_traces.py",
+}
+
+
+def pytest_sessionstart() -> None:
+    """End at once, with one line, on a machine without a Redis server."""
+    try:
+        find_server()
+    except ServiceError as error:
+        pytest.exit(str(error), returncode=1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the slow tests."""
+    for item in items:
+        if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())) or item.path.name in SLOW_FILES:
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session", autouse=True)

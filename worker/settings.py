@@ -16,31 +16,63 @@ SETTLE_SECONDS = 10  # beyond a stage's grace, to give it back
 class Settings(BaseSettings):
     """The service's settings. Passwords are SecretStr and never printed."""
 
+    # The text under a field is its description on the page docs/settings.md.
     model_config = SettingsConfigDict(
-        env_prefix="LORAJOB_", env_ignore_empty=True, frozen=True, extra="ignore"
+        env_prefix="LORAJOB_",
+        env_ignore_empty=True,
+        frozen=True,
+        extra="ignore",
+        use_attribute_docstrings=True,
     )
 
     home: Path = Field(default_factory=places.home)
+    """Folder for the state of `lorajob up`, base models, caches and, by default, jobs. Unset:
+    `$XDG_DATA_HOME/lorajob`, which is usually `~/.local/share/lorajob`."""
     redis_url: SecretStr | None = None  # None: read up.json in `home`
-    artifacts: Path | str | None = None  # a folder, or a url; None: `home`/jobs
+    """URL of the service's Redis. Unset: the Redis that `lorajob up` started."""
+    artifacts: Path | str | None = None  # None: `home`/jobs
+    """Where the jobs' files are: a folder that all workers see, or a URL such as `s3://bucket/jobs`.
+    Unset: `LORAJOB_HOME/jobs`."""
     corpora: Path | None = None
-    corpora_everywhere: bool = False  # every machine has the folder `corpora`
+    """Folder in which `submit` looks for a language's corpus."""
+    corpora_everywhere: bool = False
+    """True says that every machine has the folder `LORAJOB_CORPORA`. Its corpora are then not
+    copied to the store."""
     flower_user: str = "lorajob"
+    """User name for Flower's pages."""
     flower_password: SecretStr | None = None
+    """Password for Flower's pages. `lorajob up` makes one; `lorajob flower` needs one."""
     lease_seconds: float = Field(default=90, gt=0)
+    """A worker that sends no sign of life for this long counts as dead."""
     grace_seconds: float = Field(default=60, gt=0)
-    stall_timeout: float = Field(default=1800, gt=0)  # seconds in which a stage makes no step
-    user: str | None = None  # whose turn a job takes; None: the name of the machine's user
-    max_losses: int = Field(default=5, ge=1)  # attempts in a row, none with a new checkpoint
-    log_format: Literal["text", "json"] = "text"  # of workers' and stages' logs
+    """Time that a stopped stage has to save its checkpoint."""
+    stall_timeout: float = Field(default=1800, gt=0)
+    """A stage that makes no step for this many seconds counts as stuck. Before its first step it
+    has four times as long."""
+    user: str | None = None
+    """Name under which jobs are queued; users take turns. Unset: the name of the machine's
+    user."""
+    max_losses: int = Field(default=5, ge=1)
+    """Number of attempts in a row that may be lost without a new checkpoint before the job
+    fails."""
+    log_format: Literal["text", "json"] = "text"
+    """Format of the logs of workers, stages, `autoscale` and `metrics`; `json` writes one object
+    a line."""
     metrics_password: SecretStr | None = None
-    webhook_url: SecretStr | None = None  # gets the description of every job that ends
-    webhook_secret: SecretStr | None = None  # signs what is sent there
-    slack_webhook_url: SecretStr | None = None  # gets a sentence about it
-    scale_down_seconds: float = Field(default=120, gt=0)  # without work, until a worker ends
-
-    stages_here: int = Field(default=1, ge=1)  # stages on this machine at a time share its cores
-    jobs_gb: float = Field(default=50, ge=0)  # of jobs kept here, where `artifacts` is a url
+    """Password for `lorajob metrics`. It is required unless the server listens on 127.0.0.1."""
+    webhook_url: SecretStr | None = None
+    """URL that receives the description of every job that ends."""
+    webhook_secret: SecretStr | None = None
+    """Secret that signs the requests to `LORAJOB_WEBHOOK_URL`."""
+    slack_webhook_url: SecretStr | None = None
+    """Slack webhook that receives one sentence about every job that ends."""
+    scale_down_seconds: float = Field(default=120, gt=0)
+    """A worker of `lorajob autoscale` ends after this many seconds without work."""
+    stages_here: int = Field(default=1, ge=1)
+    """Stages that run on this machine at a time; they share its CPU cores. A command that starts
+    several workers counts its own."""
+    jobs_gb: float = Field(default=50, ge=0)
+    """Most disk, in GB, for local copies of jobs whose files are in a store."""
 
     @field_validator("artifacts", mode="before")
     @classmethod

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tests.support.browser import page
+from tests.support.browser import find_browser, page
 from tests.support.flower import SHOW_PROGRESS, fetch, tasks_of
 from tests.support.service import FLOWER_PASSWORD, wait_for
 
@@ -47,6 +47,7 @@ class Table(HTMLParser):
 @pytest.fixture(scope="module")
 def flower(service):
     """A finished job and one that trains; the url by which a browser signs in."""
+    find_browser()
     record = service.new_job("hi-00000061")
     service.send(record)
     service.wait_until(record.id, "succeeded")

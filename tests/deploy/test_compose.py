@@ -15,6 +15,7 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
 from lorajob.worker.stack.redis_server import find_server, free_port
+from tests.support import needs
 from tests.support.deployment import ROOT, parse, unknown_settings
 from tests.support.service import wait_for
 
@@ -99,6 +100,7 @@ def test_the_example_names_every_variable() -> None:
 
 
 def test_the_lines_of_the_example_make_a_file_with_secrets(tmp_path: Path) -> None:
+    needs.openssl()
     shutil.copy(ROOT / ".env.example", tmp_path)
     lines = (ROOT / ".env.example").read_text("utf-8").splitlines()
     script = "\n".join(line[1:] for line in lines if line.startswith("#     "))

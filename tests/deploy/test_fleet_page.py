@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from lorajob.worker.heartbeats import living
 from lorajob.worker.stack.redis_server import find_server, free_port
+from tests.support import needs
 from tests.support.command import environment
 from tests.support.deployment import ROOT
 from tests.support.object_store import KEYS
@@ -51,6 +52,7 @@ def test_the_page_takes_ten_lines() -> None:
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
     """A folder of the programs that the page names, for the PATH."""
+    needs.openssl()
     folder = tmp_path / "bin"
     folder.mkdir()
     for name, script in PROGRAMS.items():

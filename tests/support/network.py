@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import pytest
+from tests.support import needs
 
 # of the range for tests between hosts (RFC 2544): no network that this machine is in
 NETWORK = "198.18.{subnet}"
@@ -37,7 +37,8 @@ class Host:
 def hosts(count: int) -> Iterator[tuple[str, list[Host]]]:
     """The address of this machine on a bridge, and `count` hosts that reach it and each other."""
     if os.geteuid() != 0:
-        pytest.skip("only root makes network namespaces")
+        needs.missing("needs root, to make network namespaces")
+    _ip_program()
     mark = f"lj{os.getpid()}"
     network = NETWORK.format(subnet=os.getpid() % 256)
     made = [Host(f"{mark}-{number}", f"{mark}c{number}") for number in range(count)]
@@ -63,10 +64,11 @@ def hosts(count: int) -> Iterator[tuple[str, list[Host]]]:
 
 def _ip(*words: str, check: bool = True) -> None:
     done = subprocess.run([_ip_program(), *words], capture_output=True, text=True)
+    if check and "not permitted" in done.stderr:  # root in a container
+        needs.missing(f"needs the right to make network namespaces: {done.stderr.strip()}")
     assert done.returncode == 0 or not check, done.stderr
 
 
 def _ip_program() -> str:
     found = shutil.which("ip") or shutil.which("ip", path="/usr/sbin:/sbin")
-    assert found, "the tests cut a machine's network: install iproute2, from Debian's packages"
-    return found
+    return found or needs.missing("needs the program ip: install the package iproute2")

@@ -1,7 +1,6 @@
 """A Redis behind TLS, and one that Sentinels watch over."""
 
 import contextlib
-import shutil
 import socket
 import ssl
 import subprocess
@@ -14,13 +13,13 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from lorajob.worker.stack.redis_server import configuration, find_server, free_port
+from tests.support import needs
 from tests.support.service import PASSWORD, wait_for
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1, its own authority, and its key."""
-    openssl = shutil.which("openssl")
-    assert openssl, "openssl is needed to make a certificate"
+    openssl = needs.openssl()
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
     command += ["-subj", "/CN=lorajob-tests", "-addext", "subjectAltName=IP:127.0.0.1"]

