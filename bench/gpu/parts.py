@@ -183,9 +183,9 @@ def profile(bench: Bench, shape: str, *sets: str) -> dict[str, Any]:
     set_up_cuda()
     job = bench.job(f"profile-{shape}", shape, "train.loader_workers=0", *sets)
     course = lay_out(job_spec(job), job, usual_clips())
-    loop, dataset = prepare(job_spec(job), course, None, Report("train", sys.stderr))
-    loop._pick_micro_batch(dataset)
-    batches = loop._batches(dataset)
+    loop = prepare(job_spec(job), course, None, Report("train", sys.stderr))
+    loop._pick_micro_batch()
+    batches = loop.passes.batches()
     steps = [next(batches) for _ in range(24)]
     counts = [sum(batch.label_count for batch in step) for step in steps]
     began = time.monotonic()

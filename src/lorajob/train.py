@@ -39,12 +39,12 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     path.write_bytes((resume / path.name).read_bytes() if resume else b"")
     history = History(path)
     with shared_by(processes, job, clips, resume):
-        loop, dataset = prepare(spec, course, resume, report)
+        loop = prepare(spec, course, resume, report)
         first = loop.run.step
         loop.history, loop.checkpoints = history, job.checkpoints / str(attempt)
         try:
             with TemporaryDirectory(dir=out) as scratch:
-                loop.train(dataset, Path(scratch))
+                loop.train(Path(scratch))
         finally:  # while its folder is there
             history.close()
     save_adapter(loop.run.model, out / "adapter")

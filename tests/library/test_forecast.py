@@ -5,21 +5,20 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 
 from lorajob.job.report import Report
 from lorajob.stage import run_stage
-from lorajob.training.dataset import Batch
 from lorajob.training.forecast import GIB, Forecast, Loaded, forecast, windows_that_fit
 from lorajob.training.packing import ClipSizes, Window, pass_seconds
 from tests.support.tiny import make_job
 from tests.support.training import SHORT, adapter_bytes, history
 
 
-def test_a_long_run_is_foretold_and_not_changed(
+def test_a_long_run_has_a_forecast_that_changes_nothing(
     tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = make_job(tmp_path / "told", tiny_whisper, *SHORT, "train.epochs=8")
@@ -47,10 +46,14 @@ def test_a_disturbed_pass_does_not_decide_the_forecast(monkeypatch: pytest.Monke
     monkeypatch.setattr("lorajob.training.forecast.dry_pass", lambda run, batch: next(took))
     run: Any = SimpleNamespace(accelerator=SimpleNamespace(device=torch.device("meta")))
     costs = [5.0, 10.0, 10.0, 20.0, 40.0]
-    ahead = forecast(
-        *(run, [[[place] for place in range(5)]], lambda one: costs[one[0]]),
-        *(lambda one: cast("Batch", None), 5, Loaded(0, 0)),
+    passes: Any = SimpleNamespace(
+        left=lambda: [[[place]] for place in range(5)],
+        seconds=lambda batch: costs[batch[0]],
+        is_encoded=lambda batch: False,
+        collate=lambda: list,
+        dataset=costs,
     )
+    ahead = forecast(run, passes, Loaded(0, 0))
     # half the median's, the median's twice, a third of the way up to the costliest, and that
     assert ahead.eta_seconds == pytest.approx(0.5 + 1.0 + 1.0 + 2.0 + 4.0)
     assert ahead.seconds_a_step == pytest.approx(8.5 / 5)
@@ -58,7 +61,14 @@ def test_a_disturbed_pass_does_not_decide_the_forecast(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(
     ("free_gib", "window_gib", "windows"),
-    [(14.0, 1.0, 8), (14.0, 13.0, 1), (14.0, 20.0, 1), (70.0, 0.5, 16), (6.0, 1.3, 4)],
+    [
+        (14.0, 1.0, 8),
+        (14.0, 13.0, 1),
+        (14.0, 20.0, 1),
+        (70.0, 0.5, 32),
+        (70.0, 2.5, 16),
+        (6.0, 1.3, 4),
+    ],
 )
 def test_the_micro_batch_is_what_the_cards_memory_takes(
     free_gib: float, window_gib: float, windows: int

@@ -7,7 +7,6 @@ from a seed of its own.
 import logging
 import resource
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median_low
@@ -15,8 +14,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from lorajob.job.jobdir import write_json
 from lorajob.training.dataset import Batch
 from lorajob.training.packed import PackedBatch
+from lorajob.training.passes import Passes
 from lorajob.training.trainer import Run
 
 # Both are guesses, tried on no card yet: memory is lost between blocks, and few steps have more
@@ -58,37 +59,63 @@ def loaded_memory() -> Loaded:
     return Loaded(peak_memory(), _resident_memory())
 
 
-def forecast(
-    run: Run,
-    kinds: Sequence[Sequence[list[int]]],
-    cost: Callable[[list[int]], float],
-    load: Callable[[list[int]], Batch | PackedBatch],
-    steps: int,
-    loaded: Loaded,
-    mapped: int = 0,
-) -> Forecast:
-    """Time the median and the costliest pass of each kind; those in between are reckoned on a line
-    between the two, cheaper ones in proportion to the median.
+def forecast(run: Run, passes: Passes, loaded: Loaded) -> Forecast:
+    """Time passes of the steps still to do: of each kind, with and without stored encoder outputs,
+    the median and the costliest.
 
-    `cost` of a pass is in seconds of audio, `load` gives its batch. `loaded` is the
-    memory before anything was computed, `mapped` the bytes of files that are read meanwhile: they
-    count as resident.
+    Passes between the two are interpolated, cheaper ones are in proportion to the median.
+    `loaded` is the memory before anything was computed. Raises torch.OutOfMemoryError.
     """
+    steps = passes.left()
+    together = passes.collate()
+
+    def seconds_of(batch: list[int]) -> float:
+        return dry_pass(run, together([passes.dataset[index] for index in batch]))
+
+    kinds: tuple[list[list[int]], list[list[int]]] = ([], [])
+    for batch in (batch for step in steps for batch in step):
+        kinds[passes.is_encoded(batch)].append(batch)
     seconds = 0.0
-    for passes in filter(None, kinds):
-        costs = [cost(one) for one in passes]
+    for kind in filter(None, kinds):
+        costs = [passes.seconds(batch) for batch in kind]
         middle, most = median_low(costs), max(costs)
-        common = load(passes[costs.index(middle)])
-        # the first of its kind is slower, and what else the machine does only ever adds
-        common_seconds = min(dry_pass(run, common) for _ in range(COMMON_PASSES))
-        most_seconds = dry_pass(run, load(passes[costs.index(most)]))
+        common = kind[costs.index(middle)]
+        # the first of its kind is slower, and other programs on the machine only ever add
+        common_seconds = min(seconds_of(common) for _ in range(COMMON_PASSES))
+        most_seconds = seconds_of(kind[costs.index(most)])
         slope = (most_seconds - common_seconds) / (most - middle) if most > middle else 0.0
         seconds += sum(common_seconds * min(1.0, it / middle) for it in costs)
         seconds += sum(slope * max(0.0, it - middle) for it in costs)
     peak = peak_memory()
     if run.accelerator.device.type == "cpu" and peak > loaded.peak:  # else loading took the most
-        peak += min(GAPS_BYTES, peak - loaded.resident) + mapped
-    return Forecast(steps, seconds / steps, seconds, peak)
+        stored = passes.dataset.encoded.bytes  # read through memory maps, which count as resident
+        peak += min(GAPS_BYTES, peak - loaded.resident) + stored
+    return Forecast(len(steps), seconds / len(steps), seconds, peak)
+
+
+def write_forecast(path: Path, ahead: Forecast) -> None:
+    """Say what is to come, in forecast.json at `path` and in the log."""
+    write_json(path, ahead.as_dict())
+    log.info(
+        "%d steps of about %.2f s: %.0f s; %.2f GiB at most",
+        ahead.steps,
+        ahead.seconds_a_step,
+        ahead.eta_seconds,
+        ahead.peak_memory_bytes / GIB,
+    )
+
+
+def write_measured(path: Path, ahead: Forecast, seconds: float) -> None:
+    """Put what the training took beside its forecast, in the same file and in the log."""
+    took = {"seconds": round(seconds, 1), "peak_memory_bytes": peak_memory()}
+    write_json(path, ahead.as_dict() | {"measured": took})
+    log.info(
+        "took %.0f s, forecast %.0f s; %.2f GiB, forecast %.2f GiB",
+        seconds,
+        ahead.eta_seconds,
+        took["peak_memory_bytes"] / GIB,
+        ahead.peak_memory_bytes / GIB,
+    )
 
 
 def dry_pass(run: Run, batch: Batch | PackedBatch) -> float:

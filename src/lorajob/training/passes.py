@@ -1,0 +1,109 @@
+"""The forward passes of each optimizer step: which windows they take, and as which batches."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+
+from lorajob.training.dataset import Batch, Course, Item, WindowDataset, collate, micro_batches
+from lorajob.training.device import loader_workers
+from lorajob.training.packed import PackedBatch, Packer, PassSize, choose_shapes
+from lorajob.training.packing import (
+    group_batches,
+    group_packed,
+    is_encoded,
+    pass_seconds,
+    window_size,
+)
+from lorajob.training.trainer import Run
+
+# The cost of a forward and backward pass beside its windows, in seconds of audio: on a CPU as
+# bench/passes.py measures it; on a GPU a guess, so that passes are as full as memory allows.
+PASS_SECONDS = {"cpu": 1.0, "cuda": 30.0}
+
+log = logging.getLogger(__name__)
+
+
+class Passes:
+    """The windows of a training, and how this process computes its share of each step.
+
+    `steps` are ranges of indices into `windows`. The passes of a step follow from the run's
+    micro-batch, so they change when memory runs out.
+    """
+
+    def __init__(self, run: Run, course: Course, dataset: WindowDataset) -> None:
+        self.run = run
+        self.sizes = course.sizes
+        self.dataset = dataset
+        self.windows = dataset.windows
+        ends = list(accumulate(map(len, course.plan)))
+        self.steps = [
+            range(end - len(step), end) for end, step in zip(ends, course.plan, strict=True)
+        ]
+
+    def of(self, step: range) -> list[list[int]]:
+        """This process's forward passes of a step, each a list of windows' indices."""
+        accelerator, micro_batch = self.run.accelerator, self.run.micro_batch
+        mine = step[accelerator.process_index :: accelerator.num_processes]
+        encoded = self.dataset.encoded
+        if self.run.packs:
+            return group_packed(mine, self.windows, self.sizes, micro_batch, encoded)
+        overhead = PASS_SECONDS[accelerator.device.type]
+        return group_batches(mine, self.windows, self.sizes, micro_batch, overhead, encoded)
+
+    def left(self) -> list[list[list[int]]]:
+        """The passes of each step that is still to do."""
+        return [self.of(step) for step in self.steps[self.run.step :]]
+
+    def seconds(self, batch: Sequence[int]) -> float:
+        """The cost of a pass, in seconds of audio."""
+        encoded = self.dataset.encoded
+        if self.run.packs:  # nothing is padded
+            return sum(pass_seconds([it], self.windows, self.sizes, encoded) for it in batch)
+        return pass_seconds(batch, self.windows, self.sizes, encoded)
+
+    def is_encoded(self, batch: Sequence[int]) -> bool:
+        """Whether a pass takes stored encoder outputs in place of audio."""
+        return is_encoded(self.windows[batch[0]], self.dataset.encoded)
+
+    def fullest_window(self) -> int:
+        """The index of the window that costs most."""
+        return max(range(len(self.windows)), key=lambda index: self.seconds([index]))
+
+    def collate(self) -> Callable[[list[Item]], Batch | PackedBatch]:
+        """What makes a batch of a pass's items; packed passes of a training have few shapes."""
+        if not self.run.packs:
+            return collate
+        shapes = choose_shapes(
+            [self._size(batch) for step in self.steps for batch in self.of(step)]
+        )
+        log.info("shapes of passes: %s", ", ".join(map(str, shapes)))
+        config = self.run.loss.whisper.config
+        return Packer(shapes, config.decoder_start_token_id, config.pad_token_id)
+
+    def _size(self, batch: Sequence[int]) -> PassSize:
+        needs = [window_size(self.windows[index], self.sizes) for index in batch]
+        return PassSize(sum(it[0] for it in needs), sum(it[1] for it in needs), len(needs))
+
+    def batches(self) -> Iterator[list[Batch | PackedBatch]]:
+        """The batches of each step that is still to do, read ahead."""
+        accelerator = self.run.accelerator
+        wanted = self.run.config.loader_workers
+        steps = self.left()
+        stream = micro_batches(
+            self.dataset,
+            [batch for step in steps for batch in step],
+            self.collate(),
+            loader_workers(wanted, accelerator.device, accelerator.num_processes),
+            pin=accelerator.device.type == "cuda",
+        )
+        for batches in steps:
+            yield [next(stream) for _ in batches]
+
+    def count_labels(self, step: range, ready: Sequence[Batch | PackedBatch]) -> int:
+        """Labels of the whole step; with several processes `ready` is only a share of it."""
+        if self.run.accelerator.num_processes == 1:
+            return sum(batch.label_count for batch in ready)
+        return sum(len(self.dataset.label_ids(index)) for index in step)
+
+    def count_clips(self, step: range) -> int:
+        return sum(len(self.windows[index].clips) for index in step)
