@@ -110,18 +110,16 @@ def attempts_table(record: "JobRecord") -> "Table | None":
 
 def current_stage(record: "JobRecord") -> tuple[str, str]:
     """The stage that a job is at, with its progress; the last one of a finished job."""
-    for name, stage in record.stages.items():
-        if stage.state != "succeeded":
-            return name, progress_words(stage.progress) if stage.state == "running" else ""
-    return "", ""
+    at = record.standing
+    if at.stage is None:
+        return "", ""
+    running = at.stage_state == "running"
+    return at.stage, progress_words(record.stages[at.stage].progress) if running else ""
 
 
 def state_of_work(record: "JobRecord") -> str:
     """The state, for people: `waiting` between two stages, while no worker has taken the next."""
-    stage = record.stages[record.missing[0]] if record.missing else None
-    if record.state == "running" and stage is not None and stage.state == "queued":
-        return "waiting"
-    return record.state
+    return "waiting" if record.state == "running" and record.standing.waits else record.state
 
 
 def _scores(record: "JobRecord") -> dict[str, dict[str, Any]]:

@@ -23,7 +23,7 @@ from lorajob.worker.artifacts.lookup import has_files
 from lorajob.worker.connect import service_errors
 from lorajob.worker.queues import Priority
 from lorajob.worker.records.batches import Batch, Batches
-from lorajob.worker.records.record import ENDED, JobRecord
+from lorajob.worker.records.record import JobRecord
 
 PREFIX = "batch-"
 ID_LETTERS = 8
@@ -90,7 +90,7 @@ def load_batch(jobs: Jobs, batch_id: str) -> tuple[Batch, list[JobRecord]]:
 def cancel_batch(jobs: Jobs, batch_id: str) -> list[str]:
     """Cancel what has not ended; returns the ids. Raises UsageError where all has."""
     _, records = load_batch(jobs, batch_id)
-    active = [record.id for record in records if record.state not in ENDED]
+    active = [record.id for record in records if not record.over]
     if not active:
         raise UsageError(f"batch: all jobs of {batch_id} have ended")
     return _each(active, jobs.cancel)

@@ -95,12 +95,10 @@ def awaited_queue(record: JobRecord) -> str | None:
 
     None while a stage runs or all have ended.
     """
-    if record.over or not record.missing:
+    at = record.standing
+    if at.stage is None or at.over or at.stage_state not in ("queued", "waiting"):
         return None
-    name = record.missing[0]
-    if record.stages[name].state not in ("queued", "waiting"):
-        return None
-    return class_of(queue_name(name, record.lane, record.memory_class))
+    return class_of(queue_name(at.stage, record.lane, record.memory_class))
 
 
 def state_of(records: Sequence[JobRecord], unknown: int = 0) -> str:

@@ -88,7 +88,9 @@ def job_metrics(census: Census) -> Iterator[Metric]:
         "Jobs whose stage waits for or is run by a worker of this queue with a card of so many GB.",
         labels=["queue", "state", "memory_gb"],
     )
-    active = Counter((QUEUES[s.stage], s.waits, s.memory_gb) for s in found if s.stage is not None)
+    active = Counter(
+        (QUEUES[s.stage], s.waits, s.memory_gb) for s in found if s.active and s.stage is not None
+    )
     for queue in KINDS:  # none is left out: KEDA takes a missing one for an error
         for size in (0, *MEMORY_CLASSES_GB) if queue == "gpu" else (0,):
             queues.add_metric([queue, "queued", str(size)], active[queue, True, size])

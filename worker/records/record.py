@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
@@ -11,10 +11,14 @@ from lorajob.job.jobdir import STAGES, JobDir, write_json
 from lorajob.storage.store import Store
 from lorajob.storage.urls import is_url
 from lorajob.worker.queues import Priority
+from lorajob.worker.records.standing import (
+    JobState,
+    StageState,
+    Standing,
+    missing_stages,
+    standing,
+)
 
-JobState = Literal["queued", "running", "succeeded", "failed", "cancelled", "rejected"]
-StageState = Literal["queued", "waiting", "running", "succeeded", "failed", "cancelled"]
-ENDED: tuple[JobState, ...] = ("succeeded", "failed", "cancelled", "rejected")
 JSON_FIELDS = ("progress", "result")  # of a stage
 
 
@@ -85,12 +89,30 @@ class JobRecord(BaseModel):
     @property
     def over(self) -> bool:
         """True when nothing more will happen by itself."""
-        return self.state in ENDED
+        return self.standing.over
 
     @property
     def missing(self) -> tuple[str, ...]:
         """The stages that have not succeeded, in order."""
-        return tuple(name for name in STAGES if self.stages[name].state != "succeeded")
+        return missing_stages({name: stage.state for name, stage in self.stages.items()})
+
+    @property
+    def standing(self) -> Standing:
+        """The stage that the job is at, and what it does there."""
+        return standing(
+            self.language,
+            self.state,
+            self.memory_class,
+            {name: stage.state for name, stage in self.stages.items()},
+            {name: stage.worker for name, stage in self.stages.items()},
+            self.wer,
+        )
+
+    @property
+    def wer(self) -> dict[str, float]:
+        """Percent on the test clips, of `base` and `tuned`, once they are measured."""
+        result = self.stages["evaluate"].result or {}
+        return {name: result[name]["wer"] for name in ("base", "tuned") if name in result}
 
     def save(self) -> None:
         """Write job.json beside the job's files. Raises OSError or StoreError."""

@@ -22,7 +22,8 @@ from lorajob.storage.store import StoreError
 from lorajob.storage.urls import is_url
 from lorajob.worker.queues import LANES
 from lorajob.worker.records import notices, transitions
-from lorajob.worker.records.record import ENDED, JobRecord
+from lorajob.worker.records.record import JobRecord
+from lorajob.worker.records.standing import ENDED, FIELDS, Standing, standing_of
 
 INDEX = "lorajob:jobs"
 QUEUED = "lorajob:queued"  # the jobs that wait, by the time since when
@@ -64,9 +65,9 @@ class Records:
         """Store a new record and its job.json, in the lane of its batch or user; returns it. None,
         and nothing, where there is one already.
         """
-        current = record.stages[record.missing[0]] if record.missing else None
-        place = "" if record.over or current is None else current.state
-        lease = (current and current.lease) or 0
+        at = record.standing
+        place = (at.active and at.stage_state) or ""
+        lease = (at.stage and record.stages[at.stage].lease) or 0
         fields = [word for field in record.to_hash().items() for word in field]
         lane = self._run("create", record.id, LANES, record.created_at, place, lease, *fields)
         if lane is None:
@@ -128,6 +129,20 @@ class Records:
             except RecordError as error:
                 logger.warning("%s", error)
         return records
+
+    def standings(self, ids: Sequence[str]) -> dict[str, Standing]:
+        """Where the jobs of `ids` stand, read from a few fields; what is unknown is left out."""
+        found: dict[str, Standing] = {}
+        for start in range(0, len(ids), PAGE):
+            page = ids[start : start + PAGE]
+            with self._redis.pipeline(transaction=False) as pipe:
+                for job_id in page:
+                    pipe.hmget(_key(job_id), FIELDS)
+                answers = cast("list[list[str | None]]", pipe.execute())
+            for job_id, values in zip(page, answers, strict=True):
+                if (at := standing_of(values)) is not None:
+                    found[job_id] = at
+        return found
 
     def claim(
         self,
