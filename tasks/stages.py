@@ -7,17 +7,17 @@ chain. Every other raises Ignore, which sends nothing, or StageFailed, which end
 import logging
 import secrets
 from pathlib import Path
-from typing import Any
 
 from celery import Task
 from celery.exceptions import Ignore
 
 from lorajob.errors import JobNotFoundError, ServiceError
 from lorajob.job.jobdir import JobDir
+from lorajob.job.results import StageResult
 from lorajob.storage.store import StoreError
 from lorajob.tasks.attempt import ProgressMirror, observed
 from lorajob.tasks.broker import send
-from lorajob.tasks.describe import summary
+from lorajob.tasks.describe import Description, summary
 from lorajob.worker.app import app
 from lorajob.worker.artifacts.job_store import job_store
 from lorajob.worker.artifacts.stored_stage import corpus_here, run_stored
@@ -44,26 +44,26 @@ STAGE = {"bind": True, "throws": (StageFailed,)}
 
 
 @app.task(name="lorajob.preprocess", **STAGE)  # type: ignore[untyped-decorator]
-def preprocess(self: Task, job_id: str) -> dict[str, Any]:
+def preprocess(self: Task, job_id: str) -> Description:
     return run_stage(self, job_id, "preprocess")
 
 
 @app.task(name="lorajob.train", **STAGE)  # type: ignore[untyped-decorator]
-def train(self: Task, job_id: str) -> dict[str, Any]:
+def train(self: Task, job_id: str) -> Description:
     return run_stage(self, job_id, "train")
 
 
 @app.task(name="lorajob.evaluate", **STAGE)  # type: ignore[untyped-decorator]
-def evaluate(self: Task, job_id: str) -> dict[str, Any]:
+def evaluate(self: Task, job_id: str) -> Description:
     return run_stage(self, job_id, "evaluate")
 
 
 @app.task(name="lorajob.convert", **STAGE)  # type: ignore[untyped-decorator]
-def convert(self: Task, job_id: str) -> dict[str, Any]:
+def convert(self: Task, job_id: str) -> Description:
     return run_stage(self, job_id, "convert")
 
 
-def run_stage(task: Task, job_id: str, stage: str) -> dict[str, Any]:
+def run_stage(task: Task, job_id: str, stage: str) -> Description:
     """Claim, supervise, commit. Returns the stage's result in brief; its record has it in full.
 
     Raises Ignore for a delivery that has nothing to do or did not finish, StageFailed where the
@@ -132,7 +132,7 @@ def attempt(
 
 def settle(
     records: Records, claim: Claim, outcome: Outcome, worker: str, settings: Settings
-) -> dict[str, Any]:
+) -> StageResult:
     """Write the outcome to the record; raise unless this delivery committed the stage."""
     match outcome:
         case Committed(result=result):

@@ -10,6 +10,7 @@ import pytest
 
 from lorajob.cli.tables import bar, batch_table, done_share
 from lorajob.job.jobdir import STAGES
+from lorajob.job.report import Progress
 from lorajob.worker.connect import connect
 from lorajob.worker.heartbeats import Heartbeat, living
 from lorajob.worker.records.batches import Batch, Batches
@@ -216,7 +217,7 @@ def test_who_watches_a_batch_sees_its_work_go_on(env, redis_server, records, tmp
         os.close(terminal)
         screen = b""
         for step in (45, 135):
-            records.touch(claims[0], {"step": step, "total": 180, "loss": 1.9})
+            records.touch(claims[0], Progress(step=step, total=180, loss=1.9))
             while f"{step}/180".encode() not in screen:
                 screen += os.read(keyboard, 65536)
         for claimed in claims:

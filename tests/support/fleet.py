@@ -204,7 +204,7 @@ class Fleet:
     def step(self, record: JobRecord, stage: str = "train") -> int:
         """The last step that a stage reported."""
         progress = self.load(record).stages[stage].progress
-        return int(progress["step"]) if progress else 0
+        return (progress.step or 0) if progress else 0
 
     def train_to(self, record: JobRecord, step: int) -> None:
         """Wait until training has reached a step, and must not have ended."""

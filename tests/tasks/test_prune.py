@@ -12,6 +12,7 @@ import pytest
 from lorajob.cli.errors import user_errors
 from lorajob.errors import JobNotFoundError, UsageError
 from lorajob.job.jobdir import STAGES, JobDir, write_json
+from lorajob.job.results import StageResult
 from lorajob.spec import JobSpec
 from lorajob.tasks.batches import cancel_batch, retry_batch
 from lorajob.tasks.jobs import Jobs
@@ -49,7 +50,7 @@ def make(jobs: Jobs, job_id: str, days: float, wer: float, state: str = "succeed
     ended = time.time() - days * DAY
     stages = new_stages()
     if state == "succeeded":
-        results = RESULTS | {"evaluate": {"base": SCORES, "tuned": SCORES | {"wer": wer}}}
+        results = RESULTS | {"evaluate": StageResult(base=SCORES, tuned=SCORES | {"wer": wer})}
         stages = {
             name: stages[name].model_copy(
                 update={"state": state, "result": results[name], "finished_at": ended}
@@ -207,11 +208,11 @@ def test_the_copy_that_a_stale_owner_works_in_goes_when_its_stage_ends(
     watch, reached = RecordWatch(far.records, claim, 90, lambda _: None), threading.Event()
 
     def run(job: JobDir, hear: Watch) -> Outcome:
-        job.commit("preprocess", job.new_attempt("preprocess", 1), {})
+        job.commit("preprocess", job.new_attempt("preprocess", 1), StageResult())
         prune(far, DAY, "none")
         assert job.root.is_dir() and "is in use, and stays until its stage ends" in caplog.text
         reached.set()  # Redis, which it had lost sight of
-        return Committed({})
+        return Committed(StageResult())
 
     errand = Errand(lambda progress: watch(progress) if reached.is_set() else None, 0.05, 1)
     run_stored(stored, record, claim, errand, run, 1e9)

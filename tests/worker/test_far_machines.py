@@ -87,8 +87,8 @@ def test_a_job_crosses_machines_that_share_no_disk(far: Far, corpus, tmp_path: P
         theirs, ours = files_of(far_job.job, stage), files_of(alone, stage)
         wanted = [name for name in ours if name.endswith((".arrow", "adapter_model.safetensors"))]
         assert {name: theirs[name] for name in wanted} == {name: ours[name] for name in wanted}
-    metrics = [record.stages["evaluate"].result or {}, alone.result("evaluate") or {}]
-    assert metrics[0]["tuned"] == metrics[1]["tuned"]
+    results = [record.stages["evaluate"].result, alone.result("evaluate")]
+    assert results[0].tuned == results[1].tuned and results[0].tuned is not None
     homes = {home: far.folder / home / "jobs" / job_id for home in ("cpu", "gpu", "user")}
     assert not homes["user"].exists()  # who submits keeps nothing
     assert not (homes["gpu"] / "convert").exists()

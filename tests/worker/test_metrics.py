@@ -10,6 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from lorajob.job.jobdir import STAGES
+from lorajob.job.results import StageResult
 from lorajob.tasks.broker import send
 from lorajob.worker.artifacts.job_store import JobStore
 from lorajob.worker.monitoring import tallies
@@ -110,7 +111,7 @@ def test_a_scrape_follows_a_job_through_its_life(exporter, records, tmp_path):
     claim = records.claim(job.id, "preprocess", "cpu@a", 90, 3)
     assert isinstance(claim, Claim)
     until(exporter, "lorajob_queue_jobs", 1, queue="cpu", state="running", memory_gb="0")
-    records.commit(claim, {})
+    records.commit(claim, StageResult())
     found = until(exporter, "lorajob_queue_jobs", 1, queue="gpu", state="queued", memory_gb="0")
     assert value(found, "lorajob_queue_jobs", queue="cpu", state="running", memory_gb="0") == 0
     assert value(found, "lorajob_jobs", state="running", language="hi") == 1  # as status says

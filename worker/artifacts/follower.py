@@ -36,7 +36,7 @@ class Follower:
         """`watch`, with an eye on the checkpoints that pass by."""
 
         def hear(progress: Progress | None) -> StopReason | None:
-            saved = (progress or {}).get("checkpoint") or 0
+            saved = (progress.checkpoint if progress else None) or 0
             if saved > self._saved:
                 with self._wake:
                     self._saved = saved

@@ -7,11 +7,11 @@ While the stage runs, its checkpoints and its log follow it there.
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from lorajob.corpora.remote import fetch, in_use
 from lorajob.errors import LorajobError
 from lorajob.job.jobdir import JobDir
+from lorajob.job.results import StageResult
 from lorajob.storage.store import Check, DamageError, GoneError, StoreError
 from lorajob.storage.urls import is_url, public
 from lorajob.worker.artifacts import workplace
@@ -101,9 +101,7 @@ def _failed(error: LorajobError) -> Failed:
     return Failed("lost" if away else error.kind, str(error))
 
 
-def _begin(
-    stored: JobStore, record: JobRecord, claim: Claim, check: Check
-) -> dict[str, Any] | None:
+def _begin(stored: JobStore, record: JobRecord, claim: Claim, check: Check) -> StageResult | None:
     """Fetch what the stage needs, unless it is finished: then its result. Its job.json says first
     that it runs.
     """

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from lorajob.errors import RecordError
 from lorajob.job.jobdir import STAGES, JobDir, write_json
+from lorajob.job.report import Progress
+from lorajob.job.results import Scores, StageResult
 from lorajob.storage.store import Store
 from lorajob.storage.urls import is_url
 from lorajob.worker.queues import Priority
@@ -20,6 +22,7 @@ from lorajob.worker.records.standing import (
 )
 
 JSON_FIELDS = ("progress", "result")  # of a stage
+MEASURED = ("evaluate", "convert")  # the stages that measure error rates
 
 
 class EndedAttempt(BaseModel):
@@ -46,8 +49,8 @@ class StageRecord(BaseModel):
     worker: str | None = None
     started_at: float | None = None
     finished_at: float | None = None
-    progress: dict[str, Any] | None = None  # step, total, eta_seconds, loss, ... as the stage says
-    result: dict[str, Any] | None = None
+    progress: Progress | None = None
+    result: StageResult | None = None
     error: str | None = None
     fence: int = 0  # raised by every claim; also the number of the attempt
     owner: str | None = None
@@ -105,14 +108,21 @@ class JobRecord(BaseModel):
             self.memory_class,
             {name: stage.state for name, stage in self.stages.items()},
             {name: stage.worker for name, stage in self.stages.items()},
-            self.wer,
+            self.scores,
         )
 
     @property
-    def wer(self) -> dict[str, float]:
-        """Percent on the test clips, of `base` and `tuned`, once they are measured."""
-        result = self.stages["evaluate"].result or {}
-        return {name: result[name]["wer"] for name in ("base", "tuned") if name in result}
+    def scores(self) -> dict[str, Scores]:
+        """Of base, tuned and converted, each as its stage measured it on the test clips; only what
+        is known.
+        """
+        results = [self.stages[name].result for name in MEASURED]
+        return {
+            name: scores
+            for result in results
+            if result is not None
+            for name, scores in result.scores.items()
+        }
 
     def save(self) -> None:
         """Write job.json beside the job's files. Raises OSError or StoreError."""
@@ -129,7 +139,9 @@ class JobRecord(BaseModel):
         if self.ended:
             fields["ended"] = json.dumps([entry.model_dump(mode="json") for entry in self.ended])
         for name, stage in self.stages.items():
-            for field, value in stage.model_dump(mode="json", exclude_none=True).items():
+            for field, value in stage.model_dump(mode="json").items():
+                if value is None:
+                    continue
                 text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
                 fields[f"{name}.{field}"] = text
         return {name: str(value) for name, value in fields.items()}

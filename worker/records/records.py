@@ -18,6 +18,8 @@ from redis.exceptions import WatchError
 
 from lorajob.errors import JobNotFoundError, RecordError
 from lorajob.job.jobdir import STAGES
+from lorajob.job.report import Progress
+from lorajob.job.results import StageResult
 from lorajob.storage.store import StoreError
 from lorajob.storage.urls import is_url
 from lorajob.worker.queues import LANES
@@ -174,7 +176,7 @@ class Records:
     def touch(
         self,
         claim: Claim,
-        progress: dict[str, Any] | None = None,
+        progress: Progress | None = None,
         lease_seconds: float = 0,
     ) -> Heard:
         """Write progress and renew the lease, where given; hear whether to go on.
@@ -183,15 +185,15 @@ class Records:
         `checkpoint` is newer than the last one ends a row of losses; an older one, from which the
         stage had to go on, is the last one from then on.
         """
-        text = json.dumps(progress) if progress is not None else ""
-        saved = (progress or {}).get("checkpoint")
+        text = "" if progress is None else json.dumps(progress.model_dump(mode="json"))
+        saved = None if progress is None else progress.checkpoint
         checkpoint = "" if saved is None else saved
         answer = self._by_owner("touch", claim, text, checkpoint, lease_seconds)
         return cast(Heard, answer)
 
-    def commit(self, claim: Claim, result: dict[str, Any]) -> Settled:
+    def commit(self, claim: Claim, result: StageResult) -> Settled:
         """The stage succeeded; the next is queued. `stopped`: it did, but the job is cancelled."""
-        return self._end(claim, "succeeded", json.dumps(result, ensure_ascii=False))
+        return self._end(claim, "succeeded", json.dumps(result.as_json(), ensure_ascii=False))
 
     def fail(self, claim: Claim, message: str) -> bool:
         """The stage failed, and the job with it. False where the claim was lost."""

@@ -3,12 +3,12 @@
 `JobRecord.standing` and `Records.standings` give it; who lists, counts or sends jobs asks it.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from lorajob.job.jobdir import STAGES
+from lorajob.job.results import Scores, StageResult
 from lorajob.worker.queues import QUEUES
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled", "rejected"]
@@ -33,7 +33,7 @@ class Standing:
     stage_state: str | None
     worker: str | None  # that runs the stage, or ran it last
     memory_gb: int  # of the smallest card that holds the stage; 0 for any, and on a CPU
-    wer: dict[str, float]  # percent on the test clips, of `base` and `tuned`, once evaluated
+    scores: Mapping[str, Scores]  # on the test clips, of base and tuned, once evaluated
 
     @property
     def over(self) -> bool:
@@ -67,7 +67,7 @@ def standing(
     memory_class: int | None,
     states: Mapping[str, str | None],
     workers: Mapping[str, str | None],
-    wer: dict[str, float],
+    scores: Mapping[str, Scores],
 ) -> Standing:
     """The standing of a job whose stages have these states and workers."""
     stage = next(iter(missing_stages(states)), None)
@@ -79,7 +79,7 @@ def standing(
         None if stage is None else states[stage],
         None if stage is None else workers[stage],
         (memory_class or 0) if needs_card else 0,
-        wer,
+        scores,
     )
 
 
@@ -90,12 +90,11 @@ def standing_of(values: Sequence[str | None]) -> Standing | None:
         return None
     states = dict(zip(STAGES, rest[: len(STAGES)], strict=True))
     workers = dict(zip(STAGES, rest[len(STAGES) :], strict=True))
-    return standing(language, state, int(memory_class or 0), states, workers, _wer(evaluated))
+    return standing(language, state, int(memory_class or 0), states, workers, _scores(evaluated))
 
 
-def _wer(evaluated: str | None) -> dict[str, float]:
+def _scores(evaluated: str | None) -> dict[str, Scores]:
     try:
-        result: dict[str, Any] = json.loads(evaluated or "{}")
-        return {name: float(result[name]["wer"]) for name in ("base", "tuned") if name in result}
-    except (ValueError, TypeError, KeyError):
+        return StageResult.model_validate_json(evaluated or "{}").scores
+    except ValueError:  # a damaged record is another's to report
         return {}

@@ -105,7 +105,8 @@ class Said:
         event.pop("stage", None)
         with self.lock:
             if kind == "progress":
-                self.progress, self.heard_at, self.stepped = event, time.monotonic(), True
+                self.progress = Progress.model_validate(event)
+                self.heard_at, self.stepped = time.monotonic(), True
             elif kind == "error":
                 self.error = event
 
