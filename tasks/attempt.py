@@ -116,7 +116,7 @@ def observed(record: JobRecord, claim: Claim, worker: str, settings: Settings) -
     else:
         tallies.waited(redis, QUEUES[stage], began - tallies.waiting_since(record, stage))
     seen = Attempt()
-    with logs.bound(job=claim.job_id, stage=stage, attempt=claim.fence, worker=worker):
+    with logs.bound(job=claim.job_id, stage=stage, attempt=claim.attempt, worker=worker):
         try:
             yield seen
         finally:
@@ -126,8 +126,13 @@ def observed(record: JobRecord, claim: Claim, worker: str, settings: Settings) -
 
 
 def outcome_name(outcome: Outcome | None) -> str:
-    """One word: committed, crashed, a kind of error, or why it was stopped."""
+    """The metrics' label: committed, crashed, a kind of error, or why the attempt was stopped.
+
+    `lost` stands for what is retried and for what is superseded, as in metrics kept for long.
+    """
     match outcome:
+        case Failed(kind="retryable" | "superseded") | Stopped(reason="superseded"):
+            return "lost"
         case Committed():
             return "committed"
         case Failed(kind=kind):

@@ -13,7 +13,7 @@ from lorajob.job.results import Scores, StageResult
 from lorajob.languages import find_language
 from lorajob.storage.urls import public
 from lorajob.worker.queues import class_of, queue_name
-from lorajob.worker.records.batches import Batch
+from lorajob.worker.records.batches import JobBatch
 from lorajob.worker.records.record import JobRecord
 
 Description = dict[str, object]  # goes out as JSON
@@ -126,7 +126,7 @@ def state_of(records: Sequence[JobRecord], unknown: int = 0) -> str:
 
 
 def describe_batch(
-    batch: Batch, records: Sequence[JobRecord], waits_for: Mapping[str, object]
+    batch: JobBatch, records: Sequence[JobRecord], waits_for: Mapping[str, object]
 ) -> Description:
     """What `lorajob status BATCH --json` prints: a contract for scripts."""
     return {
@@ -143,7 +143,7 @@ def describe_batch(
 def describe(record: JobRecord, waits_for: object = None) -> Description:
     """What `lorajob status JOB --json` prints: a contract for scripts."""
     stages = {
-        name: stage.model_dump(mode="json", exclude={"fence", "owner", "lease"})
+        name: stage.model_dump(mode="json", exclude={"attempt", "owner", "lease"})
         for name, stage in record.stages.items()
     }
     return {

@@ -14,7 +14,7 @@ from lorajob.job.jobdir import STAGES
 from lorajob.job.report import Progress
 from lorajob.worker.connect import connect
 from lorajob.worker.heartbeats import Heartbeat
-from lorajob.worker.records.batches import Batch, Batches
+from lorajob.worker.records.batches import Batches, JobBatch
 from lorajob.worker.records.record import StageRecord
 from lorajob.worker.records.records import Claim, Records
 from lorajob.worker.settings import Settings
@@ -186,7 +186,7 @@ def test_a_batch_with_jobs_that_were_never_queued_has_not_succeeded(
     ids = [f"hi-0000000{number}" for number in range(3)]
     batch = "batch-0000000a"
     with connect(redis_server) as redis:
-        Batches(redis).create(Batch(id=batch, created_at=1.0, jobs=tuple(ids)))
+        Batches(redis).create(JobBatch(id=batch, created_at=1.0, jobs=tuple(ids)))
     for job_id in ids[:2]:  # then its submission was cut short
         records.create(succeeded_record(jobs, job_id))
     told = json.loads(run("status", batch, "--json", env=env).stdout)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from lorajob.errors import AttemptLost, StageError
+from lorajob.errors import AttemptSuperseded, StageError
 from lorajob.job.jobdir import MANIFEST, JobDir, write_json
 from lorajob.job.results import StageResult
 
@@ -40,7 +40,7 @@ def test_a_folder_made_anew_after_a_later_attempt_began_is_not_committed(tmp_pat
     (first / "model").touch()
     second = job.new_attempt("convert", 2)
     write_json(first / "parity.json", {})  # makes the folder again
-    with pytest.raises(AttemptLost, match="a later attempt has taken over"):
+    with pytest.raises(AttemptSuperseded, match="a later attempt has taken over"):
         job.commit("convert", first, StageResult(attempt=1))
     assert job.result("convert") is None
     assert job.commit("convert", second, StageResult(attempt=2)) == StageResult(attempt=2)

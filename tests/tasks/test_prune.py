@@ -24,7 +24,7 @@ from lorajob.worker.artifacts.stored_stage import run_stored
 from lorajob.worker.artifacts.transfer import Errand
 from lorajob.worker.artifacts.workplace import in_use, make_room
 from lorajob.worker.connect import connect
-from lorajob.worker.records.batches import Batch, Batches
+from lorajob.worker.records.batches import Batches, JobBatch
 from lorajob.worker.records.record import JobRecord, new_stages
 from lorajob.worker.records.records import Claim, Records
 from lorajob.worker.settings import Settings
@@ -267,7 +267,7 @@ def test_an_age_without_a_unit_is_refused(text):
 
 def test_a_batch_that_is_there_is_not_made_twice(jobs):
     batches = Batches(jobs.redis)
-    batch = Batch(id="batch-2", created_at=1.0, jobs=("a", "b"))
+    batch = JobBatch(id="batch-2", created_at=1.0, jobs=("a", "b"))
     assert batches.create(batch) == batch
     assert batches.create(batch.model_copy(update={"jobs": ("c",)})) == batch
     assert batches.newest() == [batch]
@@ -276,7 +276,7 @@ def test_a_batch_that_is_there_is_not_made_twice(jobs):
 def test_jobs_leave_a_batch_and_come_back_to_it_at_the_same_time(jobs):
     batches = Batches(jobs.redis)
     old, back = [[f"{name}-{number}" for number in range(60)] for name in ("old", "back")]
-    batches.create(Batch(id="batch-1", created_at=1.0, jobs=tuple(old)))
+    batches.create(JobBatch(id="batch-1", created_at=1.0, jobs=tuple(old)))
     records = [make(jobs, job_id, 40, 50) for job_id in back]
     for job_id in back:
         batches.remove(job_id, "batch-1")

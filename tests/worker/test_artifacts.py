@@ -113,7 +113,7 @@ def test_a_transfer_keeps_the_lease_and_waits_for_a_store_that_is_away():
     assert len(tries) == 3 and len(heard) >= 5
 
 
-@pytest.mark.parametrize("reason", ["lost", "cancelled", "shutdown"])
+@pytest.mark.parametrize("reason", ["superseded", "cancelled", "shutdown"])
 def test_a_transfer_stops_when_its_stage_must(reason: str):
     def endless(check):
         while True:

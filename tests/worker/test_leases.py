@@ -8,7 +8,7 @@ from redis.exceptions import ResponseError
 
 from lorajob.job.report import Progress
 from lorajob.job.results import StageResult
-from lorajob.worker.connect import patiently
+from lorajob.worker.connect import retry_redis
 from lorajob.worker.records.record import EndedAttempt
 from lorajob.worker.records.records import QUEUED, RUNNING, Claim, Refusal
 from tests.support.records import LEASE, LOSSES, claim, create, finish
@@ -84,8 +84,8 @@ def test_an_owner_that_finished_meanwhile_commits_what_nobody_else_has_taken(rec
 def test_an_owner_that_gave_its_stage_back_cannot_revive_it(records, job):
     held = claim(records, job)
     records.release(held, "its worker was told to stop")
-    assert records.touch(held, lease_seconds=LEASE) == "lost"
-    assert records.commit(held, StageResult()) == "lost"
+    assert records.touch(held, lease_seconds=LEASE) == "superseded"
+    assert records.commit(held, StageResult()) == "superseded"
 
 
 def test_a_stage_lost_too_often_in_a_row_fails_its_job_with_the_last_reason(records, job):
@@ -115,7 +115,7 @@ def test_a_new_checkpoint_ends_a_row_of_losses_and_an_old_one_does_not(records, 
     def train(checkpoint):
         held = claim(records, job, "train")
         records.touch(held, Progress(step=checkpoint + 1, checkpoint=checkpoint))
-        return records.lose(held, "stage train was ended by SIGKILL", LOSSES)
+        return records.fail_retryable(held, "stage train was ended by SIGKILL", LOSSES)
 
     assert [train(step) for step in (10, 20, 30, 40)] == ["queued"] * 4
     assert train(0) == "queued"  # begun anew: its checkpoints are of no use any more
@@ -126,15 +126,19 @@ def test_a_new_checkpoint_ends_a_row_of_losses_and_an_old_one_does_not(records, 
 def test_a_loss_is_told_by_its_owner_alone(records, job):
     stale = claim(records, job, lease=0)
     fresh = claim(records, job)
-    assert records.lose(stale, "late", LOSSES) == "lost"
-    assert records.lose(fresh, "stage preprocess was ended by SIGSEGV", LOSSES) == "queued"
+    assert records.fail_retryable(stale, "late", LOSSES) == "superseded"
+    assert (
+        records.fail_retryable(fresh, "stage preprocess was ended by SIGSEGV", LOSSES) == "queued"
+    )
     assert reasons(records, job)[-1] == "stage preprocess was ended by SIGSEGV"
 
 
 def test_a_lost_attempt_of_a_cancelled_job_is_not_tried_again(records, job):
     held = claim(records, job)
     records.cancel(job.id)
-    assert records.lose(held, "stage preprocess was ended by SIGKILL", LOSSES) == "cancelled"
+    assert (
+        records.fail_retryable(held, "stage preprocess was ended by SIGKILL", LOSSES) == "cancelled"
+    )
     assert records.load(job.id).state == "cancelled"
     assert records.retry(job.id) == "retried"
 
@@ -195,9 +199,9 @@ def test_the_list_of_attempts_stays_short(records, job):
 
 def test_an_attempt_made_by_hand_is_outnumbered(records, job):
     claimed = records.claim(job.id, "preprocess", "w", LEASE, LOSSES, known_attempt=7)
-    assert isinstance(claimed, Claim) and claimed.fence == 8
+    assert isinstance(claimed, Claim) and claimed.attempt == 8
     records.release(claimed, "its worker was told to stop")
-    assert claim(records, job).fence == 9
+    assert claim(records, job).attempt == 9
 
 
 def test_a_redis_without_room_takes_a_commit_and_delays_a_claim(records, job, redis, caplog):
@@ -212,7 +216,7 @@ def test_a_redis_without_room_takes_a_commit_and_delays_a_claim(records, job, re
         assert records.commit(held, StageResult(answer=42)) == "settled"
         room.start()
         assert isinstance(
-            patiently(lambda: records.claim(job.id, "train", "w", LEASE, LOSSES)), Claim
+            retry_redis(lambda: records.claim(job.id, "train", "w", LEASE, LOSSES)), Claim
         )
         room.join()
     finally:
@@ -222,4 +226,4 @@ def test_a_redis_without_room_takes_a_commit_and_delays_a_claim(records, job, re
 def test_a_mistake_of_ours_is_not_asked_again(redis):
     redis.set("lorajob:text", "x")
     with pytest.raises(ResponseError, match="WRONGTYPE"):
-        patiently(lambda: redis.hget("lorajob:text", "field"))
+        retry_redis(lambda: redis.hget("lorajob:text", "field"))

@@ -93,9 +93,9 @@ def test_a_stage_before_its_turn_or_after_its_end_is_refused(records, job):
 def test_a_lease_that_ran_out_is_taken_over_and_the_first_owner_refused(records, job):
     stale = claim(records, job, lease=0)
     fresh = claim(records, job)
-    assert fresh.fence == stale.fence + 1
-    assert records.touch(stale, Progress(step=1), LEASE) == "lost"
-    assert records.commit(stale, RESULT) == "lost"
+    assert fresh.attempt == stale.attempt + 1
+    assert records.touch(stale, Progress(step=1), LEASE) == "superseded"
+    assert records.commit(stale, RESULT) == "superseded"
     assert not records.fail(stale, "late") and not records.release(stale, "late")
     assert records.touch(fresh, Progress(step=2)) == "held"
     assert records.load(job.id).stages["preprocess"].progress == Progress(step=2)
@@ -140,7 +140,7 @@ def test_a_failed_stage_fails_its_job_and_a_retry_goes_on_from_it(records, job):
         "waiting",
         "waiting",
     ]
-    assert claim(records, job, "train").fence == held.fence + 1
+    assert claim(records, job, "train").attempt == held.attempt + 1
     assert records.load(job.id).stages["train"].attempts == 2
 
 
@@ -194,7 +194,7 @@ def test_a_cancelled_job_whose_worker_died_ends_too(records, job, order):
 def test_a_released_stage_is_queued_again(records, job):
     assert records.release(claim(records, job), "its worker stops")
     assert records.load(job.id).stages["preprocess"].state == "queued"
-    assert claim(records, job).fence == 2
+    assert claim(records, job).attempt == 2
 
 
 def test_a_released_stage_of_a_cancelled_job_is_cancelled(records, job):

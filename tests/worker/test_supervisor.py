@@ -77,7 +77,7 @@ def test_a_stage_that_ignores_the_signal_is_killed_with_its_children_after_the_g
 
 
 def test_a_stage_whose_claim_is_lost_is_killed_at_once(job):
-    assert run("stubborn", job, Watch("lost"), grace_seconds=600) == Stopped("lost")
+    assert run("stubborn", job, Watch("superseded"), grace_seconds=600) == Stopped("superseded")
 
 
 def test_a_stage_that_reports_no_step_for_too_long_is_stopped(job):

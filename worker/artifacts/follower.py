@@ -74,7 +74,7 @@ class Follower:
         path = self._stored.job.log_path(self._claim.stage)
         size = path.stat().st_size if path.is_file() else 0
         if size > self._log_pushed:
-            self._stored.push_log(self._claim.stage, self._claim.fence, self._log_start)
+            self._stored.push_log(self._claim.stage, self._claim.attempt, self._log_start)
             self._log_pushed = size
 
     def __enter__(self) -> "Follower":

@@ -129,7 +129,7 @@ class JobStore:
         self.fetch_spec()
         for earlier in STAGES[: STAGES.index(stage)]:
             needed = NEEDS[stage].get(earlier, ())
-            self.fetch_stage(earlier, record.stages[earlier].fence, needed, check)
+            self.fetch_stage(earlier, record.stages[earlier].attempt, needed, check)
 
     def read_spec(self) -> bytes:
         """The spec in the store. Raises GoneError without one, as for a job that was pruned: the

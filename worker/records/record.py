@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lorajob.errors import RecordError
 from lorajob.job.jobdir import STAGES, JobDir, write_json
@@ -36,27 +36,27 @@ class EndedAttempt(BaseModel):
     started_at: float
     ended_at: float
     step: int | None = None  # the last that was reported
-    why: str  # succeeded, cancelled, failed: ..., or how it was lost
+    why: str  # succeeded, cancelled, failed: ..., or why it is retried
 
 
 class StageRecord(BaseModel):
     """One stage of a job. Times are seconds since the epoch, by Redis's clock."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, validate_by_name=True, serialize_by_alias=True)
 
     state: StageState = "waiting"  # waiting: an earlier stage comes first
-    attempts: int = 0
+    attempts: int = 0  # how often it was claimed
     worker: str | None = None
     started_at: float | None = None
     finished_at: float | None = None
     progress: Progress | None = None
     result: StageResult | None = None
     error: str | None = None
-    fence: int = 0  # raised by every claim; also the number of the attempt
+    attempt: int = Field(0, alias="fence")  # number of the last: raised by every claim
     owner: str | None = None
     lease: float | None = None  # until when the owner may be taken to live
     checkpoint: int | None = None  # the newest step that was saved
-    losses: int = 0  # attempts in a row that were lost without a newer checkpoint
+    losses: int = 0  # attempts in a row that were to be retried, without a newer checkpoint
 
 
 class JobRecord(BaseModel):

@@ -2,8 +2,8 @@
 
 A record is one hash, never expiring; a sorted set by creation time lists them, newest first. Every
 change of state is one function of transitions.lua, so that two deliveries of the same message can
-never both run a stage: who claims it raises its fence and leaves a random owner token, and whoever
-comes with another fence or owner is refused.
+never both run a stage: a claim takes the next number of an attempt and leaves a random owner token;
+a caller with another number or owner is refused.
 """
 
 import json
@@ -31,9 +31,9 @@ INDEX = "lorajob:jobs"
 QUEUED = "lorajob:queued"  # the jobs that wait, by the time since when
 RUNNING = "lorajob:running"  # the jobs that run, by the end of their lease
 PAGE = 500  # records read at a time
-Settled = Literal["settled", "stopped", "lost"]
-Heard = Literal["held", "cancelled", "lost", "forgotten"]
-Lost = Literal["queued", "cancelled", "failed", "lost"]
+Settled = Literal["settled", "stopped", "superseded"]
+Heard = Literal["held", "cancelled", "superseded", "forgotten"]
+Requeued = Literal["queued", "cancelled", "failed", "superseded"]
 Expired = Literal["queued", "cancelled", "failed", "held"]
 
 logger = logging.getLogger(__name__)
@@ -41,11 +41,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to run one stage, until a later claim raises the fence."""
+    """The right to run one stage, until a later claim supersedes it."""
 
     job_id: str
     stage: str
-    fence: int
+    attempt: int  # its number: higher than that of every earlier claim of the stage
     owner: str
 
 
@@ -84,11 +84,11 @@ class Records:
     def forget(self, job_id: str) -> bool:
         """As `delete`, for a job that is over; False, and nothing, for any other."""
         with self._redis.pipeline(transaction=True) as pipe:
-            pipe.watch(_key(job_id))  # type: ignore[no-untyped-call]  # redis-py has no types for it
-            if cast("str | None", pipe.hget(_key(job_id), "state")) not in ENDED:
+            pipe.watch(_record_key(job_id))  # type: ignore[no-untyped-call]  # redis-py has no types for it
+            if cast("str | None", pipe.hget(_record_key(job_id), "state")) not in ENDED:
                 return False
             pipe.multi()
-            pipe.delete(_key(job_id))
+            pipe.delete(_record_key(job_id))
             pipe.zrem(INDEX, job_id)
             try:
                 pipe.execute()
@@ -98,14 +98,14 @@ class Records:
 
     def load(self, job_id: str) -> JobRecord:
         """Raises JobNotFoundError."""
-        fields = cast("dict[str, str]", self._redis.hgetall(_key(job_id)))
+        fields = cast("dict[str, str]", self._redis.hgetall(_record_key(job_id)))
         if not fields:
             raise _unknown(job_id)
         return JobRecord.from_hash(fields)
 
     def known(self, job_id: str) -> bool:
         """Whether there is a record of that id."""
-        return bool(self._redis.exists(_key(job_id)))
+        return bool(self._redis.exists(_record_key(job_id)))
 
     def ids(self) -> list[str]:
         """The ids of all jobs, newest first."""
@@ -122,7 +122,7 @@ class Records:
         for start in range(0, len(ids), PAGE):
             with self._redis.pipeline(transaction=False) as pipe:
                 for job_id in ids[start : start + PAGE]:
-                    pipe.hgetall(_key(job_id))
+                    pipe.hgetall(_record_key(job_id))
                 found += [fields for fields in pipe.execute() if fields]
         records = []
         for fields in found:
@@ -139,7 +139,7 @@ class Records:
             page = ids[start : start + PAGE]
             with self._redis.pipeline(transaction=False) as pipe:
                 for job_id in page:
-                    pipe.hmget(_key(job_id), FIELDS)
+                    pipe.hmget(_record_key(job_id), FIELDS)
                 answers = cast("list[list[str | None]]", pipe.execute())
             for job_id, values in zip(page, answers, strict=True):
                 if (at := standing_of(values)) is not None:
@@ -196,7 +196,7 @@ class Records:
         return self._end(claim, "succeeded", json.dumps(result.as_json(), ensure_ascii=False))
 
     def fail(self, claim: Claim, message: str) -> bool:
-        """The stage failed, and the job with it. False where the claim was lost."""
+        """The stage failed, and the job with it. False if the claim is superseded."""
         return self._end(claim, "failed", message) == "settled"
 
     def cancelled(self, claim: Claim) -> bool:
@@ -207,18 +207,21 @@ class Records:
         """Give a stage back unfinished: it is queued again (or cancelled, where asked for)."""
         return self._end(claim, "queued", why) == "settled"
 
-    def lose(self, claim: Claim, why: str, max_losses: int, memory_class: int = 0) -> Lost:
+    def fail_retryable(
+        self, claim: Claim, why: str, max_losses: int, memory_class: int = 0
+    ) -> Requeued:
         """The attempt ended through no fault of the job's: its stage is queued again, or has failed
-        where this makes `max_losses` in a row without a new checkpoint. `lost`: another has it.
+        where this makes `max_losses` in a row without a new checkpoint. `superseded`: a later
+        claim has it.
         The job waits for a card of `memory_class` GB from now on, if that is more than it did.
         """
-        answer = self._by_owner("lose", claim, why, max_losses, memory_class)
-        if answer != "lost":
+        answer = self._by_owner("fail_retryable", claim, why, max_losses, memory_class)
+        if answer != "superseded":
             self.mirror(claim.job_id)
-        return cast(Lost, answer)
+        return cast(Requeued, answer)
 
     def expire(self, job_id: str, max_losses: int) -> Expired:
-        """As `lose`, for a job whose lease ran out; `held` where it did not."""
+        """As `fail_retryable`, for a job whose lease ran out; `held` where it did not."""
         answer = self._run("expire", job_id, max_losses, *STAGES)
         if answer != "held":
             self.mirror(job_id)
@@ -273,7 +276,7 @@ class Records:
         later = STAGES[STAGES.index(claim.stage) + 1 :]
         following = later[0] if later else ""
         answer = self._by_owner("settle", claim, following, state, payload)
-        if answer != "lost":
+        if answer != "superseded":
             self.mirror(claim.job_id)
         return cast(Settled, answer)
 
@@ -286,16 +289,16 @@ class Records:
 
     def _by_owner(self, transition: str, claim: Claim, *args: str | float) -> Any:
         """A transition that Redis refuses once another claim has the stage."""
-        return self._run(transition, claim.job_id, claim.stage, claim.fence, claim.owner, *args)
+        return self._run(transition, claim.job_id, claim.stage, claim.attempt, claim.owner, *args)
 
     def _run(self, transition: str, job_id: str, *args: str | float) -> Any:
         """One of transitions.lua; without a job for `due`."""
         keys = [QUEUED, RUNNING, INDEX, notices.KEY, notices.WANTED]
-        keys += [_key(job_id)] if job_id else []
+        keys += [_record_key(job_id)] if job_id else []
         return self._script(keys, [transition, job_id, *args])
 
 
-def _key(job_id: str) -> str:
+def _record_key(job_id: str) -> str:
     return f"lorajob:job:{job_id}"
 
 

@@ -218,10 +218,10 @@ end
 
 -- The owner tells how far it is and renews its lease. `progress`: JSON or ''; `checkpoint`: the
 -- step it holds or ''; `seconds`: of the lease, '0' to leave it
--- -> held, cancelled, lost, or forgotten if there is no record any more
+-- -> held, cancelled, superseded, or forgotten if there is no record any more
 function transitions.touch(stage, fence, owner, progress, checkpoint, seconds)
     if not get('state') then return 'forgotten' end
-    if not runs(stage, fence, owner) then return 'lost' end
+    if not runs(stage, fence, owner) then return 'superseded' end
     if progress ~= '' then set(stage .. '.progress', progress) end
     local newest, saved = tonumber(get(stage .. '.checkpoint') or '0'), tonumber(checkpoint)
     if saved and saved > newest then set(stage .. '.losses', 0) end
@@ -234,16 +234,16 @@ end
 
 -- The owner ends its attempt. `following`: the next stage or ''; `state`: the stage's new one;
 -- `payload`: JSON of the result, the error, or why the stage is given back
--- -> settled, stopped or lost
+-- -> settled, stopped or superseded
 function transitions.settle(stage, fence, owner, following, state, payload)
-    if not holds(stage, fence, owner) then return 'lost' end
+    if not holds(stage, fence, owner) then return 'superseded' end
     local cancelled = get('cancel_requested') == '1'
     if get(stage .. '.state') == state and not get(stage .. '.expired') then
         -- asked again: no answer came
         if state == 'succeeded' and get('state') == 'cancelled' then return 'stopped' end
         return 'settled'
     end
-    if not runs(stage, fence, owner) then return 'lost' end
+    if not runs(stage, fence, owner) then return 'superseded' end
     forget(stage, 'lease')
     if state == 'queued' then
         end_attempt(stage, payload)
@@ -281,14 +281,14 @@ function transitions.settle(stage, fence, owner, following, state, payload)
     return 'settled'
 end
 
--- The owner's attempt failed through no fault of the job's. `class`: of memory from now on, or 0
--- -> queued, cancelled, failed or lost
-function transitions.lose(stage, fence, owner, why, limit, class)
+-- The owner's attempt failed, and another may succeed: the fault is not the job's. `class`: of memory from now on, or 0
+-- -> queued, cancelled, failed or superseded
+function transitions.fail_retryable(stage, fence, owner, why, limit, class)
     local state = get(stage .. '.state')
     if holds(stage, fence, owner) and state ~= 'running' and not get(stage .. '.expired') then
         return state  -- asked again: no answer came
     end
-    if not runs(stage, fence, owner) then return 'lost' end
+    if not runs(stage, fence, owner) then return 'superseded' end
     move_up(tonumber(class))
     return requeue(stage, why, limit)
 end

@@ -7,8 +7,9 @@ from typing import Literal
 from lorajob.job.report import Progress as Progress
 from lorajob.job.results import StageResult
 
-# lost: another attempt has the stage; forgotten: Redis lost its record; stalled: no step for long
-StopReason = Literal["cancelled", "shutdown", "lost", "forgotten", "stalled"]
+# superseded: a later claim has the stage; forgotten: Redis has no record of the job any more;
+# stalled: no step for long
+StopReason = Literal["cancelled", "shutdown", "superseded", "forgotten", "stalled"]
 Watch = Callable[[Progress | None], StopReason | None]
 
 

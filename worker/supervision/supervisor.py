@@ -67,8 +67,8 @@ class Child:
         os.killpg(self.process.pid, number)
 
     def stop(self, reason: StopReason, grace_seconds: float) -> None:
-        """Ask once for the end and set the time when it is forced; a lost claim has none."""
-        if reason == "lost":
+        """Ask once for the end and set the time when it is forced; a superseded claim has none."""
+        if reason == "superseded":
             self.stop_reason, self.kill_at = reason, time.monotonic()
         elif self.stop_reason is None:
             self.stop_reason, self.kill_at = reason, time.monotonic() + grace_seconds
@@ -127,9 +127,9 @@ def supervise(
     """Run a stage to its end.
 
     `watch` gets new progress, or None, about every `watch_seconds` and says whether to stop and
-    why: SIGTERM first and SIGKILL after `grace_seconds`, or SIGKILL at once where the claim is
-    lost. A stage that reports no step for `stall_seconds`, four times as long before its first, is
-    stopped as well.
+    why: SIGTERM first and SIGKILL after `grace_seconds`, or SIGKILL at once if the claim is
+    superseded. A stage that reports no step for `stall_seconds`, four times as long before its
+    first, is stopped as well.
     The child's standard error goes to log/STAGE.log, framed by a line at the start and the end.
     """
     path = job.log_path(stage)

@@ -17,7 +17,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorajob.errors import AttemptLost, StageError
+from lorajob.errors import AttemptSuperseded, StageError
 from lorajob.job.results import StageResult
 
 STAGES = ("preprocess", "train", "evaluate", "convert")
@@ -99,7 +99,7 @@ class JobDir:
         """Make an attempt's folder the stage's: fsync, manifest, one rename. Returns the result.
 
         The first commit wins. A later one is discarded, and the result that stands is returned.
-        Raises AttemptLost where a later attempt has removed the folder, were it made anew since.
+        Raises AttemptSuperseded if a later attempt removed the folder, even if it was made anew.
         """
         try:
             (attempt_dir / MARK).unlink()
@@ -107,7 +107,7 @@ class JobDir:
             shutil.rmtree(attempt_dir, ignore_errors=True)
             if (standing := self.result(stage)) is not None:
                 return standing
-            raise AttemptLost(f"{attempt_dir}: a later attempt has taken over") from None
+            raise AttemptSuperseded(f"{attempt_dir}: a later attempt has taken over") from None
         files = hash_files(attempt_dir)
         manifest = {"stage": stage, "files": files, "result": result.as_json()}
         write_json(attempt_dir / MANIFEST, manifest)
