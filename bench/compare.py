@@ -113,11 +113,12 @@ def run_ours(
             _run([sys.executable, "-m", "lorajob.stage", stage, str(job.root)])
     read, scores = job.result("preprocess"), job.result("evaluate")
     assert read is not None and scores is not None
-    took |= {"bytes": read["bytes"], "wer": scores["tuned"]["wer"], "cer": scores["tuned"]["cer"]}
-    took |= {"train_clips": read["train_clips"], "test_clips": read["test_clips"]}
+    assert scores.base is not None and scores.tuned is not None
+    took |= {"wer": scores.tuned.wer, "cer": scores.tuned.cer}
+    took |= {name: read.as_json()[name] for name in ("bytes", "train_clips", "test_clips")}
     foretold = job.stage_dir("train") / "forecast.json"  # none of a short training
     took["foretold"] = json.loads(foretold.read_text("utf-8")) if foretold.exists() else None
-    return job, took | {"base": scores["base"]}
+    return job, took | {"base": scores.base.model_dump()}
 
 
 def evaluate_again(job: JobDir, took: dict[str, Any]) -> None:

@@ -56,7 +56,8 @@ def main() -> int:
 def _of_training(job: JobDir) -> dict[str, Any]:
     """What a training says of itself."""
     folder = job.stage_dir("train")
-    result = job.result("train") or {}
+    found = job.result("train")
+    result = {} if found is None else found.as_json()
     spec = JobSpec.load(job.spec_path)
     lines = (folder / "history.jsonl").read_text("utf-8").splitlines()
     return {

@@ -25,6 +25,7 @@ from redis.exceptions import RedisError
 
 from lorajob.errors import ServiceError
 from lorajob.job.jobdir import STAGES
+from lorajob.job.results import StageResult
 from lorajob.spec import JobSpec
 from lorajob.tasks.batches import submit_batch
 from lorajob.tasks.describe import summary
@@ -108,7 +109,7 @@ def _keep_results(settings: Settings, job_id: str) -> None:
             hostname="gpu-1a2b3c@machine-17", delivery_info={"routing_key": "gpu.3"},
             children=[app.AsyncResult(str(uuid4()))] if stage != STAGES[-1] else [],
         )  # fmt: skip
-        result = summary(stage, RESULTS[stage])
+        result = summary(stage, StageResult.model_validate(RESULTS[stage]))
         app.backend.store_result(str(uuid4()), result, "SUCCESS", request=request)
 
 

@@ -179,8 +179,9 @@ def _show_end(commands: Commands, folder: Path, seconds: float) -> None:
     from lorajob.cli.format import duration
     from lorajob.job.jobdir import JobDir
 
-    result = JobDir(folder).result("convert") or {}
-    click.echo(f"The model, for faster-whisper: {folder / result['model']}")
+    result = JobDir(folder).result("convert")
+    model = result.model if result is not None and result.model is not None else "convert"
+    click.echo(f"The model, for faster-whisper: {folder / model}")
     click.echo(f"Took {duration(seconds)}; all files of the demo lie in {commands.home}")
 
 

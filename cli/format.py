@@ -1,11 +1,12 @@
 """Jobs, stages and error rates as a person reads them: words and rich tables."""
 
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from lorajob.job.report import Progress
     from lorajob.worker.records.record import JobRecord, StageRecord
 
 PIPE_WIDTH = 140  # columns of a table that no terminal bounds
@@ -33,15 +34,15 @@ def duration(seconds: float) -> str:
     return f"{days} d {hours % 24} h"
 
 
-def progress_words(progress: dict[str, Any] | None) -> str:
+def progress_words(progress: "Progress | None") -> str:
     """`120/180, loss 1.93, eta 3 min` from a stage's last report; empty without one."""
-    if not progress or not progress.get("total"):
+    if progress is None or not progress.total:
         return ""
-    words = [f"{progress['step']}/{progress['total']}"]
-    if progress.get("loss") is not None:
-        words.append(f"loss {progress['loss']:.3g}")
-    if progress.get("eta_seconds"):
-        words.append(f"eta {duration(progress['eta_seconds'])}")
+    words = [f"{progress.step}/{progress.total}"]
+    if progress.loss is not None:
+        words.append(f"loss {progress.loss:.3g}")
+    if progress.eta_seconds:
+        words.append(f"eta {duration(progress.eta_seconds)}")
     return ", ".join(words)
 
 
@@ -52,9 +53,8 @@ def metrics_table(record: "JobRecord") -> "Table | None":
     table = Table("", box=None, pad_edge=False)
     for heading in ("WER %", "CER %", "clips"):
         table.add_column(heading, justify="right")
-    for name, scores in _scores(record).items():
-        rates = (f"{scores['wer']:.1f}", f"{scores['cer']:.1f}")
-        table.add_row(name, *rates, str(scores.get("clips", "")))
+    for name, scores in record.scores.items():
+        table.add_row(name, f"{scores.wer:.1f}", f"{scores.cer:.1f}", str(scores.clips))
     return table if table.row_count else None
 
 
@@ -110,34 +110,24 @@ def attempts_table(record: "JobRecord") -> "Table | None":
 
 def current_stage(record: "JobRecord") -> tuple[str, str]:
     """The stage that a job is at, with its progress; the last one of a finished job."""
-    for name, stage in record.stages.items():
-        if stage.state != "succeeded":
-            return name, progress_words(stage.progress) if stage.state == "running" else ""
-    return "", ""
+    at = record.standing
+    if at.stage is None:
+        return "", ""
+    running = at.stage_state == "running"
+    return at.stage, progress_words(record.stages[at.stage].progress) if running else ""
 
 
 def state_of_work(record: "JobRecord") -> str:
     """The state, for people: `waiting` between two stages, while no worker has taken the next."""
-    stage = record.stages[record.missing[0]] if record.missing else None
-    if record.state == "running" and stage is not None and stage.state == "queued":
-        return "waiting"
-    return record.state
-
-
-def _scores(record: "JobRecord") -> dict[str, dict[str, Any]]:
-    """base, tuned and converted, each as its stage measured it; only what is known."""
-    evaluated = record.stages["evaluate"].result or {}
-    converted = record.stages["convert"].result or {}
-    found = {name: (evaluated | converted).get(name) for name in ("base", "tuned", "converted")}
-    return {name: scores for name, scores in found.items() if scores}
+    return "waiting" if record.state == "running" and record.standing.waits else record.state
 
 
 def gain(record: "JobRecord") -> str:
     """`115.4 -> 53.7`, once it is known."""
-    scores = _scores(record)
-    if "tuned" not in scores:
+    scores = record.scores
+    if "base" not in scores or "tuned" not in scores:
         return ""
-    return f"{scores['base']['wer']:.1f} -> {scores['tuned']['wer']:.1f}"
+    return f"{scores['base'].wer:.1f} -> {scores['tuned'].wer:.1f}"
 
 
 def coloured(state: str) -> str:

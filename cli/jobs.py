@@ -15,7 +15,7 @@ from lorajob.cli.errors import say_error
 if TYPE_CHECKING:
     from lorajob.tasks.jobs import Jobs
     from lorajob.tasks.prune import Keep
-    from lorajob.worker.records.batches import Batch
+    from lorajob.worker.records.batches import JobBatch
     from lorajob.worker.records.record import JobRecord
 
 
@@ -145,7 +145,7 @@ def show_batch(jobs: "Jobs", batch_id: str, as_json: bool) -> None:
     _errors(records, sys.stdout)
 
 
-def summary(batch: "Batch", records: "Sequence[JobRecord]") -> str:
+def summary(batch: "JobBatch", records: "Sequence[JobRecord]") -> str:
     """`batch-1a2b3c4d: running; 12 jobs: 3 succeeded, 1 failed, 8 queued`."""
     from lorajob.cli.format import state_of_work
     from lorajob.tasks.describe import state_of

@@ -95,8 +95,7 @@ def _bars(stream: TextIO) -> "Progress":
 
 def _share(stage: "StageRecord") -> float:
     """How much of a stage is done, 0 to 1."""
-    progress = stage.progress or {}
-    return progress["step"] / progress["total"] if progress.get("total") else 0.0
+    return stage.progress.share if stage.progress is not None else 0.0
 
 
 def _described(stage: "StageRecord") -> str:

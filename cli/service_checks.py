@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from lorajob.cli.doctor_checks import GIB, Finding
 from lorajob.errors import ServiceError, UsageError
@@ -83,7 +83,7 @@ def check_service(settings: Settings) -> Iterator[Finding]:
         return
     try:
         with service_errors(settings), connect(settings) as redis:
-            info = cast("dict[str, Any]", redis.info())
+            info = cast("dict[str, object]", redis.info())
             workers = {queue: living(redis, queue) for queue in KINDS}
     except (ServiceError, UsageError) as error:
         yield _unreachable(settings, str(error))
@@ -107,7 +107,7 @@ def _unreachable(settings: Settings, text: str) -> Finding:
     return Finding("redis", "warn", text, "what was up has ended; `lorajob up` starts it anew")
 
 
-def _check_redis(url: str, info: dict[str, Any]) -> Iterator[Finding]:
+def _check_redis(url: str, info: dict[str, object]) -> Iterator[Finding]:
     """Version, append-only file and eviction, from the answer to INFO."""
     version = str(info["redis_version"])
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:

@@ -101,11 +101,10 @@ def done_share(record: "JobRecord") -> float:
     """How much of a job is done, 0 to 1; every stage counts the same."""
     done = 0.0
     for stage in record.stages.values():
-        progress = stage.progress or {}
         if stage.state == "succeeded":
             done += 1
-        elif stage.state == "running" and progress.get("total"):
-            done += min(1.0, progress["step"] / progress["total"])
+        elif stage.state == "running" and stage.progress is not None:
+            done += min(1.0, stage.progress.share)
     return done / len(record.stages)
 
 

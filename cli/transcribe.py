@@ -30,10 +30,10 @@ def transcribe(job: str, audio: tuple[Path, ...], as_json: bool) -> None:
 
     with job_folder(job, "convert") as folder:
         result = folder.result("convert")
-        if result is None:
+        if result is None or result.model is None:
             raise StageError(f"{job}: has no model yet; `lorajob status {job}` says how far it is")
         spec = JobSpec.load(folder.spec_path)
-        language, model = find_language(spec.language).token, folder.root / result["model"]
+        language, model = find_language(spec.language).token, folder.root / result.model
         for path, text in run(model, list(audio), language, spec.decodes_cut):
             if as_json:
                 click.echo(json.dumps({"audio": str(path), "text": text}, ensure_ascii=False))

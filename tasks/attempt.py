@@ -17,7 +17,7 @@ from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
 from lorajob import logs
-from lorajob.tasks.describe import progress_line, with_percent
+from lorajob.tasks.describe import progress_line, progress_meta
 from lorajob.worker.connect import connect
 from lorajob.worker.monitoring import tallies, traces
 from lorajob.worker.queues import QUEUES
@@ -48,7 +48,7 @@ class ProgressMirror:
     def __init__(self, task: Task, job_id: str, language: str, stage: str) -> None:
         self._app, self._request = task.app, task.request  # which another thread would not find
         self._job_id = job_id
-        self._meta = {"language": language, "stage": stage}
+        self._language, self._stage = language, stage
         self._latest: Progress | None = None
         self._changed = threading.Condition()
         self._ended = False
@@ -82,14 +82,18 @@ class ProgressMirror:
                 if self._ended:
                     return
                 progress, self._latest = self._latest, None
-            self._send(with_percent({**self._meta, **(progress or {})}))
+            if progress is not None:
+                self._send(progress)
 
-    def _send(self, meta: Progress) -> None:
+    def _send(self, progress: Progress) -> None:
+        told = self._language, self._stage, progress
         try:
             request = self._request
-            self._app.backend.store_result(request.id, meta, "PROGRESS", request=request)
+            self._app.backend.store_result(
+                request.id, progress_meta(*told), "PROGRESS", request=request
+            )
             with self._app.events.default_dispatcher(hostname=request.hostname) as events:
-                line = progress_line(meta)
+                line = progress_line(*told)
                 events.send("task-progress", uuid=request.id, retry=False, result=line)
         except (KombuError, RedisError, OSError) as error:
             logger.info("%s: progress was not shown: %s", self._job_id, error)
@@ -112,7 +116,7 @@ def observed(record: JobRecord, claim: Claim, worker: str, settings: Settings) -
     else:
         tallies.waited(redis, QUEUES[stage], began - tallies.waiting_since(record, stage))
     seen = Attempt()
-    with logs.bound(job=claim.job_id, stage=stage, attempt=claim.fence, worker=worker):
+    with logs.bound(job=claim.job_id, stage=stage, attempt=claim.attempt, worker=worker):
         try:
             yield seen
         finally:
@@ -122,8 +126,13 @@ def observed(record: JobRecord, claim: Claim, worker: str, settings: Settings) -
 
 
 def outcome_name(outcome: Outcome | None) -> str:
-    """One word: committed, crashed, a kind of error, or why it was stopped."""
+    """The metrics' label: committed, crashed, a kind of error, or why the attempt was stopped.
+
+    `lost` stands for what is retried and for what is superseded, as in metrics kept for long.
+    """
     match outcome:
+        case Failed(kind="retryable" | "superseded") | Stopped(reason="superseded"):
+            return "lost"
         case Committed():
             return "committed"
         case Failed(kind=kind):

@@ -22,8 +22,8 @@ from lorajob.tasks.rebuild import record_there
 from lorajob.worker.artifacts.lookup import has_files
 from lorajob.worker.connect import service_errors
 from lorajob.worker.queues import Priority
-from lorajob.worker.records.batches import Batch, Batches
-from lorajob.worker.records.record import ENDED, JobRecord
+from lorajob.worker.records.batches import Batches, JobBatch
+from lorajob.worker.records.record import JobRecord
 
 PREFIX = "batch-"
 ID_LETTERS = 8
@@ -33,7 +33,7 @@ ID_LETTERS = 8
 class Submitted:
     """What became of a submission: the batch, how many jobs it queued now, what was refused."""
 
-    batch: Batch
+    batch: JobBatch
     queued: int
     rejected: dict[str, str]  # job id -> why
 
@@ -52,7 +52,7 @@ def submit_batch(
     """
     asked = [jobs.resolve(spec) for spec in specs]
     corpora = jobs.settings.corpora and jobs.settings.corpora.resolve()
-    batch_id, job_ids = _ids(asked, corpora, salt)
+    batch_id, job_ids = _ids_asked_for(asked, corpora, salt)
     specs = [spec if spec.corpus else _with_corpus(spec, corpora) for spec in asked]
     problems = {
         job: None if _begun(jobs, job) else _problem(jobs, spec)
@@ -63,7 +63,7 @@ def submit_batch(
     batches = Batches(jobs.redis)
     made = {"id": batch_id, "created_at": time.time(), "user": jobs.user}
     with service_errors(jobs.settings):
-        batch = batches.create(Batch(**made, priority=priority, jobs=tuple(job_ids)))
+        batch = batches.create(JobBatch(**made, priority=priority, jobs=tuple(job_ids)))
     queued, rejected = 0, {}
     with open_sender(jobs.settings) as send:
         for job_id, spec in zip(job_ids, specs, strict=True):
@@ -80,7 +80,7 @@ def submit_batch(
         return Submitted(batches.load(batch_id), queued, rejected)
 
 
-def load_batch(jobs: Jobs, batch_id: str) -> tuple[Batch, list[JobRecord]]:
+def load_batch(jobs: Jobs, batch_id: str) -> tuple[JobBatch, list[JobRecord]]:
     """A batch and the records of its jobs. Raises JobNotFoundError."""
     with service_errors(jobs.settings):
         batch = Batches(jobs.redis).load(batch_id)
@@ -90,7 +90,7 @@ def load_batch(jobs: Jobs, batch_id: str) -> tuple[Batch, list[JobRecord]]:
 def cancel_batch(jobs: Jobs, batch_id: str) -> list[str]:
     """Cancel what has not ended; returns the ids. Raises UsageError where all has."""
     _, records = load_batch(jobs, batch_id)
-    active = [record.id for record in records if record.state not in ENDED]
+    active = [record.id for record in records if not record.over]
     if not active:
         raise UsageError(f"batch: all jobs of {batch_id} have ended")
     return _each(active, jobs.cancel)
@@ -108,7 +108,7 @@ def retry_batch(jobs: Jobs, batch_id: str, failed_only: bool = False) -> list[st
 
 def _queue(
     jobs: Jobs,
-    batch: Batch,
+    batch: JobBatch,
     job_id: str,
     spec: JobSpec,
     problem: LorajobError | None,
@@ -187,7 +187,9 @@ def _problem(jobs: Jobs, spec: JobSpec) -> UsageError | CorpusError | None:
     return None
 
 
-def _ids(specs: Sequence[JobSpec], corpora: Path | None, salt: str) -> tuple[str, list[str]]:
+def _ids_asked_for(
+    specs: Sequence[JobSpec], corpora: Path | None, salt: str
+) -> tuple[str, list[str]]:
     """The ids of the batch and of its jobs, whatever the order in which they are asked for. Where
     a corpus is to be found, the folder in which it is looked for is part of what was asked for.
     """

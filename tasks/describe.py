@@ -6,14 +6,17 @@ Flower shows a task's arguments, progress and result; `status` and `watch` what 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lorajob.errors import UsageError
+from lorajob.job.report import Progress
+from lorajob.job.results import Scores, StageResult
 from lorajob.languages import find_language
 from lorajob.storage.urls import public
 from lorajob.worker.queues import class_of, queue_name
-from lorajob.worker.records.batches import Batch
+from lorajob.worker.records.batches import JobBatch
 from lorajob.worker.records.record import JobRecord
+
+Description = dict[str, object]  # goes out as JSON
 
 
 def arguments(record: JobRecord, stage: str) -> dict[str, str]:
@@ -28,43 +31,50 @@ def arguments(record: JobRecord, stage: str) -> dict[str, str]:
     }
 
 
-def progress_line(meta: dict[str, Any]) -> str:
+def progress_line(language: str, stage: str, progress: Progress) -> str:
     """A running task's result: `hi train 120/180 (66 %), loss 1.930, 65 s left`."""
-    step, total = meta.get("step"), meta.get("total")
-    percent = f" ({meta['percent']} %)" if "percent" in meta else ""
-    parts = [f"{meta['language']} {meta['stage']} {step}/{total}{percent}"]
-    if (loss := meta.get("loss")) is not None:
-        parts.append(f"loss {loss:.3f}")
-    if (eta := meta.get("eta_seconds")) is not None:
-        parts.append(f"{eta:.0f} s left")
+    done = percent(progress)
+    words = "" if done is None else f" ({done} %)"
+    parts = [f"{language} {stage} {progress.step}/{progress.total}{words}"]
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.3f}")
+    if progress.eta_seconds is not None:
+        parts.append(f"{progress.eta_seconds:.0f} s left")
     return ", ".join(parts)
 
 
-def with_percent(meta: dict[str, Any]) -> dict[str, Any]:
-    """Progress, with how much of the stage is done where that is known."""
-    step, total = meta.get("step"), meta.get("total")
-    if not isinstance(step, int) or not isinstance(total, int) or total <= 0:
-        return meta
-    return meta | {"percent": 100 * step // total}
+def progress_meta(language: str, stage: str, progress: Progress) -> Description:
+    """The same as a task's state in Celery has it: all that the stage says, and `percent`."""
+    meta = {"language": language, "stage": stage, **progress.model_dump(mode="json")}
+    done = percent(progress)
+    return meta if done is None else meta | {"percent": done}
 
 
-def summary(stage: str, result: dict[str, Any]) -> dict[str, Any]:
+def percent(progress: Progress) -> int | None:
+    """How much of a stage is done, rounded down; None if that is not known."""
+    if progress.step is None or progress.total is None or progress.total <= 0:
+        return None
+    return 100 * progress.step // progress.total
+
+
+def summary(stage: str, result: StageResult) -> Description:
     """The part of a stage's result that a person looks for; its record has it in full."""
+    said = result.as_json()
     match stage:
         case "preprocess":
             names = ["train_clips", "train_hours", "test_clips", "test_hours"]
         case "train":
             names = ["steps", "epochs", "loss"]
         case "evaluate":
-            return {f"{name}_wer": _wer(result.get(name)) for name in ("base", "tuned")}
+            return {"base_wer": _rounded_wer(result.base), "tuned_wer": _rounded_wer(result.tuned)}
         case _:
-            return {"wer": _wer(result.get("converted")), "warnings": result.get("warnings", [])}
-    found = {name: result[name] for name in names if name in result}
+            return {"wer": _rounded_wer(result.converted), "warnings": result.warnings}
+    found = {name: said[name] for name in names if name in said}
     return {k: round(v, 3) if isinstance(v, float) else v for k, v in found.items()}
 
 
-def _wer(scores: dict[str, Any] | None) -> float | None:
-    return round(scores["wer"], 2) if scores else None
+def _rounded_wer(scores: Scores | None) -> float | None:
+    return None if scores is None else round(scores.wer, 2)
 
 
 @dataclass(frozen=True)
@@ -95,12 +105,10 @@ def awaited_queue(record: JobRecord) -> str | None:
 
     None while a stage runs or all have ended.
     """
-    if record.over or not record.missing:
+    at = record.standing
+    if at.stage is None or at.over or at.stage_state not in ("queued", "waiting"):
         return None
-    name = record.missing[0]
-    if record.stages[name].state not in ("queued", "waiting"):
-        return None
-    return class_of(queue_name(name, record.lane, record.memory_class))
+    return class_of(queue_name(at.stage, record.lane, record.memory_class))
 
 
 def state_of(records: Sequence[JobRecord], unknown: int = 0) -> str:
@@ -118,8 +126,8 @@ def state_of(records: Sequence[JobRecord], unknown: int = 0) -> str:
 
 
 def describe_batch(
-    batch: Batch, records: Sequence[JobRecord], waits_for: Mapping[str, object]
-) -> dict[str, Any]:
+    batch: JobBatch, records: Sequence[JobRecord], waits_for: Mapping[str, object]
+) -> Description:
     """What `lorajob status BATCH --json` prints: a contract for scripts."""
     return {
         "id": batch.id,
@@ -132,10 +140,10 @@ def describe_batch(
     }
 
 
-def describe(record: JobRecord, waits_for: object = None) -> dict[str, Any]:
+def describe(record: JobRecord, waits_for: object = None) -> Description:
     """What `lorajob status JOB --json` prints: a contract for scripts."""
     stages = {
-        name: stage.model_dump(mode="json", exclude={"fence", "owner", "lease"})
+        name: stage.model_dump(mode="json", exclude={"attempt", "owner", "lease"})
         for name, stage in record.stages.items()
     }
     return {
@@ -154,19 +162,7 @@ def describe(record: JobRecord, waits_for: object = None) -> dict[str, Any]:
         "error": record.error,
         "attempts": [attempt.model_dump(mode="json") for attempt in record.ended],
         "stages": stages,
-        "metrics": _metrics(record),
-    }
-
-
-def _metrics(record: JobRecord) -> dict[str, dict[str, float]]:
-    """Percent, normalised, on the test clips; only what has been measured yet."""
-    evaluated = record.stages["evaluate"].result or {}
-    converted = record.stages["convert"].result or {}
-    scores = {
-        "base": evaluated.get("base"),
-        "tuned": evaluated.get("tuned"),
-        "converted": converted.get("converted"),
-    }
-    return {
-        name: {"wer": score["wer"], "cer": score["cer"]} for name, score in scores.items() if score
+        "metrics": {  # percent, normalised
+            name: {"wer": scores.wer, "cer": scores.cer} for name, scores in record.scores.items()
+        },
     }

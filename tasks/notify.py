@@ -159,9 +159,9 @@ def sentence(record: JobRecord, state: str) -> str:
     text = f"{record.language} ({record.id}) {_verb(state)}"
     if state == "failed" and record.error:
         return f"{text}: {record.error}"
-    scores: dict[str, Any] = describe(record)["metrics"]
+    scores = record.scores
     if "base" in scores and "tuned" in scores:
-        text += f": WER {scores['base']['wer']:.1f} % -> {scores['tuned']['wer']:.1f} %"
+        text += f": WER {scores['base'].wer:.1f} % -> {scores['tuned'].wer:.1f} %"
     return text
 
 

@@ -55,8 +55,8 @@ def to_prune(records: Iterable[JobRecord], older_seconds: float, keep: Keep) -> 
 
 def error_rate(record: JobRecord) -> float | None:
     """The tuned model's WER in percent, of a job that succeeded."""
-    tuned = (record.stages["evaluate"].result or {}).get("tuned")
-    return float(tuned["wer"]) if tuned and record.state == "succeeded" else None
+    tuned = record.scores.get("tuned")
+    return tuned.wer if tuned is not None and record.state == "succeeded" else None
 
 
 def ended_at(record: JobRecord) -> float:

@@ -33,7 +33,7 @@ def rebuild(settings: Settings) -> Rebuilt:
     redis = connect(settings)
     records = Records(redis)
     jobs, problems = [], []
-    for job_id in _ids(settings):
+    for job_id in _ids_of_files(settings):
         with service_errors(settings):
             if records.known(job_id):
                 continue  # spares reading its files
@@ -54,7 +54,7 @@ def rebuild(settings: Settings) -> Rebuilt:
     return Rebuilt(tuple(jobs), tuple(problems))
 
 
-def _ids(settings: Settings) -> list[str]:
+def _ids_of_files(settings: Settings) -> list[str]:
     """The jobs that have files."""
     if settings.store_url is not None:
         return recorded_ids(settings)
@@ -73,7 +73,7 @@ def record_there(settings: Settings, job_id: str) -> JobRecord:
         pointers = outline(JobStore(place, settings.workplace), outlined)
         record = record_of(outlined)
     stages = {
-        name: stage.model_copy(update={"fence": pointers[name]})
+        name: stage.model_copy(update={"attempt": pointers[name]})
         if stage.state == "succeeded" and name in pointers
         else stage
         for name, stage in record.stages.items()
@@ -84,9 +84,9 @@ def record_there(settings: Settings, job_id: str) -> JobRecord:
 def record_of(job: JobDir) -> JobRecord:
     """The record that a folder's files tell of; its job.json helps, but the files decide.
 
-    A stage is finished when its files stand. One that ran is queued again. Fences go on above all
-    that left a trace, so that whoever still runs has lost its claim. Raises LorajobError for a
-    spec or a job.json that is none.
+    A stage is finished when its files stand. One that ran is queued again. Attempts are
+    numbered above all that left a trace, so that the claim of one that still runs is superseded.
+    Raises LorajobError for a malformed spec or job.json.
     """
     mirrored = _mirrored(job)
     if mirrored.state == "succeeded" and job.result("convert") is not None:
@@ -96,14 +96,14 @@ def record_of(job: JobDir) -> JobRecord:
     for name in STAGES:
         stage, result = stages[name], job.result(name)
         changes: dict[str, object] = {"owner": None, "lease": None, "losses": 0}
-        changes["fence"] = max(stage.fence, job.last_attempt(name)) + 1
+        changes["attempt"] = max(stage.attempt, job.last_attempt(name)) + 1
         if result is not None:
             changes |= {"state": "succeeded", "result": result, "error": None}
         elif stage.state == "succeeded":  # its files are gone
             changes |= {"state": "waiting", "result": None}
         stages[name] = stage.model_copy(update=changes)
     place = {"stages": stages, "folder": str(job.root), "id": job.root.name}
-    return _standing(mirrored.model_copy(update=place))
+    return _consistent(mirrored.model_copy(update=place))
 
 
 def _mirrored(job: JobDir) -> JobRecord:
@@ -123,7 +123,7 @@ def _mirrored(job: JobDir) -> JobRecord:
         )
 
 
-def _standing(record: JobRecord) -> JobRecord:
+def _consistent(record: JobRecord) -> JobRecord:
     """The states of stages and job that fit together: ended jobs as they were, others queued."""
     if not record.missing:
         return record.model_copy(update={"state": "succeeded", "error": None})

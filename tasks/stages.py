@@ -7,22 +7,22 @@ chain. Every other raises Ignore, which sends nothing, or StageFailed, which end
 import logging
 import secrets
 from pathlib import Path
-from typing import Any
 
 from celery import Task
 from celery.exceptions import Ignore
 
 from lorajob.errors import JobNotFoundError, ServiceError
 from lorajob.job.jobdir import JobDir
+from lorajob.job.results import StageResult
 from lorajob.storage.store import StoreError
 from lorajob.tasks.attempt import ProgressMirror, observed
 from lorajob.tasks.broker import send
-from lorajob.tasks.describe import summary
+from lorajob.tasks.describe import Description, summary
 from lorajob.worker.app import app
 from lorajob.worker.artifacts.job_store import job_store
 from lorajob.worker.artifacts.stored_stage import corpus_here, run_stored
 from lorajob.worker.artifacts.transfer import Errand
-from lorajob.worker.connect import connect, patiently
+from lorajob.worker.connect import connect, retry_redis
 from lorajob.worker.heartbeats import larger_class
 from lorajob.worker.queues import QUEUES
 from lorajob.worker.records.record import JobRecord
@@ -44,26 +44,26 @@ STAGE = {"bind": True, "throws": (StageFailed,)}
 
 
 @app.task(name="lorajob.preprocess", **STAGE)  # type: ignore[untyped-decorator]
-def preprocess(self: Task, job_id: str) -> dict[str, Any]:
-    return run_stage(self, job_id, "preprocess")
+def preprocess(self: Task, job_id: str) -> Description:
+    return run_claimed_stage(self, job_id, "preprocess")
 
 
 @app.task(name="lorajob.train", **STAGE)  # type: ignore[untyped-decorator]
-def train(self: Task, job_id: str) -> dict[str, Any]:
-    return run_stage(self, job_id, "train")
+def train(self: Task, job_id: str) -> Description:
+    return run_claimed_stage(self, job_id, "train")
 
 
 @app.task(name="lorajob.evaluate", **STAGE)  # type: ignore[untyped-decorator]
-def evaluate(self: Task, job_id: str) -> dict[str, Any]:
-    return run_stage(self, job_id, "evaluate")
+def evaluate(self: Task, job_id: str) -> Description:
+    return run_claimed_stage(self, job_id, "evaluate")
 
 
 @app.task(name="lorajob.convert", **STAGE)  # type: ignore[untyped-decorator]
-def convert(self: Task, job_id: str) -> dict[str, Any]:
-    return run_stage(self, job_id, "convert")
+def convert(self: Task, job_id: str) -> Description:
+    return run_claimed_stage(self, job_id, "convert")
 
 
-def run_stage(task: Task, job_id: str, stage: str) -> dict[str, Any]:
+def run_claimed_stage(task: Task, job_id: str, stage: str) -> Description:
     """Claim, supervise, commit. Returns the stage's result in brief; its record has it in full.
 
     Raises Ignore for a delivery that has nothing to do or did not finish, StageFailed where the
@@ -83,19 +83,19 @@ def run_stage(task: Task, job_id: str, stage: str) -> dict[str, Any]:
         logger.warning("%s: %s", job_id, error)
         known = 0
     limits = settings.lease_seconds, settings.max_losses
-    claim = patiently(lambda: records.claim(job_id, stage, worker, *limits, owner, known))
+    claim = retry_redis(lambda: records.claim(job_id, stage, worker, *limits, owner, known))
     if isinstance(claim, Refusal):
         logger.info("%s %s is not run by this delivery: %s", job_id, stage, claim.reason)
         raise Ignore(claim.reason)
     before = record
     if stored is not None:  # its earlier stages may have ended since it was read
-        record = patiently(lambda: records.load(job_id))
+        record = retry_redis(lambda: records.load(job_id))
     with observed(before, claim, worker, settings) as seen:
         with ProgressMirror(task, job_id, record.language, stage) as mirror:
             touched = Records(connect(settings))
             watch = RecordWatch(touched, claim, settings.lease_seconds, mirror.show)
             seen.outcome = outcome = attempt(record, claim, watch, worker, settings)
-        result = patiently(lambda: settle(records, claim, outcome, worker, settings))
+        result = retry_redis(lambda: settle(records, claim, outcome, worker, settings))
     return summary(stage, result)
 
 
@@ -109,7 +109,7 @@ def attempt(
         return supervise(
             claim.stage,
             job,
-            claim.fence,
+            claim.attempt,
             hear,
             grace_seconds=errand.grace_seconds,
             stall_seconds=settings.stall_timeout,
@@ -132,7 +132,7 @@ def attempt(
 
 def settle(
     records: Records, claim: Claim, outcome: Outcome, worker: str, settings: Settings
-) -> dict[str, Any]:
+) -> StageResult:
     """Write the outcome to the record; raise unless this delivery committed the stage."""
     match outcome:
         case Committed(result=result):
@@ -142,16 +142,16 @@ def settle(
             return result
         case Stopped(reason="stalled"):
             message = f"no step for {settings.stall_timeout:g} s (LORAJOB_STALL_TIMEOUT)"
-            lose(records, claim, message, settings)
+            fail_retryable(records, claim, message, settings)
         case Crashed(returncode=code, message=message) if code < 0:
-            lose(records, claim, message, settings)
+            fail_retryable(records, claim, message, settings)
         case Failed(kind="memory", message=message):
-            lose(records, claim, message, settings, larger_card(claim, worker, settings))
-        case Failed(kind="lost", message=message):
-            lose(records, claim, message, settings)
+            fail_retryable(records, claim, message, settings, larger_card(claim, worker, settings))
+        case Failed(kind="retryable" | "superseded", message=message):
+            fail_retryable(records, claim, message, settings)
         case Failed(message=message) | Crashed(message=message):
             if not records.fail(claim, message):
-                raise Ignore("lost")
+                raise Ignore("superseded")
         case Stopped(reason=reason):
             if reason == "shutdown":
                 give_back(records, claim, settings)
@@ -172,12 +172,14 @@ def larger_card(claim: Claim, worker: str, settings: Settings) -> int:
     return larger_class(connect(settings, patient=True), worker)
 
 
-def lose(records: Records, claim: Claim, why: str, settings: Settings, larger: int = 0) -> None:
-    """Have another attempt made, since this one was lost through no fault of the job's.
+def fail_retryable(
+    records: Records, claim: Claim, why: str, settings: Settings, larger: int = 0
+) -> None:
+    """Have another attempt made, since this one failed through no fault of the job's.
 
     Returns only where that happened too often, and the stage has failed; raises Ignore elsewhere.
     """
-    answer = records.lose(claim, why, settings.max_losses, larger)
+    answer = records.fail_retryable(claim, why, settings.max_losses, larger)
     if answer == "failed":
         return
     if answer == "queued" and records.load(claim.job_id).stages[claim.stage].losses == 1:

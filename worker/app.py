@@ -5,7 +5,6 @@ Where Redis is gets read when the application is first used; importing it needs 
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from celery import Celery
 from kombu.entity import Queue
@@ -20,7 +19,7 @@ WEEK_SECONDS = 604_800  # the broker's own redelivery is switched off in effect
 MONTH_SECONDS = 30 * 86_400
 
 
-def configuration(url: str, grace_seconds: float = 60) -> dict[str, Any]:
+def configuration(url: str, grace_seconds: float = 60) -> dict[str, object]:
     """The settings, with the Redis at `url` as broker and result store.
 
     `grace_seconds` is what a stopped stage gets for its checkpoint.

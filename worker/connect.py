@@ -75,7 +75,7 @@ def connect(settings: Settings, patient: bool = False) -> Redis:
         raise UsageError(f"LORAJOB_REDIS_URL: {shown(url)!r} is not a Redis url: {error}") from None
 
 
-def patiently(ask: Callable[[], Answer]) -> Answer:
+def retry_redis(ask: Callable[[], Answer]) -> Answer:
     """Ask, again and again while Redis refuses for a while: its disk or memory is full, it loads,
     or it is a replica. What comes of a connection that breaks is for a patient client.
     """

@@ -3,7 +3,7 @@
 A queue of Celery's is called `gpu24.3`: of kind gpu, for cards of 24 GB or more, lane 3. A worker
 reads all lanes of what it can run, each in turn, so that a batch of a hundred languages in one lane
 holds up nobody in another. A batch or user has one lane while any of its jobs is open
-(records/transitions.py). Within a lane the first come is the first served; urgent jobs go before
+(records/transitions.lua). Within a lane the first come is the first served; urgent jobs go before
 all others in every lane.
 """
 

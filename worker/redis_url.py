@@ -36,7 +36,7 @@ class RedisPlace:
     """A parsed url; `parse_place` makes it."""
 
     url: str = field(repr=False)  # without what `tls` or the fields below say
-    tls: dict[str, Any] | None = None  # the arguments of a TLS connection, None for none
+    tls: dict[str, object] | None = None  # the arguments of a TLS connection, None for none
     sentinels: tuple[tuple[str, int], ...] = ()
     master: str = ""
     sentinel_password: str | None = field(default=None, repr=False)
@@ -59,9 +59,9 @@ class RedisPlace:
         )
         return made
 
-    def celery(self) -> dict[str, Any]:
+    def celery(self) -> dict[str, object]:
         """The settings of Celery that say where broker and result store are."""
-        settings: dict[str, Any] = {"broker_url": self.url, "result_backend": self.url}
+        settings: dict[str, object] = {"broker_url": self.url, "result_backend": self.url}
         if self.tls is not None:
             settings |= {"broker_use_ssl": self.tls, "redis_backend_use_ssl": self.tls}
         if self.sentinels:
@@ -72,13 +72,13 @@ class RedisPlace:
             settings = {"broker_url": ";".join(urls), "result_backend": ";".join(urls)}
         return settings
 
-    def transport_options(self) -> dict[str, Any]:
+    def transport_options(self) -> dict[str, object]:
         """What Celery's transports, of broker and of results, must be told beside the url."""
         if not self.sentinels:
             return {}
         return {"master_name": self.master, "sentinel_kwargs": self._sentinel_kwargs()}
 
-    def _sentinel_kwargs(self) -> dict[str, Any]:
+    def _sentinel_kwargs(self) -> dict[str, object]:
         return {"password": self.sentinel_password} if self.sentinel_password else {}
 
 
@@ -117,12 +117,13 @@ def _split(url: str) -> SplitResult:
     raise ValueError("host and port cannot be read; a password must be percent-encoded")
 
 
-def _tls(query: dict[str, str]) -> dict[str, Any]:
+def _tls(query: dict[str, str]) -> dict[str, object]:
     """The arguments that a query gives, taken out of it."""
-    given: dict[str, Any] = {name: query.pop(name) for name in TLS_FILES if name in query}
-    for name, path in given.items():
+    files = {name: query.pop(name) for name in TLS_FILES if name in query}
+    for name, path in files.items():
         if not Path(path).is_file():
             raise ValueError(f"{name}: {path} is no file here")
+    given: dict[str, object] = dict(files)
     if "ssl_cert_reqs" in query:
         word = query.pop("ssl_cert_reqs")
         if word.lower() not in CERT_REQS:

@@ -235,9 +235,9 @@ def padding_warnings(spec: JobSpec, job: JobDir, padded: Scores) -> list[str]:
     which faster-whisper makes.
     """
     evaluated = job.result("evaluate")
-    if evaluated is None or not spec.decodes_cut:
+    if evaluated is None or evaluated.tuned is None or not spec.decodes_cut:
         return []
-    cut = float(evaluated["tuned"]["wer"])
+    cut = evaluated.tuned.wer
     if abs(cut - padded.wer) <= MAX_WER_DIFFERENCE:
         return []
     return [

@@ -53,10 +53,10 @@ class StageStopped(LorajobError):
     kind = "stopped"
 
 
-class AttemptLost(LorajobError):
+class AttemptSuperseded(LorajobError):
     """A later attempt has taken the stage over; what this one writes is refused."""
 
-    kind = "lost"
+    kind = "superseded"
 
 
 class MemoryLack(LorajobError):

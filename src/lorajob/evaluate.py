@@ -10,7 +10,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from lorajob.job.jobdir import JobDir, hash_file, hash_files, write_json
 from lorajob.job.report import Report
@@ -131,7 +130,7 @@ def _write_rows(
     )
     with path.open("w", encoding="utf-8") as file:
         for index, (before, after) in enumerate(rows):
-            row: dict[str, Any] = {
+            row: dict[str, object] = {
                 "id": ids[index],
                 "seconds": round(float(store.seconds[index]), 3),
                 "reference": references[index],
@@ -143,5 +142,5 @@ def _write_rows(
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _errors(row: dict[str, Any]) -> dict[str, Any]:
+def _errors(row: dict[str, object]) -> dict[str, object]:
     return {key: row[key] for key in row if key not in {"id", "reference", "hypothesis"}}

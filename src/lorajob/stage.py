@@ -17,7 +17,6 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from lorajob import logs
 from lorajob.cores import share_cpu
@@ -33,10 +32,11 @@ from lorajob.errors import (
 )
 from lorajob.job.jobdir import STAGES, JobDir
 from lorajob.job.report import EXIT_BROKEN, EXIT_FAILED, EXIT_STOPPED, Report
+from lorajob.job.results import StageResult
 from lorajob.spec import JobSpec
 
 
-def run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> dict[str, Any]:
+def run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> StageResult:
     """Run `stage` and commit its files; a finished stage returns its result at once.
 
     Raises LorajobError as the stage does, StageError where the folder is not a job's, DiskError
@@ -54,7 +54,8 @@ def run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> dict[str
     cost = Cost()
     try:
         result = module.run(spec, job, out, attempt, report)
-        return job.commit(stage, out, result.model_dump(mode="json") | cost.so_far())
+        written = StageResult.model_validate(result.model_dump(mode="json") | cost.so_far())
+        return job.commit(stage, out, written)
     except Exception as error:  # whatever it was, its folder goes; raised again, or in our words
         shutil.rmtree(out, ignore_errors=True)  # what outlasts an attempt lies elsewhere
         if says_out_of_memory(error):

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from lorajob.job.jobdir import STAGES
+from lorajob.job.report import Progress
 from lorajob.worker.connect import connect
 from lorajob.worker.heartbeats import Heartbeat
-from lorajob.worker.records.batches import Batch, Batches
+from lorajob.worker.records.batches import Batches, JobBatch
 from lorajob.worker.records.record import StageRecord
 from lorajob.worker.records.records import Claim, Records
 from lorajob.worker.settings import Settings
@@ -93,8 +94,8 @@ def test_progress_off_a_terminal_is_a_line_now_and_then(
         read_until(process, "preprocess: queued")
         preprocess = claim(records, "preprocess")
         read_until(process, "preprocess: running")
-        records.touch(preprocess, {"step": 1, "total": 180})  # not worth a line
-        progress = {"step": 90, "total": 180, "loss": 1.934, "eta_seconds": 61.0}
+        records.touch(preprocess, Progress(step=1, total=180))  # not worth a line
+        progress = Progress(step=90, total=180, loss=1.934, eta_seconds=61.0)
         records.touch(preprocess, progress)
         (line,) = read_until(process, "/180")
         assert line == f"{JOB} preprocess: 90/180, loss 1.93, eta 1 min 1 s\n"
@@ -142,7 +143,7 @@ def test_a_terminal_gets_a_bar_a_stage_with_loss_and_eta(
     stages = finished("preprocess") | {"train": StageRecord(state="queued")}
     records.create(job_record(jobs, state="running", stages=stages))
     claimed = claim(records, "train")
-    records.touch(claimed, {"step": 45, "total": 180, "loss": 1.934, "eta_seconds": 754.2})
+    records.touch(claimed, Progress(step=45, total=180, loss=1.934, eta_seconds=754.2))
     keyboard, terminal = pty.openpty()
     with subprocess.Popen(
         [*LORAJOB, "watch", JOB],
@@ -185,7 +186,7 @@ def test_a_batch_with_jobs_that_were_never_queued_has_not_succeeded(
     ids = [f"hi-0000000{number}" for number in range(3)]
     batch = "batch-0000000a"
     with connect(redis_server) as redis:
-        Batches(redis).create(Batch(id=batch, created_at=1.0, jobs=tuple(ids)))
+        Batches(redis).create(JobBatch(id=batch, created_at=1.0, jobs=tuple(ids)))
     for job_id in ids[:2]:  # then its submission was cut short
         records.create(succeeded_record(jobs, job_id))
     told = json.loads(run("status", batch, "--json", env=env).stdout)

@@ -10,9 +10,10 @@ import pytest
 
 from lorajob.cli.tables import bar, batch_table, done_share
 from lorajob.job.jobdir import STAGES
+from lorajob.job.report import Progress
 from lorajob.worker.connect import connect
 from lorajob.worker.heartbeats import Heartbeat, living
-from lorajob.worker.records.batches import Batch, Batches
+from lorajob.worker.records.batches import Batches, JobBatch
 from lorajob.worker.records.record import JobRecord, StageRecord
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
@@ -62,7 +63,7 @@ def batch(redis_server: Settings, records: Records, tmp_path: Path) -> list[JobR
     ]
     jobs = [job.model_copy(update={"batch": BATCH}) for job in jobs]
     with connect(redis_server) as redis:
-        made = Batch(id=BATCH, created_at=1.0, jobs=tuple(job.id for job in jobs))
+        made = JobBatch(id=BATCH, created_at=1.0, jobs=tuple(job.id for job in jobs))
         Batches(redis).create(made)
     for job in jobs:
         records.create(job)
@@ -104,7 +105,9 @@ def waiting(redis_server: Settings, records: Records, tmp_path: Path) -> Iterato
         for job_id, size in (("hi-1a2b3c4d", 24), ("ml-2b3c4d5e", None))
     ]
     with connect(redis_server) as redis:
-        Batches(redis).create(Batch(id=BATCH, created_at=1.0, jobs=tuple(job.id for job in jobs)))
+        Batches(redis).create(
+            JobBatch(id=BATCH, created_at=1.0, jobs=tuple(job.id for job in jobs))
+        )
         for job in jobs:
             records.create(job)
         heartbeat = Heartbeat(redis, ["gpu"], "test@host")
@@ -163,7 +166,7 @@ def test_who_asks_for_an_unknown_batch_is_told_the_newest(env, redis_server):
     assert run("status", "batch-x", env=env).stderr.endswith("is unknown; there is none\n")
     with connect(redis_server) as redis:
         for number in range(7):
-            made = Batch(id=f"batch-{number}", created_at=number, jobs=("hi-1",))
+            made = JobBatch(id=f"batch-{number}", created_at=number, jobs=("hi-1",))
             Batches(redis).create(made)
     for command in ("status", "watch", "cancel", "retry"):
         done = run(command, "batch-x", env=env)
@@ -201,7 +204,7 @@ def test_a_batch_of_which_nothing_is_queued_yet_is_an_empty_table():
 def test_who_watches_a_batch_sees_its_work_go_on(env, redis_server, records, tmp_path):
     made = [job_record(tmp_path / "jobs", job, batch=BATCH) for job in ("hi-1", "mr-2")]
     with connect(redis_server) as redis:
-        Batches(redis).create(Batch(id=BATCH, created_at=1.0, jobs=("hi-1", "mr-2")))
+        Batches(redis).create(JobBatch(id=BATCH, created_at=1.0, jobs=("hi-1", "mr-2")))
     for job in made:
         records.create(job)
     claims = [records.claim(job.id, "preprocess", "test@host", 90, 5) for job in made]
@@ -216,7 +219,7 @@ def test_who_watches_a_batch_sees_its_work_go_on(env, redis_server, records, tmp
         os.close(terminal)
         screen = b""
         for step in (45, 135):
-            records.touch(claims[0], {"step": step, "total": 180, "loss": 1.9})
+            records.touch(claims[0], Progress(step=step, total=180, loss=1.9))
             while f"{step}/180".encode() not in screen:
                 screen += os.read(keyboard, 65536)
         for claimed in claims:

@@ -58,7 +58,7 @@ def test_every_type_is_made_scored_and_complete(converted: JobDir) -> None:
     folder = converted.stage_dir("convert")
     result = converted.result("convert")
     assert result is not None
-    assert tuple(result["by_type"]) == TYPES
+    assert tuple(result.by_type) == TYPES
     for name in ["model", *(f"model-{kind}" for kind in TYPES[1:])]:
         files = {path.name for path in (folder / name).iterdir()}
         assert {

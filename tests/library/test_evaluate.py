@@ -49,7 +49,7 @@ def test_the_base_is_decoded_once_for_the_same_clips(
     second = evaluated(tmp_path / "second", tiny_whisper)
     assert decoded == [False, True, True]
     results = [job.result("evaluate") for job in (first, second)]
-    assert results[0]["base"] == results[1]["base"]
+    assert results[0].base == results[1].base
     other = ("evaluate.max_clips=3",)
     evaluated(tmp_path / "third", tiny_whisper, *other)
     assert decoded == [False, True, True, False, True]

@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from lorajob.errors import AttemptLost, StageError
+from lorajob.errors import AttemptSuperseded, StageError
 from lorajob.job.jobdir import MANIFEST, JobDir, write_json
+from lorajob.job.results import StageResult
 
 
 def test_a_commit_brings_the_files_and_their_hashes_to_the_stages_place(tmp_path: Path) -> None:
@@ -13,8 +14,8 @@ def test_a_commit_brings_the_files_and_their_hashes_to_the_stages_place(tmp_path
     (out / "adapter").mkdir()
     (out / "adapter" / "weights").write_bytes(b"abc")
     assert job.result("train") is None
-    assert job.commit("train", out, {"steps": 3}) == {"steps": 3}
-    assert job.result("train") == {"steps": 3}
+    assert job.commit("train", out, StageResult(steps=3)) == StageResult(steps=3)
+    assert job.result("train") == StageResult(steps=3)
     manifest = json.loads((job.stage_dir("train") / MANIFEST).read_text())
     assert manifest["files"]["adapter/weights"] == {
         "bytes": 3,
@@ -28,8 +29,8 @@ def test_the_first_commit_wins(tmp_path: Path) -> None:
     first, second = job.new_attempt("train", 1), job.new_attempt("train", 2)
     assert not first.exists()
     first.mkdir()
-    job.commit("train", second, {"attempt": 2})
-    assert job.commit("train", first, {"attempt": 1}) == {"attempt": 2}
+    job.commit("train", second, StageResult(attempt=2))
+    assert job.commit("train", first, StageResult(attempt=1)) == StageResult(attempt=2)
     assert not first.exists()
 
 
@@ -39,10 +40,10 @@ def test_a_folder_made_anew_after_a_later_attempt_began_is_not_committed(tmp_pat
     (first / "model").touch()
     second = job.new_attempt("convert", 2)
     write_json(first / "parity.json", {})  # makes the folder again
-    with pytest.raises(AttemptLost, match="a later attempt has taken over"):
-        job.commit("convert", first, {"attempt": 1})
+    with pytest.raises(AttemptSuperseded, match="a later attempt has taken over"):
+        job.commit("convert", first, StageResult(attempt=1))
     assert job.result("convert") is None
-    assert job.commit("convert", second, {"attempt": 2}) == {"attempt": 2}
+    assert job.commit("convert", second, StageResult(attempt=2)) == StageResult(attempt=2)
     assert sorted(path.name for path in job.stage_dir("convert").iterdir()) == [MANIFEST]
 
 

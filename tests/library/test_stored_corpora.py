@@ -106,7 +106,7 @@ def test_a_job_with_a_manifest_runs_where_its_files_are_not(far: Far, tmp_path: 
     there.start_worker("cpu")
     wait_for(lambda: user.records.load(job_id).stages["preprocess"].result, 60)
     record = user.records.load(job_id)
-    assert (record.stages["preprocess"].result or {})["train_clips"] == 4, record
+    assert record.stages["preprocess"].result.as_json()["train_clips"] == 4, record
     assert recorded_ids(user.settings) == [job_id]
 
 

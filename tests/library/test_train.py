@@ -40,7 +40,7 @@ def test_the_loss_falls(tiny_whisper: Path, tmp_path: Path) -> None:
     job = make_job(tmp_path, tiny_whisper, *sets)
     result = run_stage("train", job, 1, Report("train"))
     losses = [row["loss"] for row in history(job)]
-    assert len(losses) == result["steps"]
+    assert len(losses) == result.as_json()["steps"]
     assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.15  # frozen random layers allow no more
 
 
@@ -99,7 +99,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
     assert job.result("train") is None
     torch.rand(3)  # whatever else was drawn since
     result = run_stage("train", job, 2, Report("train"))
-    assert result["resumed_from"] == step
+    assert result.as_json()["resumed_from"] == step
     assert adapter_bytes(job) == adapter_bytes(undisturbed)
     strip = [{k: row[k] for k in ("step", "loss", "learning_rate")} for row in history(job)]
     assert strip == [
@@ -189,7 +189,7 @@ def test_quantised_bases_train_on_the_cpu(whisper_base: Path, tmp_path: Path, ki
     sets = ("train.epochs=1", "train.batch_clips=2", f"train.quantization={kind}", FLOAT32)
     job = make_job(tmp_path, whisper_base, *sets, "train.gradient_checkpointing=true", clips=4)
     result = run_stage("train", job, 1, Report("train"))
-    assert result["steps"] == 2
+    assert result.as_json()["steps"] == 2
     losses = [row["loss"] for row in history(job)]
     assert all(0 < loss < 20 for loss in losses)
     from safetensors.torch import load_file

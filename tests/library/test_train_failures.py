@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import WhisperForConditionalGeneration
 
-from lorajob.errors import AttemptLost, DiskError, MemoryLack, ModelError, StageStopped
+from lorajob.errors import AttemptSuperseded, DiskError, MemoryLack, ModelError, StageStopped
 from lorajob.job.jobdir import MANIFEST, hash_files, write_json
 from lorajob.job.report import EXIT_BROKEN, Report
 from lorajob.spec import TrainConfig
@@ -161,11 +161,11 @@ def test_whoever_was_taken_over_can_write_no_checkpoint(tiny_whisper: Path, tmp_
                 take_over(job.checkpoints, 2)
 
     job = make_job(tmp_path, tiny_whisper, *SHORT)
-    with pytest.raises(AttemptLost, match="a later attempt has taken over"):
+    with pytest.raises(AttemptSuperseded, match="a later attempt has taken over"):
         run_stage("train", job, 1, TakenOver("train"))
     assert [path.name for path in job.checkpoints.iterdir()] == ["2"]
     assert [path.name for path in (job.checkpoints / "2").iterdir()] == ["step-3"]
-    with pytest.raises(AttemptLost, match="a later attempt has begun"):
+    with pytest.raises(AttemptSuperseded, match="a later attempt has begun"):
         run_stage("train", job, 1, Report("train"))
     assert run_stage("train", job, 3, Report("train"))["resumed_from"] == 3
 
@@ -183,7 +183,7 @@ def test_whoever_is_taken_over_while_it_writes_a_checkpoint_leaves_none(
         return usual(*args)
 
     monkeypatch.setattr(checkpoint, moment, interrupted)
-    with pytest.raises(AttemptLost, match="a later attempt has taken over"):
+    with pytest.raises(AttemptSuperseded, match="a later attempt has taken over"):
         run_stage("train", job, 1, Report("train"))
     assert [path.name for path in job.checkpoints.iterdir()] == ["2"]
     assert list((job.checkpoints / "2").iterdir()) == []

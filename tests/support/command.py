@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from lorajob.job.jobdir import STAGES
+from lorajob.job.results import StageResult
 from lorajob.worker.records.record import JobRecord, StageRecord, new_stages
 from lorajob.worker.settings import Settings
 
 LORAJOB = [sys.executable, "-m", "lorajob.cli.main"]
 JOB = "hi-1a2b3c4d"
 SCORES = {"wer": 52.04, "cer": 21.5, "raw_wer": 60.0, "raw_cer": 25.0, "clips": 100}
-RESULTS: dict[str, dict[str, Any]] = {
-    "preprocess": {"train_clips": 500, "test_clips": 100},
-    "train": {"steps": 180, "loss": 0.4},
-    "evaluate": {"base": SCORES | {"wer": 207.31}, "tuned": SCORES},
-    "convert": {"converted": SCORES | {"wer": 52.18}, "model": "convert/model"},
+RESULTS = {
+    "preprocess": StageResult(train_clips=500, test_clips=100),
+    "train": StageResult(steps=180, loss=0.4),
+    "evaluate": StageResult(base=SCORES | {"wer": 207.31}, tuned=SCORES),
+    "convert": StageResult(converted=SCORES | {"wer": 52.18}, model="convert/model"),
 }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lorajob.job.jobdir import JobDir
 from lorajob.job.report import EXIT_FAILED, EXIT_STOPPED
+from lorajob.job.results import StageResult
 from lorajob.stage import _end_with_supervisor
 
 what, job = sys.argv[1], JobDir(Path(sys.argv[2]))
@@ -33,7 +34,7 @@ def finish():
     say("progress", step=2, total=2)
     out = job.new_attempt(what, int(sys.argv[4]))
     (out / "environment.json").write_text(json.dumps(dict(os.environ)))
-    job.commit(what, out, {"answer": 42, "none": []})
+    job.commit(what, out, StageResult(answer=42, none=[]))
 
 
 _end_with_supervisor()

@@ -25,7 +25,7 @@ from lorajob.worker.machine.launch import service_environment, worker_command
 from lorajob.worker.records.record import JobRecord, new_stages
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
-from lorajob.worker.stack.redis_server import configuration, find_server, free_port
+from lorajob.worker.stack.redis_server import find_server, free_port, redis_configuration
 from tests.support.procs import descendants, running
 from tests.support.service import PASSWORD, RESULTS, command_lines, wait_for
 from tests.support.tiny import make_job
@@ -112,7 +112,7 @@ class Fleet:
                 start_new_session=True,
             )
         assert self.server.stdin is not None
-        words = configuration(folder, self.port, PASSWORD) + f"bind {self.address}\n"
+        words = redis_configuration(folder, self.port, PASSWORD) + f"bind {self.address}\n"
         self.server.stdin.write(words.encode())
         self.server.stdin.close()
         wait_for(self._answers)
@@ -204,7 +204,7 @@ class Fleet:
     def step(self, record: JobRecord, stage: str = "train") -> int:
         """The last step that a stage reported."""
         progress = self.load(record).stages[stage].progress
-        return int(progress["step"]) if progress else 0
+        return (progress.step or 0) if progress else 0
 
     def train_to(self, record: JobRecord, step: int) -> None:
         """Wait until training has reached a step, and must not have ended."""

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from lorajob.job.results import StageResult
 from lorajob.worker.records.record import JobRecord, new_stages
 from lorajob.worker.records.records import Claim, Records
 
@@ -46,4 +47,4 @@ def claim(records, job, stage="preprocess", lease=LEASE) -> Claim:
 
 def finish(records, job, *stages) -> None:
     for stage in stages:
-        assert records.commit(claim(records, job, stage), {"stage": stage}) == "settled"
+        assert records.commit(claim(records, job, stage), StageResult(stage=stage)) == "settled"

@@ -12,7 +12,7 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError
 
-from lorajob.worker.stack.redis_server import configuration, find_server, free_port
+from lorajob.worker.stack.redis_server import find_server, free_port, redis_configuration
 from tests.support import needs
 from tests.support.service import PASSWORD, wait_for
 
@@ -118,7 +118,7 @@ class Watched:
     def _start_redis(self, port: int, lines: list[str]) -> None:
         folder = self.folder / str(port)
         folder.mkdir()
-        text = configuration(folder, port, PASSWORD) + f"masterauth {PASSWORD}\n"
+        text = redis_configuration(folder, port, PASSWORD) + f"masterauth {PASSWORD}\n"
         self._start(port, [find_server(), "-"], text + "\n".join(lines) + "\n")
         wait_for(lambda: bool(self._info(port)))
 

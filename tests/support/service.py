@@ -17,6 +17,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from lorajob.job.jobdir import MANIFEST, STAGES, JobDir, write_json
+from lorajob.job.results import StageResult
 from lorajob.spec import JobSpec
 from lorajob.tasks.broker import send
 from lorajob.tasks.jobs import Jobs
@@ -34,10 +35,10 @@ PASSWORD = "redis-secret-of-the-tests"
 FLOWER_PASSWORD = "flower-secret-of-the-tests"
 SCORES = {"wer": 50.0, "cer": 20.0, "raw_wer": 55.0, "raw_cer": 25.0, "clips": 3}
 RESULTS = {
-    "preprocess": {"train_clips": 9, "dropped": {}},
-    "train": {"steps": 4, "loss": 1.5},
-    "evaluate": {"base": SCORES | {"wer": 200.0}, "tuned": SCORES},
-    "convert": {"converted": SCORES | {"wer": 51.0}, "warnings": []},
+    "preprocess": StageResult(train_clips=9, dropped={}),
+    "train": StageResult(steps=4, loss=1.5),
+    "evaluate": StageResult(base=SCORES | {"wer": 200.0}, tuned=SCORES),
+    "convert": StageResult(converted=SCORES | {"wer": 51.0}, warnings=[]),
 }
 
 
@@ -164,7 +165,7 @@ class Gate:
 
     def open(self) -> None:
         """Let the stage finish, with the result of RESULTS."""
-        manifest = {"stage": self._stage, "files": {}, "result": RESULTS[self._stage]}
+        manifest = {"stage": self._stage, "files": {}, "result": RESULTS[self._stage].as_json()}
         write_json(self._folder / MANIFEST, manifest)
         os.write(self._pipe, json.dumps(manifest).encode())
         self.close()

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lorajob.job.jobdir import JobDir, write_json
+from lorajob.job.results import StageResult
 from lorajob.spec import build_spec
 from lorajob.speech.clipstore import ClipWriter
 from lorajob.whisper.tokens import Labels
@@ -59,5 +60,5 @@ def make_job(root: Path, base: Path, *sets: str, clips: int = 12) -> JobDir:
                 samples = (tone + 0.01 * rng.standard_normal(len(time))).astype(np.float32)
                 name, speaker = f"{split}-{number}.wav", f"speaker-{number % 3}"
                 writer.add(name, samples, text, speaker, labels.count(text))
-    job.commit("preprocess", out, {})
+    job.commit("preprocess", out, StageResult())
     return job

@@ -11,7 +11,7 @@ from lorajob.cli import watch
 from lorajob.spec import JobSpec
 from lorajob.tasks import broker
 from lorajob.tasks.batches import load_batch, submit_batch
-from lorajob.worker.records.batches import Batch, Batches
+from lorajob.worker.records.batches import Batches, JobBatch
 from tests.support.batches import specs
 from tests.support.command import run, succeeded_record
 
@@ -156,7 +156,7 @@ def test_who_follows_a_batch_waits_for_jobs_that_are_still_to_be_queued(
         succeeded_record(tmp_path, job).model_copy(update={"batch": "batch-1"})
         for job in ("hi-00000001", "mr-00000002")
     )
-    made = Batch(id="batch-1", created_at=time.time(), jobs=(first.id, second.id))
+    made = JobBatch(id="batch-1", created_at=time.time(), jobs=(first.id, second.id))
     Batches(jobs.redis).create(made)
     jobs.records.create(first)
     ended: list[int] = []
@@ -172,7 +172,7 @@ def test_who_follows_a_batch_waits_for_jobs_that_are_still_to_be_queued(
 def test_a_submission_that_was_cut_short_is_not_followed_for_ever(jobs, tmp_path, monkeypatch):
     monkeypatch.setattr(watch, "BATCH_POLL_SECONDS", 0.05)
     monkeypatch.setattr(watch, "SUBMISSION_SECONDS", 0.2)
-    made = Batch(id="batch-1", created_at=time.time(), jobs=("hi-00000001",))
+    made = JobBatch(id="batch-1", created_at=time.time(), jobs=("hi-00000001",))
     Batches(jobs.redis).create(made)
     assert watch.follow_batch(jobs, made.id) == 1
 

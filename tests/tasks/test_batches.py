@@ -8,6 +8,7 @@ import pytest
 
 from lorajob.errors import CorpusError, ServiceError, UsageError
 from lorajob.job.jobdir import STAGES, JobDir
+from lorajob.job.results import StageResult
 from lorajob.tasks import broker
 from lorajob.tasks import jobs as jobs_module
 from lorajob.tasks.batches import load_batch, submit_batch
@@ -87,7 +88,7 @@ def test_jobs_that_redis_lost_go_on_from_their_files(jobs, data, redis, monkeypa
     job = JobDir(jobs.settings.jobs / batch.jobs[0])
     out = job.new_attempt("preprocess", 1)
     (out / "clips").write_text("hours of work")
-    job.commit("preprocess", out, {"train_clips": 9})
+    job.commit("preprocess", out, StageResult(train_clips=9))
     redis.flushall()
 
     def refused(*_: object, **__: object) -> None:
@@ -213,7 +214,7 @@ def test_a_job_waits_for_a_card_that_is_large_enough(jobs, data, redis, env):
     assert classes_of("gpu", 24) == ["gpu", "gpu4", "gpu6", "gpu8", "gpu12", "gpu24"]
     for stage in STAGES[:1]:
         got = claim(jobs.records, record, stage)
-        jobs.records.commit(got, {})
+        jobs.records.commit(got, StageResult())
     told = run("status", job, env=env).stdout
     assert "a worker of the queue gpu12, with a card of 12 GB or more; none is up" in told
 

@@ -5,6 +5,7 @@ import time
 import pytest
 from celery.exceptions import Ignore
 
+from lorajob.job.results import StageResult
 from lorajob.tasks.stages import settle
 from lorajob.worker.queues import classes_of, lists_of, queue_name
 from lorajob.worker.supervision.outcome import Failed
@@ -33,7 +34,7 @@ def job(jobs, data) -> str:
     """A job whose base model's name tells no size, and whose clips are read."""
     made = jobs.submit(specs(data, "hi", base_model="acme/hindi-asr")[0])
     claim = jobs.records.claim(made, "preprocess", "cpu-1@a", LEASE, LOSSES)
-    assert jobs.records.commit(claim, {}) == "settled"
+    assert jobs.records.commit(claim, StageResult()) == "settled"
     assert jobs.records.load(made).memory_class is None
     return made
 

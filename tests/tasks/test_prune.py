@@ -12,6 +12,7 @@ import pytest
 from lorajob.cli.errors import user_errors
 from lorajob.errors import JobNotFoundError, UsageError
 from lorajob.job.jobdir import STAGES, JobDir, write_json
+from lorajob.job.results import StageResult
 from lorajob.spec import JobSpec
 from lorajob.tasks.batches import cancel_batch, retry_batch
 from lorajob.tasks.jobs import Jobs
@@ -23,7 +24,7 @@ from lorajob.worker.artifacts.stored_stage import run_stored
 from lorajob.worker.artifacts.transfer import Errand
 from lorajob.worker.artifacts.workplace import in_use, make_room
 from lorajob.worker.connect import connect
-from lorajob.worker.records.batches import Batch, Batches
+from lorajob.worker.records.batches import Batches, JobBatch
 from lorajob.worker.records.record import JobRecord, new_stages
 from lorajob.worker.records.records import Claim, Records
 from lorajob.worker.settings import Settings
@@ -49,7 +50,7 @@ def make(jobs: Jobs, job_id: str, days: float, wer: float, state: str = "succeed
     ended = time.time() - days * DAY
     stages = new_stages()
     if state == "succeeded":
-        results = RESULTS | {"evaluate": {"base": SCORES, "tuned": SCORES | {"wer": wer}}}
+        results = RESULTS | {"evaluate": StageResult(base=SCORES, tuned=SCORES | {"wer": wer})}
         stages = {
             name: stages[name].model_copy(
                 update={"state": state, "result": results[name], "finished_at": ended}
@@ -207,11 +208,11 @@ def test_the_copy_that_a_stale_owner_works_in_goes_when_its_stage_ends(
     watch, reached = RecordWatch(far.records, claim, 90, lambda _: None), threading.Event()
 
     def run(job: JobDir, hear: Watch) -> Outcome:
-        job.commit("preprocess", job.new_attempt("preprocess", 1), {})
+        job.commit("preprocess", job.new_attempt("preprocess", 1), StageResult())
         prune(far, DAY, "none")
         assert job.root.is_dir() and "is in use, and stays until its stage ends" in caplog.text
         reached.set()  # Redis, which it had lost sight of
-        return Committed({})
+        return Committed(StageResult())
 
     errand = Errand(lambda progress: watch(progress) if reached.is_set() else None, 0.05, 1)
     run_stored(stored, record, claim, errand, run, 1e9)
@@ -266,7 +267,7 @@ def test_an_age_without_a_unit_is_refused(text):
 
 def test_a_batch_that_is_there_is_not_made_twice(jobs):
     batches = Batches(jobs.redis)
-    batch = Batch(id="batch-2", created_at=1.0, jobs=("a", "b"))
+    batch = JobBatch(id="batch-2", created_at=1.0, jobs=("a", "b"))
     assert batches.create(batch) == batch
     assert batches.create(batch.model_copy(update={"jobs": ("c",)})) == batch
     assert batches.newest() == [batch]
@@ -275,7 +276,7 @@ def test_a_batch_that_is_there_is_not_made_twice(jobs):
 def test_jobs_leave_a_batch_and_come_back_to_it_at_the_same_time(jobs):
     batches = Batches(jobs.redis)
     old, back = [[f"{name}-{number}" for number in range(60)] for name in ("old", "back")]
-    batches.create(Batch(id="batch-1", created_at=1.0, jobs=tuple(old)))
+    batches.create(JobBatch(id="batch-1", created_at=1.0, jobs=tuple(old)))
     records = [make(jobs, job_id, 40, 50) for job_id in back]
     for job_id in back:
         batches.remove(job_id, "batch-1")

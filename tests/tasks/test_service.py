@@ -16,7 +16,7 @@ from lorajob.tasks import broker
 from lorajob.tasks.describe import describe
 from lorajob.tasks.jobs import Jobs
 from lorajob.worker.connect import connect
-from lorajob.worker.machine.processes import send
+from lorajob.worker.machine.processes import signal_process
 from lorajob.worker.stack.info import StackInfo
 from lorajob.worker.stack.redis_server import free_port
 from tests.support.service import (
@@ -150,7 +150,7 @@ def test_a_worker_told_to_stop_gives_its_stage_back_and_the_next_one_finishes_it
         wait_for(lambda: stage_processes(record, "train"))
         first = stage_processes(record, "train")
         worker = StackInfo.load(service.settings.home).processes["gpu worker"]
-        send(worker, signal.SIGTERM)
+        signal_process(worker, signal.SIGTERM)
         wait_for(lambda: service.records.load(record.id).stages["train"].attempts == 2)
         wait_for(lambda: stage_processes(record, "train"))
         assert not set(first) & set(stage_processes(record, "train"))
@@ -165,7 +165,7 @@ def test_no_stage_outlives_a_worker_that_is_killed(service):
         service.send(record)
         wait_for(lambda: stage_processes(record, "train"))
         worker = StackInfo.load(service.settings.home).processes["gpu worker"]
-        send(worker, signal.SIGKILL)
+        signal_process(worker, signal.SIGKILL)
         wait_for(lambda: not stage_processes(record, "train"))
     wait_for(lambda: service.jobs.workers("gpu") == 1)
     service.records.delete(record.id)

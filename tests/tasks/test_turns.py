@@ -7,6 +7,7 @@ from bench.autoscaling import HOUR, POLICIES, Simulation, arrivals, p95
 from redis import Redis
 
 from lorajob.job.jobdir import STAGES
+from lorajob.job.results import StageResult
 from lorajob.spec import JobSpec
 from lorajob.tasks.batches import submit_batch
 from lorajob.tasks.jobs import Jobs
@@ -79,7 +80,7 @@ def many(data: Path, count: int) -> list[JobSpec]:
 def finish(jobs: Jobs, job_id: str) -> None:
     for stage in STAGES:
         done = claim(jobs.records, jobs.records.load(job_id), stage)
-        assert jobs.records.commit(done, {}) == "settled"
+        assert jobs.records.commit(done, StageResult()) == "settled"
 
 
 def open_jobs(redis: Redis) -> dict[str, set[str]]:
@@ -103,7 +104,7 @@ def test_a_lane_whose_jobs_run_or_are_at_a_later_stage_is_no_empty_one(jobs, dat
     taken(jobs.settings, redis, lanes_of(["cpu"]), 1)
     running = claim(jobs.records, jobs.records.load(job), "preprocess")
     batches = [submit_batch(bob, many(data, 2), salt="running").batch]
-    jobs.records.commit(running, {})
+    jobs.records.commit(running, StageResult())
     batches += [submit_batch(bob, many(data, 2), salt=f"{n}").batch for n in range(LANES - 2)]
     lanes = [jobs.records.load(batch.jobs[0]).lane for batch in batches]
     assert len({jobs.records.load(job).lane, *lanes}) == LANES

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from lorajob.errors import UsageError
 from lorajob.job.jobdir import JobDir, hash_files, write_json
+from lorajob.job.results import StageResult
 from lorajob.spec import JobSpec
 from lorajob.storage.store import DamageError, Store, StoreError
 from lorajob.worker.artifacts import workplace
@@ -66,7 +67,7 @@ def commit(stored: JobStore, stage: str, attempt: int, **files: bytes) -> None:
         path = out / name.replace("__", "/")
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)
-    stored.job.commit(stage, out, {"attempt": attempt})
+    stored.job.commit(stage, out, StageResult(attempt=attempt))
 
 
 def checkpoint(job: JobDir, attempt: int, step: int) -> None:
@@ -86,7 +87,7 @@ def test_what_one_machine_commits_another_has(url: str, tmp_path: Path):
     assert {path.name for path in folder.iterdir()} == {"train", "manifest.json"}
     there.fetch_stage("preprocess", 3)
     assert hash_files(folder) == hash_files(here.job.stage_dir("preprocess"))
-    assert there.job.result("preprocess") == {"attempt": 3}
+    assert there.job.result("preprocess") == StageResult(attempt=3)
     here.fetch_spec()
     assert here.safe and there.safe
     assert there.last_attempt("preprocess") == 3
@@ -112,7 +113,7 @@ def test_a_transfer_keeps_the_lease_and_waits_for_a_store_that_is_away():
     assert len(tries) == 3 and len(heard) >= 5
 
 
-@pytest.mark.parametrize("reason", ["lost", "cancelled", "shutdown"])
+@pytest.mark.parametrize("reason", ["superseded", "cancelled", "shutdown"])
 def test_a_transfer_stops_when_its_stage_must(reason: str):
     def endless(check):
         while True:
@@ -197,7 +198,7 @@ def test_a_stage_that_is_whole_in_the_store_is_not_run_again(url: str, tmp_path:
     assert second.adopt("evaluate", 1) is None
     commit(first, "evaluate", 1, metrics=b"{}")
     first.push("evaluate", 1)  # and its worker dies before the record hears of it
-    assert second.adopt("evaluate", 2) == {"attempt": 1}
+    assert second.adopt("evaluate", 2) == StageResult(attempt=1)
     second.fetch_stage("evaluate", 2)
     assert (second.job.stage_dir("evaluate") / "metrics").read_bytes() == b"{}"
 

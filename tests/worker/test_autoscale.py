@@ -78,7 +78,7 @@ def test_demand_is_what_this_kind_can_run_however_many_wait_for_another(
             size = {"memory_class": 48} if number == 3 else {}
             records.create(job_record(tmp_path, f"mr-{number:08x}", **changes, **size))
     stages = finished("preprocess") | {
-        "train": StageRecord(state="running", worker="gpu-1@here", fence=1, owner="x", lease=9e9)
+        "train": StageRecord(state="running", worker="gpu-1@here", attempt=1, owner="x", lease=9e9)
     }
     records.create(job_record(tmp_path, state="running", stages=stages))
     with connect(redis_server) as redis:

@@ -53,7 +53,7 @@ def test_a_cut_network_counts_as_a_lost_worker_and_nothing_is_lost(
     done = second.wait_until(record, "succeeded", 120)
     assert done.stages["train"].attempts == 2
     wait_for(lambda: not training(gpu), 60)  # by itself: it cannot be told
-    stored.fetch_stage("train", done.stages["train"].fence)
+    stored.fetch_stage("train", done.stages["train"].attempt)
     path = stored.job.stage_dir("train") / "adapter" / "adapter_model.safetensors"
     assert path.read_bytes() == expected
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lorajob.job.results import StageResult
 from lorajob.storage.store import Check, DamageError
 from lorajob.worker.artifacts.checkpoints import fetch_checkpoint
 from lorajob.worker.artifacts.job_store import JobStore, tree_name
@@ -50,7 +51,7 @@ def test_two_that_fetch_at_once_take_nothing_from_each_other(stored: JobStore, t
     out = stored.job.new_attempt("convert", 1)
     for number in range(4):
         (out / f"part-{number}").write_bytes(b"w" * 1000)
-    stored.job.commit("convert", out, {})
+    stored.job.commit("convert", out, StageResult())
     stored.push("convert", 1)
     here = [JobStore(stored.store.url, tmp_path / "here") for _ in range(2)]
     begun, goes_on, errors = threading.Event(), threading.Event(), []
@@ -63,7 +64,7 @@ def test_two_that_fetch_at_once_take_nothing_from_each_other(stored: JobStore, t
     def fetch(one: JobStore, check: Check) -> None:
         try:
             one.fetch_stage("convert", 1, check=check)
-            assert one.job.result("convert") == {}
+            assert one.job.result("convert") == StageResult()
             assert len(list((one.job.root / "convert").glob("part-*"))) == 4
         except BaseException as error:  # else lost with the thread; asserted to be none
             errors.append(error)

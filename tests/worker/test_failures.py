@@ -71,7 +71,7 @@ def test_a_stopped_worker_that_wakes_after_its_lease_is_refused(fleet, expected)
     sleeper, asleep = fleet.runner(record), trainer(record)
     tree = sleeper.tree()
     sleeper.signal(signal.SIGSTOP, tree)
-    wait_for(lambda: fleet.load(record).stages["train"].fence == 2)
+    wait_for(lambda: fleet.load(record).stages["train"].attempt == 2)
     wait_for(lambda: log_lines(record, "resumed from step"))
     others = [pid for pid in stage_processes(record, "train") if pid != asleep]
     sleeper.signal(signal.SIGSTOP, others)  # the second attempt waits, so that the first could win

@@ -82,13 +82,13 @@ def test_a_job_crosses_machines_that_share_no_disk(far: Far, corpus, tmp_path: P
     alone = by_hand(tmp_path / "alone", spec.model_copy(update={"corpus": str(archive)}))
     far_job = JobStore(record.folder, tmp_path / "reader")
     for stage in STAGES:
-        far_job.fetch_stage(stage, record.stages[stage].fence)
+        far_job.fetch_stage(stage, record.stages[stage].attempt)
     for stage in ("preprocess", "train", "evaluate"):
         theirs, ours = files_of(far_job.job, stage), files_of(alone, stage)
         wanted = [name for name in ours if name.endswith((".arrow", "adapter_model.safetensors"))]
         assert {name: theirs[name] for name in wanted} == {name: ours[name] for name in wanted}
-    metrics = [record.stages["evaluate"].result or {}, alone.result("evaluate") or {}]
-    assert metrics[0]["tuned"] == metrics[1]["tuned"]
+    results = [record.stages["evaluate"].result, alone.result("evaluate")]
+    assert results[0].tuned == results[1].tuned and results[0].tuned is not None
     homes = {home: far.folder / home / "jobs" / job_id for home in ("cpu", "gpu", "user")}
     assert not homes["user"].exists()  # who submits keeps nothing
     assert not (homes["gpu"] / "convert").exists()
@@ -123,7 +123,7 @@ def test_training_goes_on_where_a_lost_machine_stopped(far: Far, expected: bytes
     log = second.settings.workplace / record.id / "log" / "train.log"
     assert "from step" in log.read_text() or "step-" in log.read_text()
     reader = JobStore(record.folder, tmp_path / "reader")
-    reader.fetch_stage("train", done.stages["train"].fence)
+    reader.fetch_stage("train", done.stages["train"].attempt)
     adapter = reader.job.stage_dir("train") / "adapter" / "adapter_model.safetensors"
     assert adapter.read_bytes() == expected
     assert stored.checkpoints() == []  # the adapter has taken their place

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lorajob.job.jobdir import JobDir
+from lorajob.job.results import StageResult
 from lorajob.spec import JobSpec
 from lorajob.storage.store import Store
 from lorajob.worker.artifacts import follower
@@ -51,7 +52,7 @@ def commit(job: JobDir) -> None:
     out = job.new_attempt("preprocess", 3)
     for name in ("clips", "table"):
         (out / name).write_bytes(b"c")
-    job.commit("preprocess", out, {})
+    job.commit("preprocess", out, StageResult())
     job.log_path("preprocess").parent.mkdir(parents=True)
     job.log_path("preprocess").write_text("said\n")
 
@@ -84,7 +85,7 @@ def test_a_slow_push_of_the_log_does_not_undo_the_last(stored: JobStore, monkeyp
 
 
 @pytest.mark.parametrize(
-    "outcome", [Committed({}), Stopped("forgotten"), Failed("memory", "none is left")]
+    "outcome", [Committed(StageResult()), Stopped("forgotten"), Failed("memory", "none is left")]
 )
 @pytest.mark.parametrize("prunes_first", [True, False])
 def test_a_stale_owner_brings_nothing_of_a_pruned_job_back(
@@ -132,7 +133,7 @@ def test_what_a_stale_owner_brings_while_its_job_is_pruned_is_removed(
     def run(job: JobDir, watch: Watch) -> Outcome:
         commit(job)
         monkeypatch.setattr(stored.store, method, prune_and_send)
-        return Committed({})
+        return Committed(StageResult())
 
     ended = run_stored(stored, record, PREPROCESS, Errand(watch, 0.05, 1), run, 1e9)
     assert ended == Failed("damage", f"{stored.store.url}/spec.json is gone")
@@ -170,7 +171,7 @@ def test_the_copy_here_goes_with_a_job_that_neither_redis_nor_the_store_knows(
         if spec_goes:
             withdraw(stored.store.url)
         ran.set()
-        return Committed({})
+        return Committed(StageResult())
 
     errand = Errand(lambda _: heard if ran.is_set() else None, 0.05, 1)
     run_stored(stored, record, PREPROCESS, errand, run, 1e9)

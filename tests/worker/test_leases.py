@@ -6,7 +6,9 @@ import time
 import pytest
 from redis.exceptions import ResponseError
 
-from lorajob.worker.connect import patiently
+from lorajob.job.report import Progress
+from lorajob.job.results import StageResult
+from lorajob.worker.connect import retry_redis
 from lorajob.worker.records.record import EndedAttempt
 from lorajob.worker.records.records import QUEUED, RUNNING, Claim, Refusal
 from tests.support.records import LEASE, LOSSES, claim, create, finish
@@ -44,7 +46,7 @@ def test_a_lease_that_holds_is_left_alone(records, job):
 
 def test_every_attempt_that_ended_is_told_with_its_worker_its_step_and_why(records, job):
     held = claim(records, job)
-    records.touch(held, {"step": 7, "total": 9})
+    records.touch(held, Progress(step=7, total=9))
     records.release(held, "its worker was told to stop")
     claim(records, job, lease=0)
     before = time.time()
@@ -62,7 +64,7 @@ def test_every_attempt_that_ended_is_told_with_its_worker_its_step_and_why(recor
 def test_an_owner_that_comes_back_before_anybody_else_keeps_its_stage(records, job, redis):
     held = claim(records, job, lease=0)
     records.expire(job.id, LOSSES)
-    assert records.touch(held, {"step": 3}, LEASE) == "held"
+    assert records.touch(held, Progress(step=3), LEASE) == "held"
     record = records.load(job.id)
     assert record.stages["preprocess"].state == "running"
     assert record.stages["preprocess"].losses == 0
@@ -74,16 +76,16 @@ def test_an_owner_that_comes_back_before_anybody_else_keeps_its_stage(records, j
 def test_an_owner_that_finished_meanwhile_commits_what_nobody_else_has_taken(records, job):
     held = claim(records, job, lease=0)
     records.expire(job.id, LOSSES)
-    assert records.commit(held, {"answer": 42}) == "settled"
-    assert records.commit(held, {"answer": 42}) == "settled"
+    assert records.commit(held, StageResult(answer=42)) == "settled"
+    assert records.commit(held, StageResult(answer=42)) == "settled"
     assert reasons(records, job) == ["succeeded"]
 
 
 def test_an_owner_that_gave_its_stage_back_cannot_revive_it(records, job):
     held = claim(records, job)
     records.release(held, "its worker was told to stop")
-    assert records.touch(held, lease_seconds=LEASE) == "lost"
-    assert records.commit(held, {}) == "lost"
+    assert records.touch(held, lease_seconds=LEASE) == "superseded"
+    assert records.commit(held, StageResult()) == "superseded"
 
 
 def test_a_stage_lost_too_often_in_a_row_fails_its_job_with_the_last_reason(records, job):
@@ -112,8 +114,8 @@ def test_a_new_checkpoint_ends_a_row_of_losses_and_an_old_one_does_not(records, 
 
     def train(checkpoint):
         held = claim(records, job, "train")
-        records.touch(held, {"step": checkpoint + 1, "checkpoint": checkpoint})
-        return records.lose(held, "stage train was ended by SIGKILL", LOSSES)
+        records.touch(held, Progress(step=checkpoint + 1, checkpoint=checkpoint))
+        return records.fail_retryable(held, "stage train was ended by SIGKILL", LOSSES)
 
     assert [train(step) for step in (10, 20, 30, 40)] == ["queued"] * 4
     assert train(0) == "queued"  # begun anew: its checkpoints are of no use any more
@@ -124,15 +126,19 @@ def test_a_new_checkpoint_ends_a_row_of_losses_and_an_old_one_does_not(records, 
 def test_a_loss_is_told_by_its_owner_alone(records, job):
     stale = claim(records, job, lease=0)
     fresh = claim(records, job)
-    assert records.lose(stale, "late", LOSSES) == "lost"
-    assert records.lose(fresh, "stage preprocess was ended by SIGSEGV", LOSSES) == "queued"
+    assert records.fail_retryable(stale, "late", LOSSES) == "superseded"
+    assert (
+        records.fail_retryable(fresh, "stage preprocess was ended by SIGSEGV", LOSSES) == "queued"
+    )
     assert reasons(records, job)[-1] == "stage preprocess was ended by SIGSEGV"
 
 
 def test_a_lost_attempt_of_a_cancelled_job_is_not_tried_again(records, job):
     held = claim(records, job)
     records.cancel(job.id)
-    assert records.lose(held, "stage preprocess was ended by SIGKILL", LOSSES) == "cancelled"
+    assert (
+        records.fail_retryable(held, "stage preprocess was ended by SIGKILL", LOSSES) == "cancelled"
+    )
     assert records.load(job.id).state == "cancelled"
     assert records.retry(job.id) == "retried"
 
@@ -151,7 +157,7 @@ def test_only_jobs_that_wait_or_run_are_in_an_index(records, job, redis):
     assert places() == [True, False]
     held = claim(records, job)
     assert places() == [False, True]
-    records.commit(held, {})
+    records.commit(held, StageResult())
     assert places() == [True, False]
     held = claim(records, job, "train")
     records.fail(held, "model: no")
@@ -193,9 +199,9 @@ def test_the_list_of_attempts_stays_short(records, job):
 
 def test_an_attempt_made_by_hand_is_outnumbered(records, job):
     claimed = records.claim(job.id, "preprocess", "w", LEASE, LOSSES, known_attempt=7)
-    assert isinstance(claimed, Claim) and claimed.fence == 8
+    assert isinstance(claimed, Claim) and claimed.attempt == 8
     records.release(claimed, "its worker was told to stop")
-    assert claim(records, job).fence == 9
+    assert claim(records, job).attempt == 9
 
 
 def test_a_redis_without_room_takes_a_commit_and_delays_a_claim(records, job, redis, caplog):
@@ -207,10 +213,10 @@ def test_a_redis_without_room_takes_a_commit_and_delays_a_claim(records, job, re
     redis.config_set("maxmemory", "1")
     room = threading.Thread(target=make_room)
     try:
-        assert records.commit(held, {"answer": 42}) == "settled"
+        assert records.commit(held, StageResult(answer=42)) == "settled"
         room.start()
         assert isinstance(
-            patiently(lambda: records.claim(job.id, "train", "w", LEASE, LOSSES)), Claim
+            retry_redis(lambda: records.claim(job.id, "train", "w", LEASE, LOSSES)), Claim
         )
         room.join()
     finally:
@@ -220,4 +226,4 @@ def test_a_redis_without_room_takes_a_commit_and_delays_a_claim(records, job, re
 def test_a_mistake_of_ours_is_not_asked_again(redis):
     redis.set("lorajob:text", "x")
     with pytest.raises(ResponseError, match="WRONGTYPE"):
-        patiently(lambda: redis.hget("lorajob:text", "field"))
+        retry_redis(lambda: redis.hget("lorajob:text", "field"))

@@ -10,10 +10,17 @@ import pytest
 from pydantic import SecretStr
 
 from lorajob.job.jobdir import STAGES
+from lorajob.job.results import StageResult
 from lorajob.tasks.broker import send
 from lorajob.worker.artifacts.job_store import JobStore
 from lorajob.worker.monitoring import tallies
-from lorajob.worker.monitoring.gpu_load import PERIOD_SECONDS, GpuWatch, gpu_loads, loads_of, parse
+from lorajob.worker.monitoring.gpu_load import (
+    PERIOD_SECONDS,
+    GpuWatch,
+    gpu_loads,
+    loads_of,
+    parse_loads,
+)
 from lorajob.worker.queues import MEMORY_CLASSES_GB
 from lorajob.worker.records.record import StageRecord
 from lorajob.worker.records.records import Claim, Records
@@ -47,7 +54,7 @@ def exporter(redis_server, monkeypatch) -> Iterator[str]:
 
 def training(progress: dict[str, float]) -> StageRecord:
     return StageRecord(
-        state="running", attempts=1, fence=1, owner="o", worker="gpu@a", lease=time.time() + 90,
+        state="running", attempts=1, attempt=1, owner="o", worker="gpu@a", lease=time.time() + 90,
         started_at=time.time(), progress=progress,
     )  # fmt: skip
 
@@ -110,7 +117,7 @@ def test_a_scrape_follows_a_job_through_its_life(exporter, records, tmp_path):
     claim = records.claim(job.id, "preprocess", "cpu@a", 90, 3)
     assert isinstance(claim, Claim)
     until(exporter, "lorajob_queue_jobs", 1, queue="cpu", state="running", memory_gb="0")
-    records.commit(claim, {})
+    records.commit(claim, StageResult())
     found = until(exporter, "lorajob_queue_jobs", 1, queue="gpu", state="queued", memory_gb="0")
     assert value(found, "lorajob_queue_jobs", queue="cpu", state="running", memory_gb="0") == 0
     assert value(found, "lorajob_jobs", state="running", language="hi") == 1  # as status says
@@ -202,7 +209,7 @@ def test_the_passwords_of_the_service_reach_no_other_program(redis_server):
 
 
 def test_nvidia_smis_answer_is_read(monkeypatch):
-    loads = parse(SMI)
+    loads = parse_loads(SMI)
     assert [load.uuid for load in loads] == ["GPU-aaa", "GPU-bbb", "GPU-ccc"]
     assert (loads[0].used_mib, loads[0].total_mib, loads[0].percent) == (30721, 81920, 97)
     assert loads[2].percent is None

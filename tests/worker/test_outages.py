@@ -81,7 +81,7 @@ def test_a_wiped_redis_is_rebuilt_from_the_files(fleet, expected):
     done = fleet.wait_until(record, "succeeded", 120)
     assert resumed_at(record) and min(resumed_at(record)) > SAVE_STEPS
     assert adapter(record.folder) == expected
-    assert done.stages["train"].fence > 1
+    assert done.stages["train"].attempt > 1
     assert rebuild(fleet.settings).jobs == ()
 
 

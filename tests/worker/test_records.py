@@ -7,6 +7,8 @@ import pytest
 
 from lorajob.errors import JobNotFoundError
 from lorajob.job.jobdir import STAGES
+from lorajob.job.report import Progress
+from lorajob.job.results import StageResult
 from lorajob.worker.connect import shown
 from lorajob.worker.heartbeats import Heartbeat, living
 from lorajob.worker.records.record import JobRecord
@@ -14,7 +16,7 @@ from lorajob.worker.records.records import Claim, Refusal
 from tests.support.records import LEASE, LOSSES, claim, create, finish
 from tests.support.service import PASSWORD, wait_for
 
-RESULT = {"warnings": [], "loss": 1.25, "name": "हिन्दी", "none": None}
+RESULT = StageResult(warnings=[], loss=1.25, name="हिन्दी", none=None)
 
 
 def test_a_record_comes_back_as_it_was_stored_and_never_expires(records, job, redis):
@@ -45,7 +47,7 @@ def test_every_change_of_state_is_mirrored_beside_the_files(records, job):
     held = claim(records, job)
     assert mirrored()["stages"]["preprocess"]["state"] == "running"
     records.commit(held, RESULT)
-    assert mirrored()["stages"]["preprocess"]["result"] == RESULT
+    assert mirrored()["stages"]["preprocess"]["result"] == RESULT.as_json()
     records.cancel(job.id)
     assert JobRecord.model_validate(mirrored()) == records.load(job.id)
 
@@ -91,12 +93,12 @@ def test_a_stage_before_its_turn_or_after_its_end_is_refused(records, job):
 def test_a_lease_that_ran_out_is_taken_over_and_the_first_owner_refused(records, job):
     stale = claim(records, job, lease=0)
     fresh = claim(records, job)
-    assert fresh.fence == stale.fence + 1
-    assert records.touch(stale, {"step": 1}, LEASE) == "lost"
-    assert records.commit(stale, RESULT) == "lost"
+    assert fresh.attempt == stale.attempt + 1
+    assert records.touch(stale, Progress(step=1), LEASE) == "superseded"
+    assert records.commit(stale, RESULT) == "superseded"
     assert not records.fail(stale, "late") and not records.release(stale, "late")
-    assert records.touch(fresh, {"step": 2}) == "held"
-    assert records.load(job.id).stages["preprocess"].progress == {"step": 2}
+    assert records.touch(fresh, Progress(step=2)) == "held"
+    assert records.load(job.id).stages["preprocess"].progress == Progress(step=2)
 
 
 def test_an_expired_lease_is_renewed_while_nobody_took_the_stage(records, job):
@@ -138,7 +140,7 @@ def test_a_failed_stage_fails_its_job_and_a_retry_goes_on_from_it(records, job):
         "waiting",
         "waiting",
     ]
-    assert claim(records, job, "train").fence == held.fence + 1
+    assert claim(records, job, "train").attempt == held.attempt + 1
     assert records.load(job.id).stages["train"].attempts == 2
 
 
@@ -192,7 +194,7 @@ def test_a_cancelled_job_whose_worker_died_ends_too(records, job, order):
 def test_a_released_stage_is_queued_again(records, job):
     assert records.release(claim(records, job), "its worker stops")
     assert records.load(job.id).stages["preprocess"].state == "queued"
-    assert claim(records, job).fence == 2
+    assert claim(records, job).attempt == 2
 
 
 def test_a_released_stage_of_a_cancelled_job_is_cancelled(records, job):

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from lorajob.errors import ServiceError
 from lorajob.worker.connect import connect
-from lorajob.worker.machine.processes import Identity, backoff, end, identify, lives, send
+from lorajob.worker.machine.processes import Identity, backoff, end, identify, lives, signal_process
 from lorajob.worker.stack.info import StackInfo, is_up
 from lorajob.worker.stack.redis_server import find_server, free_port, server_version
 from lorajob.worker.stack.stack import Stack
@@ -43,7 +43,7 @@ def test_a_stack_keeps_what_dies_refuses_a_second_and_leaves_nothing(home):
     assert stack.info() == info
 
     for name in ("redis", "gpu worker"):
-        send(info.processes[name], signal.SIGKILL)
+        signal_process(info.processes[name], signal.SIGKILL)
         wait_for(
             lambda name=name: stack.info().processes.get(name) not in (None, info.processes[name])
         )
@@ -78,7 +78,7 @@ def test_nothing_outlives_a_stack_that_is_killed(home):
     stack = Stack(settings_for(home, None))
     stack.up(detach=True, flower=True)
     info = stack.info()
-    send(info.supervisor, signal.SIGKILL)
+    signal_process(info.supervisor, signal.SIGKILL)
     wait_for(lambda: not any(lives(one) for one in all_of(info)))
     assert stack.info() is None
     assert not stack.down()  # nothing was left to end

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from lorajob.job.jobdir import JobDir
+from lorajob.job.report import Progress
+from lorajob.job.results import StageResult
 from lorajob.worker.machine.processes import identify
 from lorajob.worker.supervision.outcome import Committed, Crashed, Failed, Stopped
 from lorajob.worker.supervision.supervisor import child_environment, supervise
@@ -40,7 +42,7 @@ def run(what, job, watch=None, grace_seconds=10.0, **options):
 
 
 def test_a_finished_stage_is_committed_with_the_result_of_its_manifest(job):
-    assert run("preprocess", job) == Committed({"answer": 42, "none": []})
+    assert run("preprocess", job) == Committed(StageResult(answer=42, none=[]))
 
 
 def test_the_log_holds_the_attempt_and_what_the_stage_printed(job):
@@ -65,7 +67,7 @@ def test_a_stage_is_told_neither_redis_nor_any_password(job, monkeypatch):
 def test_a_stage_that_is_cancelled_ends_by_itself_after_one_signal(job):
     watch = Watch("cancelled")
     assert run("train", job, watch, grace_seconds=60) == Stopped("cancelled")
-    assert watch.progress == [{"step": 1, "total": 2, "loss": 2.5, "eta_seconds": 9.0}]
+    assert watch.progress == [Progress(step=1, total=2, loss=2.5, eta_seconds=9.0)]
 
 
 def test_a_stage_that_ignores_the_signal_is_killed_with_its_children_after_the_grace(job):
@@ -75,7 +77,7 @@ def test_a_stage_that_ignores_the_signal_is_killed_with_its_children_after_the_g
 
 
 def test_a_stage_whose_claim_is_lost_is_killed_at_once(job):
-    assert run("stubborn", job, Watch("lost"), grace_seconds=600) == Stopped("lost")
+    assert run("stubborn", job, Watch("superseded"), grace_seconds=600) == Stopped("superseded")
 
 
 def test_a_stage_that_reports_no_step_for_too_long_is_stopped(job):

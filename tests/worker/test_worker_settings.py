@@ -8,7 +8,7 @@ import pytest
 from lorajob.errors import UsageError
 from lorajob.job.jobdir import STAGES
 from lorajob.worker.app import configuration, submitter
-from lorajob.worker.machine.gpus import parse, visible_gpus
+from lorajob.worker.machine.gpus import parse_gpus, visible_gpus
 from lorajob.worker.machine.launch import WorkerOptions, run_worker, worker_command
 from lorajob.worker.queues import QUEUES, all_queues
 from tests.support.service import settings_for
@@ -107,7 +107,7 @@ TABLE = """\
 
 
 def test_gpus_are_read_from_nvidia_smi_without_those_that_hide_their_memory():
-    assert [(gpu.index, gpu.total_mib, gpu.free_mib) for gpu in parse(TABLE)] == [
+    assert [(gpu.index, gpu.total_mib, gpu.free_mib) for gpu in parse_gpus(TABLE)] == [
         ("0", 23034, 22000),
         ("1", 23034, 100),
     ]

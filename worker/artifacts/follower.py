@@ -36,7 +36,7 @@ class Follower:
         """`watch`, with an eye on the checkpoints that pass by."""
 
         def hear(progress: Progress | None) -> StopReason | None:
-            saved = (progress or {}).get("checkpoint") or 0
+            saved = (progress.checkpoint if progress else None) or 0
             if saved > self._saved:
                 with self._wake:
                     self._saved = saved
@@ -74,7 +74,7 @@ class Follower:
         path = self._stored.job.log_path(self._claim.stage)
         size = path.stat().st_size if path.is_file() else 0
         if size > self._log_pushed:
-            self._stored.push_log(self._claim.stage, self._claim.fence, self._log_start)
+            self._stored.push_log(self._claim.stage, self._claim.attempt, self._log_start)
             self._log_pushed = size
 
     def __enter__(self) -> "Follower":

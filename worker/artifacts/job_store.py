@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lorajob.job.jobdir import MANIFEST, STAGES, JobDir, hash_file, write_json
+from lorajob.job.results import StageResult
 from lorajob.spec import JobSpec
 from lorajob.storage.folders import locked, remove_folder
 from lorajob.storage.store import Check, DamageError, GoneError, Store, unhurried
@@ -76,7 +77,7 @@ class JobStore:
                     raise DamageError(f"{folder / name} has changed since its stage committed it")
                 raise DamageError(f"{self.store.url}/{key} is not what was uploaded")
 
-    def adopt(self, stage: str, fence: int) -> dict[str, Any] | None:
+    def adopt(self, stage: str, fence: int) -> StageResult | None:
         """The result of a stage that an earlier attempt brought to the store whole, without its
         record hearing of it; now this attempt's. None where there is none.
         """
@@ -85,8 +86,7 @@ class JobStore:
             return None
         manifest = self.manifest(stage, max(found))
         self._point(stage, fence, manifest)
-        result: dict[str, Any] = manifest["result"]
-        return result
+        return StageResult.model_validate(manifest["result"])
 
     def fetch_stage(
         self,
@@ -129,7 +129,7 @@ class JobStore:
         self.fetch_spec()
         for earlier in STAGES[: STAGES.index(stage)]:
             needed = NEEDS[stage].get(earlier, ())
-            self.fetch_stage(earlier, record.stages[earlier].fence, needed, check)
+            self.fetch_stage(earlier, record.stages[earlier].attempt, needed, check)
 
     def read_spec(self) -> bytes:
         """The spec in the store. Raises GoneError without one, as for a job that was pruned: the

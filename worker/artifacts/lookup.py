@@ -91,7 +91,7 @@ def fetched(record: JobRecord, settings: Settings, *stages: str) -> Iterator[Job
         stored.fetch_spec()
         for stage in stages:
             if record.stages[stage].state == "succeeded":
-                stored.fetch_stage(stage, record.stages[stage].fence)
+                stored.fetch_stage(stage, record.stages[stage].attempt)
         yield stored.job
     make_room(stored, settings.jobs_gb * 1e9)
 

@@ -7,11 +7,11 @@ While the stage runs, its checkpoints and its log follow it there.
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from lorajob.corpora.remote import fetch, in_use
 from lorajob.errors import LorajobError
 from lorajob.job.jobdir import JobDir
+from lorajob.job.results import StageResult
 from lorajob.storage.store import Check, DamageError, GoneError, StoreError
 from lorajob.storage.urls import is_url, public
 from lorajob.worker.artifacts import workplace
@@ -53,7 +53,7 @@ def corpus_here(record: JobRecord, claim: Claim, errand: Errand) -> Iterator[Out
     with in_use(record.corpus) as here:
         if failed is None and not here:  # it was removed to make room, this very moment
             failed = Failed(
-                "lost", f"corpus: {public(record.corpus)} was removed before it was read"
+                "retryable", f"corpus: {public(record.corpus)} was removed before it was read"
             )
         yield failed
 
@@ -98,18 +98,16 @@ def _failed(error: LorajobError) -> Failed:
     it is.
     """
     away = isinstance(error, StoreError) and not isinstance(error, DamageError)
-    return Failed("lost" if away else error.kind, str(error))
+    return Failed("retryable" if away else error.kind, str(error))
 
 
-def _begin(
-    stored: JobStore, record: JobRecord, claim: Claim, check: Check
-) -> dict[str, Any] | None:
+def _begin(stored: JobStore, record: JobRecord, claim: Claim, check: Check) -> StageResult | None:
     """Fetch what the stage needs, unless it is finished: then its result. Its job.json says first
     that it runs.
     """
     with while_there(stored):
         record.save()
-        adopted = stored.adopt(claim.stage, claim.fence)
+        adopted = stored.adopt(claim.stage, claim.attempt)
     if adopted is None:
         stored.fetch_for(claim.stage, record, check)
         if claim.stage == "train":
@@ -121,13 +119,13 @@ def _run(stored: JobStore, claim: Claim, errand: Errand, run: Run) -> Outcome:
     follower = Follower(stored, claim)
     with follower:
         outcome = run(stored.job, follower.watching(errand.watch))
-    if outcome == Stopped("lost"):
+    if outcome == Stopped("superseded"):
         return outcome  # nobody waits for what is here
 
     def finish(check: Check) -> None:
         with while_there(stored):
             if isinstance(outcome, Committed):
-                stored.push(claim.stage, claim.fence, check)
+                stored.push(claim.stage, claim.attempt, check)
                 if claim.stage == "train":
                     follower.remove_checkpoints()
             elif claim.stage == "train":

@@ -43,7 +43,7 @@ class Errand:
         """One that ends within the grace of a stage that was stopped."""
 
         def watch(_: Progress | None) -> StopReason:
-            return "lost" if self.watch(None) == "lost" else "shutdown"
+            return "superseded" if self.watch(None) == "superseded" else "shutdown"
 
         return Errand(watch, self.watch_seconds, self.grace_seconds)
 
@@ -61,7 +61,7 @@ class Errand:
 
         def target() -> None:
             try:
-                future.set_result(patiently(work, check))
+                future.set_result(retry_store(work, check))
             except BaseException as error:  # whatever it is, `result` raises it below
                 future.set_exception(error)
 
@@ -71,7 +71,7 @@ class Errand:
         while not wait([future], timeout=self.watch_seconds).done:
             heard = self.watch(None)
             now = time.monotonic()
-            if heard is not None and (reason is None or heard == "lost"):
+            if heard is not None and (reason is None or heard == "superseded"):
                 patience = self.grace_seconds if heard == "shutdown" else 0.0
                 reason, give_up_at = heard, now + patience
             if now >= give_up_at:
@@ -84,7 +84,7 @@ class Errand:
             return Stopped(reason or "shutdown")
 
 
-def patiently(work: Callable[[Check], Result], check: Check) -> Result:
+def retry_store(work: Callable[[Check], Result], check: Check) -> Result:
     """Work, again and again while the store is away; damage is told at once."""
     for tries in range(TRIES):
         try:

@@ -21,13 +21,13 @@ from redis.exceptions import RedisError
 
 from lorajob import logs
 from lorajob.errors import UsageError
-from lorajob.job.jobdir import STAGES
 from lorajob.worker.connect import connect
 from lorajob.worker.machine.gpus import Pin, pins
 from lorajob.worker.machine.launch import WorkerOptions, launch
 from lorajob.worker.machine.processes import STEADY_SECONDS, backoff, end, identify, spawn
 from lorajob.worker.queues import KINDS, QUEUES
-from lorajob.worker.records.records import QUEUED, RUNNING
+from lorajob.worker.records.records import QUEUED, RUNNING, Records
+from lorajob.worker.records.standing import Standing
 from lorajob.worker.settings import SETTLE_SECONDS, Settings
 
 LOOK_SECONDS = 2.0  # between two looks at the records
@@ -228,34 +228,24 @@ def demand(redis: Redis, kind: str, enough: int | None, largest_gb: float | None
     Jobs that need more than a card of `largest_gb` are another machine's.
     """
     waiting: list[int] = []
-    for stage, states in _stages(redis, QUEUED):
-        needed = int(states["memory_class"] or 0) if kind == "gpu" else 0
-        fits = largest_gb is None or needed <= largest_gb
-        if QUEUES[stage] == kind and states[f"{stage}.state"] == "queued" and fits:
-            waiting.append(needed)
+    for at in _standings(redis, QUEUED, kind):
+        fits = largest_gb is None or at.memory_gb <= largest_gb
+        if at.waits and fits:
+            waiting.append(at.memory_gb)
             if len(waiting) == enough:
                 break
     running = [
-        (states[f"{stage}.worker"] or "").partition("@")[0]
-        for stage, states in _stages(redis, RUNNING)
-        if QUEUES[stage] == kind and states[f"{stage}.state"] == "running"
+        (at.worker or "").partition("@")[0] for at in _standings(redis, RUNNING, kind) if at.runs
     ]
     return Demand(tuple(waiting), tuple(running))
 
 
-def _stages(redis: Redis, index: str) -> Iterator[tuple[str, dict[str, str | None]]]:
-    """The stage that each job of a sorted set is at, and its fields, newest first."""
-    names = ["memory_class"]
-    names += [f"{stage}.{field}" for stage in STAGES for field in ("state", "worker")]
+def _standings(redis: Redis, index: str, kind: str) -> Iterator[Standing]:
+    """Where each job of a sorted set stands that is at a stage of `kind`, newest first."""
+    records = Records(redis)
     start = 0
     while ids := cast("list[str]", redis.zrevrange(index, start, start + CHUNK - 1)):
-        with redis.pipeline(transaction=False) as pipe:
-            for job_id in ids:
-                pipe.hmget(f"lorajob:job:{job_id}", names)
-            rows = pipe.execute()
-        for row in rows:
-            fields = dict(zip(names, row, strict=True))
-            ahead = [stage for stage in STAGES if fields[f"{stage}.state"] != "succeeded"]
-            if ahead:
-                yield ahead[0], fields
+        for at in records.standings(ids).values():
+            if at.stage is not None and QUEUES[at.stage] == kind:
+                yield at
         start += CHUNK

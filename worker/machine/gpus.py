@@ -80,7 +80,9 @@ def pins(asked: str) -> list[Pin]:
 
 def devices() -> list[Pin]:
     """The cards, or their parts, that CUDA_VISIBLE_DEVICES leaves; [] without a driver."""
-    memory = {gpu.uuid: gpu.total_mib / MIB_PER_GB for gpu in parse(ask_nvidia_smi(QUERY, *PLAIN))}
+    memory = {
+        gpu.uuid: gpu.total_mib / MIB_PER_GB for gpu in parse_gpus(ask_nvidia_smi(QUERY, *PLAIN))
+    }
     found = parse_list(ask_nvidia_smi("-L"), memory)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
@@ -120,7 +122,9 @@ def _named(found: list[Pin], name: str) -> list[Pin]:
 
 def visible_gpus() -> list[Gpu]:
     """The devices that CUDA_VISIBLE_DEVICES leaves, in nvidia-smi's order; [] without a driver."""
-    return _chosen(parse(ask_nvidia_smi(QUERY, *PLAIN)), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return _chosen(
+        parse_gpus(ask_nvidia_smi(QUERY, *PLAIN)), os.environ.get("CUDA_VISIBLE_DEVICES")
+    )
 
 
 def ask_nvidia_smi(*options: str) -> str:
@@ -168,7 +172,7 @@ def _silent() -> ServiceError:
     )
 
 
-def parse(table: str) -> list[Gpu]:
+def parse_gpus(table: str) -> list[Gpu]:
     """Read nvidia-smi's lines; a device that does not tell its memory is left out."""
     gpus = []
     for line in table.splitlines():

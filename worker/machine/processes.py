@@ -86,7 +86,7 @@ def spawn(
     return child
 
 
-def send(identity: Identity, number: signal.Signals) -> None:
+def signal_process(identity: Identity, number: signal.Signals) -> None:
     """Send a signal to this very process; one that is gone is no matter."""
     if lives(identity):
         try:
@@ -119,11 +119,11 @@ def end(
     """SIGTERM, and SIGKILL for those that are still there after `seconds`, or once `hurried`."""
     remaining = list(identities)
     for identity in remaining:
-        send(identity, signal.SIGTERM)
+        signal_process(identity, signal.SIGTERM)
     if wait_gone(remaining, seconds, hurried):
         return
     for identity in remaining:
-        send(identity, signal.SIGKILL)
+        signal_process(identity, signal.SIGKILL)
     wait_gone(remaining, KILL_SECONDS)
 
 

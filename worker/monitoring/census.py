@@ -6,22 +6,17 @@ than workers. A few of the failed and cancelled are looked at again in every tur
 have been retried and have ended again since the last.
 """
 
-import logging
 from collections import deque
 from dataclasses import dataclass
 from typing import cast
 
 from redis import Redis
 
-from lorajob.errors import RecordError
-from lorajob.worker.records.record import ENDED, JobRecord
-from lorajob.worker.records.records import INDEX, QUEUED, RUNNING
-from lorajob.worker.records.standing import FIELDS, Standing, standing_of
+from lorajob.worker.records.record import JobRecord
+from lorajob.worker.records.records import INDEX, QUEUED, RUNNING, Records
+from lorajob.worker.records.standing import Standing
 
-PAGE = 1000  # records a round trip
 AGAIN = 200  # ended jobs that are looked at again in a turn
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,6 +32,7 @@ class CensusTaker:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._records = Records(redis)
         self._known: dict[str, Standing] = {}
         self._waiting: dict[str, float] = {}  # time in the sorted set, of those known to wait
         self._again: deque[str] = deque()  # what may be retried, in the order of the next look
@@ -56,7 +52,7 @@ class CensusTaker:
             for job_id in cast("list[str]", ids)
             if job_id in doubtful or job_id in runs or not self._holds(job_id, waits)
         ]
-        read = self._read(stale)
+        read = self._records.standings(stale)
         known = self._known
         self._known = {
             job_id: read.get(job_id) or known[job_id]
@@ -66,7 +62,8 @@ class CensusTaker:
         self._waiting = waits
         seen = set(self._again)
         self._again += [i for i in read if i not in seen and _may_be_retried(read[i])]
-        return Census(self._known, self._records(sorted(runs)))
+        records = self._records.load_many(sorted(runs))
+        return Census(self._known, [record for record in records if record.state == "running"])
 
     def _holds(self, job_id: str, waits: dict[str, float]) -> bool:
         """Whether what is known of a job that does not run can still be true."""
@@ -74,8 +71,8 @@ class CensusTaker:
         if standing is None:
             return False
         if job_id in waits:
-            return standing.state not in ENDED and self._waiting.get(job_id) == waits[job_id]
-        return standing.state in ENDED
+            return not standing.over and self._waiting.get(job_id) == waits[job_id]
+        return standing.over
 
     def _next_again(self) -> list[str]:
         due = [self._again.popleft() for _ in range(min(AGAIN, len(self._again)))]
@@ -83,37 +80,6 @@ class CensusTaker:
         self._again += kept
         return kept
 
-    def _read(self, ids: list[str]) -> dict[str, Standing]:
-        found = {}
-        for start in range(0, len(ids), PAGE):
-            page = ids[start : start + PAGE]
-            with self._redis.pipeline(transaction=False) as pipe:
-                for job_id in page:
-                    pipe.hmget(_key(job_id), FIELDS)
-                answers = cast("list[list[str | None]]", pipe.execute())
-            for job_id, values in zip(page, answers, strict=True):
-                language, state, memory_class, evaluated, *stages = values
-                if language is not None and state is not None:
-                    found[job_id] = standing_of(language, state, memory_class, evaluated, stages)
-        return found
-
-    def _records(self, ids: list[str]) -> list[JobRecord]:
-        with self._redis.pipeline(transaction=False) as pipe:
-            for job_id in ids:
-                pipe.hgetall(_key(job_id))
-            answers = cast("list[dict[str, str]]", pipe.execute())
-        records = []
-        for fields in filter(None, answers):
-            try:
-                records.append(JobRecord.from_hash(fields))
-            except RecordError as error:
-                logger.warning("%s", error)
-        return [record for record in records if record.state == "running"]
-
 
 def _may_be_retried(standing: Standing) -> bool:
     return standing.state in ("failed", "cancelled", "rejected")
-
-
-def _key(job_id: str) -> str:
-    return f"lorajob:job:{job_id}"

@@ -35,10 +35,10 @@ def gpu_loads(uuids: set[str]) -> list[GpuLoad]:
     """The load of these devices. Raises ServiceError where nvidia-smi does not answer."""
     if not uuids:
         return []
-    return [load for load in parse(ask_nvidia_smi(QUERY, *PLAIN)) if load.uuid in uuids]
+    return [load for load in parse_loads(ask_nvidia_smi(QUERY, *PLAIN)) if load.uuid in uuids]
 
 
-def parse(table: str) -> list[GpuLoad]:
+def parse_loads(table: str) -> list[GpuLoad]:
     """Read nvidia-smi's lines; a device that does not tell its memory is left out."""
     loads = []
     for line in table.splitlines():
@@ -56,7 +56,7 @@ def loads_of(redis: Redis, workers: list[str]) -> dict[str, list[GpuLoad]]:
     """
     if not workers:
         return {}
-    texts = cast("list[str | None]", redis.mget([_key(name) for name in workers]))
+    texts = cast("list[str | None]", redis.mget([_load_key(name) for name in workers]))
     return {
         name: _told(name, text)
         for name, text in zip(workers, texts, strict=True)
@@ -108,11 +108,11 @@ class GpuWatch:
                 if not uuids:
                     return
                 loads = json.dumps([asdict(load) for load in gpu_loads(uuids)])
-                self._redis.set(_key(self._name), loads, ex=KEEP_SECONDS)
+                self._redis.set(_load_key(self._name), loads, ex=KEEP_SECONDS)
             except (RedisError, ServiceError) as error:
                 logger.info("the GPUs' load was not told: %s", error)
             self._stop.wait(PERIOD_SECONDS)
 
 
-def _key(worker: str) -> str:
+def _load_key(worker: str) -> str:
     return f"lorajob:gpu-load:{worker}"

@@ -17,6 +17,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from lorajob.job.jobdir import STAGES
+from lorajob.job.report import Progress
 from lorajob.worker.heartbeats import living
 from lorajob.worker.monitoring import tallies
 from lorajob.worker.monitoring.census import Census, CensusTaker
@@ -88,7 +89,9 @@ def job_metrics(census: Census) -> Iterator[Metric]:
         "Jobs whose stage waits for or is run by a worker of this queue with a card of so many GB.",
         labels=["queue", "state", "memory_gb"],
     )
-    active = Counter((QUEUES[s.stage], s.waits, s.memory_gb) for s in found if s.stage is not None)
+    active = Counter(
+        (QUEUES[s.stage], s.waits, s.memory_gb) for s in found if s.active and s.stage is not None
+    )
     for queue in KINDS:  # none is left out: KEDA takes a missing one for an error
         for size in (0, *MEMORY_CLASSES_GB) if queue == "gpu" else (0,):
             queues.add_metric([queue, "queued", str(size)], active[queue, True, size])
@@ -99,10 +102,10 @@ def job_metrics(census: Census) -> Iterator[Metric]:
         "Word error rate on the test clips, of the newest job of a language that was evaluated.",
         labels=["language", "model"],
     )
-    newest = {s.language: s.wer for s in found if s.wer}  # the last one stays
+    newest = {s.language: s.scores for s in found if s.scores}  # the last one stays
     for language, scores in sorted(newest.items()):
-        for model, percent in scores.items():
-            wer.add_metric([language, model], percent)
+        for model, measured in scores.items():
+            wer.add_metric([language, model], measured.wer)
     yield wer
 
 
@@ -122,21 +125,26 @@ def training_metrics(running: list[JobRecord]) -> Iterator[Metric]:
         for stage, at in record.stages.items():
             if at.state != "running" or at.progress is None:
                 continue
-            said = dict(at.progress)
-            if stage == "train":
-                said["rate"] = steps_per_second(said)
+            said = at.progress
+            values = {
+                "step": said.step,
+                "total": said.total,
+                "eta_seconds": said.eta_seconds,
+                "loss": said.loss,
+                "rate": steps_per_second(said) if stage == "train" else None,
+                "tokens_per_second": said.tokens_per_second,
+            }
             for key, family in families.items():
-                if isinstance(value := said.get(key), int | float):
+                if (value := values[key]) is not None:
                     family.add_metric([record.id, record.language, stage], value)
     yield from families.values()
 
 
-def steps_per_second(progress: dict[str, object]) -> float | None:
+def steps_per_second(progress: Progress) -> float | None:
     """What a stage's own forecast of its end assumes."""
-    match progress:
-        case {"step": int(step), "total": int(total), "eta_seconds": int(eta) | float(eta)} if eta:
-            return (total - step) / eta
-    return None
+    if progress.step is None or progress.total is None or not progress.eta_seconds:
+        return None
+    return (progress.total - progress.step) / progress.eta_seconds
 
 
 def worker_metrics(

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 def tell_attempt(record: JobRecord, claim: Claim, worker: str, outcome: str, began: float) -> None:
     """Export the span of an attempt that has just ended. Never raises."""
-    attributes = {"stage": claim.stage, "attempt": claim.fence, "worker": worker}
+    attributes = {"stage": claim.stage, "attempt": claim.attempt, "worker": worker}
     _tell(_Span(record, claim.stage, outcome, began, time.time(), attributes))
 
 

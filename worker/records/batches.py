@@ -14,7 +14,7 @@ INDEX = "lorajob:batches"  # by the time they were made
 SHOWN_BATCHES = 5  # to whoever asks for one that is not there
 
 
-class Batch(BaseModel):
+class JobBatch(BaseModel):
     """One batch, as it stands in Redis: JSON under `lorajob:batch:ID`."""
 
     model_config = ConfigDict(frozen=True)
@@ -32,33 +32,35 @@ class Batches:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
-    def create(self, batch: Batch) -> Batch:
+    def create(self, batch: JobBatch) -> JobBatch:
         """Store it, unless there is one of that id; returns the one that is there now."""
         text = batch.model_dump_json()
-        if self._redis.set(_key(batch.id), text, nx=True):
+        if self._redis.set(_batch_key(batch.id), text, nx=True):
             self._redis.zadd(INDEX, {batch.id: batch.created_at})
             return batch
         return self.load(batch.id)
 
-    def load(self, batch_id: str) -> Batch:
+    def load(self, batch_id: str) -> JobBatch:
         """Raises JobNotFoundError."""
-        text = cast("str | None", self._redis.get(_key(batch_id)))
+        text = cast("str | None", self._redis.get(_batch_key(batch_id)))
         if text is None:
             newest = ", ".join(batch.id for batch in self.newest(SHOWN_BATCHES))
             there = f"the newest are {newest}" if newest else "there is none"
             raise JobNotFoundError(f"batch: {batch_id!r} is unknown; {there}")
-        return Batch.model_validate_json(text)
+        return JobBatch.model_validate_json(text)
 
-    def newest(self, limit: int = 20) -> list[Batch]:
+    def newest(self, limit: int = 20) -> list[JobBatch]:
         """The newest `limit`, newest first."""
         ids = cast("list[str]", self._redis.zrevrange(INDEX, 0, limit - 1))
-        texts = cast("list[str | None]", self._redis.mget([_key(one) for one in ids] or ["-"]))
-        return [Batch.model_validate_json(text) for text in texts if text]
+        texts = cast(
+            "list[str | None]", self._redis.mget([_batch_key(one) for one in ids] or ["-"])
+        )
+        return [JobBatch.model_validate_json(text) for text in texts if text]
 
     def restore(self, job: Any) -> None:
         """Put a job whose record was made anew back into its batch."""
         start = {"id": job.batch, "created_at": job.created_at, "user": job.user}
-        new = Batch(**start, priority=job.priority, jobs=(job.id,))
+        new = JobBatch(**start, priority=job.priority, jobs=(job.id,))
         while job.id not in self.create(new).jobs:  # perhaps it was forgotten this very moment
             self._change(job.batch, lambda jobs: tuple(dict.fromkeys((*jobs, job.id))))
 
@@ -70,19 +72,21 @@ class Batches:
         """Change which jobs a batch has, if it is there, and lose nobody else's change."""
 
         def keep(pipe: Pipeline) -> None:
-            text = cast("str | None", pipe.get(_key(batch_id)))
+            text = cast("str | None", pipe.get(_batch_key(batch_id)))
             pipe.multi()
             if text is None:
                 return
-            batch = Batch.model_validate_json(text)
+            batch = JobBatch.model_validate_json(text)
             if jobs := change(batch.jobs):
-                pipe.set(_key(batch_id), batch.model_copy(update={"jobs": jobs}).model_dump_json())
+                pipe.set(
+                    _batch_key(batch_id), batch.model_copy(update={"jobs": jobs}).model_dump_json()
+                )
             else:
-                pipe.delete(_key(batch_id))
+                pipe.delete(_batch_key(batch_id))
                 pipe.zrem(INDEX, batch_id)
 
-        self._redis.transaction(keep, _key(batch_id))
+        self._redis.transaction(keep, _batch_key(batch_id))
 
 
-def _key(batch_id: str) -> str:
+def _batch_key(batch_id: str) -> str:
     return f"lorajob:batch:{batch_id}"

@@ -9,19 +9,9 @@ from typing import cast
 
 from redis import Redis
 
-KEY = "lorajob:notices"  # `JOB STATE REVISION`, newest first; transitions.py fills it
+KEY = "lorajob:notices"  # `JOB STATE REVISION`, newest first; transitions.lua fills it
 WANTED = "lorajob:notices:wanted"  # is there while somebody takes them
 WANTED_SECONDS = 7 * 86_400
-MOST = 10_000
-
-# for the scripts of a record's transitions (transitions.py)
-NOTICE = f"""
-local function notice(id, state, revision)
-    if redis.call('EXISTS', '{WANTED}') == 0 then return end
-    redis.call('LPUSH', '{KEY}', id .. ' ' .. state .. ' ' .. revision)
-    redis.call('LTRIM', '{KEY}', 0, {MOST - 1})
-end
-"""
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,27 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lorajob.errors import RecordError
 from lorajob.job.jobdir import STAGES, JobDir, write_json
+from lorajob.job.report import Progress
+from lorajob.job.results import Scores, StageResult
 from lorajob.storage.store import Store
 from lorajob.storage.urls import is_url
 from lorajob.worker.queues import Priority
+from lorajob.worker.records.standing import (
+    JobState,
+    StageState,
+    Standing,
+    missing_stages,
+    standing,
+)
 
-JobState = Literal["queued", "running", "succeeded", "failed", "cancelled", "rejected"]
-StageState = Literal["queued", "waiting", "running", "succeeded", "failed", "cancelled"]
-ENDED: tuple[JobState, ...] = ("succeeded", "failed", "cancelled", "rejected")
 JSON_FIELDS = ("progress", "result")  # of a stage
+MEASURED = ("evaluate", "convert")  # the stages that measure error rates
 
 
 class EndedAttempt(BaseModel):
@@ -29,27 +36,27 @@ class EndedAttempt(BaseModel):
     started_at: float
     ended_at: float
     step: int | None = None  # the last that was reported
-    why: str  # succeeded, cancelled, failed: ..., or how it was lost
+    why: str  # succeeded, cancelled, failed: ..., or why it is retried
 
 
 class StageRecord(BaseModel):
     """One stage of a job. Times are seconds since the epoch, by Redis's clock."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, validate_by_name=True, serialize_by_alias=True)
 
     state: StageState = "waiting"  # waiting: an earlier stage comes first
-    attempts: int = 0
+    attempts: int = 0  # how often it was claimed
     worker: str | None = None
     started_at: float | None = None
     finished_at: float | None = None
-    progress: dict[str, Any] | None = None  # step, total, eta_seconds, loss, ... as the stage says
-    result: dict[str, Any] | None = None
+    progress: Progress | None = None
+    result: StageResult | None = None
     error: str | None = None
-    fence: int = 0  # raised by every claim; also the number of the attempt
+    attempt: int = Field(0, alias="fence")  # number of the last: raised by every claim
     owner: str | None = None
     lease: float | None = None  # until when the owner may be taken to live
     checkpoint: int | None = None  # the newest step that was saved
-    losses: int = 0  # attempts in a row that were lost without a newer checkpoint
+    losses: int = 0  # attempts in a row that were to be retried, without a newer checkpoint
 
 
 class JobRecord(BaseModel):
@@ -85,12 +92,37 @@ class JobRecord(BaseModel):
     @property
     def over(self) -> bool:
         """True when nothing more will happen by itself."""
-        return self.state in ENDED
+        return self.standing.over
 
     @property
     def missing(self) -> tuple[str, ...]:
         """The stages that have not succeeded, in order."""
-        return tuple(name for name in STAGES if self.stages[name].state != "succeeded")
+        return missing_stages({name: stage.state for name, stage in self.stages.items()})
+
+    @property
+    def standing(self) -> Standing:
+        """The stage that the job is at, and what it does there."""
+        return standing(
+            self.language,
+            self.state,
+            self.memory_class,
+            {name: stage.state for name, stage in self.stages.items()},
+            {name: stage.worker for name, stage in self.stages.items()},
+            self.scores,
+        )
+
+    @property
+    def scores(self) -> dict[str, Scores]:
+        """Of base, tuned and converted, each as its stage measured it on the test clips; only what
+        is known.
+        """
+        results = [self.stages[name].result for name in MEASURED]
+        return {
+            name: scores
+            for result in results
+            if result is not None
+            for name, scores in result.scores.items()
+        }
 
     def save(self) -> None:
         """Write job.json beside the job's files. Raises OSError or StoreError."""
@@ -107,7 +139,9 @@ class JobRecord(BaseModel):
         if self.ended:
             fields["ended"] = json.dumps([entry.model_dump(mode="json") for entry in self.ended])
         for name, stage in self.stages.items():
-            for field, value in stage.model_dump(mode="json", exclude_none=True).items():
+            for field, value in stage.model_dump(mode="json").items():
+                if value is None:
+                    continue
                 text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
                 fields[f"{name}.{field}"] = text
         return {name: str(value) for name, value in fields.items()}

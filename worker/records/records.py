@@ -1,9 +1,9 @@
 """Job records: the truth about every job, in Redis and mirrored to job.json beside its files.
 
 A record is one hash, never expiring; a sorted set by creation time lists them, newest first. Every
-change of state is one Lua script (transitions.py), so that two deliveries of the same message can
-never both run a stage: who claims it raises its fence and leaves a random owner token, and whoever
-comes with another fence or owner is refused.
+change of state is one function of transitions.lua, so that two deliveries of the same message can
+never both run a stage: a claim takes the next number of an attempt and leaves a random owner token;
+a caller with another number or owner is refused.
 """
 
 import json
@@ -18,19 +18,22 @@ from redis.exceptions import WatchError
 
 from lorajob.errors import JobNotFoundError, RecordError
 from lorajob.job.jobdir import STAGES
+from lorajob.job.report import Progress
+from lorajob.job.results import StageResult
 from lorajob.storage.store import StoreError
 from lorajob.storage.urls import is_url
-from lorajob.worker.records import transitions
-from lorajob.worker.records.record import ENDED, JobRecord
+from lorajob.worker.queues import LANES
+from lorajob.worker.records import notices, transitions
+from lorajob.worker.records.record import JobRecord
+from lorajob.worker.records.standing import ENDED, FIELDS, Standing, standing_of
 
 INDEX = "lorajob:jobs"
 QUEUED = "lorajob:queued"  # the jobs that wait, by the time since when
 RUNNING = "lorajob:running"  # the jobs that run, by the end of their lease
 PAGE = 500  # records read at a time
-Arguments = list[str | int | float]
-Settled = Literal["settled", "stopped", "lost"]
-Heard = Literal["held", "cancelled", "lost", "forgotten"]
-Lost = Literal["queued", "cancelled", "failed", "lost"]
+Settled = Literal["settled", "stopped", "superseded"]
+Heard = Literal["held", "cancelled", "superseded", "forgotten"]
+Requeued = Literal["queued", "cancelled", "failed", "superseded"]
 Expired = Literal["queued", "cancelled", "failed", "held"]
 
 logger = logging.getLogger(__name__)
@@ -38,11 +41,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to run one stage, until a later claim raises the fence."""
+    """The right to run one stage, until a later claim supersedes it."""
 
     job_id: str
     stage: str
-    fence: int
+    attempt: int  # its number: higher than that of every earlier claim of the stage
     owner: str
 
 
@@ -58,28 +61,17 @@ class Records:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._create = redis.register_script(transitions.CREATE)
-        self._delete = redis.register_script(transitions.DELETE)
-        self._claim = redis.register_script(transitions.CLAIM)
-        self._touch = redis.register_script(transitions.TOUCH)
-        self._settle = redis.register_script(transitions.SETTLE)
-        self._lose = redis.register_script(transitions.LOSE)
-        self._expire = redis.register_script(transitions.EXPIRE)
-        self._cancel = redis.register_script(transitions.CANCEL)
-        self._retry = redis.register_script(transitions.RETRY)
-        self._due = redis.register_script(transitions.DUE)
-        self._wait_anew = redis.register_script(transitions.WAIT_ANEW)
+        self._script = transitions.register(redis)
 
     def create(self, record: JobRecord) -> JobRecord | None:
         """Store a new record and its job.json, in the lane of its batch or user; returns it. None,
         and nothing, where there is one already.
         """
-        current = record.stages[record.missing[0]] if record.missing else None
-        place = "" if record.over or current is None else current.state
-        args: Arguments = [record.created_at, place, (current and current.lease) or 0]
-        for name, text in record.to_hash().items():
-            args += [name, text]
-        lane = self._create([*_keys(record.id), INDEX], args)
+        at = record.standing
+        place = (at.active and at.stage_state) or ""
+        lease = (at.stage and record.stages[at.stage].lease) or 0
+        fields = [word for field in record.to_hash().items() for word in field]
+        lane = self._run("create", record.id, LANES, record.created_at, place, lease, *fields)
         if lane is None:
             return None
         self.mirror(record.id)
@@ -87,16 +79,16 @@ class Records:
 
     def delete(self, job_id: str) -> None:
         """Forget a record; its files are the caller's."""
-        self._delete([*_keys(job_id), INDEX])
+        self._run("delete", job_id)
 
     def forget(self, job_id: str) -> bool:
         """As `delete`, for a job that is over; False, and nothing, for any other."""
         with self._redis.pipeline(transaction=True) as pipe:
-            pipe.watch(_key(job_id))  # type: ignore[no-untyped-call]  # redis-py has no types for it
-            if cast("str | None", pipe.hget(_key(job_id), "state")) not in ENDED:
+            pipe.watch(_record_key(job_id))  # type: ignore[no-untyped-call]  # redis-py has no types for it
+            if cast("str | None", pipe.hget(_record_key(job_id), "state")) not in ENDED:
                 return False
             pipe.multi()
-            pipe.delete(_key(job_id))
+            pipe.delete(_record_key(job_id))
             pipe.zrem(INDEX, job_id)
             try:
                 pipe.execute()
@@ -106,14 +98,14 @@ class Records:
 
     def load(self, job_id: str) -> JobRecord:
         """Raises JobNotFoundError."""
-        fields = cast("dict[str, str]", self._redis.hgetall(_key(job_id)))
+        fields = cast("dict[str, str]", self._redis.hgetall(_record_key(job_id)))
         if not fields:
             raise _unknown(job_id)
         return JobRecord.from_hash(fields)
 
     def known(self, job_id: str) -> bool:
         """Whether there is a record of that id."""
-        return bool(self._redis.exists(_key(job_id)))
+        return bool(self._redis.exists(_record_key(job_id)))
 
     def ids(self) -> list[str]:
         """The ids of all jobs, newest first."""
@@ -130,7 +122,7 @@ class Records:
         for start in range(0, len(ids), PAGE):
             with self._redis.pipeline(transaction=False) as pipe:
                 for job_id in ids[start : start + PAGE]:
-                    pipe.hgetall(_key(job_id))
+                    pipe.hgetall(_record_key(job_id))
                 found += [fields for fields in pipe.execute() if fields]
         records = []
         for fields in found:
@@ -139,6 +131,20 @@ class Records:
             except RecordError as error:
                 logger.warning("%s", error)
         return records
+
+    def standings(self, ids: Sequence[str]) -> dict[str, Standing]:
+        """Where the jobs of `ids` stand, read from a few fields; what is unknown is left out."""
+        found: dict[str, Standing] = {}
+        for start in range(0, len(ids), PAGE):
+            page = ids[start : start + PAGE]
+            with self._redis.pipeline(transaction=False) as pipe:
+                for job_id in page:
+                    pipe.hmget(_record_key(job_id), FIELDS)
+                answers = cast("list[list[str | None]]", pipe.execute())
+            for job_id, values in zip(page, answers, strict=True):
+                if (at := standing_of(values)) is not None:
+                    found[job_id] = at
+        return found
 
     def claim(
         self,
@@ -158,9 +164,8 @@ class Records:
         owner = owner or secrets.token_hex(16)
         earlier = STAGES[: STAGES.index(stage)]
         previous = earlier[-1] if earlier else ""
-        args: Arguments = [stage, previous, owner, worker, lease_seconds, max_losses]
-        args.append(known_attempt)
-        answer = self._claim(_keys(job_id), args)
+        terms = owner, worker, lease_seconds, max_losses, known_attempt
+        answer = self._run("claim", job_id, stage, previous, *terms)
         if answer[0] != "claimed":
             self._mirror_known(job_id)
             return Refusal(answer[0])
@@ -171,7 +176,7 @@ class Records:
     def touch(
         self,
         claim: Claim,
-        progress: dict[str, Any] | None = None,
+        progress: Progress | None = None,
         lease_seconds: float = 0,
     ) -> Heard:
         """Write progress and renew the lease, where given; hear whether to go on.
@@ -180,18 +185,18 @@ class Records:
         `checkpoint` is newer than the last one ends a row of losses; an older one, from which the
         stage had to go on, is the last one from then on.
         """
-        text = json.dumps(progress) if progress is not None else ""
-        saved = (progress or {}).get("checkpoint")
+        text = "" if progress is None else json.dumps(progress.model_dump(mode="json"))
+        saved = None if progress is None else progress.checkpoint
         checkpoint = "" if saved is None else saved
-        args: Arguments = [claim.stage, claim.fence, claim.owner, text, checkpoint, lease_seconds]
-        return cast(Heard, self._touch(_keys(claim.job_id), args))
+        answer = self._by_owner("touch", claim, text, checkpoint, lease_seconds)
+        return cast(Heard, answer)
 
-    def commit(self, claim: Claim, result: dict[str, Any]) -> Settled:
+    def commit(self, claim: Claim, result: StageResult) -> Settled:
         """The stage succeeded; the next is queued. `stopped`: it did, but the job is cancelled."""
-        return self._end(claim, "succeeded", json.dumps(result, ensure_ascii=False))
+        return self._end(claim, "succeeded", json.dumps(result.as_json(), ensure_ascii=False))
 
     def fail(self, claim: Claim, message: str) -> bool:
-        """The stage failed, and the job with it. False where the claim was lost."""
+        """The stage failed, and the job with it. False if the claim is superseded."""
         return self._end(claim, "failed", message) == "settled"
 
     def cancelled(self, claim: Claim) -> bool:
@@ -202,31 +207,33 @@ class Records:
         """Give a stage back unfinished: it is queued again (or cancelled, where asked for)."""
         return self._end(claim, "queued", why) == "settled"
 
-    def lose(self, claim: Claim, why: str, max_losses: int, memory_class: int = 0) -> Lost:
+    def fail_retryable(
+        self, claim: Claim, why: str, max_losses: int, memory_class: int = 0
+    ) -> Requeued:
         """The attempt ended through no fault of the job's: its stage is queued again, or has failed
-        where this makes `max_losses` in a row without a new checkpoint. `lost`: another has it.
+        where this makes `max_losses` in a row without a new checkpoint. `superseded`: a later
+        claim has it.
         The job waits for a card of `memory_class` GB from now on, if that is more than it did.
         """
-        args: Arguments = [claim.stage, claim.fence, claim.owner, why, max_losses, memory_class]
-        answer = self._lose(_keys(claim.job_id), args)
-        if answer != "lost":
+        answer = self._by_owner("fail_retryable", claim, why, max_losses, memory_class)
+        if answer != "superseded":
             self.mirror(claim.job_id)
-        return cast(Lost, answer)
+        return cast(Requeued, answer)
 
     def expire(self, job_id: str, max_losses: int) -> Expired:
-        """As `lose`, for a job whose lease ran out; `held` where it did not."""
-        answer = self._expire(_keys(job_id), [max_losses, *STAGES])
+        """As `fail_retryable`, for a job whose lease ran out; `held` where it did not."""
+        answer = self._run("expire", job_id, max_losses, *STAGES)
         if answer != "held":
             self.mirror(job_id)
         return cast(Expired, answer)
 
     def expired(self, limit: int) -> list[str]:
         """The jobs whose lease ran out, the longest ago first."""
-        return cast("list[str]", self._due([RUNNING], [0, limit]))
+        return cast("list[str]", self._run("due", "", RUNNING, 0, limit))
 
     def overdue(self, seconds: float, limit: int) -> list[str]:
         """The jobs that have waited in the queue for so long, the longest first."""
-        return cast("list[str]", self._due([QUEUED], [seconds, limit]))
+        return cast("list[str]", self._run("due", "", QUEUED, seconds, limit))
 
     def queued(self) -> int:
         """How many jobs wait in the queue."""
@@ -234,19 +241,19 @@ class Records:
 
     def wait_anew(self, job_id: str) -> None:
         """Count the time that a queued job waits from now."""
-        self._wait_anew([QUEUED], [job_id])
+        self._run("wait_anew", job_id)
 
     def cancel(self, job_id: str) -> str:
         """Ask for the end of a job. Returns `cancelled` (nothing ran), `cancelling` (the worker
         will stop it), or the state in which it had ended already. Raises JobNotFoundError.
         """
-        return self._ask(self._cancel, job_id)
+        return self._ask("cancel", job_id, *STAGES)
 
     def retry(self, job_id: str) -> str:
         """Queue the unfinished stages of a failed or cancelled job again. Returns `retried`, or the
         state that forbids it. Raises JobNotFoundError.
         """
-        return self._ask(self._retry, job_id)
+        return self._ask("retry", job_id, LANES, *STAGES)
 
     def mirror(self, job_id: str) -> None:
         """Bring job.json up to date; a disk that refuses is only warned about."""
@@ -268,26 +275,31 @@ class Records:
     def _end(self, claim: Claim, state: str, payload: str = "") -> Settled:
         later = STAGES[STAGES.index(claim.stage) + 1 :]
         following = later[0] if later else ""
-        args: Arguments = [claim.stage, following, claim.fence, claim.owner, state, payload]
-        answer = self._settle(_keys(claim.job_id), args)
-        if answer != "lost":
+        answer = self._by_owner("settle", claim, following, state, payload)
+        if answer != "superseded":
             self.mirror(claim.job_id)
         return cast(Settled, answer)
 
-    def _ask(self, script: Any, job_id: str) -> str:
-        answer = str(script(_keys(job_id), list(STAGES)))
+    def _ask(self, transition: str, job_id: str, *args: str | float) -> str:
+        answer = str(self._run(transition, job_id, *args))
         if answer == "unknown":
             raise _unknown(job_id)
         self.mirror(job_id)
         return answer
 
+    def _by_owner(self, transition: str, claim: Claim, *args: str | float) -> Any:
+        """A transition that Redis refuses once another claim has the stage."""
+        return self._run(transition, claim.job_id, claim.stage, claim.attempt, claim.owner, *args)
 
-def _key(job_id: str) -> str:
+    def _run(self, transition: str, job_id: str, *args: str | float) -> Any:
+        """One of transitions.lua; without a job for `due`."""
+        keys = [QUEUED, RUNNING, INDEX, notices.KEY, notices.WANTED]
+        keys += [_record_key(job_id)] if job_id else []
+        return self._script(keys, [transition, job_id, *args])
+
+
+def _record_key(job_id: str) -> str:
     return f"lorajob:job:{job_id}"
-
-
-def _keys(job_id: str) -> list[str]:
-    return [_key(job_id), QUEUED, RUNNING]
 
 
 def _unknown(job_id: str) -> JobNotFoundError:

@@ -1,48 +1,100 @@
-"""Where a job stands, from the few fields of its record that tell it."""
+"""Where a job stands: derived here alone, from its whole record or from the few fields that tell.
 
-import json
+`JobRecord.standing` and `Records.standings` give it; who lists, counts or sends jobs asks it.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 from lorajob.job.jobdir import STAGES
+from lorajob.job.results import Scores, StageResult
 from lorajob.worker.queues import QUEUES
-from lorajob.worker.records.record import ENDED
 
+JobState = Literal["queued", "running", "succeeded", "failed", "cancelled", "rejected"]
+StageState = Literal["queued", "waiting", "running", "succeeded", "failed", "cancelled"]
+ENDED: tuple[JobState, ...] = ("succeeded", "failed", "cancelled", "rejected")
+
+# of the hash, in the order that `standing_of` takes
 FIELDS = (
-    "language", "state", "memory_class", "evaluate.result", *(f"{stage}.state" for stage in STAGES)
-)  # fmt: skip
+    *("language", "state", "memory_class", "evaluate.result"),
+    *(f"{stage}.state" for stage in STAGES),
+    *(f"{stage}.worker" for stage in STAGES),
+)
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Where one job stands."""
+    """A job's state, and the stage that it is at: the first that has not succeeded."""
 
     language: str
     state: str
-    stage: str | None  # that waits or runs; None where the job is over
-    waits: bool  # for a worker to take its stage
-    memory_gb: int  # of the smallest card that holds that stage; 0 for any, and without one
-    wer: dict[str, float]  # percent on the test clips, of `base` and `tuned`, once evaluated
+    stage: str | None  # None once all have succeeded
+    stage_state: str | None
+    worker: str | None  # that runs the stage, or ran it last
+    memory_gb: int  # of the smallest card that holds the stage; 0 for any, and on a CPU
+    scores: Mapping[str, Scores]  # on the test clips, of base and tuned, once evaluated
+
+    @property
+    def over(self) -> bool:
+        """True when nothing more will happen by itself."""
+        return self.state in ENDED
+
+    @property
+    def active(self) -> bool:
+        """Whether the stage is a worker's to run, now or later."""
+        return self.stage is not None and not self.over
+
+    @property
+    def waits(self) -> bool:
+        """Whether the stage waits for a worker."""
+        return self.active and self.stage_state == "queued"
+
+    @property
+    def runs(self) -> bool:
+        """Whether a worker has the stage."""
+        return self.active and self.stage_state == "running"
 
 
-def standing_of(
+def missing_stages(states: Mapping[str, str | None]) -> tuple[str, ...]:
+    """The stages that have not succeeded, in order."""
+    return tuple(stage for stage in STAGES if states[stage] != "succeeded")
+
+
+def standing(
     language: str,
     state: str,
-    memory_class: str | None,
-    evaluated: str | None,
-    stages: list[str | None],
+    memory_class: int | None,
+    states: Mapping[str, str | None],
+    workers: Mapping[str, str | None],
+    scores: Mapping[str, Scores],
 ) -> Standing:
-    left = [name for name, at in zip(STAGES, stages, strict=True) if at != "succeeded"]
-    current = left[0] if left and state not in ENDED else None
-    waits = current is not None and stages[STAGES.index(current)] == "queued"
-    needs_card = current is not None and QUEUES[current] == "gpu"
-    memory_gb = int(memory_class or 0) if needs_card else 0
-    return Standing(language, state, current, waits, memory_gb, _wer(evaluated))
+    """The standing of a job whose stages have these states and workers."""
+    stage = next(iter(missing_stages(states)), None)
+    needs_card = stage is not None and QUEUES[stage] == "gpu"
+    return Standing(
+        language,
+        state,
+        stage,
+        None if stage is None else states[stage],
+        None if stage is None else workers[stage],
+        (memory_class or 0) if needs_card else 0,
+        scores,
+    )
 
 
-def _wer(evaluated: str | None) -> dict[str, float]:
+def standing_of(values: Sequence[str | None]) -> Standing | None:
+    """The standing that a record's FIELDS tell of; None if there is no record."""
+    language, state, memory_class, evaluated, *rest = values
+    if language is None or state is None:
+        return None
+    states = dict(zip(STAGES, rest[: len(STAGES)], strict=True))
+    workers = dict(zip(STAGES, rest[len(STAGES) :], strict=True))
+    return standing(language, state, int(memory_class or 0), states, workers, _scores(evaluated))
+
+
+def _scores(evaluated: str | None) -> dict[str, Scores]:
     try:
-        result: dict[str, Any] = json.loads(evaluated or "{}")
-        return {name: float(result[name]["wer"]) for name in ("base", "tuned") if name in result}
-    except (ValueError, TypeError, KeyError):
+        return StageResult.model_validate_json(evaluated or "{}").scores
+    except ValueError:  # a damaged record is another's to report
         return {}

@@ -44,7 +44,7 @@ def server_version(path: Path) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
-def configuration(folder: Path, port: int, password: str) -> str:
+def redis_configuration(folder: Path, port: int, password: str) -> str:
     """redis.conf for a server that keeps jobs: append-only file, nothing ever evicted.
 
     Goes in by standard input (`redis-server -`), so the password stands in no file or argument.

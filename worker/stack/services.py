@@ -24,7 +24,7 @@ from lorajob.worker.machine.processes import (
     spawn,
 )
 from lorajob.worker.settings import Settings
-from lorajob.worker.stack.redis_server import configuration
+from lorajob.worker.stack.redis_server import redis_configuration
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def redis_service(settings: Settings, server: Path, port: int, password: str) ->
         env=os.environ,
         log=settings.home / "log" / "redis.log",
         death_signal=signal.SIGTERM,  # it writes what it holds and ends
-        stdin=configuration(folder, port, password),
+        stdin=redis_configuration(folder, port, password),
     )
 
 

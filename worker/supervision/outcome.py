@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-Progress = dict[str, Any]
-# lost: another attempt has the stage; forgotten: Redis lost its record; stalled: no step for long
-StopReason = Literal["cancelled", "shutdown", "lost", "forgotten", "stalled"]
+from lorajob.job.report import Progress as Progress
+from lorajob.job.results import StageResult
+
+# superseded: a later claim has the stage; forgotten: Redis has no record of the job any more;
+# stalled: no step for long
+StopReason = Literal["cancelled", "shutdown", "superseded", "forgotten", "stalled"]
 Watch = Callable[[Progress | None], StopReason | None]
 
 
@@ -14,7 +17,7 @@ Watch = Callable[[Progress | None], StopReason | None]
 class Committed:
     """The stage's files stand in their place."""
 
-    result: dict[str, Any]
+    result: StageResult
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,8 @@ class Child:
         os.killpg(self.process.pid, number)
 
     def stop(self, reason: StopReason, grace_seconds: float) -> None:
-        """Ask once for the end and set the time when it is forced; a lost claim has none."""
-        if reason == "lost":
+        """Ask once for the end and set the time when it is forced; a superseded claim has none."""
+        if reason == "superseded":
             self.stop_reason, self.kill_at = reason, time.monotonic()
         elif self.stop_reason is None:
             self.stop_reason, self.kill_at = reason, time.monotonic() + grace_seconds
@@ -106,7 +106,8 @@ class Said:
         event.pop("stage", None)
         with self.lock:
             if kind == "progress":
-                self.progress, self.heard_at, self.stepped = event, time.monotonic(), True
+                self.progress = Progress.model_validate(event)
+                self.heard_at, self.stepped = time.monotonic(), True
             elif kind == "error":
                 self.error = event
 
@@ -127,9 +128,9 @@ def supervise(
     """Run a stage to its end.
 
     `watch` gets new progress, or None, about every `watch_seconds` and says whether to stop and
-    why: SIGTERM first and SIGKILL after `grace_seconds`, or SIGKILL at once where the claim is
-    lost. A stage that reports no step for `stall_seconds`, four times as long before its first, is
-    stopped as well.
+    why: SIGTERM first and SIGKILL after `grace_seconds`, or SIGKILL at once if the claim is
+    superseded. A stage that reports no step for `stall_seconds`, four times as long before its
+    first, is stopped as well.
     The child's standard error goes to log/STAGE.log, framed by a line at the start and the end.
     """
     path = job.log_path(stage)

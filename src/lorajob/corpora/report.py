@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -26,7 +25,7 @@ class _Kept:
     def hours(self) -> float:
         return sum(self.seconds) / 3600
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         values = np.percentile(self.seconds or [0.0], PERCENTILES)
         return {
             "clips": len(self.seconds),
@@ -85,7 +84,7 @@ class CorpusReport:
             bytes=size,
         )
 
-    def as_dict(self, size: int) -> dict[str, Any]:
+    def as_dict(self, size: int) -> dict[str, object]:
         """Everything, for report.json."""
         train, test = self._kept["train"], self._kept["test"]
         return {

@@ -16,9 +16,9 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from lorajob.errors import AttemptLost, StageError
+from lorajob.errors import AttemptSuperseded, StageError
+from lorajob.job.results import StageResult
 
 STAGES = ("preprocess", "train", "evaluate", "convert")
 JOB_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -76,19 +76,18 @@ class JobDir:
         numbers = [path.name.rpartition("-")[2] for path in folders]
         return max((int(number) for number in numbers if number.isdigit()), default=0)
 
-    def result(self, stage: str) -> dict[str, Any] | None:
+    def result(self, stage: str) -> StageResult | None:
         """What the finished stage returned, or None while it is not finished.
 
         Raises StageError where its manifest is damaged.
         """
         path = self.stage_dir(stage) / MANIFEST
         try:
-            result: dict[str, Any] = json.loads(path.read_bytes())["result"]
+            return StageResult.model_validate(json.loads(path.read_bytes())["result"])
         except FileNotFoundError:
             return None
         except (ValueError, LookupError, TypeError):
             raise StageError(f"{path} is damaged; remove its folder to run it again") from None
-        return result
 
     def require(self, *stages: str) -> None:
         """Raise StageError unless all of `stages` are finished."""
@@ -96,11 +95,11 @@ class JobDir:
             if self.result(stage) is None:
                 raise StageError(f"{self.root}: stage {stage} has not finished; run it first")
 
-    def commit(self, stage: str, attempt_dir: Path, result: dict[str, Any]) -> dict[str, Any]:
+    def commit(self, stage: str, attempt_dir: Path, result: StageResult) -> StageResult:
         """Make an attempt's folder the stage's: fsync, manifest, one rename. Returns the result.
 
         The first commit wins. A later one is discarded, and the result that stands is returned.
-        Raises AttemptLost where a later attempt has removed the folder, were it made anew since.
+        Raises AttemptSuperseded if a later attempt removed the folder, even if it was made anew.
         """
         try:
             (attempt_dir / MARK).unlink()
@@ -108,8 +107,9 @@ class JobDir:
             shutil.rmtree(attempt_dir, ignore_errors=True)
             if (standing := self.result(stage)) is not None:
                 return standing
-            raise AttemptLost(f"{attempt_dir}: a later attempt has taken over") from None
-        manifest = {"stage": stage, "files": hash_files(attempt_dir), "result": result}
+            raise AttemptSuperseded(f"{attempt_dir}: a later attempt has taken over") from None
+        files = hash_files(attempt_dir)
+        manifest = {"stage": stage, "files": files, "result": result.as_json()}
         write_json(attempt_dir / MANIFEST, manifest)
         sync_tree(attempt_dir)
         try:
@@ -124,9 +124,9 @@ class JobDir:
         return result
 
 
-def hash_files(folder: Path) -> dict[str, dict[str, Any]]:
+def hash_files(folder: Path) -> dict[str, dict[str, int | str]]:
     """Relative name -> {bytes, sha256} of every file below `folder`, manifest apart."""
-    files = {}
+    files: dict[str, dict[str, int | str]] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name != MANIFEST:

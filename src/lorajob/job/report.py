@@ -13,11 +13,29 @@ import time
 from typing import Any, TextIO
 
 from lorajob.errors import StageStopped
+from lorajob.job.results import AsWritten, StageResult
 
 # exit codes of a stage's process beside 0
 EXIT_FAILED = 1
 EXIT_STOPPED = 3
 EXIT_BROKEN = 4
+
+
+class Progress(AsWritten):
+    """How far a stage is. Each field is set if the stage says it; `phase` and others are kept."""
+
+    step: int | None = None
+    total: int | None = None
+    eta_seconds: float | None = None
+    checkpoint: int | None = None  # the newest step that training has saved
+    loss: float | None = None  # nats a token
+    learning_rate: float | None = None
+    tokens_per_second: float | None = None
+
+    @property
+    def share(self) -> float:
+        """How much of the stage is done, 0 to 1; 0 if that is not known."""
+        return (self.step or 0) / self.total if self.total else 0.0
 
 
 class Report:
@@ -35,8 +53,8 @@ class Report:
         eta = seconds * (total - step) / step if step else None
         self._send("progress", step=step, total=total, **({"eta_seconds": eta} | fields))
 
-    def result(self, result: dict[str, Any]) -> None:
-        self._send("result", result=result)
+    def result(self, result: StageResult) -> None:
+        self._send("result", result=result.as_json())
 
     def error(self, kind: str, message: str) -> None:
         self._send("error", kind=kind, message=message)

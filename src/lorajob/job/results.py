@@ -1,9 +1,25 @@
 """What each stage returns: small, JSON, the same by hand, in Redis and in manifest.json.
 
-`lorajob.stage` adds what the stage took: `seconds`, `cpu_seconds`, `peak_memory_bytes`.
+A stage returns its own model. `lorajob.stage` adds what the stage took: `seconds`, `cpu_seconds`,
+`peak_memory_bytes`. Once written, every result is read as a StageResult.
 """
 
-from pydantic import BaseModel
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+
+
+class AsWritten(BaseModel):
+    """JSON of which some fields are known. The others are kept, and none is added: what was read
+    is written again as it was.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = write(self).items()
+        return {name: value for name, value in fields if name in self.model_fields_set}
 
 
 class Scores(BaseModel, frozen=True):
@@ -44,3 +60,27 @@ class ConvertResult(BaseModel, frozen=True):
     max_logprob_difference: float  # teacher-forced, float32 conversion against transformers
     model: str  # folder of the model, relative to the job
     warnings: list[str]
+
+
+class StageResult(AsWritten):
+    """The result of any stage, as a manifest or a record has it. The fields are those that are read
+    outside their stage; each is set if the stage measured it.
+    """
+
+    base: Scores | None = None  # of evaluate
+    tuned: Scores | None = None
+    converted: Scores | None = None  # of convert
+    by_type: dict[str, Scores] | None = None
+    max_logprob_difference: float | None = None
+    model: str | None = None
+    warnings: list[str] = []
+
+    def as_json(self) -> dict[str, Any]:
+        """What `json.dumps` takes."""
+        return self.model_dump(mode="json")
+
+    @property
+    def scores(self) -> dict[str, Scores]:
+        """Of the models that this stage measured: base, tuned, converted."""
+        found = {"base": self.base, "tuned": self.tuned, "converted": self.converted}
+        return {name: scores for name, scores in found.items() if scores is not None}

@@ -61,7 +61,7 @@ class ClipWriter:
         self.audio_format = audio_format
         self.shard_bytes = shard_bytes
         self._writer: pa.RecordBatchStreamWriter | None = None
-        self._rows: list[dict[str, Any]] = []
+        self._rows: list[dict[str, object]] = []
         self._shards = 0
         self._bytes = 0
         folder.mkdir(parents=True, exist_ok=True)

@@ -65,7 +65,7 @@ def score(references: list[str], hypotheses: list[str]) -> Scores:
 
 def utterance_rows(
     ids: list[str], references: list[str], hypotheses: list[str]
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """A row an utterance: both texts as they stand, normalised rates in percent, word errors.
 
     Where the normalised reference is empty the rates are 0 for silence, else 100.

@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lorajob.errors import AttemptLost
+from lorajob.errors import AttemptSuperseded
 from lorajob.job.jobdir import MANIFEST, MARK, hash_files, sync_path, sync_tree, write_json
 
 STEP = re.compile(r"step-(\d+)")
@@ -51,12 +51,12 @@ def take_over(checkpoints: Path, attempt: int, plan: str | None = None) -> Check
 
     With a `plan` (its digest) those of another are set aside: their steps count others.
 
-    Raises AttemptLost where a later attempt has begun.
+    Raises AttemptSuperseded where a later attempt has begun.
     """
     own = checkpoints / str(attempt)
     earlier = [path for path in checkpoints.glob("*") if path.name.isdigit() and path != own]
     if any(int(path.name) > attempt for path in earlier):
-        raise AttemptLost(f"{own}: a later attempt has begun")
+        raise AttemptSuperseded(f"{own}: a later attempt has begun")
     newest = newest_checkpoint(checkpoints, plan)
     if newest is not None and newest.attempt != attempt:
         shutil.rmtree(own, ignore_errors=True)
@@ -141,7 +141,7 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint beside `target` and rename it to its place; if that fails, nothing stays.
 
-    Raises AttemptLost where the attempt's folder has been taken over.
+    Raises AttemptSuperseded where the attempt's folder has been taken over.
     """
     scratch = target.with_name(f".{target.name}")
     shutil.rmtree(scratch, ignore_errors=True)
@@ -156,7 +156,7 @@ def save_checkpoint(
     except (OSError, SafetensorError) as error:
         shutil.rmtree(scratch, ignore_errors=True)
         if not target.parent.is_dir():
-            raise AttemptLost(f"{target}: a later attempt has taken over") from error
+            raise AttemptSuperseded(f"{target}: a later attempt has taken over") from error
         raise
 
 
