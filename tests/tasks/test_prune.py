@@ -18,8 +18,7 @@ from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.prune import parse_age, prune
 from lorajob.tasks.rebuild import rebuild
 from lorajob.worker.artifacts.job_store import JobStore
-from lorajob.worker.artifacts.lookup import fetched, has_files, put_spec, recorded_ids
-from lorajob.worker.artifacts.stored_stage import run_stored
+from lorajob.worker.artifacts.lookup import find_job, open_job, recorded_ids
 from lorajob.worker.artifacts.transfer import Errand
 from lorajob.worker.artifacts.workplace import in_use, make_room
 from lorajob.worker.connect import connect
@@ -96,8 +95,9 @@ def far_job(redis_server: Settings, tmp_path: Path, job_id: str) -> tuple[Jobs, 
     places = {"artifacts": f"file://{tmp_path}/store", "home": tmp_path / "home"}
     jobs = Jobs(redis_server.model_copy(update=places))
     place = f"file://{tmp_path}/store/{job_id}"
-    put_spec(place, JobSpec(language="hi", corpus="/nowhere").model_dump(mode="json"))
     record = job_record(tmp_path / "unused", job_id, state="failed", folder=place, created_at=0.0)
+    spec = JobSpec(language="hi", corpus="/nowhere").model_dump(mode="json")
+    open_job(record, jobs.settings).put_spec(spec)
     jobs.records.create(record)
     return jobs, record
 
@@ -106,13 +106,13 @@ def test_what_a_command_reads_is_neither_pruned_nor_removed_to_make_room(
     jobs, redis_server, tmp_path
 ):
     far, record = far_job(redis_server, tmp_path, "hi-far")
-    with fetched(record, far.settings) as folder:
+    with open_job(record, far.settings).local(lambda: record) as folder:
         assert folder.spec_path.is_file()
         other = JobStore(f"{far.settings.store_url}/hi-other", far.settings.workplace)
         make_room(other, 0)
         assert folder.spec_path.is_file()
         assert [gone.id for gone in prune(far, DAY, "none")] == [record.id]
-        assert folder.spec_path.is_file() and not has_files(far.settings, record.id)
+        assert folder.spec_path.is_file() and not find_job(record.id, far.settings).has_spec()
     make_room(other, 0)
     assert not folder.root.exists()
 
@@ -122,7 +122,7 @@ def test_what_commands_fetched_is_kept_within_the_room_for_jobs(jobs, redis_serv
     for number in range(3):
         far, record = far_job(redis_server, tmp_path, f"hi-far{number}")
         small = far.settings.model_copy(update={"jobs_gb": 1.5e-3})  # one and a half
-        with fetched(record, small) as folder:
+        with open_job(record, small).local(lambda record=record: record) as folder:
             (folder.root / "model.bin").write_bytes(bytes(1_000_000))
             folders.append(folder.root)
     assert [folder.exists() for folder in folders] == [False, False, True]
@@ -157,7 +157,7 @@ def test_a_job_that_is_half_deleted_is_not_run_again_and_its_rest_goes_later(
         raise stop
 
     with monkeypatch.context() as patch:
-        patch.setattr("lorajob.tasks.prune.shutil.rmtree", begin)
+        patch.setattr("lorajob.worker.artifacts.job_files.shutil.rmtree", begin)
         with user_errors() as outcome:
             prune(jobs, DAY, "none")
     assert (outcome.code, told in capsys.readouterr().err) == (code, True)
@@ -192,10 +192,10 @@ def test_what_stays_of_a_pruned_job_is_named_each_time(jobs, monkeypatch, caplog
 
 def test_the_copy_here_goes_with_the_job(jobs, redis_server, tmp_path):
     far, record = far_job(redis_server, tmp_path, "hi-far")
-    with fetched(record, far.settings) as folder:
+    with open_job(record, far.settings).local(lambda: record) as folder:
         pass
     prune(far, DAY, "none")
-    assert not folder.root.exists() and not has_files(far.settings, record.id)
+    assert not folder.root.exists() and not find_job(record.id, far.settings).has_spec()
 
 
 def test_the_copy_that_a_stale_owner_works_in_goes_when_its_stage_ends(
@@ -214,7 +214,7 @@ def test_the_copy_that_a_stale_owner_works_in_goes_when_its_stage_ends(
         return Committed({})
 
     errand = Errand(lambda progress: watch(progress) if reached.is_set() else None, 0.05, 1)
-    run_stored(stored, record, claim, errand, run, 1e9)
+    open_job(record, far.settings).run(record, claim, errand, run)
     assert not stored.job.root.exists() and stored.store.names() == {}
 
 

@@ -11,8 +11,7 @@ from lorajob.storage.store import Store
 from lorajob.worker.artifacts import follower
 from lorajob.worker.artifacts.follower import Follower
 from lorajob.worker.artifacts.job_store import JobStore
-from lorajob.worker.artifacts.lookup import withdraw
-from lorajob.worker.artifacts.stored_stage import run_stored
+from lorajob.worker.artifacts.stored_job import StoredJob
 from lorajob.worker.artifacts.transfer import Errand
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.records.records import Claim
@@ -99,7 +98,8 @@ def test_a_stale_owner_brings_nothing_of_a_pruned_job_back(
 
     if prunes_first:
         stored.store.remove()
-    ended = run_stored(stored, record, PREPROCESS, Errand(lambda _: None, 0.05, 1), run, 1e9)
+    errand = Errand(lambda _: None, 0.05, 1)
+    ended = StoredJob(stored, 1e9).run(record, PREPROCESS, errand, run)
     if prunes_first or isinstance(outcome, Committed):
         assert ended == Failed("damage", f"{stored.store.url}/spec.json is gone")
     else:
@@ -124,7 +124,7 @@ def test_what_a_stale_owner_brings_while_its_job_is_pruned_is_removed(
 
     def prune_and_send(*args: object) -> None:
         if not pruned.is_set():
-            withdraw(stored.store.url)
+            StoredJob(stored, 1e9).withdraw()
             pruned.set()
             wait_for(lambda: not forgotten or len(heard) > 1)
         send(*args)
@@ -134,7 +134,8 @@ def test_what_a_stale_owner_brings_while_its_job_is_pruned_is_removed(
         monkeypatch.setattr(stored.store, method, prune_and_send)
         return Committed({})
 
-    ended = run_stored(stored, record, PREPROCESS, Errand(watch, 0.05, 1), run, 1e9)
+    errand = Errand(watch, 0.05, 1)
+    ended = StoredJob(stored, 1e9).run(record, PREPROCESS, errand, run)
     assert ended == Failed("damage", f"{stored.store.url}/spec.json is gone")
     assert stored.store.names() == {}
 
@@ -145,12 +146,13 @@ def test_a_job_that_is_pruned_as_its_stage_begins_does_not_come_back(
     record, save = far_record(stored, tmp_path), JobRecord.save
 
     def prune_and_save(record: JobRecord) -> None:
-        withdraw(record.folder)
+        StoredJob(stored, 1e9).withdraw()
         save(record)
 
     monkeypatch.setattr(JobRecord, "save", prune_and_save)
     errand = Errand(lambda _: None, 0.05, 1)
-    ended = run_stored(stored, record, PREPROCESS, errand, lambda *_: pytest.fail("it ran"), 1e9)
+    files = StoredJob(stored, 1e9)
+    ended = files.run(record, PREPROCESS, errand, lambda *_: pytest.fail("it ran"))
     assert ended == Failed("damage", f"{stored.store.url}/spec.json is gone")
     assert stored.store.names() == {}
 
@@ -168,12 +170,12 @@ def test_the_copy_here_goes_with_a_job_that_neither_redis_nor_the_store_knows(
     def run(job: JobDir, watch: Watch) -> Outcome:
         commit(job)
         if spec_goes:
-            withdraw(stored.store.url)
+            StoredJob(stored, 1e9).withdraw()
         ran.set()
         return Committed({})
 
     errand = Errand(lambda _: heard if ran.is_set() else None, 0.05, 1)
-    run_stored(stored, record, PREPROCESS, errand, run, 1e9)
+    StoredJob(stored, 1e9).run(record, PREPROCESS, errand, run)
     assert stored.job.root.exists() == stays
 
 
@@ -187,7 +189,7 @@ def test_a_job_in_a_store_goes_by_its_spec_first(stored: JobStore, monkeypatch):
         remove(store, folder)
 
     monkeypatch.setattr(Store, "remove", look_and_remove)
-    withdraw(stored.store.url)
+    StoredJob(stored, 1e9).withdraw()
     assert there[-1] == ["job.json"] and stored.store.names() == {}
 
 
@@ -212,7 +214,7 @@ def test_what_follows_a_running_stage_while_its_job_is_pruned_is_removed(
     write = stored.store.write
 
     def prune_and_write(name: str, data: bytes) -> None:
-        withdraw(stored.store.url)
+        StoredJob(stored, 1e9).withdraw()
         write(name, data)
 
     monkeypatch.setattr(stored.store, "write", prune_and_write)

@@ -9,9 +9,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+from lorajob.corpora.remote import fetch, in_use
+from lorajob.errors import LorajobError
 from lorajob.storage.store import Check, DamageError, GoneError, StoreError
+from lorajob.storage.urls import local_path, public
 from lorajob.worker.artifacts.job_store import JobStore
+from lorajob.worker.records.record import JobRecord
+from lorajob.worker.records.records import Claim
 from lorajob.worker.supervision.outcome import (
+    Failed,
+    Outcome,
     Progress,
     Stopped,
     StopReason,
@@ -114,3 +121,33 @@ def while_there(stored: JobStore) -> Iterator[None]:
         except GoneError:
             stored.store.remove()
             raise
+
+
+@contextmanager
+def corpus_here(record: JobRecord, claim: Claim, errand: Errand) -> Iterator[Outcome | None]:
+    """Keep a corpus that lies behind a url on this machine while preprocessing reads it. Yields
+    why it could not be fetched, or None.
+    """
+    if claim.stage != "preprocess" or local_path(record.corpus) is not None:
+        yield None
+        return
+    failed: Outcome | None = None
+    try:
+        fetched = errand.run(lambda check: fetch(record.corpus, check))
+        failed = fetched if isinstance(fetched, Stopped) else None
+    except LorajobError as error:
+        failed = failed_transfer(error)
+    with in_use(record.corpus) as here:
+        if failed is None and not here:  # it was removed to make room, this very moment
+            failed = Failed(
+                "lost", f"corpus: {public(record.corpus)} was removed before it was read"
+            )
+        yield failed
+
+
+def failed_transfer(error: LorajobError) -> Failed:
+    """An unavailable store is no fault of the job's: its stage is tried again. What is damaged
+    there, another attempt finds as it is.
+    """
+    away = isinstance(error, StoreError) and not isinstance(error, DamageError)
+    return Failed("lost" if away else error.kind, str(error))

@@ -19,7 +19,6 @@ from redis.exceptions import WatchError
 from lorajob.errors import JobNotFoundError, RecordError
 from lorajob.job.jobdir import STAGES
 from lorajob.storage.store import StoreError
-from lorajob.storage.urls import is_url
 from lorajob.worker.records import transitions
 from lorajob.worker.records.record import ENDED, JobRecord
 
@@ -164,7 +163,7 @@ class Records:
         if answer[0] != "claimed":
             self._mirror_known(job_id)
             return Refusal(answer[0])
-        if not is_url(self.load(job_id).folder):
+        if not self.load(job_id).location.remote:
             self.mirror(job_id)
         return Claim(job_id, stage, answer[1], owner)
 

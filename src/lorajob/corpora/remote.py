@@ -33,7 +33,7 @@ from lorajob.storage.store import (
     store_errors,
     unhurried,
 )
-from lorajob.storage.urls import public
+from lorajob.storage.urls import local_path, public
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 ENTRY = "entry.json"
@@ -86,10 +86,14 @@ def check_remote(url: str) -> None:
         raise UsageError(f"corpus: {public(url)} does not exist")
 
 
-def local_copy(url: str) -> Path:
-    """The corpus here, fetched where there is none. Raises as `fetch` does."""
-    remote = Remote(url)
-    return remote.path if remote.entry() is not None else fetch(url)
+def local_copy(corpus: str) -> Path:
+    """The path of a corpus; of one behind a url, its copy here, which is fetched if it is missing.
+    Raises as `fetch` does.
+    """
+    if (path := local_path(corpus)) is not None:
+        return path
+    remote = Remote(corpus)
+    return remote.path if remote.entry() is not None else fetch(corpus)
 
 
 def fetch(url: str, check: Check = unhurried) -> Path:
