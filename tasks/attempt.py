@@ -54,8 +54,10 @@ class ProgressMirror:
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
 
-    def show(self, progress: Progress) -> None:
+    def hear(self, progress: Progress | None) -> None:
         """Have this shown, in place of what was not shown yet."""
+        if progress is None:
+            return
         with self._changed:
             self._latest = progress
             self._changed.notify()

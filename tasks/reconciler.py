@@ -21,7 +21,7 @@ from lorajob.worker.connect import connect
 from lorajob.worker.monitoring import tallies
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
-from lorajob.worker.supervision.record_watch import RENEWALS_A_LEASE
+from lorajob.worker.supervision.watcher import RENEWALS_A_LEASE
 
 LOCK = "lorajob:reconciler"
 LONGEST_PERIOD_SECONDS = 3.0

@@ -26,9 +26,16 @@ from lorajob.worker.queues import QUEUES
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.records.records import Claim, Records, Refusal
 from lorajob.worker.settings import Settings
-from lorajob.worker.supervision.outcome import Committed, Crashed, Failed, Outcome, Stopped, Watch
-from lorajob.worker.supervision.record_watch import RecordWatch, watch_seconds
+from lorajob.worker.supervision.outcome import (
+    Committed,
+    Crashed,
+    Failed,
+    Listener,
+    Outcome,
+    Stopped,
+)
 from lorajob.worker.supervision.supervisor import supervise
+from lorajob.worker.supervision.watcher import RecordWatch, Watcher, watch_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +85,8 @@ def run_claimed_stage(task: Task, job_id: str, stage: str) -> dict[str, Any]:
     with observed(before, claim, worker, settings) as seen:
         with ProgressMirror(task, job_id, record.language, stage) as mirror:
             touched = Records(connect(settings))
-            watch = RecordWatch(touched, claim, settings.lease_seconds, mirror.show)
-            seen.outcome = outcome = attempt(files, record, claim, watch, worker, settings)
+            watcher = Watcher([RecordWatch(touched, claim, settings.lease_seconds), mirror])
+            seen.outcome = outcome = attempt(files, record, claim, watcher, worker, settings)
         result = patiently(lambda: settle(records, claim, outcome, worker, settings))
     return summary(stage, result)
 
@@ -110,19 +117,19 @@ def attempt(
     files: JobFiles,
     record: JobRecord,
     claim: Claim,
-    watch: RecordWatch,
+    watcher: Watcher,
     worker: str,
     settings: Settings,
 ) -> Outcome:
     """Run the claimed stage as a child process, however it ends."""
-    errand = Errand(watch, watch_seconds(settings.lease_seconds), settings.grace_seconds)
+    errand = Errand(watcher, watch_seconds(settings.lease_seconds), settings.grace_seconds)
 
-    def run(job: JobDir, hear: Watch) -> Outcome:
+    def run(job: JobDir, listener: Listener) -> Outcome:
         return supervise(
             claim.stage,
             job,
             claim.fence,
-            hear,
+            listener,
             grace_seconds=errand.grace_seconds,
             stall_seconds=settings.stall_timeout,
             watch_seconds=errand.watch_seconds,

@@ -26,9 +26,10 @@ from lorajob.worker.records.batches import Batch, Batches
 from lorajob.worker.records.record import JobRecord, new_stages
 from lorajob.worker.records.records import Claim, Records
 from lorajob.worker.settings import Settings
-from lorajob.worker.supervision.outcome import Committed, Outcome, Watch
-from lorajob.worker.supervision.record_watch import RecordWatch
+from lorajob.worker.supervision.outcome import Committed, Listener, Outcome
+from lorajob.worker.supervision.watcher import RecordWatch
 from tests.support.command import environment, job_record, run, url_of
+from tests.support.listening import Listening
 from tests.support.service import RESULTS, SCORES
 
 DAY = 86_400
@@ -204,16 +205,17 @@ def test_the_copy_that_a_stale_owner_works_in_goes_when_its_stage_ends(
     far, record = far_job(redis_server, tmp_path, "hi-far")
     stored = JobStore(record.folder, far.settings.workplace)
     claim = Claim(record.id, "preprocess", 1, "owner")
-    watch, reached = RecordWatch(far.records, claim, 90, lambda _: None), threading.Event()
+    watch, reached = RecordWatch(far.records, claim, 90), threading.Event()
 
-    def run(job: JobDir, hear: Watch) -> Outcome:
+    def run(job: JobDir, listener: Listener) -> Outcome:
         job.commit("preprocess", job.new_attempt("preprocess", 1), {})
         prune(far, DAY, "none")
         assert job.root.is_dir() and "is in use, and stays until its stage ends" in caplog.text
         reached.set()  # Redis, which it had lost sight of
         return Committed({})
 
-    errand = Errand(lambda progress: watch(progress) if reached.is_set() else None, 0.05, 1)
+    listening = Listening(lambda progress: watch.hear(progress) if reached.is_set() else None)
+    errand = Errand(listening, 0.05, 1)
     open_job(record, far.settings).run(record, claim, errand, run)
     assert not stored.job.root.exists() and stored.store.names() == {}
 

@@ -22,6 +22,7 @@ from lorajob.worker.settings import Settings
 from lorajob.worker.stack.redis_server import free_port
 from lorajob.worker.supervision.outcome import Stopped
 from lorajob.worker.supervision.supervisor import child_environment
+from tests.support.listening import Listening
 
 PUSH_TWO_FILES_AND_DIE = """
 import os, signal, sys
@@ -107,7 +108,7 @@ def test_a_transfer_keeps_the_lease_and_waits_for_a_store_that_is_away():
             raise StoreError("away")
         return "there"
 
-    errand = Errand(lambda progress: heard.append(progress), 0.05, 1.0)
+    errand = Errand(Listening(heard.append), 0.05, 1.0)
     assert errand.run(work) == "there"
     assert len(tries) == 3 and len(heard) >= 5
 
@@ -119,7 +120,7 @@ def test_a_transfer_stops_when_its_stage_must(reason: str):
             check()
             time.sleep(0.01)
 
-    assert Errand(lambda _: reason, 0.05, 0.2).run(endless) == Stopped(reason)
+    assert Errand(Listening(lambda _: reason), 0.05, 0.2).run(endless) == Stopped(reason)
 
 
 def test_damage_is_told_at_once():
@@ -127,7 +128,7 @@ def test_damage_is_told_at_once():
         raise DamageError("not as it was")
 
     with pytest.raises(DamageError):
-        Errand(lambda _: None, 0.05, 1.0).run(work)
+        Errand(Listening(), 0.05, 1.0).run(work)
 
 
 def test_a_killed_upload_goes_on_where_it_stopped(url: str, tmp_path: Path):

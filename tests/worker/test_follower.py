@@ -18,13 +18,14 @@ from lorajob.worker.records.records import Claim
 from lorajob.worker.supervision.outcome import (
     Committed,
     Failed,
+    Listener,
     Outcome,
     Progress,
     Stopped,
     StopReason,
-    Watch,
 )
 from tests.support.command import job_record
+from tests.support.listening import Listening
 from tests.support.service import wait_for
 
 CLAIM = Claim("hi-1", "train", 3, "owner")
@@ -91,14 +92,14 @@ def test_a_stale_owner_brings_nothing_of_a_pruned_job_back(
 ):
     record = far_record(stored, tmp_path)
 
-    def run(job: JobDir, watch: Watch) -> Outcome:
+    def run(job: JobDir, listener: Listener) -> Outcome:
         commit(job)
         stored.store.remove()
         return outcome
 
     if prunes_first:
         stored.store.remove()
-    errand = Errand(lambda _: None, 0.05, 1)
+    errand = Errand(Listening(), 0.05, 1)
     ended = StoredJob(stored, 1e9).run(record, PREPROCESS, errand, run)
     if prunes_first or isinstance(outcome, Committed):
         assert ended == Failed("damage", f"{stored.store.url}/spec.json is gone")
@@ -129,12 +130,12 @@ def test_what_a_stale_owner_brings_while_its_job_is_pruned_is_removed(
             wait_for(lambda: not forgotten or len(heard) > 1)
         send(*args)
 
-    def run(job: JobDir, watch: Watch) -> Outcome:
+    def run(job: JobDir, listener: Listener) -> Outcome:
         commit(job)
         monkeypatch.setattr(stored.store, method, prune_and_send)
         return Committed({})
 
-    errand = Errand(watch, 0.05, 1)
+    errand = Errand(Listening(watch), 0.05, 1)
     ended = StoredJob(stored, 1e9).run(record, PREPROCESS, errand, run)
     assert ended == Failed("damage", f"{stored.store.url}/spec.json is gone")
     assert stored.store.names() == {}
@@ -150,7 +151,7 @@ def test_a_job_that_is_pruned_as_its_stage_begins_does_not_come_back(
         save(record)
 
     monkeypatch.setattr(JobRecord, "save", prune_and_save)
-    errand = Errand(lambda _: None, 0.05, 1)
+    errand = Errand(Listening(), 0.05, 1)
     files = StoredJob(stored, 1e9)
     ended = files.run(record, PREPROCESS, errand, lambda *_: pytest.fail("it ran"))
     assert ended == Failed("damage", f"{stored.store.url}/spec.json is gone")
@@ -167,14 +168,14 @@ def test_the_copy_here_goes_with_a_job_that_neither_redis_nor_the_store_knows(
 ):
     record, ran = far_record(stored, tmp_path), threading.Event()
 
-    def run(job: JobDir, watch: Watch) -> Outcome:
+    def run(job: JobDir, listener: Listener) -> Outcome:
         commit(job)
         if spec_goes:
             StoredJob(stored, 1e9).withdraw()
         ran.set()
         return Committed({})
 
-    errand = Errand(lambda _: heard if ran.is_set() else None, 0.05, 1)
+    errand = Errand(Listening(lambda _: heard if ran.is_set() else None), 0.05, 1)
     StoredJob(stored, 1e9).run(record, PREPROCESS, errand, run)
     assert stored.job.root.exists() == stays
 

@@ -18,10 +18,10 @@ from lorajob.storage.store import Store
 from lorajob.worker.artifacts.transfer import Errand, corpus_here
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.records.records import Claim
-from lorajob.worker.supervision.outcome import Outcome, Watch
+from lorajob.worker.supervision.outcome import Listener, Outcome
 
 LoadRecord = Callable[[], JobRecord]  # called only if the files alone do not tell enough
-RunStage = Callable[[JobDir, Watch], Outcome]
+RunStage = Callable[[JobDir, Listener], Outcome]
 
 
 class JobFiles(ABC):
@@ -124,7 +124,7 @@ class LocalJob(JobFiles):
         yield self._job, {}
 
     def _run(self, record: JobRecord, claim: Claim, errand: Errand, run_stage: RunStage) -> Outcome:
-        return run_stage(self._job, errand.watch)
+        return run_stage(self._job, errand.watcher)
 
     def remove(self) -> None:
         """Put the folder aside first: a half of it would be a job that is to be run."""

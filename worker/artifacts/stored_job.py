@@ -23,7 +23,8 @@ from lorajob.worker.artifacts.job_store import JobStore
 from lorajob.worker.artifacts.transfer import Errand, failed_transfer, while_there
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.records.records import Claim
-from lorajob.worker.supervision.outcome import Committed, Outcome, Stopped, Watch
+from lorajob.worker.supervision.outcome import Committed, Listener, Outcome, Stopped
+from lorajob.worker.supervision.watcher import Watcher
 
 LOG = re.compile(r"log/\w+/(\d+)\.log")
 
@@ -117,7 +118,7 @@ class StoredJob(JobFiles):
         stored = self._stored
         with workplace.in_use(stored):
             outcome = _run_watched(stored, record, claim, errand, run_stage)
-        if is_pruned(stored, errand.watch):
+        if is_pruned(stored, errand.watcher):
             workplace.drop_copy(stored.job.root)
         workplace.make_room(stored, self._room_bytes)
         return outcome
@@ -170,7 +171,7 @@ def begin(stored: JobStore, record: JobRecord, claim: Claim, check: Check) -> di
 def _run_followed(stored: JobStore, claim: Claim, errand: Errand, run_stage: RunStage) -> Outcome:
     follower = Follower(stored, claim)
     with follower:
-        outcome = run_stage(stored.job, follower.watching(errand.watch))
+        outcome = run_stage(stored.job, Watcher([follower, errand.watcher]))
     if outcome == Stopped("lost"):
         return outcome  # another attempt has the stage: the files here are of no use
 
@@ -194,11 +195,11 @@ def _run_followed(stored: JobStore, claim: Claim, errand: Errand, run_stage: Run
     return outcome
 
 
-def is_pruned(stored: JobStore, watch: Watch) -> bool:
+def is_pruned(stored: JobStore, watcher: Listener) -> bool:
     """Whether neither Redis nor the store knows the job. If only one of them does not, it was
     wiped by mistake, and the copy here may be the last of the job.
     """
-    if watch(None) != "forgotten":
+    if watcher.hear(None) != "forgotten":
         return False
     try:
         stored.read_spec()

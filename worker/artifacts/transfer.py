@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from lorajob.corpora.remote import fetch, in_use
@@ -18,11 +18,10 @@ from lorajob.worker.records.record import JobRecord
 from lorajob.worker.records.records import Claim
 from lorajob.worker.supervision.outcome import (
     Failed,
+    Listener,
     Outcome,
-    Progress,
     Stopped,
     StopReason,
-    Watch,
 )
 
 TRIES = 35  # with the pauses below, about a quarter of an hour
@@ -42,17 +41,14 @@ class Interrupted(Exception):
 class Errand:
     """How transfers are watched, as a supervisor watches a stage."""
 
-    watch: Watch
+    watcher: Listener
     watch_seconds: float
     grace_seconds: float
+    hurry: bool = False  # end within the grace, as for a stage that was stopped
 
     def hurried(self) -> "Errand":
-        """One that ends within the grace of a stage that was stopped."""
-
-        def watch(_: Progress | None) -> StopReason:
-            return "lost" if self.watch(None) == "lost" else "shutdown"
-
-        return Errand(watch, self.watch_seconds, self.grace_seconds)
+        """The same, for what follows a stage that was stopped."""
+        return replace(self, hurry=True)
 
     def run(self, work: Callable[[Check], Result]) -> Result | Stopped:
         """Do `work` in a thread and keep the lease meanwhile; Stopped where that is called off.
@@ -76,7 +72,9 @@ class Errand:
         reason: StopReason | None = None
         give_up_at = float("inf")
         while not wait([future], timeout=self.watch_seconds).done:
-            heard = self.watch(None)
+            heard = self.watcher.hear(None)
+            if self.hurry and heard != "lost":
+                heard = "shutdown"
             now = time.monotonic()
             if heard is not None and (reason is None or heard == "lost"):
                 patience = self.grace_seconds if heard == "shutdown" else 0.0

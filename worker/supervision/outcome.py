@@ -1,13 +1,18 @@
 """How a stage's process ended, and the words with which it is watched."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 Progress = dict[str, Any]
 # lost: another attempt has the stage; forgotten: Redis lost its record; stalled: no step for long
 StopReason = Literal["cancelled", "shutdown", "lost", "forgotten", "stalled"]
-Watch = Callable[[Progress | None], StopReason | None]
+
+
+class Listener(Protocol):
+    """Told of a running stage again and again."""
+
+    def hear(self, progress: Progress | None) -> StopReason | None:
+        """Take new progress, None if there is none; tell why to stop the stage, if at all."""
 
 
 @dataclass(frozen=True)
