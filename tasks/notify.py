@@ -24,6 +24,7 @@ from redis.exceptions import RedisError
 from lorajob import __version__
 from lorajob.errors import LorajobError
 from lorajob.tasks.describe import describe
+from lorajob.worker import lifecycle
 from lorajob.worker.connect import connect
 from lorajob.worker.monitoring import tallies, traces
 from lorajob.worker.records import notices
@@ -31,6 +32,7 @@ from lorajob.worker.records.notices import Notice
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
+from lorajob.worker.ticker import Ticker
 
 LOOK_SECONDS = 1.0
 WANT_SECONDS = 3600.0
@@ -38,7 +40,6 @@ TRIES = 4
 FIRST_PAUSE_SECONDS = 1.0
 TIMEOUT_SECONDS = 5.0
 END_SECONDS = 5.0  # for the last notice, when a worker ends
-_running: "list[Notifier]" = []
 
 ANSWER_SECONDS = 10.0  # from the connection to the end of the answer's headers
 
@@ -46,35 +47,19 @@ logger = logging.getLogger(__name__)
 
 
 class Notifier:
-    """Takes and tells notices until it is stopped."""
+    """Takes and tells notices, by the turns of its ticker."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._redis = connect(settings)
         self._records = Records(self._redis)
-        self._stop = threading.Event()
         self._looks = 0
-        self._thread = threading.Thread(target=self._run, name="notices", daemon=True)
+        self.ticker = Ticker("notices", LOOK_SECONDS, self.turn, self.turn, END_SECONDS)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Tell what has ended by now, within seconds, and end."""
-        self._stop.set()
-        self._thread.join(timeout=END_SECONDS)
-
-    def _run(self) -> None:
-        while True:
-            stopped = self._stop.is_set()  # asked first: what ended before is told yet
-            try:
-                while self._tell_next():
-                    pass
-            except Exception:  # of one notice; those that follow are told all the same
-                logger.exception("a notice was not told")
-            if stopped:
-                return
-            self._stop.wait(LOOK_SECONDS)
+    def turn(self) -> None:
+        """Tell all ends of jobs that are not told yet; the last turn does so within seconds."""
+        while self._tell_next():
+            pass
 
     def _tell_next(self) -> bool:
         """Tell the oldest notice; False where there is none, or no Redis."""
@@ -93,7 +78,7 @@ class Notifier:
         except LorajobError as error:  # of a job that was removed
             logger.info("no notice: %s", error)
             return True
-        for channel, told in tell(notice, record, self._settings, self._stop).items():
+        for channel, told in tell(notice, record, self._settings, self.ticker.stopped).items():
             tallies.noticed(self._redis, channel, told)
         return True
 
@@ -178,19 +163,10 @@ def start(**_: Any) -> None:
     """In a worker's main process, once it serves, where there is somebody to tell."""
     settings = Settings()
     if settings.webhook_url or settings.slack_webhook_url or traces.enabled():
-        notifier = Notifier(settings)
-        notifier.start()
-        _running.append(notifier)
-
-
-def stop(**_: Any) -> None:
-    """When the worker ends."""
-    while _running:
-        _running.pop().stop()
+        lifecycle.run(Notifier(settings).ticker)
 
 
 signals.worker_ready.connect(start)
-signals.worker_shutdown.connect(stop)
 
 
 class _Cut:
