@@ -21,7 +21,7 @@ from typing import Any
 
 from lorajob.job.jobdir import MANIFEST, STAGES, JobDir, hash_file, write_json
 from lorajob.spec import JobSpec
-from lorajob.storage.folders import locked, remove_folder
+from lorajob.storage.folders import job_lock, locked, remove_folder
 from lorajob.storage.store import Check, DamageError, GoneError, Store, unhurried
 from lorajob.worker.records.record import JobRecord
 
@@ -98,7 +98,7 @@ class JobStore:
         begin as one of `needed`. What another attempt left here instead is removed. Another process
         here that fetches of the job is waited for.
         """
-        with locked(self.job.root, fcntl.LOCK_EX, ".fetch", check):
+        with locked(job_lock(self.job.root, ".fetch"), fcntl.LOCK_EX, check):
             self._fetch_stage(stage, fence, needed, check)
 
     def _fetch_stage(self, stage: str, fence: int, needed: tuple[str, ...], check: Check) -> None:
