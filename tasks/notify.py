@@ -5,19 +5,18 @@ one, so that no stage ever waits for somebody's web server. A notice is taken be
 worker that dies meanwhile loses it, but nobody hears twice of the same end.
 """
 
+import asyncio
 import hashlib
 import hmac
-import http.client
 import json
 import logging
-import socket
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
+import aiohttp
 from celery import signals
 from redis.exceptions import RedisError
 
@@ -41,7 +40,7 @@ FIRST_PAUSE_SECONDS = 1.0
 TIMEOUT_SECONDS = 5.0
 END_SECONDS = 5.0  # for the last notice, when a worker ends
 
-ANSWER_SECONDS = 10.0  # from the connection to the end of the answer's headers
+ANSWER_SECONDS = 10.0  # from the look-up of the name to the end of the answer's headers
 
 logger = logging.getLogger(__name__)
 
@@ -124,19 +123,36 @@ def post(url: str, body: bytes, headers: Mapping[str, str], stop: threading.Even
     kinds = {"Content-Type": "application/json", "User-Agent": f"lorajob/{__version__}"}
     for attempt in range(TRIES):
         try:
-            request = urllib.request.Request(url, body, kinds | dict(headers), method="POST")
-            with opener.open(request, timeout=TIMEOUT_SECONDS):
+            status = asyncio.run(_post_once(url, body, kinds | dict(headers)))
+            if 200 <= status < 300:
                 return True
-        except urllib.error.HTTPError as error:
-            with error:
-                logger.info("a webhook answered %d", error.code)
-                if error.code < 500 and error.code not in (408, 429):
-                    return False
-        except (OSError, ValueError, http.client.HTTPException) as error:
+            logger.info("a webhook answered %d", status)
+            if status < 500 and status not in (408, 429):
+                return False
+        except (OSError, ValueError, aiohttp.ClientError) as error:
             logger.info("a webhook does not answer: %s", type(error).__name__)
         if attempt + 1 == TRIES or stop.wait(FIRST_PAUSE_SECONDS * 2**attempt):
             return False
     return False
+
+
+async def _post_once(url: str, body: bytes, headers: Mapping[str, str]) -> int:
+    """The status of the answer. `total` ends a server that sends a byte now and then. A redirect is
+    not followed: it would go on as a GET without its body, to whatever address the answer names.
+    """
+    timeout = aiohttp.ClientTimeout(
+        total=ANSWER_SECONDS, sock_connect=TIMEOUT_SECONDS, sock_read=TIMEOUT_SECONDS
+    )
+    parts = urlsplit(url)
+    # not by aiohttp's trust_env, which would send a password from ~/.netrc as well
+    proxy = None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
+    async with (
+        aiohttp.ClientSession(timeout=timeout) as session,
+        session.post(
+            url, data=body, headers=headers, proxy=proxy, allow_redirects=False
+        ) as response,
+    ):
+        return response.status
 
 
 def sentence(record: JobRecord, state: str) -> str:
@@ -167,57 +183,3 @@ def start(**_: Any) -> None:
 
 
 signals.worker_ready.connect(start)
-
-
-class _Cut:
-    """A connection that is cut in the middle of its answer, where that takes too long: a timeout is
-    of each read, and a server that sends a byte now and then would hold its client for ever.
-    """
-
-    sock: socket.socket
-
-    def connect(self) -> None:
-        super().connect()  # type: ignore[misc]  # of the connection that this is mixed into
-        self._timer = threading.Timer(ANSWER_SECONDS, _shut, (self.sock,))
-        self._timer.daemon = True
-        self._timer.start()
-
-    def getresponse(self) -> http.client.HTTPResponse:
-        try:  # of the same connection
-            response: http.client.HTTPResponse = super().getresponse()  # type: ignore[misc]
-        finally:
-            self._timer.cancel()
-        return response
-
-
-class _Http(_Cut, http.client.HTTPConnection):
-    pass
-
-
-class _Https(_Cut, http.client.HTTPSConnection):
-    pass
-
-
-class _HttpHandler(urllib.request.HTTPHandler):
-    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_Http, request)
-
-
-class _HttpsHandler(urllib.request.HTTPSHandler):
-    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_Https, request)
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirected POST would go on as a GET without its body, and to whom the answer says."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None  # the answer is an error, then
-
-
-opener = urllib.request.build_opener(_NoRedirects, _HttpHandler, _HttpsHandler)
-
-
-def _shut(sock: socket.socket) -> None:
-    with suppress(OSError):  # it is closed already
-        sock.shutdown(socket.SHUT_RDWR)
