@@ -2,7 +2,6 @@
 
 import logging
 import threading
-from types import TracebackType
 
 from lorajob.errors import LorajobError
 from lorajob.storage.store import Check, unhurried
@@ -76,12 +75,7 @@ class Follower:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._wake:
             self._ended = True
             self._wake.notify()

@@ -44,10 +44,10 @@ class JobFiles(ABC):
         """Whether the job has files, whatever Redis knows of it."""
         return self.location.read("spec.json") is not None
 
-    def run(self, record: JobRecord, claim: Claim, errand: Errand, run_stage: RunStage) -> Outcome:
+    def run(self, record: JobRecord, claim: Claim, errand: Errand, run: RunStage) -> Outcome:
         """Run the claimed stage in a folder of this machine that has what the stage needs."""
         with corpus_here(record, claim, errand) as failed:
-            return failed or self._run(record, claim, errand, run_stage)
+            return failed or self._run(record, claim, errand, run)
 
     def withdraw(self) -> None:
         """Remove the files of a job whose submission failed, as far as possible."""
@@ -59,9 +59,7 @@ class JobFiles(ABC):
         """What errors call job.json."""
 
     @abstractmethod
-    def _run(
-        self, record: JobRecord, claim: Claim, errand: Errand, run_stage: RunStage
-    ) -> Outcome: ...
+    def _run(self, record: JobRecord, claim: Claim, errand: Errand, run: RunStage) -> Outcome: ...
 
     @abstractmethod
     def last_attempt(self, stage: str) -> int:
@@ -123,8 +121,8 @@ class LocalJob(JobFiles):
     def outline(self) -> Iterator[tuple[JobDir, dict[str, int]]]:
         yield self._job, {}
 
-    def _run(self, record: JobRecord, claim: Claim, errand: Errand, run_stage: RunStage) -> Outcome:
-        return run_stage(self._job, errand.watcher)
+    def _run(self, record: JobRecord, claim: Claim, errand: Errand, run: RunStage) -> Outcome:
+        return run(self._job, errand.watcher)
 
     def remove(self) -> None:
         """Put the folder aside first: a half of it would be a job that is to be run."""

@@ -111,13 +111,13 @@ class StoredJob(JobFiles):
 
     # -- a stage
 
-    def _run(self, record: JobRecord, claim: Claim, errand: Errand, run_stage: RunStage) -> Outcome:
+    def _run(self, record: JobRecord, claim: Claim, errand: Errand, run: RunStage) -> Outcome:
         """The copy of a job that was pruned meanwhile is removed: what it holds and the store
         lacks would keep it for ever.
         """
         stored = self._stored
         with workplace.in_use(stored):
-            outcome = _run_watched(stored, record, claim, errand, run_stage)
+            outcome = _run_watched(stored, record, claim, errand, run)
         if is_pruned(stored, errand.watcher):
             workplace.drop_copy(stored.job.root)
         workplace.make_room(stored, self._room_bytes)
@@ -140,7 +140,7 @@ def fetch_logs(store: Store, folder: JobDir) -> None:
 
 
 def _run_watched(
-    stored: JobStore, record: JobRecord, claim: Claim, errand: Errand, run_stage: RunStage
+    stored: JobStore, record: JobRecord, claim: Claim, errand: Errand, run: RunStage
 ) -> Outcome:
     try:
         begun = errand.run(lambda check: begin(stored, record, claim, check))
@@ -149,7 +149,7 @@ def _run_watched(
         if begun is not None:
             logger.info("%s %s was finished before, and is taken over", claim.job_id, claim.stage)
             return Committed(begun)
-        return _run_followed(stored, claim, errand, run_stage)
+        return _run_followed(stored, claim, errand, run)
     except LorajobError as error:
         return failed_transfer(error)
 
@@ -168,10 +168,10 @@ def begin(stored: JobStore, record: JobRecord, claim: Claim, check: Check) -> di
     return adopted
 
 
-def _run_followed(stored: JobStore, claim: Claim, errand: Errand, run_stage: RunStage) -> Outcome:
+def _run_followed(stored: JobStore, claim: Claim, errand: Errand, run: RunStage) -> Outcome:
     follower = Follower(stored, claim)
     with follower:
-        outcome = run_stage(stored.job, Watcher([follower, errand.watcher]))
+        outcome = run(stored.job, Watcher([follower, errand.watcher]))
     if outcome == Stopped("lost"):
         return outcome  # another attempt has the stage: the files here are of no use
 
