@@ -160,15 +160,16 @@ def _spec(
     own: dict[str, Any], defaults: dict[str, Any], sets: tuple[str, ...], beside: Path
 ) -> "JobSpec":
     from lorajob.spec import merge
-    from lorajob.storage.urls import is_url
+    from lorajob.storage.urls import local_path
 
     values = merge(defaults, own)
     preset = values.pop("preset", "default")
     spec = complete_spec(values, preset, sets, strict=False)
     in_file = "corpus" in values and not any(line.startswith("corpus=") for line in sets)
-    if not in_file or not spec.corpus or is_url(spec.corpus):
+    path = local_path(spec.corpus)
+    if not in_file or not spec.corpus or path is None:
         return spec
-    corpus = Path(spec.corpus).expanduser()
+    corpus = path.expanduser()
     if corpus.exists() and not (beside / corpus).exists():
         return spec
     # one that is in neither place, too: the batch keeps its id once its corpora are deleted

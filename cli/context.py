@@ -13,6 +13,7 @@ from lorajob.storage.urls import public
 
 if TYPE_CHECKING:
     from lorajob.tasks.jobs import Jobs
+    from lorajob.worker.artifacts.job_files import JobFiles
     from lorajob.worker.records.record import JobRecord
     from lorajob.worker.settings import Settings
 
@@ -57,19 +58,15 @@ def job_folder(job: str, *stages: str) -> Iterator[JobDir]:
     """The folder of a job on this machine; where jobs are in a store, what `stages` made is fetched
     into it, and stays there while the block runs. Raises JobNotFoundError where there is none.
     """
-    if load_settings().store_url is not None:
-        from lorajob.worker.artifacts.lookup import fetched
+    with job_files(job).local(lambda: load_record(job), *stages) as here:
+        yield here
 
-        with fetched(load_record(job), load_settings(), *stages) as here:
-            yield here
-        return
-    folder = JobDir(load_settings().jobs / check_job_id(job))
-    if not folder.root.is_dir():
-        raise JobNotFoundError(
-            f"JOB: {job!r} has no folder in {folder.root.parent}; `lorajob status` lists the jobs, "
-            "LORAJOB_ARTIFACTS says where their folders are"
-        )
-    yield folder
+
+def job_files(job: str) -> "JobFiles":
+    """The files of a job, where the settings say that jobs are."""
+    from lorajob.worker.artifacts.lookup import find_job
+
+    return find_job(check_job_id(job), load_settings())
 
 
 def load_record(job: str) -> "JobRecord":
@@ -95,9 +92,9 @@ def load_record(job: str) -> "JobRecord":
 
 def _from_file(settings: "Settings", job: str) -> "JobRecord | None":
     from lorajob.storage.store import StoreError
-    from lorajob.worker.artifacts.lookup import read_record
+    from lorajob.worker.artifacts.lookup import find_job
 
     try:
-        return read_record(settings, job)
+        return find_job(job, settings).read_record()
     except (OSError, RecordError, StoreError):
         return None

@@ -1,14 +1,12 @@
 """`lorajob logs`."""
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from lorajob.cli.context import job_folder, load_record, load_settings
+from lorajob.cli.context import job_files, load_record
 from lorajob.job.jobdir import STAGES, JobDir
 
 POLL_SECONDS = 0.5
@@ -20,7 +18,7 @@ POLL_SECONDS = 0.5
 @click.option("--stage", type=click.Choice(STAGES), help="Only this stage's log.")
 def logs(job: str, follow: bool, stage: str | None) -> None:
     """Print the logs of JOB's stages, in the order of the stages."""
-    with log_folder(job) as (folder, refresh):
+    with job_files(job).logs(lambda: load_record(job)) as (folder, refresh):
         print_logs(job, folder, refresh, follow, stage)
 
 
@@ -43,23 +41,6 @@ def print_logs(
             time.sleep(POLL_SECONDS)
     if not printed:
         click.echo(f"lorajob: {job} has written no log yet", err=True)
-
-
-@contextmanager
-def log_folder(job: str) -> Iterator[tuple[JobDir, Callable[[], None]]]:
-    """A folder with the job's logs, and what brings them up to date: where jobs are in a store,
-    they are fetched from there.
-    """
-    if load_settings().store_url is None:
-        with job_folder(job) as here:
-            yield here, lambda: None
-        return
-    from lorajob.worker.artifacts.lookup import fetch_logs
-
-    record = load_record(job)
-    with tempfile.TemporaryDirectory(prefix="lorajob-logs-") as name:
-        folder = JobDir(Path(name))
-        yield folder, lambda: fetch_logs(record, folder)
 
 
 class LogReader:

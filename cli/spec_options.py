@@ -15,7 +15,7 @@ import click
 
 from lorajob.cli.context import load_settings
 from lorajob.errors import UsageError
-from lorajob.storage.urls import is_url, public
+from lorajob.storage.urls import local_path, public
 
 if TYPE_CHECKING:
     from lorajob.spec import JobSpec
@@ -175,11 +175,12 @@ def _check_path(name: str, text: str) -> None:
     """Raise UsageError for what can be no path: its ~ is the home of nobody, a name in it is too
     long, or it holds a null byte. Whether there is such a file is not asked.
     """
-    if is_url(text):
+    path = local_path(text)
+    if path is None:
         return
     short = text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]}..."
     try:
-        Path(text).expanduser().stat()
+        path.expanduser().stat()
     except RuntimeError:
         raise UsageError(f"{name}: {short!r} is in the home of nobody here") from None
     except ValueError as error:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 
 from celery import Task
 from kombu.exceptions import KombuError
@@ -54,8 +53,10 @@ class ProgressMirror:
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
 
-    def show(self, progress: Progress) -> None:
+    def hear(self, progress: Progress | None) -> None:
         """Have this shown, in place of what was not shown yet."""
+        if progress is None:
+            return
         with self._changed:
             self._latest = progress
             self._changed.notify()
@@ -64,12 +65,7 @@ class ProgressMirror:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._changed:
             self._ended = True
             self._changed.notify()

@@ -19,7 +19,7 @@ from lorajob.spec import JobSpec
 from lorajob.tasks.broker import open_sender
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.rebuild import record_there
-from lorajob.worker.artifacts.lookup import has_files
+from lorajob.worker.artifacts.lookup import find_job
 from lorajob.worker.connect import service_errors
 from lorajob.worker.queues import Priority
 from lorajob.worker.records.batches import Batches, JobBatch
@@ -125,7 +125,7 @@ def _queue(
             return None
     error = None if problem is None else str(problem)
     record = jobs.new_record(spec, job_id, batch.priority, batch.id, error)
-    if has_files(jobs.settings, job_id) and not mended:
+    if find_job(job_id, jobs.settings).has_spec() and not mended:
         return _take_up(jobs, record, send)
     jobs.queue(record, spec, send)
     return record
@@ -159,7 +159,7 @@ def _begun(jobs: Jobs, job_id: str) -> bool:
     with service_errors(jobs.settings):
         if jobs.records.known(job_id):
             return not _rejected(jobs, job_id)
-    return has_files(jobs.settings, job_id)
+    return find_job(job_id, jobs.settings).has_spec()
 
 
 def _rejected(jobs: Jobs, job_id: str) -> bool:

@@ -19,15 +19,14 @@ from lorajob.gpu_memory import training_gb
 from lorajob.job.jobdir import JOB_ID
 from lorajob.spec import JobSpec
 from lorajob.storage.store import StoreError
-from lorajob.storage.urls import is_url
+from lorajob.storage.urls import local_path
 from lorajob.tasks.describe import Wait, awaited_queue
 from lorajob.worker.artifacts.lookup import (
+    find_job,
     job_place,
+    open_job,
     put_corpus,
-    put_spec,
-    read_record,
     recorded_ids,
-    withdraw,
 )
 from lorajob.worker.connect import connect, service_errors
 from lorajob.worker.heartbeats import living
@@ -92,10 +91,11 @@ class Jobs:
         """Raise UsageError or CorpusError for a corpus that is not there or of another language.
         One that is only here is brought to the store, where the jobs lie in one.
         """
-        if is_url(spec.corpus):
+        path = local_path(spec.corpus)
+        if path is None:
             check_remote(spec.corpus)
             return
-        check_corpus(Path(spec.corpus), spec.language)
+        check_corpus(path, spec.language)
         asked = spec.corpus, spec.language
         if asked not in self._places:
             self._places[asked] = put_corpus(self._settings, *asked)
@@ -134,7 +134,7 @@ class Jobs:
         place = {"corpus": self._places.get((spec.corpus, spec.language), spec.corpus)}
         spec, record = spec.model_copy(update=place), record.model_copy(update=place)
         try:
-            put_spec(record.folder, spec.model_dump(mode="json"))
+            open_job(record, self._settings).put_spec(spec.model_dump(mode="json"))
             with service_errors(self._settings):
                 created = self.records.create(record)
             if created and not created.over:
@@ -153,7 +153,7 @@ class Jobs:
             with service_errors(self._settings):
                 return self.records.load(job_id)
         except (ServiceError, JobNotFoundError):
-            found = read_record(self._settings, job_id) if mirrored else None
+            found = find_job(job_id, self._settings).read_record() if mirrored else None
             if found is None:
                 raise
             return found
@@ -228,14 +228,15 @@ class Jobs:
         except ServiceError:
             logger.debug("Redis is gone; without its folder the job cannot run anyway")
         try:
-            withdraw(record.folder)
+            open_job(record, self._settings).withdraw()
         except StoreError as error:  # without a record nobody runs it
             logger.warning("%s", error)
 
 
 def _place_of(corpus: str) -> str:
     """The corpus as workers will find it: an absolute path, or a url; none is still to be found."""
-    return corpus if not corpus or is_url(corpus) else str(Path(corpus).expanduser().resolve())
+    path = local_path(corpus)
+    return corpus if not corpus or path is None else str(path.expanduser().resolve())
 
 
 def _check_id(job_id: str) -> None:

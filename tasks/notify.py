@@ -5,25 +5,25 @@ one, so that no stage ever waits for somebody's web server. A notice is taken be
 worker that dies meanwhile loses it, but nobody hears twice of the same end.
 """
 
+import asyncio
 import hashlib
 import hmac
-import http.client
 import json
 import logging
-import socket
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
+import aiohttp
 from celery import signals
 from redis.exceptions import RedisError
 
 from lorajob import __version__
 from lorajob.errors import LorajobError
 from lorajob.tasks.describe import describe
+from lorajob.worker import lifecycle
 from lorajob.worker.connect import connect
 from lorajob.worker.monitoring import tallies, traces
 from lorajob.worker.records import notices
@@ -31,6 +31,7 @@ from lorajob.worker.records.notices import Notice
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
+from lorajob.worker.ticker import Ticker
 
 LOOK_SECONDS = 1.0
 WANT_SECONDS = 3600.0
@@ -38,43 +39,26 @@ TRIES = 4
 FIRST_PAUSE_SECONDS = 1.0
 TIMEOUT_SECONDS = 5.0
 END_SECONDS = 5.0  # for the last notice, when a worker ends
-_running: "list[Notifier]" = []
 
-ANSWER_SECONDS = 10.0  # from the connection to the end of the answer's headers
+ANSWER_SECONDS = 10.0  # from the look-up of the name to the end of the answer's headers
 
 logger = logging.getLogger(__name__)
 
 
 class Notifier:
-    """Takes and tells notices until it is stopped."""
+    """Takes and tells notices, by the turns of its ticker."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._redis = connect(settings)
         self._records = Records(self._redis)
-        self._stop = threading.Event()
         self._looks = 0
-        self._thread = threading.Thread(target=self._run, name="notices", daemon=True)
+        self.ticker = Ticker("notices", LOOK_SECONDS, self.turn, self.turn, END_SECONDS)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Tell what has ended by now, within seconds, and end."""
-        self._stop.set()
-        self._thread.join(timeout=END_SECONDS)
-
-    def _run(self) -> None:
-        while True:
-            stopped = self._stop.is_set()  # asked first: what ended before is told yet
-            try:
-                while self._tell_next():
-                    pass
-            except Exception:  # of one notice; those that follow are told all the same
-                logger.exception("a notice was not told")
-            if stopped:
-                return
-            self._stop.wait(LOOK_SECONDS)
+    def turn(self) -> None:
+        """Tell all ends of jobs that are not told yet; the last turn does so within seconds."""
+        while self._tell_next():
+            pass
 
     def _tell_next(self) -> bool:
         """Tell the oldest notice; False where there is none, or no Redis."""
@@ -93,7 +77,7 @@ class Notifier:
         except LorajobError as error:  # of a job that was removed
             logger.info("no notice: %s", error)
             return True
-        for channel, told in tell(notice, record, self._settings, self._stop).items():
+        for channel, told in tell(notice, record, self._settings, self.ticker.stopped).items():
             tallies.noticed(self._redis, channel, told)
         return True
 
@@ -139,19 +123,36 @@ def post(url: str, body: bytes, headers: Mapping[str, str], stop: threading.Even
     kinds = {"Content-Type": "application/json", "User-Agent": f"lorajob/{__version__}"}
     for attempt in range(TRIES):
         try:
-            request = urllib.request.Request(url, body, kinds | dict(headers), method="POST")
-            with opener.open(request, timeout=TIMEOUT_SECONDS):
+            status = asyncio.run(_post_once(url, body, kinds | dict(headers)))
+            if 200 <= status < 300:
                 return True
-        except urllib.error.HTTPError as error:
-            with error:
-                logger.info("a webhook answered %d", error.code)
-                if error.code < 500 and error.code not in (408, 429):
-                    return False
-        except (OSError, ValueError, http.client.HTTPException) as error:
+            logger.info("a webhook answered %d", status)
+            if status < 500 and status not in (408, 429):
+                return False
+        except (OSError, ValueError, aiohttp.ClientError) as error:
             logger.info("a webhook does not answer: %s", type(error).__name__)
         if attempt + 1 == TRIES or stop.wait(FIRST_PAUSE_SECONDS * 2**attempt):
             return False
     return False
+
+
+async def _post_once(url: str, body: bytes, headers: Mapping[str, str]) -> int:
+    """The status of the answer. `total` ends a server that sends a byte now and then. A redirect is
+    not followed: it would go on as a GET without its body, to whatever address the answer names.
+    """
+    timeout = aiohttp.ClientTimeout(
+        total=ANSWER_SECONDS, sock_connect=TIMEOUT_SECONDS, sock_read=TIMEOUT_SECONDS
+    )
+    parts = urlsplit(url)
+    # not by aiohttp's trust_env, which would send a password from ~/.netrc as well
+    proxy = None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
+    async with (
+        aiohttp.ClientSession(timeout=timeout) as session,
+        session.post(
+            url, data=body, headers=headers, proxy=proxy, allow_redirects=False
+        ) as response,
+    ):
+        return response.status
 
 
 def sentence(record: JobRecord, state: str) -> str:
@@ -178,70 +179,7 @@ def start(**_: Any) -> None:
     """In a worker's main process, once it serves, where there is somebody to tell."""
     settings = Settings()
     if settings.webhook_url or settings.slack_webhook_url or traces.enabled():
-        notifier = Notifier(settings)
-        notifier.start()
-        _running.append(notifier)
-
-
-def stop(**_: Any) -> None:
-    """When the worker ends."""
-    while _running:
-        _running.pop().stop()
+        lifecycle.run(Notifier(settings).ticker)
 
 
 signals.worker_ready.connect(start)
-signals.worker_shutdown.connect(stop)
-
-
-class _Cut:
-    """A connection that is cut in the middle of its answer, where that takes too long: a timeout is
-    of each read, and a server that sends a byte now and then would hold its client for ever.
-    """
-
-    sock: socket.socket
-
-    def connect(self) -> None:
-        super().connect()  # type: ignore[misc]  # of the connection that this is mixed into
-        self._timer = threading.Timer(ANSWER_SECONDS, _shut, (self.sock,))
-        self._timer.daemon = True
-        self._timer.start()
-
-    def getresponse(self) -> http.client.HTTPResponse:
-        try:  # of the same connection
-            response: http.client.HTTPResponse = super().getresponse()  # type: ignore[misc]
-        finally:
-            self._timer.cancel()
-        return response
-
-
-class _Http(_Cut, http.client.HTTPConnection):
-    pass
-
-
-class _Https(_Cut, http.client.HTTPSConnection):
-    pass
-
-
-class _HttpHandler(urllib.request.HTTPHandler):
-    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_Http, request)
-
-
-class _HttpsHandler(urllib.request.HTTPSHandler):
-    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_Https, request)
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirected POST would go on as a GET without its body, and to whom the answer says."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None  # the answer is an error, then
-
-
-opener = urllib.request.build_opener(_NoRedirects, _HttpHandler, _HttpsHandler)
-
-
-def _shut(sock: socket.socket) -> None:
-    with suppress(OSError):  # it is closed already
-        sock.shutdown(socket.SHUT_RDWR)

@@ -2,19 +2,14 @@
 
 import logging
 import re
-import shutil
 import time
 from collections.abc import Iterable
-from contextlib import suppress
-from pathlib import Path
 from typing import Literal
 
 from lorajob.errors import UsageError
-from lorajob.storage.folders import put_aside, sweep
-from lorajob.storage.urls import is_url
+from lorajob.storage.folders import sweep
 from lorajob.tasks.jobs import Jobs
-from lorajob.worker.artifacts.lookup import withdraw
-from lorajob.worker.artifacts.workplace import drop_copy
+from lorajob.worker.artifacts.lookup import open_job
 from lorajob.worker.connect import service_errors
 from lorajob.worker.records.batches import Batches
 from lorajob.worker.records.record import JobRecord
@@ -65,19 +60,6 @@ def ended_at(record: JobRecord) -> float:
     return max(times, default=record.created_at)
 
 
-def _remove_files(jobs: Jobs, record: JobRecord) -> None:
-    """Its folder, or its place in the store and the copy here. A copy that is in use stays: until
-    its stage ends, or where a command reads it, until room is needed.
-    """
-    if is_url(record.folder):
-        withdraw(record.folder)
-        drop_copy(jobs.settings.workplace / record.id)
-    elif Path(record.folder).is_dir():
-        gone = put_aside(Path(record.folder))  # a half of it would be a job that is to be run
-        with suppress(FileNotFoundError):  # another prune deletes it, too
-            shutil.rmtree(gone)
-
-
 def prune(
     jobs: Jobs, older_seconds: float, keep: Keep = "best", dry_run: bool = False
 ) -> list[JobRecord]:
@@ -101,5 +83,5 @@ def prune(
             if record.batch:
                 Batches(jobs.redis).remove(record.id, record.batch)
         gone.append(record)
-        _remove_files(jobs, record)
+        open_job(record, jobs.settings).remove()
     return gone

@@ -1,15 +1,12 @@
 """Records made anew from the jobs' folders, after Redis lost them."""
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 from lorajob.errors import LorajobError
-from lorajob.job.jobdir import JOB_ID, STAGES, JobDir
+from lorajob.job.jobdir import STAGES, JobDir
 from lorajob.spec import JobSpec
 from lorajob.tasks.broker import send
-from lorajob.worker.artifacts.job_store import JobStore
-from lorajob.worker.artifacts.lookup import job_place, outline, recorded_ids
+from lorajob.worker.artifacts.lookup import find_job, job_place, recorded_ids
 from lorajob.worker.connect import connect, service_errors
 from lorajob.worker.records.batches import Batches
 from lorajob.worker.records.record import JobRecord, new_stages
@@ -33,7 +30,7 @@ def rebuild(settings: Settings) -> Rebuilt:
     redis = connect(settings)
     records = Records(redis)
     jobs, problems = [], []
-    for job_id in _ids_of_files(settings):
+    for job_id in recorded_ids(settings, "spec.json"):
         with service_errors(settings):
             if records.known(job_id):
                 continue  # spares reading its files
@@ -54,23 +51,9 @@ def rebuild(settings: Settings) -> Rebuilt:
     return Rebuilt(tuple(jobs), tuple(problems))
 
 
-def _ids_of_files(settings: Settings) -> list[str]:
-    """The jobs that have files."""
-    if settings.store_url is not None:
-        return recorded_ids(settings)
-    folders = sorted(settings.jobs.expanduser().resolve().glob("*"))
-    found = [path for path in folders if JobDir(path).spec_path.is_file()]
-    return [path.name for path in found if JOB_ID.fullmatch(path.name)]
-
-
 def record_there(settings: Settings, job_id: str) -> JobRecord:
     """The record that a job's files tell of, wherever they are. Raises as `record_of` does."""
-    place = job_place(settings, job_id)
-    if settings.store_url is None:
-        return record_of(JobDir(Path(place)))
-    with tempfile.TemporaryDirectory(prefix="lorajob-rebuild-") as name:
-        outlined = JobDir(Path(name) / job_id)
-        pointers = outline(JobStore(place, settings.workplace), outlined)
+    with find_job(job_id, settings).outline() as (outlined, pointers):
         record = record_of(outlined)
     stages = {
         name: stage.model_copy(update={"attempt": pointers[name]})
@@ -78,7 +61,7 @@ def record_there(settings: Settings, job_id: str) -> JobRecord:
         else stage
         for name, stage in record.stages.items()
     }
-    return record.model_copy(update={"stages": stages, "folder": place})
+    return record.model_copy(update={"stages": stages, "folder": job_place(settings, job_id)})
 
 
 def record_of(job: JobDir) -> JobRecord:

@@ -6,7 +6,6 @@ that were lost too often. The job record is the truth: a message too many is ref
 """
 
 import logging
-import threading
 import time
 from typing import Any, cast
 
@@ -17,11 +16,13 @@ from redis.exceptions import LockError, RedisError
 from lorajob.errors import LorajobError
 from lorajob.tasks import broker
 from lorajob.tasks.broker import send
+from lorajob.worker import lifecycle
 from lorajob.worker.connect import connect
 from lorajob.worker.monitoring import tallies
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
-from lorajob.worker.supervision.record_watch import RENEWALS_A_LEASE
+from lorajob.worker.supervision.watcher import RENEWALS_A_LEASE
+from lorajob.worker.ticker import Ticker
 
 LOCK = "lorajob:reconciler"
 LONGEST_PERIOD_SECONDS = 3.0
@@ -29,7 +30,6 @@ AT_ONCE = 100  # jobs looked at in one turn
 SCAN_LEASES = 7  # messages are read through so often, even where none seems to lack: 10 min of 90 s
 
 logger = logging.getLogger(__name__)
-_running: "list[ReconcilerThread]" = []
 
 
 class Reconciler:
@@ -141,41 +141,11 @@ class Reconciler:
         broker.drop(self._redis, left)
 
 
-class ReconcilerThread:
-    """A reconciler that takes its turns until it is stopped."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._reconciler = Reconciler(settings, connect(settings))
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Let it end; it is not waited for, and a lock that it holds expires."""
-        self._stop.set()
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._reconciler.period_seconds):
-            try:
-                self._reconciler.turn()
-            except Exception:  # a bug must not end the thread that everything else is mended by
-                logger.exception("the reconciler's turn failed")
-
-
 def start(**_: Any) -> None:
-    """In a worker's main process, once it serves."""
-    thread = ReconcilerThread(Settings())
-    thread.start()
-    _running.append(thread)
-
-
-def stop(**_: Any) -> None:
-    """When the worker ends."""
-    while _running:
-        _running.pop().stop()
+    """In a worker's main process, once it serves. A lock that it holds at its end expires."""
+    settings = Settings()
+    reconciler = Reconciler(settings, connect(settings))
+    lifecycle.run(Ticker("reconciler", reconciler.period_seconds, reconciler.turn))
 
 
 signals.worker_ready.connect(start)
-signals.worker_shutdown.connect(stop)

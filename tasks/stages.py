@@ -6,7 +6,6 @@ chain. Every other raises Ignore, which sends nothing, or StageFailed, which end
 
 import logging
 import secrets
-from pathlib import Path
 
 from celery import Task
 from celery.exceptions import Ignore
@@ -14,13 +13,12 @@ from celery.exceptions import Ignore
 from lorajob.errors import JobNotFoundError, ServiceError
 from lorajob.job.jobdir import JobDir
 from lorajob.job.results import StageResult
-from lorajob.storage.store import StoreError
 from lorajob.tasks.attempt import ProgressMirror, observed
 from lorajob.tasks.broker import send
 from lorajob.tasks.describe import Description, summary
 from lorajob.worker.app import app
-from lorajob.worker.artifacts.job_store import job_store
-from lorajob.worker.artifacts.stored_stage import corpus_here, run_stored
+from lorajob.worker.artifacts.job_files import JobFiles
+from lorajob.worker.artifacts.lookup import open_job
 from lorajob.worker.artifacts.transfer import Errand
 from lorajob.worker.connect import connect, retry_redis
 from lorajob.worker.heartbeats import larger_class
@@ -28,9 +26,16 @@ from lorajob.worker.queues import QUEUES
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.records.records import Claim, Records, Refusal
 from lorajob.worker.settings import Settings
-from lorajob.worker.supervision.outcome import Committed, Crashed, Failed, Outcome, Stopped, Watch
-from lorajob.worker.supervision.record_watch import RecordWatch, watch_seconds
+from lorajob.worker.supervision.outcome import (
+    Committed,
+    Crashed,
+    Failed,
+    Listener,
+    Outcome,
+    Stopped,
+)
 from lorajob.worker.supervision.supervisor import supervise
+from lorajob.worker.supervision.watcher import RecordWatch, Watcher, watch_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -64,53 +69,67 @@ def convert(self: Task, job_id: str) -> Description:
 
 
 def run_claimed_stage(task: Task, job_id: str, stage: str) -> Description:
-    """Claim, supervise, commit. Returns the stage's result in brief; its record has it in full.
+    """Load, open files, claim, run, settle. Returns the stage's result in brief; its record has it
+    in full.
 
-    Raises Ignore for a delivery that has nothing to do or did not finish, StageFailed where the
-    stage failed.
+    Raises Ignore for a delivery that has nothing to do or did not finish, StageFailed if the stage
+    failed.
     """
     settings = Settings()
     records = Records(connect(settings, patient=True))
-    worker, owner = task.request.hostname, secrets.token_hex(16)
-    try:
-        record = records.load(job_id)
-    except JobNotFoundError:
-        raise Ignore("unknown") from None
-    stored = job_store(record, settings.workplace)
-    try:
-        known = (stored or JobDir(Path(record.folder))).last_attempt(stage)
-    except StoreError as error:  # its claim fails for the same reason, if the store stays away
-        logger.warning("%s: %s", job_id, error)
-        known = 0
-    limits = settings.lease_seconds, settings.max_losses
-    claim = retry_redis(lambda: records.claim(job_id, stage, worker, *limits, owner, known))
-    if isinstance(claim, Refusal):
-        logger.info("%s %s is not run by this delivery: %s", job_id, stage, claim.reason)
-        raise Ignore(claim.reason)
-    before = record
-    if stored is not None:  # its earlier stages may have ended since it was read
-        record = retry_redis(lambda: records.load(job_id))
+    worker = task.request.hostname
+    before = load(records, job_id)
+    files = open_job(before, settings)
+    claim = claim_stage(records, job_id, stage, files.last_attempt(stage), worker, settings)
+    record = retry_redis(lambda: load(records, job_id))  # earlier stages may have ended since
     with observed(before, claim, worker, settings) as seen:
         with ProgressMirror(task, job_id, record.language, stage) as mirror:
             touched = Records(connect(settings))
-            watch = RecordWatch(touched, claim, settings.lease_seconds, mirror.show)
-            seen.outcome = outcome = attempt(record, claim, watch, worker, settings)
+            watcher = Watcher([RecordWatch(touched, claim, settings.lease_seconds), mirror])
+            seen.outcome = outcome = attempt(files, record, claim, watcher, worker, settings)
         result = retry_redis(lambda: settle(records, claim, outcome, worker, settings))
     return summary(stage, result)
 
 
-def attempt(
-    record: JobRecord, claim: Claim, watch: RecordWatch, worker: str, settings: Settings
-) -> Outcome:
-    """Run the claimed stage as a child process, to whatever end."""
-    errand = Errand(watch, watch_seconds(settings.lease_seconds), settings.grace_seconds)
+def load(records: Records, job_id: str) -> JobRecord:
+    """The record of a job. Raises Ignore for a message of a job that was withdrawn."""
+    try:
+        return records.load(job_id)
+    except JobNotFoundError:
+        raise Ignore("unknown") from None
 
-    def run(job: JobDir, hear: Watch) -> Outcome:
+
+def claim_stage(
+    records: Records, job_id: str, stage: str, known: int, worker: str, settings: Settings
+) -> Claim:
+    """The right to run a stage, of which attempt `known` left files. Raises Ignore if it is
+    refused.
+    """
+    limits, owner = (settings.lease_seconds, settings.max_losses), secrets.token_hex(16)
+    claim = retry_redis(lambda: records.claim(job_id, stage, worker, *limits, owner, known))
+    if isinstance(claim, Refusal):
+        logger.info("%s %s is not run by this delivery: %s", job_id, stage, claim.reason)
+        raise Ignore(claim.reason)
+    return claim
+
+
+def attempt(
+    files: JobFiles,
+    record: JobRecord,
+    claim: Claim,
+    watcher: Watcher,
+    worker: str,
+    settings: Settings,
+) -> Outcome:
+    """Run the claimed stage as a child process, however it ends."""
+    errand = Errand(watcher, watch_seconds(settings.lease_seconds), settings.grace_seconds)
+
+    def run(job: JobDir, listener: Listener) -> Outcome:
         return supervise(
             claim.stage,
             job,
             claim.attempt,
-            hear,
+            listener,
             grace_seconds=errand.grace_seconds,
             stall_seconds=settings.stall_timeout,
             watch_seconds=errand.watch_seconds,
@@ -119,13 +138,7 @@ def attempt(
         )
 
     try:
-        with corpus_here(record, claim, errand) as failed:
-            if failed is not None:
-                return failed
-            stored = job_store(record, settings.workplace)
-            if stored is None:
-                return run(JobDir(Path(record.folder)), watch)
-            return run_stored(stored, record, claim, errand, run, settings.jobs_gb * 1e9)
+        return files.run(record, claim, errand, run)
     except OSError as error:  # its folder cannot be written here, or no process be started
         return Failed("files", f"stage {claim.stage} on {worker}: {error}")
 

@@ -32,7 +32,7 @@ LIBRARY = (
     (*STAGES, "stage", "transcribe"),
 )
 WORKER = (
-    ("queues", "settings", "redis_url"),
+    ("queues", "settings", "redis_url", "ticker"),
     ("records", "heartbeats", "connect"),
     ("machine", "supervision"),
     ("stack", "monitoring", "artifacts"),

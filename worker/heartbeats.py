@@ -6,7 +6,6 @@ For a probe that must not need Redis it also touches files in its temporary fold
 
 import logging
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -15,6 +14,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from lorajob.worker.queues import MEMORY_CLASSES_GB
+from lorajob.worker.ticker import Ticker, nothing
 
 BEAT_SECONDS = 3.0
 LIVE_SECONDS = 15  # a worker unheard of for this long counts as gone
@@ -56,46 +56,33 @@ def larger_class(redis: Redis, worker: str) -> int:
     return found
 
 
-class Heartbeat:
-    """A thread in a worker's main process that says the worker lives, until it is stopped."""
+def heartbeat(
+    redis: Redis,
+    queues: list[str],
+    name: str,
+    heard: Callable[[], None] = nothing,  # called each time Redis has heard it
+) -> Ticker:
+    """What says in a worker's main process that the worker lives. At its end it signs off; an
+    unavailable Redis is no matter.
+    """
+    script = redis.register_script(BEAT)
 
-    def __init__(
-        self,
-        redis: Redis,
-        queues: list[str],
-        name: str,
-        heard: Callable[[], None] = lambda: None,  # called each time Redis has heard it
-    ) -> None:
-        self._redis = redis
-        self._queues = queues
-        self._name = name
-        self._heard = heard
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread and sign off; a Redis that is gone is no matter."""
-        self._stop.set()
-        self._thread.join(timeout=2 * BEAT_SECONDS)
+    def beat() -> None:
         try:
-            for queue in self._queues:
-                self._redis.zrem(_key(queue), self._name)
+            for queue in queues:
+                script([_key(queue)], [name])
+            heard()
+        except RedisError as error:
+            logger.warning("no heartbeat: %s", error)
+
+    def sign_off() -> None:
+        try:
+            for queue in queues:
+                redis.zrem(_key(queue), name)
         except RedisError as error:
             logger.info("the heartbeat could not sign off: %s", error)
 
-    def _run(self) -> None:
-        beat = self._redis.register_script(BEAT)
-        while not self._stop.is_set():
-            try:
-                for queue in self._queues:
-                    beat([_key(queue)], [self._name])
-                self._heard()
-            except RedisError as error:
-                logger.warning("no heartbeat: %s", error)
-            self._stop.wait(BEAT_SECONDS)
+    return Ticker("heartbeat", BEAT_SECONDS, beat, sign_off, 2 * BEAT_SECONDS)
 
 
 def _key(queue: str) -> str:
@@ -111,25 +98,9 @@ def mark(folder: Path, name: str) -> None:
         logger.warning("no sign of life in %s: %s", folder, error)
 
 
-class Pulse:
-    """A thread in a worker's main process that touches ALIVE until it is stopped."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join(timeout=PULSE_SECONDS)
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            mark(self._folder, ALIVE)
-            self._stop.wait(PULSE_SECONDS)
+def pulse(folder: Path) -> Ticker:
+    """What touches ALIVE in a worker's main process."""
+    return Ticker("pulse", PULSE_SECONDS, lambda: mark(folder, ALIVE), end_seconds=PULSE_SECONDS)
 
 
 def stopping() -> bool:

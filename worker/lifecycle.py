@@ -2,9 +2,9 @@
 
 In the main process: a heartbeat, signs of life for a probe, a watch for idleness where asked for,
 and at shutdown a flag file that supervisors in the pool's children look for (a signal reaches the
-main process only, and Redis may be gone by then). The reconciler has its place here too: it belongs
-to lorajob.tasks, which this package does not import, so it connects itself to `worker_ready` and
-`worker_shutdown` when the worker loads the tasks.
+main process only, and Redis may be gone by then). The reconciler and the notifier run here too:
+they belong to lorajob.tasks, which this package does not import, so they hand their tickers to
+`run` at `worker_ready`.
 """
 
 import logging
@@ -21,16 +21,22 @@ from celery.worker import state
 
 from lorajob import logs
 from lorajob.worker.connect import connect
-from lorajob.worker.heartbeats import CONNECTED, STOP_FILE, Heartbeat, Pulse, mark
+from lorajob.worker.heartbeats import CONNECTED, STOP_FILE, heartbeat, mark, pulse
 from lorajob.worker.machine.idle import IdleWatch, idle_seconds
 from lorajob.worker.monitoring.gpu_load import GpuWatch
 from lorajob.worker.queues import class_of
 from lorajob.worker.settings import Settings
+from lorajob.worker.ticker import Ticker
 
 CHILD_SECONDS = 0.5
 
 logger = logging.getLogger(__name__)
-_threads: list[Heartbeat | Pulse | GpuWatch | IdleWatch] = []
+_tickers: list[Ticker] = []
+
+
+def run(ticker: Ticker) -> None:
+    """Start a ticker that ends with this worker."""
+    _tickers.append(ticker.start())
 
 
 def install() -> None:
@@ -64,9 +70,7 @@ def _say_nothing_else(**_: Any) -> None:
 def _prepare_stop_file(**_: Any) -> None:
     folder = Path(tempfile.mkdtemp(prefix="lorajob-worker-"))
     os.environ[STOP_FILE] = str(folder / "stop")
-    pulse = Pulse(folder)
-    pulse.start()
-    _threads.append(pulse)
+    run(pulse(folder))
 
 
 def _raise_stop_file(**_: Any) -> None:
@@ -112,15 +116,10 @@ def _replace_children_soon(sender: Any, **_: Any) -> None:
 def _start_heartbeat(sender: Any, **_: Any) -> None:
     queues = sorted({class_of(name) for name in sender.app.amqp.queues.consume_from})
     folder = Path(os.environ[STOP_FILE]).parent
-    heartbeat = Heartbeat(
-        connect(Settings()), queues, sender.hostname, lambda: mark(folder, CONNECTED)
-    )
-    heartbeat.start()
-    _threads.append(heartbeat)
+    redis = connect(Settings())
+    run(heartbeat(redis, queues, sender.hostname, lambda: mark(folder, CONNECTED)))
     if any(queue.startswith("gpu") for queue in queues):
-        watch = GpuWatch(connect(Settings()), sender.hostname)
-        watch.start()
-        _threads.append(watch)
+        run(GpuWatch(connect(Settings()), sender.hostname).ticker)
 
 
 def _watch_idleness(sender: Any, **_: Any) -> None:
@@ -128,9 +127,7 @@ def _watch_idleness(sender: Any, **_: Any) -> None:
     if seconds is None:
         return
     queues = sorted(sender.app.amqp.queues.consume_from)
-    watch = IdleWatch(connect(Settings()), queues, seconds, _activity, _end_warmly)
-    watch.start()
-    _threads.append(watch)
+    run(IdleWatch(connect(Settings()), queues, seconds, _activity, _end_warmly).ticker)
 
 
 def _activity() -> tuple[int, int]:
@@ -143,8 +140,10 @@ def _end_warmly() -> None:
 
 
 def _sign_off(**_: Any) -> None:
-    while _threads:
-        _threads.pop().stop()
+    for ticker in _tickers:  # all at once, since each may take seconds
+        ticker.stopped.set()
+    while _tickers:
+        _tickers.pop().join()
     path = os.environ.pop(STOP_FILE, None)
     if path is not None:
         shutil.rmtree(Path(path).parent, ignore_errors=True)

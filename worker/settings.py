@@ -8,7 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lorajob.storage import places
 from lorajob.storage.store import checked_url
-from lorajob.storage.urls import is_url
+from lorajob.storage.urls import local_path
 
 SETTLE_SECONDS = 10  # beyond a stage's grace, to give it back
 
@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     @field_validator("artifacts", mode="before")
     @classmethod
     def _place(cls, place: object) -> object:
-        return Path(place) if isinstance(place, str) and not is_url(place) else place
+        return (local_path(place) or place) if isinstance(place, str) else place
 
     @field_validator("artifacts")
     @classmethod
@@ -97,8 +97,8 @@ class Settings(BaseSettings):
         plain = self.model_dump(mode="json", exclude=secret)
         plain["home"] = str(self.home.expanduser().resolve())
         for name in ("artifacts", "corpora"):
-            if plain[name] is not None and not is_url(plain[name]):
-                plain[name] = str(Path(plain[name]).resolve())
+            if isinstance(path := getattr(self, name), Path):
+                plain[name] = str(path.resolve())
         return {f"LORAJOB_{k.upper()}": str(v) for k, v in plain.items() if v is not None}
 
     def is_everywhere(self, corpus: Path) -> bool:

@@ -31,7 +31,7 @@ from lorajob.speech import audio
 from lorajob.speech.clipstore import ClipWriter, encode
 from lorajob.speech.text import clean, normalise
 from lorajob.storage import cache, places
-from lorajob.storage.urls import is_url, public
+from lorajob.storage.urls import public
 from lorajob.whisper.tokens import Labels
 
 VERSION = 1  # of what this stage makes of a corpus: raise it with every change, for the cache
@@ -80,7 +80,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     language = find_language(spec.language)
     labels = Labels(local_model(spec.base_model), language.token)
     pace = _Pace(report)
-    source = local_copy(spec.corpus) if is_url(spec.corpus) else Path(spec.corpus)
+    source = local_copy(spec.corpus)
     places.cache_bytes()  # a wrong setting is told now, not after hours
     name = cache.key(
         version=VERSION,

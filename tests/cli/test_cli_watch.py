@@ -13,7 +13,7 @@ import pytest
 from lorajob.job.jobdir import STAGES
 from lorajob.job.report import Progress
 from lorajob.worker.connect import connect
-from lorajob.worker.heartbeats import Heartbeat
+from lorajob.worker.heartbeats import heartbeat
 from lorajob.worker.records.batches import Batches, JobBatch
 from lorajob.worker.records.record import StageRecord
 from lorajob.worker.records.records import Claim, Records
@@ -38,10 +38,10 @@ def records(redis_server: Settings) -> Iterator[Records]:
     """Records of a Redis where both queues seem to have a worker."""
     with connect(redis_server) as client:
         client.flushall()
-        heartbeat = Heartbeat(client, ["cpu", "gpu"], "test@host")
-        heartbeat.start()
+        heart = heartbeat(client, ["cpu", "gpu"], "test@host")
+        heart.start()
         yield Records(client)
-        heartbeat.stop()
+        heart.stop()
 
 
 @pytest.fixture

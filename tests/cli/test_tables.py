@@ -12,7 +12,7 @@ from lorajob.cli.tables import bar, batch_table, done_share
 from lorajob.job.jobdir import STAGES
 from lorajob.job.report import Progress
 from lorajob.worker.connect import connect
-from lorajob.worker.heartbeats import Heartbeat, living
+from lorajob.worker.heartbeats import heartbeat, living
 from lorajob.worker.records.batches import Batches, JobBatch
 from lorajob.worker.records.record import JobRecord, StageRecord
 from lorajob.worker.records.records import Records
@@ -110,11 +110,11 @@ def waiting(redis_server: Settings, records: Records, tmp_path: Path) -> Iterato
         )
         for job in jobs:
             records.create(job)
-        heartbeat = Heartbeat(redis, ["gpu"], "test@host")
-        heartbeat.start()
+        heart = heartbeat(redis, ["gpu"], "test@host")
+        heart.start()
         wait_for(lambda: living(redis, "gpu"))
         yield jobs
-        heartbeat.stop()
+        heart.stop()
 
 
 def test_what_a_job_waits_for_stands_in_every_table_and_description(env, waiting):

@@ -13,7 +13,7 @@ from lorajob.tasks.stages import train
 from lorajob.job.report import Progress
 train.push_request(id=sys.argv[2], hostname="gpu@test")
 with ProgressMirror(train, sys.argv[1], "hi", "train") as mirror:
-    mirror.show(Progress(step=5, total=180, loss=2.125, eta_seconds=61.0))
+    mirror.hear(Progress(step=5, total=180, loss=2.125, eta_seconds=61.0))
     while train.AsyncResult(sys.argv[2]).state != "PROGRESS":
         time.sleep(0.05)
 """

@@ -10,12 +10,12 @@ from lorajob.errors import CorpusError, ServiceError, UsageError
 from lorajob.job.jobdir import STAGES, JobDir
 from lorajob.job.results import StageResult
 from lorajob.tasks import broker
-from lorajob.tasks import jobs as jobs_module
 from lorajob.tasks.batches import load_batch, submit_batch
 from lorajob.tasks.describe import state_of
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.prune import prune
 from lorajob.tasks.rebuild import rebuild
+from lorajob.worker.artifacts.job_files import LocalJob
 from lorajob.worker.queues import LANES, all_queues, class_of, classes_of, memory_class, queue_name
 from tests.support.batches import specs
 from tests.support.command import run
@@ -68,14 +68,14 @@ def test_a_submission_that_was_cut_short_is_completed(jobs, data, redis):
 def test_who_comes_second_and_fails_takes_nothing_back_from_the_first(
     jobs, data, redis, monkeypatch
 ):
-    put = jobs_module.put_spec
+    put = LocalJob.put_spec
 
-    def overtaken(folder, spec):
-        monkeypatch.setattr(jobs_module, "put_spec", put)
+    def overtaken(files, spec):
+        monkeypatch.setattr(LocalJob, "put_spec", put)
         submit_batch(Jobs(jobs.settings), specs(data, "hi", "mr"))
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(jobs_module, "put_spec", overtaken)
+    monkeypatch.setattr(LocalJob, "put_spec", overtaken)
     with pytest.raises(OSError, match="No space"):
         submit_batch(jobs, specs(data, "hi", "mr"))
     first = submit_batch(jobs, specs(data, "hi", "mr"))

@@ -22,6 +22,7 @@ from lorajob.worker.records import notices
 from lorajob.worker.records.records import Claim, Records
 from lorajob.worker.stack.redis_server import free_port
 from lorajob.worker.supervision.supervisor import child_environment
+from lorajob.worker.ticker import Ticker
 from tests.support.command import job_record, succeeded_record
 from tests.support.service import new_job, settings_for, wait_for
 from tests.support.watched import logs_of, workers
@@ -76,15 +77,14 @@ def settings(redis_server, receiver):
 
 
 @pytest.fixture
-def notifier(settings, redis, monkeypatch) -> Iterator[Callable[[], Notifier]]:
+def notifier(settings, redis, monkeypatch) -> Iterator[Callable[[], Ticker]]:
     """Starts one, and waits until ends of jobs are kept for it."""
     monkeypatch.setattr(notify, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(notify, "FIRST_PAUSE_SECONDS", 0.05)
-    made: list[Notifier] = []
+    made: list[Ticker] = []
 
-    def begin() -> Notifier:
-        made.append(Notifier(settings))
-        made[-1].start()
+    def begin() -> Ticker:
+        made.append(Notifier(settings).ticker.start())
         wait_for(lambda: redis.exists(notices.WANTED))
         return made[-1]
 

@@ -19,8 +19,7 @@ from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.prune import parse_age, prune
 from lorajob.tasks.rebuild import rebuild
 from lorajob.worker.artifacts.job_store import JobStore
-from lorajob.worker.artifacts.lookup import fetched, has_files, put_spec, recorded_ids
-from lorajob.worker.artifacts.stored_stage import run_stored
+from lorajob.worker.artifacts.lookup import find_job, open_job, recorded_ids
 from lorajob.worker.artifacts.transfer import Errand
 from lorajob.worker.artifacts.workplace import in_use, make_room
 from lorajob.worker.connect import connect
@@ -28,9 +27,10 @@ from lorajob.worker.records.batches import Batches, JobBatch
 from lorajob.worker.records.record import JobRecord, new_stages
 from lorajob.worker.records.records import Claim, Records
 from lorajob.worker.settings import Settings
-from lorajob.worker.supervision.outcome import Committed, Outcome, Watch
-from lorajob.worker.supervision.record_watch import RecordWatch
+from lorajob.worker.supervision.outcome import Committed, Listener, Outcome
+from lorajob.worker.supervision.watcher import RecordWatch
 from tests.support.command import environment, job_record, run, url_of
+from tests.support.listening import Listening
 from tests.support.service import RESULTS, SCORES
 
 DAY = 86_400
@@ -97,8 +97,9 @@ def far_job(redis_server: Settings, tmp_path: Path, job_id: str) -> tuple[Jobs, 
     places = {"artifacts": f"file://{tmp_path}/store", "home": tmp_path / "home"}
     jobs = Jobs(redis_server.model_copy(update=places))
     place = f"file://{tmp_path}/store/{job_id}"
-    put_spec(place, JobSpec(language="hi", corpus="/nowhere").model_dump(mode="json"))
     record = job_record(tmp_path / "unused", job_id, state="failed", folder=place, created_at=0.0)
+    spec = JobSpec(language="hi", corpus="/nowhere").model_dump(mode="json")
+    open_job(record, jobs.settings).put_spec(spec)
     jobs.records.create(record)
     return jobs, record
 
@@ -107,13 +108,13 @@ def test_what_a_command_reads_is_neither_pruned_nor_removed_to_make_room(
     jobs, redis_server, tmp_path
 ):
     far, record = far_job(redis_server, tmp_path, "hi-far")
-    with fetched(record, far.settings) as folder:
+    with open_job(record, far.settings).local(lambda: record) as folder:
         assert folder.spec_path.is_file()
         other = JobStore(f"{far.settings.store_url}/hi-other", far.settings.workplace)
         make_room(other, 0)
         assert folder.spec_path.is_file()
         assert [gone.id for gone in prune(far, DAY, "none")] == [record.id]
-        assert folder.spec_path.is_file() and not has_files(far.settings, record.id)
+        assert folder.spec_path.is_file() and not find_job(record.id, far.settings).has_spec()
     make_room(other, 0)
     assert not folder.root.exists()
 
@@ -123,7 +124,7 @@ def test_what_commands_fetched_is_kept_within_the_room_for_jobs(jobs, redis_serv
     for number in range(3):
         far, record = far_job(redis_server, tmp_path, f"hi-far{number}")
         small = far.settings.model_copy(update={"jobs_gb": 1.5e-3})  # one and a half
-        with fetched(record, small) as folder:
+        with open_job(record, small).local(lambda record=record: record) as folder:
             (folder.root / "model.bin").write_bytes(bytes(1_000_000))
             folders.append(folder.root)
     assert [folder.exists() for folder in folders] == [False, False, True]
@@ -158,7 +159,7 @@ def test_a_job_that_is_half_deleted_is_not_run_again_and_its_rest_goes_later(
         raise stop
 
     with monkeypatch.context() as patch:
-        patch.setattr("lorajob.tasks.prune.shutil.rmtree", begin)
+        patch.setattr("lorajob.worker.artifacts.job_files.shutil.rmtree", begin)
         with user_errors() as outcome:
             prune(jobs, DAY, "none")
     assert (outcome.code, told in capsys.readouterr().err) == (code, True)
@@ -193,10 +194,10 @@ def test_what_stays_of_a_pruned_job_is_named_each_time(jobs, monkeypatch, caplog
 
 def test_the_copy_here_goes_with_the_job(jobs, redis_server, tmp_path):
     far, record = far_job(redis_server, tmp_path, "hi-far")
-    with fetched(record, far.settings) as folder:
+    with open_job(record, far.settings).local(lambda: record) as folder:
         pass
     prune(far, DAY, "none")
-    assert not folder.root.exists() and not has_files(far.settings, record.id)
+    assert not folder.root.exists() and not find_job(record.id, far.settings).has_spec()
 
 
 def test_the_copy_that_a_stale_owner_works_in_goes_when_its_stage_ends(
@@ -205,17 +206,18 @@ def test_the_copy_that_a_stale_owner_works_in_goes_when_its_stage_ends(
     far, record = far_job(redis_server, tmp_path, "hi-far")
     stored = JobStore(record.folder, far.settings.workplace)
     claim = Claim(record.id, "preprocess", 1, "owner")
-    watch, reached = RecordWatch(far.records, claim, 90, lambda _: None), threading.Event()
+    watch, reached = RecordWatch(far.records, claim, 90), threading.Event()
 
-    def run(job: JobDir, hear: Watch) -> Outcome:
+    def run(job: JobDir, listener: Listener) -> Outcome:
         job.commit("preprocess", job.new_attempt("preprocess", 1), StageResult())
         prune(far, DAY, "none")
         assert job.root.is_dir() and "is in use, and stays until its stage ends" in caplog.text
         reached.set()  # Redis, which it had lost sight of
         return Committed(StageResult())
 
-    errand = Errand(lambda progress: watch(progress) if reached.is_set() else None, 0.05, 1)
-    run_stored(stored, record, claim, errand, run, 1e9)
+    listening = Listening(lambda progress: watch.hear(progress) if reached.is_set() else None)
+    errand = Errand(listening, 0.05, 1)
+    open_job(record, far.settings).run(record, claim, errand, run)
     assert not stored.job.root.exists() and stored.store.names() == {}
 
 

@@ -23,6 +23,7 @@ from lorajob.worker.settings import Settings
 from lorajob.worker.stack.redis_server import free_port
 from lorajob.worker.supervision.outcome import Stopped
 from lorajob.worker.supervision.supervisor import child_environment
+from tests.support.listening import Listening
 
 PUSH_TWO_FILES_AND_DIE = """
 import os, signal, sys
@@ -108,7 +109,7 @@ def test_a_transfer_keeps_the_lease_and_waits_for_a_store_that_is_away():
             raise StoreError("away")
         return "there"
 
-    errand = Errand(lambda progress: heard.append(progress), 0.05, 1.0)
+    errand = Errand(Listening(heard.append), 0.05, 1.0)
     assert errand.run(work) == "there"
     assert len(tries) == 3 and len(heard) >= 5
 
@@ -120,7 +121,7 @@ def test_a_transfer_stops_when_its_stage_must(reason: str):
             check()
             time.sleep(0.01)
 
-    assert Errand(lambda _: reason, 0.05, 0.2).run(endless) == Stopped(reason)
+    assert Errand(Listening(lambda _: reason), 0.05, 0.2).run(endless) == Stopped(reason)
 
 
 def test_damage_is_told_at_once():
@@ -128,7 +129,7 @@ def test_damage_is_told_at_once():
         raise DamageError("not as it was")
 
     with pytest.raises(DamageError):
-        Errand(lambda _: None, 0.05, 1.0).run(work)
+        Errand(Listening(), 0.05, 1.0).run(work)
 
 
 def test_a_killed_upload_goes_on_where_it_stopped(url: str, tmp_path: Path):
@@ -249,7 +250,7 @@ def test_room_is_made_of_what_is_safe_and_not_in_use(bucket: str, tmp_path: Path
     assert left == {"hi-2", "hi-3"}  # one was in use, one is in no store
     jobs["hi-1"].fetch_spec()
     jobs["hi-1"].fetch_stage("preprocess", 1)
-    workplace.make_room(jobs["hi-3"], 25_000)
+    workplace.make_room(jobs["hi-3"], 20_000)
     left = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")}
     assert left == {"hi-1", "hi-3"}  # the longest unused went
 

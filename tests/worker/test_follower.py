@@ -12,21 +12,21 @@ from lorajob.storage.store import Store
 from lorajob.worker.artifacts import follower
 from lorajob.worker.artifacts.follower import Follower
 from lorajob.worker.artifacts.job_store import JobStore
-from lorajob.worker.artifacts.lookup import withdraw
-from lorajob.worker.artifacts.stored_stage import run_stored
+from lorajob.worker.artifacts.stored_job import StoredJob
 from lorajob.worker.artifacts.transfer import Errand
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.records.records import Claim
 from lorajob.worker.supervision.outcome import (
     Committed,
     Failed,
+    Listener,
     Outcome,
     Progress,
     Stopped,
     StopReason,
-    Watch,
 )
 from tests.support.command import job_record
+from tests.support.listening import Listening
 from tests.support.service import wait_for
 
 CLAIM = Claim("hi-1", "train", 3, "owner")
@@ -93,14 +93,15 @@ def test_a_stale_owner_brings_nothing_of_a_pruned_job_back(
 ):
     record = far_record(stored, tmp_path)
 
-    def run(job: JobDir, watch: Watch) -> Outcome:
+    def run(job: JobDir, listener: Listener) -> Outcome:
         commit(job)
         stored.store.remove()
         return outcome
 
     if prunes_first:
         stored.store.remove()
-    ended = run_stored(stored, record, PREPROCESS, Errand(lambda _: None, 0.05, 1), run, 1e9)
+    errand = Errand(Listening(), 0.05, 1)
+    ended = StoredJob(stored, 1e9).run(record, PREPROCESS, errand, run)
     if prunes_first or isinstance(outcome, Committed):
         assert ended == Failed("damage", f"{stored.store.url}/spec.json is gone")
     else:
@@ -125,17 +126,18 @@ def test_what_a_stale_owner_brings_while_its_job_is_pruned_is_removed(
 
     def prune_and_send(*args: object) -> None:
         if not pruned.is_set():
-            withdraw(stored.store.url)
+            StoredJob(stored, 1e9).withdraw()
             pruned.set()
             wait_for(lambda: not forgotten or len(heard) > 1)
         send(*args)
 
-    def run(job: JobDir, watch: Watch) -> Outcome:
+    def run(job: JobDir, listener: Listener) -> Outcome:
         commit(job)
         monkeypatch.setattr(stored.store, method, prune_and_send)
         return Committed(StageResult())
 
-    ended = run_stored(stored, record, PREPROCESS, Errand(watch, 0.05, 1), run, 1e9)
+    errand = Errand(Listening(watch), 0.05, 1)
+    ended = StoredJob(stored, 1e9).run(record, PREPROCESS, errand, run)
     assert ended == Failed("damage", f"{stored.store.url}/spec.json is gone")
     assert stored.store.names() == {}
 
@@ -146,12 +148,13 @@ def test_a_job_that_is_pruned_as_its_stage_begins_does_not_come_back(
     record, save = far_record(stored, tmp_path), JobRecord.save
 
     def prune_and_save(record: JobRecord) -> None:
-        withdraw(record.folder)
+        StoredJob(stored, 1e9).withdraw()
         save(record)
 
     monkeypatch.setattr(JobRecord, "save", prune_and_save)
-    errand = Errand(lambda _: None, 0.05, 1)
-    ended = run_stored(stored, record, PREPROCESS, errand, lambda *_: pytest.fail("it ran"), 1e9)
+    errand = Errand(Listening(), 0.05, 1)
+    files = StoredJob(stored, 1e9)
+    ended = files.run(record, PREPROCESS, errand, lambda *_: pytest.fail("it ran"))
     assert ended == Failed("damage", f"{stored.store.url}/spec.json is gone")
     assert stored.store.names() == {}
 
@@ -166,15 +169,15 @@ def test_the_copy_here_goes_with_a_job_that_neither_redis_nor_the_store_knows(
 ):
     record, ran = far_record(stored, tmp_path), threading.Event()
 
-    def run(job: JobDir, watch: Watch) -> Outcome:
+    def run(job: JobDir, listener: Listener) -> Outcome:
         commit(job)
         if spec_goes:
-            withdraw(stored.store.url)
+            StoredJob(stored, 1e9).withdraw()
         ran.set()
         return Committed(StageResult())
 
-    errand = Errand(lambda _: heard if ran.is_set() else None, 0.05, 1)
-    run_stored(stored, record, PREPROCESS, errand, run, 1e9)
+    errand = Errand(Listening(lambda _: heard if ran.is_set() else None), 0.05, 1)
+    StoredJob(stored, 1e9).run(record, PREPROCESS, errand, run)
     assert stored.job.root.exists() == stays
 
 
@@ -188,7 +191,7 @@ def test_a_job_in_a_store_goes_by_its_spec_first(stored: JobStore, monkeypatch):
         remove(store, folder)
 
     monkeypatch.setattr(Store, "remove", look_and_remove)
-    withdraw(stored.store.url)
+    StoredJob(stored, 1e9).withdraw()
     assert there[-1] == ["job.json"] and stored.store.names() == {}
 
 
@@ -213,7 +216,7 @@ def test_what_follows_a_running_stage_while_its_job_is_pruned_is_removed(
     write = stored.store.write
 
     def prune_and_write(name: str, data: bytes) -> None:
-        withdraw(stored.store.url)
+        StoredJob(stored, 1e9).withdraw()
         write(name, data)
 
     monkeypatch.setattr(stored.store, "write", prune_and_write)

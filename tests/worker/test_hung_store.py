@@ -11,8 +11,8 @@ from lorajob.errors import ServiceError
 from lorajob.spec import JobSpec
 from lorajob.storage.store import Store, StoreError, unhurried
 from lorajob.tasks.jobs import Jobs
-from lorajob.worker.artifacts import stored_stage
 from lorajob.worker.artifacts.job_store import JobStore
+from lorajob.worker.artifacts.stored_job import begin
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.records.records import Claim, Records
 from tests.support.command import job_record
@@ -79,7 +79,7 @@ def test_it_outlasts_no_lease_of_a_claim(redis, tmp_path: Path, monkeypatch: pyt
         claim = records.claim("hi-0000000a", "preprocess", "cpu@a", 90, 3)
     assert isinstance(claim, Claim)
     with pytest.raises(Exception, match="language"):  # of that spec
-        stored_stage._begin(stored, records.load(claim.job_id), claim, unhurried)
+        begin(stored, records.load(claim.job_id), claim, unhurried)
     written = JobRecord.parse(stored.store.read("job.json") or b"", "job.json")
     assert written.stages["preprocess"].worker == "cpu@a"
 

@@ -231,7 +231,7 @@ def test_a_gpu_workers_load_reaches_the_metrics(exporter, redis, tmp_path, monke
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert [load.index for load in gpu_loads({"GPU-bbb"})] == ["1"]
-    watch = GpuWatch(redis, "gpu-1@a")
+    watch = GpuWatch(redis, "gpu-1@a").ticker
     watch.start()
     try:
         wait_for(lambda: loads_of(redis, ["gpu-1@a", "gpu-2@a"]))

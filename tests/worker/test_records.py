@@ -10,7 +10,7 @@ from lorajob.job.jobdir import STAGES
 from lorajob.job.report import Progress
 from lorajob.job.results import StageResult
 from lorajob.worker.connect import shown
-from lorajob.worker.heartbeats import Heartbeat, living
+from lorajob.worker.heartbeats import heartbeat, living
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.records.records import Claim, Refusal
 from tests.support.records import LEASE, LOSSES, claim, create, finish
@@ -205,7 +205,7 @@ def test_a_released_stage_of_a_cancelled_job_is_cancelled(records, job):
 
 
 def test_workers_are_counted_while_their_heart_beats(redis):
-    heart = Heartbeat(redis, ["gpu"], "gpu-test@here")
+    heart = heartbeat(redis, ["gpu"], "gpu-test@here")
     heart.start()
     wait_for(lambda: "gpu-test@here" in living(redis, "gpu"))
     heart.stop()

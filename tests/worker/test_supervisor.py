@@ -30,7 +30,7 @@ class Watch:
         self.reason = reason
         self.progress = []
 
-    def __call__(self, progress):
+    def hear(self, progress):
         if progress is not None:
             self.progress.append(progress)
         return self.reason if self.progress else None
@@ -114,8 +114,9 @@ def test_no_stage_outlives_a_supervisor_that_is_killed(job):
     code = (
         "from lorajob.job.jobdir import JobDir;"
         "from lorajob.worker.supervision.supervisor import supervise;"
+        "from lorajob.worker.supervision.watcher import Watcher;"
         f"from pathlib import Path; supervise('stubborn', JobDir(Path({str(job.root)!r})), 1,"
-        f" lambda progress: None, grace_seconds=60, command={FAKE!r})"
+        f" Watcher([]), grace_seconds=60, command={FAKE!r})"
     )
     supervisor = subprocess.Popen([sys.executable, "-c", code])
     wait_for(lambda: (job.root / "pids").exists() and (job.root / "pids").read_text())

@@ -2,7 +2,6 @@
 
 import logging
 import threading
-from types import TracebackType
 
 from lorajob.errors import LorajobError
 from lorajob.storage.store import Check, unhurried
@@ -10,7 +9,7 @@ from lorajob.worker.artifacts.checkpoints import push_checkpoint
 from lorajob.worker.artifacts.job_store import JobStore
 from lorajob.worker.artifacts.transfer import while_there
 from lorajob.worker.records.records import Claim
-from lorajob.worker.supervision.outcome import Progress, StopReason, Watch
+from lorajob.worker.supervision.outcome import Progress
 
 LOG_SECONDS = 20.0  # between two looks at the log of a running stage
 
@@ -32,18 +31,13 @@ class Follower:
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
 
-    def watching(self, watch: Watch) -> Watch:
-        """`watch`, with an eye on the checkpoints that pass by."""
-
-        def hear(progress: Progress | None) -> StopReason | None:
-            saved = (progress.checkpoint if progress else None) or 0
-            if saved > self._saved:
-                with self._wake:
-                    self._saved = saved
-                    self._wake.notify()
-            return watch(progress)
-
-        return hear
+    def hear(self, progress: Progress | None) -> None:
+        """Push a checkpoint that the stage has saved, soon."""
+        saved = (progress.checkpoint if progress else None) or 0
+        if saved > self._saved:
+            with self._wake:
+                self._saved = saved
+                self._wake.notify()
 
     def push_checkpoint(self, check: Check = unhurried) -> None:
         """Bring the newest checkpoint here to the store, and remove the older ones there."""
@@ -81,12 +75,7 @@ class Follower:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._wake:
             self._ended = True
             self._wake.notify()

@@ -22,9 +22,8 @@ from typing import Any
 from lorajob.job.jobdir import MANIFEST, STAGES, JobDir, hash_file, write_json
 from lorajob.job.results import StageResult
 from lorajob.spec import JobSpec
-from lorajob.storage.folders import locked, remove_folder
+from lorajob.storage.folders import job_lock, locked, remove_folder
 from lorajob.storage.store import Check, DamageError, GoneError, Store, unhurried
-from lorajob.storage.urls import is_url
 from lorajob.worker.records.record import JobRecord
 
 ATTEMPT = re.compile(r"attempt-(\d+)\.json")
@@ -99,7 +98,7 @@ class JobStore:
         begin as one of `needed`. What another attempt left here instead is removed. Another process
         here that fetches of the job is waited for.
         """
-        with locked(self.job.root, fcntl.LOCK_EX, ".fetch", check):
+        with locked(job_lock(self.job.root, ".fetch"), fcntl.LOCK_EX, check):
             self._fetch_stage(stage, fence, needed, check)
 
     def _fetch_stage(self, stage: str, fence: int, needed: tuple[str, ...], check: Check) -> None:
@@ -275,11 +274,6 @@ def local_checkpoints(job: JobDir) -> list[tuple[int, int]]:
         if fence.isdigit() and step.isdigit():
             found.append((int(fence), int(step)))
     return sorted(found)
-
-
-def job_store(record: JobRecord, workplace: Path) -> JobStore | None:
-    """The store that a record says its job is in; None for a job in a folder."""
-    return JobStore(record.folder, workplace) if is_url(record.folder) else None
 
 
 def _tree(stage: str, manifest: Manifest) -> str:

@@ -6,16 +6,22 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from lorajob.corpora.remote import fetch, in_use
+from lorajob.errors import LorajobError
 from lorajob.storage.store import Check, DamageError, GoneError, StoreError
+from lorajob.storage.urls import local_path, public
 from lorajob.worker.artifacts.job_store import JobStore
+from lorajob.worker.records.record import JobRecord
+from lorajob.worker.records.records import Claim
 from lorajob.worker.supervision.outcome import (
-    Progress,
+    Failed,
+    Listener,
+    Outcome,
     Stopped,
     StopReason,
-    Watch,
 )
 
 TRIES = 35  # with the pauses below, about a quarter of an hour
@@ -35,17 +41,14 @@ class Interrupted(Exception):
 class Errand:
     """How transfers are watched, as a supervisor watches a stage."""
 
-    watch: Watch
+    watcher: Listener
     watch_seconds: float
     grace_seconds: float
+    hurry: bool = False  # end within the grace, as for a stage that was stopped
 
     def hurried(self) -> "Errand":
-        """One that ends within the grace of a stage that was stopped."""
-
-        def watch(_: Progress | None) -> StopReason:
-            return "superseded" if self.watch(None) == "superseded" else "shutdown"
-
-        return Errand(watch, self.watch_seconds, self.grace_seconds)
+        """The same, for what follows a stage that was stopped."""
+        return replace(self, hurry=True)
 
     def run(self, work: Callable[[Check], Result]) -> Result | Stopped:
         """Do `work` in a thread and keep the lease meanwhile; Stopped where that is called off.
@@ -69,7 +72,9 @@ class Errand:
         reason: StopReason | None = None
         give_up_at = float("inf")
         while not wait([future], timeout=self.watch_seconds).done:
-            heard = self.watch(None)
+            heard = self.watcher.hear(None)
+            if self.hurry and heard != "superseded":
+                heard = "shutdown"
             now = time.monotonic()
             if heard is not None and (reason is None or heard == "superseded"):
                 patience = self.grace_seconds if heard == "shutdown" else 0.0
@@ -114,3 +119,33 @@ def while_there(stored: JobStore) -> Iterator[None]:
         except GoneError:
             stored.store.remove()
             raise
+
+
+@contextmanager
+def corpus_here(record: JobRecord, claim: Claim, errand: Errand) -> Iterator[Outcome | None]:
+    """Keep a corpus that lies behind a url on this machine while preprocessing reads it. Yields
+    why it could not be fetched, or None.
+    """
+    if claim.stage != "preprocess" or local_path(record.corpus) is not None:
+        yield None
+        return
+    failed: Outcome | None = None
+    try:
+        fetched = errand.run(lambda check: fetch(record.corpus, check))
+        failed = fetched if isinstance(fetched, Stopped) else None
+    except LorajobError as error:
+        failed = failed_transfer(error)
+    with in_use(record.corpus) as here:
+        if failed is None and not here:  # it was removed to make room, this very moment
+            failed = Failed(
+                "retryable", f"corpus: {public(record.corpus)} was removed before it was read"
+            )
+        yield failed
+
+
+def failed_transfer(error: LorajobError) -> Failed:
+    """An unavailable store is no fault of the job's: its stage is tried again. What is damaged
+    there, another attempt finds as it is.
+    """
+    away = isinstance(error, StoreError) and not isinstance(error, DamageError)
+    return Failed("retryable" if away else error.kind, str(error))

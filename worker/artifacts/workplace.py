@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lorajob.job.jobdir import JOB_ID
-from lorajob.storage.folders import locked, remove_folder, sweep
+from lorajob.storage.folders import job_lock, keep_newest, locked, remove_folder, sweep
 from lorajob.storage.store import Store
 from lorajob.worker.artifacts.job_store import JobStore
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 @contextmanager
 def in_use(stored: JobStore) -> Iterator[None]:
     """Keep the job's folder here while the block runs."""
-    with locked(stored.job.root, fcntl.LOCK_SH):
+    with locked(job_lock(stored.job.root), fcntl.LOCK_SH):
         stored.job.root.mkdir(parents=True, exist_ok=True)
         os.utime(stored.job.root)
         yield
@@ -37,11 +37,7 @@ def make_room(stored: JobStore, limit_bytes: float) -> None:
     artifacts = Store(stored.store.url.rpartition("/")[0])
     sweep(workplace)
     folders = [path for path in workplace.glob("*") if JOB_ID.fullmatch(path.name)]
-    total = 0
-    for folder in sorted(folders, key=_used, reverse=True):
-        size = _bytes_below(folder)
-        if total + size <= limit_bytes or not _removed(folder, artifacts):
-            total += size
+    keep_newest(folders, limit_bytes, lambda folder: _removed(folder, artifacts))
 
 
 def drop_copy(folder: Path) -> None:
@@ -49,7 +45,7 @@ def drop_copy(folder: Path) -> None:
     if not folder.is_dir():
         return
     try:
-        with locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        with locked(job_lock(folder), fcntl.LOCK_EX | fcntl.LOCK_NB):
             remove_folder(folder)
     except BlockingIOError:
         logger.warning("%s is in use, and stays until its stage ends or room is needed", folder)
@@ -57,7 +53,7 @@ def drop_copy(folder: Path) -> None:
 
 def _removed(folder: Path, artifacts: Store) -> bool:
     try:
-        with locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        with locked(job_lock(folder), fcntl.LOCK_EX | fcntl.LOCK_NB):
             if not JobStore(f"{artifacts.url}/{folder.name}", folder.parent).safe:
                 return False
             remove_folder(folder)
@@ -68,22 +64,3 @@ def _removed(folder: Path, artifacts: Store) -> bool:
         return False
     logger.info("%s is removed here; it is in %s", folder, artifacts.url)
     return True
-
-
-def _bytes_below(folder: Path) -> int:
-    """Of a folder in which others may write and remove; os.walk passes over what is gone."""
-    total = 0
-    for parent, folders, files in os.walk(folder):
-        for name in folders + files:
-            try:
-                total += Path(parent, name).lstat().st_size
-            except OSError:
-                continue
-    return total
-
-
-def _used(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0

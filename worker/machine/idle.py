@@ -7,7 +7,6 @@ back.
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable
 
@@ -15,6 +14,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from lorajob.worker.queues import lists_of
+from lorajob.worker.ticker import Ticker
 
 IDLE_SECONDS = "LORAJOB_WORKER_IDLE_SECONDS"  # set for one worker by what starts it
 LOOK_SECONDS = 1.0  # at most between two looks
@@ -48,26 +48,20 @@ class IdleWatch:
         self._seconds = seconds
         self._activity = activity
         self._end = end
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="idle", daemon=True)
+        self._since, self._begun = time.monotonic(), activity()[1]
+        period = min(LOOK_SECONDS, seconds / 4)
+        self.ticker = Ticker("idle", period, self.turn, end_seconds=2 * LOOK_SECONDS)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join(timeout=2 * LOOK_SECONDS)
-
-    def _run(self) -> None:
-        since, begun = time.monotonic(), self._activity()[1]
-        while not self._stop.wait(min(LOOK_SECONDS, self._seconds / 4)):
-            held, now_begun = self._activity()
-            if held or now_begun != begun or self._work_waits():
-                since, begun = time.monotonic(), now_begun
-            elif time.monotonic() - since >= self._seconds:
-                logger.info("nothing to do for %g s: this worker ends", self._seconds)
-                self._end()
-                return
+    def turn(self) -> bool:
+        """Look once; False when it has called `end`."""
+        held, begun = self._activity()
+        if held or begun != self._begun or self._work_waits():
+            self._since, self._begun = time.monotonic(), begun
+        elif time.monotonic() - self._since >= self._seconds:
+            logger.info("nothing to do for %g s: this worker ends", self._seconds)
+            self._end()
+            return False
+        return True
 
     def _work_waits(self) -> bool:
         try:

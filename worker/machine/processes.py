@@ -1,6 +1,7 @@
 """Processes on this machine, known by pid and start time, so that a reused pid is never ended.
 
-Reads /proc and uses prctl: Linux.
+Reads /proc and uses prctl: Linux. psutil is not used: its public start time follows the machine's
+clock, so that after a step of the clock `lorajob down` would not find what up.json names.
 """
 
 import ctypes

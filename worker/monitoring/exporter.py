@@ -1,4 +1,9 @@
-"""The process that Prometheus scrapes: /metrics and /healthz over HTTP."""
+"""The process that Prometheus scrapes: /metrics and /healthz over HTTP.
+
+The requests are handled here rather than by prometheus_client's WSGI app behind a wrapper: wsgiref,
+which serves it, waits for ever for a client that says nothing, logs each request to standard error
+and tells every client the version of Python. With that mended it is longer than this.
+"""
 
 import base64
 import hmac

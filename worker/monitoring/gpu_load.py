@@ -2,7 +2,6 @@
 
 import json
 import logging
-import threading
 from dataclasses import asdict, dataclass, fields
 from typing import cast
 
@@ -11,6 +10,7 @@ from redis.exceptions import RedisError
 
 from lorajob.errors import ServiceError
 from lorajob.worker.machine.gpus import PLAIN, ask_nvidia_smi, visible_gpus
+from lorajob.worker.ticker import Ticker
 
 QUERY = "--query-gpu=index,uuid,name,memory.used,memory.total,utilization.gpu"
 PERIOD_SECONDS = 10.0
@@ -81,7 +81,7 @@ def _told(worker: str, text: str) -> list[GpuLoad]:
 
 
 class GpuWatch:
-    """A thread in a worker's main process that tells its GPUs' load, until it is stopped.
+    """Tells the load of a worker's GPUs.
 
     Apart from the heartbeat: nvidia-smi takes its time, and a heartbeat must not wait.
     """
@@ -89,29 +89,22 @@ class GpuWatch:
     def __init__(self, redis: Redis, name: str) -> None:
         self._redis = redis
         self._name = name
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="gpu-load", daemon=True)
+        self._uuids: set[str] | None = None
+        # its end is not waited for: what it told expires
+        self.ticker = Ticker("gpu-load", PERIOD_SECONDS, self.turn)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Let it end; it is not waited for, and what it told expires."""
-        self._stop.set()
-
-    def _run(self) -> None:
-        uuids: set[str] | None = None
-        while not self._stop.is_set():
-            try:
-                if uuids is None:
-                    uuids = {gpu.uuid for gpu in visible_gpus()}
-                if not uuids:
-                    return
-                loads = json.dumps([asdict(load) for load in gpu_loads(uuids)])
-                self._redis.set(_load_key(self._name), loads, ex=KEEP_SECONDS)
-            except (RedisError, ServiceError) as error:
-                logger.info("the GPUs' load was not told: %s", error)
-            self._stop.wait(PERIOD_SECONDS)
+    def turn(self) -> bool:
+        """Tell it once; False if there are no GPUs."""
+        try:
+            if self._uuids is None:
+                self._uuids = {gpu.uuid for gpu in visible_gpus()}
+            if not self._uuids:
+                return False
+            loads = json.dumps([asdict(load) for load in gpu_loads(self._uuids)])
+            self._redis.set(_load_key(self._name), loads, ex=KEEP_SECONDS)
+        except (RedisError, ServiceError) as error:
+            logger.info("the GPUs' load was not told: %s", error)
+        return True
 
 
 def _load_key(worker: str) -> str:

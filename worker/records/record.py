@@ -7,11 +7,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lorajob.errors import RecordError
-from lorajob.job.jobdir import STAGES, JobDir, write_json
+from lorajob.job.jobdir import STAGES
 from lorajob.job.report import Progress
 from lorajob.job.results import Scores, StageResult
+from lorajob.storage.locations import Folder, open_location
 from lorajob.storage.store import Store
-from lorajob.storage.urls import is_url
 from lorajob.worker.queues import Priority
 from lorajob.worker.records.standing import (
     JobState,
@@ -124,13 +124,14 @@ class JobRecord(BaseModel):
             for name, scores in result.scores.items()
         }
 
+    @property
+    def location(self) -> Folder | Store:
+        """Where the job's files are."""
+        return open_location(self.folder)
+
     def save(self) -> None:
         """Write job.json beside the job's files. Raises OSError or StoreError."""
-        if is_url(self.folder):
-            text = self.model_dump_json(indent=2) + "\n"
-            Store(self.folder).write("job.json", text.encode())
-            return
-        write_json(JobDir(Path(self.folder)).record_path, self.model_dump(mode="json"))
+        self.location.write_json("job.json", self.model_dump(mode="json"))
 
     def to_hash(self) -> dict[Any, str]:
         """Flat text fields, `train.state` and so on; what is None or empty is absent."""

@@ -21,7 +21,6 @@ from lorajob.job.jobdir import STAGES
 from lorajob.job.report import Progress
 from lorajob.job.results import StageResult
 from lorajob.storage.store import StoreError
-from lorajob.storage.urls import is_url
 from lorajob.worker.queues import LANES
 from lorajob.worker.records import notices, transitions
 from lorajob.worker.records.record import JobRecord
@@ -169,7 +168,7 @@ class Records:
         if answer[0] != "claimed":
             self._mirror_known(job_id)
             return Refusal(answer[0])
-        if not is_url(self.load(job_id).folder):
+        if not self.load(job_id).location.remote:
             self.mirror(job_id)
         return Claim(job_id, stage, answer[1], owner)
 

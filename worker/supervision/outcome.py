@@ -1,8 +1,7 @@
 """How a stage's process ended, and the words with which it is watched."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from lorajob.job.report import Progress as Progress
 from lorajob.job.results import StageResult
@@ -10,7 +9,13 @@ from lorajob.job.results import StageResult
 # superseded: a later claim has the stage; forgotten: Redis has no record of the job any more;
 # stalled: no step for long
 StopReason = Literal["cancelled", "shutdown", "superseded", "forgotten", "stalled"]
-Watch = Callable[[Progress | None], StopReason | None]
+
+
+class Listener(Protocol):
+    """Told of a running stage again and again."""
+
+    def hear(self, progress: Progress | None) -> StopReason | None:
+        """Take new progress, None if there is none; tell why to stop the stage, if at all."""
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,11 @@ from lorajob.worker.supervision.outcome import (
     Committed,
     Crashed,
     Failed,
+    Listener,
     Outcome,
     Progress,
     Stopped,
     StopReason,
-    Watch,
 )
 
 STAGE_COMMAND = (sys.executable, "-m", "lorajob.stage")
@@ -116,7 +116,7 @@ def supervise(
     stage: str,
     job: JobDir,
     attempt: int,
-    watch: Watch,
+    watcher: Listener,
     *,
     grace_seconds: float,
     stall_seconds: float = math.inf,
@@ -127,8 +127,8 @@ def supervise(
 ) -> Outcome:
     """Run a stage to its end.
 
-    `watch` gets new progress, or None, about every `watch_seconds` and says whether to stop and
-    why: SIGTERM first and SIGKILL after `grace_seconds`, or SIGKILL at once if the claim is
+    `watcher` hears new progress, or None, about every `watch_seconds` and tells whether to stop
+    and why: SIGTERM first and SIGKILL after `grace_seconds`, or SIGKILL at once if the claim is
     superseded. A stage that reports no step for `stall_seconds`, four times as long before its
     first, is stopped as well.
     The child's standard error goes to log/STAGE.log, framed by a line at the start and the end.
@@ -140,7 +140,7 @@ def supervise(
         arguments = [*command, stage, str(job.root), "--attempt", str(attempt)]
         child = _start(arguments, child_environment(gpu), log)
         try:
-            _watch_child(child, watch, grace_seconds, stall_seconds, watch_seconds)
+            _watch_child(child, watcher, grace_seconds, stall_seconds, watch_seconds)
         finally:
             code = child.reap()
         outcome = _outcome(stage, job, child, code)
@@ -192,7 +192,11 @@ def _listen(stdout: IO[bytes], said: Said, log: IO[bytes]) -> None:
 
 
 def _watch_child(
-    child: Child, watch: Watch, grace_seconds: float, stall_seconds: float, watch_seconds: float
+    child: Child,
+    watcher: Listener,
+    grace_seconds: float,
+    stall_seconds: float,
+    watch_seconds: float,
 ) -> None:
     told = 0.0
     pending: Progress | None = None
@@ -200,7 +204,7 @@ def _watch_child(
         now = time.monotonic()
         pending = child.said.take_progress() or pending
         if now - told >= (min(PROGRESS_SECONDS, watch_seconds) if pending else watch_seconds):
-            reason = watch(pending)
+            reason = watcher.hear(pending)
             told, pending = now, None
             if reason is not None:
                 child.stop(reason, grace_seconds)

@@ -13,9 +13,8 @@ import json
 import logging
 import os
 import shutil
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from urllib.parse import urlsplit
 from lorajob.errors import UsageError
 from lorajob.job.jobdir import write_json
 from lorajob.storage import places
+from lorajob.storage.folders import keep_newest, locked
 from lorajob.storage.store import (
     CHUNK_BYTES,
     Check,
@@ -33,7 +33,7 @@ from lorajob.storage.store import (
     store_errors,
     unhurried,
 )
-from lorajob.storage.urls import public
+from lorajob.storage.urls import local_path, public
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 ENTRY = "entry.json"
@@ -62,6 +62,10 @@ class Remote:
     def path(self) -> Path:
         return self.folder / self.name
 
+    def lock(self, kind: str) -> Path:
+        """The file for a lock that outlasts the folder."""
+        return self.folder.with_suffix(f".{kind}")
+
     def entry(self) -> dict[str, Any] | None:
         """What is known of the whole copy here; None without one."""
         try:
@@ -86,10 +90,14 @@ def check_remote(url: str) -> None:
         raise UsageError(f"corpus: {public(url)} does not exist")
 
 
-def local_copy(url: str) -> Path:
-    """The corpus here, fetched where there is none. Raises as `fetch` does."""
-    remote = Remote(url)
-    return remote.path if remote.entry() is not None else fetch(url)
+def local_copy(corpus: str) -> Path:
+    """The path of a corpus; of one behind a url, its copy here, which is fetched if it is missing.
+    Raises as `fetch` does.
+    """
+    if (path := local_path(corpus)) is not None:
+        return path
+    remote = Remote(corpus)
+    return remote.path if remote.entry() is not None else fetch(corpus)
 
 
 def fetch(url: str, check: Check = unhurried) -> Path:
@@ -100,7 +108,7 @@ def fetch(url: str, check: Check = unhurried) -> Path:
     """
     check_remote(url)
     remote, store = Remote(url), Store(url)
-    with _locked(remote, "lock", fcntl.LOCK_EX, check):
+    with locked(remote.lock("lock"), fcntl.LOCK_EX, check):
         wanted = _described(store)
         if remote.entry() == wanted:
             os.utime(remote.folder)
@@ -119,7 +127,7 @@ def fetch(url: str, check: Check = unhurried) -> Path:
         if wanted["bytes"] is not None and size != wanted["bytes"]:
             part.unlink()
             raise DamageError(f"{public(url)}: {size} bytes came instead of {wanted['bytes']}")
-        with _locked(remote, "use", fcntl.LOCK_EX, check):  # a reader opens it more than once
+        with locked(remote.lock("use"), fcntl.LOCK_EX, check):  # a reader opens it more than once
             part.replace(remote.path)
             write_json(remote.folder / ENTRY, wanted | {"bytes": size})
         log.info("corpus: %s is here, %d MB", public(url), size // 1_000_000)
@@ -129,47 +137,25 @@ def fetch(url: str, check: Check = unhurried) -> Path:
 @contextmanager
 def in_use(url: str) -> Iterator[bool]:
     """Keep the copy here, as it is, while the block runs; yields whether there is one."""
-    with _locked(Remote(url), "use", fcntl.LOCK_SH):
+    with locked(Remote(url).lock("use"), fcntl.LOCK_SH):
         yield Remote(url).entry() is not None
 
 
 def make_room(limit_bytes: float) -> None:
     """Remove the archives longest unused until all take at most `limit_bytes`; not those in use."""
     folders = [path for path in places.corpora().glob("*") if path.is_dir()]
-    total = 0
-    for folder in sorted(folders, key=_used, reverse=True):
-        size = _bytes_in(folder)
-        if total + size <= limit_bytes or not _removed(folder):
-            total += size
+    keep_newest(folders, limit_bytes, _removed)
 
 
 def _removed(folder: Path) -> bool:
-    with ExitStack() as held:
-        for kind in (".lock", ".use"):  # who fetches it has it as much as who reads it
-            file = held.enter_context(folder.with_suffix(kind).open("w"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-        log.info("corpus: %s is removed to make room", folder)
-        shutil.rmtree(folder, ignore_errors=True)
-        return True
-
-
-def _used(folder: Path) -> float:
-    try:
-        return folder.stat().st_mtime
-    except OSError:  # another worker has removed it
-        return 0.0
-
-
-def _bytes_in(folder: Path) -> int:
-    total = 0
-    with suppress(OSError):
-        for path in folder.iterdir():
-            with suppress(OSError):  # another worker has renamed it
-                total += path.stat().st_size
-    return total
+    how = fcntl.LOCK_EX | fcntl.LOCK_NB
+    try:  # a process that fetches it uses it as much as one that reads it
+        with locked(folder.with_suffix(".lock"), how), locked(folder.with_suffix(".use"), how):
+            log.info("corpus: %s is removed to make room", folder)
+            shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _continue(store: Store, part: Path, check: Check) -> None:
@@ -204,20 +190,3 @@ def _described(store: Store) -> dict[str, Any]:
     info = store.info() or {}
     version = next((info[name] for name in VERSION_FIELDS if info.get(name)), "")
     return {"url": public(store.url), "bytes": info.get("size"), "version": str(version).strip('"')}
-
-
-@contextmanager
-def _locked(remote: Remote, kind: str, how: int, check: Check | None = None) -> Iterator[None]:
-    """A lock that outlasts the folder; `check` is called while it is waited for."""
-    places.corpora().mkdir(parents=True, exist_ok=True)
-    with remote.folder.with_suffix(f".{kind}").open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, how | (fcntl.LOCK_NB if check else 0))
-                break
-            except BlockingIOError:
-                if check is None:
-                    raise
-                check()
-                time.sleep(0.2)
-        yield

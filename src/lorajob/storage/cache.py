@@ -20,10 +20,11 @@ from typing import Any
 
 from lorajob.job.jobdir import hash_files, write_json
 from lorajob.storage import places
+from lorajob.storage.folders import keep_newest, put_aside, used_at
 
 ENTRY = "entry.json"
 FILES = "files"
-NEW, GONE = ".new-", ".gone-"
+NEW = ".new-"
 LEFT_SECONDS = 86_400  # a folder on its way in or out is left by a killed process after a day
 
 log = logging.getLogger(__name__)
@@ -92,33 +93,20 @@ def prune(limit: int) -> None:
     processes that were killed have left.
     """
     entries = [path for path in places.cache().glob("*/*") if not path.name.startswith(".")]
-    total = 0
-    for entry in sorted(entries, key=_used, reverse=True):
-        size = sum(path.stat().st_size for path in entry.rglob("*") if path.is_file())
-        if total + size > limit:
-            _remove(entry)
-        else:
-            total += size
+    keep_newest(entries, limit, _remove)
     for path in places.cache().glob("*/.*"):
-        if time.time() - _used(path) > LEFT_SECONDS:
+        if time.time() - used_at(path) > LEFT_SECONDS:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _used(path: Path) -> float:
+def _remove(entry: Path) -> bool:
+    """At once for every other process. True, also if another process has removed it."""
     try:
-        return path.stat().st_mtime
-    except OSError:  # removed by another process
-        return 0.0
-
-
-def _remove(entry: Path) -> None:
-    """At once for every other process."""
-    gone = entry.with_name(f"{GONE}{entry.name}.{os.getpid()}")
-    try:
-        entry.rename(gone)
+        gone = put_aside(entry, f".{os.getpid()}")
     except OSError:
-        return
+        return True
     shutil.rmtree(gone, ignore_errors=True)
+    return True
 
 
 def _link(source: Path, target: Path, names: Iterable[str]) -> None:

@@ -6,6 +6,7 @@ Credentials come from where the store's own library looks for them (for S3: the 
 
 import hashlib
 import importlib.util
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -50,6 +51,8 @@ def unhurried() -> None:
 
 class Store:
     """The files below one url. Methods raise StoreError where the store does not serve."""
+
+    remote = True  # other machines reach it, too
 
     def __init__(self, url: str) -> None:
         self.url = checked_url(url).rstrip("/")
@@ -134,6 +137,11 @@ class Store:
         with store_errors(self.url):
             self._make_parent(name)
             self.fs.pipe_file(self.key(name), data)
+
+    def write_json(self, name: str, value: object) -> None:
+        """Write a small file of JSON, whole or not at all."""
+        text = json.dumps(value, ensure_ascii=False, indent=2)
+        self.write(name, f"{text}\n".encode())
 
     def upload(self, path: Path, name: str) -> None:
         """Copy a file to the store, whole or not at all. Raises FileNotFoundError for a file that

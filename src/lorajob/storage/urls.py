@@ -1,6 +1,7 @@
 """Urls, and what of them may be shown: a login or a query may let whoever reads it in."""
 
 import re
+from pathlib import Path
 
 _SCHEME = r"[A-Za-z][\w+.-]*://"
 _CHAIN = re.compile(f"::(?={_SCHEME})")  # between the links of zip://a::https://host/b?key=1
@@ -19,6 +20,11 @@ _URL = re.compile(
 def is_url(text: object) -> bool:
     """Whether this is a url rather than a path."""
     return isinstance(text, str) and "://" in text
+
+
+def local_path(text: str) -> Path | None:
+    """The path that this is; None for a url."""
+    return None if is_url(text) else Path(text)
 
 
 def has_login(url: str) -> bool:

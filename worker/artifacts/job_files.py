@@ -1,0 +1,132 @@
+"""The files of one job, whether its record names a folder of this machine or a URL.
+
+`lookup.open_job` chooses: LocalJob below, or StoredJob.
+"""
+
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from lorajob.errors import JobNotFoundError
+from lorajob.job.jobdir import JobDir
+from lorajob.storage.folders import put_aside
+from lorajob.storage.locations import Folder
+from lorajob.storage.store import Store
+from lorajob.worker.artifacts.transfer import Errand, corpus_here
+from lorajob.worker.records.record import JobRecord
+from lorajob.worker.records.records import Claim
+from lorajob.worker.supervision.outcome import Listener, Outcome
+
+LoadRecord = Callable[[], JobRecord]  # called only if the files alone do not tell enough
+RunStage = Callable[[JobDir, Listener], Outcome]
+
+
+class JobFiles(ABC):
+    """What commands and workers do with a job's files. Methods raise OSError for a folder that
+    cannot be read or written, StoreError for a store that is unavailable.
+    """
+
+    location: Folder | Store
+
+    def read_record(self) -> JobRecord | None:
+        """What job.json says; None if it is missing. Raises RecordError for a damaged one."""
+        data = self.location.read("job.json")
+        return None if data is None else JobRecord.parse(data, self._name)
+
+    def put_spec(self, spec: dict[str, Any]) -> None:
+        """Make the job's place by its spec.json."""
+        self.location.write_json("spec.json", spec)
+
+    def has_spec(self) -> bool:
+        """Whether the job has files, whatever Redis knows of it."""
+        return self.location.read("spec.json") is not None
+
+    def run(self, record: JobRecord, claim: Claim, errand: Errand, run: RunStage) -> Outcome:
+        """Run the claimed stage in a folder of this machine that has what the stage needs."""
+        with corpus_here(record, claim, errand) as failed:
+            return failed or self._run(record, claim, errand, run)
+
+    def withdraw(self) -> None:
+        """Remove the files of a job whose submission failed, as far as possible."""
+        self.location.remove()
+
+    @property
+    @abstractmethod
+    def _name(self) -> Path | str:
+        """What errors call job.json."""
+
+    @abstractmethod
+    def _run(self, record: JobRecord, claim: Claim, errand: Errand, run: RunStage) -> Outcome: ...
+
+    @abstractmethod
+    def last_attempt(self, stage: str) -> int:
+        """The highest number of an attempt at `stage` that left files; 0 if there is none, or if
+        the store is unavailable.
+        """
+
+    @abstractmethod
+    def local(self, load: LoadRecord, *stages: str) -> AbstractContextManager[JobDir]:
+        """The job's folder on this machine, with its spec and the files of those `stages` that
+        have succeeded. It stays while the block runs. Raises JobNotFoundError.
+        """
+
+    @abstractmethod
+    def logs(self, load: LoadRecord) -> AbstractContextManager[tuple[JobDir, Callable[[], None]]]:
+        """A folder with the job's logs, and a function that brings them up to date."""
+
+    @abstractmethod
+    def outline(self) -> AbstractContextManager[tuple[JobDir, dict[str, int]]]:
+        """A folder with spec, job.json and the manifests of the committed stages; and the fence
+        that each committed stage points to, if the files tell it.
+        """
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Remove the files of a job that is pruned."""
+
+
+class LocalJob(JobFiles):
+    """A job whose files are in a folder of this machine."""
+
+    def __init__(self, root: Path) -> None:
+        self.location = Folder(root)
+        self._job = JobDir(root)
+
+    @property
+    def _name(self) -> Path:
+        return self._job.record_path
+
+    def last_attempt(self, stage: str) -> int:
+        return self._job.last_attempt(stage)
+
+    @contextmanager
+    def local(self, load: LoadRecord, *stages: str) -> Iterator[JobDir]:
+        root = self._job.root
+        if not root.is_dir():
+            raise JobNotFoundError(
+                f"JOB: {root.name!r} has no folder in {root.parent}; `lorajob status` lists the"
+                " jobs, LORAJOB_ARTIFACTS says where their folders are"
+            )
+        yield self._job
+
+    @contextmanager
+    def logs(self, load: LoadRecord) -> Iterator[tuple[JobDir, Callable[[], None]]]:
+        with self.local(load) as here:
+            yield here, lambda: None
+
+    @contextmanager
+    def outline(self) -> Iterator[tuple[JobDir, dict[str, int]]]:
+        yield self._job, {}
+
+    def _run(self, record: JobRecord, claim: Claim, errand: Errand, run: RunStage) -> Outcome:
+        return run(self._job, errand.watcher)
+
+    def remove(self) -> None:
+        """Put the folder aside first: a half of it would be a job that is to be run."""
+        if self._job.root.is_dir():
+            gone = put_aside(self._job.root)
+            with suppress(FileNotFoundError):  # another prune deletes it, too
+                shutil.rmtree(gone)
