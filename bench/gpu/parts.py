@@ -339,7 +339,7 @@ def resume(bench: Bench, shape: str) -> dict[str, Any]:
         result = job.result("train")
         if result is None:
             raise RuntimeError((job.root / "stage.log").read_text()[-2000:])
-        resumed_from = result["resumed_from"]
+        resumed_from = result.as_json()["resumed_from"]
         lines = (job.stage_dir("train") / "history.jsonl").read_text().splitlines()
         losses.append([json.loads(line)["loss"] for line in lines])
     off = [abs(a - b) / a for a, b in zip(*losses, strict=True)]
