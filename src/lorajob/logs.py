@@ -14,7 +14,7 @@ TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 # A process works on one stage at a time, and its threads' lines belong to that stage as well:
 # hence no ContextVar.
-_bound: dict[str, Any] = {}
+_bound: dict[str, object] = {}
 
 
 class JsonFormatter(logging.Formatter):
@@ -33,8 +33,8 @@ class JsonFormatter(logging.Formatter):
 
 def line(level: str, logger: str, message: str, time: datetime, **fields: Any) -> str:
     """One JSON object, without a line break."""
-    values = {"time": time.isoformat(timespec="milliseconds"), "level": level, "logger": logger}
-    values |= {"message": message} | _bound | fields
+    values: dict[str, object] = {"time": time.isoformat(timespec="milliseconds"), "level": level}
+    values |= {"logger": logger, "message": message} | _bound | fields
     return json.dumps(values, ensure_ascii=False, default=str)
 
 

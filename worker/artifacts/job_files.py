@@ -5,10 +5,9 @@
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from lorajob.errors import JobNotFoundError
 from lorajob.job.jobdir import JobDir
@@ -36,7 +35,7 @@ class JobFiles(ABC):
         data = self.location.read("job.json")
         return None if data is None else JobRecord.parse(data, self._name)
 
-    def put_spec(self, spec: dict[str, Any]) -> None:
+    def put_spec(self, spec: Mapping[str, object]) -> None:
         """Make the job's place by its spec.json."""
         self.location.write_json("spec.json", spec)
 

@@ -128,14 +128,16 @@ def attend_packed(
 
 
 @cache
-def _variable_length() -> tuple[Any, dict[str, Any]] | None:
+def _variable_length() -> tuple[Any, dict[str, object]] | None:
     """PyTorch's attention over windows behind each other, and how it is told to be causal."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:  # before PyTorch 2.10
         return None
     names = inspect.signature(varlen_attn).parameters
-    how = {"is_causal": True} if "is_causal" in names else {"window_size": (-1, 0)}
+    how: dict[str, object] = (
+        {"is_causal": True} if "is_causal" in names else {"window_size": (-1, 0)}
+    )
     return varlen_attn, how
 
 

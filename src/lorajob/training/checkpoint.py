@@ -20,10 +20,10 @@ import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import PeftModel
+from pydantic import BaseModel, JsonValue
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -35,6 +35,20 @@ from lorajob.job.jobdir import MANIFEST, MARK, hash_files, sync_path, sync_tree,
 STEP = re.compile(r"step-(\d+)")
 
 log = logging.getLogger(__name__)
+
+
+class TrainingState(BaseModel, frozen=True):
+    """state.json of a checkpoint: all but the tensors."""
+
+    step: int  # steps taken
+    scheduler: dict[str, JsonValue]
+    scaler: dict[str, JsonValue] | None
+    micro_batch: int
+    threads: int
+    precision: str
+    plan: str | None = None  # its digest; None in old checkpoints, likewise below
+    batch_clips: int | None = None
+    optimizer: list[dict[str, JsonValue]] = []  # its groups
 
 
 @dataclass(frozen=True)
@@ -106,9 +120,8 @@ def kept_batch_clips(checkpoints: Path) -> int | None:
     its steps, whatever suits the device there.
     """
     for checkpoint in _found(checkpoints):
-        with suppress(OSError, ValueError, AttributeError):
-            state = json.loads((checkpoint.path / "state.json").read_text("utf-8"))
-            if isinstance(clips := state.get("batch_clips"), int) and clips > 0:
+        with suppress(OSError, ValueError):
+            if clips := read_state(checkpoint.path).batch_clips:
                 return clips
     return None
 
@@ -117,7 +130,7 @@ def _follows(path: Path, plan: str) -> bool:
     """Whether a checkpoint's step is one of this plan; True, with a warning, where it tells none,
     as none did once.
     """
-    kept = json.loads((path / "state.json").read_text("utf-8")).get("plan")
+    kept = read_state(path).plan
     if kept is None:
         log.warning("%s does not tell its plan of windows: perhaps not exact from there", path)
     return kept in (None, plan)
@@ -136,7 +149,7 @@ def save_checkpoint(
     target: Path,
     model: PeftModel,
     optimizer: Optimizer,
-    state: dict[str, Any],
+    state: TrainingState,
     history: Path,
 ) -> None:
     """Write a checkpoint beside `target` and rename it to its place; if that fails, nothing stays.
@@ -177,13 +190,16 @@ def _write_checkpoint(
     scratch: Path,
     model: PeftModel,
     optimizer: Optimizer,
-    state: dict[str, Any],
+    state: TrainingState,
     history: Path,
 ) -> None:
     save_adapter(model, scratch)
     tensors, rest = flatten_optimizer(optimizer)
     save_file(tensors, scratch / "optimizer.safetensors")
-    write_json(scratch / "state.json", state | {"optimizer": rest})
+    write_json(
+        scratch / "state.json",
+        state.model_copy(update={"optimizer": rest}).model_dump(mode="json"),
+    )
     shutil.copyfile(history, scratch / "history.jsonl")
     files = hash_files(scratch)
     files.pop(MARK, None)
@@ -191,11 +207,16 @@ def _write_checkpoint(
     sync_tree(scratch)
 
 
-def load_checkpoint(path: Path, optimizer: Optimizer) -> dict[str, Any]:
-    """Restore the optimizer; returns state.json. The adapter is loaded by PEFT."""
-    state: dict[str, Any] = json.loads((path / "state.json").read_text("utf-8"))
+def read_state(path: Path) -> TrainingState:
+    """state.json of a checkpoint. Raises OSError and ValueError."""
+    return TrainingState.model_validate_json((path / "state.json").read_bytes())
+
+
+def load_checkpoint(path: Path, optimizer: Optimizer) -> TrainingState:
+    """Restore the optimizer; returns the state. The adapter is loaded by PEFT."""
+    state = read_state(path)
     tensors = _as_one_parameter(load_file(path / "optimizer.safetensors"))
-    unflatten_optimizer(optimizer, tensors, state["optimizer"])
+    unflatten_optimizer(optimizer, tensors, state.optimizer)
     return state
 
 
@@ -226,7 +247,7 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     (folder / "README.md").unlink(missing_ok=True)
 
 
-def flatten_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+def flatten_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str, JsonValue]]]:
     """Its state as named tensors `PARAMETER.NAME`, and its groups as plain numbers."""
     state = optimizer.state_dict()
     tensors = {
@@ -234,7 +255,7 @@ def flatten_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dic
         for index, values in state["state"].items()
         for name, value in values.items()
     }
-    groups = [
+    groups: list[dict[str, JsonValue]] = [
         {key: value for key, value in group.items() if isinstance(value, int | float | list)}
         for group in state["param_groups"]
     ]
@@ -242,7 +263,7 @@ def flatten_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dic
 
 
 def unflatten_optimizer(
-    optimizer: Optimizer, tensors: dict[str, Tensor], groups: list[dict[str, Any]]
+    optimizer: Optimizer, tensors: dict[str, Tensor], groups: list[dict[str, JsonValue]]
 ) -> None:
     current = optimizer.state_dict()
     state: dict[int, dict[str, Tensor]] = {}

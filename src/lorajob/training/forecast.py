@@ -10,7 +10,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median_low
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -43,7 +43,7 @@ class Forecast:
     eta_seconds: float
     peak_memory_bytes: int  # resident set on a CPU, allocated by torch on CUDA
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         return asdict(self)
 
 
@@ -107,13 +107,14 @@ def write_forecast(path: Path, ahead: Forecast) -> None:
 
 def write_measured(path: Path, ahead: Forecast, seconds: float) -> None:
     """Put what the training took beside its forecast, in the same file and in the log."""
-    took = {"seconds": round(seconds, 1), "peak_memory_bytes": peak_memory()}
+    took_bytes = peak_memory()
+    took = {"seconds": round(seconds, 1), "peak_memory_bytes": took_bytes}
     write_json(path, ahead.as_dict() | {"measured": took})
     log.info(
         "took %.0f s, forecast %.0f s; %.2f GiB, forecast %.2f GiB",
         seconds,
         ahead.eta_seconds,
-        took["peak_memory_bytes"] / GIB,
+        took_bytes / GIB,
         ahead.peak_memory_bytes / GIB,
     )
 

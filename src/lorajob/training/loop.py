@@ -208,7 +208,7 @@ class Loop:
             return
         target = self.checkpoints / f"step-{self.run.step}"
         optimizer = getattr(self.run.optimizer, "optimizer", self.run.optimizer)
-        state = self.run.state() | {"plan": self.digest, "batch_clips": self.config.batch_clips}
+        state = self.run.state(self.digest)
         save_checkpoint(target, self.run.model, optimizer, state, self.history.path)
         prune(self.checkpoints, self.config.keep_checkpoints)
         self.saved, self.saved_at = self.run.step, time.monotonic()

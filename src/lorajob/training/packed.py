@@ -134,7 +134,7 @@ class PackedBatch:
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "PackedBatch":
-        changed: dict[str, Any] = {name: change(it) for name, it in self.tensors().items()}
+        changed: Any = {name: change(it) for name, it in self.tensors().items()}
         return replace(self, **changed)
 
 

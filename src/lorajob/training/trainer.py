@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from lorajob.errors import ModelError
 from lorajob.spec import TrainConfig
 from lorajob.training.attention import packs
-from lorajob.training.checkpoint import load_checkpoint
+from lorajob.training.checkpoint import TrainingState, load_checkpoint
 from lorajob.training.dataset import Batch
 from lorajob.training.graphs import NotRecorded, RecordedPasses
 from lorajob.training.lora import FlatAdapter, plain
@@ -78,16 +78,19 @@ class Run:
         """Whether the training ends with this step; the same in every process."""
         return self.told_to_stop if self.accelerator.num_processes > 1 else self.stop_asked()
 
-    def state(self) -> dict[str, Any]:
+    def state(self, plan: str) -> TrainingState:
+        """What a checkpoint keeps beside the tensors; `plan` is its windows' digest."""
         scaler = self.accelerator.scaler
-        return {
-            "step": self.step,
-            "scheduler": self.scheduler.state_dict(),
-            "scaler": scaler.state_dict() if scaler else None,
-            "micro_batch": self.micro_batch,
-            "threads": torch.get_num_threads(),
-            "precision": self.accelerator.mixed_precision,
-        }
+        return TrainingState(
+            step=self.step,
+            scheduler=self.scheduler.state_dict(),
+            scaler=scaler.state_dict() if scaler else None,
+            micro_batch=self.micro_batch,
+            threads=torch.get_num_threads(),
+            precision=self.accelerator.mixed_precision,
+            plan=plan,
+            batch_clips=self.config.batch_clips,
+        )
 
     def take_pass(self, batch: Batch | PackedBatch, tokens: int) -> Tensor:
         """Add a pass's gradients; returns its share of the loss a token of a step of `tokens`."""
@@ -218,25 +221,34 @@ def start_run(folder: Path, config: TrainConfig, seed: int, steps: int, resume: 
     warmup = min(config.warmup_steps, steps // 10)
     decay = round(config.decay * steps)
     scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(step, warmup, decay, steps))
-    state: dict[str, Any] | None = None
+    state: TrainingState | None = None
     if resume is not None:
         state = load_checkpoint(resume, optimizer)
-        scheduler.load_state_dict(state["scheduler"])
-        log.info("resumed from step %d", state["step"])
+        scheduler.load_state_dict(state.scheduler)
+        log.info("resumed from step %d", state.step)
         _keep_exact(state, precision)
     else:
         _allocate_moments(optimizer)
     loss.train()
     prepared = accelerator.prepare_optimizer(optimizer)
-    if state and state["scaler"] and accelerator.scaler:
-        accelerator.scaler.load_state_dict(state["scaler"])
+    if state and state.scaler and accelerator.scaler:
+        accelerator.scaler.load_state_dict(state.scaler)
     if accelerator.scaler:  # a process without windows in its first step unscales all the same
         accelerator.scaler.scale(torch.zeros((), device=accelerator.device))
     micro_batch, step = config.micro_batch or 1, 0
     if state:
-        micro_batch, step = state["micro_batch"], state["step"]
+        micro_batch, step = state.micro_batch, state.step
     run = Run(
-        *(accelerator, loss, model, adapter, prepared, scheduler, config, seed, micro_batch, step)
+        accelerator,
+        loss,
+        model,
+        adapter,
+        prepared,
+        scheduler,
+        config,
+        seed,
+        micro_batch,
+        step,
     )
     run.packs = packs(device, loss.whisper.dtype)
     if run.packs and config.cuda_graphs and not config.gradient_checkpointing and plain(model):
@@ -257,13 +269,13 @@ def _allocate_moments(optimizer: AdamW) -> None:
             }
 
 
-def _keep_exact(state: dict[str, Any], precision: str) -> None:
+def _keep_exact(state: TrainingState, precision: str) -> None:
     """Sums over other threads or in another precision differ in their last bits: go on with as many
     threads as before, and say it where the precision changed.
     """
-    torch.set_num_threads(state["threads"])
-    if state["precision"] != precision:
-        log.warning("precision %r, not %r: no longer exact", precision, state["precision"])
+    torch.set_num_threads(state.threads)
+    if state.precision != precision:
+        log.warning("precision %r, not %r: no longer exact", precision, state.precision)
 
 
 def pick_learning_rate(width: int, batch_clips: int = USUAL_CLIPS) -> float:

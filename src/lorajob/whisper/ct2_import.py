@@ -199,7 +199,7 @@ def _config(arrays: Arrays) -> dict[str, Any]:
     return config
 
 
-def _generation_config(source: Path, config: dict[str, Any]) -> dict[str, Any]:
+def _generation_config(source: Path, config: dict[str, Any]) -> dict[str, object]:
     """What generate() and the way back to CTranslate2 need; a bare one loses languages."""
     path = source / "config.json"
     own = json.loads(path.read_text("utf-8")) if path.is_file() else {}
@@ -239,7 +239,7 @@ TOKENIZER_CONFIG = {
 }
 
 
-def _preprocessor_config(mel_bins: int) -> dict[str, Any]:
+def _preprocessor_config(mel_bins: int) -> dict[str, object]:
     return {
         "feature_extractor_type": "WhisperFeatureExtractor",
         "processor_class": "WhisperProcessor",
