@@ -83,14 +83,12 @@ class ProgressMirror:
                 self._send(progress)
 
     def _send(self, progress: Progress) -> None:
-        told = self._language, self._stage, progress
+        meta = progress_meta(self._language, self._stage, progress)
+        line = progress_line(self._language, self._stage, progress)
         try:
             request = self._request
-            self._app.backend.store_result(
-                request.id, progress_meta(*told), "PROGRESS", request=request
-            )
+            self._app.backend.store_result(request.id, meta, "PROGRESS", request=request)
             with self._app.events.default_dispatcher(hostname=request.hostname) as events:
-                line = progress_line(*told)
                 events.send("task-progress", uuid=request.id, retry=False, result=line)
         except (KombuError, RedisError, OSError) as error:
             logger.info("%s: progress was not shown: %s", self._job_id, error)

@@ -63,9 +63,15 @@ def submit_batch(
     if all(problems.values()):
         raise next(error for error in problems.values() if error is not None)
     batches = Batches(jobs.redis)
-    made = {"id": batch_id, "created_at": time.time(), "user": jobs.user}
+    new = JobBatch(
+        id=batch_id,
+        created_at=time.time(),
+        user=jobs.user,
+        priority=priority,
+        jobs=tuple(job_ids),
+    )
     with service_errors(jobs.settings):
-        batch = batches.create(JobBatch(**made, priority=priority, jobs=tuple(job_ids)))
+        batch = batches.create(new)
     queued, rejected = 0, {}
     with open_sender(jobs.settings) as send:
         for job_id, spec in zip(job_ids, specs, strict=True):
