@@ -21,8 +21,8 @@ def push_checkpoint(stored: JobStore, check: Check = unhurried) -> None:
     newest = max(local_checkpoints(stored.job), default=None)
     if newest is None or (there and there[-1] > newest):
         return
-    fence, step = newest
-    folder, target = _folder(stored, fence, step), f"checkpoints/{fence}-{step}"
+    attempt, step = newest
+    folder, target = _folder(stored, attempt, step), f"checkpoints/{attempt}-{step}"
     if newest not in there:
         try:
             manifest = (folder / MANIFEST).read_bytes()
@@ -33,7 +33,7 @@ def push_checkpoint(stored: JobStore, check: Check = unhurried) -> None:
             logger.info("%s was removed before it was in the store: %s", folder, error)
             return
         stored.store.write(f"{target}/{MANIFEST}", manifest)
-    stored.mark_checkpoint(fence, step)
+    stored.mark_checkpoint(attempt, step)
     for older in there:
         if older < newest:
             stored.store.remove(f"checkpoints/{older[0]}-{older[1]}")
@@ -45,18 +45,18 @@ def fetch_checkpoint(stored: JobStore, check: Check = unhurried) -> None:
     A damaged checkpoint is logged and skipped.
     """
     here = max(local_checkpoints(stored.job), default=(0, 0))
-    for fence, step in reversed([found for found in stored.checkpoints() if found > here]):
+    for attempt, step in reversed([found for found in stored.checkpoints() if found > here]):
         try:
-            _fetch(stored, fence, step, check)
+            _fetch(stored, attempt, step, check)
         except DamageError as error:
             logger.warning("the checkpoint of step %d is skipped: %s", step, error)
             continue
-        stored.mark_checkpoint(fence, step)
+        stored.mark_checkpoint(attempt, step)
         return
 
 
-def _fetch(stored: JobStore, fence: int, step: int, check: Check) -> None:
-    source, folder = f"checkpoints/{fence}-{step}", _folder(stored, fence, step)
+def _fetch(stored: JobStore, attempt: int, step: int, check: Check) -> None:
+    source, folder = f"checkpoints/{attempt}-{step}", _folder(stored, attempt, step)
     scratch = folder.with_name(f".{folder.name}")
     if scratch.exists():
         remove_folder(scratch)
@@ -73,5 +73,5 @@ def _fetch(stored: JobStore, fence: int, step: int, check: Check) -> None:
     scratch.rename(folder)
 
 
-def _folder(stored: JobStore, fence: int, step: int) -> Path:
-    return stored.job.checkpoints / str(fence) / f"step-{step}"
+def _folder(stored: JobStore, attempt: int, step: int) -> Path:
+    return stored.job.checkpoints / str(attempt) / f"step-{step}"

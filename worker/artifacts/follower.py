@@ -45,7 +45,7 @@ class Follower:
             push_checkpoint(self._stored, check)
 
     def _push_soon(self, checkpoint: bool) -> None:
-        """Upload the log and, with `checkpoint`, the newest checkpoint, unless the stage has ended."""
+        """Upload the log and, with `checkpoint`, the newest one, unless the stage has ended."""
         with self._busy:
             if self._ended:
                 return

@@ -15,7 +15,7 @@ class Listener(Protocol):
     """Hears of a running stage periodically."""
 
     def hear(self, progress: Progress | None) -> StopReason | None:
-        """Take new progress, or None if there is none. Return a reason to stop the stage, or None."""
+        """Take new progress, or None if there is none. Return a reason to stop, or None."""
 
 
 @dataclass(frozen=True)

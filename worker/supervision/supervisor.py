@@ -66,7 +66,7 @@ class Child:
 
     @property
     def ended(self) -> bool:
-        """True once the process is dead. It stays a zombie, so that its group's id is not reused."""
+        """True once the process is dead. It stays a zombie, which reserves its group's id."""
         flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
         return os.waitid(os.P_PID, self.process.pid, flags) is not None
 
@@ -75,7 +75,7 @@ class Child:
         os.killpg(self.process.pid, number)
 
     def stop(self, reason: StopReason, grace_seconds: float) -> None:
-        """Send SIGTERM once, and set the time of the SIGKILL: at once if the claim is superseded."""
+        """Send SIGTERM once and set the time of SIGKILL; if superseded, only SIGKILL, at once."""
         if reason == "superseded":
             self.stop_reason, self.kill_at = reason, time.monotonic()
         elif self.stop_reason is None:
