@@ -45,7 +45,7 @@ class Batches:
         text = cast("str | None", self._redis.get(_batch_key(batch_id)))
         if text is None:
             newest = ", ".join(batch.id for batch in self.newest(SHOWN_BATCHES))
-            there = f"the newest are {newest}" if newest else "there is none"
+            there = f"the newest are {newest}" if newest else "no batch exists"
             raise JobNotFoundError(f"batch: {batch_id!r} is unknown; {there}")
         return JobBatch.model_validate_json(text)
 
