@@ -114,7 +114,7 @@ class Reconciler:
             try:
                 stage = self._records.load(job_id).missing[0]
             except (LorajobError, IndexError) as error:
-                logger.warning("%s waits but has no stage to run: %s", job_id, error)
+                logger.warning("%s waits, but cannot be sent: %s", job_id, error)
                 self._records.wait_anew(job_id)
                 continue
             if (stage, job_id) not in known:
