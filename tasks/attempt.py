@@ -1,7 +1,7 @@
-"""What is told of an attempt beside its record.
+"""Reports on an attempt besides its record.
 
-Progress goes to Celery's state and to Flower, by a thread that may wait for Redis. Counts, a span
-of the job's trace and log fields tell of the attempt as a whole.
+A thread of its own sends progress to Celery's state and to Flower, because it may have to wait for
+Redis. Metrics, a span of the job's trace and log fields describe the attempt as a whole.
 """
 
 import logging
@@ -40,12 +40,13 @@ logger = logging.getLogger(__name__)
 class ProgressMirror:
     """Shows the latest progress of one stage while its block runs.
 
-    A supervisor must never wait for it: Celery tries long to reach a Redis that is gone, while a
-    lease has to be renewed and a stop to be heard.
+    The supervisor never waits for it. Celery retries for a long time when Redis is unavailable, and
+    meanwhile the supervisor must renew the lease and react to a stop.
     """
 
     def __init__(self, task: Task, job_id: str, language: str, stage: str) -> None:
-        self._app, self._request = task.app, task.request  # which another thread would not find
+        # The task's request is local to this thread, so the other thread needs it from here.
+        self._app, self._request = task.app, task.request
         self._job_id = job_id
         self._language, self._stage = language, stage
         self._latest: Progress | None = None
@@ -54,7 +55,7 @@ class ProgressMirror:
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
 
     def hear(self, progress: Progress | None) -> None:
-        """Have this shown, in place of what was not shown yet."""
+        """Queue this progress for display. It replaces progress that was not shown yet."""
         if progress is None:
             return
         with self._changed:
@@ -82,14 +83,12 @@ class ProgressMirror:
                 self._send(progress)
 
     def _send(self, progress: Progress) -> None:
-        told = self._language, self._stage, progress
+        meta = progress_meta(self._language, self._stage, progress)
+        line = progress_line(self._language, self._stage, progress)
         try:
             request = self._request
-            self._app.backend.store_result(
-                request.id, progress_meta(*told), "PROGRESS", request=request
-            )
+            self._app.backend.store_result(request.id, meta, "PROGRESS", request=request)
             with self._app.events.default_dispatcher(hostname=request.hostname) as events:
-                line = progress_line(*told)
                 events.send("task-progress", uuid=request.id, retry=False, result=line)
         except (KombuError, RedisError, OSError) as error:
             logger.info("%s: progress was not shown: %s", self._job_id, error)
@@ -97,18 +96,18 @@ class ProgressMirror:
 
 @dataclass
 class Attempt:
-    """An attempt that is under way; `outcome` is set when its stage has ended."""
+    """A running attempt; `outcome` is set when its stage has ended."""
 
     outcome: Outcome | None = None
 
 
 @contextmanager
 def observed(record: JobRecord, claim: Claim, worker: str, settings: Settings) -> Iterator[Attempt]:
-    """Tell of the attempt that the block makes. `record` is as it was before the claim."""
+    """Count, trace and log the attempt that the block makes. `record` is from before the claim."""
     stage, began, clock = claim.stage, time.time(), time.monotonic()
-    redis = connect(settings)  # not a patient one: what is only counted must not wait
+    redis = connect(settings)  # not patient: metrics must not delay the stage
     if record.stages[stage].state == "running":
-        tallies.lease_lost(redis)  # this claim took it from an owner who was silent
+        tallies.lease_lost(redis)  # this claim took the stage from an owner whose lease ran out
     else:
         tallies.waited(redis, QUEUES[stage], began - tallies.waiting_since(record, stage))
     seen = Attempt()
@@ -124,7 +123,8 @@ def observed(record: JobRecord, claim: Claim, worker: str, settings: Settings) -
 def outcome_name(outcome: Outcome | None) -> str:
     """The metrics' label: committed, crashed, a kind of error, or why the attempt was stopped.
 
-    `lost` stands for what is retried and for what is superseded, as in metrics kept for long.
+    Retryable failures and superseded attempts share the label `lost`, so that stored metrics stay
+    comparable.
     """
     match outcome:
         case Failed(kind="retryable" | "superseded") | Stopped(reason="superseded"):

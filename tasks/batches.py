@@ -1,8 +1,8 @@
 """What a user does with batches: many languages at once, each a job of its own.
 
-A batch's id is made of what was asked for, and so are its jobs' ids: the same batch submitted
-again finds itself, whoever does it and however urgent it is now, and one whose submission was cut
-short is completed.
+The ids of a batch and of its jobs are hashes of the submitted specs. Submitting the same specs
+again therefore finds the same batch, for every user and every priority, and completes a submission
+that was interrupted.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ ID_LETTERS = 8
 
 @dataclass(frozen=True)
 class Submitted:
-    """What became of a submission: the batch, how many jobs it queued now, what was refused."""
+    """The result of a submission: the batch, how many jobs it queued, and the rejected jobs."""
 
     batch: JobBatch
     queued: int
@@ -41,14 +41,16 @@ class Submitted:
 def submit_batch(
     jobs: Jobs, specs: Sequence[JobSpec], priority: Priority = "normal", salt: str = ""
 ) -> Submitted:
-    """Queue a job a spec, under one batch; what is queued already stays as it is, and what Redis
-    has lost goes on from its files. A batch that is there keeps its priority.
+    """Queue one job per spec, under one batch.
 
-    A spec that names no corpus gets the newest in LORAJOB_CORPORA, and is the same whatever lies
-    there. One whose corpus is not there becomes a job that was rejected, and stops no other; it is
-    queued when it is submitted again with its corpus there. With a `salt` it is another batch than
-    one that was asked for before. Raises UsageError where a training fits no card, that or
-    CorpusError where every corpus is refused, ServiceError where Redis does not answer.
+    A job that is queued already stays as it is. A job whose record Redis lost continues from its
+    files. An existing batch keeps its priority.
+
+    A spec without a corpus gets the newest corpus in LORAJOB_CORPORA; which one that is does not
+    change the job's id. If the corpus of a spec is missing, its job is rejected and the other jobs
+    are queued. Submitting the batch again once the corpus exists queues the rejected job. A `salt`
+    makes a new batch of the same specs. Raises UsageError if a training fits no card, UsageError
+    or CorpusError if every corpus is refused, and ServiceError if Redis does not answer.
     """
     asked = [jobs.resolve(spec) for spec in specs]
     corpora = jobs.settings.corpora and jobs.settings.corpora.resolve()
@@ -61,9 +63,15 @@ def submit_batch(
     if all(problems.values()):
         raise next(error for error in problems.values() if error is not None)
     batches = Batches(jobs.redis)
-    made = {"id": batch_id, "created_at": time.time(), "user": jobs.user}
+    new = JobBatch(
+        id=batch_id,
+        created_at=time.time(),
+        user=jobs.user,
+        priority=priority,
+        jobs=tuple(job_ids),
+    )
     with service_errors(jobs.settings):
-        batch = batches.create(JobBatch(**made, priority=priority, jobs=tuple(job_ids)))
+        batch = batches.create(new)
     queued, rejected = 0, {}
     with open_sender(jobs.settings) as send:
         for job_id, spec in zip(job_ids, specs, strict=True):
@@ -88,7 +96,7 @@ def load_batch(jobs: Jobs, batch_id: str) -> tuple[JobBatch, list[JobRecord]]:
 
 
 def cancel_batch(jobs: Jobs, batch_id: str) -> list[str]:
-    """Cancel what has not ended; returns the ids. Raises UsageError where all has."""
+    """Cancel all jobs that have not ended; return their ids. Raises UsageError if all have."""
     _, records = load_batch(jobs, batch_id)
     active = [record.id for record in records if not record.over]
     if not active:
@@ -114,8 +122,10 @@ def _queue(
     problem: LorajobError | None,
     send: Callable[[JobRecord], None],
 ) -> JobRecord | None:
-    """The new record of a job of the batch, which is sent unless it is rejected; None, and nothing,
-    where it was queued before, or rejected as it would be now.
+    """Create a job of the batch, send it unless it is rejected, and return its record.
+
+    Returns None and changes nothing if the job was queued before, or was rejected and would be
+    rejected again.
     """
     with service_errors(jobs.settings):
         mended = problem is None and _rejected(jobs, job_id)
@@ -132,7 +142,7 @@ def _queue(
 
 
 def _take_up(jobs: Jobs, record: JobRecord, send: Callable[[JobRecord], None]) -> JobRecord:
-    """Queue a job of which there are files, but no record any more: it goes on from them."""
+    """Queue a job that has files but no record; it continues from its files."""
     found = record_there(jobs.settings, record.id)
     kept = ("state", "created_at", "corpus", "error", "cancel_requested", "ended", "stages")
     record = record.model_copy(update={name: getattr(found, name) for name in kept})
@@ -150,12 +160,12 @@ def _each(ids: Sequence[str], act: Callable[[str], object]) -> list[str]:
             act(job_id)
             done.append(job_id)
         except (UsageError, JobNotFoundError):
-            continue  # it has ended, was queued or was pruned this very moment
+            continue  # the job ended, was queued or was pruned since its record was read
     return done
 
 
 def _begun(jobs: Jobs, job_id: str) -> bool:
-    """Whether the job was queued before: what became of its corpus since is no matter here."""
+    """Whether the job was queued before. Its corpus may be missing by now."""
     with service_errors(jobs.settings):
         if jobs.records.known(job_id):
             return not _rejected(jobs, job_id)
@@ -167,8 +177,10 @@ def _rejected(jobs: Jobs, job_id: str) -> bool:
 
 
 def _with_corpus(spec: JobSpec, corpora: Path | None) -> JobSpec:
-    """The spec with the newest corpus of its language; without one with a folder that is not there,
-    for which it will be rejected. Raises CorpusError where LORAJOB_CORPORA is unset.
+    """The spec with the newest corpus of its language.
+
+    If there is no such corpus, the spec gets a missing folder, for which the job is rejected.
+    Raises CorpusError if LORAJOB_CORPORA is unset.
     """
     try:
         found = find_corpus(corpora, spec.language)
@@ -190,8 +202,9 @@ def _problem(jobs: Jobs, spec: JobSpec) -> UsageError | CorpusError | None:
 def _ids_asked_for(
     specs: Sequence[JobSpec], corpora: Path | None, salt: str
 ) -> tuple[str, list[str]]:
-    """The ids of the batch and of its jobs, whatever the order in which they are asked for. Where
-    a corpus is to be found, the folder in which it is looked for is part of what was asked for.
+    """The ids of the batch and of its jobs. The order of the specs does not change them.
+
+    For a spec without a corpus the folder of the corpora goes into the hash.
     """
     asked = [
         spec.model_dump(mode="json") | ({} if spec.corpus else {"corpora": str(corpora)})

@@ -1,6 +1,6 @@
-"""The broker's queues: sending the stages of a job, and reading which messages are on their way.
+"""The broker's queues: sends the stages of a job, and reads which messages are queued.
 
-A job is sent as a chain of immutable signatures, which hold the job's id and the stage only.
+A job is sent as a chain of immutable signatures, which hold only the job's id and the stage.
 """
 
 import base64
@@ -24,10 +24,10 @@ from lorajob.worker.records.record import JobRecord
 from lorajob.worker.settings import Settings
 
 PAGE = 500
-UNACKED = "unacked"  # kombu's hash of what workers took and did not acknowledge yet
-UNACKED_INDEX = "unacked_index"  # and when each was taken, by the worker's clock
-SKEW_SECONDS = 60.0  # a clock further ahead is not believed
-START_SECONDS = 8.0  # between a worker's taking a message and its claim: a pool process starts
+UNACKED = "unacked"  # kombu's hash of messages that workers took and did not acknowledge yet
+UNACKED_INDEX = "unacked_index"  # when each message was taken, by the worker's clock
+SKEW_SECONDS = 60.0  # times further in the future than this are ignored
+START_SECONDS = 8.0  # from taking a message to the claim: a pool process starts in between
 
 Delivery = tuple[str, str]  # stage, job id
 
@@ -43,8 +43,9 @@ def waiting(redis: Redis) -> int:
 
 
 def deliveries(redis: Redis) -> set[Delivery]:
-    """What the messages deliver that wait, or were taken a moment ago by a worker that is about to
-    claim; reads them all, a page at a time.
+    """The deliveries of all queued messages, read a page at a time.
+
+    Includes the messages that a worker took within the last START_SECONDS and has not claimed yet.
     """
     seconds, _ = redis.time()
     taken = redis.zrangebyscore(UNACKED_INDEX, seconds - START_SECONDS, seconds + SKEW_SECONDS)
@@ -63,9 +64,9 @@ def _taken(redis: Redis, tags: list[str]) -> set[Delivery]:
 
 
 def unacknowledged(redis: Redis) -> Iterator[tuple[str, Delivery]]:
-    """(delivery tag, what it delivers) of the messages that some worker took.
+    """(delivery tag, delivery) of each message that a worker took and did not acknowledge.
 
-    A worker that was killed leaves its own behind for the week of the visibility timeout.
+    The messages of a killed worker stay for the week of the visibility timeout.
     """
     for tag, text in redis.hscan_iter(UNACKED, count=PAGE):
         if (delivery := _unpacked(text)) is not None:
@@ -73,8 +74,9 @@ def unacknowledged(redis: Redis) -> Iterator[tuple[str, Delivery]]:
 
 
 def drop(redis: Redis, tags: list[str]) -> None:
-    """Forget messages that were taken and never acknowledged; their owner's own late
-    acknowledgement finds nothing, which is no error.
+    """Delete messages that were taken and never acknowledged.
+
+    A late acknowledgement by their worker then has no effect and is no error.
     """
     if tags:
         with redis.pipeline(transaction=True) as pipe:
@@ -84,7 +86,7 @@ def drop(redis: Redis, tags: list[str]) -> None:
 
 
 def _unpacked(text: str) -> Delivery | None:
-    """What an entry of `unacked` delivers: the message stands in it with where it came from."""
+    """The delivery of an entry of `unacked`, which holds the message and its origin."""
     try:
         return _delivery(json.loads(text)[0])
     except (ValueError, LookupError, TypeError):
@@ -92,7 +94,7 @@ def _unpacked(text: str) -> Delivery | None:
 
 
 def _delivery(message: str | dict[str, Any]) -> Delivery | None:
-    """Stage and job of a message; None for what is not ours."""
+    """Stage and job of a message; None for a message that is not lorajob's."""
     try:
         fields: dict[str, Any] = json.loads(message) if isinstance(message, str) else message
         stage = fields["headers"]["task"].removeprefix("lorajob.")
@@ -104,7 +106,7 @@ def _delivery(message: str | dict[str, Any]) -> Delivery | None:
 
 
 def send(record: JobRecord, settings: Settings) -> None:
-    """Send a chain of the stages that `record` lacks. Raises ServiceError within seconds."""
+    """Send a chain of the stages that have not succeeded. Raises ServiceError within seconds."""
     with open_sender(settings) as sender:
         sender(record)
 
@@ -118,7 +120,7 @@ def open_sender(settings: Settings) -> Iterator[Callable[[JobRecord], None]]:
         with app.connection_for_write() as connection:
             yield lambda record: _send(record, app, connection, url)
     except (KombuError, OperationalError, RedisError) as error:
-        raise ServiceError(f"Redis at {shown(url)} does not serve: {error}") from error
+        raise ServiceError(f"Redis at {shown(url)} is unavailable: {error}") from error
 
 
 def _send(record: JobRecord, app: Celery, connection: Any, url: str) -> None:

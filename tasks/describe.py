@@ -1,6 +1,7 @@
-"""How jobs and batches are described: to scripts as --json, to people in a few words.
+"""Descriptions of jobs and batches: --json for scripts, a few words for people.
 
-Flower shows a task's arguments, progress and result; `status` and `watch` what a job waits for.
+Flower shows a task's arguments, progress and result. `status` and `watch` show what a job waits
+for.
 """
 
 from collections import Counter
@@ -20,10 +21,10 @@ Description = dict[str, object]  # goes out as JSON
 
 
 def arguments(record: JobRecord, stage: str) -> dict[str, str]:
-    """What stands for a task's arguments in events and pages; the real one is the job's id."""
+    """The text that events and Flower show as a task's arguments, instead of the job's id."""
     try:
         name = find_language(record.language).name
-    except UsageError:  # a record from elsewhere: its stage will say what is wrong
+    except UsageError:  # an unknown language; the stage reports the error
         name = record.language
     return {
         "argsrepr": f"{record.id} ({name}, {stage})",
@@ -32,7 +33,7 @@ def arguments(record: JobRecord, stage: str) -> dict[str, str]:
 
 
 def progress_line(language: str, stage: str, progress: Progress) -> str:
-    """A running task's result: `hi train 120/180 (66 %), loss 1.930, 65 s left`."""
+    """A running task's result in Flower: `hi train 120/180 (66 %), loss 1.930, 65 s left`."""
     done = percent(progress)
     words = "" if done is None else f" ({done} %)"
     parts = [f"{language} {stage} {progress.step}/{progress.total}{words}"]
@@ -44,7 +45,7 @@ def progress_line(language: str, stage: str, progress: Progress) -> str:
 
 
 def progress_meta(language: str, stage: str, progress: Progress) -> Description:
-    """The same as a task's state in Celery has it: all that the stage says, and `percent`."""
+    """The progress as metadata of a task's state in Celery: all its fields, and `percent`."""
     meta = {"language": language, "stage": stage, **progress.model_dump(mode="json")}
     done = percent(progress)
     return meta if done is None else meta | {"percent": done}
@@ -58,7 +59,7 @@ def percent(progress: Progress) -> int | None:
 
 
 def summary(stage: str, result: StageResult) -> Description:
-    """The part of a stage's result that a person looks for; its record has it in full."""
+    """The main numbers of a stage's result. The record holds the whole result."""
     said = result.as_json()
     match stage:
         case "preprocess":
@@ -79,8 +80,10 @@ def _rounded_wer(scores: Scores | None) -> float | None:
 
 @dataclass(frozen=True)
 class Wait:
-    """One job's: the class of queues that holds its next stage, how many live workers serve it, and
-    the GB of the card that it needs, None where any will do.
+    """What one job waits for.
+
+    `queue` is the class of queues that holds its next stage, `workers` the number of live workers
+    that serve it, and `card_gb` the memory in GB of the card that it needs (None: any card).
     """
 
     queue: str
@@ -112,8 +115,8 @@ def awaited_queue(record: JobRecord) -> str | None:
 
 
 def state_of(records: Sequence[JobRecord], unknown: int = 0) -> str:
-    """queued before anything has happened, running while anything will, else failed, cancelled or
-    succeeded. Jobs that are `unknown` are still to be queued.
+    """The state of a batch: queued until a job starts, running until all jobs have ended, then
+    failed, cancelled or succeeded. `unknown` is the number of jobs that are not queued yet.
     """
     states = {record.state for record in records} | ({"queued"} if unknown else set())
     if "running" in states or ("queued" in states and states - {"queued", "rejected"}):

@@ -1,6 +1,6 @@
-"""What a user does with jobs: submit, look, cancel, retry.
+"""What a user does with jobs: submit, show, cancel, retry.
 
-The commands call this; Celery is only loaded where something is sent.
+The commands call this module. It imports Celery only when it sends a job.
 """
 
 import getpass
@@ -39,11 +39,12 @@ logger = logging.getLogger(__name__)
 
 
 class Jobs:
-    """The jobs of one service. Every method raises ServiceError where Redis does not answer."""
+    """The jobs of one service. Every method raises ServiceError if Redis does not answer."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._places: dict[tuple[str, str], str] = {}  # of local corpora, for every machine
+        # (corpus, language) of a local corpus -> where every machine finds it
+        self._places: dict[tuple[str, str], str] = {}
 
     @property
     def settings(self) -> Settings:
@@ -51,7 +52,7 @@ class Jobs:
 
     @cached_property
     def redis(self) -> Redis:
-        return connect(self._settings)  # when first needed: job.json can be read without
+        return connect(self._settings)  # on first use: job.json can be read without Redis
 
     @cached_property
     def records(self) -> Records:
@@ -59,7 +60,7 @@ class Jobs:
 
     @cached_property
     def user(self) -> str | None:
-        """Who submits: LORAJOB_USER, or the name of the machine's user."""
+        """The submitting user: LORAJOB_USER, or the name of the machine's user."""
         try:
             return self._settings.user or getpass.getuser()
         except (KeyError, OSError):  # a container's user may have no name
@@ -68,8 +69,8 @@ class Jobs:
     def submit(self, spec: JobSpec, priority: Priority = "normal") -> str:
         """Queue a job and return its id, such as `hi-1a2b3c4d`.
 
-        Raises UsageError or CorpusError for a corpus that is not there or of another language.
-        Whatever fails, nothing stays queued: folder and record are withdrawn.
+        Raises UsageError or CorpusError for a corpus that is missing or of another language. If
+        anything fails, folder and record are removed and nothing stays queued.
         """
         spec = self.resolve(spec)
         self.check(spec)
@@ -80,16 +81,18 @@ class Jobs:
         return job_id
 
     def resolve(self, spec: JobSpec) -> JobSpec:
-        """The spec with absolute paths, since workers run elsewhere; a url stays as it is. Raises
-        UsageError for a training that no card has the memory for.
+        """The spec with absolute paths, since workers run in other folders; a url stays unchanged.
+
+        Raises UsageError for a training that needs more memory than any card has.
         """
         _memory_class(spec)
         changes = {"corpus": _place_of(spec.corpus), "base_model": _absolute(spec.base_model)}
         return spec.model_copy(update=changes)
 
     def check(self, spec: JobSpec) -> None:
-        """Raise UsageError or CorpusError for a corpus that is not there or of another language.
-        One that is only here is brought to the store, where the jobs lie in one.
+        """Raise UsageError or CorpusError for a corpus that is missing or of another language.
+
+        If the jobs are in a store, a corpus that only this machine has is uploaded to it.
         """
         path = local_path(spec.corpus)
         if path is None:
@@ -108,7 +111,7 @@ class Jobs:
         batch: str | None = None,
         error: str | None = None,
     ) -> JobRecord:
-        """The record of a new job; rejected for an `error`."""
+        """The record of a new job. With an `error` the job is rejected."""
         return JobRecord(
             id=job_id,
             language=spec.language,
@@ -128,8 +131,9 @@ class Jobs:
     def queue(
         self, record: JobRecord, spec: JobSpec, send: Callable[[JobRecord], None] | None = None
     ) -> None:
-        """Write the folder and record of a new job, of which there are no files yet, and send it
-        unless it was rejected.
+        """Write the folder and record of a new job, and send it unless it was rejected.
+
+        The job must not have files yet.
         """
         place = {"corpus": self._places.get((spec.corpus, spec.language), spec.corpus)}
         spec, record = spec.model_copy(update=place), record.model_copy(update=place)
@@ -139,14 +143,15 @@ class Jobs:
                 created = self.records.create(record)
             if created and not created.over:
                 (send or self._send)(created)
-        except BaseException:  # Ctrl-C, too, leaves nothing half submitted
+        except BaseException:  # Ctrl-C must not leave a half submitted job either
             if not self._overtaken(record):
                 self._withdraw(record)
             raise
 
     def load(self, job_id: str, mirrored: bool = True) -> JobRecord:
-        """The record of a job; from job.json where Redis is gone or forgot, if `mirrored`. Raises
-        JobNotFoundError.
+        """The record of a job. Raises JobNotFoundError.
+
+        With `mirrored` it comes from job.json if Redis is unavailable or has lost the record.
         """
         _check_id(job_id)
         try:
@@ -164,16 +169,17 @@ class Jobs:
             return self.records.newest(limit)
 
     def unknown(self) -> list[str]:
-        """Jobs that have a folder here, where Redis has no record at all: it lost its data."""
+        """The jobs that have a folder, if Redis has no record at all because it lost its data."""
         with service_errors(self._settings):
             if self.records.newest(1):
                 return []
         return recorded_ids(self._settings)
 
     def cancel(self, job_id: str) -> str:
-        """Stop a job, keeping its checkpoints. A queued stage is cancelled at once, a running one
-        by its worker; returns `cancelled` or `cancelling`. Raises JobNotFoundError, and UsageError
-        for a job that has succeeded or failed.
+        """Stop a job and keep its checkpoints; return `cancelled` or `cancelling`.
+
+        A queued stage is cancelled at once; a running stage is cancelled by its worker. Raises
+        JobNotFoundError, and UsageError for a job that has succeeded or failed.
         """
         _check_id(job_id)
         with service_errors(self._settings):
@@ -185,8 +191,9 @@ class Jobs:
         return answer
 
     def retry(self, job_id: str) -> None:
-        """Go on with a failed, rejected or cancelled job from its first unfinished stage. Raises
-        JobNotFoundError, and UsageError for a job in any other state.
+        """Continue a failed, rejected or cancelled job from its first unfinished stage.
+
+        Raises JobNotFoundError, and UsageError for a job in any other state.
         """
         _check_id(job_id)
         with service_errors(self._settings):
@@ -199,7 +206,7 @@ class Jobs:
             record = self.records.load(job_id)
         try:
             self._send(record)
-        except ServiceError as error:  # what is queued and has no message, a worker finds
+        except ServiceError as error:  # the reconciler sends queued jobs that have no message
             logger.warning("%s", error)
 
     def workers(self, served: str) -> int:
@@ -208,12 +215,12 @@ class Jobs:
             return len(living(self.redis, served))
 
     def _send(self, record: JobRecord) -> None:
-        from lorajob.tasks.broker import send  # loads Celery, which looking at jobs does not need
+        from lorajob.tasks.broker import send  # imports Celery, which only sending needs
 
         send(record, self._settings)
 
     def _overtaken(self, record: JobRecord) -> bool:
-        """Whether somebody else has made the record of that id, as of a batch submitted twice."""
+        """Whether another process created the record of that id, as for a batch submitted twice."""
         try:
             with service_errors(self._settings):
                 return self.records.load(record.id).created_at != record.created_at
@@ -221,20 +228,20 @@ class Jobs:
             return False
 
     def _withdraw(self, record: JobRecord) -> None:
-        """Take back a job that was not sent; a message that did go out finds no record."""
+        """Remove a job that was not sent. A message that was sent finds no record."""
         try:
             with service_errors(self._settings):
                 self.records.delete(record.id)
         except ServiceError:
-            logger.debug("Redis is gone; without its folder the job cannot run anyway")
+            logger.debug("Redis is unavailable; without its folder the job cannot run anyway")
         try:
             open_job(record, self._settings).withdraw()
-        except StoreError as error:  # without a record nobody runs it
+        except StoreError as error:  # without a record no worker runs it
             logger.warning("%s", error)
 
 
 def _place_of(corpus: str) -> str:
-    """The corpus as workers will find it: an absolute path, or a url; none is still to be found."""
+    """The corpus as workers find it: an absolute path or a url; an empty name stays empty."""
     path = local_path(corpus)
     return corpus if not corpus or path is None else str(path.expanduser().resolve())
 
@@ -253,14 +260,15 @@ def _memory_class(spec: JobSpec) -> int | None:
 
 
 def _absolute(base_model: str) -> str:
-    """A folder as an absolute path, since workers run elsewhere; a Hub id stays as it is."""
+    """A folder as an absolute path, since workers run in other folders; a Hub id unchanged."""
     path = Path(base_model).expanduser()
     return str(path.resolve()) if path.is_dir() else base_model
 
 
 def waits(jobs: Jobs, records: Iterable[JobRecord]) -> dict[str, Wait]:
-    """What each job waits for, by its id; nothing of one that runs or is over, and of none where
-    Redis does not answer.
+    """What each job waits for, by its id. Jobs that run or have ended are left out.
+
+    Returns {} if Redis does not answer.
     """
     found: dict[str, Wait] = {}
     workers: dict[str, int] = {}

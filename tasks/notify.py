@@ -1,8 +1,8 @@
-"""Tells of jobs that have ended: to a webhook, to Slack or its like, and to the job's trace.
+"""Notifications of jobs that have ended: to a webhook, to Slack, and to the job's trace.
 
-A thread in the main process of every worker that is told of such a place takes the notices one by
-one, so that no stage ever waits for somebody's web server. A notice is taken before it is sent: a
-worker that dies meanwhile loses it, but nobody hears twice of the same end.
+Every worker with such a receiver in its settings takes the notices one by one, in a thread of its
+main process, so that no stage waits for a web server. A worker takes a notice before it sends it:
+if the worker dies in between, the notice is lost, but no end of a job is reported twice.
 """
 
 import asyncio
@@ -39,14 +39,13 @@ TRIES = 4
 FIRST_PAUSE_SECONDS = 1.0
 TIMEOUT_SECONDS = 5.0
 END_SECONDS = 5.0  # for the last notice, when a worker ends
-
-ANSWER_SECONDS = 10.0  # from the look-up of the name to the end of the answer's headers
+ANSWER_SECONDS = 10.0  # from the look-up of the host's name to the end of the answer's headers
 
 logger = logging.getLogger(__name__)
 
 
 class Notifier:
-    """Takes and tells notices, by the turns of its ticker."""
+    """Takes notices and sends them, in the turns of its ticker."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -56,12 +55,12 @@ class Notifier:
         self.ticker = Ticker("notices", LOOK_SECONDS, self.turn, self.turn, END_SECONDS)
 
     def turn(self) -> None:
-        """Tell all ends of jobs that are not told yet; the last turn does so within seconds."""
+        """Send all notices that are left; the last turn of a worker does so within seconds."""
         while self._tell_next():
             pass
 
     def _tell_next(self) -> bool:
-        """Tell the oldest notice; False where there is none, or no Redis."""
+        """Send the oldest notice; False if there is none or Redis is unavailable."""
         try:
             if self._looks % int(WANT_SECONDS / LOOK_SECONDS) == 0:
                 notices.want(self._redis)
@@ -74,7 +73,7 @@ class Notifier:
             self._looks = 0
             logger.debug("no notices without Redis: %s", error)
             return False
-        except LorajobError as error:  # of a job that was removed
+        except LorajobError as error:  # the job was removed
             logger.info("no notice: %s", error)
             return True
         for channel, told in tell(notice, record, self._settings, self.ticker.stopped).items():
@@ -85,7 +84,10 @@ class Notifier:
 def tell(
     notice: Notice, record: JobRecord, settings: Settings, stop: threading.Event
 ) -> dict[str, bool]:
-    """Send one notice everywhere; returns which channel took it. No retries once `stop` is set."""
+    """Send one notice to all channels; return which of them accepted it.
+
+    Does not retry once `stop` is set.
+    """
     traces.tell_job(record, notice.state)
     told = {}
     if settings.webhook_url is not None:
@@ -109,13 +111,14 @@ def tell(
 
 
 def signature(secret: str, body: bytes) -> str:
-    """What a receiver compares: HMAC-SHA256 of the body as it was sent."""
+    """The signature that a receiver checks: HMAC-SHA256 of the body as sent."""
     return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
 
 
 def post(url: str, body: bytes, headers: Mapping[str, str], stop: threading.Event) -> bool:
-    """POST JSON, a few times where the server is busy or away. The url is a secret, and so are
-    the errors that name it: they are told by their kind only.
+    """POST JSON, and retry if the server is busy or unavailable; True if the server accepted it.
+
+    The url is a secret, so the log names only the kind of an error, whose text may hold the url.
     """
     if not url.startswith(("https://", "http://")):
         logger.warning("a webhook's url must begin with https:// or http://")
@@ -137,14 +140,16 @@ def post(url: str, body: bytes, headers: Mapping[str, str], stop: threading.Even
 
 
 async def _post_once(url: str, body: bytes, headers: Mapping[str, str]) -> int:
-    """The status of the answer. `total` ends a server that sends a byte now and then. A redirect is
-    not followed: it would go on as a GET without its body, to whatever address the answer names.
+    """The status of the answer.
+
+    The `total` timeout cuts off a server that sends a byte now and then. Redirects are not
+    followed: the request would become a GET without its body, to an address that the answer names.
     """
     timeout = aiohttp.ClientTimeout(
         total=ANSWER_SECONDS, sock_connect=TIMEOUT_SECONDS, sock_read=TIMEOUT_SECONDS
     )
     parts = urlsplit(url)
-    # not by aiohttp's trust_env, which would send a password from ~/.netrc as well
+    # aiohttp's trust_env would also send a password from ~/.netrc, so the proxy is read here.
     proxy = None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
     async with (
         aiohttp.ClientSession(timeout=timeout) as session,
@@ -156,7 +161,7 @@ async def _post_once(url: str, body: bytes, headers: Mapping[str, str]) -> int:
 
 
 def sentence(record: JobRecord, state: str) -> str:
-    """What a person reads: `hi (hi-1a2b3c4d) has succeeded: WER 207.3 % -> 52.0 %`."""
+    """The text for people: `hi (hi-1a2b3c4d) has succeeded: WER 207.3 % -> 52.0 %`."""
     text = f"{record.language} ({record.id}) {_verb(state)}"
     if state == "failed" and record.error:
         return f"{text}: {record.error}"
@@ -167,7 +172,7 @@ def sentence(record: JobRecord, state: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text in which Slack sees no markup of its own."""
+    """The text with the characters of Slack's markup escaped."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
@@ -176,7 +181,7 @@ def _verb(state: str) -> str:
 
 
 def start(**_: Any) -> None:
-    """In a worker's main process, once it serves, where there is somebody to tell."""
+    """Start the notifier in a ready worker's main process, if the settings name a receiver."""
     settings = Settings()
     if settings.webhook_url or settings.slack_webhook_url or traces.enabled():
         lifecycle.run(Notifier(settings).ticker)

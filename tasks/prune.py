@@ -1,4 +1,4 @@
-"""Forgetting jobs that ended long ago: their folders, records and places in batches."""
+"""Removes jobs that ended long ago: their folders, records and entries in batches."""
 
 import logging
 import re
@@ -29,8 +29,10 @@ def parse_age(text: str) -> float:
 
 
 def to_prune(records: Iterable[JobRecord], older_seconds: float, keep: Keep) -> list[JobRecord]:
-    """The jobs that ended so long ago; with keep `best` without the one of the lowest error rate
-    of each language and base model, however old. Jobs that have not ended are never among them.
+    """The jobs that ended more than `older_seconds` ago. Jobs that have not ended are never listed.
+
+    With keep `best` the job with the lowest error rate of each language and base model is left out,
+    however old it is.
     """
     records = list(records)
     latest = time.time() - older_seconds
@@ -49,13 +51,13 @@ def to_prune(records: Iterable[JobRecord], older_seconds: float, keep: Keep) -> 
 
 
 def error_rate(record: JobRecord) -> float | None:
-    """The tuned model's WER in percent, of a job that succeeded."""
+    """The tuned model's WER in percent; None for a job that has not succeeded."""
     tuned = record.scores.get("tuned")
     return tuned.wer if tuned is not None and record.state == "succeeded" else None
 
 
 def ended_at(record: JobRecord) -> float:
-    """When its last stage ended, in seconds since the epoch; else when it was made."""
+    """When the last finished stage ended, else when the job was made; seconds since the epoch."""
     times = [stage.finished_at for stage in record.stages.values() if stage.finished_at]
     return max(times, default=record.created_at)
 
@@ -63,10 +65,10 @@ def ended_at(record: JobRecord) -> float:
 def prune(
     jobs: Jobs, older_seconds: float, keep: Keep = "best", dry_run: bool = False
 ) -> list[JobRecord]:
-    """Forget such jobs and delete their files; returns them, oldest first.
+    """Delete the records and files of the jobs that `to_prune` lists; return them, oldest first.
 
-    One that is retried at this very moment stays. Raises StoreError, or OSError for files that
-    cannot be deleted: another prune tries again. Until they are put aside `rebuild` finds the job.
+    A job that is retried meanwhile stays. Raises StoreError or OSError for files that cannot be
+    deleted; the next prune tries again. `rebuild` finds such a job until its folder is put aside.
     """
     with service_errors(jobs.settings):
         records = jobs.records.load_many(jobs.records.ids())

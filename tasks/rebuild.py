@@ -1,4 +1,4 @@
-"""Records made anew from the jobs' folders, after Redis lost them."""
+"""Rebuilds job records from the jobs' folders, after Redis lost them."""
 
 from dataclasses import dataclass
 
@@ -16,16 +16,16 @@ from lorajob.worker.settings import Settings
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """What became of the folders: ids of the jobs made anew, and sentences on what could not be."""
+    """The ids of the rebuilt jobs, and a sentence on each folder that could not be rebuilt."""
 
     jobs: tuple[str, ...]
     problems: tuple[str, ...]
 
 
 def rebuild(settings: Settings) -> Rebuilt:
-    """Make a record of every job folder that Redis knows nothing of, and queue what is unfinished.
+    """Make a record for every job folder that has none in Redis, and queue unfinished jobs.
 
-    Raises ServiceError where Redis does not answer.
+    Raises ServiceError if Redis does not answer.
     """
     redis = connect(settings)
     records = Records(redis)
@@ -33,7 +33,7 @@ def rebuild(settings: Settings) -> Rebuilt:
     for job_id in recorded_ids(settings, "spec.json"):
         with service_errors(settings):
             if records.known(job_id):
-                continue  # spares reading its files
+                continue  # its files need not be read
         try:
             record = record_there(settings, job_id)
         except (LorajobError, OSError) as error:
@@ -52,7 +52,10 @@ def rebuild(settings: Settings) -> Rebuilt:
 
 
 def record_there(settings: Settings, job_id: str) -> JobRecord:
-    """The record that a job's files tell of, wherever they are. Raises as `record_of` does."""
+    """The record that follows from a job's files, in a folder or a store.
+
+    Raises what `record_of` raises.
+    """
     with find_job(job_id, settings).outline() as (outlined, pointers):
         record = record_of(outlined)
     stages = {
@@ -65,15 +68,15 @@ def record_there(settings: Settings, job_id: str) -> JobRecord:
 
 
 def record_of(job: JobDir) -> JobRecord:
-    """The record that a folder's files tell of; its job.json helps, but the files decide.
+    """The record that follows from a folder's files. They take precedence over its job.json.
 
-    A stage is finished when its files stand. One that ran is queued again. Attempts are
-    numbered above all that left a trace, so that the claim of one that still runs is superseded.
-    Raises LorajobError for a malformed spec or job.json.
+    A stage is finished if its files are complete; a stage that ran is queued again. The new
+    attempt numbers are higher than all that left files, so that an attempt that still runs is
+    superseded. Raises LorajobError for a malformed spec or job.json.
     """
     mirrored = _mirrored(job)
     if mirrored.state == "succeeded" and job.result("convert") is not None:
-        # whatever was removed of the earlier stages since
+        # Files of earlier stages may have been removed since.
         return mirrored.model_copy(update={"folder": str(job.root), "id": job.root.name})
     stages = dict(mirrored.stages)
     for name in STAGES:
@@ -82,7 +85,7 @@ def record_of(job: JobDir) -> JobRecord:
         changes["attempt"] = max(stage.attempt, job.last_attempt(name)) + 1
         if result is not None:
             changes |= {"state": "succeeded", "result": result, "error": None}
-        elif stage.state == "succeeded":  # its files are gone
+        elif stage.state == "succeeded":  # its files are missing
             changes |= {"state": "waiting", "result": None}
         stages[name] = stage.model_copy(update=changes)
     place = {"stages": stages, "folder": str(job.root), "id": job.root.name}
@@ -90,7 +93,7 @@ def record_of(job: JobDir) -> JobRecord:
 
 
 def _mirrored(job: JobDir) -> JobRecord:
-    """What job.json says; without one, a new record of the job's spec."""
+    """The record in job.json; if that is missing, a new record from the job's spec."""
     try:
         return JobRecord.read(job.record_path)
     except FileNotFoundError:
@@ -107,7 +110,7 @@ def _mirrored(job: JobDir) -> JobRecord:
 
 
 def _consistent(record: JobRecord) -> JobRecord:
-    """The states of stages and job that fit together: ended jobs as they were, others queued."""
+    """The record with matching states of job and stages: ended jobs stay, others are queued."""
     if not record.missing:
         return record.model_copy(update={"state": "succeeded", "error": None})
     if record.state in ("failed", "cancelled", "rejected"):

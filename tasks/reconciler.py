@@ -1,8 +1,9 @@
-"""What makes jobs go on after a worker died, a message vanished or Redis was away.
+"""The reconciler continues jobs after a worker died, a message was lost or Redis was unavailable.
 
-A thread in the main process of every worker; a lock in Redis lets one at a time look. It takes
-stages whose lease ran out from their owners, sends jobs again whose message is gone, and ends those
-that were lost too often. The job record is the truth: a message too many is refused by the claim.
+It is a thread in the main process of every worker; a lock in Redis lets one of them run at a time.
+It takes stages whose lease ran out from their owners, sends jobs again whose message is missing,
+and fails jobs that were lost too often. The job record is the truth: the claim refuses a surplus
+message.
 """
 
 import logging
@@ -26,14 +27,15 @@ from lorajob.worker.ticker import Ticker
 
 LOCK = "lorajob:reconciler"
 LONGEST_PERIOD_SECONDS = 3.0
-AT_ONCE = 100  # jobs looked at in one turn
-SCAN_LEASES = 7  # messages are read through so often, even where none seems to lack: 10 min of 90 s
+AT_ONCE = 100  # most jobs that one turn checks
+# All messages are read every SCAN_LEASES leases, even if none seems to be missing (10 min of 90 s).
+SCAN_LEASES = 7
 
 logger = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """Looks through the records again and again; `turn` is one look."""
+    """Checks the records periodically; `turn` is one check."""
 
     def __init__(self, settings: Settings, redis: Redis) -> None:
         self._settings = settings
@@ -51,8 +53,10 @@ class Reconciler:
         return min(LONGEST_PERIOD_SECONDS, self._lease / RENEWALS_A_LEASE)
 
     def turn(self) -> None:
-        """Look once, if nobody else does. After Redis was away a whole lease passes first, in
-        which living owners renew theirs.
+        """Check once, unless another worker holds the lock.
+
+        After Redis was unavailable the reconciler waits for one lease, in which living owners
+        renew theirs.
         """
         try:
             lock = self._redis.lock(LOCK, timeout=max(30.0, self._lease), blocking=False)
@@ -66,7 +70,7 @@ class Reconciler:
             finally:
                 lock.release()
         except LockError:
-            logger.info("this turn took longer than its lock; another worker may look as well")
+            logger.info("this turn took longer than its lock; another worker may run one as well")
         except RedisError as error:
             self._quiet_until = time.monotonic() + self._lease
             self._expired.clear()
@@ -75,13 +79,14 @@ class Reconciler:
             self._unheard = True
 
     def _settled(self) -> bool:
-        """Whether Redis has been there, and reached from here, for a lease."""
+        """Whether Redis has run, and been reachable from here, for at least one lease."""
         started = cast("dict[str, int]", self._redis.info("server"))["uptime_in_seconds"]
         return started > self._lease and time.monotonic() >= self._quiet_until
 
     def _take_over(self) -> None:
-        """Take the stages whose lease had run out in the last turn, too: an owner that lives, on a
-        machine that was suspended perhaps, has renewed it by now.
+        """Take the stages whose lease had run out both in this turn and in the last.
+
+        A living owner, for example on a machine that was suspended, has renewed its lease by now.
         """
         expired = self._records.expired(AT_ONCE)
         before, self._expired = self._expired, set(expired) - self._expired
@@ -94,10 +99,10 @@ class Reconciler:
                 self._send(job_id)
 
     def _send_again(self) -> None:
-        """Send the jobs that have waited for a lease and have no message.
+        """Send the jobs that have waited for one lease and have no message.
 
-        Messages are only read where there are fewer than waiting jobs, or now and then: as long as
-        all seems well a turn costs as much for a thousand jobs as for one.
+        Messages are read only if there are fewer of them than waiting jobs, or every SCAN_LEASES
+        leases. Otherwise a turn costs the same for a thousand jobs as for one.
         """
         overdue = self._records.overdue(self._lease, AT_ONCE)
         lacking = bool(overdue) and broker.waiting(self._redis) < self._records.queued()
@@ -109,14 +114,14 @@ class Reconciler:
             try:
                 stage = self._records.load(job_id).missing[0]
             except (LorajobError, IndexError) as error:
-                logger.warning("%s waits in vain: %s", job_id, error)
+                logger.warning("%s waits, but cannot be sent: %s", job_id, error)
                 self._records.wait_anew(job_id)
                 continue
             if (stage, job_id) not in known:
-                logger.info("%s: its message is gone; it is sent again", job_id)
+                logger.info("%s: its message is missing; it is sent again", job_id)
                 self._send(job_id)
             else:
-                self._records.wait_anew(job_id)  # so that those behind it get their look too
+                self._records.wait_anew(job_id)  # so that the next turn checks the jobs behind it
         if due:
             self._scanned = time.monotonic()
             self._drop_left_messages()
@@ -129,7 +134,7 @@ class Reconciler:
             logger.warning("%s was not sent: %s", job_id, error)
 
     def _drop_left_messages(self) -> None:
-        """Forget what killed workers took, once its stage is neither queued nor running."""
+        """Delete messages that killed workers took, once their stage has ended."""
         left = []
         for tag, (stage, job_id) in broker.unacknowledged(self._redis):
             try:
@@ -142,7 +147,10 @@ class Reconciler:
 
 
 def start(**_: Any) -> None:
-    """In a worker's main process, once it serves. A lock that it holds at its end expires."""
+    """Start the reconciler in a ready worker's main process.
+
+    A lock that the worker holds when it ends expires.
+    """
     settings = Settings()
     reconciler = Reconciler(settings, connect(settings))
     lifecycle.run(Ticker("reconciler", reconciler.period_seconds, reconciler.turn))

@@ -1,7 +1,7 @@
-"""The four Celery tasks. Each claims its stage, supervises it and commits; nothing else.
+"""The four Celery tasks. Each claims its stage, supervises it and commits it.
 
-Only the delivery that commits a stage returns normally, so that Celery sends the next one of the
-chain. Every other raises Ignore, which sends nothing, or StageFailed, which ends the chain.
+Only the delivery that commits a stage returns normally, so that Celery sends the next task of the
+chain. Any other delivery raises Ignore, which sends nothing, or StageFailed, which ends the chain.
 """
 
 import logging
@@ -41,10 +41,10 @@ logger = logging.getLogger(__name__)
 
 
 class StageFailed(Exception):
-    """A stage failed; the message is the record's."""
+    """A stage failed. The message is the error in the record."""
 
 
-# Celery has no types: hence the four decorators that mypy is told to pass over.
+# Celery has no types, so the four decorators below need a `type: ignore`.
 STAGE = {"bind": True, "throws": (StageFailed,)}
 
 
@@ -69,11 +69,10 @@ def convert(self: Task, job_id: str) -> Description:
 
 
 def run_claimed_stage(task: Task, job_id: str, stage: str) -> Description:
-    """Load, open files, claim, run, settle. Returns the stage's result in brief; its record has it
-    in full.
+    """Load, open files, claim, run, settle. Returns a summary of the stage's result.
 
-    Raises Ignore for a delivery that has nothing to do or did not finish, StageFailed if the stage
-    failed.
+    The record holds the whole result. Raises Ignore if the delivery has nothing to do or did not
+    finish the stage, and StageFailed if the stage failed.
     """
     settings = Settings()
     records = Records(connect(settings, patient=True))
@@ -92,7 +91,7 @@ def run_claimed_stage(task: Task, job_id: str, stage: str) -> Description:
 
 
 def load(records: Records, job_id: str) -> JobRecord:
-    """The record of a job. Raises Ignore for a message of a job that was withdrawn."""
+    """The record of a job. Raises Ignore if the job was withdrawn after it was sent."""
     try:
         return records.load(job_id)
     except JobNotFoundError:
@@ -102,11 +101,12 @@ def load(records: Records, job_id: str) -> JobRecord:
 def claim_stage(
     records: Records, job_id: str, stage: str, known: int, worker: str, settings: Settings
 ) -> Claim:
-    """The right to run a stage, of which attempt `known` left files. Raises Ignore if it is
-    refused.
+    """Claim a stage. Raises Ignore if the claim is refused.
+
+    `known` is the highest number of an attempt that left files.
     """
-    limits, owner = (settings.lease_seconds, settings.max_losses), secrets.token_hex(16)
-    claim = retry_redis(lambda: records.claim(job_id, stage, worker, *limits, owner, known))
+    lease, losses, owner = settings.lease_seconds, settings.max_losses, secrets.token_hex(16)
+    claim = retry_redis(lambda: records.claim(job_id, stage, worker, lease, losses, owner, known))
     if isinstance(claim, Refusal):
         logger.info("%s %s is not run by this delivery: %s", job_id, stage, claim.reason)
         raise Ignore(claim.reason)
@@ -121,7 +121,7 @@ def attempt(
     worker: str,
     settings: Settings,
 ) -> Outcome:
-    """Run the claimed stage as a child process, however it ends."""
+    """Run the claimed stage as a child process and return how it ended."""
     errand = Errand(watcher, watch_seconds(settings.lease_seconds), settings.grace_seconds)
 
     def run(job: JobDir, listener: Listener) -> Outcome:
@@ -139,7 +139,7 @@ def attempt(
 
     try:
         return files.run(record, claim, errand, run)
-    except OSError as error:  # its folder cannot be written here, or no process be started
+    except OSError as error:  # the folder cannot be written, or no process can be started
         return Failed("files", f"stage {claim.stage} on {worker}: {error}")
 
 
@@ -176,9 +176,10 @@ def settle(
 
 
 def larger_card(claim: Claim, worker: str, settings: Settings) -> int:
-    """For a stage that ran out of memory: the class of cards to which its job goes, 0 for none.
+    """The next larger class of cards, in GB, for a stage that ran out of memory; 0: no such class.
 
-    Only to where some worker lives: who has no larger card may yet find room on this one.
+    Only classes with a live worker count. Without one the job stays in its class, where a later
+    attempt may find enough memory.
     """
     if QUEUES[claim.stage] != "gpu":
         return 0
@@ -188,29 +189,29 @@ def larger_card(claim: Claim, worker: str, settings: Settings) -> int:
 def fail_retryable(
     records: Records, claim: Claim, why: str, settings: Settings, larger: int = 0
 ) -> None:
-    """Have another attempt made, since this one failed through no fault of the job's.
+    """Queue another attempt after a failure that the job did not cause.
 
-    Returns only where that happened too often, and the stage has failed; raises Ignore elsewhere.
+    Returns only if the stage was lost too often and has failed; otherwise raises Ignore.
     """
     answer = records.fail_retryable(claim, why, settings.max_losses, larger)
     if answer == "failed":
         return
     if answer == "queued" and records.load(claim.job_id).stages[claim.stage].losses == 1:
         publish(records.load(claim.job_id), settings)
-    raise Ignore(answer)  # a second loss in a row waits for the reconciler
+    raise Ignore(answer)  # after a second loss in a row the reconciler sends the job
 
 
 def give_back(records: Records, claim: Claim, settings: Settings) -> None:
-    """Queue a stage again that a stopping worker could not finish, and send it to another."""
+    """Queue a stage again that a stopping worker could not finish, and send its job."""
     if not records.release(claim, "its worker was told to stop"):
         return
     record = records.load(claim.job_id)
-    if not record.over:  # unless its cancel came while the worker stopped
+    if not record.over:  # the job may have been cancelled while the worker stopped
         publish(record, settings)
 
 
 def publish(record: JobRecord, settings: Settings) -> None:
-    """Send a queued job; unsent, the reconciler finds it in its record."""
+    """Send a queued job. If that fails, the reconciler sends it later."""
     try:
         send(record, settings)
     except ServiceError as error:

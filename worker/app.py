@@ -1,7 +1,7 @@
-"""The Celery application: `celery -A lorajob.worker.app ...` and every setting it runs under.
+"""The Celery application of `celery -A lorajob.worker.app ...`, and all its settings.
 
-Messages are hints and the job record is the truth, so nothing here retries or redelivers a task.
-Where Redis is gets read when the application is first used; importing it needs no Redis.
+Messages are hints and the job record is the truth, so Celery retries and redelivers no task. The
+application reads the url of Redis on first use; importing this module needs no Redis.
 """
 
 from collections.abc import Callable
@@ -15,30 +15,30 @@ from lorajob.worker.queues import PRIORITIES, QUEUES, all_queues, queue_name
 from lorajob.worker.redis_url import parse_place
 from lorajob.worker.settings import SETTLE_SECONDS, Settings
 
-WEEK_SECONDS = 604_800  # the broker's own redelivery is switched off in effect
+WEEK_SECONDS = 604_800  # long enough that the broker in effect never redelivers a message
 MONTH_SECONDS = 30 * 86_400
 
 
 def configuration(url: str, grace_seconds: float = 60) -> dict[str, object]:
     """The settings, with the Redis at `url` as broker and result store.
 
-    `grace_seconds` is what a stopped stage gets for its checkpoint.
+    `grace_seconds` is the time that a stopped stage has to save its checkpoint.
     """
     place = parse_place(url)
     return place.celery() | {
         # By name: workers load the tasks, not this package.
         "imports": ("lorajob.tasks.stages", "lorajob.tasks.reconciler", "lorajob.tasks.notify"),
-        # One week, or a stage longer than an hour is delivered again while it runs.
+        # One week: with the default of one hour a longer stage would be delivered twice.
         "broker_transport_options": {
             "visibility_timeout": WEEK_SECONDS,
             "priority_steps": list(PRIORITIES.values()),
-            "queue_order_strategy": "round_robin",  # a turn a lane
+            "queue_order_strategy": "round_robin",  # lanes are served in rotation
         }
         | place.transport_options(),
         "result_backend_transport_options": {"visibility_timeout": WEEK_SECONDS}
         | place.transport_options(),
         "visibility_timeout": WEEK_SECONDS,
-        # A worker starts however long Redis takes, and outlives a Redis that restarts.
+        # A worker waits for Redis without limit at its start, and after a restart of Redis.
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         # Giving up on publishing the next stage would turn finished work into a failure.
@@ -54,7 +54,7 @@ def configuration(url: str, grace_seconds: float = 60) -> dict[str, object]:
         "result_accept_content": ["json"],
         "task_serializer": "json",
         "result_serializer": "json",
-        # All queues, declared; a misspelt one is an error, not a queue nobody reads.
+        # All queues are declared, so that a misspelt name is an error, not a queue without readers.
         "task_queues": [
             Queue(name, routing_key=name)  # type: ignore[no-untyped-call]  # kombu has no types
             for name in all_queues()
@@ -64,18 +64,21 @@ def configuration(url: str, grace_seconds: float = 60) -> dict[str, object]:
         "task_default_exchange": "lorajob",
         "task_default_routing_key": "cpu.0",
         "task_create_missing_queues": False,
-        # A message is acknowledged when its task ended; none waits behind a running one.
+        # A message is acknowledged when its task has ended. A worker prefetches no message, so
+        # that none waits behind a running task.
         "task_acks_late": True,
-        "task_reject_on_worker_lost": False,  # a task that kills its worker would come for ever
+        # Otherwise a task that kills its worker would be redelivered for ever.
+        "task_reject_on_worker_lost": False,
         "worker_prefetch_multiplier": 1,
         "worker_disable_prefetch": True,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
-        # A fresh interpreter for every task: nothing leaks from one stage to the next.
+        # Every task gets a fresh interpreter, so that no state leaks from one stage to the next.
         "worker_pool_start_method": "spawn",
         "worker_max_tasks_per_child": 1,
-        # On a busy machine it takes longer than the usual 4 s, and would be killed for ever.
+        # On a busy machine a pool process takes longer to start than the default of 4 s, after
+        # which Celery kills it each time.
         "worker_proc_alive_timeout": 120.0,
-        # After SIGQUIT too a stage saves its checkpoint and is given back.
+        # After SIGQUIT, too, a stage has time to save its checkpoint and is given back.
         "worker_soft_shutdown_timeout": grace_seconds + SETTLE_SECONDS,
         "worker_hijack_root_logger": False,
         # What Flower shows: state, arguments, results, events.
@@ -88,9 +91,10 @@ def configuration(url: str, grace_seconds: float = 60) -> dict[str, object]:
 
 
 def submitter(url: str) -> Celery:
-    """An application that only sends, and hears within seconds that Redis is gone.
+    """An application that only sends, and fails within seconds if Redis is unavailable.
 
-    It stores no results (workers do): Celery would wait for the result store when sending.
+    Its result store is disabled, because Celery would wait for it when sending. Workers store the
+    results.
     """
     sending = Celery("lorajob", set_as_current=False)
     sending.conf.update(configuration(url))
@@ -104,9 +108,9 @@ def submitter(url: str) -> Celery:
 
 
 class Application(Celery):  # type: ignore[misc]  # Celery has no types
-    """The application that a spawned pool child gets is its own `app`, not a copy.
+    """An application that a spawned pool child imports instead of unpickling a copy.
 
-    Celery would send a copy that lacks settings given as defaults, and with them Redis.
+    Celery's copy lacks the settings that are given as defaults, among them the url of Redis.
     """
 
     def __reduce__(self) -> tuple[Callable[[], Celery], tuple[()]]:
@@ -114,7 +118,7 @@ class Application(Celery):  # type: ignore[misc]  # Celery has no types
 
 
 def this_app() -> Celery:
-    """`app`, found by its name in whichever process asks."""
+    """The `app` of the calling process."""
     return app
 
 

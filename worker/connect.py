@@ -1,4 +1,4 @@
-"""Where Redis is, and a connection to it that answers or fails within seconds."""
+"""The url of Redis, and connections to it that answer or fail within seconds."""
 
 import json
 import logging
@@ -17,9 +17,10 @@ from lorajob.worker.redis_url import parse_place
 from lorajob.worker.settings import Settings
 
 TIMEOUT_SECONDS = 3.0
-PATIENT_TRIES = 200  # about a quarter of an hour: finished work outlasts a Redis that restarts
+PATIENT_TRIES = 200  # about a quarter of an hour, so that finished work survives a Redis restart
 LONGEST_PAUSE_SECONDS = 5.0
-# Errors that go by. A script's says it within a sentence; some have a class and lost the word.
+# Temporary errors. A script's error holds the word within a sentence; redis-py turns some errors
+# into classes whose text lacks the word.
 PASSING = ("MISCONF", "-OOM", "-READONLY", "-LOADING")
 FULL = (OutOfMemoryError, ReadOnlyError)
 
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 def redis_url(settings: Settings) -> str:
-    """LORAJOB_REDIS_URL, else the url that `lorajob up` left in up.json. Raises ServiceError."""
+    """LORAJOB_REDIS_URL, else the url that `lorajob up` wrote to up.json. Raises ServiceError."""
     if settings.redis_url is not None:
         return settings.redis_url.get_secret_value()
     try:
@@ -44,7 +45,10 @@ def redis_url(settings: Settings) -> str:
 
 
 def shown(url: str) -> str:
-    """The url without its password, fit to print. A password may hold what ends a url's host."""
+    """The url without its password, for messages.
+
+    A password may hold characters that end a url's host, so the last @ is taken as its end.
+    """
     front, at, host = url.rpartition("@")
     scheme, mark, name = front.partition("://")
     user, colon, _ = name.partition(":")
@@ -53,16 +57,17 @@ def shown(url: str) -> str:
 
 
 def connect(settings: Settings, patient: bool = False) -> Redis:
-    """A client that decodes text and gives up soon, or keeps trying where `patient`.
+    """A client that decodes text. It fails within seconds, or retries for long if `patient`.
 
-    Nothing is sent yet. Raises UsageError for a LORAJOB_REDIS_URL that is none, ServiceError where
+    Nothing is sent yet. Raises UsageError for a malformed LORAJOB_REDIS_URL, and ServiceError if
     there is no url.
     """
     url = redis_url(settings)
     hasty = Retry(ConstantBackoff(0.1), 1)
     lasting = Retry(ExponentialBackoff(cap=5, base=0.5), PATIENT_TRIES)
     try:
-        return parse_place(url).client(  # which takes what Celery takes, no unix:
+        # This refuses unix: urls, which redis-py accepts and Celery does not.
+        return parse_place(url).client(
             decode_responses=True,
             socket_timeout=TIMEOUT_SECONDS,
             socket_connect_timeout=TIMEOUT_SECONDS,
@@ -76,8 +81,8 @@ def connect(settings: Settings, patient: bool = False) -> Redis:
 
 
 def retry_redis(ask: Callable[[], Answer]) -> Answer:
-    """Ask, again and again while Redis refuses for a while: its disk or memory is full, it loads,
-    or it is a replica. What comes of a connection that breaks is for a patient client.
+    """Call `ask`, and retry while Redis refuses: its disk or memory is full, it is loading, or it
+    is a replica. A patient client handles broken connections itself.
     """
     for tries in range(PATIENT_TRIES):
         try:
@@ -92,9 +97,9 @@ def retry_redis(ask: Callable[[], Answer]) -> Answer:
 
 @contextmanager
 def service_errors(settings: Settings) -> Iterator[None]:
-    """Turn what Redis or the way to it refuses into one ServiceError naming the masked url."""
+    """Turn errors of Redis and of its connection into a ServiceError that names the masked url."""
     try:
         yield
     except (RedisError, OSError) as error:
         url = shown(redis_url(settings))
-        raise ServiceError(f"Redis at {url} does not serve: {error}") from error
+        raise ServiceError(f"Redis at {url} is unavailable: {error}") from error

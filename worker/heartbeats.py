@@ -1,7 +1,7 @@
-"""Signs of life: each worker adds its name to a sorted set of its queue every few seconds.
+"""Heartbeats: each worker adds its name to a sorted set of its queue every few seconds.
 
-For a probe that must not need Redis it also touches files in its temporary folder, whose names
-`deploy/alive.py` knows. A flag file there tells the pool's children to stop.
+It also touches files in its temporary folder, for the probe `deploy/alive.py`, which must work
+without Redis. A flag file in that folder tells the pool's children to stop.
 """
 
 import logging
@@ -17,23 +17,23 @@ from lorajob.worker.queues import MEMORY_CLASSES_GB
 from lorajob.worker.ticker import Ticker, nothing
 
 BEAT_SECONDS = 3.0
-LIVE_SECONDS = 15  # a worker unheard of for this long counts as gone
+LIVE_SECONDS = 15  # a worker without a heartbeat for this long counts as dead
 
-# worker name -> adds it to the sorted set of live workers, by Redis's clock
+# Adds a worker's name to the sorted set of live workers, by Redis's clock.
 BEAT = """
 local time = redis.call('TIME')
 redis.call('ZADD', KEYS[1], time[1], ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', time[1] - 3600)
 """
 
-# seconds -> names of the workers heard of within them
+# Returns the names of the workers with a heartbeat within the given seconds.
 LIVING = """
 local time = redis.call('TIME')
 return redis.call('ZRANGEBYSCORE', KEYS[1], time[1] - ARGV[1], '+inf')
 """
 
 ALIVE = "alive"  # touched while the worker's process runs
-CONNECTED = "connected"  # touched each time Redis has heard of it
+CONNECTED = "connected"  # touched after each heartbeat that reached Redis
 PULSE_SECONDS = 3.0
 STOP_FILE = "LORAJOB_WORKER_STOP_FILE"  # set by a worker for its own pool children
 
@@ -41,12 +41,12 @@ logger = logging.getLogger(__name__)
 
 
 def living(redis: Redis, queue: str) -> list[str]:
-    """Names of the live workers of a kind or class of queues, such as cpu, gpu or gpu24."""
+    """The names of the live workers of a kind or class of queues, such as cpu, gpu or gpu24."""
     return cast("list[str]", redis.register_script(LIVING)([_key(queue)], [LIVE_SECONDS]))
 
 
 def larger_class(redis: Redis, worker: str) -> int:
-    """GB of the smallest class of cards that live workers serve and `worker` does not; or 0."""
+    """The smallest class of cards, in GB, that live workers serve and `worker` does not; or 0."""
     found = 0
     for size in reversed(MEMORY_CLASSES_GB):
         names = living(redis, f"gpu{size}")
@@ -60,10 +60,11 @@ def heartbeat(
     redis: Redis,
     queues: list[str],
     name: str,
-    heard: Callable[[], None] = nothing,  # called each time Redis has heard it
+    heard: Callable[[], None] = nothing,  # called after each heartbeat that reached Redis
 ) -> Ticker:
-    """What says in a worker's main process that the worker lives. At its end it signs off; an
-    unavailable Redis is no matter.
+    """The ticker that sends a worker's heartbeats from its main process.
+
+    It removes the worker's name at its end. If Redis is unavailable it only logs a line.
     """
     script = redis.register_script(BEAT)
 
@@ -90,20 +91,20 @@ def _key(queue: str) -> str:
 
 
 def mark(folder: Path, name: str) -> None:
-    """Give the file `name` the present time; a disk that is full is only worth a line."""
+    """Touch the file `name`; an error, such as a full disk, is only logged."""
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)  # a tidied /tmp lacks it
+        folder.mkdir(mode=0o700, exist_ok=True)  # a cleaner of /tmp may have removed it
         (folder / name).touch()
     except OSError as error:
         logger.warning("no sign of life in %s: %s", folder, error)
 
 
 def pulse(folder: Path) -> Ticker:
-    """What touches ALIVE in a worker's main process."""
+    """The ticker that touches ALIVE from a worker's main process."""
     return Ticker("pulse", PULSE_SECONDS, lambda: mark(folder, ALIVE), end_seconds=PULSE_SECONDS)
 
 
 def stopping() -> bool:
-    """True, in a pool child, once its worker was told to stop."""
+    """True in a pool child once its worker was told to stop."""
     path = os.environ.get(STOP_FILE)
     return path is not None and Path(path).exists()

@@ -1,10 +1,10 @@
 """What a worker does when it starts and stops, hooked in by Celery's signals.
 
-In the main process: a heartbeat, signs of life for a probe, a watch for idleness where asked for,
-and at shutdown a flag file that supervisors in the pool's children look for (a signal reaches the
-main process only, and Redis may be gone by then). The reconciler and the notifier run here too:
-they belong to lorajob.tasks, which this package does not import, so they hand their tickers to
-`run` at `worker_ready`.
+The main process sends heartbeats, touches files for a probe and, if asked to, ends an idle worker.
+At shutdown it creates a flag file that supervisors in the pool's children look for, because a
+signal reaches the main process only and Redis may be unavailable by then. The reconciler and the
+notifier run in the main process too. They belong to lorajob.tasks, which this package does not
+import, so they pass their tickers to `run` at `worker_ready`.
 """
 
 import logging
@@ -35,33 +35,33 @@ _tickers: list[Ticker] = []
 
 
 def run(ticker: Ticker) -> None:
-    """Start a ticker that ends with this worker."""
+    """Start a ticker; it is stopped when this worker ends."""
     _tickers.append(ticker.start())
 
 
 def install() -> None:
-    """Connect to the signals; done once, by the application."""
+    """Connect to the signals. The application calls this once."""
     if logs.wants_json():
-        signals.celeryd_init.connect(_log_json)  # it warns before it sets up its logging
+        signals.celeryd_init.connect(_log_json)  # Celery may warn before it sets up its logging
         signals.setup_logging.connect(_log_json)
-        signals.celeryd_after_setup.connect(_say_nothing_else)
+        signals.celeryd_after_setup.connect(_silence_celery)
     signals.worker_init.connect(_prepare_stop_file)
     signals.worker_ready.connect(_start_heartbeat)
     signals.worker_ready.connect(_watch_idleness)
-    signals.worker_ready.connect(_heed_sigquit)
+    signals.worker_ready.connect(_handle_sigquit)
     signals.worker_ready.connect(_replace_children_soon)
     signals.worker_shutting_down.connect(_raise_stop_file)
     signals.worker_shutdown.connect(_sign_off)
 
 
 def _log_json(loglevel: int | None = None, **_: Any) -> None:
-    """In place of Celery's own setup of logging."""
+    """Set up logging as JSON, instead of Celery's own setup."""
     logs.configure(loglevel or logging.INFO)
 
 
-def _say_nothing_else(**_: Any) -> None:
-    """Celery's banner and farewell go to standard output, the log to standard error. A pool process
-    that starts would log in a form of its own until it is set up.
+def _silence_celery(**_: Any) -> None:
+    """Drop what is not JSON: Celery's banner and farewell, which go to standard output, and the
+    first lines of a pool process, which it logs in another form before its setup.
     """
     os.environ["_MP_FORK_LOGLEVEL_"] = ""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -78,22 +78,25 @@ def _raise_stop_file(**_: Any) -> None:
     if path is None:
         return
     try:
-        Path(path).parent.mkdir(mode=0o700, exist_ok=True)  # a tidied /tmp lacks it
+        # A cleaner of /tmp may have removed the folder.
+        Path(path).parent.mkdir(mode=0o700, exist_ok=True)
         Path(path).touch()
     except OSError as error:
         logger.warning("stages cannot be told to stop: %s", error)
 
 
 class StopStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
-    """Raises the flag for whatever else ends a worker, such as the button in Flower."""
+    """Creates the flag file when a worker ends without a signal, as by the button in Flower."""
 
     def close(self, worker: Any) -> None:
         _raise_stop_file()
 
 
-def _heed_sigquit(**_: Any) -> None:
-    """Celery sends `worker_shutting_down` after SIGQUIT only when the time for a soft shutdown has
-    passed; stages must hear of it at its beginning.
+def _handle_sigquit(**_: Any) -> None:
+    """Create the flag file as soon as SIGQUIT arrives.
+
+    Celery sends `worker_shutting_down` only when the time for a soft shutdown has passed, and the
+    stages must stop at its beginning.
     """
     soften = signal.getsignal(signal.SIGQUIT)
 
@@ -106,8 +109,10 @@ def _heed_sigquit(**_: Any) -> None:
 
 
 def _replace_children_soon(sender: Any, **_: Any) -> None:
-    """A pool process ends with its task. Celery often notices a moment too early, finds it still
-    there, and looks again only after five seconds: so have it look more often.
+    """Have Celery check its pool every CHILD_SECONDS.
+
+    A pool process ends with its task. Celery often checks a moment too early, finds the process
+    still there, and by default checks again only after five seconds.
     """
     if sender.hub is not None:  # None in a worker that does not run on an event loop
         sender.hub.call_repeatedly(CHILD_SECONDS, sender.pool.maintain_pool)
@@ -131,16 +136,16 @@ def _watch_idleness(sender: Any, **_: Any) -> None:
 
 
 def _activity() -> tuple[int, int]:
-    """Messages in this worker's hands, and tasks it has begun."""
+    """The number of messages that this worker holds, and of tasks that it has begun."""
     return len(state.requests), state.all_total_count[0]
 
 
 def _end_warmly() -> None:
-    state.should_stop = os.EX_OK  # as SIGTERM does; the event loop looks at it all the time
+    state.should_stop = os.EX_OK  # as SIGTERM does; the event loop checks it in every round
 
 
 def _sign_off(**_: Any) -> None:
-    for ticker in _tickers:  # all at once, since each may take seconds
+    for ticker in _tickers:  # all are told to stop first, since each may take seconds to end
         ticker.stopped.set()
     while _tickers:
         _tickers.pop().join()

@@ -1,35 +1,39 @@
-"""The queues: what a stage needs of a machine, how urgent it is, and whose turn it is.
+"""The queues: which machine a stage needs, how urgent it is, and in which lane it waits.
 
-A queue of Celery's is called `gpu24.3`: of kind gpu, for cards of 24 GB or more, lane 3. A worker
-reads all lanes of what it can run, each in turn, so that a batch of a hundred languages in one lane
-holds up nobody in another. A batch or user has one lane while any of its jobs is open
-(records/transitions.lua). Within a lane the first come is the first served; urgent jobs go before
-all others in every lane.
+The name of a Celery queue, such as `gpu24.3`, holds its kind (gpu), the least memory of the card
+(24 GB) and the lane (3). A worker reads all lanes of the queues it serves in rotation, so that a
+batch of a hundred languages in one lane delays no job in another. A batch or user has one lane
+while any of its jobs is open (records/transitions.lua). A lane is first in, first out; urgent jobs
+come before all others in every lane.
 """
 
 from typing import Literal
 
 KINDS = ("cpu", "gpu")
 QUEUES = {"preprocess": "cpu", "train": "gpu", "evaluate": "gpu", "convert": "cpu"}  # stage -> kind
-MEMORY_CLASSES_GB = (4, 6, 8, 12, 24, 48, 80)  # cards and parts of them, as they are sold
-LANES = 16  # with fewer single jobs wait behind batches; a worker names each in every poll
+MEMORY_CLASSES_GB = (4, 6, 8, 12, 24, 48, 80)  # common sizes of cards and of their parts
+# With fewer lanes, single jobs wait behind batches. With more, each poll of a worker gets longer,
+# since it names every lane.
+LANES = 16
 
 Priority = Literal["high", "normal", "low"]
 PRIORITIES: dict[Priority, int] = {"high": 0, "normal": 3, "low": 6}  # kombu: 0 comes first
-PRIORITY_SEPARATOR = "\x06\x16"  # kombu's Redis transport: a list each, the first under plain name
+# kombu's Redis transport keeps one list per priority, the first under the queue's plain name.
+PRIORITY_SEPARATOR = "\x06\x16"
 
 
 def queue_name(stage: str, lane: int, memory_class: int | None = None) -> str:
-    """The queue of a stage; `memory_class` in GB is for the gpu ones alone."""
+    """The queue of a stage. `memory_class` in GB counts for gpu stages only."""
     kind = QUEUES[stage]
     size = str(memory_class) if memory_class and kind == "gpu" else ""
     return f"{kind}{size}.{lane}"
 
 
 def classes_of(kind: str, memory_gb: float | None = None) -> list[str]:
-    """What a worker serves: `gpu` and, with a card of `memory_gb`, `gpu4`, ... as far as it goes.
+    """The classes of queues that a worker serves: `gpu`, and `gpu4`, ... up to `memory_gb`.
 
-    None is a machine of unknown memory: it takes everything, and a stage that does not fit fails.
+    None means that the card's memory is unknown. The worker then serves all classes, and a stage
+    that does not fit fails.
     """
     if kind != "gpu":
         return [kind]
@@ -38,9 +42,9 @@ def classes_of(kind: str, memory_gb: float | None = None) -> list[str]:
 
 
 def memory_class(needed_gb: float) -> int | None:
-    """The class of a job that needs so much of a card; None where any will do.
+    """The class of cards for a job that needs `needed_gb`; None if any card will do.
 
-    Raises ValueError where no class is large enough.
+    Raises ValueError if no class is large enough.
     """
     if needed_gb <= MEMORY_CLASSES_GB[0] / 2:
         return None
@@ -56,7 +60,7 @@ def lanes_of(classes: list[str]) -> list[str]:
 
 
 def all_queues() -> list[str]:
-    """Every queue there is."""
+    """The names of all queues."""
     return lanes_of([name for kind in KINDS for name in classes_of(kind)])
 
 

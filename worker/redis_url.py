@@ -1,12 +1,12 @@
-"""What a Redis url says, for redis-py, Celery and Flower alike.
+"""Parses a Redis url for redis-py, Celery and Flower.
 
 redis://[user:password@]host[:port]/db
 rediss://...            the same over TLS; the server's certificate is verified against the
                         system's authorities, or ?ssl_ca_certs=FILE; ssl_certfile and
                         ssl_keyfile name a client's certificate
 sentinel://[user:password@]host:26379,host:26379/db?master=NAME
-                        the Redis that these Sentinels call NAME; user and password are its
-                        own, ?sentinel_password= is the Sentinels'
+                        the Redis that these Sentinels call NAME; user and password are for
+                        that Redis, ?sentinel_password= is for the Sentinels
 """
 
 import ssl
@@ -33,16 +33,16 @@ CERT_REQS = {
 
 @dataclass(frozen=True)
 class RedisPlace:
-    """A parsed url; `parse_place` makes it."""
+    """A parsed url, as `parse_place` returns it."""
 
-    url: str = field(repr=False)  # without what `tls` or the fields below say
-    tls: dict[str, object] | None = None  # the arguments of a TLS connection, None for none
+    url: str = field(repr=False)  # without the parts that the fields below hold
+    tls: dict[str, object] | None = None  # the arguments of a TLS connection; None: no TLS
     sentinels: tuple[tuple[str, int], ...] = ()
     master: str = ""
     sentinel_password: str | None = field(default=None, repr=False)
 
     def client(self, **options: Any) -> Redis:
-        """A client of redis-py, which sends nothing yet."""
+        """A redis-py client. It sends nothing yet."""
         if not self.sentinels:
             return Redis.from_url(self.url, **(self.tls or {}), **options)
         parts = urlsplit(self.url)
@@ -52,7 +52,7 @@ class RedisPlace:
         }
         kept = {name: options[name] for name in options if name.startswith("socket_")}
         kwargs = self._sentinel_kwargs() | kept
-        # redis-py has no types for these two
+        # redis-py has no types for these two calls.
         sentinel = Sentinel(list(self.sentinels), sentinel_kwargs=kwargs)  # type: ignore[no-untyped-call]
         made: Redis = sentinel.master_for(  # type: ignore[no-untyped-call]
             self.master, db=int(parts.path.strip("/") or 0), **credentials, **options
@@ -60,7 +60,7 @@ class RedisPlace:
         return made
 
     def celery(self) -> dict[str, object]:
-        """The settings of Celery that say where broker and result store are."""
+        """Celery's settings for the urls of broker and result store."""
         settings: dict[str, object] = {"broker_url": self.url, "result_backend": self.url}
         if self.tls is not None:
             settings |= {"broker_use_ssl": self.tls, "redis_backend_use_ssl": self.tls}
@@ -73,7 +73,7 @@ class RedisPlace:
         return settings
 
     def transport_options(self) -> dict[str, object]:
-        """What Celery's transports, of broker and of results, must be told beside the url."""
+        """Further options of Celery's transports, for both broker and result store."""
         if not self.sentinels:
             return {}
         return {"master_name": self.master, "sentinel_kwargs": self._sentinel_kwargs()}
@@ -83,7 +83,7 @@ class RedisPlace:
 
 
 def parse_place(url: str) -> RedisPlace:
-    """Raises ValueError with what is wrong, which holds no password."""
+    """Parse a url. Raises ValueError, whose message holds no password."""
     parts = _split(url)
     query = dict(parse_qsl(parts.query))
     if parts.scheme not in SCHEMES:
@@ -106,7 +106,7 @@ def parse_place(url: str) -> RedisPlace:
 
 
 def _split(url: str) -> SplitResult:
-    """Raises ValueError in words of our own: urllib's repeat a password that ends the host."""
+    """Split a url. Raises ValueError without urllib's message, which may repeat the password."""
     try:
         parts = urlsplit(url)
         readable = parts.scheme == "sentinel" or parts.port != 0
@@ -118,11 +118,11 @@ def _split(url: str) -> SplitResult:
 
 
 def _tls(query: dict[str, str]) -> dict[str, object]:
-    """The arguments that a query gives, taken out of it."""
+    """The TLS arguments of a query, which are removed from it."""
     files = {name: query.pop(name) for name in TLS_FILES if name in query}
     for name, path in files.items():
         if not Path(path).is_file():
-            raise ValueError(f"{name}: {path} is no file here")
+            raise ValueError(f"{name}: {path} is not a file on this machine")
     given: dict[str, object] = dict(files)
     if "ssl_cert_reqs" in query:
         word = query.pop("ssl_cert_reqs")
@@ -143,5 +143,5 @@ def _address(text: str) -> tuple[str, int]:
     if not colon:
         host, port = text, str(SENTINEL_PORT)
     if not host or not port.isdigit():
-        raise ValueError(f"{text!r} is no Sentinel's address, such as host:26379")
+        raise ValueError(f"{text!r} is not a Sentinel's address, such as host:26379")
     return host.strip("[]"), int(port)

@@ -1,4 +1,4 @@
-"""Where Redis and the files are, from LORAJOB_* variables; never part of a job."""
+"""The settings of a machine, from LORAJOB_* variables. They are never part of a job."""
 
 from pathlib import Path
 from typing import Literal
@@ -10,7 +10,7 @@ from lorajob.storage import places
 from lorajob.storage.store import checked_url
 from lorajob.storage.urls import local_path
 
-SETTLE_SECONDS = 10  # beyond a stage's grace, to give it back
+SETTLE_SECONDS = 10  # added to a stage's grace, to give the stage back
 
 
 class Settings(BaseSettings):
@@ -87,12 +87,11 @@ class Settings(BaseSettings):
     @field_validator("home", "artifacts", "corpora")
     @classmethod
     def _expanded(cls, path: Path | str | None) -> Path | str | None:
-        return (
-            path.expanduser() if isinstance(path, Path) else path
-        )  # a .env file holds ~ as it stands
+        # A shell expands ~, a .env file does not.
+        return path.expanduser() if isinstance(path, Path) else path
 
     def environment(self) -> dict[str, str]:
-        """The variables that make another process read these settings; no password among them."""
+        """The environment variables that hold these settings, without passwords."""
         secret = {name for name, value in self if isinstance(value, SecretStr)}
         plain = self.model_dump(mode="json", exclude=secret)
         plain["home"] = str(self.home.expanduser().resolve())
@@ -102,7 +101,7 @@ class Settings(BaseSettings):
         return {f"LORAJOB_{k.upper()}": str(v) for k, v in plain.items() if v is not None}
 
     def is_everywhere(self, corpus: Path) -> bool:
-        """Whether every machine has this corpus, as it is said of all in LORAJOB_CORPORA."""
+        """Whether every machine has this corpus, because it is in a shared LORAJOB_CORPORA."""
         if not self.corpora_everywhere or self.corpora is None:
             return False
         return corpus.resolve().is_relative_to(self.corpora.resolve())
@@ -114,10 +113,10 @@ class Settings(BaseSettings):
 
     @property
     def workplace(self) -> Path:
-        """Where this machine works on jobs whose files are in a store."""
+        """The folder on this machine for copies of jobs whose files are in a store."""
         return self.home / "jobs"
 
     @property
     def store_url(self) -> str | None:
-        """The url of the store that holds the jobs, where `artifacts` is one."""
+        """The url of the store that holds the jobs; None if they are in a folder."""
         return self.artifacts if isinstance(self.artifacts, str) else None

@@ -1,4 +1,4 @@
-"""The thread that takes a turn every few seconds, beside a worker's tasks."""
+"""A thread that does something every few seconds, besides a worker's tasks."""
 
 import logging
 import threading
@@ -14,16 +14,16 @@ def nothing() -> None:
 
 @dataclass
 class Ticker:
-    """Calls `turn` at once and then every `seconds`, until it is stopped or a turn returns False.
+    """Calls `turn` at once and then every `seconds`, until it is stopped or `turn` returns False.
 
-    An exception of a turn is logged and ends no others. `at_end` is the thread's last call.
+    An exception of `turn` is logged and does not end the thread. The thread calls `at_end` last.
     """
 
     name: str
     seconds: float
     turn: Callable[[], object]
     at_end: Callable[[], None] = nothing
-    end_seconds: float = 0.0  # how long `join` waits; 0: not at all
+    end_seconds: float = 0.0  # how long `join` waits; 0: it does not wait
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> "Ticker":
@@ -32,12 +32,12 @@ class Ticker:
         return self
 
     def stop(self) -> None:
-        """End after the present turn, and wait for that."""
+        """End the thread after the present turn, and wait for its end."""
         self.stopped.set()
         self.join()
 
     def join(self) -> None:
-        """Wait for the end of a ticker that is stopped."""
+        """Wait up to `end_seconds` for the end of a stopped ticker."""
         self._thread.join(timeout=self.end_seconds)
 
     def _run(self) -> None:
@@ -48,6 +48,6 @@ class Ticker:
     def _call(self, turn: Callable[[], object]) -> object:
         try:
             return turn()
-        except Exception:  # a bug in one turn must not end those that follow
+        except Exception:  # a bug in one turn must not prevent the next ones
             logger.exception("%s: a turn failed", self.name)
             return None

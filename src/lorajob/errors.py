@@ -59,7 +59,7 @@ class AttemptSuperseded(LorajobError):
     kind = "superseded"
 
 
-class MemoryLack(LorajobError):
+class OutOfMemory(LorajobError):
     """No memory was left, on this machine or its GPU: another attempt may find some."""
 
     kind = "memory"

@@ -23,7 +23,7 @@ from lorajob.cores import share_cpu
 from lorajob.errors import (
     DiskError,
     LorajobError,
-    MemoryLack,
+    OutOfMemory,
     StageError,
     StageStopped,
     first_line,
@@ -59,7 +59,7 @@ def run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> StageRes
     except Exception as error:  # whatever it was, its folder goes; raised again, or in our words
         shutil.rmtree(out, ignore_errors=True)  # what outlasts an attempt lies elsewhere
         if says_out_of_memory(error):
-            raise MemoryLack(f"stage {stage} ran out of memory: {first_line(error)}") from error
+            raise OutOfMemory(f"stage {stage} ran out of memory: {first_line(error)}") from error
         if says_full(error):
             raise DiskError(
                 f"{job.root}: no room left on the disk for stage {stage}; "

@@ -163,7 +163,7 @@ def test_the_batch_of_every_job_stands_in_its_description(env, records, batch, t
 
 
 def test_who_asks_for_an_unknown_batch_is_told_the_newest(env, redis_server):
-    assert run("status", "batch-x", env=env).stderr.endswith("is unknown; there is none\n")
+    assert run("status", "batch-x", env=env).stderr.endswith("is unknown; no batch exists\n")
     with connect(redis_server) as redis:
         for number in range(7):
             made = JobBatch(id=f"batch-{number}", created_at=number, jobs=("hi-1",))

@@ -148,5 +148,5 @@ def test_room_is_made_beside_workers_that_rename_and_remove(tmp_path: Path, monk
 
     monkeypatch.setattr(Path, "stat", stat_and_lose_the_other)
     remote.make_room(1e9)
-    workplace.make_room(JobStore(f"file://{tmp_path}/store/hi-1", jobs), 1e9)
+    workplace.trim_copies(JobStore(f"file://{tmp_path}/store/hi-1", jobs), 1e9)
     assert (jobs / "hi-1").is_dir() and len(list((places.corpora() / "c").iterdir())) == 1

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import WhisperForConditionalGeneration
 
-from lorajob.errors import AttemptSuperseded, DiskError, MemoryLack, ModelError, StageStopped
+from lorajob.errors import AttemptSuperseded, DiskError, ModelError, OutOfMemory, StageStopped
 from lorajob.job.jobdir import MANIFEST, hash_files, write_json
 from lorajob.job.report import EXIT_BROKEN, Report
 from lorajob.spec import TrainConfig
@@ -132,7 +132,7 @@ def test_a_step_that_lacked_memory_while_applied_is_neither_repeated_nor_skipped
 
     monkeypatch.setattr(torch.optim.AdamW, "step", full_at_5)
     job = make_job(tmp_path / "full", tiny_whisper, *SHORT)
-    with pytest.raises(MemoryLack, match=r"step 5 may be half applied; .* the last checkpoint"):
+    with pytest.raises(OutOfMemory, match=r"step 5 may be half applied; .* the last checkpoint"):
         run_stage("train", job, 1, Report("train"))
     assert run_stage("train", job, 2, Report("train"))["resumed_from"] == 3
     assert adapter_bytes(job) == adapter_bytes(undisturbed)
@@ -279,5 +279,5 @@ def test_memory_lacking_outside_a_step_is_no_fault_of_the_job(
 
     monkeypatch.setattr(WhisperForConditionalGeneration, "from_pretrained", full)
     job = make_job(tmp_path, tiny_whisper, *SHORT)
-    with pytest.raises(MemoryLack, match="stage train ran out of memory: CUDA "):
+    with pytest.raises(OutOfMemory, match="stage train ran out of memory: CUDA "):
         run_stage("train", job, 1, Report("train"))

@@ -21,7 +21,7 @@ from lorajob.tasks.rebuild import rebuild
 from lorajob.worker.artifacts.job_store import JobStore
 from lorajob.worker.artifacts.lookup import find_job, open_job, recorded_ids
 from lorajob.worker.artifacts.transfer import Errand
-from lorajob.worker.artifacts.workplace import in_use, make_room
+from lorajob.worker.artifacts.workplace import hold_copy, trim_copies
 from lorajob.worker.connect import connect
 from lorajob.worker.records.batches import Batches, JobBatch
 from lorajob.worker.records.record import JobRecord, new_stages
@@ -111,11 +111,11 @@ def test_what_a_command_reads_is_neither_pruned_nor_removed_to_make_room(
     with open_job(record, far.settings).local(lambda: record) as folder:
         assert folder.spec_path.is_file()
         other = JobStore(f"{far.settings.store_url}/hi-other", far.settings.workplace)
-        make_room(other, 0)
+        trim_copies(other, 0)
         assert folder.spec_path.is_file()
         assert [gone.id for gone in prune(far, DAY, "none")] == [record.id]
         assert folder.spec_path.is_file() and not find_job(record.id, far.settings).has_spec()
-    make_room(other, 0)
+    trim_copies(other, 0)
     assert not folder.root.exists()
 
 
@@ -132,7 +132,7 @@ def test_what_commands_fetched_is_kept_within_the_room_for_jobs(jobs, redis_serv
 
 def test_a_folder_that_is_removed_by_hand_does_not_undo_its_stage(tmp_path):
     stored = JobStore(f"file://{tmp_path}/store/hi-1", tmp_path / "jobs")
-    with in_use(stored):
+    with hold_copy(stored):
         stored.job.root.rmdir()
     assert not stored.job.root.exists()
 
@@ -211,7 +211,7 @@ def test_the_copy_that_a_stale_owner_works_in_goes_when_its_stage_ends(
     def run(job: JobDir, listener: Listener) -> Outcome:
         job.commit("preprocess", job.new_attempt("preprocess", 1), StageResult())
         prune(far, DAY, "none")
-        assert job.root.is_dir() and "is in use, and stays until its stage ends" in caplog.text
+        assert job.root.is_dir() and "is in use; it stays until its stage ends" in caplog.text
         reached.set()  # Redis, which it had lost sight of
         return Committed(StageResult())
 

@@ -96,7 +96,7 @@ def test_what_one_machine_commits_another_has(url: str, tmp_path: Path):
 
 def test_a_folder_from_before_the_store_is_never_removed(bucket: str, tmp_path: Path):
     write_json(tmp_path / "hi-old" / "spec.json", {})  # queued, with nothing but its spec
-    workplace.make_room(JobStore(f"{bucket}/room/hi-new", tmp_path), 0)
+    workplace.trim_copies(JobStore(f"{bucket}/room/hi-new", tmp_path), 0)
     assert (tmp_path / "hi-old" / "spec.json").exists()
 
 
@@ -243,14 +243,14 @@ def test_room_is_made_of_what_is_safe_and_not_in_use(bucket: str, tmp_path: Path
     jobs["hi-1"].push("preprocess", 1)
     jobs["hi-2"].push("preprocess", 1)
     (tmp_path / ".gone-hi-4" / "train").mkdir(parents=True)  # its remover was killed
-    with workplace.in_use(jobs["hi-2"]):
-        workplace.make_room(jobs["hi-3"], 0)
+    with workplace.hold_copy(jobs["hi-2"]):
+        workplace.trim_copies(jobs["hi-3"], 0)
     assert not (tmp_path / ".gone-hi-4").exists()
     left = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")}
     assert left == {"hi-2", "hi-3"}  # one was in use, one is in no store
     jobs["hi-1"].fetch_spec()
     jobs["hi-1"].fetch_stage("preprocess", 1)
-    workplace.make_room(jobs["hi-3"], 20_000)
+    workplace.trim_copies(jobs["hi-3"], 20_000)
     left = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")}
     assert left == {"hi-1", "hi-3"}  # the longest unused went
 

@@ -103,7 +103,7 @@ def test_a_stale_owner_brings_nothing_of_a_pruned_job_back(
     errand = Errand(Listening(), 0.05, 1)
     ended = StoredJob(stored, 1e9).run(record, PREPROCESS, errand, run)
     if prunes_first or isinstance(outcome, Committed):
-        assert ended == Failed("damage", f"{stored.store.url}/spec.json is gone")
+        assert ended == Failed("damage", f"{stored.store.url}/spec.json is missing")
     else:
         assert ended == outcome
     assert stored.store.names() == {}
@@ -138,7 +138,7 @@ def test_what_a_stale_owner_brings_while_its_job_is_pruned_is_removed(
 
     errand = Errand(Listening(watch), 0.05, 1)
     ended = StoredJob(stored, 1e9).run(record, PREPROCESS, errand, run)
-    assert ended == Failed("damage", f"{stored.store.url}/spec.json is gone")
+    assert ended == Failed("damage", f"{stored.store.url}/spec.json is missing")
     assert stored.store.names() == {}
 
 
@@ -155,7 +155,7 @@ def test_a_job_that_is_pruned_as_its_stage_begins_does_not_come_back(
     errand = Errand(Listening(), 0.05, 1)
     files = StoredJob(stored, 1e9)
     ended = files.run(record, PREPROCESS, errand, lambda *_: pytest.fail("it ran"))
-    assert ended == Failed("damage", f"{stored.store.url}/spec.json is gone")
+    assert ended == Failed("damage", f"{stored.store.url}/spec.json is missing")
     assert stored.store.names() == {}
 
 
@@ -204,7 +204,7 @@ def test_what_follows_a_running_stage_ends_with_its_job(stored, monkeypatch, cap
         wait_for(lambda: stored.store.names("log"))
         stored.store.remove()
         log.write_text("early\nlate\n")
-        wait_for(lambda: "spec.json is gone" in caplog.text)
+        wait_for(lambda: "spec.json is missing" in caplog.text)
     wait_for(lambda: not any(t.name == "follower" for t in threading.enumerate()), 20)
     assert stored.store.names() == {}
 
@@ -224,6 +224,6 @@ def test_what_follows_a_running_stage_while_its_job_is_pruned_is_removed(
     log.parent.mkdir(parents=True)
     with Follower(stored, CLAIM):
         log.write_text("early\n")
-        wait_for(lambda: "spec.json is gone" in caplog.text)
+        wait_for(lambda: "spec.json is missing" in caplog.text)
     wait_for(lambda: not any(t.name == "follower" for t in threading.enumerate()), 20)
     assert stored.store.names() == {}

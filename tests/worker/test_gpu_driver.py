@@ -28,7 +28,7 @@ def test_a_driver_that_hangs_or_has_no_card_is_said(driver, monkeypatch, tmp_pat
     (driver / "nvidia-smi").write_text("#!/bin/sh\necho NVIDIA-SMI has failed\nexit 9\n")
     monkeypatch.setattr(gpus, "TIMEOUT_SECONDS", 20)
     assert visible("auto") == [None]
-    assert "nvidia-smi tells of no GPU" in caplog.text
+    assert "nvidia-smi lists no GPU" in caplog.text
 
 
 def test_a_driver_that_lets_no_process_go_is_not_waited_for(driver, monkeypatch):

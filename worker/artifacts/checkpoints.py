@@ -1,4 +1,4 @@
-"""A training's checkpoints between this machine and the bucket of its job."""
+"""Copies a training's checkpoints between this machine and the store of its job."""
 
 import json
 import logging
@@ -13,15 +13,16 @@ logger = logging.getLogger(__name__)
 
 
 def push_checkpoint(stored: JobStore, check: Check = unhurried) -> None:
-    """Bring the newest checkpoint here to the store, unless it has as new a one. Raises StoreError,
-    and leaves alone what training removes meanwhile.
+    """Upload the newest local checkpoint, unless the store has one that is as new.
+
+    A checkpoint that training removes meanwhile is skipped. Raises StoreError.
     """
     there = stored.checkpoints()
     newest = max(local_checkpoints(stored.job), default=None)
     if newest is None or (there and there[-1] > newest):
         return
-    fence, step = newest
-    folder, target = _folder(stored, fence, step), f"checkpoints/{fence}-{step}"
+    attempt, step = newest
+    folder, target = _folder(stored, attempt, step), f"checkpoints/{attempt}-{step}"
     if newest not in there:
         try:
             manifest = (folder / MANIFEST).read_bytes()
@@ -32,44 +33,45 @@ def push_checkpoint(stored: JobStore, check: Check = unhurried) -> None:
             logger.info("%s was removed before it was in the store: %s", folder, error)
             return
         stored.store.write(f"{target}/{MANIFEST}", manifest)
-    stored.mark_checkpoint(fence, step)
+    stored.mark_checkpoint(attempt, step)
     for older in there:
         if older < newest:
             stored.store.remove(f"checkpoints/{older[0]}-{older[1]}")
 
 
 def fetch_checkpoint(stored: JobStore, check: Check = unhurried) -> None:
-    """Have here the newest checkpoint that the store has, unless there is a newer one here. One
-    that is damaged there is named in the log and passed over.
+    """Download the newest checkpoint of the store, unless this machine has one that is as new.
+
+    A damaged checkpoint is logged and skipped.
     """
     here = max(local_checkpoints(stored.job), default=(0, 0))
-    for fence, step in reversed([found for found in stored.checkpoints() if found > here]):
+    for attempt, step in reversed([found for found in stored.checkpoints() if found > here]):
         try:
-            _fetch(stored, fence, step, check)
+            _fetch(stored, attempt, step, check)
         except DamageError as error:
-            logger.warning("the checkpoint of step %d is passed over: %s", step, error)
+            logger.warning("the checkpoint of step %d is skipped: %s", step, error)
             continue
-        stored.mark_checkpoint(fence, step)
+        stored.mark_checkpoint(attempt, step)
         return
 
 
-def _fetch(stored: JobStore, fence: int, step: int, check: Check) -> None:
-    source, folder = f"checkpoints/{fence}-{step}", _folder(stored, fence, step)
+def _fetch(stored: JobStore, attempt: int, step: int, check: Check) -> None:
+    source, folder = f"checkpoints/{attempt}-{step}", _folder(stored, attempt, step)
     scratch = folder.with_name(f".{folder.name}")
     if scratch.exists():
         remove_folder(scratch)
     data = stored.store.read(f"{source}/{MANIFEST}")
     if data is None:
-        raise DamageError(f"{stored.store.url}/{source}/{MANIFEST} is gone")
+        raise DamageError(f"{stored.store.url}/{source}/{MANIFEST} is missing")
     manifest = parse_manifest(data, f"{stored.store.url}/{source}/{MANIFEST}")
     for name, entry in manifest["files"].items():
         if stored.store.download(f"{source}/{name}", scratch / name, check) != entry["sha256"]:
             raise DamageError(f"{stored.store.url}/{source}/{name} is not as its manifest says")
     (scratch / MANIFEST).write_bytes(data)
-    if folder.exists():  # without a manifest, or it would not be fetched
+    if folder.exists():  # it has no manifest, otherwise it would not be fetched
         remove_folder(folder)
     scratch.rename(folder)
 
 
-def _folder(stored: JobStore, fence: int, step: int) -> Path:
-    return stored.job.checkpoints / str(fence) / f"step-{step}"
+def _folder(stored: JobStore, attempt: int, step: int) -> Path:
+    return stored.job.checkpoints / str(attempt) / f"step-{step}"

@@ -1,4 +1,4 @@
-"""The checkpoints and the log of a running stage follow it to the store of its job."""
+"""Uploads the checkpoints and the log of a running stage to the store of its job."""
 
 import logging
 import threading
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class Follower:
-    """Pushes in a thread while its block runs; a store that is away stops no stage."""
+    """Uploads in a thread while its block runs. An unavailable store does not stop the stage."""
 
     def __init__(self, stored: JobStore, claim: Claim) -> None:
         self._stored = stored
@@ -25,14 +25,14 @@ class Follower:
         path = stored.job.log_path(claim.stage)
         self._log_start = path.stat().st_size if path.is_file() else 0
         self._log_pushed = self._log_start
-        self._saved = 0  # the newest checkpoint that the stage told of
+        self._saved = 0  # the newest checkpoint that the stage reported
         self._wake = threading.Condition()
         self._busy = threading.Lock()
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
 
     def hear(self, progress: Progress | None) -> None:
-        """Push a checkpoint that the stage has saved, soon."""
+        """Have the thread upload a checkpoint that the stage has saved."""
         saved = (progress.checkpoint if progress else None) or 0
         if saved > self._saved:
             with self._wake:
@@ -40,12 +40,12 @@ class Follower:
                 self._wake.notify()
 
     def push_checkpoint(self, check: Check = unhurried) -> None:
-        """Bring the newest checkpoint here to the store, and remove the older ones there."""
+        """Upload the newest local checkpoint, and remove older ones from the store."""
         with self._busy:
             push_checkpoint(self._stored, check)
 
     def _push_soon(self, checkpoint: bool) -> None:
-        """Bring the log, and the newest `checkpoint`, to the store, unless the stage has ended."""
+        """Upload the log and, with `checkpoint`, the newest one, unless the stage has ended."""
         with self._busy:
             if self._ended:
                 return
@@ -55,12 +55,12 @@ class Follower:
                 self._push_log()
 
     def remove_checkpoints(self) -> None:
-        """The adapter in the store has taken their place."""
+        """Remove the checkpoints from the store, once the adapter there has replaced them."""
         with self._busy:
             self._stored.store.remove("checkpoints")
 
     def push_log(self) -> None:
-        """Bring the log to the store, as far as it is new there; a push under way comes first."""
+        """Upload the log if it has grown, after an upload that is under way."""
         with self._busy:
             self._push_log()
 
@@ -94,4 +94,4 @@ class Follower:
                 pushed = saved
             except (LorajobError, OSError) as error:
                 logger.warning("%s: %s", self._claim.job_id, error)
-                pushed = max(pushed, saved)  # the next one is another try
+                pushed = max(pushed, saved)  # the next checkpoint is tried again

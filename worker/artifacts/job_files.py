@@ -1,6 +1,6 @@
-"""The files of one job, whether its record names a folder of this machine or a URL.
+"""The files of one job, in a folder of this machine or in a store.
 
-`lookup.open_job` chooses: LocalJob below, or StoredJob.
+`lookup.open_job` opens a LocalJob, below, or a StoredJob.
 """
 
 import shutil
@@ -19,28 +19,30 @@ from lorajob.worker.records.record import JobRecord
 from lorajob.worker.records.records import Claim
 from lorajob.worker.supervision.outcome import Listener, Outcome
 
-LoadRecord = Callable[[], JobRecord]  # called only if the files alone do not tell enough
+LoadRecord = Callable[[], JobRecord]  # called only if the files are not enough
 RunStage = Callable[[JobDir, Listener], Outcome]
 
 
 class JobFiles(ABC):
-    """What commands and workers do with a job's files. Methods raise OSError for a folder that
-    cannot be read or written, StoreError for a store that is unavailable.
+    """What commands and workers do with a job's files.
+
+    Methods raise OSError for a folder that cannot be read or written, and StoreError for a store
+    that is unavailable.
     """
 
     location: Folder | Store
 
     def read_record(self) -> JobRecord | None:
-        """What job.json says; None if it is missing. Raises RecordError for a damaged one."""
+        """The record in job.json; None if it is missing. Raises RecordError if it is damaged."""
         data = self.location.read("job.json")
         return None if data is None else JobRecord.parse(data, self._name)
 
     def put_spec(self, spec: Mapping[str, object]) -> None:
-        """Make the job's place by its spec.json."""
+        """Write spec.json, the first file of a new job."""
         self.location.write_json("spec.json", spec)
 
     def has_spec(self) -> bool:
-        """Whether the job has files, whatever Redis knows of it."""
+        """Whether the job has files, with or without a record in Redis."""
         return self.location.read("spec.json") is not None
 
     def run(self, record: JobRecord, claim: Claim, errand: Errand, run: RunStage) -> Outcome:
@@ -55,21 +57,23 @@ class JobFiles(ABC):
     @property
     @abstractmethod
     def _name(self) -> Path | str:
-        """What errors call job.json."""
+        """The name of job.json in errors."""
 
     @abstractmethod
     def _run(self, record: JobRecord, claim: Claim, errand: Errand, run: RunStage) -> Outcome: ...
 
     @abstractmethod
     def last_attempt(self, stage: str) -> int:
-        """The highest number of an attempt at `stage` that left files; 0 if there is none, or if
-        the store is unavailable.
+        """The highest number of an attempt at `stage` that left files.
+
+        Returns 0 if there is none, or if the store is unavailable.
         """
 
     @abstractmethod
     def local(self, load: LoadRecord, *stages: str) -> AbstractContextManager[JobDir]:
-        """The job's folder on this machine, with its spec and the files of those `stages` that
-        have succeeded. It stays while the block runs. Raises JobNotFoundError.
+        """The job's folder on this machine, with its spec and the files of the succeeded `stages`.
+
+        The folder is not removed while the block runs. Raises JobNotFoundError.
         """
 
     @abstractmethod
@@ -78,8 +82,9 @@ class JobFiles(ABC):
 
     @abstractmethod
     def outline(self) -> AbstractContextManager[tuple[JobDir, dict[str, int]]]:
-        """A folder with spec, job.json and the manifests of the committed stages; and the fence
-        that each committed stage points to, if the files tell it.
+        """A folder with spec, job.json and the manifests of the committed stages.
+
+        Also yields the attempt that committed each stage, as far as the files tell it.
         """
 
     @abstractmethod
@@ -124,8 +129,8 @@ class LocalJob(JobFiles):
         return run(self._job, errand.watcher)
 
     def remove(self) -> None:
-        """Put the folder aside first: a half of it would be a job that is to be run."""
+        """Rename the folder first: `rebuild` would queue a job whose folder is half deleted."""
         if self._job.root.is_dir():
             gone = put_aside(self._job.root)
-            with suppress(FileNotFoundError):  # another prune deletes it, too
+            with suppress(FileNotFoundError):  # another prune may delete it, too
                 shutil.rmtree(gone)

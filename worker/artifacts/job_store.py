@@ -1,14 +1,15 @@
 """A job's files in a store that every machine reaches, and their copies on this one.
 
     JOB/spec.json  job.json
-    JOB/STAGE/attempt-FENCE.json        what the attempt with that fence committed: its manifest
+    JOB/STAGE/attempt-ATTEMPT.json      the manifest of the files that this attempt committed
     JOB/STAGE/TREE/                     its files; TREE is a hash of their names, sizes and hashes
-    JOB/checkpoints/FENCE-STEP/         the newest checkpoint of training
-    JOB/log/STAGE/FENCE.log             what that attempt said
+    JOB/checkpoints/ATTEMPT-STEP/       the newest checkpoint of training
+    JOB/log/STAGE/ATTEMPT.log           the log of that attempt
 
-A record points to `attempt-FENCE.json` by the fence with which the stage succeeded. Only who holds
-a fence writes under its number, and a tree's place follows from its content: so a stale owner has
-nothing to overwrite, and an upload that was cut off goes on where another begins.
+ATTEMPT is the number of the claim. The record holds the number of the attempt with which a stage
+succeeded. Each attempt writes only files of its own number, and the name of a tree follows from its
+content. A superseded owner can therefore overwrite nothing, and an interrupted upload is continued
+by the next attempt.
 """
 
 import fcntl
@@ -27,22 +28,24 @@ from lorajob.storage.store import Check, DamageError, GoneError, Store, unhurrie
 from lorajob.worker.records.record import JobRecord
 
 ATTEMPT = re.compile(r"attempt-(\d+)\.json")
-# What a stage reads of the earlier ones, by the start of the name; all else it may do without.
+# The files that a stage needs of earlier stages, by the start of their names.
 NEEDS = {
     "preprocess": {},
     "train": {"preprocess": ("train/",)},
     "evaluate": {"preprocess": ("test/",), "train": ("adapter/",)},
     "convert": {"preprocess": ("test/",), "train": ("adapter/",), "evaluate": ("",)},
 }
-STORED = ".stored"  # a folder beside a job's stages: what of them is in the store
+STORED = ".stored"  # a folder beside a job's stages: marks what the store has of them
 
 Manifest = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 
 class JobStore:
-    """One job in the store, and its folder here. Methods raise StoreError where the store does not
-    serve, DamageError where it holds something else than was put there.
+    """One job in the store, and its folder on this machine.
+
+    Methods raise StoreError if the store is unavailable, and DamageError if its content is not what
+    was uploaded.
     """
 
     def __init__(self, url: str, workplace: Path) -> None:
@@ -51,19 +54,20 @@ class JobStore:
 
     # -- committed stages
 
-    def push(self, stage: str, fence: int, check: Check = unhurried) -> None:
-        """Bring a stage that is committed here to the store: its files, each read back, and last
-        the manifest under this fence.
+    def push(self, stage: str, attempt: int, check: Check = unhurried) -> None:
+        """Upload a stage that is committed on this machine.
+
+        Each file is read back and compared. The manifest of this attempt is written last.
         """
         manifest = self._local_manifest(stage)
         if manifest is None:
             raise DamageError(f"{self.job.stage_dir(stage)}: no manifest here to upload")
         self.push_files(self.job.stage_dir(stage), manifest["files"], _tree(stage, manifest), check)
-        self._point(stage, fence, manifest)
+        self._point(stage, attempt, manifest)
         self._mark(stage, manifest)
 
     def push_files(self, folder: Path, files: Manifest, target: str, check: Check) -> None:
-        """Upload what is not there yet as it should be."""
+        """Upload the files that are missing or different in the store."""
         there = self.store.names(target)
         for name, entry in files.items():
             check()
@@ -76,37 +80,39 @@ class JobStore:
                     raise DamageError(f"{folder / name} has changed since its stage committed it")
                 raise DamageError(f"{self.store.url}/{key} is not what was uploaded")
 
-    def adopt(self, stage: str, fence: int) -> StageResult | None:
-        """The result of a stage that an earlier attempt brought to the store whole, without its
-        record hearing of it; now this attempt's. None where there is none.
+    def adopt(self, stage: str, attempt: int) -> StageResult | None:
+        """Take over a stage that an earlier attempt uploaded but did not commit to the record.
+
+        Returns its result, which is this attempt's from now on; None if there is no such stage.
         """
         found = self.attempts(stage)
         if not found:
             return None
         manifest = self.manifest(stage, max(found))
-        self._point(stage, fence, manifest)
+        self._point(stage, attempt, manifest)
         return StageResult.model_validate(manifest["result"])
 
     def fetch_stage(
         self,
         stage: str,
-        fence: int,
+        attempt: int,
         needed: tuple[str, ...] = ("",),
         check: Check = unhurried,
     ) -> None:
-        """Have here what the record says a stage committed: its manifest, and the files whose names
-        begin as one of `needed`. What another attempt left here instead is removed. Another process
-        here that fetches of the job is waited for.
+        """Download the manifest of an attempt, and its files whose names start with `needed`.
+
+        Local files of another attempt are removed first. If another process on this machine fetches
+        files of the same job, this one waits for it.
         """
         with locked(job_lock(self.job.root, ".fetch"), fcntl.LOCK_EX, check):
-            self._fetch_stage(stage, fence, needed, check)
+            self._fetch_stage(stage, attempt, needed, check)
 
-    def _fetch_stage(self, stage: str, fence: int, needed: tuple[str, ...], check: Check) -> None:
-        manifest = self.manifest(stage, fence)
+    def _fetch_stage(self, stage: str, attempt: int, needed: tuple[str, ...], check: Check) -> None:
+        manifest = self.manifest(stage, attempt)
         folder = self.job.stage_dir(stage)
         local = self._local_manifest(stage)
         if folder.exists() and (local is None or local["files"] != manifest["files"]):
-            logger.info("%s: is of another attempt, and is fetched anew", folder)
+            logger.info("%s is of another attempt, and is fetched again", folder)
             self._unmark(stage)
             remove_folder(folder)
         for name, entry in manifest["files"].items():
@@ -124,23 +130,24 @@ class JobStore:
         self._mark(stage, manifest)
 
     def fetch_for(self, stage: str, record: JobRecord, check: Check = unhurried) -> None:
-        """Have here what `stage` needs: the spec, and what earlier stages committed."""
+        """Download what `stage` needs: the spec, and files of earlier stages."""
         self.fetch_spec()
         for earlier in STAGES[: STAGES.index(stage)]:
             needed = NEEDS[stage].get(earlier, ())
             self.fetch_stage(earlier, record.stages[earlier].attempt, needed, check)
 
     def read_spec(self) -> bytes:
-        """The spec in the store. Raises GoneError without one, as for a job that was pruned: the
-        spec goes first.
+        """The spec in the store. Raises GoneError if it is missing.
+
+        Pruning removes the spec first, so a missing spec means that the job was pruned.
         """
         data = self.store.read("spec.json")
         if data is None:
-            raise GoneError(f"{self.store.url}/spec.json is gone")
+            raise GoneError(f"{self.store.url}/spec.json is missing")
         return data
 
     def fetch_spec(self) -> JobSpec:
-        """The job's spec, here and as it was submitted."""
+        """Download the job's spec as it was submitted, and return it."""
         data = self.read_spec()
         path = self.job.spec_path
         if not path.is_file() or path.read_bytes() != data:
@@ -152,33 +159,33 @@ class JobStore:
         return JobSpec.load(path)
 
     def last_attempt(self, stage: str) -> int:
-        """The highest fence of an attempt at `stage` that left a trace, here or in the store."""
-        fences = [self.job.last_attempt(stage), *self.attempts(stage)]
+        """The highest attempt at `stage` that left files, on this machine or in the store."""
+        attempts = [self.job.last_attempt(stage), *self.attempts(stage)]
         if stage == "train":
-            fences += [fence for fence, _ in self.checkpoints()]
-        return max(fences)
+            attempts += [attempt for attempt, _ in self.checkpoints()]
+        return max(attempts)
 
     def checkpoints(self) -> list[tuple[int, int]]:
-        """(fence, step) of the whole checkpoints in the store, the newest last."""
+        """(attempt, step) of the complete checkpoints in the store, the newest last."""
         found = []
         for name in self.store.names("checkpoints"):
             _, place, *rest = name.split("/")
-            fence, _, step = place.partition("-")
-            if rest == [MANIFEST] and fence.isdigit() and step.isdigit():
-                found.append((int(fence), int(step)))
+            attempt, _, step = place.partition("-")
+            if rest == [MANIFEST] and attempt.isdigit() and step.isdigit():
+                found.append((int(attempt), int(step)))
         return sorted(found)
 
     def attempts(self, stage: str) -> list[int]:
-        """The fences of the attempts that committed the stage."""
+        """The numbers of the attempts that committed the stage."""
         names = (name.split("/", 1)[1] for name in self.store.names(stage))
         return [int(match[1]) for name in names if (match := ATTEMPT.fullmatch(name))]
 
-    def manifest(self, stage: str, fence: int) -> Manifest:
-        """What the attempt with that fence committed, and its `tree` and `result`."""
-        name = f"{stage}/attempt-{fence}.json"
+    def manifest(self, stage: str, attempt: int) -> Manifest:
+        """The manifest of what the attempt committed, with its `tree` and `result`."""
+        name = f"{stage}/attempt-{attempt}.json"
         data = self.store.read(name)
         if data is None:
-            raise DamageError(f"{self.store.url}/{name} is gone, and with it stage {stage}")
+            raise DamageError(f"{self.store.url}/{name} is missing, and with it stage {stage}")
         manifest = parse_manifest(data, f"{self.store.url}/{name}")
         if manifest.get("tree") != tree_name(manifest) or "result" not in manifest:
             raise DamageError(f"{self.store.url}/{name} is damaged: its parts do not fit together")
@@ -186,20 +193,20 @@ class JobStore:
 
     # -- logs
 
-    def push_log(self, stage: str, fence: int, start: int) -> None:
-        """What the stage's log here has gained since it had `start` bytes."""
+    def push_log(self, stage: str, attempt: int, start: int) -> None:
+        """Upload the part of the stage's local log after its first `start` bytes."""
         path = self.job.log_path(stage)
         if path.is_file():
             with path.open("rb") as file:
                 file.seek(start)
-                self.store.write(f"log/{stage}/{fence}.log", file.read())
+                self.store.write(f"log/{stage}/{attempt}.log", file.read())
 
-    # -- here
+    # -- this machine
 
     @property
     def safe(self) -> bool:
-        """Whether the folder here holds nothing that is not in the store as well."""
-        if self._marked("spec") is None:  # a job that was in a folder before there was a store
+        """Whether the store has everything that the folder on this machine holds."""
+        if self._marked("spec") is None:  # the job was submitted before there was a store
             return False
         for stage in STAGES:
             manifest = self._local_manifest(stage)
@@ -209,9 +216,9 @@ class JobStore:
         over = self._local_manifest("train") is not None
         return over or newest is None or self._marked("checkpoint") == f"{newest[0]}-{newest[1]}"
 
-    def mark_checkpoint(self, fence: int, step: int) -> None:
+    def mark_checkpoint(self, attempt: int, step: int) -> None:
         """Remember that this checkpoint is in the store."""
-        self._write_mark("checkpoint", f"{fence}-{step}")
+        self._write_mark("checkpoint", f"{attempt}-{step}")
 
     def _local_manifest(self, stage: str) -> Manifest | None:
         try:
@@ -220,9 +227,9 @@ class JobStore:
         except (OSError, ValueError, LookupError, TypeError):
             return None
 
-    def _point(self, stage: str, fence: int, manifest: Manifest) -> None:
+    def _point(self, stage: str, attempt: int, manifest: Manifest) -> None:
         text = json.dumps(manifest | {"tree": tree_name(manifest)}, ensure_ascii=False, indent=2)
-        self.store.write(f"{stage}/attempt-{fence}.json", text.encode())
+        self.store.write(f"{stage}/attempt-{attempt}.json", text.encode())
 
     def _is(self, key: str, entry: dict[str, Any], check: Check) -> bool:
         return self.store.hash(key, check) == str(entry["sha256"])
@@ -244,8 +251,9 @@ class JobStore:
 
 
 def parse_manifest(data: bytes, place: str) -> Manifest:
-    """A manifest as the store has it. Raises DamageError for what is none, and for a name of a file
-    that lies outside the manifest's folder.
+    """Parse a manifest from the store.
+
+    Raises DamageError if it is malformed, or names a file outside the manifest's folder.
     """
     try:
         manifest: Manifest = json.loads(data)
@@ -254,7 +262,7 @@ def parse_manifest(data: bytes, place: str) -> Manifest:
             path = PurePosixPath(name)
             plain = str(path) == name and path.parts and not path.is_absolute()
             if not plain or ".." in path.parts or "\0" in name:
-                raise ValueError(f"{name!r} is no name of a file below it")
+                raise ValueError(f"{name!r} is not the name of a file below it")
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DamageError(f"{place} is damaged: {error}") from None
     return manifest
@@ -267,12 +275,12 @@ def tree_name(manifest: Manifest) -> str:
 
 
 def local_checkpoints(job: JobDir) -> list[tuple[int, int]]:
-    """(fence, step) of the checkpoints here that have a manifest, the newest last."""
+    """(attempt, step) of the local checkpoints that have a manifest, the newest last."""
     found = []
     for path in job.checkpoints.glob(f"*/step-*/{MANIFEST}"):
-        fence, step = path.parent.parent.name, path.parent.name.removeprefix("step-")
-        if fence.isdigit() and step.isdigit():
-            found.append((int(fence), int(step)))
+        attempt, step = path.parent.parent.name, path.parent.name.removeprefix("step-")
+        if attempt.isdigit() and step.isdigit():
+            found.append((int(attempt), int(step)))
     return sorted(found)
 
 

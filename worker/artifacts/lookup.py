@@ -1,4 +1,4 @@
-"""From a job's record or id to its files, and from the settings to all jobs."""
+"""Finds the files of a job by its record or id, and the ids of all jobs by the settings."""
 
 from pathlib import Path
 
@@ -16,12 +16,12 @@ CORPORA = ".corpora"  # a folder in the store that has no job's name
 
 
 def open_job(record: JobRecord, settings: Settings) -> JobFiles:
-    """The files of a job, where its record says they are."""
+    """The files of a job, in the place that its record names."""
     return _open(record.folder, settings)
 
 
 def find_job(job_id: str, settings: Settings) -> JobFiles:
-    """The files of a job, where the settings say that jobs are."""
+    """The files of a job, in the place that the settings name for jobs."""
     return _open(job_place(settings, job_id), settings)
 
 
@@ -40,8 +40,10 @@ def job_place(settings: Settings, job_id: str) -> str:
 
 
 def put_corpus(settings: Settings, corpus: str, language: str) -> str:
-    """Where every machine finds a corpus of this one: its url in the store, to which it is brought;
-    its path if jobs are in a folder, or if the settings say that every machine has it.
+    """Where every machine finds a corpus of this machine.
+
+    That is its path if the jobs are in a folder, or if the settings say that every machine has the
+    corpus. Otherwise the corpus is uploaded to the store, and its url there is returned.
     """
     if settings.store_url is None or settings.is_everywhere(Path(corpus)):
         return corpus
@@ -49,7 +51,7 @@ def put_corpus(settings: Settings, corpus: str, language: str) -> str:
 
 
 def recorded_ids(settings: Settings, file: str = "job.json") -> list[str]:
-    """The ids of all jobs whose folder has that file, in order; of all jobs in a store."""
+    """The ids of all jobs whose folder has that file, sorted; in a store, the ids of all jobs."""
     if settings.store_url is not None:
         names = Store(settings.store_url).folders()
     else:

@@ -1,7 +1,7 @@
-"""A job whose files are in a store: fetched before a stage, brought there after it.
+"""A job whose files are in a store: downloaded before a stage, uploaded after it.
 
-Both go on under the stage's lease, and try for a quarter of an hour to reach a store that is
-unavailable. While the stage runs, its checkpoints and its log follow it there.
+The stage's lease is renewed during both transfers. If the store is unavailable, they are retried
+for a quarter of an hour. While the stage runs, its checkpoints and its log are uploaded.
 """
 
 import logging
@@ -32,8 +32,9 @@ logger = logging.getLogger(__name__)
 
 
 class StoredJob(JobFiles):
-    """A job in a store, and its copy on this machine. The copies of all jobs are kept to
-    `room_bytes`.
+    """A job in a store, and its copy on this machine.
+
+    The copies of all jobs together take at most `room_bytes`.
     """
 
     def __init__(self, stored: JobStore, room_bytes: float) -> None:
@@ -48,25 +49,25 @@ class StoredJob(JobFiles):
     def last_attempt(self, stage: str) -> int:
         try:
             return self._stored.last_attempt(stage)
-        except StoreError as error:  # the stage fails for the same reason, if that lasts
+        except StoreError as error:  # the stage reports the error if it lasts
             logger.warning("%s: %s", self._stored.job.root.name, error)
             return 0
 
     @contextmanager
     def local(self, load: LoadRecord, *stages: str) -> Iterator[JobDir]:
         record = load()
-        if not record.location.remote:  # a job from before there was a store
+        if not record.location.remote:  # the job was submitted before there was a store
             with LocalJob(self._stored.job.root).local(load) as here:
                 yield here
             return
         stored = JobStore(record.folder, self._stored.job.root.parent)
-        with workplace.in_use(stored):
+        with workplace.hold_copy(stored):
             stored.fetch_spec()
             for stage in stages:
                 if record.stages[stage].state == "succeeded":
                     stored.fetch_stage(stage, record.stages[stage].attempt)
             yield stored.job
-        workplace.make_room(stored, self._room_bytes)
+        workplace.trim_copies(stored, self._room_bytes)
 
     @contextmanager
     def logs(self, load: LoadRecord) -> Iterator[tuple[JobDir, Callable[[], None]]]:
@@ -77,7 +78,7 @@ class StoredJob(JobFiles):
 
     @contextmanager
     def outline(self) -> Iterator[tuple[JobDir, dict[str, int]]]:
-        """In a temporary folder, as if the job lay there without its large files."""
+        """A temporary folder with the small files of the job."""
         stored = self._stored
         with tempfile.TemporaryDirectory(prefix="lorajob-rebuild-") as name:
             folder = JobDir(Path(name) / stored.job.root.name)
@@ -87,8 +88,8 @@ class StoredJob(JobFiles):
                     (folder.root / file).write_bytes(data)
             pointers = {}
             for stage in STAGES:
-                if fences := stored.attempts(stage):
-                    pointers[stage] = max(fences)
+                if attempts := stored.attempts(stage):
+                    pointers[stage] = max(attempts)
                     manifest = stored.manifest(stage, pointers[stage])
                     write_json(folder.stage_dir(stage) / MANIFEST, manifest)
                 last = stored.last_attempt(stage)
@@ -96,15 +97,19 @@ class StoredJob(JobFiles):
             yield folder, pointers
 
     def withdraw(self) -> None:
-        """Remove spec.json first: an attempt that writes a file which the removal did not list
-        finds that the job is gone.
+        """Remove the files, spec.json first.
+
+        An attempt may write a file after the removal has listed the files. It then finds spec.json
+        missing and removes what it wrote.
         """
         self._stored.store.remove("spec.json")
         self._stored.store.remove()
 
     def remove(self) -> None:
-        """A copy that is in use stays: until its stage ends, or if a command reads it, until room
-        is needed.
+        """Remove the files, and the copy on this machine unless it is in use.
+
+        A copy in use by a stage is removed when the stage ends. A copy that a command reads is
+        removed when its space is needed.
         """
         self.withdraw()
         workplace.drop_copy(self._stored.job.root)
@@ -112,27 +117,29 @@ class StoredJob(JobFiles):
     # -- a stage
 
     def _run(self, record: JobRecord, claim: Claim, errand: Errand, run: RunStage) -> Outcome:
-        """The copy of a job that was pruned meanwhile is removed: what it holds and the store
-        lacks would keep it for ever.
+        """Run the stage in the copy of the job.
+
+        If the job was pruned meanwhile, its copy is removed here. It would otherwise stay for ever,
+        since it holds files that the store lacks.
         """
         stored = self._stored
-        with workplace.in_use(stored):
+        with workplace.hold_copy(stored):
             outcome = _run_watched(stored, record, claim, errand, run)
         if is_pruned(stored, errand.watcher):
             workplace.drop_copy(stored.job.root)
-        workplace.make_room(stored, self._room_bytes)
+        workplace.trim_copies(stored, self._room_bytes)
         return outcome
 
 
 def fetch_logs(store: Store, folder: JobDir) -> None:
-    """Put into `folder` what all attempts on all machines have said so far."""
+    """Download the logs of all attempts on all machines to `folder`."""
     for stage in STAGES:
-        fences = sorted(
+        attempts = sorted(
             int(match[1])
             for name in store.names(f"log/{stage}")
             if (match := LOG.fullmatch(name)) is not None
         )
-        text = b"".join(store.read(f"log/{stage}/{fence}.log") or b"" for fence in fences)
+        text = b"".join(store.read(f"log/{stage}/{attempt}.log") or b"" for attempt in attempts)
         if text:
             path = folder.log_path(stage)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,8 +162,9 @@ def _run_watched(
 
 
 def begin(stored: JobStore, record: JobRecord, claim: Claim, check: Check) -> StageResult | None:
-    """Fetch what the stage needs, unless it is finished: then its result. Its job.json says first
-    that it runs.
+    """Write job.json, then download what the stage needs.
+
+    If an earlier attempt finished the stage, its result is returned and nothing is downloaded.
     """
     with while_there(stored):
         record.save()
@@ -173,7 +181,7 @@ def _run_followed(stored: JobStore, claim: Claim, errand: Errand, run: RunStage)
     with follower:
         outcome = run(stored.job, Watcher([follower, errand.watcher]))
     if outcome == Stopped("superseded"):
-        return outcome  # another attempt has the stage: the files here are of no use
+        return outcome  # another attempt has the stage, so these files are not needed
 
     def finish(check: Check) -> None:
         with while_there(stored):
@@ -190,19 +198,21 @@ def _run_followed(stored: JobStore, claim: Claim, errand: Errand, run: RunStage)
         return pushed if isinstance(pushed, Stopped) else outcome
     try:
         errand.hurried().run(finish)
-    except StoreError as error:  # the outcome stands; this machine has what the store lacks
+    except StoreError as error:  # the outcome stays; this machine keeps what the store lacks
         logger.warning("%s %s: %s", claim.job_id, claim.stage, error)
     return outcome
 
 
 def is_pruned(stored: JobStore, watcher: Listener) -> bool:
-    """Whether neither Redis nor the store knows the job. If only one of them does not, it was
-    wiped by mistake, and the copy here may be the last of the job.
+    """Whether neither Redis nor the store has the job.
+
+    If only one of them has lost it, that one may have been wiped by mistake, and the copy on this
+    machine may be the last.
     """
     if watcher.hear(None) != "forgotten":
         return False
     try:
         stored.read_spec()
     except StoreError as error:
-        return isinstance(error, GoneError)  # any other is of a store that is unavailable
+        return isinstance(error, GoneError)  # other errors mean that the store is unavailable
     return False

@@ -1,4 +1,4 @@
-"""Transfers under a stage's lease: retried while the bucket is away, and stopped with the stage."""
+"""Transfers under a stage's lease: retried while the store is unavailable, and stoppable."""
 
 import logging
 import threading
@@ -26,7 +26,7 @@ from lorajob.worker.supervision.outcome import (
 
 TRIES = 35  # with the pauses below, about a quarter of an hour
 LONGEST_PAUSE_SECONDS = 30.0
-HANG_SECONDS = 60.0  # given to a transfer that was told to stop and waits for the network
+HANG_SECONDS = 60.0  # longest wait for a transfer that was told to stop but hangs
 
 Result = TypeVar("Result")
 
@@ -39,21 +39,21 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Errand:
-    """How transfers are watched, as a supervisor watches a stage."""
+    """Runs transfers and watches them, as a supervisor watches a stage."""
 
     watcher: Listener
     watch_seconds: float
     grace_seconds: float
-    hurry: bool = False  # end within the grace, as for a stage that was stopped
+    hurry: bool = False  # end within the grace, after a stage that was stopped
 
     def hurried(self) -> "Errand":
-        """The same, for what follows a stage that was stopped."""
+        """The same errand with `hurry`, for transfers after a stage that was stopped."""
         return replace(self, hurry=True)
 
     def run(self, work: Callable[[Check], Result]) -> Result | Stopped:
-        """Do `work` in a thread and keep the lease meanwhile; Stopped where that is called off.
+        """Do `work` in a thread, and renew the lease meanwhile.
 
-        Raises what `work` raises.
+        Returns Stopped if the watcher asks to stop. Raises what `work` raises.
         """
         stop = threading.Event()
         future: Future[Result] = Future()
@@ -65,7 +65,7 @@ class Errand:
         def target() -> None:
             try:
                 future.set_result(retry_store(work, check))
-            except BaseException as error:  # whatever it is, `result` raises it below
+            except BaseException as error:  # `result` raises it again below
                 future.set_exception(error)
 
         threading.Thread(target=target, name="transfer", daemon=True).start()
@@ -90,14 +90,14 @@ class Errand:
 
 
 def retry_store(work: Callable[[Check], Result], check: Check) -> Result:
-    """Work, again and again while the store is away; damage is told at once."""
+    """Do `work`, and retry while the store is unavailable. DamageError is raised at once."""
     for tries in range(TRIES):
         try:
             return work(check)
         except DamageError:
             raise
         except StoreError as error:
-            logger.warning("the store is asked again: %s", error)
+            logger.warning("the transfer is retried: %s", error)
             resume_at = time.monotonic() + min(LONGEST_PAUSE_SECONDS, 0.5 * 2**tries)
             while time.monotonic() < resume_at:
                 check()
@@ -107,13 +107,15 @@ def retry_store(work: Callable[[Check], Result], check: Check) -> Result:
 
 @contextmanager
 def while_there(stored: JobStore) -> Iterator[None]:
-    """For a block that writes to a job's place in the store: where the job is pruned meanwhile,
-    what the block wrote is removed. Raises GoneError then, and without a job there to begin with.
+    """Guard a block that writes files of a job to the store.
+
+    If the job is pruned meanwhile, the files that the block wrote are removed and GoneError is
+    raised. GoneError is also raised if the store has no such job at the start.
     """
     stored.read_spec()
     try:
         yield
-    finally:  # however it ended: perhaps it was called off for this very reason
+    finally:  # also after an error, which the removal of the job may have caused
         try:
             stored.read_spec()
         except GoneError:
@@ -123,8 +125,9 @@ def while_there(stored: JobStore) -> Iterator[None]:
 
 @contextmanager
 def corpus_here(record: JobRecord, claim: Claim, errand: Errand) -> Iterator[Outcome | None]:
-    """Keep a corpus that lies behind a url on this machine while preprocessing reads it. Yields
-    why it could not be fetched, or None.
+    """Keep a local copy of a corpus that has a url, while preprocessing reads it.
+
+    Yields the outcome of a failed download, or None.
     """
     if claim.stage != "preprocess" or local_path(record.corpus) is not None:
         yield None
@@ -136,7 +139,7 @@ def corpus_here(record: JobRecord, claim: Claim, errand: Errand) -> Iterator[Out
     except LorajobError as error:
         failed = failed_transfer(error)
     with in_use(record.corpus) as here:
-        if failed is None and not here:  # it was removed to make room, this very moment
+        if failed is None and not here:  # it was removed to make room since the download
             failed = Failed(
                 "retryable", f"corpus: {public(record.corpus)} was removed before it was read"
             )
@@ -144,8 +147,10 @@ def corpus_here(record: JobRecord, claim: Claim, errand: Errand) -> Iterator[Out
 
 
 def failed_transfer(error: LorajobError) -> Failed:
-    """An unavailable store is no fault of the job's: its stage is tried again. What is damaged
-    there, another attempt finds as it is.
+    """The outcome of a failed transfer.
+
+    It is retryable if the store was unavailable. Damaged files would fail the next attempt, too, so
+    they fail the stage.
     """
     away = isinstance(error, StoreError) and not isinstance(error, DamageError)
     return Failed("retryable" if away else error.kind, str(error))

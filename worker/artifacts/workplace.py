@@ -1,6 +1,7 @@
-"""The folders of jobs on this machine, where their truth is in a store: in use, or to be removed.
+"""The copies of jobs on this machine whose files are in a store: keeps and removes them.
 
-Who works in a folder holds a shared lock; only who gets an exclusive one removes it.
+A process that works in a folder holds a shared lock on it. A process needs the exclusive lock to
+remove the folder.
 """
 
 import fcntl
@@ -19,19 +20,21 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def in_use(stored: JobStore) -> Iterator[None]:
-    """Keep the job's folder here while the block runs."""
+def hold_copy(stored: JobStore) -> Iterator[None]:
+    """Keep the job's folder on this machine while the block runs."""
     with locked(job_lock(stored.job.root), fcntl.LOCK_SH):
         stored.job.root.mkdir(parents=True, exist_ok=True)
         os.utime(stored.job.root)
         yield
-        with suppress(FileNotFoundError):  # somebody tidied up: what the block did stands
+        with suppress(FileNotFoundError):  # a removed folder does not undo the block's work
             os.utime(stored.job.root)
 
 
-def make_room(stored: JobStore, limit_bytes: float) -> None:
-    """Remove the folders longest unused, this job's among them, until all take at most
-    `limit_bytes`; not those that are in use or hold what the store lacks.
+def trim_copies(stored: JobStore, limit_bytes: float) -> None:
+    """Remove the least recently used folders until the rest take at most `limit_bytes`.
+
+    This job's folder may be among them. Folders that are in use, or hold files that the store
+    lacks, stay.
     """
     workplace = stored.job.root.parent
     artifacts = Store(stored.store.url.rpartition("/")[0])
@@ -41,14 +44,14 @@ def make_room(stored: JobStore, limit_bytes: float) -> None:
 
 
 def drop_copy(folder: Path) -> None:
-    """Remove the folder of a job that is no more, unless it is in use. Raises OSError."""
+    """Remove the folder of a job that was pruned, unless it is in use. Raises OSError."""
     if not folder.is_dir():
         return
     try:
         with locked(job_lock(folder), fcntl.LOCK_EX | fcntl.LOCK_NB):
             remove_folder(folder)
     except BlockingIOError:
-        logger.warning("%s is in use, and stays until its stage ends or room is needed", folder)
+        logger.warning("%s is in use; it stays until its stage ends or space is needed", folder)
 
 
 def _removed(folder: Path, artifacts: Store) -> bool:
@@ -62,5 +65,5 @@ def _removed(folder: Path, artifacts: Store) -> bool:
     except OSError as error:
         logger.warning("%s cannot be removed: %s", folder, error)
         return False
-    logger.info("%s is removed here; it is in %s", folder, artifacts.url)
+    logger.info("%s is removed from this machine; the job is in %s", folder, artifacts.url)
     return True

@@ -1,4 +1,4 @@
-"""What one machine offers and starts: GPUs, processes, workers as the queues need them.
+"""The GPUs and processes of one machine, and the workers that it starts.
 
 May import: worker.records, worker.heartbeats and what these may, the library.
 """

@@ -1,8 +1,8 @@
-"""As many workers on this machine as there is work, within limits.
+"""Runs as many workers on this machine as there is work, within limits.
 
-The scaler only ever starts workers. Each that is not among the least ends by itself when it has
-had nothing to do for a while (idle.py), which nobody else can know without a race: so no stage is
-interrupted by scaling.
+The scaler starts workers and ends none. A worker above the minimum ends by itself when it has been
+idle for a while (idle.py). Only the worker itself knows that without a race, so scaling interrupts
+no stage.
 """
 
 import logging
@@ -31,26 +31,27 @@ from lorajob.worker.records.standing import Standing
 from lorajob.worker.settings import SETTLE_SECONDS, Settings
 
 LOOK_SECONDS = 2.0  # between two looks at the records
-LOOK_SHARE = 10.0  # times what a look took: ten thousand records are looked at less often
-
-CHUNK = 200  # records asked for at a time
+# The pause is also at least this many times the last look's time: with ten thousand records the
+# scaler looks less often.
+LOOK_SHARE = 10.0
+CHUNK = 200  # records read at a time
 
 logger = logging.getLogger(__name__)
 
 
 def decide(queued: int, running: int, least: int, most: int) -> int:
-    """How many workers there should be: one for each job that waits or runs, within the limits."""
+    """The number of workers to run: one for each job that waits or runs, within the limits."""
     return min(max(queued + running, least), most)
 
 
 @dataclass(frozen=True)
 class Started:
-    """A worker of ours."""
+    """A worker that this scaler started."""
 
     node: str  # its name, before the @ of its host
     pin: Pin
     process: subprocess.Popen[bytes]
-    lasting: bool  # one of the least, which do not end by themselves
+    lasting: bool  # part of the minimum, which does not end when idle
     started_at: float  # monotonic
 
 
@@ -63,16 +64,17 @@ class Scaler:
         self._queue = queue
         self._settings = settings
         self._limits = least, most
-        largest = sorted(places, key=_memory, reverse=True)[:most]  # for whatever job may come
+        # With fewer workers than cards, the largest cards can run the most jobs.
+        largest = sorted(places, key=_memory, reverse=True)[:most]
         self._places = [pin for pin in places if pin in largest]
-        self._share = math.ceil(most / len(self._places))  # of workers, for each of them
+        self._share = math.ceil(most / len(self._places))  # most workers per place
         self._idle = idle
         self._workers: list[Started] = []
         self._failures = 0
         self._due_at = 0.0
 
     def look(self, redis: Redis) -> None:
-        """Start what is missing. Raises RedisError."""
+        """Start the workers that are missing. Raises RedisError."""
         self._reap()
         least, most = self._limits
         alike = len({pin.memory_gb for pin in self._places}) == 1
@@ -84,19 +86,22 @@ class Scaler:
         if missing > 0 and time.monotonic() >= self._due_at:
             try:
                 self._start(missing, unmet)
-            except OSError as error:  # no memory or no process is left: those there are go on
+            except OSError as error:  # out of memory or processes; running workers continue
                 self._fail()
-                logger.warning("no worker starts now: %s", error)
+                logger.warning("a worker could not be started: %s", error)
 
     def close(self, hurried: threading.Event) -> None:
-        """Stop all; their stages are given back."""
+        """Stop all workers. They give their stages back."""
         left = [identity for w in self._workers if (identity := identify(w.process.pid))]
         end(left, self._settings.grace_seconds + 2 * SETTLE_SECONDS, hurried.is_set)
         for worker in self._workers:
             worker.process.wait()
 
     def _start(self, count: int, unmet: list[int]) -> None:
-        """Start up to `count`; a job whose cards are all taken waits for one of them."""
+        """Start up to `count` workers.
+
+        A job for which all large enough cards are in use gets no worker now.
+        """
         for needed in unmet + [0] * (self._limits[0] - len(self._workers)):
             used = [worker.pin for worker in self._workers]
             pin = least_used(self._places, used, needed, self._share)
@@ -125,7 +130,7 @@ class Scaler:
             steady = now - worker.started_at >= STEADY_SECONDS
             if code == 0 or steady:
                 self._failures = 0
-            if code != 0:  # not at once again: it may never come up
+            if code != 0:  # wait before the next start, which may fail the same way
                 self._fail()
 
     def _fail(self) -> None:
@@ -138,8 +143,9 @@ class Scaler:
 
 
 def without_worker(waiting: Sequence[int], free: Sequence[Pin]) -> list[int]:
-    """The jobs, each as the GB it needs, for which none of the free workers is left; the neediest
-    first.
+    """The waiting jobs that the free workers cannot take, the largest first.
+
+    A job is given as the GB that it needs.
     """
     left = sorted(free, key=_memory)
     unmet = []
@@ -153,15 +159,16 @@ def without_worker(waiting: Sequence[int], free: Sequence[Pin]) -> list[int]:
 
 
 def least_used(places: list[Pin], used: list[Pin], needed_gb: float, share: int) -> Pin | None:
-    """The place with the fewest workers, of those that hold a job of `needed_gb` and have fewer
-    than `share`.
+    """The place with the fewest workers; None if no place is suitable.
+
+    A suitable place has at least `needed_gb` of memory and fewer than `share` workers.
     """
     fitting = [it for it in places if _memory(it) >= needed_gb and used.count(it) < share]
     return min(fitting, key=used.count, default=None)
 
 
 def _memory(pin: Pin) -> float:
-    """In GB; where it is not known, all that is asked for."""
+    """The memory in GB; infinite if it is unknown."""
     return math.inf if pin.memory_gb is None else pin.memory_gb
 
 
@@ -173,9 +180,9 @@ def run_autoscale(
     gpus: str = "auto",
     idle: float | None = None,
 ) -> None:
-    """Scale until SIGTERM or SIGINT, then end all workers; a second signal hurries it.
+    """Scale until SIGTERM, SIGINT or SIGQUIT, then end all workers; a second signal kills them.
 
-    Raises UsageError for limits that are none, ServiceError without a Redis.
+    Raises UsageError for invalid limits, and ServiceError if there is no url of a Redis.
     """
     if queue not in KINDS or not 0 <= least <= most or most < 1:
         raise UsageError(f"autoscale: {queue} {least} to {most} is not allowed")
@@ -206,7 +213,7 @@ def run_autoscale(
             try:
                 scaler.look(redis)
             except RedisError as error:
-                logger.warning("no work is seen: %s", error)
+                logger.warning("the queues cannot be read: %s", error)
             told.wait(max(LOOK_SECONDS, LOOK_SHARE * (time.monotonic() - began)))
     finally:
         scaler.close(hurried)
@@ -214,8 +221,8 @@ def run_autoscale(
 
 @dataclass(frozen=True)
 class Demand:
-    """Jobs whose stage waits, each as the GB of card it needs (0: any), and the node names that
-    run one now.
+    """The jobs whose stage waits, each as the GB of the card that it needs (0: any card), and the
+    names of the nodes that run one now.
     """
 
     waiting: tuple[int, ...]
@@ -223,9 +230,9 @@ class Demand:
 
 
 def demand(redis: Redis, kind: str, enough: int | None, largest_gb: float | None = None) -> Demand:
-    """What waits for and runs on `kind`; of what waits, no more than `enough` jobs are looked for.
+    """The jobs that wait for and run on `kind`. At most `enough` waiting jobs are read.
 
-    Jobs that need more than a card of `largest_gb` are another machine's.
+    Jobs that need a card larger than `largest_gb` are left to other machines.
     """
     waiting: list[int] = []
     for at in _standings(redis, QUEUED, kind):
@@ -241,7 +248,7 @@ def demand(redis: Redis, kind: str, enough: int | None, largest_gb: float | None
 
 
 def _standings(redis: Redis, index: str, kind: str) -> Iterator[Standing]:
-    """Where each job of a sorted set stands that is at a stage of `kind`, newest first."""
+    """The standing of each job of a sorted set that is at a stage of `kind`, newest first."""
     records = Records(redis)
     start = 0
     while ids := cast("list[str]", redis.zrevrange(index, start, start + CHUNK - 1)):

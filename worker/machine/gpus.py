@@ -1,4 +1,4 @@
-"""Which GPUs this machine offers, asked of nvidia-smi so that nothing loads torch."""
+"""The GPUs of this machine, read from nvidia-smi so that torch need not be imported."""
 
 import logging
 import os
@@ -12,13 +12,13 @@ from lorajob.errors import ServiceError, UsageError
 QUERY = "--query-gpu=index,uuid,name,memory.total,memory.free"
 PLAIN = ("--format=csv,noheader,nounits",)
 TIMEOUT_SECONDS = 20
-KILL_SECONDS = 1.0  # how long a killed nvidia-smi is waited for
-MIB_PER_GB = 1e9 / 2**20  # cards are sold in GB: one of 24 GB tells 23,034 MiB
+KILL_SECONDS = 1.0  # how long to wait for a killed nvidia-smi
+MIB_PER_GB = 1e9 / 2**20  # cards are sold in GB: a card of 24 GB reports 23,034 MiB
 CARD_LINE = re.compile(r"GPU (?P<index>\d+): (?P<name>.*) \(UUID: (?P<id>[\w-]+)\)")
 PART_LINE = re.compile(r"\s+MIG (?P<name>\S+)\s+Device\s+\d+: \(UUID: (?P<id>MIG-[\w/-]+)\)")
 PART_GB = re.compile(r"\.(\d+)gb")  # 3g.20gb
 
-hung: list[subprocess.Popen[str]] = []  # killed, but in the hands of a driver that lets none go
+hung: list[subprocess.Popen[str]] = []  # killed, but still blocked in the driver
 logger = logging.getLogger(__name__)
 
 
@@ -35,9 +35,10 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Pin:
-    """What one worker gets: a card, a part of one (MIG), or no limits.
+    """The device of one worker: a card, a part of one (MIG), or all that is visible.
 
-    `visible` is its CUDA_VISIBLE_DEVICES, None for the worker's own; memory in GB, None: unknown.
+    `visible` is the worker's CUDA_VISIBLE_DEVICES; None leaves the variable unchanged. The memory
+    is in GB; None means unknown.
     """
 
     visible: str | None = None
@@ -45,16 +46,18 @@ class Pin:
     index: str = ""  # nvidia-smi's number of the card
 
     def environment(self) -> dict[str, str]:
-        """What it adds to the environment of its worker."""
-        order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # numbers are nvidia-smi's; CUDA has its own
+        """The variables that it adds to the environment of its worker."""
+        order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # number cards as nvidia-smi does
         return order if self.visible is None else order | {"CUDA_VISIBLE_DEVICES": self.visible}
 
 
 def pins(asked: str) -> list[Pin]:
-    """One for each worker that `--gpus` asks for: `auto` (all visible; one without limits where
-    there are none), `all` (one worker that trains each job on all), `none` (the CPU), or numbers
-    and UUIDs of visible devices. Of a card in parts these are its parts. Raises UsageError, and
-    ServiceError where nvidia-smi is there and does not answer.
+    """One pin for each worker that `--gpus` asks for.
+
+    `auto` is one worker for each visible device, or one without a pin if there is none; `all` is
+    one worker that trains each job on all devices; `none` is the CPU. Otherwise `asked` lists
+    numbers and UUIDs of visible devices. A card that is divided counts as its parts. Raises
+    UsageError, and ServiceError if nvidia-smi is installed and does not answer.
     """
     if asked == "none":
         return [Pin(visible="")]
@@ -64,7 +67,7 @@ def pins(asked: str) -> list[Pin]:
         return [Pin(memory_gb=min(sizes, default=None))]
     if asked == "auto":
         if not found and "CUDA_VISIBLE_DEVICES" not in os.environ and shutil.which("nvidia-smi"):
-            logger.warning("nvidia-smi tells of no GPU: this worker computes on the CPU")
+            logger.warning("nvidia-smi lists no GPU: this worker computes on the CPU")
         return found or [Pin()]
     chosen: list[Pin] = []
     for name in (part.strip() for part in asked.split(",")):
@@ -79,7 +82,7 @@ def pins(asked: str) -> list[Pin]:
 
 
 def devices() -> list[Pin]:
-    """The cards, or their parts, that CUDA_VISIBLE_DEVICES leaves; [] without a driver."""
+    """The cards, or their parts, that CUDA_VISIBLE_DEVICES allows; [] without a driver."""
     memory = {
         gpu.uuid: gpu.total_mib / MIB_PER_GB for gpu in parse_gpus(ask_nvidia_smi(QUERY, *PLAIN))
     }
@@ -97,8 +100,9 @@ def devices() -> list[Pin]:
 
 
 def parse_list(listing: str, memory_gb: dict[str, float]) -> list[Pin]:
-    """Read `nvidia-smi -L`; a card in parts is left out for its parts, which tell their memory by
-    their profile.
+    """Parse the output of `nvidia-smi -L`.
+
+    A divided card is replaced by its parts, whose memory follows from the name of their profile.
     """
     found: list[Pin] = []
     for line in listing.splitlines():
@@ -114,24 +118,25 @@ def parse_list(listing: str, memory_gb: dict[str, float]) -> list[Pin]:
 
 
 def _named(found: list[Pin], name: str) -> list[Pin]:
-    """By number, or by a UUID or its beginning."""
+    """The devices of a number, or the first whose UUID starts with `name`."""
     if name.startswith(("GPU-", "MIG-")):
         return [pin for pin in found if (pin.visible or "").startswith(name)][:1]
     return [pin for pin in found if pin.index == name]
 
 
 def visible_gpus() -> list[Gpu]:
-    """The devices that CUDA_VISIBLE_DEVICES leaves, in nvidia-smi's order; [] without a driver."""
+    """The devices that CUDA_VISIBLE_DEVICES allows, in its order; [] without a driver."""
     return _chosen(
         parse_gpus(ask_nvidia_smi(QUERY, *PLAIN)), os.environ.get("CUDA_VISIBLE_DEVICES")
     )
 
 
 def ask_nvidia_smi(*options: str) -> str:
-    """What nvidia-smi says; nothing where it is missing, or CUDA_VISIBLE_DEVICES leaves no card.
-    With one card lost it ends with an error, but tells of the others. Raises ServiceError where it
-    cannot be run or takes too long, as with a driver that hangs; while one hangs no other is
-    started.
+    """The output of nvidia-smi; empty if it is not installed or CUDA_VISIBLE_DEVICES is empty.
+
+    Its exit code is ignored: if one card has failed, nvidia-smi ends with an error but lists the
+    others. Raises ServiceError if it cannot be run or takes too long, as with a driver that hangs.
+    While a process of it hangs, no other is started.
     """
     command = shutil.which("nvidia-smi")
     if command is None or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
@@ -153,8 +158,9 @@ def ask_nvidia_smi(*options: str) -> str:
 
 
 def _leave(process: subprocess.Popen[str]) -> None:
-    """Kill it. In the kernel it may not end before the driver does: it is not waited for then, as
-    `subprocess.run` would for ever.
+    """Kill the process, and do not wait for one that is blocked in the driver.
+
+    `subprocess.run` would wait for it for ever.
     """
     process.kill()
     if process.stdout is not None:
@@ -168,12 +174,12 @@ def _leave(process: subprocess.Popen[str]) -> None:
 def _silent() -> ServiceError:
     return ServiceError(
         f"nvidia-smi does not answer within {TIMEOUT_SECONDS} s; run it by hand, and start the"
-        " persistence daemon or mend the driver (an empty CUDA_VISIBLE_DEVICES is the CPU)"
+        " persistence daemon or repair the driver (an empty CUDA_VISIBLE_DEVICES is the CPU)"
     )
 
 
 def parse_gpus(table: str) -> list[Gpu]:
-    """Read nvidia-smi's lines; a device that does not tell its memory is left out."""
+    """Parse nvidia-smi's lines. A device that does not report its memory is left out."""
     gpus = []
     for line in table.splitlines():
         fields = [field.strip() for field in line.split(",")]
@@ -184,7 +190,10 @@ def parse_gpus(table: str) -> list[Gpu]:
 
 
 def _chosen(gpus: list[Gpu], visible: str | None) -> list[Gpu]:
-    """CUDA's rule: numbers or starts of UUIDs, ending at the first that names no device."""
+    """The devices of CUDA_VISIBLE_DEVICES, by CUDA's rule.
+
+    It lists numbers or starts of UUIDs, and ends at the first that names no device.
+    """
     if visible is None:
         return gpus
     chosen = []

@@ -1,8 +1,8 @@
-"""Ending a worker that has had nothing to do for long enough.
+"""Ends a worker that has been idle for long enough.
 
-A thread of its main process looks at what Celery holds and at what waits in Redis, then asks for
-the warm shutdown of SIGTERM: a stage taken at that very moment saves its checkpoint and is given
-back.
+A thread of the worker's main process checks the tasks that Celery holds and the messages that wait
+in Redis. Then it starts the warm shutdown that SIGTERM starts. A stage that was taken at the same
+moment saves its checkpoint and is given back.
 """
 
 import logging
@@ -16,23 +16,23 @@ from redis.exceptions import RedisError
 from lorajob.worker.queues import lists_of
 from lorajob.worker.ticker import Ticker
 
-IDLE_SECONDS = "LORAJOB_WORKER_IDLE_SECONDS"  # set for one worker by what starts it
-LOOK_SECONDS = 1.0  # at most between two looks
+IDLE_SECONDS = "LORAJOB_WORKER_IDLE_SECONDS"  # set for a worker by the process that starts it
+LOOK_SECONDS = 1.0  # longest time between two looks
 
 logger = logging.getLogger(__name__)
 
 
 def idle_seconds() -> float | None:
-    """After how long this worker ends; None: never."""
+    """The idle time after which this worker ends; None: never."""
     text = os.environ.get(IDLE_SECONDS)
     return float(text) if text else None
 
 
 class IdleWatch:
-    """Calls `end` once when nothing ran and nothing waited for `seconds`.
+    """Calls `end` once when no task ran and no message waited for `seconds`.
 
-    `activity` tells what the worker holds and how many tasks it has begun. A Redis that does not
-    answer may hold work: the time counts anew from when it does.
+    `activity` returns how many messages the worker holds and how many tasks it has begun. If Redis
+    does not answer, it may hold work, so the time starts again when Redis is back.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class IdleWatch:
         self.ticker = Ticker("idle", period, self.turn, end_seconds=2 * LOOK_SECONDS)
 
     def turn(self) -> bool:
-        """Look once; False when it has called `end`."""
+        """Look once; False after a call of `end`."""
         held, begun = self._activity()
         if held or begun != self._begun or self._work_waits():
             self._since, self._begun = time.monotonic(), begun
@@ -67,5 +67,5 @@ class IdleWatch:
         try:
             return bool(self._redis.exists(*self._lists))
         except RedisError as error:
-            logger.warning("what waits is not known: %s", error)
+            logger.warning("the queues cannot be read: %s", error)
             return True

@@ -1,6 +1,6 @@
-"""Starting a worker or Flower in place of this process, and how each is started.
+"""Commands and environments of workers and Flower, and their start in place of this process.
 
-Several workers of one command start, are stopped and end together.
+Several workers of one command start and stop together.
 """
 
 import math
@@ -25,7 +25,7 @@ from lorajob.worker.settings import Settings
 
 CELERY = (sys.executable, "-m", "celery", "-A", "lorajob.worker.app")
 FLOWER_PORT = 5555
-TASKS_COLUMNS = "args,name,state,result,received,runtime,worker,uuid"  # the job and WER, too
+TASKS_COLUMNS = "args,name,state,result,received,runtime,worker,uuid"  # args: job; result: WER
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 Launch = tuple[list[str], Mapping[str, str]]  # command, environment
@@ -36,22 +36,23 @@ class WorkerOptions:
     """How the workers of one command are run."""
 
     concurrency: int = 1  # stages at a time
-    autoscale: tuple[int, int] | None = None  # instead: at most and at least so many
+    autoscale: tuple[int, int] | None = None  # most and least stages, instead of concurrency
     gpus: str = "auto"
-    idle_seconds: float | None = None  # end after so long without work; None: never
+    idle_seconds: float | None = None  # end after this time without work; None: never
 
 
 def run_worker(
     queue: str, settings: Settings, options: WorkerOptions = WorkerOptions()
 ) -> NoReturn:
-    """Become a worker of `queue`, or the parent of one for each GPU, and end with its exit code.
+    """Become a worker of `queue`, or the parent of one worker for each GPU, and exit as they do.
 
-    Raises UsageError for a queue, GPU or size that is none, ServiceError without a Redis.
+    Raises UsageError for an unknown queue or GPU or an invalid number, and ServiceError if there is
+    no url of a Redis.
     """
     if queue not in KINDS:
         raise UsageError(f"queue: {queue!r} is unknown; allowed: {', '.join(KINDS)}")
     _check(options)
-    connect(settings)  # only to refuse what is no Redis url: Celery waits for one that is away
+    connect(settings)  # only checks the url; Celery waits for a Redis that is unavailable
     pinned = pins(options.gpus) if queue == "gpu" else [Pin()]
     stages = len(pinned) * (options.autoscale or (options.concurrency, 0))[0]
     shared = settings.model_copy(update={"stages_here": max(settings.stages_here, stages)})
@@ -86,8 +87,10 @@ def _check(options: WorkerOptions) -> None:
 
 
 def run_flower(settings: Settings, port: int = FLOWER_PORT, address: str = "127.0.0.1") -> NoReturn:
-    """Become Flower, behind basic auth. Raises UsageError where no password is set, ServiceError
-    without a Redis or where it cannot listen.
+    """Become Flower, behind basic auth.
+
+    Raises UsageError if no password is set, and ServiceError if there is no url of a Redis or
+    Flower cannot listen.
     """
     env = flower_environment(settings)
     connect(settings)
@@ -107,20 +110,21 @@ def worker_command(
     memory_gb: float | None = None,
     autoscale: tuple[int, int] | None = None,
 ) -> list[str]:
-    """Celery's arguments. The node name is unique, however many workers a machine has; what a
-    card of `memory_gb` cannot hold is not served.
+    """The command of a worker. Its node name is unique on the machine.
+
+    The worker serves no queues for cards larger than `memory_gb`.
     """
     name = name or f"{queue}-{secrets.token_hex(3)}"
     options = ["--pool", "prefork", "--concurrency", str(concurrency)]
     if autoscale is not None:
         options = ["--pool", "prefork", f"--autoscale={autoscale[0]},{autoscale[1]}"]
     options += ["--queues", ",".join(lanes_of(classes_of(queue, memory_gb)))]
-    quiet = ["--without-mingle", "--without-gossip"]  # workers here have nothing to tell others
+    quiet = ["--without-mingle", "--without-gossip"]  # workers need not know of each other
     return [*CELERY, "worker", *options, "-n", f"{name}@%h", "-E", "--loglevel", "INFO", *quiet]
 
 
 def flower_command(port: int, address: str) -> list[str]:
-    """Flower's arguments, which everybody on the machine can read: no password among them."""
+    """The command of Flower. All users can read it, so it holds no password."""
     columns = f"--tasks_columns={TASKS_COLUMNS}"
     return [*CELERY, "flower", f"--address={address}", f"--port={port}", columns]
 
@@ -131,8 +135,9 @@ def service_environment(settings: Settings) -> dict[str, str]:
 
 
 def flower_environment(settings: Settings) -> dict[str, str]:
-    """As `service_environment`, with the user and password for Flower's pages. Raises UsageError
-    for a password that is missing or that Flower would misread.
+    """As `service_environment`, with the user and password for Flower's pages.
+
+    Raises UsageError for a password that is missing or that Flower would parse wrongly.
     """
     if settings.flower_password is None:
         raise UsageError("LORAJOB_FLOWER_PASSWORD: not set; Flower is not run without a password")
@@ -154,10 +159,11 @@ def _become(command: list[str], env: Mapping[str, str]) -> NoReturn:
 
 
 def run_together(launches: list[Launch]) -> int:
-    """Start one process each, pass signals on to all, wait for all; none is started again.
+    """Start one process for each launch, pass signals on to all, and wait for all.
 
-    Returns 0, or the exit code of the first that failed (128 and the signal for one that a signal
-    ended). Should this process be killed, the kernel tells them to stop. Main thread only.
+    Returns 0, or the exit code of the first that failed; that is 128 plus the signal's number if a
+    signal ended it. A process that ends is not started again. If this process is killed, the kernel
+    sends SIGTERM to the others. Call it from the main thread.
     """
     children: list[subprocess.Popen[bytes]] = []
     told: list[int] = []
@@ -173,12 +179,13 @@ def run_together(launches: list[Launch]) -> int:
             if told:
                 break
             children.append(spawn(command, env=env, log=None, death_signal=signal.SIGTERM))
-            if told:  # while it started
+            if told:  # a signal came while the process started
                 children[-1].send_signal(told[-1])
         codes = [child.wait() for child in children]
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    wanted = {-number for number in told}  # one that had not set up to be told yet
+    # A process that was signalled before it had set up its handlers ends with the signal's number.
+    wanted = {-number for number in told}
     failures = [code for code in codes if code and code not in wanted]
     return next((code if code > 0 else 128 - code for code in failures), 0)

@@ -1,7 +1,8 @@
-"""Processes on this machine, known by pid and start time, so that a reused pid is never ended.
+"""Processes of this machine, identified by pid and start time, so that no reused pid is killed.
 
-Reads /proc and uses prctl: Linux. psutil is not used: its public start time follows the machine's
-clock, so that after a step of the clock `lorajob down` would not find what up.json names.
+Reads /proc and uses prctl, so it works on Linux only. psutil is not used, because its public start
+time follows the machine's clock: after a step of the clock `lorajob down` would not find the
+processes that up.json names.
 """
 
 import ctypes
@@ -19,15 +20,15 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 START_TIME_FIELD = 22  # of /proc/PID/stat, in clock ticks since boot; see proc(5)
 STATE_FIELD = 3
 TICK_SECONDS = 0.1
-KILL_SECONDS = 5.0  # how long the kernel may take over a SIGKILL
+KILL_SECONDS = 5.0  # how long to wait for the effect of a SIGKILL
 
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 30.0
-STEADY_SECONDS = 60.0  # one that ran this long has recovered: the backoff begins anew
+STEADY_SECONDS = 60.0  # after a run of this length the backoff starts from its beginning
 
 
 class Identity(BaseModel):
-    """One process and no other: a pid is used again, a pid with its start time is not."""
+    """Identifies one process. A pid may be reused; a pid with its start time is unique."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -36,19 +37,19 @@ class Identity(BaseModel):
 
 
 def identify(pid: int) -> Identity | None:
-    """The identity of a running process; None if it is gone or a zombie."""
+    """The identity of a running process; None if it has ended or is a zombie."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace")
     except OSError:
         return None
-    fields = text.rpartition(")")[2].split()  # the name before may hold spaces and brackets
+    fields = text.rpartition(")")[2].split()  # skips the name, which may hold spaces and brackets
     if fields[STATE_FIELD - 3] in "ZX":
         return None
     return Identity(pid=pid, started=int(fields[START_TIME_FIELD - 3]))
 
 
 def lives(identity: Identity) -> bool:
-    """True while this very process runs."""
+    """True while the process runs."""
     return identify(identity.pid) == identity
 
 
@@ -60,11 +61,12 @@ def spawn(
     death_signal: signal.Signals,
     stdin: str = "",
 ) -> subprocess.Popen[bytes]:
-    """Start a child in a session of its own that gets `death_signal` if this process dies.
+    """Start a child in a session of its own. It gets `death_signal` if this process dies.
 
-    `log` is where it writes, None for where this process does. `stdin` is given to it whole, then
-    closed: the way for what must not stand in arguments. Call from the main thread, since the
-    kernel watches the thread that started the child.
+    `log` is the file for its output; None is the output of this process. `stdin` is written to its
+    standard input, which is then closed; use it for secrets, which must not be in arguments. Call
+    this from the main thread: the kernel sends the signal when the thread that started the child
+    ends.
     """
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -83,12 +85,12 @@ def spawn(
             child.stdin.write(stdin.encode())
             child.stdin.close()
         except BrokenPipeError:
-            pass  # it died at once; whoever watches it will see that
+            pass  # it died at once, which the caller notices when it waits for it
     return child
 
 
 def signal_process(identity: Identity, number: signal.Signals) -> None:
-    """Send a signal to this very process; one that is gone is no matter."""
+    """Send a signal to the process, if it still runs."""
     if lives(identity):
         try:
             os.kill(identity.pid, number)
@@ -104,7 +106,7 @@ def never() -> bool:
 def wait_gone(
     identities: Iterable[Identity], seconds: float, hurried: Callable[[], bool] = never
 ) -> bool:
-    """Wait until none of them runs; False if some still do after `seconds`, or once `hurried`."""
+    """Wait until all have ended; False if some still run after `seconds`, or once `hurried`."""
     remaining = list(identities)
     deadline = time.monotonic() + seconds
     while remaining := [identity for identity in remaining if lives(identity)]:
@@ -117,7 +119,7 @@ def wait_gone(
 def end(
     identities: Iterable[Identity], seconds: float, hurried: Callable[[], bool] = never
 ) -> None:
-    """SIGTERM, and SIGKILL for those that are still there after `seconds`, or once `hurried`."""
+    """Send SIGTERM, and SIGKILL to those that still run after `seconds`, or once `hurried`."""
     remaining = list(identities)
     for identity in remaining:
         signal_process(identity, signal.SIGTERM)
@@ -129,17 +131,17 @@ def end(
 
 
 def _die_with_parent(number: signal.Signals) -> Callable[[], None]:
-    libc = ctypes.CDLL(None, use_errno=True)  # loaded before the fork: nothing is, after it
+    libc = ctypes.CDLL(None, use_errno=True)  # before the fork, after which loading is not safe
     parent = os.getpid()
 
     def prepare() -> None:
         libc.prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
-        if os.getppid() != parent:  # it died before the line above
+        if os.getppid() != parent:  # the parent died before the line above
             os._exit(1)
 
     return prepare
 
 
 def backoff(failures: int) -> float:
-    """Seconds to wait after so many failures in a row: doubling, up to half a minute."""
+    """Seconds to wait after `failures` in a row. They double, up to LONGEST_BACKOFF_SECONDS."""
     return min(FIRST_BACKOFF_SECONDS * 2.0 ** (failures - 1), LONGEST_BACKOFF_SECONDS)

@@ -1,9 +1,9 @@
-"""Every job's language and state, kept up to date without reading every record every time.
+"""Every job's language and state, kept up to date without reading all records each time.
 
-A job that is over is read once. One that waits is read again when its time in the queue's sorted
-set changes, as every transition makes it do. Those that run are read in full: there are no more
-than workers. A few of the failed and cancelled are looked at again in every turn, since a job may
-have been retried and have ended again since the last.
+A job that has ended is read once. A job that waits is read again when its time in the queue's
+sorted set changes, which every transition causes. Running jobs are read in full, since there are no
+more of them than workers. A few of the failed and cancelled jobs are read again in every turn,
+since a job may have been retried and have ended again in between.
 """
 
 from collections import deque
@@ -16,7 +16,7 @@ from lorajob.worker.records.record import JobRecord
 from lorajob.worker.records.records import INDEX, QUEUED, RUNNING, Records
 from lorajob.worker.records.standing import Standing
 
-AGAIN = 200  # ended jobs that are looked at again in a turn
+AGAIN = 200  # ended jobs that are read again in a turn
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,17 @@ class Census:
 
 
 class CensusTaker:
-    """Takes one census after the other, each from what has changed since the last."""
+    """Takes censuses. Each reads only what may have changed since the last."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._records = Records(redis)
         self._known: dict[str, Standing] = {}
-        self._waiting: dict[str, float] = {}  # time in the sorted set, of those known to wait
-        self._again: deque[str] = deque()  # what may be retried, in the order of the next look
+        self._waiting: dict[str, float] = {}  # waiting job -> its time in the sorted set
+        self._again: deque[str] = deque()  # jobs that may be retried, the next to read first
 
     def take(self) -> Census:
-        """Raises RedisError."""
+        """Take a census. Raises RedisError."""
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.zrange(INDEX, 0, -1)
             pipe.zrange(QUEUED, 0, -1, withscores=True)
@@ -66,7 +66,7 @@ class CensusTaker:
         return Census(self._known, [record for record in records if record.state == "running"])
 
     def _holds(self, job_id: str, waits: dict[str, float]) -> bool:
-        """Whether what is known of a job that does not run can still be true."""
+        """Whether the known standing of a job that does not run can still be true."""
         standing = self._known.get(job_id)
         if standing is None:
             return False

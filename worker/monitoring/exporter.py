@@ -1,8 +1,9 @@
 """The process that Prometheus scrapes: /metrics and /healthz over HTTP.
 
-The requests are handled here rather than by prometheus_client's WSGI app behind a wrapper: wsgiref,
-which serves it, waits for ever for a client that says nothing, logs each request to standard error
-and tells every client the version of Python. With that mended it is longer than this.
+It handles the requests itself instead of using prometheus_client's WSGI app with a wrapper. That
+app is served by wsgiref, which waits without limit for a silent client, logs each request to
+standard error and shows the version of Python to every client. A fix for these is longer than this
+file.
 """
 
 import base64
@@ -47,12 +48,12 @@ class Exporter(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request. /healthz is open: it says only that this process serves."""
+    """One request. /healthz needs no password: it only shows that this process answers."""
 
     server: Exporter
     server_version = "lorajob"
     sys_version = ""
-    timeout = REQUEST_SECONDS  # of a client that says nothing
+    timeout = REQUEST_SECONDS  # for a client that sends nothing
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
@@ -86,8 +87,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def admitted(header: str | None, password: str | None) -> bool:
-    """Whether an Authorization header lets one in: `Bearer PASSWORD`, or basic auth of `lorajob`
-    with it. Everybody is, where there is no password.
+    """Whether an Authorization header is valid: `Bearer PASSWORD`, or basic auth as `lorajob`.
+
+    Without a password every request is admitted.
     """
     if password is None:
         return True
@@ -100,8 +102,10 @@ def admitted(header: str | None, password: str | None) -> bool:
 
 
 def run_exporter(settings: Settings, host: str, port: int, insecure: bool = False) -> None:
-    """Serve until SIGINT or SIGTERM. Raises UsageError where others could read without a password,
-    ServiceError without a Redis url or where it cannot listen.
+    """Serve until SIGINT or SIGTERM.
+
+    Raises UsageError if other machines could read the metrics without a password, and ServiceError
+    if there is no url of a Redis or the server cannot listen.
     """
     if settings.metrics_password is None and not insecure and not is_loopback(host):
         raise UsageError(
@@ -127,7 +131,7 @@ def run_exporter(settings: Settings, host: str, port: int, insecure: bool = Fals
 
 
 def is_loopback(host: str) -> bool:
-    """True for localhost and addresses that only this machine reaches."""
+    """True for localhost and for addresses that only this machine can reach."""
     if host == "localhost":
         return True
     try:

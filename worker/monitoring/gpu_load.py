@@ -1,4 +1,4 @@
-"""How much a worker's GPUs have to do, asked of nvidia-smi and told with its heartbeats."""
+"""The load of a worker's GPUs, read from nvidia-smi and written to Redis."""
 
 import json
 import logging
@@ -14,14 +14,14 @@ from lorajob.worker.ticker import Ticker
 
 QUERY = "--query-gpu=index,uuid,name,memory.used,memory.total,utilization.gpu"
 PERIOD_SECONDS = 10.0
-KEEP_SECONDS = 45  # a worker unheard of for so long has no load
+KEEP_SECONDS = 45  # a load expires after this time without an update
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class GpuLoad:
-    """One device at one time; memory in MiB, utilisation in percent where the device tells it."""
+    """One device at one time. Memory is in MiB, utilisation in percent (None if unknown)."""
 
     index: str
     uuid: str
@@ -32,14 +32,14 @@ class GpuLoad:
 
 
 def gpu_loads(uuids: set[str]) -> list[GpuLoad]:
-    """The load of these devices. Raises ServiceError where nvidia-smi does not answer."""
+    """The load of these devices. Raises ServiceError if nvidia-smi does not answer."""
     if not uuids:
         return []
     return [load for load in parse_loads(ask_nvidia_smi(QUERY, *PLAIN)) if load.uuid in uuids]
 
 
 def parse_loads(table: str) -> list[GpuLoad]:
-    """Read nvidia-smi's lines; a device that does not tell its memory is left out."""
+    """Parse nvidia-smi's lines. A device that does not report its memory is left out."""
     loads = []
     for line in table.splitlines():
         fields = [field.strip() for field in line.split(",")]
@@ -51,8 +51,10 @@ def parse_loads(table: str) -> list[GpuLoad]:
 
 
 def loads_of(redis: Redis, workers: list[str]) -> dict[str, list[GpuLoad]]:
-    """What these workers told last, by their names; those that told nothing are left out, and so is
-    what a worker of another version says in another way.
+    """The latest loads of these workers, by their names.
+
+    Workers that reported nothing are left out. The list is empty if a worker of another version
+    wrote another format.
     """
     if not workers:
         return {}
@@ -75,26 +77,26 @@ def _told(worker: str, text: str) -> list[GpuLoad]:
             if not isinstance(load.index, str) or not isinstance(load.name, str):
                 raise TypeError(load)
     except (ValueError, TypeError, LookupError) as error:
-        logger.info("%s tells its GPUs' load in another way: %r", worker, error)
+        logger.info("%s reports its GPUs' load in an unknown format: %r", worker, error)
         return []
     return loads
 
 
 class GpuWatch:
-    """Tells the load of a worker's GPUs.
+    """Reports the load of a worker's GPUs, in a thread of its own.
 
-    Apart from the heartbeat: nvidia-smi takes its time, and a heartbeat must not wait.
+    nvidia-smi may be slow, and the heartbeat must not wait for it.
     """
 
     def __init__(self, redis: Redis, name: str) -> None:
         self._redis = redis
         self._name = name
         self._uuids: set[str] | None = None
-        # its end is not waited for: what it told expires
+        # Nothing waits for its end, since its last report expires.
         self.ticker = Ticker("gpu-load", PERIOD_SECONDS, self.turn)
 
     def turn(self) -> bool:
-        """Tell it once; False if there are no GPUs."""
+        """Report the load once; False if there are no GPUs."""
         try:
             if self._uuids is None:
                 self._uuids = {gpu.uuid for gpu in visible_gpus()}
@@ -103,7 +105,7 @@ class GpuWatch:
             loads = json.dumps([asdict(load) for load in gpu_loads(self._uuids)])
             self._redis.set(_load_key(self._name), loads, ex=KEEP_SECONDS)
         except (RedisError, ServiceError) as error:
-            logger.info("the GPUs' load was not told: %s", error)
+            logger.info("the GPUs' load was not reported: %s", error)
         return True
 
 

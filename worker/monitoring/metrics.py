@@ -1,4 +1,4 @@
-"""What Prometheus reads: every number from Redis, none from the workers themselves."""
+"""The metrics for Prometheus. All numbers come from Redis, none from the workers themselves."""
 
 import logging
 import threading
@@ -26,13 +26,13 @@ from lorajob.worker.queues import KINDS, MEMORY_CLASSES_GB, QUEUES
 from lorajob.worker.records.record import JobRecord
 
 MIB = 1024**2
-FRESH_SECONDS = 2.0  # an answer is given again for so long: several may scrape
+FRESH_SECONDS = 2.0  # an answer is reused for this long, since several clients may scrape
 
 logger = logging.getLogger(__name__)
 
 
 class ServiceCollector(Collector):
-    """Collects the metrics of one service; a Redis that is gone is a metric, too."""
+    """Collects the metrics of one service. An unavailable Redis is a metric, too."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -49,14 +49,14 @@ class ServiceCollector(Collector):
             return self._answer
 
     def describe(self) -> Iterable[Metric]:
-        return []  # so that registering asks Redis nothing
+        return []  # registering the collector must not need Redis
 
     def _ask(self) -> list[Metric]:
         up = GaugeMetricFamily("lorajob_redis_up", "Whether Redis answers.")
         try:
             metrics = list(self._service())
         except (RedisError, OSError) as error:
-            logger.warning("Redis does not serve: %s", error)
+            logger.warning("Redis is unavailable: %s", error)
             up.add_metric([], 0)
             return [up]
         up.add_metric([], 1)
@@ -76,7 +76,7 @@ class ServiceCollector(Collector):
 
 
 def job_metrics(census: Census) -> Iterator[Metric]:
-    """How many jobs there are, what waits for which workers, and what came out."""
+    """The numbers of jobs by state and by queue, and their error rates."""
     jobs = GaugeMetricFamily(
         "lorajob_jobs", "Jobs by state and language.", labels=["state", "language"]
     )
@@ -92,7 +92,7 @@ def job_metrics(census: Census) -> Iterator[Metric]:
     active = Counter(
         (QUEUES[s.stage], s.waits, s.memory_gb) for s in found if s.active and s.stage is not None
     )
-    for queue in KINDS:  # none is left out: KEDA takes a missing one for an error
+    for queue in KINDS:  # zeros are reported too: KEDA takes a missing value for an error
         for size in (0, *MEMORY_CLASSES_GB) if queue == "gpu" else (0,):
             queues.add_metric([queue, "queued", str(size)], active[queue, True, size])
             queues.add_metric([queue, "running", str(size)], active[queue, False, size])
@@ -102,7 +102,7 @@ def job_metrics(census: Census) -> Iterator[Metric]:
         "Word error rate on the test clips, of the newest job of a language that was evaluated.",
         labels=["language", "model"],
     )
-    newest = {s.language: s.scores for s in found if s.scores}  # the last one stays
+    newest = {s.language: s.scores for s in found if s.scores}  # the newest job comes last
     for language, scores in sorted(newest.items()):
         for model, measured in scores.items():
             wer.add_metric([language, model], measured.wer)
@@ -110,8 +110,8 @@ def job_metrics(census: Census) -> Iterator[Metric]:
 
 
 def training_metrics(running: list[JobRecord]) -> Iterator[Metric]:
-    """How far the running stages are, as their supervisors last said."""
-    labels = ["job_id", "language", "stage"]  # Prometheus calls the scrape itself `job`
+    """The progress of the running stages, as their supervisors last reported it."""
+    labels = ["job_id", "language", "stage"]  # Prometheus uses the label `job` itself
     names = {
         "step": ("lorajob_stage_step", "Step that a running stage has reached."),
         "total": ("lorajob_stage_steps", "Steps that a running stage has to make."),
@@ -141,7 +141,7 @@ def training_metrics(running: list[JobRecord]) -> Iterator[Metric]:
 
 
 def steps_per_second(progress: Progress) -> float | None:
-    """What a stage's own forecast of its end assumes."""
+    """The speed that a stage's own forecast of its end assumes."""
     if progress.step is None or progress.total is None or not progress.eta_seconds:
         return None
     return (progress.total - progress.step) / progress.eta_seconds
@@ -150,7 +150,7 @@ def steps_per_second(progress: Progress) -> float | None:
 def worker_metrics(
     workers: dict[str, list[str]], loads: dict[str, list[GpuLoad]]
 ) -> Iterator[Metric]:
-    """Who works, and what their GPUs have to do."""
+    """The numbers of live workers, and the load of their GPUs."""
     count = GaugeMetricFamily("lorajob_workers", "Workers that live.", labels=["queue"])
     for queue, names in workers.items():
         count.add_metric([queue], len(names))
@@ -178,7 +178,7 @@ def tally_metrics(
     leases: dict[str, str],
     notices: dict[str, str],
 ) -> Iterator[Metric]:
-    """What workers have counted since this Redis began."""
+    """The counts of all workers since the data of this Redis began."""
     yield _histogram(
         "lorajob_queue_wait_seconds", "Time from queued to claimed.", "queue", KINDS,
         tallies.read_histograms(waits), tallies.WAIT_BOUNDS,

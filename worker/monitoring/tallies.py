@@ -1,7 +1,8 @@
-"""What workers count as it happens, in Redis, for whoever reads the metrics.
+"""Counters that workers keep in Redis for the metrics.
 
-A histogram is one hash: `LABEL|BOUND` counts what was at most BOUND and above the one before,
-`LABEL|sum` adds up. Nothing here ever hurts a job: what cannot be written is not counted.
+A histogram is one hash: `LABEL|BOUND` counts the values that are at most BOUND and above the bound
+before it, `LABEL|sum` is the sum of all values. A counter that cannot be written is skipped, so
+that it never affects a job.
 """
 
 import logging
@@ -33,20 +34,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Histogram:
-    """Seconds that were observed: how many up to each bound (not cumulative), and their sum."""
+    """Observed seconds: the count in each bucket (not cumulative), and the sum."""
 
     counts: dict[str, int] = field(default_factory=dict)
     sum: float = 0.0
 
 
 def waited(redis: Redis, queue: str, seconds: float) -> None:
-    """A stage was claimed that had waited in `queue` for so long."""
+    """Count a claim of a stage that had waited in `queue` for `seconds`."""
     with _writing(redis) as pipe:
         _observe(pipe, WAITS, queue, seconds, WAIT_BOUNDS)
 
 
 def attempted(redis: Redis, stage: str, outcome: str, seconds: float) -> None:
-    """An attempt at a stage ended; the time of those that committed is kept, too."""
+    """Count the end of an attempt, and its time if it committed the stage."""
     with _writing(redis) as pipe:
         pipe.hincrby(ATTEMPTS, f"{stage}|{outcome}", 1)
         if outcome == "committed":
@@ -54,20 +55,22 @@ def attempted(redis: Redis, stage: str, outcome: str, seconds: float) -> None:
 
 
 def lease_lost(redis: Redis) -> None:
-    """A stage was taken from an owner whose lease had run out."""
+    """Count a stage that was taken from an owner whose lease had run out."""
     with _writing(redis) as pipe:
         pipe.hincrby(LEASES, "lost", 1)
 
 
 def noticed(redis: Redis, channel: str, sent: bool) -> None:
-    """The end of a job was told to `channel`, or could not be."""
+    """Count a notice of a job's end that `channel` accepted, or did not."""
     with _writing(redis) as pipe:
         pipe.hincrby(NOTICES, f"{channel}|{'sent' if sent else 'failed'}", 1)
 
 
 def waiting_since(record: JobRecord, stage: str) -> float:
-    """Since when a queued stage has waited: the job was made, the stage before it finished, or the
-    attempt before it ended. (How long a job lay failed before its retry counts as waiting.)
+    """When a queued stage started to wait, in seconds since the epoch.
+
+    That is when the job was made, the stage before it finished or the attempt before it ended,
+    whichever is the latest. The time between a failure and its retry counts as waiting.
     """
     before = [record.stages[name].finished_at for name in STAGES[: STAGES.index(stage)]]
     ended = [entry.ended_at for entry in record.ended]
@@ -75,7 +78,7 @@ def waiting_since(record: JobRecord, stage: str) -> float:
 
 
 def read_histograms(hash_: dict[str, str]) -> dict[str, Histogram]:
-    """Label -> what such a hash holds."""
+    """The histograms of such a hash, by label."""
     found: dict[str, Histogram] = {}
     for name, text in hash_.items():
         label, _, bound = name.rpartition("|")

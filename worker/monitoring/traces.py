@@ -1,7 +1,8 @@
-"""One OpenTelemetry trace a job: a span for the job, and below it one for each attempt at a stage.
+"""One OpenTelemetry trace per job: a span for the job, and a child span for each attempt.
 
-Needs the extra `otel` and OTEL_EXPORTER_OTLP_ENDPOINT; without either nothing happens. Trace and
-root span are named after the job, so that what different workers send belongs together.
+Needs the extra `otel` and OTEL_EXPORTER_OTLP_ENDPOINT; without them it does nothing. The ids of the
+trace and of the root span are hashes of the job's id, so that spans from different workers form one
+trace.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-EXPORT_SECONDS = 3.0  # the next stage waits for no collector longer
+EXPORT_SECONDS = 3.0  # longest time that a collector can delay the next stage
 GOOD = ("committed", "succeeded", "cancelled", "shutdown")
 
 logger = logging.getLogger(__name__)
@@ -60,18 +61,21 @@ def _installed() -> bool:
 
 
 def trace_id(job_id: str) -> int:
-    """The trace of a job, in 128 bits."""
+    """The id of a job's trace, of 128 bits."""
     return int.from_bytes(hashlib.sha256(job_id.encode()).digest()[:16], "big")
 
 
 def root_span_id(job_id: str) -> int:
-    """The span of a job, in 64 bits."""
+    """The id of a job's root span, of 64 bits."""
     return int.from_bytes(hashlib.sha256(job_id.encode()).digest()[16:24], "big")
 
 
 @dataclass(frozen=True)
 class _Span:
-    """What is told: of an attempt at `stage`, or of the whole job. Times are since the epoch."""
+    """A span to export: of an attempt at `stage`, or of the whole job if that is None.
+
+    Times are seconds since the epoch.
+    """
 
     record: JobRecord
     stage: str | None
@@ -86,7 +90,7 @@ def _tell(span: _Span) -> None:
         return
     try:
         _export(span)
-    except Exception:  # whatever a library or its settings do wrong, no job is hurt
+    except Exception:  # an error in a library or in its settings must not affect a job
         logger.warning("%s: its span was not exported", span.record.id, exc_info=True)
 
 
@@ -115,7 +119,7 @@ def _export(told: _Span) -> None:
 
 
 def _provider(job_id: str) -> "TracerProvider":
-    """A provider that exports at once. A span without a parent becomes the root of its job."""
+    """A provider that exports at once. A span without a parent becomes the job's root span."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -123,7 +127,7 @@ def _provider(job_id: str) -> "TracerProvider":
     from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
     class JobIds(RandomIdGenerator):
-        """Root spans are named after their job; what has a parent takes its trace from there."""
+        """Takes the ids of a root span from its job. A child span keeps its parent's trace."""
 
         def generate_trace_id(self) -> int:
             self._rooted = True

@@ -1,4 +1,4 @@
-"""Jobs and batches as Redis holds them, and every change of state as one Lua script.
+"""The records of jobs and batches in Redis, and the Lua script of all changes of state.
 
 May import: worker.{queues,settings,redis_url,connect} and the library.
 """

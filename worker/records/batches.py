@@ -1,4 +1,4 @@
-"""Batches: which jobs were asked for together. Each job's own record tells how it does."""
+"""Batches: the jobs that were submitted together. Each job's own record holds its state."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -10,12 +10,12 @@ from redis.client import Pipeline
 from lorajob.errors import JobNotFoundError
 from lorajob.worker.queues import Priority
 
-INDEX = "lorajob:batches"  # by the time they were made
-SHOWN_BATCHES = 5  # to whoever asks for one that is not there
+INDEX = "lorajob:batches"  # sorted set: all batches, by the time they were made
+SHOWN_BATCHES = 5  # listed in the error about an unknown batch
 
 
 class JobBatch(BaseModel):
-    """One batch, as it stands in Redis: JSON under `lorajob:batch:ID`."""
+    """One batch, stored in Redis as JSON under `lorajob:batch:ID`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -33,7 +33,7 @@ class Batches:
         self._redis = redis
 
     def create(self, batch: JobBatch) -> JobBatch:
-        """Store it, unless there is one of that id; returns the one that is there now."""
+        """Store the batch, unless one of that id exists. Returns the stored one."""
         text = batch.model_dump_json()
         if self._redis.set(_batch_key(batch.id), text, nx=True):
             self._redis.zadd(INDEX, {batch.id: batch.created_at})
@@ -41,11 +41,11 @@ class Batches:
         return self.load(batch.id)
 
     def load(self, batch_id: str) -> JobBatch:
-        """Raises JobNotFoundError."""
+        """The batch of that id. Raises JobNotFoundError."""
         text = cast("str | None", self._redis.get(_batch_key(batch_id)))
         if text is None:
             newest = ", ".join(batch.id for batch in self.newest(SHOWN_BATCHES))
-            there = f"the newest are {newest}" if newest else "there is none"
+            there = f"the newest are {newest}" if newest else "no batch exists"
             raise JobNotFoundError(f"batch: {batch_id!r} is unknown; {there}")
         return JobBatch.model_validate_json(text)
 
@@ -58,18 +58,24 @@ class Batches:
         return [JobBatch.model_validate_json(text) for text in texts if text]
 
     def restore(self, job: Any) -> None:
-        """Put a job whose record was made anew back into its batch."""
-        start = {"id": job.batch, "created_at": job.created_at, "user": job.user}
-        new = JobBatch(**start, priority=job.priority, jobs=(job.id,))
-        while job.id not in self.create(new).jobs:  # perhaps it was forgotten this very moment
+        """Put a job whose record was rebuilt back into its batch."""
+        new = JobBatch(
+            id=job.batch,
+            created_at=job.created_at,
+            user=job.user,
+            priority=job.priority,
+            jobs=(job.id,),
+        )
+        # Repeated, since another process may remove the batch between the two calls.
+        while job.id not in self.create(new).jobs:
             self._change(job.batch, lambda jobs: tuple(dict.fromkeys((*jobs, job.id))))
 
     def remove(self, job_id: str, batch_id: str) -> None:
-        """Take a job out; a batch of none is forgotten."""
+        """Take a job out of its batch. A batch without jobs is deleted."""
         self._change(batch_id, lambda jobs: tuple(one for one in jobs if one != job_id))
 
     def _change(self, batch_id: str, change: Callable[[tuple[str, ...]], tuple[str, ...]]) -> None:
-        """Change which jobs a batch has, if it is there, and lose nobody else's change."""
+        """Change the jobs of a batch, if it exists, without losing a concurrent change."""
 
         def keep(pipe: Pipeline) -> None:
             text = cast("str | None", pipe.get(_batch_key(batch_id)))

@@ -1,7 +1,7 @@
-"""The ends of jobs, in a list in Redis until a worker has told somebody of them.
+"""The list of ended jobs in Redis, which a worker takes to send notifications.
 
-The transition that ends a job puts it there, whoever made it, and only where some worker has said
-within a week that it tells: nobody who sets up a webhook later hears of last month's jobs.
+The transition that ends a job adds a notice to the list, if a worker has asked for notices within
+the last week. A webhook that is set up later therefore gets no notices of old jobs.
 """
 
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from typing import cast
 from redis import Redis
 
 KEY = "lorajob:notices"  # `JOB STATE REVISION`, newest first; transitions.lua fills it
-WANTED = "lorajob:notices:wanted"  # is there while somebody takes them
+WANTED = "lorajob:notices:wanted"  # exists while a worker takes notices
 WANTED_SECONDS = 7 * 86_400
 
 
 @dataclass(frozen=True)
 class Notice:
-    """A job has ended. `revision` tells its ends apart, for it may be retried."""
+    """A job has ended. `revision` distinguishes its ends, since a job may be retried."""
 
     job_id: str
     state: str
@@ -24,11 +24,11 @@ class Notice:
 
 
 def want(redis: Redis) -> None:
-    """Have the ends of jobs kept from now on."""
+    """Keep notices for the next WANTED_SECONDS."""
     redis.set(WANTED, "1", ex=WANTED_SECONDS)
 
 
 def take(redis: Redis) -> Notice | None:
-    """The oldest notice; nobody else gets it."""
+    """Remove the oldest notice and return it; None if there is none."""
     text = cast("str | None", redis.rpop(KEY))
     return Notice(*text.split(" ", 2)) if text is not None else None

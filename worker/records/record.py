@@ -1,4 +1,4 @@
-"""What is known of a job: its record, which Redis holds as one hash and job.json mirrors."""
+"""The record of a job. Redis holds it as one hash; job.json is a copy."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ MEASURED = ("evaluate", "convert")  # the stages that measure error rates
 
 
 class EndedAttempt(BaseModel):
-    """One attempt at a stage that is over: who made it, how far it came and why it ended."""
+    """An ended attempt at a stage: its worker, its last step and why it ended."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -35,7 +35,7 @@ class EndedAttempt(BaseModel):
     worker: str
     started_at: float
     ended_at: float
-    step: int | None = None  # the last that was reported
+    step: int | None = None  # the last reported step
     why: str  # succeeded, cancelled, failed: ..., or why it is retried
 
 
@@ -52,15 +52,15 @@ class StageRecord(BaseModel):
     progress: Progress | None = None
     result: StageResult | None = None
     error: str | None = None
-    attempt: int = Field(0, alias="fence")  # number of the last: raised by every claim
+    attempt: int = Field(0, alias="fence")  # number of the last attempt: raised by every claim
     owner: str | None = None
-    lease: float | None = None  # until when the owner may be taken to live
-    checkpoint: int | None = None  # the newest step that was saved
-    losses: int = 0  # attempts in a row that were to be retried, without a newer checkpoint
+    lease: float | None = None  # end of the time in which the owner counts as alive
+    checkpoint: int | None = None  # the newest saved step
+    losses: int = 0  # retryable failures in a row without a newer checkpoint
 
 
 class JobRecord(BaseModel):
-    """One job: what was asked for and how far it is."""
+    """One job: what was submitted, and its progress."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -73,13 +73,13 @@ class JobRecord(BaseModel):
     folder: str
     error: str | None = None
     cancel_requested: bool = False
-    user: str | None = None  # who asked for it
-    batch: str | None = None  # of which it is a part
+    user: str | None = None  # who submitted it
+    batch: str | None = None  # the batch that it belongs to
     priority: Priority = "normal"
-    lane: int = 0  # of the queues: its batch's or user's, as `Records.create` found
-    memory_class: int | None = None  # GB of the smallest card that takes it; None: any
+    lane: int = 0  # the lane of its batch or user, as `Records.create` found it
+    memory_class: int | None = None  # GB of the smallest card that it fits; None: any
     revision: int = 0  # raised by every change of state
-    ended: tuple[EndedAttempt, ...] = ()  # oldest first, the last hundred
+    ended: tuple[EndedAttempt, ...] = ()  # the last hundred, oldest first
     stages: dict[str, StageRecord]
 
     @field_validator("stages")
@@ -91,7 +91,7 @@ class JobRecord(BaseModel):
 
     @property
     def over(self) -> bool:
-        """True when nothing more will happen by itself."""
+        """True if the job has ended; only a user can continue it."""
         return self.standing.over
 
     @property
@@ -101,7 +101,7 @@ class JobRecord(BaseModel):
 
     @property
     def standing(self) -> Standing:
-        """The stage that the job is at, and what it does there."""
+        """The stage that the job is at, and its state there."""
         return standing(
             self.language,
             self.state,
@@ -113,9 +113,7 @@ class JobRecord(BaseModel):
 
     @property
     def scores(self) -> dict[str, Scores]:
-        """Of base, tuned and converted, each as its stage measured it on the test clips; only what
-        is known.
-        """
+        """The scores of the base, tuned and converted models on the test clips, as far as known."""
         results = [self.stages[name].result for name in MEASURED]
         return {
             name: scores
@@ -126,7 +124,7 @@ class JobRecord(BaseModel):
 
     @property
     def location(self) -> Folder | Store:
-        """Where the job's files are."""
+        """The place of the job's files."""
         return open_location(self.folder)
 
     def save(self) -> None:
@@ -134,7 +132,7 @@ class JobRecord(BaseModel):
         self.location.write_json("job.json", self.model_dump(mode="json"))
 
     def to_hash(self) -> dict[Any, str]:
-        """Flat text fields, `train.state` and so on; what is None or empty is absent."""
+        """The record as flat text fields, such as `train.state`. None and empty are left out."""
         fields = self.model_dump(mode="json", exclude={"stages", "ended"}, exclude_none=True)
         fields["cancel_requested"] = int(self.cancel_requested)
         if self.ended:
@@ -149,7 +147,7 @@ class JobRecord(BaseModel):
 
     @classmethod
     def from_hash(cls, fields: dict[str, str]) -> "JobRecord":
-        """The record of such fields. Raises RecordError where they are not one's."""
+        """The record of the fields from `to_hash`. Raises RecordError if they are malformed."""
         values: dict[str, Any] = {"stages": {name: {} for name in STAGES}}
         try:
             for name, text in fields.items():
@@ -165,12 +163,12 @@ class JobRecord(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> "JobRecord":
-        """The record in a job.json. Raises RecordError where it is none, OSError as reading."""
+        """The record in a job.json. Raises RecordError if it is malformed, OSError from reading."""
         return cls.parse(path.read_bytes(), path)
 
     @classmethod
     def parse(cls, data: bytes, place: Path | str) -> "JobRecord":
-        """The record in the text of a job.json found at `place`. Raises RecordError."""
+        """Parse the content of the job.json at `place`. Raises RecordError."""
         try:
             return cls.model_validate_json(data)
         except ValueError as error:
@@ -178,6 +176,6 @@ class JobRecord(BaseModel):
 
 
 def new_stages() -> dict[str, StageRecord]:
-    """The stages of a job that nothing was done for: the first queued, the others waiting."""
+    """The stages of a new job: the first is queued, the others are waiting."""
     first, *others = STAGES
     return {first: StageRecord(state="queued")} | {name: StageRecord() for name in others}

@@ -1,9 +1,9 @@
-"""Job records: the truth about every job, in Redis and mirrored to job.json beside its files.
+"""Job records: the truth about every job, in Redis and copied to job.json beside its files.
 
-A record is one hash, never expiring; a sorted set by creation time lists them, newest first. Every
-change of state is one function of transitions.lua, so that two deliveries of the same message can
-never both run a stage: a claim takes the next number of an attempt and leaves a random owner token;
-a caller with another number or owner is refused.
+A record is one hash that never expires. A sorted set lists all records by creation time. Every
+change of state is one function of transitions.lua, so that two deliveries of one message never both
+run a stage: a claim raises the attempt's number and stores a random owner token, and Redis refuses
+a caller with another number or owner.
 """
 
 import json
@@ -27,8 +27,8 @@ from lorajob.worker.records.record import JobRecord
 from lorajob.worker.records.standing import ENDED, FIELDS, Standing, standing_of
 
 INDEX = "lorajob:jobs"
-QUEUED = "lorajob:queued"  # the jobs that wait, by the time since when
-RUNNING = "lorajob:running"  # the jobs that run, by the end of their lease
+QUEUED = "lorajob:queued"  # sorted set: the jobs that wait, by the time they started to wait
+RUNNING = "lorajob:running"  # sorted set: the jobs that run, by the end of their lease
 PAGE = 500  # records read at a time
 Settled = Literal["settled", "stopped", "superseded"]
 Heard = Literal["held", "cancelled", "superseded", "forgotten"]
@@ -44,13 +44,13 @@ class Claim:
 
     job_id: str
     stage: str
-    attempt: int  # its number: higher than that of every earlier claim of the stage
+    attempt: int  # the number of the claim, higher than that of every earlier one of the stage
     owner: str
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a stage may not be run now: succeeded, failed, cancelled, held, early or unknown."""
+    """Why a stage must not run now: succeeded, failed, cancelled, held, early or unknown."""
 
     reason: str
 
@@ -63,8 +63,9 @@ class Records:
         self._script = transitions.register(redis)
 
     def create(self, record: JobRecord) -> JobRecord | None:
-        """Store a new record and its job.json, in the lane of its batch or user; returns it. None,
-        and nothing, where there is one already.
+        """Store a new record and its job.json, and return it with the lane of its batch or user.
+
+        Returns None and changes nothing if a record of that id exists.
         """
         at = record.standing
         place = (at.active and at.stage_state) or ""
@@ -77,11 +78,11 @@ class Records:
         return record.model_copy(update={"lane": lane})
 
     def delete(self, job_id: str) -> None:
-        """Forget a record; its files are the caller's."""
+        """Delete a record. The caller removes its files."""
         self._run("delete", job_id)
 
     def forget(self, job_id: str) -> bool:
-        """As `delete`, for a job that is over; False, and nothing, for any other."""
+        """As `delete`, for an ended job. Returns False and changes nothing for any other job."""
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.watch(_record_key(job_id))  # type: ignore[no-untyped-call]  # redis-py has no types for it
             if cast("str | None", pipe.hget(_record_key(job_id), "state")) not in ENDED:
@@ -91,19 +92,19 @@ class Records:
             pipe.zrem(INDEX, job_id)
             try:
                 pipe.execute()
-            except WatchError:  # it changed this very moment
+            except WatchError:  # the record changed meanwhile
                 return False
         return True
 
     def load(self, job_id: str) -> JobRecord:
-        """Raises JobNotFoundError."""
+        """The record of that id. Raises JobNotFoundError."""
         fields = cast("dict[str, str]", self._redis.hgetall(_record_key(job_id)))
         if not fields:
             raise _unknown(job_id)
         return JobRecord.from_hash(fields)
 
     def known(self, job_id: str) -> bool:
-        """Whether there is a record of that id."""
+        """Whether a record of that id exists."""
         return bool(self._redis.exists(_record_key(job_id)))
 
     def ids(self) -> list[str]:
@@ -116,7 +117,7 @@ class Records:
         return self.load_many(ids)
 
     def load_many(self, ids: Sequence[str]) -> list[JobRecord]:
-        """The records of `ids`, in their order; what is unknown or damaged is left out."""
+        """The records of `ids`, in their order. Unknown and damaged ones are left out."""
         found = []
         for start in range(0, len(ids), PAGE):
             with self._redis.pipeline(transaction=False) as pipe:
@@ -132,7 +133,7 @@ class Records:
         return records
 
     def standings(self, ids: Sequence[str]) -> dict[str, Standing]:
-        """Where the jobs of `ids` stand, read from a few fields; what is unknown is left out."""
+        """The standings of the jobs of `ids`, read from a few fields. Unknown ids are left out."""
         found: dict[str, Standing] = {}
         for start in range(0, len(ids), PAGE):
             page = ids[start : start + PAGE]
@@ -155,16 +156,29 @@ class Records:
         owner: str | None = None,
         known_attempt: int = 0,
     ) -> Claim | Refusal:
-        """Take a queued stage, or one whose lease ran out, unless that makes `max_losses` in a row.
-        Give `owner` to ask again safely, and the number of the last attempt that left files, so
-        that this one's is higher even where somebody ran the stage by hand. In a store job.json is
-        the owner's to bring up to date: a store that hangs would outlast the lease here.
+        """Take a queued stage, or one whose lease ran out.
+
+        If an expired lease makes `max_losses` in a row, the stage fails instead. With an `owner`
+        the call can be repeated safely. `known_attempt` is the number of the last attempt that left
+        files; the new number is higher, even if the stage was run by hand.
+
+        If the files are in a store, the owner writes job.json later, because a store that hangs
+        could outlast the lease here.
         """
         owner = owner or secrets.token_hex(16)
         earlier = STAGES[: STAGES.index(stage)]
         previous = earlier[-1] if earlier else ""
-        terms = owner, worker, lease_seconds, max_losses, known_attempt
-        answer = self._run("claim", job_id, stage, previous, *terms)
+        answer = self._run(
+            "claim",
+            job_id,
+            stage,
+            previous,
+            owner,
+            worker,
+            lease_seconds,
+            max_losses,
+            known_attempt,
+        )
         if answer[0] != "claimed":
             self._mirror_known(job_id)
             return Refusal(answer[0])
@@ -178,11 +192,11 @@ class Records:
         progress: Progress | None = None,
         lease_seconds: float = 0,
     ) -> Heard:
-        """Write progress and renew the lease, where given; hear whether to go on.
+        """Write progress and renew the lease, if given. Returns whether to continue.
 
-        An expired lease is renewed as long as nobody else has claimed the stage. Progress whose
-        `checkpoint` is newer than the last one ends a row of losses; an older one, from which the
-        stage had to go on, is the last one from then on.
+        An expired lease is renewed unless the stage has a later claim. Progress with a newer
+        `checkpoint` sets the number of losses in a row to 0. An older checkpoint is stored too: the
+        stage had to continue from it.
         """
         text = "" if progress is None else json.dumps(progress.model_dump(mode="json"))
         saved = None if progress is None else progress.checkpoint
@@ -191,7 +205,7 @@ class Records:
         return cast(Heard, answer)
 
     def commit(self, claim: Claim, result: StageResult) -> Settled:
-        """The stage succeeded; the next is queued. `stopped`: it did, but the job is cancelled."""
+        """The stage succeeded; the next is queued. `stopped`: the job was cancelled, too."""
         return self._end(claim, "succeeded", json.dumps(result.as_json(), ensure_ascii=False))
 
     def fail(self, claim: Claim, message: str) -> bool:
@@ -199,20 +213,20 @@ class Records:
         return self._end(claim, "failed", message) == "settled"
 
     def cancelled(self, claim: Claim) -> bool:
-        """The stage stopped because of a cancel, and the job with it."""
+        """The stage, and the job with it, ended because of a cancel."""
         return self._end(claim, "cancelled") == "settled"
 
     def release(self, claim: Claim, why: str) -> bool:
-        """Give a stage back unfinished: it is queued again (or cancelled, where asked for)."""
+        """Give an unfinished stage back. It is queued again, or cancelled after a cancel."""
         return self._end(claim, "queued", why) == "settled"
 
     def fail_retryable(
         self, claim: Claim, why: str, max_losses: int, memory_class: int = 0
     ) -> Requeued:
-        """The attempt ended through no fault of the job's: its stage is queued again, or has failed
-        where this makes `max_losses` in a row without a new checkpoint. `superseded`: a later
-        claim has it.
-        The job waits for a card of `memory_class` GB from now on, if that is more than it did.
+        """The attempt failed for a reason that the job did not cause, so its stage is queued again.
+
+        The stage fails if this makes `max_losses` in a row without a new checkpoint. `superseded`:
+        a later claim has the stage. A larger `memory_class` in GB replaces the job's.
         """
         answer = self._by_owner("fail_retryable", claim, why, max_losses, memory_class)
         if answer != "superseded":
@@ -220,7 +234,7 @@ class Records:
         return cast(Requeued, answer)
 
     def expire(self, job_id: str, max_losses: int) -> Expired:
-        """As `fail_retryable`, for a job whose lease ran out; `held` where it did not."""
+        """As `fail_retryable`, for a job whose lease ran out; `held` if it did not."""
         answer = self._run("expire", job_id, max_losses, *STAGES)
         if answer != "held":
             self.mirror(job_id)
@@ -231,7 +245,7 @@ class Records:
         return cast("list[str]", self._run("due", "", RUNNING, 0, limit))
 
     def overdue(self, seconds: float, limit: int) -> list[str]:
-        """The jobs that have waited in the queue for so long, the longest first."""
+        """The jobs that have waited in the queue for `seconds`, the longest first."""
         return cast("list[str]", self._run("due", "", QUEUED, seconds, limit))
 
     def queued(self) -> int:
@@ -239,26 +253,29 @@ class Records:
         return int(self._redis.zcard(QUEUED))
 
     def wait_anew(self, job_id: str) -> None:
-        """Count the time that a queued job waits from now."""
+        """Restart the time that a queued job has waited."""
         self._run("wait_anew", job_id)
 
     def cancel(self, job_id: str) -> str:
-        """Ask for the end of a job. Returns `cancelled` (nothing ran), `cancelling` (the worker
-        will stop it), or the state in which it had ended already. Raises JobNotFoundError.
+        """Cancel a job.
+
+        Returns `cancelled` if no stage ran, `cancelling` if its worker will stop it, or the state
+        in which the job had ended before. Raises JobNotFoundError.
         """
         return self._ask("cancel", job_id, *STAGES)
 
     def retry(self, job_id: str) -> str:
-        """Queue the unfinished stages of a failed or cancelled job again. Returns `retried`, or the
-        state that forbids it. Raises JobNotFoundError.
+        """Queue the unfinished stages of a failed, rejected or cancelled job again.
+
+        Returns `retried`, or the state that forbids it. Raises JobNotFoundError.
         """
         return self._ask("retry", job_id, LANES, *STAGES)
 
     def mirror(self, job_id: str) -> None:
-        """Bring job.json up to date; a disk that refuses is only warned about."""
+        """Write job.json. An error, such as a full disk, is only logged."""
         revision = None
         while (record := self.load(job_id)).revision != revision:
-            revision = record.revision  # look again after writing: another writer may be slower
+            revision = record.revision  # checked again after the write: another may be slower
             try:
                 record.save()
             except (OSError, StoreError) as error:
@@ -269,7 +286,7 @@ class Records:
         try:
             self.mirror(job_id)
         except JobNotFoundError:
-            return  # a message of a job that was withdrawn
+            return  # the job was withdrawn after its message was sent
 
     def _end(self, claim: Claim, state: str, payload: str = "") -> Settled:
         later = STAGES[STAGES.index(claim.stage) + 1 :]
@@ -287,11 +304,11 @@ class Records:
         return answer
 
     def _by_owner(self, transition: str, claim: Claim, *args: str | float) -> Any:
-        """A transition that Redis refuses once another claim has the stage."""
+        """Run a transition that Redis refuses once another claim has the stage."""
         return self._run(transition, claim.job_id, claim.stage, claim.attempt, claim.owner, *args)
 
     def _run(self, transition: str, job_id: str, *args: str | float) -> Any:
-        """One of transitions.lua; without a job for `due`."""
+        """Run a function of transitions.lua. `due` has no job."""
         keys = [QUEUED, RUNNING, INDEX, notices.KEY, notices.WANTED]
         keys += [_record_key(job_id)] if job_id else []
         return self._script(keys, [transition, job_id, *args])

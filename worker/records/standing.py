@@ -1,6 +1,7 @@
-"""Where a job stands: derived here alone, from its whole record or from the few fields that tell.
+"""The standing of a job: its current stage and state. Only this module derives it.
 
-`JobRecord.standing` and `Records.standings` give it; who lists, counts or sends jobs asks it.
+`JobRecord.standing` derives it from a whole record, `Records.standings` from a few fields. Code
+that lists, counts or sends jobs uses it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,12 @@ JobState = Literal["queued", "running", "succeeded", "failed", "cancelled", "rej
 StageState = Literal["queued", "waiting", "running", "succeeded", "failed", "cancelled"]
 ENDED: tuple[JobState, ...] = ("succeeded", "failed", "cancelled", "rejected")
 
-# of the hash, in the order that `standing_of` takes
+# The fields of the record's hash that `standing_of` needs, in its order.
 FIELDS = (
-    *("language", "state", "memory_class", "evaluate.result"),
+    "language",
+    "state",
+    "memory_class",
+    "evaluate.result",
     *(f"{stage}.state" for stage in STAGES),
     *(f"{stage}.worker" for stage in STAGES),
 )
@@ -31,18 +35,18 @@ class Standing:
     state: str
     stage: str | None  # None once all have succeeded
     stage_state: str | None
-    worker: str | None  # that runs the stage, or ran it last
-    memory_gb: int  # of the smallest card that holds the stage; 0 for any, and on a CPU
-    scores: Mapping[str, Scores]  # on the test clips, of base and tuned, once evaluated
+    worker: str | None  # the worker that runs the stage, or ran it last
+    memory_gb: int  # of the smallest card that the stage fits; 0 for any card, and on a CPU
+    scores: Mapping[str, Scores]  # of base and tuned on the test clips, once evaluated
 
     @property
     def over(self) -> bool:
-        """True when nothing more will happen by itself."""
+        """True if the job has ended; only a user can continue it."""
         return self.state in ENDED
 
     @property
     def active(self) -> bool:
-        """Whether the stage is a worker's to run, now or later."""
+        """Whether a worker runs the stage, now or later."""
         return self.stage is not None and not self.over
 
     @property
@@ -84,7 +88,7 @@ def standing(
 
 
 def standing_of(values: Sequence[str | None]) -> Standing | None:
-    """The standing that a record's FIELDS tell of; None if there is no record."""
+    """The standing from the values of a record's FIELDS; None if there is no record."""
     language, state, memory_class, evaluated, *rest = values
     if language is None or state is None:
         return None
@@ -96,5 +100,5 @@ def standing_of(values: Sequence[str | None]) -> Standing | None:
 def _scores(evaluated: str | None) -> dict[str, Scores]:
     try:
         return StageResult.model_validate_json(evaluated or "{}").scores
-    except ValueError:  # a damaged record is another's to report
+    except ValueError:  # reading the whole record reports the damage
         return {}

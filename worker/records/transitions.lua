@@ -1,26 +1,26 @@
--- The transitions of a job's record: one function each, which Redis runs whole or not at all.
+-- The transitions of a job's record. Each is one function, which Redis runs atomically.
 --
 -- KEYS, the same for every transition:
---   1  lorajob:queued          sorted set: jobs that wait in the queue, by the time since when
+--   1  lorajob:queued          sorted set: jobs that wait in the queue, by the start of the wait
 --   2  lorajob:running         sorted set: jobs that run, by the end of their lease
 --   3  lorajob:jobs            sorted set: all jobs, by the time they were made
---   4  lorajob:notices         list: ends of jobs to be told, `ID STATE REVISION`, newest first
+--   4  lorajob:notices         list: ends of jobs to report, `ID STATE REVISION`, newest first
 --   5  lorajob:notices:wanted  exists while a worker takes notices
 --   6  the job's record: a hash with the fields of JobRecord, those of a stage as `train.state`;
---      `due` alone has no job and no such key
--- Keys that only this file uses, both sets of the ids of jobs that are not over:
---   lorajob:open:share:SHARE   by whose turn a job takes: its batch, or `user:NAME`
---   lorajob:open:lane:LANE     by their lane of the queues
+--      only `due` has no job and no such key
+-- Keys that only this file uses. Both are sets of the ids of jobs that are not over:
+--   lorajob:open:share:SHARE   the jobs of one batch, or of one user as `user:NAME`
+--   lorajob:open:lane:LANE     the jobs of one lane of the queues
 --
 -- ARGV: the name of the transition, the job's id, then the arguments of its function. All are text.
--- A claim is known by its fence, which every later claim of the stage raises, and a random owner.
--- Times are Redis's own clock, in seconds since the epoch.
--- `revision` is raised by every change but progress and leases.
+-- A claim is identified by its fence, which every later claim of the stage raises, and by a random
+-- owner token. Times are by Redis's clock, in seconds since the epoch.
+-- Every change raises `revision`, except changes of progress and leases.
 
 local queued_jobs, running_jobs, all_jobs, notices, notices_wanted, key = unpack(KEYS)
 local id = ARGV[2]
 local MOST_NOTICES = 10000
-local MOST_ENDED = 100  -- attempts that a record remembers
+local MOST_ENDED = 100  -- ended attempts that a record keeps
 
 local function get(field) return redis.call('HGET', key, field) end
 local function set(...) redis.call('HSET', key, ...) end
@@ -38,7 +38,7 @@ local function notice(state)
     redis.call('LTRIM', notices, 0, MOST_NOTICES - 1)
 end
 
--- Lanes: the jobs of one share that are not over are all in one lane.
+-- Lanes. All jobs of one share that are not over are in one lane.
 local function share() return get('batch') or 'user:' .. (get('user') or '') end
 local function open_of(what, name) return 'lorajob:open:' .. what .. ':' .. name end
 local function lane_of(other)
@@ -53,7 +53,8 @@ local function emptiest_lane(lanes)
     end
     return lane
 end
-local function open(lanes)  -- in the lane of its share if that has an open job, else the emptiest
+-- Puts the job into the lane of its share if that has an open job, else into the emptiest lane.
+local function open(lanes)
     local other = redis.call('SRANDMEMBER', open_of('share', share()))
     local lane = other and lane_of(other) or emptiest_lane(tonumber(lanes))
     set('lane', lane)
@@ -66,7 +67,7 @@ local function close()
 end
 
 -- The job's place in the sorted sets.
-local function rest()  -- in neither: nothing more will happen by itself
+local function rest()  -- removes it from both
     redis.call('ZREM', queued_jobs, id)
     redis.call('ZREM', running_jobs, id)
 end
@@ -76,7 +77,7 @@ local function over(state)
     changed()
     notice(state)
 end
-local function wait()  -- until a message reaches a worker
+local function wait()  -- queues it until a message reaches a worker
     rest()
     redis.call('ZADD', queued_jobs, now(), id)
 end
@@ -86,7 +87,7 @@ local function renew(stage, seconds)
     redis.call('ZADD', running_jobs, lease, id)
 end
 
-local function live(stage)  -- its owner runs it and renews the lease in time
+local function live(stage)  -- whether its owner runs it and has renewed the lease in time
     return get(stage .. '.state') == 'running' and tonumber(get(stage .. '.lease')) > now()
 end
 local function holds(stage, fence, owner)
@@ -102,7 +103,7 @@ local function end_failed(stage, why)
     over('failed')
 end
 
--- Attempts that are over: who made them, how far each came, why it ended.
+-- Adds the ended attempt to the record: its worker, its last step and why it ended.
 local function end_attempt(stage, why)
     local entry = {stage = stage, number = tonumber(get(stage .. '.fence')), why = why,
         worker = get(stage .. '.worker'), started_at = tonumber(get(stage .. '.started_at')),
@@ -114,10 +115,10 @@ local function end_attempt(stage, why)
     if #ended > MOST_ENDED then table.remove(ended, 1) end
     set('ended', cjson.encode(ended))
 end
-local function move_up(class)  -- to larger cards; what waits for them already stays
+local function move_up(class)  -- to larger cards; never to smaller ones
     if class > tonumber(get('memory_class') or '0') then set('memory_class', class) end
 end
-local function requeue(stage, why, limit)  -- after a failure that is no fault of the job's
+local function requeue(stage, why, limit)  -- after a failure that the job did not cause
     end_attempt(stage, why)
     forget(stage, 'lease')
     local losses = redis.call('HINCRBY', key, stage .. '.losses', 1)
@@ -140,7 +141,8 @@ local function requeue_expired(stage, limit)
     if answer == 'queued' then set(stage .. '.expired', 1) end  -- its owner may come back
     return answer
 end
-local function revive(stage)  -- the owner of an expired lease came back before another claim
+-- Restores an expired attempt whose owner came back before another claim.
+local function revive(stage)
     local ended = cjson.decode(get('ended'))
     table.remove(ended)
     if #ended > 0 then set('ended', cjson.encode(ended)) else redis.call('HDEL', key, 'ended') end
@@ -151,7 +153,7 @@ local function revive(stage)  -- the owner of an expired lease came back before 
     renew(stage, 0)
     changed()
 end
-local function runs(stage, fence, owner)  -- whether the caller's claim stands
+local function runs(stage, fence, owner)  -- whether the caller's claim is valid
     if not holds(stage, fence, owner) then return false end
     if get(stage .. '.state') == 'queued' and get(stage .. '.expired') then revive(stage) end
     return get(stage .. '.state') == 'running'
@@ -159,9 +161,9 @@ end
 
 local transitions = {}
 
--- A new record. `created_at`: when the job was made; `state`: of its current stage, '' for a job
+-- Creates a record. `created_at`: when the job was made; `state`: of its current stage, '' for a job
 -- that is over; `lease`: of a running stage; then field, text, field, text ...
--- -> its lane; nil if there is a record of that id
+-- -> its lane; nil if a record of that id exists
 function transitions.create(lanes, created_at, state, lease, ...)
     local fields = {...}
     if get('id') then return nil end
@@ -176,7 +178,7 @@ function transitions.create(lanes, created_at, state, lease, ...)
     return tonumber(get('lane'))
 end
 
--- The record is forgotten.
+-- Deletes the record.
 function transitions.delete()
     rest()
     close()
@@ -191,7 +193,7 @@ function transitions.claim(stage, previous, owner, worker, seconds, limit, known
     local state = get(stage .. '.state')
     if not state then return {'unknown'} end
     if state == 'running' and get(stage .. '.owner') == owner then
-        return {'claimed', tonumber(get(stage .. '.fence'))}  -- asked again: no answer came
+        return {'claimed', tonumber(get(stage .. '.fence'))}  -- repeated: the answer was lost
     end
     if state == 'succeeded' or state == 'failed' or state == 'cancelled' then return {state} end
     if live(stage) then return {'held'} end
@@ -216,8 +218,8 @@ function transitions.claim(stage, previous, owner, worker, seconds, limit, known
     return {'claimed', fence}
 end
 
--- The owner tells how far it is and renews its lease. `progress`: JSON or ''; `checkpoint`: the
--- step it holds or ''; `seconds`: of the lease, '0' to leave it
+-- The owner reports progress and renews its lease. `progress`: JSON or ''; `checkpoint`: the step
+-- of the newest checkpoint or ''; `seconds`: of the lease, '0' to leave it unchanged
 -- -> held, cancelled, superseded, or forgotten if there is no record any more
 function transitions.touch(stage, fence, owner, progress, checkpoint, seconds)
     if not get('state') then return 'forgotten' end
@@ -239,7 +241,7 @@ function transitions.settle(stage, fence, owner, following, state, payload)
     if not holds(stage, fence, owner) then return 'superseded' end
     local cancelled = get('cancel_requested') == '1'
     if get(stage .. '.state') == state and not get(stage .. '.expired') then
-        -- asked again: no answer came
+        -- repeated: the answer was lost
         if state == 'succeeded' and get('state') == 'cancelled' then return 'stopped' end
         return 'settled'
     end
@@ -281,19 +283,20 @@ function transitions.settle(stage, fence, owner, following, state, payload)
     return 'settled'
 end
 
--- The owner's attempt failed, and another may succeed: the fault is not the job's. `class`: of memory from now on, or 0
+-- The owner's attempt failed for a reason that the job did not cause, so another may succeed.
+-- `class`: the job's memory class from now on, or 0 to leave it unchanged
 -- -> queued, cancelled, failed or superseded
 function transitions.fail_retryable(stage, fence, owner, why, limit, class)
     local state = get(stage .. '.state')
     if holds(stage, fence, owner) and state ~= 'running' and not get(stage .. '.expired') then
-        return state  -- asked again: no answer came
+        return state  -- repeated: the answer was lost
     end
     if not runs(stage, fence, owner) then return 'superseded' end
     move_up(tonumber(class))
     return requeue(stage, why, limit)
 end
 
--- The lease may have run out. The stages follow in order
+-- Queues the running stage again if its lease ran out. The stages follow in order
 -- -> queued, cancelled or failed; held if no lease ran out
 function transitions.expire(limit, ...)
     for _, stage in ipairs({...}) do
@@ -306,7 +309,7 @@ function transitions.expire(limit, ...)
     return 'held'
 end
 
--- A user wants the job's end. The stages follow in order
+-- A user cancels the job. The stages follow in order
 -- -> cancelled, cancelling, the state in which the job had ended, or unknown
 function transitions.cancel(...)
     local state = get('state')
@@ -327,7 +330,7 @@ function transitions.cancel(...)
     return state
 end
 
--- A user wants an ended job to go on. The stages follow in order
+-- A user retries an ended job. The stages follow in order
 -- -> retried, the state that forbids it, or unknown
 function transitions.retry(lanes, ...)
     local state = get('state')
@@ -356,7 +359,7 @@ function transitions.due(index, seconds, count)
     return redis.call('ZRANGEBYSCORE', index, '-inf', latest, 'LIMIT', 0, count)
 end
 
--- A job that waits in the queue does so from now on; no other job is changed.
+-- Sets the start of the wait of a queued job to now. Jobs that are not queued are not changed.
 function transitions.wait_anew()
     return redis.call('ZADD', queued_jobs, 'XX', now(), id)
 end

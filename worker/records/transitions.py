@@ -1,4 +1,4 @@
-"""Loads transitions.lua: every change of a job's record, each one function that Redis runs."""
+"""Loads transitions.lua, which Redis runs for every change of a job's record."""
 
 from importlib.resources import files
 
@@ -7,5 +7,5 @@ from redis.commands.core import Script
 
 
 def register(redis: Redis) -> Script:
-    """The script, called with the keys and arguments that its first lines explain."""
+    """The script. Its first lines explain its keys and arguments."""
     return redis.register_script(files(__package__).joinpath("transitions.lua").read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""`lorajob up`: Redis, workers and Flower on this machine, started anew when they die.
+"""`lorajob up`: Redis, workers and Flower on this machine, restarted when they die.
 
 May import: worker.machine and what that may, the library.
 """

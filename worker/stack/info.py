@@ -1,4 +1,4 @@
-"""up.json: what `lorajob up` started, for the other commands and for `down`."""
+"""up.json: the processes that `lorajob up` started, for `down` and the other commands."""
 
 import fcntl
 import json
@@ -14,7 +14,7 @@ from lorajob.worker.machine.processes import Identity
 
 
 class StackInfo(BaseModel):
-    """A running stack. Holds passwords: written for its user alone, never printed whole."""
+    """A running stack. Holds passwords, so only its user can read the file; never printed whole."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -27,7 +27,7 @@ class StackInfo(BaseModel):
     ready: bool = False
 
     def save(self, home: Path) -> None:
-        """Write up.json whole or not at all, readable by its user only."""
+        """Write up.json atomically, readable by its user only."""
         path = home / "up.json"
         temporary = home / f".up.json.{os.getpid()}"
         temporary.unlink(missing_ok=True)
@@ -38,7 +38,7 @@ class StackInfo(BaseModel):
 
     @classmethod
     def load(cls, home: Path) -> "StackInfo | None":
-        """What up.json says; None where there is none, or none that can be read as one."""
+        """The content of up.json; None if it is missing or malformed."""
         try:
             return cls.model_validate(json.loads((home / "up.json").read_text("utf-8")))
         except (OSError, ValueError, ValidationError):
@@ -52,9 +52,9 @@ def forget(home: Path) -> None:
 
 @contextmanager
 def only_stack(home: Path) -> Iterator[None]:
-    """Hold the lock that one stack in a home may hold; freed however its process ends.
+    """Hold the lock of the only stack in a home. The kernel frees it when the process ends.
 
-    Raises ServiceError while another holds it.
+    Raises ServiceError if another process holds it.
     """
     with (home / "up.lock").open("a") as file:
         try:
@@ -65,7 +65,7 @@ def only_stack(home: Path) -> Iterator[None]:
 
 
 def is_up(home: Path) -> bool:
-    """True while some process holds the lock of `only_stack`."""
+    """True while a process holds the lock of `only_stack`."""
     try:
         with only_stack(home):
             return False

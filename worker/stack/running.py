@@ -1,4 +1,4 @@
-"""A stack from inside the process that keeps it: start, keep running, end."""
+"""The process of a running stack: starts its services, keeps them running and ends them."""
 
 import os
 import secrets
@@ -27,14 +27,14 @@ from lorajob.worker.stack.services import Kept, flower_service, redis_service, w
 TICK_SECONDS = 0.2
 READY_SECONDS = 120.0
 PORT_TRIES = 3
-EXTRA_SECONDS = 15.0  # beyond a stage's grace, for a worker to end
+EXTRA_SECONDS = 15.0  # added to a stage's grace, for a worker to end
 REDIS_END_SECONDS = 10.0
 
 OnReady = Callable[[StackInfo], None]
 
 
 class RunningStack:
-    """Everything that one `lorajob up` runs. `home` of the settings is absolute and there."""
+    """The services of one `lorajob up`. The settings' `home` must be absolute and exist."""
 
     def __init__(self, settings: Settings, flower: bool, on_ready: OnReady | None) -> None:
         self._settings = settings
@@ -47,8 +47,10 @@ class RunningStack:
         self._flower_url: str | None = None
 
     def run(self) -> None:
-        """Return when told to stop, with nothing left running. Raises ServiceError where a stack
-        is up already or does not come up, as with a GPU driver that hangs.
+        """Run until told to stop, then end all services and return.
+
+        Raises ServiceError if a stack is up already, or if this one does not come up, for example
+        because a GPU driver hangs.
         """
         with only_stack(self._home):
             end_leavings(self._home)
@@ -64,7 +66,7 @@ class RunningStack:
         self._signals += 1
 
     def _start(self) -> None:
-        devices()  # only to refuse a driver that hangs: its worker would train on the CPU
+        devices()  # only to fail if a driver hangs: its worker would train on the CPU
         if self._settings.redis_url is None:
             self._start_redis()
         with service_errors(self._settings):
@@ -76,7 +78,7 @@ class RunningStack:
             port = free_port()
             self._flower_url = f"http://127.0.0.1:{port}/"
             services.append(flower_service(self._settings, port))
-        self._save()  # a worker started by hand finds Redis there, too
+        self._save()  # workers, also those started by hand, read the url of Redis from it
         for service in services:
             kept = Kept(service)
             kept.start()
@@ -84,7 +86,7 @@ class RunningStack:
         self._save()
 
     def _start_redis(self) -> None:
-        """Start Redis and wait for its answer; on another port where somebody took the first."""
+        """Start Redis and wait for its answer. If its port was taken, try another."""
         server = find_server()
         for _ in range(PORT_TRIES):
             port, password = free_port(), secrets.token_urlsafe(24)
@@ -107,12 +109,12 @@ class RunningStack:
                 with service_errors(settings):
                     redis.ping()
                 return True
-            except ServiceError:  # not yet, or still reading its file
+            except ServiceError:  # it is starting, or still reading its file
                 time.sleep(TICK_SECONDS)
         return False
 
     def _keep(self) -> None:
-        """Until told to stop, start anew what ended; say once when all of it answers."""
+        """Until told to stop, restart services that ended. Call `on_ready` once all answer."""
         deadline = time.monotonic() + READY_SECONDS
         redis, ready = connect(self._settings), False
         while not self._signals:
@@ -133,7 +135,7 @@ class RunningStack:
             time.sleep(TICK_SECONDS)
 
     def _missing(self, redis: Redis) -> list[str]:
-        """Names of what does not answer yet."""
+        """The names of the services that do not answer yet."""
         try:
             with service_errors(self._settings):
                 names = [name for queue in KINDS for name in living(redis, queue)]
@@ -147,7 +149,7 @@ class RunningStack:
         return missing
 
     def _save(self, ready: bool = False) -> StackInfo:
-        """Write up.json as things are now."""
+        """Write the present state to up.json."""
         settings, supervisor = self._settings, identify(os.getpid())
         if settings.redis_url is None or settings.flower_password is None or supervisor is None:
             raise ServiceError("the stack cannot be described: is /proc mounted?")
@@ -169,7 +171,7 @@ class RunningStack:
         return info
 
     def _end(self) -> None:
-        """End workers and Flower, then Redis, which workers need to give their stages back."""
+        """End workers and Flower first, then Redis: workers need it to give their stages back."""
         patience = self._settings.grace_seconds + EXTRA_SECONDS
         end(self._running(*self._others), patience, self._hurried)
         if self._redis is not None:
@@ -187,7 +189,7 @@ class RunningStack:
 
 
 def end_leavings(home: Path) -> None:
-    """End what a stack that was killed may have left, and forget it."""
+    """End the processes that a killed stack may have left, and remove its up.json."""
     stale = StackInfo.load(home)
     if stale is not None:
         end(stale.processes.values(), REDIS_END_SECONDS)

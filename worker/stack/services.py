@@ -1,4 +1,4 @@
-"""The programs of a stack, each kept running: started anew with backoff when it dies."""
+"""The programs of a stack. Each is restarted, with backoff, when it dies."""
 
 import os
 import secrets
@@ -29,19 +29,19 @@ from lorajob.worker.stack.redis_server import redis_configuration
 
 @dataclass(frozen=True)
 class Service:
-    """How one program is started. `stdin` is for what must not stand in arguments."""
+    """How one program is started. `stdin` is for secrets, which must not be in arguments."""
 
     name: str
     command: tuple[str, ...]
     env: Mapping[str, str]
     log: Path
-    death_signal: signal.Signals = signal.SIGKILL  # what it gets if the stack's process dies
+    death_signal: signal.Signals = signal.SIGKILL  # sent to it if the stack's process dies
     stdin: str = field(default="", repr=False)
     node: str | None = None  # a worker's name, before the @ of its host
 
 
 class Kept:
-    """A service that is started again whenever it ends."""
+    """A service that is restarted whenever it ends."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -68,11 +68,11 @@ class Kept:
 
     @property
     def ended(self) -> bool:
-        """True when it does not run now."""
+        """True if it does not run now."""
         return self._process is None or self._process.poll() is not None
 
     def tend(self) -> bool:
-        """Start it again if it ended and its backoff has passed; True if it was started."""
+        """Restart it if it has ended and its backoff has passed; True if it was started."""
         if not self.ended:
             return False
         now = time.monotonic()
@@ -88,7 +88,7 @@ class Kept:
 
 
 def redis_service(settings: Settings, server: Path, port: int, password: str) -> Service:
-    """Redis, its configuration given by standard input; its files in LORAJOB_HOME/redis."""
+    """Redis, which reads its configuration from standard input. Files: LORAJOB_HOME/redis."""
     folder = settings.home / "redis"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return Service(
@@ -96,13 +96,13 @@ def redis_service(settings: Settings, server: Path, port: int, password: str) ->
         command=(str(server), "-"),
         env=os.environ,
         log=settings.home / "log" / "redis.log",
-        death_signal=signal.SIGTERM,  # it writes what it holds and ends
+        death_signal=signal.SIGTERM,  # Redis then writes its data and ends
         stdin=redis_configuration(folder, port, password),
     )
 
 
 def worker_service(settings: Settings, queue: str) -> Service:
-    """A worker of one queue, under a name of its own; one of gpu sees every visible card."""
+    """A worker of one queue, with a unique name. A gpu worker uses all visible cards."""
     name = f"{queue}-{secrets.token_hex(3)}"
     return Service(
         name=f"{queue} worker",

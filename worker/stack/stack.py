@@ -1,7 +1,7 @@
 """The whole service on one machine: Redis, a cpu and a gpu worker, and Flower.
 
-One process (`lorajob up`) starts them, starts anew what dies, and ends them all when it is told
-to; should it be killed, the kernel ends them. It writes where everything is to up.json.
+One process (`lorajob up`) starts them, restarts those that die, and ends them all when it is told
+to. If that process is killed, the kernel ends them. It writes urls and processes to up.json.
 """
 
 import argparse
@@ -36,11 +36,11 @@ class Stack:
     def up(
         self, detach: bool = False, flower: bool = True, on_ready: OnReady | None = None
     ) -> None:
-        """Start everything and call `on_ready` when all of it answers.
+        """Start all services and call `on_ready` when all answer.
 
-        In the foreground this returns when it was stopped (SIGINT, SIGTERM or `down`), with
-        nothing left running; detached it returns when all is ready. Raises ServiceError where a
-        stack is up already or does not come up, UsageError for what is no Redis url.
+        In the foreground this returns after SIGINT, SIGTERM or `down`, when all services have
+        ended. Detached it returns when all services are ready. Raises ServiceError if a stack is up
+        already or this one does not come up, and UsageError for a malformed Redis url.
         """
         try:
             (self._home / "log").mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -50,7 +50,7 @@ class Stack:
             RunningStack(self._settings, flower, on_ready).run()
             return
         if self._settings.redis_url is not None:
-            connect(self._settings)  # only to refuse what is no Redis url
+            connect(self._settings)  # only checks the url
         if is_up(self._home):
             raise ServiceError(f"already up in {self._home}; `lorajob down` stops it")
         info = self._detach(flower)
@@ -58,20 +58,21 @@ class Stack:
             on_ready(info)
 
     def info(self) -> StackInfo | None:
-        """What runs, or None where nothing is up."""
+        """The running stack; None if no stack is up."""
         info = StackInfo.load(self._home)
         return info if info is not None and lives(info.supervisor) else None
 
     def down(self) -> bool:
-        """End what `up` started, and only that; False where there was nothing to end."""
+        """End only the processes that `up` started. Returns False if none of them ran."""
         info = StackInfo.load(self._home)
         if info is None:
             return False
         found = any(lives(one) for one in (info.supervisor, *info.processes.values()))
         patience = self._settings.grace_seconds + EXTRA_SECONDS + 2 * REDIS_END_SECONDS
         end([info.supervisor], patience)
-        left = StackInfo.load(self._home)  # none, unless the supervisor had to be killed
-        if left is not None and left.supervisor == info.supervisor:  # not a stack started since
+        # up.json is left only if the supervisor had to be killed, or a new stack has started.
+        left = StackInfo.load(self._home)
+        if left is not None and left.supervisor == info.supervisor:
             end_leavings(self._home)
         return found
 
@@ -90,7 +91,8 @@ class Stack:
         while process.poll() is None:
             info = StackInfo.load(self._home)
             if info is not None and info.ready and info.supervisor.pid == process.pid:
-                process.returncode = 0  # it goes on without us; Python warns of it otherwise
+                # The process outlives this one. Without a return code Python would warn.
+                process.returncode = 0
                 return info
             time.sleep(TICK_SECONDS)
         lines = log.read_text("utf-8", errors="replace").strip().splitlines()
@@ -98,7 +100,7 @@ class Stack:
 
 
 def _own_environment(settings: Settings) -> dict[str, str]:
-    """This environment, with `settings` as the detached process will read them."""
+    """This environment, with variables that make the detached process read `settings`."""
     env = os.environ | settings.environment()
     if settings.redis_url is not None:
         env["LORAJOB_REDIS_URL"] = settings.redis_url.get_secret_value()
@@ -108,7 +110,7 @@ def _own_environment(settings: Settings) -> dict[str, str]:
 
 
 def main() -> int:
-    """The detached process: its last line on standard error says why it could not come up."""
+    """Run the detached process. If it fails, its last line on standard error says why."""
     parser = argparse.ArgumentParser(prog="python -m lorajob.worker.stack", description=__doc__)
     parser.add_argument("--no-flower", action="store_true")
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What surrounds the child process of a stage: start, watch, stop, and how it ended.
+"""Runs the child process of a stage: starts, watches and stops it, and tells how it ended.
 
 May import: worker.records and what that may, worker.machine, the library.
 """

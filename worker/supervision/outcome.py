@@ -1,4 +1,4 @@
-"""How a stage's process ended, and the words with which it is watched."""
+"""How a stage's process ended, and the types that its listeners share."""
 
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -7,27 +7,27 @@ from lorajob.job.report import Progress as Progress
 from lorajob.job.results import StageResult
 
 # superseded: a later claim has the stage; forgotten: Redis has no record of the job any more;
-# stalled: no step for long
+# stalled: the stage has reported no step for too long
 StopReason = Literal["cancelled", "shutdown", "superseded", "forgotten", "stalled"]
 
 
 class Listener(Protocol):
-    """Told of a running stage again and again."""
+    """Hears of a running stage periodically."""
 
     def hear(self, progress: Progress | None) -> StopReason | None:
-        """Take new progress, None if there is none; tell why to stop the stage, if at all."""
+        """Take new progress, or None if there is none. Return a reason to stop, or None."""
 
 
 @dataclass(frozen=True)
 class Committed:
-    """The stage's files stand in their place."""
+    """The stage's files are complete and in place."""
 
     result: StageResult
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The stage said in one sentence why it cannot succeed."""
+    """The stage failed, and reported in one sentence why."""
 
     kind: str
     message: str
@@ -35,16 +35,16 @@ class Failed:
 
 @dataclass(frozen=True)
 class Stopped:
-    """The stage was stopped from here, for `reason`."""
+    """The supervisor stopped the stage, for `reason`."""
 
     reason: StopReason
 
 
 @dataclass(frozen=True)
 class Crashed:
-    """The stage ended as no stage should: a bug, or killed from outside."""
+    """The stage ended unexpectedly: it has a bug, or was killed from outside."""
 
-    returncode: int  # negative: the number of a signal
+    returncode: int  # negative: minus the number of a signal
     message: str
 
 

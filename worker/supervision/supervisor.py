@@ -1,8 +1,8 @@
 """Runs one stage as a child process and watches it until it ends.
 
-The child has a process group of its own and reads a pipe that the supervisor never writes to: at
-the end of that pipe, which a killed supervisor brings about too, it ends itself and its children.
-It is not told where Redis is, nor any password.
+The child has a process group of its own and reads a pipe that the supervisor never writes to. The
+pipe closes when the supervisor ends, even if it is killed; the child then ends itself and its own
+children. The child's environment holds neither the url of Redis nor any password.
 """
 
 import json
@@ -36,12 +36,19 @@ from lorajob.worker.supervision.outcome import (
 STAGE_COMMAND = (sys.executable, "-m", "lorajob.stage")
 TICK_SECONDS = 0.2
 STALLS_BEFORE_FIRST_STEP = 4  # a base model of gigabytes may have to come from the Hub
-PROGRESS_SECONDS = 0.5  # progress is told at most this often
-# of the stores' credentials; the worker fetches and pushes, not the stage
+PROGRESS_SECONDS = 0.5  # shortest time between two reports of progress
+# The credentials of stores. Only the worker fetches and pushes files, so the stage needs none.
 SECRET_STARTS = ("AWS_", "AZURE_STORAGE_", "GOOGLE_APPLICATION_")
 SECRET_WORDS = (
-    *("PASSWORD", "SECRET", "BASIC_AUTH", "REDISCLI_AUTH", "BROKER_URL", "RESULT_BACKEND"),
-    *("WEBHOOK", "OTLP_HEADERS", "OTLP_TRACES_HEADERS"),
+    "PASSWORD",
+    "SECRET",
+    "BASIC_AUTH",
+    "REDISCLI_AUTH",
+    "BROKER_URL",
+    "RESULT_BACKEND",
+    "WEBHOOK",
+    "OTLP_HEADERS",
+    "OTLP_TRACES_HEADERS",
 )
 
 logger = logging.getLogger(__name__)
@@ -49,7 +56,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Child:
-    """A running stage and what it has said so far."""
+    """A running stage and what it has reported so far."""
 
     process: subprocess.Popen[bytes]
     reader: threading.Thread
@@ -59,7 +66,7 @@ class Child:
 
     @property
     def ended(self) -> bool:
-        """True once it is dead; it stays a zombie, so that its group's id is still its own."""
+        """True once the process is dead. It stays a zombie, which reserves its group's id."""
         flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
         return os.waitid(os.P_PID, self.process.pid, flags) is not None
 
@@ -68,7 +75,7 @@ class Child:
         os.killpg(self.process.pid, number)
 
     def stop(self, reason: StopReason, grace_seconds: float) -> None:
-        """Ask once for the end and set the time when it is forced; a superseded claim has none."""
+        """Send SIGTERM once and set the time of SIGKILL; if superseded, only SIGKILL, at once."""
         if reason == "superseded":
             self.stop_reason, self.kill_at = reason, time.monotonic()
         elif self.stop_reason is None:
@@ -76,7 +83,7 @@ class Child:
             self.signal(signal.SIGTERM)
 
     def reap(self) -> int:
-        """End what is left of the group and return the stage's exit code."""
+        """Kill the rest of the process group and return the stage's exit code."""
         self.signal(signal.SIGKILL)
         code = self.process.wait()
         self.reader.join(timeout=5)
@@ -87,7 +94,7 @@ class Child:
 
 @dataclass
 class Said:
-    """The latest of each event of a stage; written by the reader's thread."""
+    """The latest event of each kind from a stage. The reader's thread writes it."""
 
     progress: Progress | None = None
     error: dict[str, Any] | None = None
@@ -96,7 +103,7 @@ class Said:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take_progress(self) -> Progress | None:
-        """What is new since it was last asked for."""
+        """The progress since the last call; None if there is none."""
         with self.lock:
             progress, self.progress = self.progress, None
         return progress
@@ -127,11 +134,12 @@ def supervise(
 ) -> Outcome:
     """Run a stage to its end.
 
-    `watcher` hears new progress, or None, about every `watch_seconds` and tells whether to stop
-    and why: SIGTERM first and SIGKILL after `grace_seconds`, or SIGKILL at once if the claim is
-    superseded. A stage that reports no step for `stall_seconds`, four times as long before its
-    first, is stopped as well.
-    The child's standard error goes to log/STAGE.log, framed by a line at the start and the end.
+    `watcher` hears new progress, or None, about every `watch_seconds`, and returns a reason to stop
+    or None. To stop the stage the supervisor sends SIGTERM, and SIGKILL after `grace_seconds`; if
+    the claim is superseded it sends SIGKILL at once. It also stops a stage that reports no step for
+    `stall_seconds`; before the first step the limit is four times as long.
+    The child's standard error goes to log/STAGE.log, between a line at the start and one at the
+    end.
     """
     path = job.log_path(stage)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,10 +157,10 @@ def supervise(
 
 
 def child_environment(gpu: bool = True) -> dict[str, str]:
-    """This process's environment without Redis and without anything that names a password.
+    """This process's environment without the url of Redis and without secrets.
 
-    Without `gpu` no card is visible: a stage of the cpu queue takes no memory from training. The
-    stage gets its share of the CPU's threads (lorajob.cores).
+    Without `gpu` no card is visible, so that a stage of the cpu queue takes no memory from
+    training. The stage gets its share of the CPU's threads (lorajob.cores).
     """
     kept = {
         name: value
@@ -173,7 +181,7 @@ def _start(command: list[str], env: dict[str, str], log: IO[bytes]) -> Child:
         stderr=log,
         env=env,
         start_new_session=True,
-        close_fds=True,  # another stage must not hold this one's lifeline
+        close_fds=True,  # another stage must not keep this one's pipe open
     )
     said = Said()
     reader = threading.Thread(target=_listen, args=(process.stdout, said, log), daemon=True)
@@ -182,7 +190,7 @@ def _start(command: list[str], env: dict[str, str], log: IO[bytes]) -> Child:
 
 
 def _listen(stdout: IO[bytes], said: Said, log: IO[bytes]) -> None:
-    """Hear the stage's events; what is none of them goes to the log."""
+    """Read the stage's events. A line that is not an event goes to the log."""
     with stdout:
         for line in stdout:
             try:
@@ -213,7 +221,7 @@ def _watch_child(
             child.stop("stalled", grace_seconds)
         if child.kill_at is not None and now >= child.kill_at:
             child.signal(signal.SIGKILL)
-        child.reader.join(timeout=TICK_SECONDS)  # returns at once when the stage has said its last
+        child.reader.join(timeout=TICK_SECONDS)  # returns at once when the stage's output has ended
         if not child.reader.is_alive():
             time.sleep(TICK_SECONDS / 10)
 
@@ -226,7 +234,7 @@ def _outcome(stage: str, job: JobDir, child: Child, code: int) -> Outcome:
     if child.stop_reason is not None:
         return Stopped(child.stop_reason)
     if code == EXIT_STOPPED:
-        return Stopped("shutdown")  # somebody else asked: the machine, or a person
+        return Stopped("shutdown")  # the signal came from outside: the machine, or a person
     how = f"was ended by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
     return Crashed(code, f"stage {stage} {how}; see log/{stage}.log")
 
@@ -249,7 +257,7 @@ def _note(log: IO[bytes], text: str) -> None:
 
 
 def _write(log: IO[bytes], line: bytes) -> None:
-    """A disk that is full must not end the supervision of a stage."""
+    """Write a line of the log. A full disk must not end the supervision of the stage."""
     try:
         log.write(line)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What watches a running stage: progress is heard in turn, and the first reason to stop counts."""
+"""Watches a running stage: passes progress to listeners, and returns their reason to stop it."""
 
 import logging
 from collections.abc import Sequence
@@ -9,28 +9,28 @@ from lorajob.worker.heartbeats import stopping
 from lorajob.worker.records.records import Claim, Records
 from lorajob.worker.supervision.outcome import Listener, Progress, StopReason
 
-RENEWALS_A_LEASE = 6  # every 15 s of 90
+RENEWALS_A_LEASE = 6  # every 15 s for a lease of 90 s
 LONGEST_WATCH_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 
 
 class UnreachableError(Exception):
-    """A listener could not take the progress; those after it are not told of it."""
+    """A listener could not take the progress. The listeners after it do not get it."""
 
 
 class Watcher:
-    """Tells its listeners, in their order, and looks last whether the worker was told to stop.
+    """Passes progress to its listeners in order, then checks whether the worker was told to stop.
 
-    A listener that gives a reason to stop, or is unreachable, ends the round: what the record did
-    not take is shown nowhere else.
+    A listener that returns a reason to stop, or is unreachable, ends the round. Progress that did
+    not reach the record is therefore shown nowhere else.
     """
 
     def __init__(self, listeners: Sequence[Listener]) -> None:
         self._listeners = tuple(listeners)
 
     def hear(self, progress: Progress | None) -> StopReason | None:
-        """Hand on progress, or None for none, and hear why to stop, if at all."""
+        """Pass on progress, or None if there is none. Return a reason to stop, or None."""
         try:
             for listener in self._listeners:
                 reason = listener.hear(progress)
@@ -42,7 +42,7 @@ class Watcher:
 
 
 class RecordWatch:
-    """The record's side: progress in, lease renewed, cancellation out."""
+    """Writes progress to the record, renews the lease and hears of a cancel."""
 
     def __init__(self, records: Records, claim: Claim, lease_seconds: float) -> None:
         self._records = records
@@ -51,8 +51,9 @@ class RecordWatch:
         self._unheard = False
 
     def hear(self, progress: Progress | None) -> StopReason | None:
-        """Write progress and renew the lease. Raises UnreachableError if Redis is unavailable,
-        which stops no stage.
+        """Write progress and renew the lease.
+
+        Raises UnreachableError if Redis is unavailable; the stage then continues.
         """
         try:
             answer = self._records.touch(self._claim, progress, self._lease_seconds)
@@ -67,5 +68,5 @@ class RecordWatch:
 
 
 def watch_seconds(lease_seconds: float) -> float:
-    """How often a supervisor looks at a record, so that no lease runs out unheard."""
+    """The time between two looks at a record, short enough to renew the lease in time."""
     return min(LONGEST_WATCH_SECONDS, lease_seconds / RENEWALS_A_LEASE)
