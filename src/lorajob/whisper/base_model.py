@@ -49,7 +49,7 @@ def _checked(folder: Path) -> Path:
         missing.append("model.safetensors")
     if missing:
         raise ModelError(
-            f"base_model: {folder} is not a Whisper folder; missing: {', '.join(missing)}"
+            f"base_model: {folder} is not a Whisper folder: {', '.join(missing)} missing"
         )
     return folder
 

@@ -171,7 +171,8 @@ def _quieten_bitsandbytes() -> None:
 def encode(encoder: Any, features: Tensor) -> Tensor:
     """Run the encoder on log-mel features [batch, mel_bins, frames].
 
-    Returns hidden states [batch, frames / 2, width]. Fewer than 3000 frames use the first positions. transformers' own encoder refuses such input.
+    Returns hidden states [batch, frames / 2, width]. Fewer than 3000 frames use the first
+    positions; transformers' own encoder refuses such input.
     """
     positions = encoder.embed_positions.weight
     if features.shape[-1] == 2 * len(positions):
