@@ -34,8 +34,8 @@ class PreprocessConfig(BaseModel):
     test_split: str = "test"
     """Split of the corpus on which the error rates are measured."""
     test_share: Fraction = 0.1
-    """Share of the clips to set aside for testing if the corpus has no test split. A speaker's
-    clips stay together."""
+    """Share of the clips to set aside for testing if the corpus has no test split. They are chosen
+    by speaker, if speakers are known."""
     min_seconds: PositiveFloat = 0.3
     """Shorter clips are dropped."""
     max_seconds: Annotated[float, Field(gt=0, le=30)] = 30.0

@@ -72,7 +72,8 @@ def test_a_wiped_redis_is_rebuilt_from_the_files(fleet, expected):
     fleet.kill_redis()
     fleet.start_redis(wipe=True)
     wait_for(lambda: not stage_processes(record))  # a worker whose record is gone saves and ends
-    assert "its job.json is shown instead" in run("status", record.id, env=fleet.environment()).stderr
+    answer = run("status", record.id, env=fleet.environment())
+    assert "its job.json is shown instead" in answer.stderr
     assert "`lorajob rebuild`" in run("status", env=fleet.environment()).stderr
     told = run("rebuild", env=fleet.environment())
     assert told.returncode == 0, told.stderr
