@@ -1,12 +1,12 @@
-"""How long jobs wait and how much of the workers' time is idle, under autoscaling: a simulation.
+"""Simulate autoscaling: how long jobs wait, and how much of the workers' time is idle.
 
     python bench/autoscaling.py --seed 1
 
-A thousand jobs of four stages come in two days, in batches and one by one; up to 50 gpu workers
-start and end as under `lorajob autoscale`, and fail now and then. Printed as Markdown, beside the
-optimum and fleets of a fixed size: what a stage waits, and what the single jobs do; then what one
-waits behind a batch of a hundred. The rules are the service's own: `decide`, the queues' names and
-priorities, kombu's round robin.
+A thousand jobs of four stages come in two days, in batches and one by one. Up to 50 gpu workers
+start and end as under `lorajob autoscale`, and sometimes fail. The script prints Markdown: waiting
+times of all stages and of single jobs, compared with the optimum and with fleets of a fixed size;
+then the waiting time of a single job behind a batch of a hundred. The rules are the service's own:
+`decide`, the queues' names and priorities, kombu's round robin.
 """
 
 import argparse
@@ -30,10 +30,10 @@ from lorajob.worker.settings import Settings
 HOUR, ARRIVAL_HOURS = 3600.0, 48
 BATCHES = (100,) * 7 + (20,) * 10  # the other jobs come one by one, from USERS
 JOBS, USERS, MOST_WORKERS, TRIALS = 1000, 20, 50, 20
-CPU_WORKERS = 200  # enough: it is the gpu queue that is looked at
+CPU_WORKERS = 200  # enough that only the gpu queue matters
 MEDIAN_SECONDS = {"preprocess": 180.0, "train": 1800.0, "evaluate": 420.0, "convert": 120.0}
 SPREAD = 0.5  # sigma of the logarithm: one job in twenty takes more than twice the median
-STARTUP_SECONDS = 120.0  # a machine that boots; a process alone takes five
+STARTUP_SECONDS = 120.0  # of a machine that boots; a process alone takes 5 s
 FAILURE_HOURS = 24.0  # mean time between the failures of one worker
 CHECKPOINT_SECONDS = 300.0
 LEASE_SECONDS = Settings.model_fields["lease_seconds"].default
@@ -42,22 +42,22 @@ SCALE_DOWN_SECONDS = Settings.model_fields["scale_down_seconds"].default
 
 @dataclass(eq=False)
 class Job:
-    """One job, and how far it is."""
+    """One job and its progress."""
 
     arrives: float
     share: str  # its batch or user
     seconds: tuple[float, ...]  # of each stage
     priority: Priority = "normal"
     stage: int = 0
-    left: float = 0.0  # seconds of this stage
-    since: float = 0.0  # when it was queued
+    left: float = 0.0  # remaining seconds of the current stage
+    since: float = 0.0  # when the stage was queued
     lane: int = 0
     waits: list[float] = field(default_factory=list)  # for gpu workers
 
 
 @dataclass(eq=False)
 class Worker:
-    """One worker of a kind; `turn` tells apart the times that it was idle or busy."""
+    """One worker of a kind. `turn` numbers its idle and busy periods."""
 
     kind: str
     cycle: Any
@@ -70,7 +70,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class Policy:
-    """How the gpu workers come and go."""
+    """Rules by which gpu workers start and end."""
 
     least: int
     most: int
@@ -82,7 +82,7 @@ class Policy:
 
 
 class Simulation:
-    """Jobs, queues and workers, event by event."""
+    """Simulates jobs, queues and workers, event by event."""
 
     def __init__(self, jobs: list[Job], policy: Policy, seed: int) -> None:
         self.jobs, self.policy = jobs, policy
@@ -91,7 +91,7 @@ class Simulation:
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._events_so_far = 0
         self._queues: dict[tuple[str, int], deque[Job]] = {}
-        self._in_lane = [0] * policy.lanes  # jobs that are not over
+        self._in_lane = [0] * policy.lanes  # unfinished jobs
         self._of_share: dict[str, set[Job]] = {}
         self._idle: dict[str, dict[Worker, None]] = {"cpu": {}, "gpu": {}}  # idle the longest first
         self._queued = {"cpu": 0, "gpu": 0}
@@ -182,7 +182,7 @@ class Simulation:
         self._at(self.now + job.left, self._finish, worker, worker.turn)
 
     def _take(self, worker: Worker) -> Job | None:
-        """As kombu: by priority, then each queue in turn; the one taken from goes last."""
+        """Take a job as kombu does: by priority, then round robin over the queues."""
         names = worker.cycle.consume(self.policy.lanes)
         for step in PRIORITIES.values():
             for name in names:
@@ -192,7 +192,7 @@ class Simulation:
         return None
 
     def _look(self) -> None:
-        """As `lorajob autoscale`, which only ever starts workers."""
+        """Start workers as `lorajob autoscale` does. It never ends workers."""
         policy, have = self.policy, len(self._gpu_workers)
         load = self._queued["gpu"], self._running["gpu"]
         for _ in range(decide(*load, policy.least, policy.most) - have):
@@ -211,7 +211,7 @@ class Simulation:
             self._end(worker)
 
     def _fail(self, worker: Worker) -> None:
-        """Its stage waits for the lease to run out, then goes on from its last checkpoint."""
+        """Let a worker fail. Its stage continues from its checkpoint when the lease has expired."""
         if not worker.alive:
             return
         if worker.job is not None:
@@ -248,7 +248,7 @@ def durations(rng: random.Random) -> tuple[float, ...]:
 
 
 def single_behind_batch(seed: int, lanes: int = LANES, first: Priority = "normal") -> list[float]:
-    """Seconds that a single job waits, twice, for one of four workers that a batch of 100 has."""
+    """Seconds that each gpu stage of a single job waits for one of four workers behind a batch."""
     rng = random.Random(seed)
     batch = [Job(0.0, "batch", durations(rng)) for _ in range(100)]
     single = Job(2 * HOUR, "user", durations(rng), first)

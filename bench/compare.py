@@ -1,15 +1,15 @@
-"""The public recipe and lorajob side by side: one corpus, the same clips, epochs and base model.
+"""Compare the public recipe with lorajob on the same clips, with the same epochs and base model.
 
     python bench/compare.py --corpus cv-corpus-ml.tar.gz --lang ml --epochs 1 --json ml.json
 
-Every phase of both is a process of its own; its CPU seconds are the kernel's count, start-up and
-loading of the model included. lorajob's stages run by hand, without a service and with an empty
-cache. Evaluation is told of the tuned model alone, as the recipe does it: lorajob evaluates twice,
-and has the base model's transcripts by then.
+Each phase of both sides runs in its own process. Its CPU seconds come from the kernel and include
+start-up and loading of the model. lorajob's stages run without a service and with an empty cache.
+Evaluation counts the tuned model only, because the recipe evaluates only that. For this, lorajob
+evaluates a second time, when the base model's transcripts are cached.
 
-The recipe takes 8 clips a step, as published, lorajob what it takes by default:
-`--set train.batch_clips=8` gives both the same. `--recipe FILE` measures lorajob alone, against
-what FILE has of the same clips: the recipe takes most of the time, and does not change.
+A step of the recipe has 8 clips, as published. lorajob uses its default; `--set
+train.batch_clips=8` gives both the same. `--recipe FILE` measures only lorajob, and takes the
+recipe's figures for the same clips from FILE, because the recipe takes most of the time.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--results", type=Path, help=f"append a table here, such as {RESULTS.name}")
     args = parser.parse_args()
-    if args.corpus is None:  # a small default
+    if args.corpus is None:  # a small default corpus
         args.limit_train = args.limit_train or DEMO_TRAIN_CLIPS
         args.limit_test = args.limit_test or DEMO_TEST_CLIPS
     with tempfile.TemporaryDirectory(prefix="lorajob-compare-") as name:
@@ -98,7 +98,7 @@ def main() -> int:
 def run_ours(
     folder: Path, corpus: Path, args: argparse.Namespace, preset: str = "default"
 ) -> tuple[JobDir, dict[str, Any]]:
-    """lorajob's first three stages, and what each took."""
+    """Run lorajob's first three stages. Returns the job and the cost of each stage."""
     sets = [f"train.epochs={args.epochs}"] if args.epochs else []
     sets += [f"preprocess.max_train_clips={args.limit_train}"] if args.limit_train else []
     sets += [f"preprocess.max_test_clips={args.limit_test}"] if args.limit_test else []
@@ -106,7 +106,7 @@ def run_ours(
     spec = build_spec(values, preset, [*sets, *args.sets])
     job = JobDir(folder)
     write_json(job.spec_path, spec.model_dump(mode="json"))
-    local_model(spec.base_model)  # converted once, before anything is measured
+    local_model(spec.base_model)  # converts the model once, before the measurements
     took: dict[str, Any] = {}
     for phase, stage in PHASES.items():
         with _cpu_of_children(took, phase):
@@ -116,13 +116,14 @@ def run_ours(
     assert scores.base is not None and scores.tuned is not None
     took |= {"wer": scores.tuned.wer, "cer": scores.tuned.cer}
     took |= {name: read.as_json()[name] for name in ("bytes", "train_clips", "test_clips")}
-    foretold = job.stage_dir("train") / "forecast.json"  # none of a short training
-    took["foretold"] = json.loads(foretold.read_text("utf-8")) if foretold.exists() else None
+    # A short training writes no forecast.
+    forecast = job.stage_dir("train") / "forecast.json"
+    took["forecast"] = json.loads(forecast.read_text("utf-8")) if forecast.exists() else None
     return job, took | {"base": scores.base.model_dump()}
 
 
 def evaluate_again(job: JobDir, took: dict[str, Any]) -> None:
-    """As a corpus's second job evaluates: the first decodes with the base model as well."""
+    """Evaluate as the second job of a corpus does. The first job also decodes with the base."""
     took["evaluate_first"] = took["evaluate"]
     shutil.rmtree(job.stage_dir("evaluate"))
     with _cpu_of_children(took, "evaluate"):
@@ -130,7 +131,7 @@ def evaluate_again(job: JobDir, took: dict[str, Any]) -> None:
 
 
 def run_recipe(work: Path, corpus: Path, job: JobDir, args: argparse.Namespace) -> dict[str, Any]:
-    """The recipe on the clips that lorajob kept, and what each phase took."""
+    """Run the recipe on the clips that lorajob kept. Returns the cost of each phase."""
     work.mkdir()
     splits = {name: ClipStore(job.stage_dir("preprocess") / name) for name in ("train", "test")}
     language = find_language(args.lang)
@@ -156,7 +157,7 @@ def run_recipe(work: Path, corpus: Path, job: JobDir, args: argparse.Namespace) 
 
 
 def cut_short(heard: list[str], store: ClipStore, args: argparse.Namespace) -> list[str]:
-    """Transcripts of the store's clips, of as many tokens as lorajob's may have."""
+    """Transcripts of the store's clips, cut to lorajob's limits of tokens."""
     labels = Labels(local_model(args.base_model), find_language(args.lang).token)
     limits = token_limits(store, range(len(store)))
     return [
@@ -166,13 +167,13 @@ def cut_short(heard: list[str], store: ClipStore, args: argparse.Namespace) -> l
 
 
 def asked(args: argparse.Namespace) -> dict[str, Any]:
-    """What decides what the recipe does, beside the corpus itself."""
+    """The settings that decide the recipe's result, besides the corpus."""
     values = vars(args)
     return {name: values[name] for name in ("lang", "base_model", "epochs")}
 
 
 def earlier_recipe(args: argparse.Namespace, ours: dict[str, Any]) -> dict[str, Any]:
-    """The recipe's figures of another run. Exits where that was of other clips or settings."""
+    """The recipe's figures of an earlier run. Exits if its clips or settings were different."""
     earlier = json.loads(args.recipe.read_text("utf-8"))
     clips = ("train_clips", "test_clips", "bytes")
     same = all(earlier["ours"][name] == ours[name] for name in clips)
@@ -183,7 +184,7 @@ def earlier_recipe(args: argparse.Namespace, ours: dict[str, Any]) -> dict[str, 
 
 
 def compare(ours: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
-    """The ratios, recipe over ours, and both sides' figures."""
+    """The ratios of the recipe's figures to lorajob's, and the figures of both."""
     return {
         "prepare_ratio": recipe["prepare"] / ours["prepare"],
         "train_ratio": recipe["train"] / ours["train"],
@@ -248,10 +249,10 @@ def _section(figures: dict[str, Any], args: argparse.Namespace, corpus: str) -> 
         lines[-1] += f"{it['wer']:.1f}, CER {it['cer']:.1f}."
     first = f"{ours['evaluate_first']:.1f}"
     lines += ["", f"A corpus's first job decodes with the base model as well: evaluate {first} s."]
-    if it := ours["foretold"]:
+    if it := ours["forecast"]:
         came = it["measured"]
         lines.append(
-            f"Of the training were foretold {it['eta_seconds']:.0f} s and "
+            f"The forecast of the training was {it['eta_seconds']:.0f} s and "
             f"{it['peak_memory_bytes'] / GIB:.2f} GiB; it took {came['seconds']:.0f} s (ratio "
             f"{came['seconds'] / it['eta_seconds']:.2f}) and {came['peak_memory_bytes'] / GIB:.2f} "
             f"GiB ({came['peak_memory_bytes'] / it['peak_memory_bytes']:.2f})."

@@ -1,11 +1,11 @@
-"""One tuned model, decoded greedily by transformers' generate and by CTranslate2.
+"""Compare greedy decoding of a tuned model by transformers' generate and by CTranslate2.
 
     python bench/decoding.py JOB_DIR --clips 32
 
-JOB_DIR is a job that has trained on windows cut to their clips. CPU seconds are this process's, the
-models loaded beforehand; WER is that of the same test clips. CTranslate2 decodes windows of 30 s
-first, then windows that end behind their clip; so does `lorajob transcribe`, with the model that is
-kept in float16, whose padded windows faster-whisper decodes one at a time.
+JOB_DIR is a job that was trained on cut windows. CPU seconds are those of this process, without
+loading the models. WER is that of the same test clips. CTranslate2 decodes windows of 30 s first,
+then cut windows. `lorajob transcribe` is measured in both ways too, with the job's model in
+float16; there faster-whisper decodes padded windows one at a time.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from lorajob.whisper.features import LogMel, pad_windows
 from lorajob.whisper.model import merge
 from lorajob.whisper.tokens import Labels
 
-GENERATE_BATCH = 8  # clips, as the recipe evaluates
+GENERATE_BATCH = 8  # clips, as in the recipe's evaluation
 DECODE_BATCH = 16
 
 
@@ -45,7 +45,10 @@ def main() -> int:
     parser.add_argument("job_dir", type=Path)
     parser.add_argument("--clips", type=int, default=32, help="test clips to decode (default: 32)")
     parser.add_argument(
-        "--batch-sizes", nargs="+", type=int, help="only CTranslate2 on cut windows, by so many"
+        "--batch-sizes",
+        nargs="+",
+        type=int,
+        help="only CTranslate2 on cut windows, with these sizes",
     )
     args = parser.parse_args()
     print(json.dumps(measure(JobDir(args.job_dir), args.clips, args.batch_sizes or []), indent=2))
@@ -53,7 +56,7 @@ def main() -> int:
 
 
 def measure(job: JobDir, clips: int, sizes: Sequence[int] = ()) -> dict[str, dict[str, float]]:
-    """CPU seconds a clip, WER and CER of each way."""
+    """CPU seconds for each clip, WER and CER of each way to decode."""
     spec = JobSpec.load(job.spec_path)
     store = ClipStore(job.stage_dir("preprocess") / "test")
     indices = spread(range(len(store)), clips)
@@ -94,10 +97,10 @@ def write_files(clips: Sequence[Samples], folder: Path) -> list[Path]:
 
 
 def transcribe_all(model: Path, files: list[Path], labels: Labels, cut: bool) -> list[str]:
-    """As `lorajob transcribe` does, the model loaded once.
+    """Transcribe as `lorajob transcribe` does, with the model loaded once.
 
-    faster-whisper collects garbage after every file that it reads: here there is torch to look
-    through, in a process of its own is not.
+    faster-whisper collects garbage after each file. In this process that would search all of
+    torch's objects, which a process of `lorajob transcribe` does not have; so they are frozen.
     """
     gc.freeze()
     return [text for _, text in transcribe(model, files, labels.language_token, cut)]
@@ -105,7 +108,7 @@ def transcribe_all(model: Path, files: list[Path], labels: Labels, cut: bool) ->
 
 @torch.no_grad()
 def generate(model: Any, store: ClipStore, indices: Sequence[int], labels: Labels) -> list[str]:
-    """transformers' greedy transcripts, padded to 30 s, each of as many tokens as ours at most."""
+    """Greedy transcripts by transformers, padded to 30 s, with lorajob's limits of tokens."""
     log_mel = LogMel(model.config.num_mel_bins)
     limits = ct2.token_limits(store, indices)
     texts: list[str] = []

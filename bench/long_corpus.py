@@ -1,9 +1,9 @@
-"""Preprocessing of ever longer corpora: its memory must not grow with them.
+"""Measure the memory of preprocessing for longer and longer corpora. It must not grow.
 
     python bench/long_corpus.py --hours 1 10 100
 
-A manifest names a few clips of ten seconds again and again. Each corpus is read by a stage process
-of its own, whose largest resident set is told.
+A manifest lists a few clips of ten seconds many times. A separate stage process reads each corpus,
+and the script prints its largest resident set.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def speak(work: Path) -> None:
-    """Clips of a faint tone each: quick to make and small to keep."""
+    """Write clips of a faint tone each, which are fast to make and small."""
     time = np.arange(CLIP_SECONDS * RATE) / RATE
     for number in range(CLIPS):
         tone = 0.001 * np.sin(2 * np.pi * (100 + number) * time)

@@ -1,10 +1,10 @@
-"""Trainings beside each other, and beside another busy program, on this machine's cores.
+"""Time trainings that run beside each other or beside another busy program on this machine.
 
     python bench/neighbours.py JOB_DIR [--clips 12] [--spin]
 
-JOB_DIR is a job whose corpus was read; copies of it train on its first clips. The ideal for N
-trainings on C cores is the CPU time of one, N times, over C; start-up counts on both sides.
-`--spin` lets threads wait by spinning, as they do by default, for comparison; it can take long.
+JOB_DIR is a preprocessed job. Copies of it train on its first clips. The ideal time of N trainings
+on C cores is N times the CPU time of one, divided by C. Both times include start-up. For comparison
+`--spin` lets waiting threads spin, as is OpenMP's default. This can take long.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def copy_of(job_dir: Path, target: Path, clips: int) -> JobDir:
-    """A fresh job with the first clips of another."""
+    """Make a new job with the first clips of another."""
     given, job = JobDir(job_dir), JobDir(target)
     values = json.loads(given.spec_path.read_text("utf-8"))
     values["train"] |= {"epochs": 1}
@@ -81,7 +81,7 @@ def copy_of(job_dir: Path, target: Path, clips: int) -> JobDir:
 
 
 def train(jobs: list[JobDir], env: dict[str, str]) -> tuple[float, float]:
-    """Wall and CPU seconds until all have been trained."""
+    """Wall and CPU seconds until all trainings have finished."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.monotonic()
     command = [sys.executable, "-m", "lorajob.stage", "train"]

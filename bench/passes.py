@@ -1,10 +1,11 @@
-"""What a forward and backward pass costs, by precision, dropout, adapted layers and kind of window.
+"""Time a forward and backward pass by precision, dropout, adapted layers and kind of window.
 
     python bench/passes.py JOB_DIR
 
-JOB_DIR is a job whose corpus is read. Eight clips of middling length are taken: each alone in a cut
-window, all eight cut windows in one pass, one alone padded to 30 s, and as many as fit packed. CPU
-seconds a clip, the best of three. torch.compile needs a C++ compiler.
+JOB_DIR is a preprocessed job. Eight clips of medium length are used in four ways: each alone in a
+cut window, all eight cut windows in one pass, one clip padded to 30 s, and as many as fit packed.
+The script prints CPU seconds for each clip, the best of three runs. torch.compile needs a C++
+compiler.
 """
 
 import argparse
@@ -43,7 +44,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bf16, all layers, rank 8": {"rank": 8, "alpha": 16},
     "bf16, decoder only": {"decoder_only": True},
 }
-# what one could do besides: (a variant, what is changed)
+# Alternatives that were tried: name -> (settings, change).
 TRIED = {
     "bf16, all layers, torch.compile": ({}, "compile"),
     "bf16, decoder only, torch.compile": ({"decoder_only": True}, "compile"),
@@ -99,8 +100,9 @@ def cost(
     given: Sequence[Window],
     how: str = "",
 ) -> float:
-    """CPU seconds a clip of one pass, the least of three after one to warm up, in which
-    torch.compile compiles it.
+    """CPU seconds of a pass for each clip, the least of three runs.
+
+    A run before them warms up; in it, torch.compile compiles the pass.
     """
     loss = WhisperLoss(model).train()
     dataset = WindowDataset(store, labels, given)

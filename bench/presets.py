@@ -1,9 +1,9 @@
-"""lorajob's presets on one corpus: what each costs to train, and what it is worth.
+"""Measure the training cost and the error rates of lorajob's presets on one corpus.
 
     python bench/presets.py --corpus cv-corpus-ml.tar.gz --lang ml --results bench/RESULTS.md
 
-Each takes its own epochs, or all the same with `--epochs`. The stages run by hand, without a
-service.
+Each preset trains for its own number of epochs; `--epochs` sets the same number for all. The stages
+run without a service.
 """
 
 import argparse
@@ -27,7 +27,9 @@ def main() -> int:
     parser.add_argument("--corpus", type=Path, required=True, help="release or manifest")
     parser.add_argument("--lang", default="hi", help="code of the language (default: hi)")
     parser.add_argument("--base-model", default="demo/whisper-base", help="as for submit")
-    parser.add_argument("--epochs", type=int, help="of all (default: a preset's own)")
+    parser.add_argument(
+        "--epochs", type=int, help="epochs of all presets (default: each preset's own)"
+    )
     parser.add_argument(
         "--presets", nargs="+", choices=PRESETS, default=["fast", "default", "quality"]
     )
@@ -54,7 +56,7 @@ def main() -> int:
 
 
 def _of_training(job: JobDir) -> dict[str, Any]:
-    """What a training says of itself."""
+    """Figures of a training, from its files."""
     folder = job.stage_dir("train")
     found = job.result("train")
     result = {} if found is None else found.as_json()
@@ -97,18 +99,18 @@ def _section(found: dict[str, dict[str, Any]], args: argparse.Namespace) -> str:
             f"{it['cer']:.1f}",
         ]
         lines.append(f"| {preset} | {' | '.join(cells)} |")
-    lines += ["", "What the planner foretold, and what came:", ""]
-    lines += ["| | steps, s | came | ratio | peak GiB | came | ratio |"]
+    lines += ["", "Forecast and measured values:", ""]
+    lines += ["| | steps, s | measured | ratio | peak GiB | measured | ratio |"]
     lines += ["| --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
     for preset, it in found.items():
-        if it["foretold"] is None:  # too short a training
+        if it["forecast"] is None:  # the training was too short
             continue
         cells = []
-        for foretold, came, unit in (
+        for forecast, measured, unit in (
             ("eta_seconds", "seconds", 1),
             ("peak_memory_bytes", "peak_memory_bytes", GIB),
         ):
-            a, b = it["foretold"][foretold] / unit, it["foretold"]["measured"][came] / unit
+            a, b = it["forecast"][forecast] / unit, it["forecast"]["measured"][measured] / unit
             cells += [f"{a:.2f}", f"{b:.2f}", f"{b / a:.2f}"]
         lines.append(f"| {preset} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -1,9 +1,9 @@
-"""Run one job through the whole service and append what came out to bench/RESULTS.md.
+"""Run one job through the whole service and append its results to bench/RESULTS.md.
 
     python bench/real_speech.py --corpus cv-corpus-ml.tar.gz --lang ml
 
-Without --corpus it speaks the demo's. The service is one of its own, in a temporary LORAJOB_HOME
-or the one of --home.
+Without --corpus it makes the demo's corpus. It starts its own service, in a temporary LORAJOB_HOME
+or in that of --home.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def _spoken(home: Path) -> Path:
 
 
 def _run(home: Path, command: list[str]) -> tuple[dict[str, Any], float]:
-    """The finished job as `status --json` tells it, and the seconds from submit to its end."""
+    """The finished job, from `status --json`, and the seconds from submit to its end."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         _lorajob(home, "up", "--detach", "--no-flower")
@@ -77,7 +77,7 @@ def _run(home: Path, command: list[str]) -> tuple[dict[str, Any], float]:
         job_id = _lorajob(home, *command, check=False).strip()
         seconds = time.monotonic() - started
         if not job_id:
-            sys.exit(1)  # submit has said why
+            sys.exit(1)  # submit has printed the reason
         job: dict[str, Any] = json.loads(_lorajob(home, "status", job_id, "--json"))
         return job, seconds
     finally:

@@ -1,9 +1,9 @@
-"""Ten thousand jobs in one Redis: what submitting, looking and reconciling take.
+"""Time submitting, reading and reconciling with ten thousand jobs in one Redis.
 
     python bench/records.py --jobs 10000
 
-A Redis of its own, no workers. Most of the jobs have ended, as after a year; a thousand are
-submitted and timed, and wait.
+The script starts its own Redis and no workers. Most of the jobs have ended, as after a year. A
+thousand are submitted, timed and waiting.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def main() -> int:
 
 
 def measure(settings: Settings, jobs: int) -> dict[str, str]:
-    """What each took, in words."""
+    """The time of each operation, as text."""
     jobs = Jobs(settings)
     manifest = settings.home / "clips.tsv"
     manifest.write_text("audio\ttext\na.wav\tनमस्ते\n", "utf-8")
@@ -101,7 +101,7 @@ def _memory(jobs: Jobs) -> str:
 
 
 def _keep_results(settings: Settings, job_id: str) -> None:
-    """What Celery keeps of a job's four tasks, as its workers store it."""
+    """Store the results of a job's four tasks, as Celery's workers do."""
     app = _celery(redis_url(settings))
     for stage in STAGES:
         request = Context(
@@ -121,7 +121,7 @@ def _celery(url: str) -> Celery:
 
 
 def ended(jobs: Jobs, spec: JobSpec) -> None:
-    """A job that succeeded long ago: its record alone, without files."""
+    """A job that succeeded long ago. It has a record, but no files."""
     record = jobs.new_record(spec, f"hi-{spec.seed:08x}")
     now = time.time()
     stages = {

@@ -1,11 +1,14 @@
-"""The public recipe for LoRA on Whisper, as it is copied from notebook to notebook.
+"""The public recipe for LoRA on Whisper, as many notebooks contain it.
 
     python bench/seed_recipe.py prepare|train|evaluate WORK
 
-WORK/recipe.json says what to do. Only names that transformers has changed since are brought up to
-date. Its mistakes are kept, since they are what it is compared for: every clip padded to 30 s and
-stored as float32 features, the start token twice (the check for it never fires: `bos_token_id` is
-<|endoftext|>), transformers' generate for the evaluation.
+WORK/recipe.json contains the settings. Only names that transformers has changed were updated. The
+recipe's mistakes are kept, because they are part of the comparison:
+
+- Each clip is padded to 30 s and stored as float32 features.
+- The start token occurs twice: the check for it never applies, because `bos_token_id` is
+  <|endoftext|>.
+- The evaluation uses transformers' generate.
 """
 
 import argparse
@@ -37,7 +40,7 @@ CUDA = torch.cuda.is_available()
 
 @dataclass(frozen=True)
 class Recipe:
-    """What recipe.json holds, and the tools of its model."""
+    """The values of recipe.json, and the processors of its model."""
 
     work: Path
     values: dict[str, Any]
@@ -121,7 +124,7 @@ class DataCollatorSpeechSeq2SeqWithPadding:
 
 
 def train(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> None:
-    """LoRA by Seq2SeqTrainer, the adapter saved at the end."""
+    """Train LoRA with Seq2SeqTrainer, and save the adapter at the end."""
     model = recipe.model()
     if CUDA:
         model = prepare_model_for_kbit_training(model)
@@ -163,7 +166,7 @@ def train(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> None:
 
 
 def evaluate(recipe: Recipe) -> None:
-    """Decode the test clips by generate, eight at a time; hypotheses.json holds what it heard."""
+    """Decode the test clips with generate, eight at a time, and write hypotheses.json."""
     model = PeftModel.from_pretrained(recipe.model(), str(recipe.work / "adapter")).eval()
     tokenizer, dataset = recipe.tokenizer, recipe.dataset("test")
     heard: list[str] = []

@@ -1,9 +1,9 @@
-"""What oneDNN's cache of kernels costs in memory and saves in time, over windows of many lengths.
+"""Measure the memory and the time saved by oneDNN's cache of kernels, for windows of many lengths.
 
     python bench/shapes.py JOB_DIR
 
-JOB_DIR is a job whose corpus is read. Each size of the cache is tried in a process of its own: one
-packed window first, then one clip a forward and backward pass.
+JOB_DIR is a preprocessed job. Each size of the cache runs in its own process: first a pass with one
+packed window, then passes with one clip each.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("job_dir", type=Path)
     parser.add_argument("--passes", type=int, default=100)
     parser.add_argument("--sizes", nargs="+", default=["16", "64", "200", "1024"])
-    parser.add_argument("--one", action="store_true", help="measure this process, as it is")
+    parser.add_argument("--one", action="store_true", help="measure in this process")
     args = parser.parse_args()
     if args.one:
         print(measure(args.job_dir, args.passes))
@@ -39,7 +39,7 @@ def main() -> int:
 
 
 def measure(folder: Path, passes: int) -> str:
-    """Resident memory after the first pass and after all, and the CPU seconds of all but it."""
+    """Resident memory after the first and the last pass, and CPU seconds without the first."""
     import torch
 
     from lorajob.job.jobdir import JobDir
@@ -74,7 +74,7 @@ def measure(folder: Path, passes: int) -> str:
 
 
 def resident() -> float:
-    """GiB of this process that are in memory."""
+    """Resident memory of this process, in GiB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_GIB
 
 

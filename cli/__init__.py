@@ -1,4 +1,4 @@
-"""The `lorajob` command: a command parses, calls one function and prints.
+"""The `lorajob` command. Each command parses its options, calls one function and prints.
 
-May import: tasks, worker and the library, most of it inside functions, so that --help is quick.
+May import: tasks, worker and the library, mostly inside functions, so that --help is fast.
 """

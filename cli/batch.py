@@ -1,4 +1,4 @@
-"""`lorajob batch`, and what `submit` does with more than one language."""
+"""`lorajob batch`, and `lorajob submit` with more than one language."""
 
 import secrets
 from pathlib import Path
@@ -30,27 +30,30 @@ PLACE = "{language}"
 
 @click.command(
     epilog="""\b
-FILE, with two keys:
-  defaults:                       # settings of every language
+FILE is YAML with two keys:
+  defaults:                       # settings of all languages
     base_model: openai/whisper-small
-    corpus: data/{language}.tsv   # {language} becomes its code
+    corpus: data/{language}.tsv   # {language} becomes the language's code
     preset: fast
     train: {epochs: 2}
   languages:                      # or a list: [hi, mr, ta]
     hi:
-    mr: {train: {epochs: 5}}      # what differs for one
+    mr: {train: {epochs: 5}}      # settings of this language only
     ta: {corpus: elsewhere/tamil.tar.gz}
 
 \b
-Standard output: the batch's id, alone; `status`, `watch`, `cancel` and `retry`
-take it. The same file submitted again prints the same id and queues nothing
-twice, whoever does it, with whatever priority, and whatever lies in
-LORAJOB_CORPORA by then. A language whose corpus is not there is noted as
-rejected, and stops no other; submitted again, it is queued once it is there.
+Standard output: only the batch's id. `status`, `watch`, `cancel` and `retry`
+take it. If the same file is submitted again, the command prints the same id
+and queues nothing twice. This does not depend on the user, on the priority or
+on the contents of LORAJOB_CORPORA.
+A language whose corpus is missing is rejected; the others are queued. Submit
+the file again when the corpus is there: then that language is queued.
 Exit code: 0 queued (with --wait: all succeeded), 1 failed, 2 wrong usage."""
 )
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="As for submit, for all.")
+@click.option(
+    "--set", "sets", multiple=True, metavar="NAME=VALUE", help="As for submit; applies to all."
+)
 @PRIORITY
 @ANEW
 @WAIT
@@ -63,10 +66,11 @@ def batch(
     anew: bool,
     wait: bool,
 ) -> None:
-    """Queue the languages of FILE as one batch, a job each, and print its id.
+    """Queue a job for each language of FILE as one batch, and print the batch's id.
 
-    Relative paths start from the folder you are in; but a corpus that FILE names is looked for
-    beside FILE first, and taken to belong there where it is in neither place.
+    Relative paths start from the current folder. The exception is a corpus that FILE names: it is
+    looked for beside FILE first, then in the current folder. If it is missing in both, it is
+    expected beside FILE.
     """
     specs = read_batch(file, sets)
     ctx.exit(submit_specs(open_jobs(), specs, priority, anew, wait))
@@ -75,7 +79,7 @@ def batch(
 def submit_specs(
     jobs: "Jobs", specs: "list[JobSpec]", priority: "Priority", anew: bool, wait: bool
 ) -> int:
-    """Queue the batch, print its id, and follow it where asked to; returns the exit code."""
+    """Queue the batch, print its id and, with `wait`, follow it. Returns the exit code."""
     from lorajob.tasks.batches import submit_batch
 
     _check_specs(specs)
@@ -94,7 +98,7 @@ def submit_specs(
 
 
 def _found_before(submitted: "Submitted", priority: "Priority") -> str:
-    """What to say of a batch that was there already; nothing of one that is new or completed."""
+    """A note on a batch that was submitted before; empty if there is nothing to note."""
     kept = submitted.batch.priority
     how = f" and keeps its priority {kept}" if kept != priority else ""
     if submitted.queued:
@@ -103,7 +107,7 @@ def _found_before(submitted: "Submitted", priority: "Priority") -> str:
 
 
 def _check_specs(specs: "list[JobSpec]") -> None:
-    """Raise UsageError where two languages would be trained on one corpus, or one twice alike."""
+    """Raise UsageError if two languages have the same corpus or two specs are equal."""
     languages: dict[str, str] = {}
     seen: set[str] = set()
     for spec in specs:
@@ -111,7 +115,7 @@ def _check_specs(specs: "list[JobSpec]") -> None:
             raise UsageError(f"language: {spec.language} is there twice, with the same settings")
         seen.add(text)
         if not spec.corpus:
-            continue  # it is looked for by its language
+            continue  # it will be looked for by language
         other = languages.setdefault(spec.corpus, spec.language)
         if other != spec.language:
             raise UsageError(
@@ -121,20 +125,20 @@ def _check_specs(specs: "list[JobSpec]") -> None:
 
 
 def read_batch(path: Path, sets: tuple[str, ...]) -> "list[JobSpec]":
-    """The specs of a batch file, one a language. Raises UsageError naming what is wrong."""
+    """The specs of a batch file, one for each language. Raises UsageError if it is malformed."""
     refuse_one_language(sets)
     values = read_spec(path, "batch")
     if unknown := set(values) - set(KEYS):
         raise UsageError(f"batch: {path}: no such key: {min(unknown)}; allowed: {', '.join(KEYS)}")
     defaults = values.get("defaults") or {}
     if not isinstance(defaults, dict):
-        raise UsageError(f"batch: {path}: defaults holds no mapping of settings")
+        raise UsageError(f"batch: {path}: defaults is not a mapping of settings")
     entries = _entries(values.get("languages"), path)
     return [_spec({**entry}, defaults, sets, path.parent) for entry in entries]
 
 
 def _entries(languages: Any, path: Path) -> list[dict[str, Any]]:
-    """What each language changes, `language` among it."""
+    """The own settings of each language, including `language`."""
     if isinstance(languages, dict):
         pairs = [(str(name), own) for name, own in languages.items()]
         for name, own in pairs:
@@ -172,5 +176,6 @@ def _spec(
     corpus = path.expanduser()
     if corpus.exists() and not (beside / corpus).exists():
         return spec
-    # one that is in neither place, too: the batch keeps its id once its corpora are deleted
+    # A corpus that is in neither place gets the same path. So the batch keeps its id when its
+    # corpora are deleted later.
     return spec.model_copy(update={"corpus": str(beside / corpus)})

@@ -1,4 +1,4 @@
-"""What a command opens: settings, the jobs of the service, and one job by its id."""
+"""Opens what commands need: settings, the jobs of the service, one job by its id."""
 
 import os
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def load_settings() -> "Settings":
-    """Settings from LORAJOB_* variables; UsageError names the variable that is wrong."""
+    """Settings from LORAJOB_* variables. Raises UsageError, which names the wrong variable."""
     from pydantic import ValidationError
 
     from lorajob.worker.settings import Settings
@@ -35,44 +35,47 @@ def load_settings() -> "Settings":
 
 
 def open_jobs() -> "Jobs":
-    """The jobs of the service at this user's Redis. Raises ServiceError where there is none."""
+    """The jobs in this user's Redis. Raises ServiceError if no Redis is known."""
     from lorajob.tasks.jobs import Jobs
 
     return Jobs(load_settings())
 
 
 def check_job_id(job: str) -> str:
-    """The id itself; UsageError where it cannot be one, so that no path is made of it."""
+    """Return the id. Raises UsageError for a malformed one, so that it never becomes a path."""
     if not JOB_ID.fullmatch(job):
         raise UsageError(f"JOB: {job!r} is not a job's id; ids look like hi-1a2b3c4d")
     return job
 
 
 def is_batch(name: str) -> bool:
-    """Whether an id is a batch's; no language is called so."""
+    """Whether an id is that of a batch. No language has the code `batch`."""
     return name.startswith("batch-")
 
 
 @contextmanager
 def job_folder(job: str, *stages: str) -> Iterator[JobDir]:
-    """The folder of a job on this machine; where jobs are in a store, what `stages` made is fetched
-    into it, and stays there while the block runs. Raises JobNotFoundError where there is none.
+    """The folder of a job on this machine.
+
+    If jobs are in a store, the files of `stages` are fetched into the folder and stay there while
+    the block runs. Raises JobNotFoundError if there is no such job.
     """
     with job_files(job).local(lambda: load_record(job), *stages) as here:
         yield here
 
 
 def job_files(job: str) -> "JobFiles":
-    """The files of a job, where the settings say that jobs are."""
+    """The files of a job, in the folder or store that the settings name."""
     from lorajob.worker.artifacts.lookup import find_job
 
     return find_job(check_job_id(job), load_settings())
 
 
 def load_record(job: str) -> "JobRecord":
-    """The record in Redis; where Redis cannot be reached, or forgot it, job.json with a note.
+    """The record of a job from Redis.
 
-    Raises JobNotFoundError, or ServiceError where there is neither Redis nor file.
+    If Redis is unavailable or has lost the record, it is read from job.json and a note is printed.
+    If there is no job.json either, raises ServiceError or JobNotFoundError.
     """
     from lorajob.worker.connect import connect, service_errors
     from lorajob.worker.records.records import Records
@@ -86,7 +89,7 @@ def load_record(job: str) -> "JobRecord":
         record = _from_file(settings, job)
         if record is None:
             raise
-        click.echo(f"lorajob: {error}; this is what its job.json says", err=True)
+        click.echo(f"lorajob: {error}; its job.json is shown instead", err=True)
         return record
 
 

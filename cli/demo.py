@@ -1,4 +1,4 @@
-"""`lorajob demo`: the whole path on this machine, through the commands that a user would type."""
+"""`lorajob demo`: a whole job on this machine, run by the commands that a user would type."""
 
 import json
 import os
@@ -22,30 +22,33 @@ from lorajob.cli.errors import EXIT_FAILED
 from lorajob.errors import ServiceError
 
 BASE_MODEL = "demo/whisper-base"
-SETTINGS = (  # what two cores do in a few minutes
+# Two cores train with these settings in a few minutes.
+SETTINGS = (
     "train.epochs=2",
     "train.save_steps=50",
 )
 SHOWN_TRANSCRIPTS = 3
-SHOWN_CHARACTERS = 80  # an untuned model may repeat itself for a screen or two
+SHOWN_CHARACTERS = 80  # of a transcript: an untuned model may repeat itself for pages
 OWN_VARIABLES = ("LORAJOB_REDIS_URL", "LORAJOB_ARTIFACTS", "LORAJOB_CORPORA")
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
-OF_ONE_RUN = ("jobs", "redis", "log")  # below the demo's LORAJOB_HOME; the rest is made once
-GRACE_SECONDS = "20"  # for a stage that the demo's end stops; its checkpoints hardly matter
+# Folders below the demo's LORAJOB_HOME that each run makes anew. Models and corpus are made once.
+OF_ONE_RUN = ("jobs", "redis", "log")
+# Time for a stage to stop when the demo ends. Short, because its checkpoints hardly matter.
+GRACE_SECONDS = "20"
 
 
 @dataclass(frozen=True)
 class Commands:
-    """`lorajob` as a user runs it, in a LORAJOB_HOME that is the demo's own."""
+    """Runs `lorajob` as a user does, with the demo's own LORAJOB_HOME."""
 
     home: Path
 
     def run(
         self, *args: str, apart: bool = False, show: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        """Show the command, run it and return it with what it printed, whatever its exit code.
+        """Show the command, run it and return the finished process, with any exit code.
 
-        `apart` keeps the terminal's Ctrl-C away from it.
+        With `apart`, the terminal's Ctrl-C does not reach the command.
         """
         if show:
             click.secho(f"$ lorajob {shlex.join(args)}", bold=True)
@@ -61,17 +64,17 @@ class Commands:
 
     @property
     def state_path(self) -> Path:
-        """Exists while `lorajob up` runs; holds addresses and passwords."""
+        """File that exists while `lorajob up` runs. It holds addresses and passwords."""
         return self.home / "up.json"
 
     def forget(self) -> None:
-        """Remove an earlier run, so that no job of it goes on; models and corpus stay."""
+        """Remove an earlier run, so that none of its jobs continues. Models and corpus stay."""
         self.down()
         for name in OF_ONE_RUN:
             shutil.rmtree(self.home / name, ignore_errors=True)
 
     def up(self) -> None:
-        """Start the stack, whole. Raises ServiceError where it does not start."""
+        """Start Redis, workers and Flower. Raises ServiceError if they do not start."""
         with _uninterrupted():
             started = self.run("up", "--detach", apart=True)
         click.echo(started.stdout, nl=False)
@@ -79,7 +82,7 @@ class Commands:
             raise ServiceError("the demo's Redis and workers did not start; see above")
 
     def down(self) -> None:
-        """Stop the stack if there is one; Ctrl-C waits until that is done."""
+        """Stop Redis, workers and Flower if they run. Ctrl-C takes effect only after that."""
         if self.state_path.exists():
             with _uninterrupted():
                 click.echo(self.run("down", apart=True).stdout, nl=False)
@@ -91,21 +94,22 @@ class Commands:
 
 
 @click.command()
-@click.option("--keep", is_flag=True, help="Leave Redis, workers and Flower up afterwards.")
+@click.option("--keep", is_flag=True, help="Leave Redis, workers and Flower running at the end.")
 @click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help="As for `lorajob submit`.")
 @click.pass_context
 def demo(ctx: click.Context, keep: bool, sets: tuple[str, ...]) -> None:
-    """Tune whisper-base on a small spoken Hindi corpus, by the real queue, on this machine.
+    """Tune whisper-base on a small Hindi corpus of synthetic speech, on this machine.
 
-    Needs `pip install 'lorajob[demo]'`, and no network. All its files, the tuned model too, lie
-    in LORAJOB_HOME/demo, until the next run; a service that is up is not touched. Nothing is left
-    running.
+    The demo uses the real queue and workers. It needs `pip install 'lorajob[demo]'` and no network.
+    All files, including the tuned model, are in LORAJOB_HOME/demo until the next run. At the end
+    everything is stopped, unless --keep is given. A running service of yours is not touched.
     """
     from lorajob.demo.packaged import packaged_files
     from lorajob.demo.speech import RELEASE, demo_corpus
 
     started = time.monotonic()
-    packaged_files()  # before anything else: the extra may be missing
+    # Fails at once if the demo extra is not installed.
+    packaged_files()
     commands = Commands(load_settings().home.expanduser().absolute() / "demo")
     commands.forget()
     click.echo("A Hindi corpus, spoken by eSpeak NG: 240 clips to train on, 40 to test")
@@ -131,11 +135,18 @@ def demo(ctx: click.Context, keep: bool, sets: tuple[str, ...]) -> None:
 
 
 def _run_job(commands: Commands, corpus: Path, sets: tuple[str, ...]) -> Path | None:
-    """Submit and follow the job. Returns its folder, or None where it did not succeed."""
+    """Submit and follow the job. Returns its folder, or None if it did not succeed."""
     options = [word for line in (*SETTINGS, *sets) for word in ("--set", line)]
     submitted = commands.run(
-        *("submit", "--lang", "hi", "--corpus", str(corpus), "--base-model", BASE_MODEL),
-        *(*options, "--wait"),
+        "submit",
+        "--lang",
+        "hi",
+        "--corpus",
+        str(corpus),
+        "--base-model",
+        BASE_MODEL,
+        *options,
+        "--wait",
     )
     if submitted.returncode != 0:
         return None
@@ -151,7 +162,7 @@ def _run_job(commands: Commands, corpus: Path, sets: tuple[str, ...]) -> Path | 
 
 
 def _show_transcripts(folder: Path) -> None:
-    """The first test clips: what was said, what whisper-base heard, what the tuned model hears."""
+    """Print reference, whisper-base's and the tuned model's transcript of the first test clips."""
     lines = (folder / "evaluate" / "utterances.jsonl").read_text("utf-8").splitlines()
     for line in lines[:SHOWN_TRANSCRIPTS]:
         row = json.loads(line)
@@ -166,7 +177,7 @@ def _shortened(text: str) -> str:
 
 
 def _transcribe_one(commands: Commands, folder: Path, clips: Path) -> None:
-    """The first test clip again, by the command. Raises ServiceError where it fails."""
+    """Transcribe the first test clip with `lorajob transcribe`. Raises ServiceError if it fails."""
     with (folder / "evaluate" / "utterances.jsonl").open(encoding="utf-8") as rows:
         clip = clips / json.loads(rows.readline())["id"]
     heard = commands.run("transcribe", folder.name, str(clip))
@@ -182,11 +193,11 @@ def _show_end(commands: Commands, folder: Path, seconds: float) -> None:
     result = JobDir(folder).result("convert")
     model = result.model if result is not None and result.model is not None else "convert"
     click.echo(f"The model, for faster-whisper: {folder / model}")
-    click.echo(f"Took {duration(seconds)}; all files of the demo lie in {commands.home}")
+    click.echo(f"Took {duration(seconds)}; all files of the demo are in {commands.home}")
 
 
 def _show_kept(commands: Commands) -> None:
-    """Flower's address and user, where its password is, and how to end it all."""
+    """Print Flower's address, user and place of the password, and how to stop everything."""
     state = json.loads(commands.state_path.read_text("utf-8"))
     click.echo(
         f"Flower: {state['flower_url']}, user {state['flower_user']}, "
@@ -197,7 +208,7 @@ def _show_kept(commands: Commands) -> None:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the block as Ctrl-C does, so that its `finally` runs."""
+    """Let SIGTERM and SIGHUP end the block by an exception, as Ctrl-C does, so `finally` runs."""
 
     def end(signum: int, frame: FrameType | None) -> NoReturn:
         raise SystemExit(128 + signum)
@@ -212,7 +223,7 @@ def _ended_by_signals() -> Iterator[None]:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Put off Ctrl-C and the ending signals until the block has ended."""
+    """Delay Ctrl-C and the ending signals until the block has ended."""
     came: list[int] = []
 
     def note(signum: int, frame: FrameType | None) -> None:

@@ -20,13 +20,15 @@ STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="A list of name, state, finding, advice.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print a list of objects: name, state, text, advice."
+)
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> None:
-    """Check whether jobs can run here, and say what to do where they cannot.
+    """Check whether jobs can run here, and give advice if they cannot.
 
-    Each line is ok, warn (jobs run, but see the advice; so too while no service is up) or fail
-    (jobs cannot run). The exit code is 1 where something fails.
+    Each line is ok, warn (jobs can run, but see the advice) or fail (jobs cannot run). If no
+    service is up, that is only a warn. The exit code is 1 if any line is fail.
     """
     settings = load_settings()
     findings = []
@@ -45,7 +47,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 
 
 def all_checks(settings: "Settings") -> Iterator[Finding]:
-    """Every finding, in the order of what stands on what."""
+    """All findings. Checks come after those that they depend on."""
     versions = doctor_checks.check_versions()
     yield versions
     if versions.state == "fail":

@@ -1,4 +1,4 @@
-"""What `lorajob doctor` finds out about packages, files and settings, each with what to do."""
+"""Checks of `lorajob doctor` on packages, files and settings, each with advice."""
 
 import importlib.metadata
 import io
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 
-LOW_DISK_BYTES = 10 * GIB  # a base model, its merged float copy and a corpus of some ten hours
+LOW_DISK_BYTES = 10 * GIB  # a base model, its merged float copy and a corpus of about ten hours
 NO_DISK_BYTES = GIB
 FORMATS = ("WAV", "FLAC", "MP3", "OGG")
 SHOWN_VERSIONS = ("torch", "transformers", "peft", "ctranslate2", "faster-whisper", "celery")
@@ -25,7 +25,7 @@ TONE_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; `advice` is empty where there is nothing to do."""
+    """One line of the report. `advice` is empty if there is nothing to do."""
 
     name: str
     state: Literal["ok", "warn", "fail"]
@@ -34,7 +34,7 @@ class Finding:
 
 
 def check_versions() -> Finding:
-    """Every package that lorajob requires is there, in a version that it accepts."""
+    """Check that each required package is installed in an accepted version."""
     from packaging.requirements import Requirement
 
     wrong, found = [], {}
@@ -49,9 +49,9 @@ def check_versions() -> Finding:
             continue
         found[requirement.name] = version
         if not requirement.specifier.contains(version, prereleases=True):
-            wrong.append(f"{requirement} is needed, {version} is here")
+            wrong.append(f"{requirement} is needed, {version} is installed")
     if wrong:
-        return Finding("versions", "fail", "; ".join(wrong), "install lorajob anew with pip")
+        return Finding("versions", "fail", "; ".join(wrong), "reinstall lorajob with pip")
     versions = [f"lorajob {importlib.metadata.version('lorajob')}"]
     versions.append(f"Python {'.'.join(map(str, sys.version_info[:3]))}")
     versions += [f"{name} {found[name]}" for name in SHOWN_VERSIONS if name in found]
@@ -59,7 +59,7 @@ def check_versions() -> Finding:
 
 
 def check_decoding() -> Finding:
-    """A tone is encoded in every common format and decoded again, all in memory."""
+    """Encode a tone in each common format and decode it again, all in memory."""
     broken = [f"{name.lower()} ({why})" for name in FORMATS if (why := _decoding_trouble(name))]
     if broken:
         advice = "reinstall the soundfile package; its wheel carries libsndfile 1.1 or newer"
@@ -68,7 +68,7 @@ def check_decoding() -> Finding:
 
 
 def _decoding_trouble(name: str) -> str:
-    """What goes wrong with one format; empty where nothing does."""
+    """The problem with one format, or an empty text if it works."""
     import numpy as np
     import soundfile
 
@@ -83,29 +83,30 @@ def _decoding_trouble(name: str) -> str:
     except (AudioError, soundfile.LibsndfileError) as error:
         return str(error)
     seconds = len(samples) / SAMPLE_RATE
-    if abs(seconds - TONE_SECONDS) > 0.1 or np.abs(samples).max() < 0.1:  # mp3 pads a little
-        return f"{TONE_SECONDS} s of a tone come out as {seconds:.2f} s of something else"
+    # The tolerance of 0.1 s allows for the padding of mp3.
+    if abs(seconds - TONE_SECONDS) > 0.1 or np.abs(samples).max() < 0.1:
+        return f"a tone of {TONE_SECONDS} s is decoded wrongly, to {seconds:.2f} s of sound"
     return ""
 
 
 def check_disk(folder: Path) -> Finding:
-    """Jobs can be written, and there is room for them."""
+    """Check that jobs can be written and that there is disk space for them."""
     place = folder.expanduser().absolute()
     while not place.exists():
         place = place.parent
     if not os.access(place, os.W_OK | os.X_OK) or not place.is_dir():
-        advice = "make it writable, or set LORAJOB_ARTIFACTS or LORAJOB_HOME to another folder"
+        advice = "allow writing there, or set LORAJOB_ARTIFACTS or LORAJOB_HOME to another folder"
         return Finding("disk", "fail", f"{place} is not a folder you can write to", advice)
     free = shutil.disk_usage(place).free
     text = f"{free / GIB:.0f} GiB free for jobs in {folder}"
     if free >= LOW_DISK_BYTES:
         return Finding("disk", "ok", text)
-    advice = "make room, or set LORAJOB_ARTIFACTS to a folder on a larger disk"
+    advice = "free disk space, or set LORAJOB_ARTIFACTS to a folder on a larger disk"
     return Finding("disk", "fail" if free < NO_DISK_BYTES else "warn", text, advice)
 
 
 def check_store(url: str | None) -> Iterator[Finding]:
-    """The store of LORAJOB_ARTIFACTS, where it is a url, can be written and read."""
+    """If LORAJOB_ARTIFACTS is a url, check that its store can be written."""
     from lorajob.storage.store import Store, StoreError
 
     if url is None:
@@ -116,16 +117,16 @@ def check_store(url: str | None) -> Iterator[Finding]:
         store.write(probe, b"ok")
         store.remove(probe)
     except StoreError as error:
-        advice = "check LORAJOB_ARTIFACTS, AWS_ENDPOINT_URL and the credentials it needs"
+        advice = "check LORAJOB_ARTIFACTS, AWS_ENDPOINT_URL and the credentials"
         yield Finding("store", "fail", str(error), advice)
         return
     yield Finding("store", "ok", f"{url} can be written")
 
 
 def check_corpora(folder: Path | None) -> Iterator[Finding]:
-    """LORAJOB_CORPORA, where it is set, is a folder."""
+    """If LORAJOB_CORPORA is set, check that it is a folder."""
     if folder is not None and not folder.expanduser().is_dir():
         advice = "correct LORAJOB_CORPORA, or name the corpus with `lorajob submit --corpus`"
-        yield Finding("corpora", "warn", f"LORAJOB_CORPORA: {folder} is no folder", advice)
+        yield Finding("corpora", "warn", f"LORAJOB_CORPORA: {folder} is not a folder", advice)
     elif folder is not None:
-        yield Finding("corpora", "ok", f"looked for in {folder}")
+        yield Finding("corpora", "ok", f"found by language in {folder}")

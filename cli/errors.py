@@ -1,4 +1,4 @@
-"""How what goes wrong reaches the user: one line on standard error and an exit code."""
+"""How errors reach the user: as one line on standard error and an exit code."""
 
 import os
 import sys
@@ -12,23 +12,23 @@ from lorajob.errors import FULL, LorajobError, UsageError
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130  # as a shell reports a command that Ctrl-C ended
+EXIT_INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
 
 
 @dataclass
 class Outcome:
-    """The exit code of a command, known when it has ended."""
+    """The exit code of a command, set when it has ended."""
 
     code: int = 0
 
 
 @contextmanager
 def user_errors() -> Iterator[Outcome]:
-    """Turn what a user can mend into one line on standard error and an exit code.
+    """Turn errors that a user can fix into one line on standard error and an exit code.
 
-    UsageError and click's own complaints become 2, every other LorajobError and what the
-    operating system refuses 1, Ctrl-C 130; a reader that went away is no error to speak of.
-    Anything else is a bug and keeps its traceback.
+    2: UsageError and click's usage errors. 1: every other LorajobError, and refusals of the
+    operating system. 130: Ctrl-C. A closed standard output gives 1 without a message. Anything
+    else is a bug and keeps its traceback.
     """
     outcome = Outcome()
     try:
@@ -62,10 +62,10 @@ def user_errors() -> Iterator[Outcome]:
 
 
 def say_error(message: str) -> None:
-    """`lorajob: message` on standard error, in one line whatever the message holds."""
+    """Print `lorajob: message` on standard error. Line breaks become spaces."""
     click.echo(f"lorajob: {' '.join(message.split())}", err=True)
 
 
 def _discard_stdout() -> None:
-    """Let the interpreter's last flush of standard output meet no closed pipe."""
+    """Redirect standard output to /dev/null, so that the last flush at exit does not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

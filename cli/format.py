@@ -1,4 +1,4 @@
-"""Jobs, stages and error rates as a person reads them: words and rich tables."""
+"""Formats jobs, stages and error rates for people, as words and rich tables."""
 
 from typing import TYPE_CHECKING, TextIO
 
@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from lorajob.job.report import Progress
     from lorajob.worker.records.record import JobRecord, StageRecord
 
-PIPE_WIDTH = 140  # columns of a table that no terminal bounds
+PIPE_WIDTH = 140  # characters; width of a table if the output is not a terminal
 STATE_STYLES = {"succeeded": "green", "failed": "red", "running": "cyan", "cancelled": "yellow"}
 
 
 def console(stream: TextIO) -> "Console":
-    """A rich console that neither colours nor folds what goes to a pipe."""
+    """A rich console. Output to a pipe has no colours and is PIPE_WIDTH wide."""
     from rich.console import Console
 
     width = None if stream.isatty() else PIPE_WIDTH
@@ -35,7 +35,7 @@ def duration(seconds: float) -> str:
 
 
 def progress_words(progress: "Progress | None") -> str:
-    """`120/180, loss 1.93, eta 3 min` from a stage's last report; empty without one."""
+    """`120/180, loss 1.93, eta 3 min` from a stage's last report; empty without a report."""
     if progress is None or not progress.total:
         return ""
     words = [f"{progress.step}/{progress.total}"]
@@ -47,7 +47,7 @@ def progress_words(progress: "Progress | None") -> str:
 
 
 def metrics_table(record: "JobRecord") -> "Table | None":
-    """Error rates of base, tuned and converted, as far as they are known; None before that."""
+    """The known error rates of base, tuned and converted; None if none is known."""
     from rich.table import Table
 
     table = Table("", box=None, pad_edge=False)
@@ -59,7 +59,7 @@ def metrics_table(record: "JobRecord") -> "Table | None":
 
 
 def plain_table(*headings: str) -> "Table":
-    """A table without lines, whose cells are not folded."""
+    """A table without lines. Long cells are not wrapped."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -69,7 +69,7 @@ def plain_table(*headings: str) -> "Table":
 
 
 def stages_table(record: "JobRecord", now: float) -> "Table":
-    """One row a stage: state, attempts, time taken, progress, worker."""
+    """One row for each stage: state, attempts, time taken, progress, worker."""
 
     table = plain_table("STAGE", "STATE", "ATTEMPTS", "TIME", "PROGRESS", "WORKER")
     for name, stage in record.stages.items():
@@ -85,9 +85,9 @@ def stages_table(record: "JobRecord", now: float) -> "Table":
 
 
 def attempts_table(record: "JobRecord") -> "Table | None":
-    """One row an attempt that is over: who made it, how long, how far, why it ended.
+    """One row for each ended attempt: time taken, last step, worker, why it ended.
 
-    None while every stage that has ended took one attempt: the other table says it all.
+    None if all ended attempts succeeded: then the table of stages is enough.
     """
     from rich.markup import escape
     from rich.table import Table
@@ -109,7 +109,7 @@ def attempts_table(record: "JobRecord") -> "Table | None":
 
 
 def current_stage(record: "JobRecord") -> tuple[str, str]:
-    """The stage that a job is at, with its progress; the last one of a finished job."""
+    """The current stage of a job and its progress; for a finished job, the last stage."""
     at = record.standing
     if at.stage is None:
         return "", ""
@@ -118,12 +118,12 @@ def current_stage(record: "JobRecord") -> tuple[str, str]:
 
 
 def state_of_work(record: "JobRecord") -> str:
-    """The state, for people: `waiting` between two stages, while no worker has taken the next."""
+    """The state for people: `waiting` between two stages, until a worker takes the next one."""
     return "waiting" if record.state == "running" and record.standing.waits else record.state
 
 
 def gain(record: "JobRecord") -> str:
-    """`115.4 -> 53.7`, once it is known."""
+    """`115.4 -> 53.7`: WER of base and tuned model; empty until both are known."""
     scores = record.scores
     if "base" not in scores or "tuned" not in scores:
         return ""
@@ -131,7 +131,7 @@ def gain(record: "JobRecord") -> str:
 
 
 def coloured(state: str) -> str:
-    """The state in its colour, as markup."""
+    """The state with its colour, as rich markup."""
     style = STATE_STYLES.get(state)
     return f"[{style}]{state}[/]" if style else state
 

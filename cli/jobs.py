@@ -1,4 +1,4 @@
-"""`lorajob status`, `cancel`, `retry`, `rebuild` and `prune`: what is done with jobs that exist."""
+"""`lorajob status`, `cancel`, `retry`, `rebuild` and `prune`: the commands on existing jobs."""
 
 import json
 import sys
@@ -27,33 +27,34 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=50,
     show_default=True,
-    help="Without JOB: show the newest so many.",
+    help="Without JOB: most jobs to show.",
 )
 def status(job: str | None, as_json: bool, limit: int) -> None:
     """Show the newest jobs in a table, or JOB (or BATCH) in full.
 
     \b
-    The object of --json holds, among others:
+    Some fields of the --json object:
       state      queued, running, succeeded, failed, cancelled, rejected
-      waits_for  a worker that is not there, or its turn, in words; null
-                 while a stage runs and once the job has ended
+      waits_for  what the job waits for, in words: a free worker, or any
+                 worker if none runs; null while a stage runs and at the end
       stages     preprocess, train, evaluate, convert, each with its state
-      attempts   those that are over: stage, worker, last step, and why each ended
+      attempts   ended attempts: stage, worker, last step, why each ended
       artifacts  the job's folder
       metrics    base, tuned, converted: wer and cer in percent, normalised,
-                 on the test clips; each absent until measured
-      error      one sentence, null unless the job failed
+                 on the test clips; each is absent until it is measured
+      error      one sentence; null unless the job failed
 
-    For a BATCH it holds `jobs`, one such object each, and `state` and `states` of the whole.
+    For a BATCH the object has `state` and `states` of the whole batch, and `jobs`: one such object
+    for each job.
 
-    Where Redis cannot be reached, JOB's job.json answers, if it is to be found here.
+    If Redis is unavailable, JOB is shown from its job.json, if this machine can read that file.
     """
     if job is None:
         jobs = open_jobs()
         show_jobs(jobs, jobs.newest(limit), as_json)
         if unknown := jobs.unknown():
             click.echo(
-                f"lorajob: Redis knows nothing of {len(unknown)} jobs here, such as {unknown[0]}; "
+                f"lorajob: {len(unknown)} jobs here are missing in Redis, such as {unknown[0]}; "
                 "`lorajob rebuild` restores them from their files",
                 err=True,
             )
@@ -84,7 +85,7 @@ def show_jobs(jobs: "Jobs", records: "list[JobRecord]", as_json: bool) -> None:
 
 
 def show_job(jobs: "Jobs", record: "JobRecord", as_json: bool) -> None:
-    """Print all that is known of one job."""
+    """Print one job in full."""
     from lorajob.tasks.jobs import waits
 
     wait = waits(jobs, [record]).get(record.id)
@@ -126,7 +127,7 @@ def show_job(jobs: "Jobs", record: "JobRecord", as_json: bool) -> None:
 
 
 def show_batch(jobs: "Jobs", batch_id: str, as_json: bool) -> None:
-    """Print what is known of a batch and its jobs."""
+    """Print a batch and its jobs."""
     from lorajob.cli.format import console
     from lorajob.cli.tables import batch_table
     from lorajob.tasks.batches import load_batch
@@ -153,7 +154,8 @@ def summary(batch: "JobBatch", records: "Sequence[JobRecord]") -> str:
     states = Counter(state_of_work(record) for record in records)
     parts = ", ".join(f"{count} {state}" for state, count in states.most_common())
     unknown = len(batch.jobs) - len(records)
-    if unknown:  # a submission is under way, or was cut short
+    # A submission is still running, or was interrupted.
+    if unknown:
         parts += f"; {unknown} never queued; the same batch submitted again is completed"
     return f"{batch.id}: {state_of(records, unknown)}; {len(records)} jobs: {parts}"
 
@@ -167,7 +169,10 @@ def _errors(records: "Sequence[JobRecord]", stream: TextIO) -> None:
 @click.command()
 @click.argument("job")
 def cancel(job: str) -> None:
-    """Stop JOB, or all jobs of a BATCH, keeping checkpoints; `lorajob retry` goes on from there."""
+    """Stop JOB, or all jobs of a BATCH, and keep the checkpoints.
+
+    `lorajob retry` continues from them.
+    """
     if is_batch(job):
         from lorajob.tasks.batches import cancel_batch
 
@@ -180,11 +185,11 @@ def cancel(job: str) -> None:
 
 @click.command()
 @click.argument("job")
-@click.option("--failed", is_flag=True, help="Of a BATCH: leave cancelled jobs as they are.")
+@click.option("--failed", is_flag=True, help="For a BATCH: leave cancelled jobs as they are.")
 def retry(job: str, failed: bool) -> None:
-    """Queue the stages that JOB, or each job of a BATCH, has not finished again.
+    """Queue the unfinished stages of JOB, or of each job of a BATCH, again.
 
-    Training goes on from its checkpoint. Jobs that succeeded or are under way stay as they are.
+    Training continues from its checkpoint. Succeeded, queued and running jobs stay as they are.
     """
     if is_batch(job):
         from lorajob.tasks.batches import retry_batch
@@ -197,19 +202,24 @@ def retry(job: str, failed: bool) -> None:
 
 
 @click.command()
-@click.option("--older", required=True, metavar="AGE", help="Ended so long ago: 12h, 30d, 8w.")
+@click.option(
+    "--older",
+    required=True,
+    metavar="AGE",
+    help="Least time since a job ended, such as 12h, 30d or 8w.",
+)
 @click.option(
     "--keep",
     type=click.Choice(["best", "none"]),
     default="best",
     show_default=True,
-    help="best: keep the job of the lowest WER of each language and base model.",
+    help="best: keep the job with the lowest WER for each language and base model.",
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be deleted.")
 def prune(older: str, keep: "Keep", dry_run: bool) -> None:
     """Delete the files and records of jobs that ended long ago.
 
-    Jobs that are queued or running stay. Standard output: the ids, one a line.
+    Queued and running jobs stay. Standard output: the ids of the deleted jobs, one on each line.
     """
     from lorajob.tasks.prune import parse_age
     from lorajob.tasks.prune import prune as prune_jobs
@@ -217,16 +227,16 @@ def prune(older: str, keep: "Keep", dry_run: bool) -> None:
     gone = prune_jobs(open_jobs(), parse_age(older), keep, dry_run)
     for record in gone:
         click.echo(record.id)
-    word = "would go" if dry_run else "are gone"
+    word = "would be deleted" if dry_run else "deleted"
     click.echo(f"lorajob: {len(gone)} jobs {word}", err=True)
 
 
 @click.command()
 def rebuild() -> None:
-    """Make records of the jobs in LORAJOB_ARTIFACTS that Redis knows nothing of.
+    """Restore the records of jobs in LORAJOB_ARTIFACTS that are missing in Redis.
 
-    For a Redis that lost its data. Finished stages stay finished, unfinished jobs are queued again
-    and go on from their checkpoints. Prints the ids.
+    Use it when Redis has lost its data. Finished stages stay finished. Unfinished jobs are queued
+    again and continue from their checkpoints. Prints the ids of the restored jobs.
     """
     from lorajob.tasks.rebuild import rebuild as rebuild_records
 
@@ -236,6 +246,6 @@ def rebuild() -> None:
     for problem in rebuilt.problems:
         say_error(f"not rebuilt: {problem}")
     if not rebuilt.jobs:
-        click.echo("lorajob: Redis knows every job there is", err=True)
+        click.echo("lorajob: no job is missing in Redis", err=True)
     if rebuilt.problems:
         raise SystemExit(1)

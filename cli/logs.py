@@ -1,4 +1,4 @@
-"""`lorajob logs`."""
+"""`lorajob logs`: print and follow the logs of a job."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +14,9 @@ POLL_SECONDS = 0.5
 
 @click.command()
 @click.argument("job")
-@click.option("-f", "--follow", is_flag=True, help="Go on as the logs grow, until the job ends.")
+@click.option(
+    "-f", "--follow", is_flag=True, help="Print new lines as they come, until the job ends."
+)
 @click.option("--stage", type=click.Choice(STAGES), help="Only this stage's log.")
 def logs(job: str, follow: bool, stage: str | None) -> None:
     """Print the logs of JOB's stages, in the order of the stages."""
@@ -25,7 +27,7 @@ def logs(job: str, follow: bool, stage: str | None) -> None:
 def print_logs(
     job: str, folder: JobDir, refresh: Callable[[], None], follow: bool, stage: str | None
 ) -> None:
-    """Print what the logs in `folder` hold, and where asked for, what they gain."""
+    """Print the logs in `folder`. With `follow`, print new text until the job ends."""
     reader = LogReader(folder, (stage,) if stage else STAGES)
     printed = False
     ended = not follow
@@ -36,7 +38,8 @@ def print_logs(
             printed = True
         if ended:
             break
-        ended = load_record(job).over  # then read once more, to the end
+        # When the job has ended, the logs are read once more, to their end.
+        ended = load_record(job).over
         if not ended:
             time.sleep(POLL_SECONDS)
     if not printed:
@@ -44,7 +47,7 @@ def print_logs(
 
 
 class LogReader:
-    """Reads what a job's logs have gained since it last looked."""
+    """Reads the text that was added to a job's logs since the last call."""
 
     def __init__(self, folder: JobDir, stages: tuple[str, ...]) -> None:
         self._paths = {stage: folder.log_path(stage) for stage in stages}
@@ -52,7 +55,7 @@ class LogReader:
         self._last: str | None = None
 
     def new_text(self) -> Iterator[str]:
-        """Pieces of text in the order of the stages, a heading where the stage changes."""
+        """Yield new text in the order of the stages, with a heading when the stage changes."""
         for stage, path in self._paths.items():
             text = self._gain(stage, path)
             if text:

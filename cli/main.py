@@ -1,4 +1,4 @@
-"""`lorajob`: the group of commands. Each is imported only when it is asked for."""
+"""`lorajob`: the group of commands. A command is imported only when it runs."""
 
 import difflib
 import importlib
@@ -10,25 +10,26 @@ import click
 from lorajob import __version__
 from lorajob.cli.errors import user_errors
 
-COMMANDS = {  # name -> (where it is, what `lorajob --help` says of it)
+# name -> (module and function, description in `lorajob --help`)
+COMMANDS = {
     "up": ("lorajob.cli.services:up", "Start Redis, workers and Flower on this machine."),
     "down": ("lorajob.cli.services:down", "Stop what `lorajob up` started."),
-    "submit": ("lorajob.cli.submit:submit", "Queue a job: from a corpus to a tuned model."),
+    "submit": ("lorajob.cli.submit:submit", "Queue a job that tunes a model on a corpus."),
     "batch": ("lorajob.cli.batch:batch", "Queue many languages from one file."),
-    "status": ("lorajob.cli.jobs:status", "Show all jobs, or one in full."),
+    "status": ("lorajob.cli.jobs:status", "Show the newest jobs, or one job in full."),
     "watch": ("lorajob.cli.watch:watch", "Follow a job's progress until it ends."),
     "logs": ("lorajob.cli.logs:logs", "Print the logs of a job's stages."),
-    "cancel": ("lorajob.cli.jobs:cancel", "Stop a job, keeping its checkpoints."),
+    "cancel": ("lorajob.cli.jobs:cancel", "Stop a job and keep its checkpoints."),
     "retry": ("lorajob.cli.jobs:retry", "Queue a job's unfinished stages again."),
     "rebuild": ("lorajob.cli.jobs:rebuild", "Restore the jobs that Redis lost."),
     "prune": ("lorajob.cli.jobs:prune", "Delete jobs that ended long ago."),
     "worker": ("lorajob.cli.services:worker", "Run a worker for one of the queues."),
-    "autoscale": ("lorajob.cli.services:autoscale", "Run as many workers here as have work."),
-    "flower": ("lorajob.cli.services:flower", "Run Flower, the monitor, in front of Redis."),
-    "metrics": ("lorajob.cli.services:metrics", "Serve metrics of all jobs and workers."),
+    "autoscale": ("lorajob.cli.services:autoscale", "Run as many workers here as the jobs need."),
+    "flower": ("lorajob.cli.services:flower", "Run Flower, the web monitor of tasks."),
+    "metrics": ("lorajob.cli.services:metrics", "Serve metrics of jobs and workers."),
     "transcribe": ("lorajob.cli.transcribe:transcribe", "Transcribe audio with a job's model."),
-    "doctor": ("lorajob.cli.doctor:doctor", "Check this machine, and say what to do."),
-    "demo": ("lorajob.cli.demo:demo", "Watch Whisper learn some Hindi, from nothing, here."),
+    "doctor": ("lorajob.cli.doctor:doctor", "Check this machine and give advice."),
+    "demo": ("lorajob.cli.demo:demo", "Tune Whisper on a small Hindi corpus, here."),
 }
 
 
@@ -36,7 +37,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands by name and imports one when it is called."""
+    """A group that imports a command only when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -55,7 +56,7 @@ class LazyGroup(click.Group):
         if name not in COMMANDS and not name.startswith("-"):
             near = difflib.get_close_matches(name, COMMANDS, n=2)
             hint = f"did you mean {' or '.join(near)}?" if near else f"one of {', '.join(COMMANDS)}"
-            ctx.fail(f"{name!r} is no command; {hint}")
+            ctx.fail(f"{name!r} is not a command; {hint}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -66,15 +67,15 @@ class LazyGroup(click.Group):
 @click.command(cls=LazyGroup, context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="lorajob")
 def cli() -> None:
-    """Fine-tune Whisper with LoRA, one language a job.
+    """Fine-tune Whisper with LoRA. Each job tunes one language.
 
-    `lorajob up` starts the service on this machine, `lorajob submit --lang hi` queues a job,
-    `lorajob watch JOB` follows it. What comes out runs in faster-whisper.
+    `lorajob up` starts the service on this machine, `lorajob submit --lang hi` queues a job, and
+    `lorajob watch JOB` follows it. The tuned model runs in faster-whisper.
 
     \b
-    LORAJOB_HOME        what belongs to this user: state of `up`, models, jobs
-    LORAJOB_REDIS_URL   the service's Redis; unset: the one that `lorajob up` started
-    LORAJOB_ARTIFACTS   folder of the jobs, one folder a job; the workers must see it too
+    LORAJOB_HOME        this user's files: state of `up`, models, jobs
+    LORAJOB_REDIS_URL   Redis of the service; unset: the Redis of `lorajob up`
+    LORAJOB_ARTIFACTS   folder or url of all jobs; the workers must see it too
     LORAJOB_CORPORA     folder in which `submit` looks for a language's corpus
     """
 

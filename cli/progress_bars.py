@@ -1,4 +1,4 @@
-"""How progress is drawn: bars on a terminal, a line now and then anywhere else."""
+"""How progress is shown: as bars on a terminal, else as lines."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
     from lorajob.worker.records.record import JobRecord, StageRecord
 
-LINE_SHARE = 0.1  # of a stage between two lines of a plain view
+LINE_SHARE = 0.1  # share of a stage between two lines about its progress
 
 
 class View(Protocol):
-    """Something that shows a job's record, again and again."""
+    """Shows a job's record each time it is updated."""
 
     def update(self, record: "JobRecord") -> None: ...
 
@@ -24,7 +24,7 @@ class View(Protocol):
 
 @contextmanager
 def open_view(stream: TextIO, record: "JobRecord") -> Iterator[View]:
-    """Bars where `stream` is a terminal, else lines."""
+    """A view with bars if `stream` is a terminal, else with lines."""
     if not stream.isatty():
         yield LineView(stream)
         return
@@ -33,7 +33,7 @@ def open_view(stream: TextIO, record: "JobRecord") -> Iterator[View]:
 
 
 class LineView:
-    """A line a change of state, and one about every tenth of a stage."""
+    """Prints a line at each change of state, and at about every tenth of a stage."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -57,7 +57,7 @@ class LineView:
 
 
 class BarView:
-    """A bar a stage, with loss and eta."""
+    """Shows a bar for each stage, with loss and eta."""
 
     def __init__(self, progress: "Progress", record: "JobRecord") -> None:
         self._progress = progress
@@ -68,7 +68,7 @@ class BarView:
     def update(self, record: "JobRecord") -> None:
         for name, stage in record.stages.items():
             words = progress_words(stage.progress) if stage.state == "running" else ""
-            # without a step yet the bar only pulses: total None
+            # Until the first step is reported, the total is None and the bar only pulses.
             total = None if stage.state == "running" and not words else 1
             completed = 1.0 if stage.state == "succeeded" else _share(stage)
             self._progress.update(

@@ -1,4 +1,4 @@
-"""What `lorajob doctor` finds out about Redis, the workers and the processors they use."""
+"""Checks of `lorajob doctor` on Redis, workers, memory and GPUs."""
 
 import os
 from collections.abc import Iterator
@@ -15,17 +15,17 @@ from lorajob.worker.settings import Settings
 from lorajob.worker.stack.info import is_up
 from lorajob.worker.stack.redis_server import OLDEST, find_server, server_version
 
-LOW_MEMORY_BYTES = 4 * GIB  # training whisper-base on a CPU takes about three
-LOW_GPU_MIB = 8 * 1024  # large-v2 trains in 8 bit with just under eight
+LOW_MEMORY_BYTES = 4 * GIB  # training whisper-base on a CPU takes about 3 GiB
+LOW_GPU_MIB = 8 * 1024  # training large-v2 in 8 bit takes just under 8 GiB
 
 
 def check_memory() -> Finding:
-    """Processors, and main memory that is available."""
+    """Report processors and available main memory."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     try:
         lines = Path("/proc/meminfo").read_text("ascii").splitlines()
     except OSError:
-        return Finding("memory", "ok", f"{cores} processors; this system tells no memory")
+        return Finding("memory", "ok", f"{cores} processors; memory unknown here")
     fields = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
     available, total = fields["MemAvailable"], fields["MemTotal"]
     text = f"{available / GIB:.1f} of {total / GIB:.1f} GiB available, {cores} processors"
@@ -36,12 +36,12 @@ def check_memory() -> Finding:
 
 
 def check_gpus(gpus: list[Gpu] | None = None) -> Iterator[Finding]:
-    """Each GPU and its memory; with none training is slow, not impossible."""
+    """Report each GPU and its memory. Without a GPU training works, but is slow."""
     try:
         gpus = visible_gpus() if gpus is None else gpus
     except ServiceError as error:
         yield Finding(
-            "gpu", "fail", str(error), "until then no worker of the gpu queue starts here"
+            "gpu", "fail", str(error), "workers of the gpu queue start here once this is fixed"
         )
         return
     if not gpus:
@@ -49,8 +49,8 @@ def check_gpus(gpus: list[Gpu] | None = None) -> Iterator[Finding]:
             "gpu",
             "warn",
             "none that nvidia-smi and CUDA_VISIBLE_DEVICES show",
-            "fine for a trial with whisper-base; else run `lorajob worker --queue gpu` where "
-            "there is one",
+            "enough to try whisper-base; else run `lorajob worker --queue gpu` on a machine "
+            "with a GPU",
         )
     for gpu in gpus:
         text = f"{gpu.index}: {gpu.name}, {gpu.free_mib} of {gpu.total_mib} MiB free"
@@ -62,7 +62,10 @@ def check_gpus(gpus: list[Gpu] | None = None) -> Iterator[Finding]:
 
 
 def check_server(settings: Settings) -> Finding:
-    """There is a Redis server that `lorajob up` can start; needless where another is named."""
+    """Check for a Redis server that `lorajob up` can start.
+
+    A missing one is only a warning if LORAJOB_REDIS_URL names another.
+    """
     try:
         path = find_server()
     except ServiceError as error:
@@ -74,7 +77,7 @@ def check_server(settings: Settings) -> Finding:
 
 
 def check_service(settings: Settings) -> Iterator[Finding]:
-    """The service's Redis is as it should be, and workers serve both queues."""
+    """Check the service's Redis, and that workers serve both queues."""
     try:
         url = redis_url(settings)
     except ServiceError:
@@ -108,16 +111,16 @@ def _unreachable(settings: Settings, text: str) -> Finding:
 
 
 def _check_redis(url: str, info: dict[str, object]) -> Iterator[Finding]:
-    """Version, append-only file and eviction, from the answer to INFO."""
+    """Check version, append-only file and eviction in the answer to INFO."""
     version = str(info["redis_version"])
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
         yield Finding("redis", "fail", f"{url} is Redis {version}", "6.2 or newer is needed")
         return
     yield Finding("redis", "ok", f"{url} is Redis {version}")
     if not info.get("aof_enabled"):
-        advice = "set `appendonly yes`; without it jobs are forgotten when Redis restarts"
+        advice = "set `appendonly yes`; without it a restart of Redis loses jobs"
         yield Finding("redis", "warn", "keeps no append-only file", advice)
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
-        advice = "set `maxmemory-policy noeviction`, or jobs vanish where memory runs short"
+        advice = "set `maxmemory-policy noeviction`; else Redis deletes jobs when memory is full"
         yield Finding("redis", "warn", f"evicts keys by {policy}", advice)

@@ -1,4 +1,4 @@
-"""`lorajob up`, `down`, `worker`, `autoscale`, `flower`, `metrics`: what runs until stopped."""
+"""`lorajob up`, `down`, `worker`, `autoscale`, `flower`, `metrics`: long-running processes."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def pool_sizes(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, int] | None:
-    """(MAX, MIN) of `MAX,MIN`."""
+    """Parse `MAX,MIN` as (MAX, MIN)."""
     if text is None:
         return None
     parts = text.split(",")
@@ -29,27 +29,29 @@ def pool_sizes(_: click.Context, __: click.Parameter, text: str | None) -> tuple
     "--queue",
     required=True,
     type=click.Choice(["cpu", "gpu"]),
-    help="cpu: preprocess and convert. gpu: train and evaluate (on the CPU where there is no GPU).",
+    help="cpu: preprocess and convert. gpu: train and evaluate (on the CPU if there is no GPU).",
 )
-@click.option("--concurrency", type=click.IntRange(min=1), help="Stages at a time. Default: one.")
+@click.option(
+    "--concurrency", type=click.IntRange(min=1), help="Stages to run at a time. Default: 1."
+)
 @click.option(
     "--autoscale",
     metavar="MAX,MIN",
     callback=pool_sizes,
-    help="Of the cpu queue: as many stages at a time as wait, within these.",
+    help="cpu queue only: run as many stages at a time as wait, from MIN to MAX.",
 )
 @click.option(
     "--gpus",
     metavar="auto|all|0,1|none",
-    help="Of the gpu queue: a worker for each of these GPUs (numbers, UUIDs or MIG ids). "
-    "all: one worker that trains each job on all of them. none: the CPU. "
-    "Default: auto, each that is visible, and the CPU where there are none.",
+    help="gpu queue only: run a worker for each of these GPUs (numbers, UUIDs or MIG ids). "
+    "all: one worker that trains each job on all GPUs. none: use the CPU. "
+    "auto (default): each visible GPU, or the CPU if there is no GPU.",
 )
 @click.option(
     "--exit-when-idle",
     metavar="SECONDS",
     type=click.FloatRange(min=0, min_open=True),
-    help="End after so long without work. Default: never.",
+    help="End after this time without work. Default: never.",
 )
 def worker(
     queue: str,
@@ -60,9 +62,9 @@ def worker(
 ) -> None:
     """Run a worker for one queue, or one for each GPU, until Ctrl-C or SIGTERM.
 
-    It needs the service's Redis (LORAJOB_REDIS_URL) and the same LORAJOB_ARTIFACTS, local corpora
-    and local base models as every other worker. Where LORAJOB_ARTIFACTS is a url, such as
-    s3://bucket/jobs, `submit` brings local corpora there, and machines need no disk in common.
+    A worker needs the service's Redis (LORAJOB_REDIS_URL). All workers need the same
+    LORAJOB_ARTIFACTS, local corpora and local base models. If LORAJOB_ARTIFACTS is a url, such as
+    s3://bucket/jobs, `submit` uploads local corpora to it, and the machines need no shared disk.
     """
     if autoscale and concurrency:
         raise click.UsageError("--autoscale and --concurrency exclude each other")
@@ -72,7 +74,8 @@ def worker(
         raise click.UsageError("--gpus is for --queue gpu")
     from lorajob.worker.machine.launch import WorkerOptions, run_worker
 
-    gpus = "auto" if gpus is None else gpus  # an empty one, of a variable that is unset, is not all
+    # An empty value, perhaps from an unset shell variable, does not mean auto.
+    gpus = "auto" if gpus is None else gpus
     options = WorkerOptions(concurrency or 1, autoscale, gpus, exit_when_idle)
     run_worker(queue, load_settings(), options)
 
@@ -84,19 +87,19 @@ def worker(
 @click.option(
     "--gpus",
     metavar="auto|all|0,1|none",
-    help="The GPUs to share out among the workers. all: one worker on all, with --max 1. "
-    "Default: auto, each that is visible.",
+    help="GPUs to divide among the workers. all: one worker on all GPUs, with --max 1. "
+    "auto (default): each visible GPU.",
 )
 @click.option(
     "--idle",
     metavar="SECONDS",
     type=click.FloatRange(min=0, min_open=True),
-    help="End a worker after so long without work. Default: LORAJOB_SCALE_DOWN_SECONDS or 120.",
+    help="End a worker after this time without work. Default: LORAJOB_SCALE_DOWN_SECONDS or 120.",
 )
 def autoscale(least: int, most: int, queue: str, gpus: str | None, idle: float | None) -> None:
-    """Start and end workers of this machine by the jobs that wait and run, until Ctrl-C or SIGTERM.
+    """Start workers on this machine as jobs need them, until Ctrl-C or SIGTERM.
 
-    A worker that runs a stage is never ended; idle ones end by themselves.
+    Idle workers end by themselves. A worker that runs a stage is never ended.
     """
     if least > most:
         raise click.UsageError(f"--min {least} is above --max {most}")
@@ -104,19 +107,22 @@ def autoscale(least: int, most: int, queue: str, gpus: str | None, idle: float |
         raise click.UsageError("--gpus is for --queue gpu")
     from lorajob.worker.machine.autoscale import run_autoscale
 
-    gpus = "auto" if gpus is None else gpus  # an empty one, of a variable that is unset, is not all
+    # An empty value, perhaps from an unset shell variable, does not mean auto.
+    gpus = "auto" if gpus is None else gpus
     run_autoscale(queue, load_settings(), least, most, gpus, idle)
 
 
 @click.command()
-@click.option("--detach", is_flag=True, help="Go to the background once all is up.")
-@click.option("--no-flower", is_flag=True, help="Start no Flower.")
+@click.option(
+    "--detach", is_flag=True, help="Return when everything is up, and run in the background."
+)
+@click.option("--no-flower", is_flag=True, help="Do not start Flower.")
 def up(detach: bool, no_flower: bool) -> None:
     """Start Redis, a cpu worker, a gpu worker and Flower on this machine.
 
-    Ctrl-C, or `lorajob down` from anywhere, stops all of it. With LORAJOB_REDIS_URL set that
-    Redis is used and none is started. Ports, passwords and process ids are kept in
-    LORAJOB_HOME/up.json, which only you can read; all other commands find the service there.
+    Ctrl-C, or `lorajob down` in any terminal, stops all of it. If LORAJOB_REDIS_URL is set, that
+    Redis is used and none is started. Ports, passwords and process ids are stored in
+    LORAJOB_HOME/up.json, which only you can read. All other commands find the service there.
     """
     from lorajob.worker.connect import shown
     from lorajob.worker.stack.stack import Stack
@@ -137,7 +143,7 @@ def up(detach: bool, no_flower: bool) -> None:
 
 @click.command()
 def down() -> None:
-    """Stop what `lorajob up` started, and nothing else; queued jobs are kept."""
+    """Stop everything that `lorajob up` started. Queued jobs are kept."""
     from lorajob.worker.stack.stack import Stack
 
     click.echo("stopped" if Stack(load_settings()).down() else "nothing is up")
@@ -149,12 +155,13 @@ def down() -> None:
     "--address",
     default="127.0.0.1",
     show_default=True,
-    help="Interface to listen on. Any other than loopback should have TLS in front of it.",
+    help="Address to listen on. Put TLS in front of any address but loopback.",
 )
 def flower(port: int, address: str) -> None:
     """Run Flower, the monitor of tasks and workers, until Ctrl-C.
 
-    It asks for LORAJOB_FLOWER_USER (lorajob) and LORAJOB_FLOWER_PASSWORD.
+    Flower asks for a user and a password: LORAJOB_FLOWER_USER (default lorajob) and
+    LORAJOB_FLOWER_PASSWORD.
     """
     from lorajob.worker.machine.launch import run_flower
 
@@ -167,15 +174,15 @@ def flower(port: int, address: str) -> None:
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="Interface to listen on. Any other than loopback should have TLS in front of it.",
+    help="Address to listen on. Put TLS in front of any address but loopback.",
 )
-@click.option("--insecure", is_flag=True, help="Listen elsewhere without a password.")
+@click.option("--insecure", is_flag=True, help="Allow other addresses without a password.")
 def metrics(port: int, host: str, insecure: bool) -> None:
     """Serve the service's metrics to Prometheus at /metrics, until Ctrl-C.
 
-    One exporter tells of all workers and jobs; it reads Redis. Where LORAJOB_METRICS_PASSWORD is
-    set it is asked for, as bearer token or as basic auth of the user lorajob; where others can
-    reach the port it must be set. /healthz needs none.
+    One exporter covers all workers and jobs: it reads Redis. If LORAJOB_METRICS_PASSWORD is set,
+    /metrics requires it, as a bearer token or as basic auth of the user lorajob. It must be set if
+    other machines can reach the port. /healthz never requires it.
     """
     from lorajob.worker.monitoring.exporter import run_exporter
 

@@ -1,6 +1,6 @@
-"""How `submit` and `batch` make a JobSpec: their common options, the YAML file, --set, the checks.
+"""How `submit` and `batch` make a JobSpec: common options, YAML file, --set and checks.
 
-The settings that `lorajob submit --help` lists come from the schema of JobSpec.
+The list of settings in `lorajob submit --help` comes from the schema of JobSpec.
 """
 
 import errno
@@ -25,21 +25,24 @@ PRIORITY = click.option(
     type=click.Choice(["high", "normal", "low"]),
     default="normal",
     show_default=True,
-    help="Urgent jobs go before all others.",
+    help="Jobs of a higher priority run first.",
 )
 ANEW = click.option(
-    "--anew", is_flag=True, help="Queue a batch even if the same was submitted before."
+    "--anew", is_flag=True, help="Queue a batch even if the same batch was submitted before."
 )
-WAIT = click.option("--wait", is_flag=True, help="Follow it to its end, as `lorajob watch` does.")
+WAIT = click.option(
+    "--wait", is_flag=True, help="Wait for the end and show progress, as `lorajob watch` does."
+)
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # owner/name; never a path with . or ~ first
+# owner/name. A path that begins with . or ~ does not match.
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
-SHOWN_LETTERS = 80  # of a path that is none
+SHOWN_LETTERS = 80  # of a malformed path in an error message
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One name that `--set` takes."""
+    """One setting that `--set` can change."""
 
     name: str
     default: str
@@ -48,14 +51,14 @@ class Setting:
 
 
 def settings() -> Iterator[Setting]:
-    """Every setting below preprocess, train, evaluate and convert, and the seed, in order."""
+    """The seed, then all settings of preprocess, train, evaluate and convert, in order."""
     from lorajob.spec import JobSpec
 
     schema = JobSpec.model_json_schema()
     yield _setting("seed", schema["properties"]["seed"])
     for name, field in schema["properties"].items():
         if "$ref" not in field:
-            continue  # language, corpus, base_model: each has an option of its own
+            continue  # language, corpus and base_model have their own options
         config = schema["$defs"][field["$ref"].rpartition("/")[2]]
         for inner, inner_field in config["properties"].items():
             yield _setting(f"{name}.{inner}", inner_field)
@@ -87,14 +90,14 @@ def _setting(name: str, field: dict[str, Any]) -> Setting:
 
 
 def _written(value: object) -> str:
-    """A value as `--set` takes it: YAML in one line, without needless quotes."""
+    """A value as `--set` takes it: YAML in one line, without unneeded quotes."""
     if isinstance(value, list | tuple):
         return f"[{','.join(map(str, value))}]"
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def _allowed(field: dict[str, Any]) -> str:
-    """What a JSON schema admits, in a few words: `whole number >= 0`, `a or b`."""
+    """The values that a JSON schema allows, in words: `whole number >= 0`, `a or b`."""
     if "anyOf" in field:
         return " or ".join(_allowed(each) for each in field["anyOf"])
     if "enum" in field:
@@ -113,7 +116,7 @@ def _allowed(field: dict[str, Any]) -> str:
 
 
 def _differences(values: dict[str, Any]) -> str:
-    """What a preset changes, as `--set` would say it."""
+    """The settings that a preset changes, in the form of `--set`."""
     lines = [
         f"{name}.{inner}={_written(value)}"
         for name, config in values.items()
@@ -123,14 +126,14 @@ def _differences(values: dict[str, Any]) -> str:
 
 
 def refuse_one_language(sets: tuple[str, ...]) -> None:
-    """Raise UsageError for a language in --set, which would be that of every job of a batch."""
+    """Raise UsageError for a language in --set: all jobs of a batch would get that language."""
     for line in sets:
         if line.partition("=")[0] == "language":
             raise UsageError(f"--set: {line!r} would make all languages of the batch one")
 
 
 def read_spec(path: Path | None, option: str = "--spec") -> dict[str, Any]:
-    """The mapping in a YAML file; UsageError where it holds something else."""
+    """The mapping in a YAML file. Raises UsageError if the file holds something else."""
     if path is None:
         return {}
     import yaml
@@ -142,18 +145,18 @@ def read_spec(path: Path | None, option: str = "--spec") -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{option}: {path} is not YAML: {error}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise UsageError(f"{option}: {path} holds no mapping of settings, such as `language: hi`")
+        raise UsageError(f"{option}: {path} is not a mapping of settings, such as `language: hi`")
     return values
 
 
 def complete_spec(
     values: dict[str, Any], preset: str, sets: tuple[str, ...], strict: bool = True
 ) -> "JobSpec":
-    """A whole spec, its corpus found where none is named; unless `strict`, that is left to
-    `submit_batch`, and the corpus is empty.
+    """A whole spec. If no corpus is named, it is looked for by language.
 
-    Raises UsageError for a missing language, a setting that is wrong or a base model of no known
-    form, CorpusError where no corpus is found.
+    Unless `strict`, an unnamed corpus stays empty, and `submit_batch` looks for it. Raises
+    UsageError for a missing language, a wrong setting or a malformed base model, CorpusError if no
+    corpus is found.
     """
     from lorajob.corpora import find_corpus
     from lorajob.spec import build_spec
@@ -172,8 +175,10 @@ def complete_spec(
 
 
 def _check_path(name: str, text: str) -> None:
-    """Raise UsageError for what can be no path: its ~ is the home of nobody, a name in it is too
-    long, or it holds a null byte. Whether there is such a file is not asked.
+    """Raise UsageError for a malformed path. The file itself may be missing.
+
+    A path is malformed if its ~user does not exist, a name in it is too long, or it contains a null
+    byte.
     """
     path = local_path(text)
     if path is None:
@@ -182,7 +187,7 @@ def _check_path(name: str, text: str) -> None:
     try:
         path.expanduser().stat()
     except RuntimeError:
-        raise UsageError(f"{name}: {short!r} is in the home of nobody here") from None
+        raise UsageError(f"{name}: {short!r} begins with the home of an unknown user") from None
     except ValueError as error:
         raise UsageError(f"{name}: {short!r} is no path: {error}") from None
     except OSError as error:
@@ -191,13 +196,13 @@ def _check_path(name: str, text: str) -> None:
 
 
 def check_base_model(text: str) -> None:
-    """Raise UsageError unless it is a folder that is here or may be a Hub id."""
+    """Raise UsageError unless `text` is an existing folder or has the form of a Hub id."""
     _check_path("base_model", text)
     here = Path(text)
     if text.startswith("~"):
         here = here.expanduser()
     if not here.is_dir() and (here.exists() or not HUB_ID.fullmatch(text)):
         raise UsageError(
-            f"base_model: {public(text)!r} is no folder here and no Hub id"
+            f"base_model: {public(text)!r} is neither a folder here nor a Hub id"
             " such as openai/whisper-small"
         )

@@ -1,4 +1,4 @@
-"""`lorajob submit`: a job from a language, a corpus and a base model."""
+"""`lorajob submit`: queue a job for a language, a corpus and a base model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class SubmitCommand(click.Command):
-    """A command whose help ends with every setting of a job."""
+    """A command that lists all settings of a job in its help."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         write_settings(formatter)
@@ -32,9 +32,9 @@ class SubmitCommand(click.Command):
 @click.command(
     cls=SubmitCommand,
     epilog="""\b
-Standard output: the job's id, alone. All else goes to standard error.
-Exit code: 0 queued (with --wait: succeeded), 1 failed, cancelled or no
-service, 2 wrong usage; after 2 nothing is queued.
+Standard output: only the job's id. All else goes to standard error.
+Exit code: 0 queued (with --wait: succeeded), 1 failed, cancelled or
+service unavailable, 2 wrong usage, nothing queued.
 
 \b
 Examples:
@@ -45,31 +45,33 @@ Examples:
 @click.option(
     "--lang",
     metavar="LANGUAGE,...",
-    help="Code or name of the language: hi, Hindi, pa-IN. Several, as hi,mr,ta, make a batch.",
+    help="Code or name of the language: hi, Hindi, pa-IN. Several, such as hi,mr,ta, are queued "
+    "as a batch.",
 )
 @click.option(
     "--corpus",
     metavar="PATH_OR_URL",
-    help="Common Voice release (.tar.gz or unpacked folder), or a manifest (.tsv, .csv, .jsonl "
-    "with columns audio and text, and if you like split and speaker); or the url of a release, "
-    "such as s3://bucket/cv-hi.tar.gz. Without it: the newest "
-    "*-LANGUAGE.tar.gz or folder named LANGUAGE in $LORAJOB_CORPORA. {language} in it becomes "
-    "the language's code.",
+    help="Common Voice release (.tar.gz or unpacked folder); or its url, such as "
+    "s3://bucket/cv-hi.tar.gz; or a manifest (.tsv, .csv, .jsonl) with columns audio and text, "
+    "and optionally split and speaker. {language} in it becomes the language's code. Default: the "
+    "newest *-LANGUAGE.tar.gz or folder named LANGUAGE in $LORAJOB_CORPORA.",
 )
 @click.option(
     "--base-model",
     metavar="ID_OR_DIR",
-    help="The Whisper to start from: a Hub id (openai/whisper-small, the default), a folder of "
-    "a transformers model, a folder of a CTranslate2 (faster-whisper) model, or "
-    "demo/whisper-base, which comes with the demo extra. Multilingual ones only.",
+    help="Multilingual Whisper to start from: a Hub id (default: openai/whisper-small), the folder "
+    "of a transformers model or of a CTranslate2 (faster-whisper) model, or demo/whisper-base, "
+    "which is in the demo extra.",
 )
-@click.option("--preset", default="default", metavar="NAME", help="Settings to start from; below.")
+@click.option(
+    "--preset", default="default", metavar="NAME", help="Settings to start from, listed below."
+)
 @click.option(
     "--set",
     "sets",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Change one setting (listed below); may be given again. Values are YAML.",
+    help="Change one setting, listed below. May be repeated. Values are YAML.",
 )
 @click.option(
     "--spec",
@@ -86,7 +88,7 @@ Examples:
     "--worker-timeout",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
-    help="With --wait: withdraw the job once its queue has had no worker for so long.",
+    help="With --wait: withdraw the job if its queue has had no worker for this time.",
 )
 @click.pass_context
 def submit(
@@ -104,14 +106,14 @@ def submit(
 ) -> None:
     """Queue a job that tunes Whisper for a language, and print its id.
 
-    The job runs four stages: preprocess reads and checks the corpus, train fits a LoRA adapter,
-    evaluate measures word and character error rates before and after, convert makes the model
-    that faster-whisper runs. Workers do it; see `lorajob up` or `lorajob worker`.
+    The job has four stages: preprocess reads and checks the corpus; train trains a LoRA adapter;
+    evaluate measures word and character error rates before and after; convert makes the model for
+    faster-whisper. Workers run the stages; see `lorajob up` and `lorajob worker`.
 
-    Relative paths, in the file of --spec too, start from the folder you are in.
+    Relative paths start from the current folder, also in the file of --spec.
     """
     if worker_timeout is not None and not wait:
-        raise UsageError("--worker-timeout: means something only together with --wait")
+        raise UsageError("--worker-timeout: needs --wait")
     flags = {"language": lang, "corpus": corpus, "base_model": base_model}
     values = read_spec(spec_path) | {name: value for name, value in flags.items() if value}
     languages = [name.strip() for name in (lang or "").split(",")]

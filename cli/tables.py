@@ -1,6 +1,6 @@
-"""The tables of jobs, fitted to the width there is: what matters less is shortened, then left out.
+"""The tables of jobs, fitted to the terminal: less important columns are shortened or left out.
 
-The id of a job and its state are never cut: they are what other commands take.
+The id and the state of a job are never shortened. Other commands take the id.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,33 +15,48 @@ if TYPE_CHECKING:
     from lorajob.tasks.describe import Wait
     from lorajob.worker.records.record import JobRecord
 
-GAP = 2  # columns of the terminal between two of a table, as rich pads them
+GAP = 2  # characters between two columns, as rich pads them
 BAR_WIDTHS = (20, 10, 0)
-# what is shortened, one step each time it is named; after its last form it is left out
+# The order in which columns are shortened. Each entry takes a column to its next shorter form;
+# after its last form the column is left out.
 BATCH_ORDER = (
-    *("DONE", "PROGRESS", "WER %", "LANGUAGE"),
-    *("DONE", "WER %", "PROGRESS", "STAGE", "DONE"),
+    "DONE",
+    "PROGRESS",
+    "WER %",
+    "LANGUAGE",
+    "DONE",
+    "WER %",
+    "PROGRESS",
+    "STAGE",
+    "DONE",
 )
 JOBS_ORDER = (
-    *("PROGRESS", "WER %", "LANGUAGE", "AGE", "AGE", "WER %"),
-    *("PROGRESS", "STAGE", "BATCH"),
+    "PROGRESS",
+    "WER %",
+    "LANGUAGE",
+    "AGE",
+    "AGE",
+    "WER %",
+    "PROGRESS",
+    "STAGE",
+    "BATCH",
 )
 
 
 @dataclass
 class Column:
-    """A column and its cells, in forms of which each is shorter than the one before."""
+    """A column and its cells, in several forms. Each form is shorter than the one before."""
 
     heading: str
     forms: list[list[str]]
 
     def shorten(self) -> None:
-        """Go over to the next form; after the last one the column is left out."""
+        """Switch to the next form. After the last form the column is left out."""
         self.forms = self.forms[1:]
 
     @property
     def width(self) -> int:
-        """Columns of the terminal that it takes, with the gap behind it; 0 where it is left out."""
+        """Its width in characters, with the gap behind it; 0 if the column is left out."""
         from rich.text import Text
 
         if not self.forms:
@@ -50,8 +65,9 @@ class Column:
 
 
 def fit(columns: Sequence[Column], order: Sequence[str], width: int) -> "Table":
-    """A table of at most `width`, as far as shortening the columns in `order` makes it so; those
-    that `order` does not name stay as they are.
+    """A table of `columns`, shortened in the given `order` until it is at most `width` wide.
+
+    Columns that `order` does not name stay as they are, so the table may remain wider.
     """
     by_heading = {column.heading: column for column in columns}
     for heading in order:
@@ -68,7 +84,7 @@ def fit(columns: Sequence[Column], order: Sequence[str], width: int) -> "Table":
 def jobs_table(
     records: "Sequence[JobRecord]", waits: "Mapping[str, Wait]", now: float, width: int
 ) -> "Table":
-    """One row a job, in the order given; `now` in seconds since the epoch."""
+    """A table with one row for each job, in the given order. `now` is seconds since the epoch."""
     columns = [
         Column("JOB", [[record.id for record in records]]),
         Column("LANGUAGE", [[record.language for record in records]]),
@@ -84,7 +100,7 @@ def jobs_table(
 
 
 def batch_table(records: "Sequence[JobRecord]", waits: "Mapping[str, Wait]", width: int) -> "Table":
-    """One row a job: state, a bar over its four stages, error rates."""
+    """A table with one row for each job: state, a bar over its four stages, error rates."""
     shares = [done_share(record) for record in records]
     columns = [
         Column("LANGUAGE", [[record.language for record in records]]),
@@ -98,7 +114,7 @@ def batch_table(records: "Sequence[JobRecord]", waits: "Mapping[str, Wait]", wid
 
 
 def done_share(record: "JobRecord") -> float:
-    """How much of a job is done, 0 to 1; every stage counts the same."""
+    """The share of a job that is done, 0 to 1. All stages count the same."""
     done = 0.0
     for stage in record.stages.values():
         if stage.state == "succeeded":
@@ -122,7 +138,7 @@ def _state_columns(records: "Sequence[JobRecord]") -> list[Column]:
 
 
 def _progress(records: "Sequence[JobRecord]", waits: "Mapping[str, Wait]") -> Column:
-    """How far the running stage is, or what the next one waits for."""
+    """Progress of the running stage, or what the next stage waits for."""
     whole = [current_stage(record)[1] for record in records]
     short = [words.partition(",")[0] for words in whole]
     for number, record in enumerate(records):

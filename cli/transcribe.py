@@ -17,12 +17,14 @@ from lorajob.errors import StageError
     required=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line: audio, text.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print a JSON object for each file: audio, text."
+)
 def transcribe(job: str, audio: tuple[Path, ...], as_json: bool) -> None:
-    """Transcribe AUDIO with the model that JOB made, by faster-whisper on this machine.
+    """Transcribe AUDIO with the model of JOB, using faster-whisper on this machine.
 
-    Prints the text; with several files each line starts with the file's path. A file that fits
-    into one window is not padded to 30 s, if the model was trained without.
+    Prints the text. With several files each line starts with the path of the file. A file of less
+    than 30 s is not padded to 30 s if the model was trained on windows without padding.
     """
     from lorajob.languages import find_language
     from lorajob.spec import JobSpec
@@ -31,7 +33,7 @@ def transcribe(job: str, audio: tuple[Path, ...], as_json: bool) -> None:
     with job_folder(job, "convert") as folder:
         result = folder.result("convert")
         if result is None or result.model is None:
-            raise StageError(f"{job}: has no model yet; `lorajob status {job}` says how far it is")
+            raise StageError(f"{job}: has no model yet; `lorajob status {job}` shows its progress")
         spec = JobSpec.load(folder.spec_path)
         language, model = find_language(spec.language).token, folder.root / result.model
         for path, text in run(model, list(audio), language, spec.decodes_cut):

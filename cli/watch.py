@@ -1,4 +1,4 @@
-"""`lorajob watch`, and what `submit --wait` does after it has queued a job."""
+"""`lorajob watch`, and how `submit --wait` follows the job that it has queued."""
 
 import sys
 import time
@@ -18,18 +18,19 @@ if TYPE_CHECKING:
     from lorajob.tasks.jobs import Jobs
     from lorajob.worker.records.record import JobRecord
 
-CHECK_SECONDS = 5.0
+CHECK_SECONDS = 5.0  # between two looks at the workers
 
 POLL_SECONDS = 0.5
-OUTAGE_SECONDS = 600  # for so long a Redis that went away may come back while we watch
+OUTAGE_SECONDS = 600  # watching ends if Redis stays unavailable for so long
 
 BATCH_POLL_SECONDS = 1.0
-SUBMISSION_SECONDS = 60  # without another job, until a submission counts as cut short
+# A batch's submission counts as interrupted after so long without a new job, or in all.
+SUBMISSION_SECONDS = 60
 LONGEST_SUBMISSION_SECONDS = 600
 
 
 class WorkerWatch:
-    """Notes once for a queue that it has no worker; withdraws the job after `timeout` seconds."""
+    """Notes once for each queue without a worker. Withdraws the job after `timeout` seconds."""
 
     def __init__(self, jobs: "Jobs", timeout: float | None) -> None:
         self._jobs = jobs
@@ -39,7 +40,7 @@ class WorkerWatch:
         self._noted: set[str] = set()
 
     def check(self, record: "JobRecord", note: Callable[[str], None]) -> None:
-        """Look at the workers, now and then. Raises ServiceError for a job it has withdrawn."""
+        """Look at the workers every few seconds. Raises ServiceError after withdrawing the job."""
         from lorajob.tasks.describe import awaited_queue
 
         now = time.monotonic()
@@ -61,7 +62,8 @@ class WorkerWatch:
         try:
             return self._jobs.workers(queue) > 0
         except ServiceError:
-            return True  # Redis is away for a while: nothing is known of the workers
+            # While Redis is unavailable, nothing is known about the workers.
+            return True
 
     def _withdraw_or_hurry(self, job_id: str, queue: str, timeout: float) -> None:
         now = time.monotonic()
@@ -72,9 +74,10 @@ class WorkerWatch:
         try:
             self._jobs.cancel(job_id)
         except UsageError:
-            return  # it ended this very moment; the next look at the record says how
+            # The job ended just now. The next look at its record shows how.
+            return
         raise ServiceError(
-            f"{job_id}: withdrawn, for no worker served the queue {queue} within {timeout:g} s; "
+            f"{job_id}: withdrawn, because no worker served the queue {queue} in {timeout:g} s; "
             f"{_advice(queue)}"
         )
 
@@ -87,10 +90,11 @@ def _advice(queue: str) -> str:
 @click.argument("job")
 @click.pass_context
 def watch(ctx: click.Context, job: str) -> None:
-    """Follow the progress of JOB (or BATCH) until it ends; Ctrl-C ends only the watching.
+    """Follow the progress of JOB (or BATCH) until it ends.
 
-    Progress goes to standard error, the table of error rates at the end to standard output.
-    The exit code is 0 where the job succeeded and 1 where it failed or was cancelled.
+    Ctrl-C only stops watching; the job continues. Progress goes to standard error. At the end the
+    table of error rates goes to standard output. The exit code is 0 if the job succeeded, and 1 if
+    it failed or was cancelled.
     """
     if is_batch(job):
         ctx.exit(follow_batch(open_jobs(), check_job_id(job)))
@@ -103,16 +107,16 @@ def follow_to_exit_code(
     worker_timeout: float | None = None,
     out: TextIO | None = None,
 ) -> int:
-    """Follow a job to its end and say how it ended; the table goes to `out`, else stderr.
+    """Follow a job to its end and return the exit code. The table goes to `out`, else to stderr.
 
-    Raises ServiceError where Redis stays away, or where the job was withdrawn because no worker
-    came within `worker_timeout` seconds.
+    Raises ServiceError if Redis stays unavailable, or if the job was withdrawn because no worker
+    served its queue within `worker_timeout` seconds.
     """
     try:
         record = follow(jobs, job_id, WorkerWatch(jobs, worker_timeout))
     except KeyboardInterrupt:
         click.echo(
-            f"\nlorajob: {job_id} goes on; `lorajob watch {job_id}` follows it again, "
+            f"\nlorajob: {job_id} continues; `lorajob watch {job_id}` follows it again, "
             f"`lorajob cancel {job_id}` stops it",
             err=True,
         )
@@ -135,7 +139,7 @@ def follow(jobs: "Jobs", job_id: str, workers: WorkerWatch) -> "JobRecord":
 
 
 def show_end(record: "JobRecord", out: TextIO) -> None:
-    """The table base -> tuned -> converted, where it is known, and what became of the job."""
+    """Print the table of error rates, if they are known, and how the job ended."""
     from lorajob.cli.format import console, metrics_table
 
     table = metrics_table(record)
@@ -145,36 +149,39 @@ def show_end(record: "JobRecord", out: TextIO) -> None:
         click.echo(f"lorajob: {record.id} succeeded; its files: {record.folder}", err=True)
     else:
         reason = f": {record.error}" if record.error else ""
-        say_error(f"{record.id} {record.state}{reason}; `lorajob logs {record.id}` tells more")
+        say_error(f"{record.id} {record.state}{reason}; see `lorajob logs {record.id}`")
 
 
 def _load_through_outage(jobs: "Jobs", job_id: str, view: "View") -> "JobRecord":
-    """The record, waiting for a Redis that is away for a while. Raises ServiceError at last."""
+    """The record, after waiting for Redis. Raises ServiceError after OUTAGE_SECONDS."""
     deadline = time.monotonic() + OUTAGE_SECONDS
     noted = False
     while True:
         try:
-            return jobs.load(job_id, mirrored=False)  # job.json would stand still
+            # Not from job.json, which would not change while Redis is unavailable.
+            return jobs.load(job_id, mirrored=False)
         except ServiceError as error:
             if time.monotonic() > deadline:
                 raise
             if not noted:
-                view.note(f"lorajob: {error}; the job may go on, waiting for Redis")
+                view.note(f"lorajob: {error}; waiting for Redis; the job may still run")
                 noted = True
             time.sleep(POLL_SECONDS)
 
 
 def follow_batch(jobs: "Jobs", batch_id: str) -> int:
-    """Show a batch until all of it has ended; 0 where every job succeeded."""
+    """Show a batch until all its jobs have ended. Returns 0 if every job succeeded."""
     from lorajob.tasks.batches import load_batch
     from lorajob.tasks.describe import state_of
 
-    load_batch(jobs, batch_id)  # unknown: said before anything is drawn
+    # An unknown batch fails here, before anything is drawn.
+    load_batch(jobs, batch_id)
     try:
         _follow_batch(jobs, batch_id, sys.stderr)
     except KeyboardInterrupt:
         click.echo(
-            f"\nlorajob: {batch_id} goes on; `lorajob watch {batch_id}` follows it again", err=True
+            f"\nlorajob: {batch_id} continues; `lorajob watch {batch_id}` follows it again",
+            err=True,
         )
         return EXIT_INTERRUPTED
     show_batch(jobs, batch_id, as_json=False)
@@ -195,7 +202,8 @@ def _follow_batch(jobs: "Jobs", batch_id: str, stream: TextIO) -> None:
     screen = console(stream)
     live = Live(console=screen, auto_refresh=False) if stream.isatty() else None
     deadline = time.monotonic() + OUTAGE_SECONDS
-    count, since = -1, 0.0  # of jobs that are queued yet, and since when there are so many
+    # How many jobs have been queued, and when the last of them came.
+    count, since = -1, 0.0
     if live is not None:
         live.start()
     try:
@@ -227,7 +235,7 @@ def _follow_batch(jobs: "Jobs", batch_id: str, stream: TextIO) -> None:
 
 
 def _tell_changes(records: "Sequence[JobRecord]", told: dict[str, str], stream: TextIO) -> None:
-    """A line a job whose state or stage is another than before."""
+    """Print a line for each job whose state or stage has changed."""
     from lorajob.cli.format import current_stage, state_of_work
 
     for record in records:

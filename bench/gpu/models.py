@@ -1,4 +1,4 @@
-"""Whispers of published shapes with random weights, clips of noise, and the arithmetic of both."""
+"""Makes Whispers of published shapes with random weights, and clips of noise; counts operations."""
 
 import json
 import random
@@ -22,7 +22,8 @@ CONFIG_FILES = ("config.json", "generation_config.json")
 # 9 (Hindi) to 19 (Malayalam) with Whisper's tokenizer.
 MEDIAN_SECONDS, SPREAD, SHORTEST, LONGEST = 4.2, 0.38, 1.2, 15.0
 TOKENS_A_SECOND, TOKENS_SPREAD = 12.0, 3.0
-NOISES = 256  # different recordings; encoding each clip's own would take longer than the training
+# Different recordings. One for each clip would take longer to encode than the training.
+NOISES = 256
 WORDS = [
     "the",
     "and",
@@ -68,7 +69,7 @@ SHAPES = {
 
 
 def make_model(shape: Shape, folder: Path, tokenizer: Path) -> None:
-    """A transformers folder with random weights in 16 bit, as OpenAI's are published."""
+    """Make a transformers folder with random weights in 16 bit, as OpenAI publishes its models."""
     import torch
     from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 
@@ -99,7 +100,7 @@ def make_model(shape: Shape, folder: Path, tokenizer: Path) -> None:
 def make_job(
     root: Path, base: Path, clips: int, sets: Sequence[str], test_clips: int = 64
 ) -> JobDir:
-    """A job whose preprocess stage is finished: noise of the lengths of real clips."""
+    """Make a preprocessed job with clips of noise, as long as real clips."""
     job = JobDir(root)
     spec = build_spec({"language": "hi", "corpus": "unused", "base_model": str(base)}, sets=sets)
     write_json(job.spec_path, spec.model_dump(mode="json"))
@@ -128,11 +129,11 @@ def make_job(
 
 
 def training_flops(shape: Shape, seconds: float, tokens: int) -> float:
-    """Floating-point operations to train LoRA on one clip alone: forward, and backward to the
-    activations; the frozen weights need no gradient. Nothing is counted for padding, for LoRA's own
-    products or for what is computed again.
+    """Floating-point operations to train LoRA on one clip.
 
-    A product with a weight counts twice (there and back), attention's products three times.
+    They are the forward pass and the backward pass to the activations; frozen weights need no
+    gradient. Padding, LoRA's own products and recomputation are not counted. So a product with a
+    weight counts twice (forward and backward), and attention's products count three times.
     """
     width, heard = shape.width, 50.0 * seconds
     encoder_layer = 12 * width**2  # attention's four matrices, and two of four times the width

@@ -1,4 +1,4 @@
-"""What the GPU benchmark measures and checks, a function a part."""
+"""The measurements and checks of the GPU benchmark. Each part is a function."""
 
 import json
 import os
@@ -30,7 +30,7 @@ MATRIX = 8192
 
 @dataclass
 class Bench:
-    """Where the parts work, and for how long they measure."""
+    """The folders of the parts, and how long they measure."""
 
     out: Path
     work: Path
@@ -39,7 +39,7 @@ class Bench:
     clips: int
 
     def model(self, shape: str) -> Path:
-        """The folder of a model of this shape, made once."""
+        """The folder of a model of this shape. It is made once."""
         folder = self.work / "models" / shape
         if not (folder / "model.safetensors").exists():
             folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ class Bench:
         return folder
 
     def job(self, name: str, shape: str, *sets: str, clips: int | None = None) -> JobDir:
-        """A fresh job with its clips."""
+        """Make a new job with its clips."""
         root = self.work / "jobs" / name
         shutil.rmtree(root, ignore_errors=True)
         every = (f"train.epochs={EPOCHS}", "train.save_steps=100000", *sets)
@@ -56,7 +56,7 @@ class Bench:
 
 
 def card(bench: Bench, shape: str) -> dict[str, Any]:
-    """The card, and the rate of a large 16-bit matrix product on random data."""
+    """The GPU, and the rate of a large 16-bit matrix product on random data."""
     if not torch.cuda.is_available():
         return {"name": "no GPU", "tflops": None, "memory_gb": None}
     a, b = (torch.randn(MATRIX, MATRIX, device="cuda", dtype=torch.bfloat16) for _ in range(2))
@@ -96,7 +96,7 @@ def events(stage: "subprocess.Popen[str]") -> Any:
 
 
 def lorajob(bench: Bench, shape: str, *sets: str) -> dict[str, Any]:
-    """A training stage from its start; stopped as the service stops it once enough was measured."""
+    """Run a training stage, and stop it as the service does when enough was measured."""
     job = bench.job(f"lorajob-{shape}-{len(sets)}", shape, *sets)
     facts = bench.work / "facts.json"
     facts.unlink(missing_ok=True)
@@ -175,7 +175,7 @@ def rival(kind: str) -> Callable[[Bench, str], dict[str, Any]]:
 
 
 def profile(bench: Bench, shape: str, *sets: str) -> dict[str, Any]:
-    """Which operations of a step take the card's time, and how long the CPU takes to start them."""
+    """The operations of a step with their time on the GPU, and the CPU's time to start them."""
     from lorajob.job.report import Report
     from lorajob.training.device import set_up_cuda
     from lorajob.training.loop import prepare
@@ -225,7 +225,7 @@ def synchronize() -> None:
 
 
 def decode(bench: Bench, shape: str) -> dict[str, Any]:
-    """Greedy decoding by PyTorch, 32 clips at a time cut to their length, 60 tokens each."""
+    """Greedy decoding by PyTorch: 32 clips at a time, cut to their length, 60 tokens each."""
     from lorajob.decoding.torch_decoder import TorchDecoder
     from lorajob.whisper.features import pad_windows
     from lorajob.whisper.model import load_whisper
@@ -249,8 +249,9 @@ def decode(bench: Bench, shape: str) -> dict[str, Any]:
 
 
 def precision(bench: Bench, shape: str) -> dict[str, Any]:
-    """A packed pass's loss and gradient in each precision, beside float32 on a CPU; the same
-    weights and clips.
+    """Loss and gradient of a packed pass in each precision, compared with float32 on a CPU.
+
+    Weights and clips are the same.
     """
     from accelerate.state import AcceleratorState, GradientState, PartialState
 
@@ -299,7 +300,7 @@ def precision(bench: Bench, shape: str) -> dict[str, Any]:
 
 
 def memory(bench: Bench, shape: str) -> dict[str, Any]:
-    """A card with too little memory for the passes that were asked for: halved, and finished."""
+    """Train with passes that are too large for the GPU. They are halved, and training finishes."""
     job = bench.job(
         "memory",
         "small",
@@ -320,7 +321,7 @@ def memory(bench: Bench, shape: str) -> dict[str, Any]:
 
 
 def resume(bench: Bench, shape: str) -> dict[str, Any]:
-    """Killed after a checkpoint and started again; its losses beside an undisturbed run's."""
+    """Kill a training after a checkpoint and restart it; compare losses with an undisturbed run."""
     sets = ("train.epochs=1", "train.save_steps=10", "train.save_seconds=0", "train.batch_clips=16")
     losses = []
     resumed_from = 0
@@ -347,7 +348,7 @@ def resume(bench: Bench, shape: str) -> dict[str, Any]:
 
 
 def forecast(bench: Bench, shape: str) -> dict[str, Any]:
-    """What the planner says before a whole short training, and what it took."""
+    """Compare the forecast of a short training with what it took."""
     clips = 64 * 60 if torch.cuda.is_available() else 64
     steps = ("train.epochs=1", "train.batch_clips=64" if clips > 64 else "train.batch_clips=1")
     job = bench.job("forecast", shape, *steps, clips=clips)

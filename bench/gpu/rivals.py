@@ -1,11 +1,11 @@
-"""What lorajob is compared with on a card: the public recipe as it is copied, and a fair baseline.
+"""Rivals of lorajob on a GPU: the public recipe, and a fair baseline. Prints JSON.
 
     python bench/gpu/rivals.py recipe|fair JOB_DIR SHAPE SECONDS
 
-Both pad each clip to 30 s. The recipe is bench/seed_recipe.py's: Seq2SeqTrainer, 8 bit, fp16,
-eight clips a step, gradient checkpointing by PEFT's default, features from a datasets file. The
-baseline is what a careful user writes: 16-bit weights without quantisation, the largest batch that
-fits, its features made beforehand and held in memory, so that it never waits for data. Prints JSON.
+Both pad each clip to 30 s. The recipe is that of bench/seed_recipe.py: Seq2SeqTrainer, 8 bit, fp16,
+eight clips in a step, gradient checkpointing by PEFT's default, features from a datasets file. The
+baseline is what a careful user writes: 16-bit weights without quantisation and the largest batch
+that fits. Its features are computed before and held in memory, so it never waits for data.
 """
 
 import itertools
@@ -25,12 +25,12 @@ from lorajob.whisper.tokens import Labels
 
 WARM_UP_STEPS = 3
 MOST_STEPS = 16
-FEATURES = 64  # different clips that the baseline has features of
+FEATURES = 64  # different clips in the baseline's features
 BATCHES = (64, 48, 32, 24, 16, 8, 4, 2, 1)
 
 
 class Clock:
-    """Seconds of the steps after the first few, until `seconds` have gone by."""
+    """Measures the steps after the first few, until `seconds` have passed."""
 
     def __init__(self, seconds: float) -> None:
         self.limit = seconds
@@ -42,7 +42,7 @@ class Clock:
         self.seconds = 0.0
 
     def step(self) -> bool:
-        """Count a step that has ended; True when it is enough."""
+        """Count a finished step. Returns True when enough was measured."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         now = time.monotonic()
@@ -57,7 +57,7 @@ class Clock:
 
 
 def recipe(job: JobDir, shape: str, seconds: float) -> dict[str, Any]:
-    """The recipe's own training, stopped when enough steps were timed."""
+    """Run the recipe's own training, and stop it when enough steps were timed."""
     import seed_recipe
     from datasets import Dataset
     from transformers import TrainerCallback, WhisperFeatureExtractor
@@ -104,7 +104,7 @@ def recipe(job: JobDir, shape: str, seconds: float) -> dict[str, Any]:
 
 
 def fair(job: JobDir, shape: str, seconds: float) -> dict[str, Any]:
-    """16-bit weights, the largest batch, no time spent on data."""
+    """Run the baseline: 16-bit weights, the largest batch, no time spent on data."""
     from peft import LoraConfig, get_peft_model
     from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
@@ -169,7 +169,7 @@ def fair(job: JobDir, shape: str, seconds: float) -> dict[str, Any]:
 
 
 def report(clock: Clock, store: ClipStore, used: list[int], batch: int) -> dict[str, Any]:
-    """What `run.py` wants to know; `used` are all clips in order, warm-up's too."""
+    """The figures for `run.py`. `used` are all clips in order, including those of the warm-up."""
     timed = used[WARM_UP_STEPS * batch :][: clock.measured * batch]
     return {
         "batch_clips": batch,

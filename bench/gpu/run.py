@@ -1,12 +1,13 @@
-"""Parts of the GPU benchmark, each of under two minutes, and the table of what has been measured.
+"""Run the parts of the GPU benchmark and print the table of results.
 
     bench/gpu/run.sh [--part NAME]... [--out DIR] [--tokenizer DIR]
 
-Each part writes DIR/PART.json at its end; a part that has such a file of the same code and the same
-card is skipped. The table of all parts is printed at the end, and stands in DIR/table.md.
+Each part takes under two minutes and writes DIR/PART.json at its end. A part is skipped if it has
+such a file for the same code and the same GPU. At the end the table of all parts is printed and
+written to DIR/table.md.
 
-Models have random weights in published shapes (bench/gpu/models.py), clips are noise of the lengths
-of real ones: nothing is downloaded. Random weights take the same arithmetic as trained ones.
+Nothing is downloaded: models have random weights in published shapes (bench/gpu/models.py), and
+clips are noise, as long as real clips. Random weights need the same arithmetic as trained ones.
 """
 
 import argparse
@@ -30,12 +31,16 @@ MEASURED = ("large-v3", "turbo", "small", "base")
 DEFAULT = [
     "card",
     *(f"{name}-{shape}" for shape in MEASURED for name in TRAININGS),
-    *("precision-base", "memory", "resume-base", "forecast-small", "decode-large-v3"),
+    "precision-base",
+    "memory",
+    "resume-base",
+    "forecast-small",
+    "decode-large-v3",
 ]
 
 
 def code_digest() -> str:
-    """Of the library and of this benchmark: a row of other code is measured anew."""
+    """A hash of the code of library and benchmark. Rows of other code are measured again."""
     digest = hashlib.sha256()
     for folder in (SOURCES, HERE):
         for path in sorted(folder.rglob("*.py")):
@@ -45,7 +50,7 @@ def code_digest() -> str:
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
-    """Markdown of all that is known."""
+    """The table of all known results, as Markdown."""
     found = rows.get("card", {})
     tflops = found.get("tflops")
     lines = [
@@ -84,9 +89,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("bench-gpu"), help="folder of results")
     parser.add_argument("--work", type=Path, help="folder for models and jobs; default: temporary")
     parser.add_argument("--tokenizer", type=Path, help="folder of whisper-base's small files")
-    parser.add_argument(
-        "--seconds", type=float, default=12.0, help="that a training is measured for"
-    )
+    parser.add_argument("--seconds", type=float, default=12.0, help="time to measure a training")
     parser.add_argument("--clips", type=int, default=CLIPS)
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="NAME=VALUE")
     args = parser.parse_args()
@@ -113,7 +116,8 @@ def main() -> int:
             function, shape = PARTS[part]
             try:
                 given = function(bench, shape, *args.sets) if args.sets else function(bench, shape)
-            except Exception as error:  # the other parts still count
+            # The other parts still run.
+            except Exception as error:
                 failed += 1
                 print(f"{part} failed: {error}", file=sys.stderr, flush=True)
                 continue
@@ -132,7 +136,7 @@ def main() -> int:
 
 
 def packaged_tokenizer() -> Path:
-    """whisper-base's folder from the packages of the extra `demo`."""
+    """The folder of whisper-base, from the packages of the extra `demo`."""
     from lorajob.whisper.base_model import local_model
 
     return local_model("demo/whisper-base")

@@ -1,9 +1,9 @@
-"""`lorajob.stage` as the service runs it, on a card of which only a share may be used.
+"""Run `lorajob.stage` as the service does, with limited GPU memory.
 
     python bench/gpu/stage.py FACTS train JOB_DIR [--attempt N]
 
-FACTS gets the most bytes of the card's memory that were in use, as JSON. LORAJOB_BENCH_GB limits
-that memory.
+LORAJOB_BENCH_GB limits the GPU's memory. The peak of used GPU memory, in bytes, is written to the
+file FACTS as JSON.
 """
 
 import json

@@ -1,8 +1,11 @@
-"""Stage 4: merge the adapter into the float base, convert for faster-whisper, prove it the same.
+"""Stage 4: merge the adapter into the float base, convert it for faster-whisper and check it.
 
-Three proofs: the float32 conversion gives each reference token the log-probability that the merged
-transformers model gives it (within 1e-3, or the stage fails); every converted type is scored on the
-test clips; and faster-whisper itself loads the result and transcribes some of them.
+There are three checks:
+
+1. For each reference token, the float32 conversion and the merged transformers model give the same
+   log-probability within 1e-3. Otherwise the stage fails.
+2. Every converted type is scored on the test clips.
+3. faster-whisper itself loads the result and transcribes some of the test clips.
 """
 
 import logging
@@ -32,7 +35,7 @@ from lorajob.whisper.features import LogMel, pad_windows
 from lorajob.whisper.model import merge
 from lorajob.whisper.tokens import Labels
 
-MAX_LOGPROB_DIFFERENCE = 1e-3  # nats a token; float32 on both sides agrees to about 1e-6
+MAX_LOGPROB_DIFFERENCE = 1e-3  # nats for each token; float32 on both sides agrees to about 1e-6
 MAX_WER_DIFFERENCE = 0.5  # percentage points between transformers and a converted type
 FASTER_WHISPER_CLIPS = 4
 
@@ -46,7 +49,7 @@ class _Check:
     store: ClipStore
     labels: Labels
     indices: Sequence[int]  # all test clips
-    sample: Sequence[int]  # those decoded by transformers too
+    sample: Sequence[int]  # test clips that transformers decodes too
     spec: JobSpec
 
     def references(self, indices: Sequence[int]) -> list[str]:
@@ -54,10 +57,10 @@ class _Check:
 
 
 def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> ConvertResult:
-    """Write `out`/model (and model-TYPE for further types) and parity.json.
+    """Write `out`/model, `out`/model-TYPE for each further type, and `out`/parity.json.
 
-    Raises ParityError where the conversion computes something else, ModelError where the base or
-    the merged model does not load or convert.
+    Raises ParityError if the conversion gives other results, ModelError if the base or the merged
+    model cannot be loaded or converted.
     """
     store = ClipStore(job.stage_dir("preprocess") / "test")
     indices = range(min(len(store), spec.evaluate.max_clips or len(store)))
@@ -81,7 +84,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
             name = "model" if number == 0 else f"model-{kind}"
             made[kind] = ct2.convert(folder, out / name, kind, merged)
             pace.done(f"{kind} converted")
-        del merged  # its memory is needed no longer
+        del merged  # frees its memory
         for kind, target in made.items():
             texts = _transcripts(check, target, pace)
             by_type[kind] = score(check.references(indices), texts)
@@ -102,7 +105,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
 
 
 class _Pace:
-    """Reports step after step, and hears a stop between them."""
+    """Reports progress after each step and checks for a stop."""
 
     def __init__(self, report: Report, steps: int) -> None:
         self._report, self._steps, self._step = report, steps, 0
@@ -113,7 +116,7 @@ class _Pace:
         self._report.check_stop()
 
     def goes_on(self, phase: str, done: int, total: int) -> None:
-        """Within a step, so that nobody takes the stage to stand still."""
+        """Report progress within a step, so that a long step does not look stalled."""
         self._report.progress(self._step, self._steps, phase=f"{phase} {done}/{total}")
         self._report.check_stop()
 
@@ -147,7 +150,8 @@ def compare(
 ) -> tuple[float, list[str]]:
     """The largest difference in log-probability over the sample, and transformers' transcripts.
 
-    Raises ParityError, with the token's two values, over `MAX_LOGPROB_DIFFERENCE`.
+    Raises ParityError, with the token's two values, if the difference is over
+    `MAX_LOGPROB_DIFFERENCE`.
     """
     log_mel = LogMel(merged.config.num_mel_bins)
     decoder = ct2.Decoder(float32, check.labels)
@@ -162,7 +166,8 @@ def compare(
         theirs = decoder.log_probabilities(audio, text)
         difference = np.abs(ours - theirs)
         place = int(difference.argmax())
-        if not difference[place] <= MAX_LOGPROB_DIFFERENCE:  # NaN fails too
+        # Written with `not`, so that NaN fails too.
+        if not difference[place] <= MAX_LOGPROB_DIFFERENCE:
             raise ParityError(
                 f"convert: the float32 conversion differs from the merged model on clip "
                 f"{check.store.ids[index]}, token {place}: log-probability {theirs[place]:.6f} "
@@ -177,7 +182,7 @@ def compare(
 def log_probabilities(
     model: WhisperForConditionalGeneration, features: torch.Tensor, labels: Labels, text: str
 ) -> NDArray[np.float64]:
-    """Teacher-forced log-probability of each token of `text`, among the text tokens."""
+    """Teacher-forced log-probability of each token of `text`, normalised over the text tokens."""
     ids = labels.encode(text)
     given = torch.tensor([labels.prompt + ids])
     logits = model(input_features=features, decoder_input_ids=given[:, :-1]).logits[0]
@@ -190,7 +195,7 @@ def log_probabilities(
 def greedy(
     model: WhisperForConditionalGeneration, features: torch.Tensor, labels: Labels, limit: int
 ) -> str:
-    """transformers' own greedy transcript: no timestamps, fallback or voice detection."""
+    """The greedy transcript of transformers, without timestamps, fallback or voice detection."""
     ids: Any = model.generate(
         input_features=features,
         language=labels.language_token,
@@ -213,7 +218,7 @@ def _transcripts(check: _Check, model: Path, pace: _Pace) -> list[str]:
 
 
 def listen(check: _Check, folder: Path) -> list[dict[str, str]]:
-    """Transcripts of a few test clips by faster-whisper, as a user of the model gets them."""
+    """Transcribe a few test clips with faster-whisper, as a user of the model does."""
     model = WhisperModel(str(folder), device="auto")
     heard = []
     for index in spread(check.sample, FASTER_WHISPER_CLIPS):
@@ -231,8 +236,8 @@ def listen(check: _Check, folder: Path) -> list[dict[str, str]]:
 
 
 def padding_warnings(spec: JobSpec, job: JobDir, padded: Scores) -> list[str]:
-    """A sentence where evaluation's windows, cut to the clip, gave another WER than those of 30 s,
-    which faster-whisper makes.
+    """A warning if the WER on cut windows, from evaluation, differs from that on windows of 30 s,
+    which faster-whisper makes. It differs if the gap is over MAX_WER_DIFFERENCE.
     """
     evaluated = job.result("evaluate")
     if evaluated is None or evaluated.tuned is None or not spec.decodes_cut:
@@ -247,7 +252,9 @@ def padding_warnings(spec: JobSpec, job: JobDir, padded: Scores) -> list[str]:
 
 
 def wer_warnings(sampled: dict[str, Scores]) -> list[str]:
-    """A sentence for each type whose WER is off the merged model's on the same clips."""
+    """A warning for each type whose WER differs from the merged model's on the same clips by more
+    than MAX_WER_DIFFERENCE.
+    """
     merged = sampled["merged"].wer
     return [
         f"{kind}: WER {scores.wer:.2f} % against {merged:.2f} % of the merged model "

@@ -1,13 +1,13 @@
-"""A stage's share of this machine's CPU: how many threads it has, and how they wait."""
+"""A stage's share of this machine's CPU: how many threads it starts, and how they wait."""
 
 import os
 from collections.abc import Iterable, MutableMapping
 from pathlib import Path
 
-STAGES_HERE = "LORAJOB_STAGES_HERE"  # stages that run on this machine at a time
+STAGES_HERE = "LORAJOB_STAGES_HERE"  # how many stages run on this machine at the same time
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-# Threads of OpenMP, GNU's and Intel's, wait by spinning unless they are told not to. Beside another
-# program they then take the core that the thread they wait for needs: two trainings on two cores
+# By default, waiting OpenMP threads spin (both GNU's and Intel's OpenMP). If another program runs
+# beside them, they take the core from the thread that they wait for. Two trainings on two cores
 # took twelve times as long as one (bench/RESULTS.md, "Neighbours").
 PASSIVE = {"GOMP_SPINCOUNT": "0", "OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 CGROUPS = Path("/sys/fs/cgroup")
@@ -15,8 +15,9 @@ OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: by its affinity and by the quotas of its control groups,
-    rounded up; at least one.
+    """Number of cores that this process may use, at least one.
+
+    It is the smallest of its CPU affinity and the quotas of its control groups, rounded up.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     quotas = [-(-quota // 1) for quota in _quotas(CGROUPS, OWN_CGROUP)]
@@ -24,7 +25,7 @@ def usable_cores() -> int:
 
 
 def _quotas(root: Path, own: Path) -> Iterable[float]:
-    """Cores that each control group of this process allows, of version 2 and 1 alike."""
+    """Quotas, in cores, of the control groups of this process. Reads cgroup versions 1 and 2."""
     try:
         lines = own.read_text("utf-8").splitlines()
     except OSError:
@@ -56,20 +57,22 @@ def _quota(group: Path) -> float | None:
             quota = (group / "cpu.cfs_quota_us").read_text("utf-8").strip()
             period = (group / "cpu.cfs_period_us").read_text("utf-8").strip()
         return float(quota) / float(period) if float(quota) > 0 else None
-    except (OSError, ValueError, ZeroDivisionError):  # no quota: "max", or no such file
+    # No quota is set: the value is "max" or the file is missing.
+    except (OSError, ValueError, ZeroDivisionError):
         return None
 
 
 def threads_a_stage() -> int:
-    """This machine's usable cores over the stages that run here at a time; at least one."""
+    """Threads of one stage: the usable cores divided by the stages that run here; at least one."""
     given = os.environ.get(STAGES_HERE, "")
     stages = int(given) if given.isdigit() else 1
     return max(1, usable_cores() // max(1, stages))
 
 
 def share_cpu(environment: MutableMapping[str, str]) -> None:
-    """Give a stage's environment its threads and let them wait passively, unless the user said
-    otherwise. Has to come before the stage loads torch.
+    """Set the number of threads and passive waiting in a stage's environment.
+
+    Variables that are already set stay as they are. Call it before the stage loads torch.
     """
     if not any(name in environment for name in THREADS):
         environment.update(dict.fromkeys(THREADS, str(threads_a_stage())))

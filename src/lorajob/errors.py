@@ -1,6 +1,7 @@
-"""The errors a user can mend: each becomes one line on the command line, never a traceback.
+"""Errors that a user can fix. The command line prints each as one line, never as a traceback.
 
-Also how a full disk and a full memory show themselves, in the words of each library.
+`says_full` and `says_out_of_memory` recognise a full disk and a full memory in other libraries'
+errors.
 """
 
 import errno
@@ -8,23 +9,23 @@ import re
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_MEMORY = ("out of memory", "_status_alloc_failed")  # torch's words; cuBLAS's and cuDNN's
-RUST = re.compile(r"\(os error (\d+)\)")  # as safetensors says it, in an exception of its own
+RUST = re.compile(r"\(os error (\d+)\)")  # the words of safetensors, in its own exception class
 
 
 class LorajobError(Exception):
-    """Something outside the program is not as it should be."""
+    """Something outside the program is wrong: input, disk, memory, a service. Base of the rest."""
 
     kind = "error"
 
 
 class UsageError(LorajobError):
-    """The request itself is wrong: a field, its value, and what is allowed."""
+    """The request is wrong. The message names the field, its value and what is allowed."""
 
     kind = "usage"
 
 
 class CorpusError(LorajobError):
-    """The corpus cannot be read, or holds nothing to train on."""
+    """The corpus cannot be read or has no clips to train on."""
 
     kind = "corpus"
 
@@ -36,43 +37,43 @@ class ModelError(LorajobError):
 
 
 class ParityError(LorajobError):
-    """The converted model does not compute what the merged one does."""
+    """The converted model gives other results than the merged model."""
 
     kind = "parity"
 
 
 class StageError(LorajobError):
-    """A stage cannot run: its job folder lacks what an earlier stage should have left."""
+    """A stage cannot run because the output of an earlier stage is missing from the job folder."""
 
     kind = "stage"
 
 
 class StageStopped(LorajobError):
-    """The stage was asked to stop and did, leaving a good checkpoint where it keeps one."""
+    """The stage was asked to stop and did. A stage with checkpoints has saved a valid one."""
 
     kind = "stopped"
 
 
 class AttemptSuperseded(LorajobError):
-    """A later attempt has taken the stage over; what this one writes is refused."""
+    """A later attempt has taken the stage over. Writes of this attempt are refused."""
 
     kind = "superseded"
 
 
 class OutOfMemory(LorajobError):
-    """No memory was left, on this machine or its GPU: another attempt may find some."""
+    """This machine or its GPU ran out of memory. A later attempt may succeed."""
 
     kind = "memory"
 
 
 class DiskError(LorajobError):
-    """There is no room left for what a stage writes."""
+    """The disk has no space left for the output of a stage."""
 
     kind = "disk"
 
 
 class ServiceError(LorajobError):
-    """Redis, a worker or the local stack is not there or refuses."""
+    """Redis, a worker or the local stack is unavailable or refuses the request."""
 
     kind = "service"
 
@@ -84,13 +85,13 @@ class RecordError(LorajobError):
 
 
 class JobNotFoundError(LorajobError):
-    """No job of that name is known."""
+    """No job with this name is known."""
 
     kind = "job"
 
 
 def says_full(error: BaseException) -> bool:
-    """Whether an error means that the disk, or what one may use of it, is full."""
+    """Whether an error means that the disk is full or the user's quota is used up."""
     if isinstance(error, OSError):
         return error.errno in FULL
     match = RUST.search(str(error))
@@ -98,7 +99,7 @@ def says_full(error: BaseException) -> bool:
 
 
 def says_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that this machine, or its GPU, has no memory left now."""
+    """Whether an error means that this machine or its GPU ran out of memory."""
     if isinstance(error, MemoryError):
         return True
     memory = any(words in str(error).lower() for words in NO_MEMORY)
@@ -106,5 +107,5 @@ def says_out_of_memory(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, or what it is where it says nothing."""
+    """The first line of an error's message, or its class name if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

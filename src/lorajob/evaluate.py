@@ -1,8 +1,9 @@
-"""Stage 3: word and character error rates of the base and of the tuned model, clip by clip.
+"""Stage 3: measure word and character error rates of the base and the tuned model.
 
-Both are converted to CTranslate2 in float32 and decode the same test clips greedily, with the
-transcripts of transformers' generate and in less time (bench/RESULTS.md). A model trained on
-windows cut to their clips decodes such; `convert` scores what it makes of it on windows of 30 s.
+Both models are converted to CTranslate2 in float32 and decode the same test clips greedily. The
+transcripts equal those of transformers' `generate` and take less time (bench/RESULTS.md). A model
+that was trained on cut windows decodes cut windows. `convert` scores the converted model on windows
+of 30 s.
 """
 
 import json
@@ -24,16 +25,18 @@ from lorajob.whisper.base_model import local_model
 from lorajob.whisper.model import merge
 from lorajob.whisper.tokens import Labels
 
-VERSION = 2  # of how the base decodes: raise it with every change, for the cache
-SETTINGS = ("config.json", "generation_config.json", "tokenizer.json")  # beside the weights
+# Version of how the base model decodes, part of the cache key: raise it with every change.
+VERSION = 2
+# Files beside the weights that decide what the base model decodes.
+SETTINGS = ("config.json", "generation_config.json", "tokenizer.json")
 
 log = logging.getLogger(__name__)
 
 
 def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> EvaluateResult:
-    """Write metrics.json and utterances.jsonl to `out`; returns both models' scores.
+    """Write metrics.json and utterances.jsonl to `out`. Returns the scores of both models.
 
-    Raises ModelError where the base does not load.
+    Raises ModelError if the base model cannot be loaded.
     """
     store = ClipStore(job.stage_dir("preprocess") / "test")
     indices = range(min(len(store), spec.evaluate.max_clips or len(store)))
@@ -75,7 +78,7 @@ def _base_transcripts(
     report: Report,
     scratch: Path,
 ) -> list[str]:
-    """What the base hears in the clips: decoded once for a base, these clips and these settings."""
+    """The base model's transcripts. They are cached by base model, clips and settings."""
     settings = [folder / name for name in SETTINGS if (folder / name).is_file()]
     name = cache.key(
         version=VERSION,
@@ -104,7 +107,7 @@ def _decode(
     before: int,
     tuned: bool = False,
 ) -> list[str]:
-    """Transcripts of one of the two models; `before` clips were decoded by the other."""
+    """Transcripts by one of the two models. `before` clips were already decoded by the other."""
 
     def done(clips: int) -> None:
         report.progress(before + clips, 2 * len(indices))
@@ -124,7 +127,7 @@ def _write_rows(
     base: list[str],
     tuned: list[str],
 ) -> None:
-    """One JSON object an utterance: reference, both hypotheses, and each one's errors."""
+    """Write one JSON object for each utterance: reference, both hypotheses, errors of each."""
     rows = zip(
         utterance_rows(ids, references, base), utterance_rows(ids, references, tuned), strict=True
     )

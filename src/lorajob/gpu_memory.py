@@ -1,9 +1,9 @@
-"""How much of a card's memory a training needs at the least, known before anything is loaded.
+"""Estimate the least GPU memory that a training needs, before anything is loaded.
 
-It decides which workers a job waits for, no more: how many windows a pass takes is measured on the
-card (training/forecast.py). The weights are counted; what a window's activations and CUDA itself
-take is estimated as for a transformer in 16 bit, and was measured on no card yet. By it large-v2
-in 8 bit needs 8 GB, as the public recipe says.
+The estimate only decides which workers a job waits for. How many windows fit into a pass is
+measured on the GPU (training/forecast.py). The weights are counted. The memory of CUDA and of a
+window's activations is estimated as for a transformer in 16 bit; it has not been measured on a GPU
+yet. By this estimate large-v2 in 8 bit needs 8 GB, which agrees with the public recipe.
 """
 
 import json
@@ -15,17 +15,17 @@ from lorajob.spec import JobSpec, TrainConfig
 
 GB = 1e9
 CUDA_GB = 1.5  # the driver's context and kernels
-USEFUL_WINDOWS = 2  # a pass: fewer leave a card idle between its operations
-WEIGHT_BYTES = {"8bit": 1.1, "auto": 1.1, "4bit": 0.6, "none": 2.0}  # a parameter
-ADAPTER_BYTES = 16  # a trained parameter: itself, its gradient and two moments
-ACTIVATION_BYTES = 34  # a layer, position and channel
-CHECKPOINTED = 8  # times less activations with gradient checkpointing
-POSITIONS = 1500  # of the encoder, for 30 s
+USEFUL_WINDOWS = 2  # in a pass; with fewer the GPU is idle between its operations
+WEIGHT_BYTES = {"8bit": 1.1, "auto": 1.1, "4bit": 0.6, "none": 2.0}  # for each parameter
+ADAPTER_BYTES = 16  # for each trained parameter: itself, its gradient and two moments
+ACTIVATION_BYTES = 34  # for each layer, position and channel
+CHECKPOINTED = 8  # gradient checkpointing divides the memory of activations by this
+POSITIONS = 1500  # encoder positions in 30 s
 
 
 @dataclass(frozen=True)
 class Size:
-    """A Whisper: parameters, width, layers of encoder and decoder together."""
+    """Size of a Whisper: parameters, width, and layers of encoder and decoder together."""
 
     parameters: float
     width: int
@@ -43,7 +43,7 @@ SIZES = {
 
 
 def training_gb(spec: JobSpec) -> float:
-    """GB of card memory that training needs, one window a pass; 0 for one of unknown size."""
+    """GPU memory, in GB, of a training with one window in a pass; 0 if the size is unknown."""
     size = _size(spec.base_model)
     if size is None:
         return 0.0
@@ -51,8 +51,10 @@ def training_gb(spec: JobSpec) -> float:
 
 
 def fitting_quantization(folder: Path, train: TrainConfig, free_gb: float) -> str:
-    """`none`, `8bit` or `4bit`: the first with which the base model in `folder` and
-    USEFUL_WINDOWS fit into `free_gb`; `4bit` if none does, `8bit` for a model of unknown size.
+    """The first of `none`, `8bit` and `4bit` with which the base model in `folder` and
+    USEFUL_WINDOWS fit into `free_gb`.
+
+    It is `4bit` if nothing fits, and `8bit` for a model of unknown size.
     """
     size = _size(str(folder))
     if size is None:
@@ -67,7 +69,8 @@ def _needed_gb(size: "Size", train: TrainConfig, quantization: str, windows: int
     weights = size.parameters * WEIGHT_BYTES[quantization]
     if quantization == "none" and train.precision == "float32":
         weights *= 2
-    adapter = ADAPTER_BYTES * train.rank * size.layers * size.width * 20  # ten linear layers, A, B
+    # Ten linear layers in each layer, each with the matrices A and B: 20.
+    adapter = ADAPTER_BYTES * train.rank * size.layers * size.width * 20
     activations: float = ACTIVATION_BYTES * size.layers * POSITIONS * size.width * windows
     if train.gradient_checkpointing:
         activations /= CHECKPOINTED
@@ -84,7 +87,7 @@ def _size(base_model: str) -> Size | None:
 
 
 def _size_of_config(path: Path) -> Size | None:
-    """The known size of that width; None for what is no transformers Whisper."""
+    """The known size with this config's width; None if it is not a transformers Whisper."""
     try:
         values = json.loads(path.read_bytes())
         width = values["d_model"]

@@ -1,6 +1,6 @@
-"""Codes and names of languages: Whisper's, other names of them, and stand-ins for the rest."""
+"""Codes and names of Whisper's languages, their aliases, and substitutes for other languages."""
 
-# openai/whisper, whisper/tokenizer.py; `yue` exists in large-v3 alone
+# From openai/whisper, whisper/tokenizer.py; only large-v3 has `yue`.
 WHISPER = {
     "af": "Afrikaans",
     "am": "Amharic",
@@ -104,7 +104,7 @@ WHISPER = {
     "zh": "Chinese",
 }
 
-# Whisper's aliases, then Common Voice's and ISO 639's other codes and names of the same languages
+# Whisper's aliases, then other codes and names from Common Voice and ISO 639.
 ALIASES = {
     "burmese": "my",
     "valencian": "ca",
@@ -137,16 +137,16 @@ ALIASES = {
     "yakut": "sah",
 }
 
-# Corpora of Common Voice that share a language of Whisper: code -> name, token, why that token
+# Corpora of Common Voice in a language of Whisper: code -> name, token, reason for the token.
 REGIONAL = {
     "zh-CN": ("Chinese (China)", "zh", "Mandarin in simplified characters"),
     "zh-HK": ("Chinese (Hong Kong)", "zh", "Cantonese speech, but only large-v3 knows yue"),
     "zh-TW": ("Chinese (Taiwan)", "zh", "Mandarin in traditional characters"),
 }
 
-# Whisper has no token for these. A LoRA run teaches the language; the token only chooses where it
-# starts: a language of the same script (the text it will write) and as related as there is.
-# code -> name, token, why that token
+# Languages without a Whisper token. The training teaches the language; the token only chooses where
+# it starts. It is that of the most closely related language with the same script.
+# code -> name, token, reason for the token
 STAND_INS = {
     "ab": ("Abkhaz", "ru", "Cyrillic; no Caucasian language in it"),
     "ace": ("Acehnese", "id", "Malayo-Polynesian, Latin, spoken in Indonesia"),

@@ -1,4 +1,4 @@
-"""The languages a job can be for: Whisper's own, and Common Voice's that Whisper lacks."""
+"""The languages of jobs: Whisper's own, and those of Common Voice that Whisper lacks."""
 
 import difflib
 import re
@@ -9,7 +9,8 @@ from typing import Literal
 from lorajob.errors import UsageError
 from lorajob.language_tables import ALIASES, REGIONAL, STAND_INS, WHISPER
 
-# Written without spaces between words (or with spaces that part phrases): words are no unit there.
+# Languages without spaces between words (or with spaces only between phrases). Their error rate
+# counts characters, because words are not marked.
 CER_TOKENS = frozenset({"zh", "ja", "th", "lo", "km", "my", "yue"})
 
 _REGION = re.compile("(?P<code>[a-z]{2,3})-(?:[a-z]{2}|[0-9]{3})")
@@ -17,10 +18,11 @@ _REGION = re.compile("(?P<code>[a-z]{2,3})-(?:[a-z]{2}|[0-9]{3})")
 
 @dataclass(frozen=True)
 class Language:
-    """A language as lorajob names it.
+    """A language that a job can be for.
 
-    `code` is Whisper's code where Whisper knows the language, else Common Voice's. `token` is the
-    Whisper code in the decoder's prompt: its own, or a related language's where Whisper has none.
+    `code` is Whisper's code if Whisper knows the language, else Common Voice's. `token` is the
+    Whisper code in the decoder's prompt: the language's own, or that of a related language if
+    Whisper does not know the language.
     """
 
     code: str
@@ -30,9 +32,10 @@ class Language:
 
 
 def find_language(text: str) -> Language:
-    """The language of a code (Whisper's, Common Voice's, any region of one), name or alias.
+    """Find a language by its code, name or alias.
 
-    Case does not matter. Raises UsageError with near matches for anything else.
+    A code may be Whisper's or Common Voice's, with or without a region. Case does not matter.
+    Raises UsageError with near matches if the language is unknown.
     """
     key = text.strip().casefold().replace("_", "-")
     region = _REGION.fullmatch(key)
@@ -43,14 +46,14 @@ def find_language(text: str) -> Language:
 
 
 def known_languages() -> list[Language]:
-    """Every language a job can be for, by code."""
+    """All languages that a job can be for, sorted by code."""
     return [_LANGUAGES[code] for code in sorted(_LANGUAGES)]
 
 
 def is_locale_of(locale: str, code: str) -> bool:
-    """Whether a corpus labelled `locale` (such as `pa-IN`) is of the language `code` (`pa`).
+    """Whether a corpus labelled `locale` (such as `pa-IN`) is in the language `code` (`pa`).
 
-    `zh` takes any of Common Voice's Chinese corpora, `zh-TW` only its own.
+    `zh` accepts all of Common Voice's Chinese corpora, `zh-TW` only its own.
     """
     region = _REGION.fullmatch(locale.casefold())
     if region and region["code"] == code.casefold():
@@ -62,7 +65,7 @@ def is_locale_of(locale: str, code: str) -> bool:
 
 
 def is_locale(locale: str) -> bool:
-    """Whether `locale` is a language's code, with or without a region; its name is none."""
+    """Whether `locale` is a language's code, with or without a region. Names are not accepted."""
     key = locale.casefold()
     region = _REGION.fullmatch(key)
     return key in _CODES or (region is not None and region["code"] in _CODES)
@@ -80,7 +83,7 @@ def _metric(token: str) -> Literal["wer", "cer"]:
 
 
 def _keys() -> dict[str, str]:
-    """casefolded code, name or alias -> code."""
+    """Map each casefolded code, name and alias to the code."""
     keys = {}
     for language in _LANGUAGES.values():
         keys[language.code.casefold()] = language.code

@@ -1,4 +1,4 @@
-"""How log lines look: text for people, or one JSON object a line (LORAJOB_LOG_FORMAT=json)."""
+"""Format of log lines: plain text, or one JSON object for each line (LORAJOB_LOG_FORMAT=json)."""
 
 import json
 import logging
@@ -12,13 +12,16 @@ from typing import Any, TextIO
 FORMAT_VARIABLE = "LORAJOB_LOG_FORMAT"
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
-# A process works on one stage at a time, and its threads' lines belong to that stage as well:
-# hence no ContextVar.
+# A process works on one stage at a time, and the lines of all its threads belong to that stage.
+# So a plain dict is right, and a ContextVar is not.
 _bound: dict[str, object] = {}
 
 
 class JsonFormatter(logging.Formatter):
-    """time (UTC), level, logger, message; job, stage, attempt, worker where bound; traceback."""
+    """Writes time (UTC), level, logger, message, the bound fields and a traceback.
+
+    The bound fields are job, stage, attempt and worker.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         return line(
@@ -39,12 +42,12 @@ def line(level: str, logger: str, message: str, time: datetime, **fields: Any) -
 
 
 def wants_json() -> bool:
-    """Whether the environment asks for JSON."""
+    """Whether LORAJOB_LOG_FORMAT asks for JSON."""
     return os.environ.get(FORMAT_VARIABLE, "").strip().lower() == "json"
 
 
 def configure(level: int = logging.INFO, stream: TextIO | None = None) -> None:
-    """Have the root logger write to `stream` (standard error), in the form asked for."""
+    """Let the root logger write to `stream` (default: standard error) in the wanted format."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if wants_json() else logging.Formatter(TEXT))
     logging.basicConfig(level=level, handlers=[handler], force=True)
@@ -55,7 +58,7 @@ def configure(level: int = logging.INFO, stream: TextIO | None = None) -> None:
 
 @contextmanager
 def bound(**fields: Any) -> Iterator[None]:
-    """Have these fields stand in every line of this process while the block runs."""
+    """Add these fields to every line of this process while the block runs."""
     before = dict(_bound)
     bind(**fields)
     try:
@@ -66,12 +69,12 @@ def bound(**fields: Any) -> Iterator[None]:
 
 
 def bind(**fields: Any) -> None:
-    """Have these fields stand in every line of this process from now on; None leaves one out."""
+    """Add these fields to every line of this process from now on. None values are skipped."""
     _bound.update({name: value for name, value in fields.items() if value is not None})
 
 
 def _of_task(record: logging.LogRecord) -> dict[str, str]:
-    """Celery's own lines about a task carry what it is."""
+    """Task id and stage of a line that Celery itself logs about a task; else nothing."""
     data = getattr(record, "data", None)
     if not isinstance(data, dict) or not str(data.get("name", "")).startswith("lorajob."):
         return {}

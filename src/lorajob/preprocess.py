@@ -1,11 +1,11 @@
-"""The first stage: a corpus becomes two stores of clips, for training and for testing.
+"""Stage 1: read a corpus into two clip stores, one for training and one for testing.
 
-    OUT/train/  OUT/test/   clips as `clipstore` keeps them
-    OUT/report.json         what was kept, what was dropped and why
+    OUT/train/  OUT/test/   clips in the format of `clipstore`
+    OUT/report.json         how many clips were kept, which were dropped and why
 
-A clip is dropped, counted and named where its text is empty (punctuation alone is), its labels
-are too many, its audio cannot be read, or it is too long or too short: the model would be taught
-that such sound has such text.
+A clip is dropped if its text is empty or only punctuation, its text has too many tokens, its audio
+cannot be read, or it is too long or too short. The report counts and names the dropped clips.
+Training on them would teach the model a wrong text for the sound.
 """
 
 import logging
@@ -34,9 +34,10 @@ from lorajob.storage import cache, places
 from lorajob.storage.urls import public
 from lorajob.whisper.tokens import Labels
 
-VERSION = 1  # of what this stage makes of a corpus: raise it with every change, for the cache
+# Version of this stage's output, part of the cache key: raise it with every change of the output.
+VERSION = 1
 EMPTY_TEXT = "empty text"
-CLIPS_AHEAD = 4  # clips a thread that are decoded before the first of them is written
+CLIPS_AHEAD = 4  # for each thread: clips decoded before the first of them is written
 SECONDS_BETWEEN_REPORTS = 0.5
 
 Target = Literal["train", "test"]
@@ -45,11 +46,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Selection:
-    """Which clips go where, before any audio is read."""
+    """Which clips are for training and which for testing, chosen before any audio is read."""
 
     train: frozenset[str]
     test: frozenset[str]
-    test_by: str  # what keeps test clips apart: the corpus's own "split", "speaker" or "sentence"
+    # How the test clips were chosen: by the corpus's own "split", by "speaker" or by "sentence".
+    test_by: str
 
     def target(self, clip: Clip) -> Target:
         return "test" if clip.id in self.test else "train"
@@ -57,7 +59,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A clip ready to be written, or the `reason` why it is not to be."""
+    """A clip ready to be written, or the `reason` why it is dropped."""
 
     id: str
     target: Target
@@ -72,8 +74,8 @@ class Prepared:
 def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> PreprocessResult:
     """Read the corpus of `spec` into `out`.
 
-    Raises CorpusError for a corpus that cannot be read or leaves no clip to train or test on,
-    ModelError where the base model's tokenizer is missing, StageStopped when asked to stop.
+    Raises CorpusError if the corpus cannot be read or has no usable clip to train or test on,
+    ModelError if the base model's tokenizer is missing, StageStopped when asked to stop.
     """
     from lorajob.whisper.base_model import local_model
 
@@ -81,7 +83,8 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     labels = Labels(local_model(spec.base_model), language.token)
     pace = _Pace(report)
     source = local_copy(spec.corpus)
-    places.cache_bytes()  # a wrong setting is told now, not after hours
+    # Read the setting now: a wrong value fails at once, not after hours.
+    places.cache_bytes()
     name = cache.key(
         version=VERSION,
         corpus=fingerprint(source, language.code, pace.tick),
@@ -105,19 +108,26 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     result = kept.result(size)
     log.info(
         "%s: %d train clips (%.2f h), %d test clips (%.2f h, by %s), %d dropped, %.1f MB",
-        *(language.code, result.train_clips, result.train_hours, result.test_clips),
-        *(result.test_hours, selection.test_by, sum(result.dropped.values()), size / 1e6),
+        language.code,
+        result.train_clips,
+        result.train_hours,
+        result.test_clips,
+        result.test_hours,
+        selection.test_by,
+        sum(result.dropped.values()),
+        size / 1e6,
     )
-    if not any(reason == audio.UNREADABLE for reason in result.dropped):  # may be mended meanwhile
+    # Unreadable clips may be repaired later, so such a result is not cached.
+    if not any(reason == audio.UNREADABLE for reason in result.dropped):
         cache.keep("preprocess", name, result.model_dump(), out)
     return result
 
 
 def select(corpus: Corpus, config: PreprocessConfig, seed: int) -> Selection:
-    """Choose the clips: by the corpus's splits, or a test set set aside from the train splits.
+    """Choose the clips by the corpus's splits. Without a test split, set train clips aside.
 
-    `max_*_clips` are limits on what is read; of that some may still be dropped. Raises CorpusError
-    where the splits asked for hold nothing.
+    `max_train_clips` and `max_test_clips` limit how many clips are read; some of those may still be
+    dropped. Raises CorpusError if the requested splits are empty.
     """
     test = {entry.id for entry in corpus.entries if entry.split == config.test_split}
     rest = [
@@ -148,7 +158,7 @@ def select(corpus: Corpus, config: PreprocessConfig, seed: int) -> Selection:
 
 
 def prepare(clip: Clip, target: Target, config: PreprocessConfig, labels: Labels) -> Prepared:
-    """Decode and check one clip, the cheap checks first."""
+    """Decode and check one clip. The cheap checks come first."""
     text = clean(clip.text)
     speaker = clip.speaker
     tokens = labels.count(text)
@@ -204,9 +214,10 @@ def _write_stores(
 
 
 def _in_order(work: Callable[[Clip], Prepared], clips: Iterable[Clip]) -> Iterator[Prepared]:
-    """`work` on every clip, on this stage's cores, few at a time, results in the order of clips.
+    """Call `work` on every clip in this stage's threads. Yields the results in the order of clips.
 
-    Threads do: libsndfile, soxr, FFmpeg and the tokenizer all let go of Python's lock.
+    Few clips are in memory at a time. Threads are enough, because libsndfile, soxr, FFmpeg and the
+    tokenizer all release Python's global lock.
     """
     threads = threads_a_stage()
     pending: deque[Future[Prepared]] = deque()
@@ -223,7 +234,7 @@ def _in_order(work: Callable[[Clip], Prepared], clips: Iterable[Clip]) -> Iterat
 
 
 class _Pace:
-    """Hears a stop at every clip, and reports progress a few times a second."""
+    """Checks for a stop at every clip and reports progress a few times a second."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
@@ -231,13 +242,14 @@ class _Pace:
         self._first_clip: float | None = None
 
     def tick(self, done: int = 0, total: int = 1) -> None:
-        """`done` of `total` clips; without them: still reading the corpus's tables."""
+        """Note that `done` of `total` clips are done; without arguments, tables are being read."""
         self._report.check_stop()
         now = time.monotonic()
         if done and self._first_clip is None:
             self._first_clip = self._last = now
         if now - self._last >= SECONDS_BETWEEN_REPORTS or done == total:
             self._last = now
-            spent = now - (self._first_clip or now)  # models are loaded and tables read before it
+            # The time before the first clip goes into loading models and reading tables.
+            spent = now - (self._first_clip or now)
             eta = spent * (total - done) / (done - 1) if done > 1 else None
             self._report.progress(done, total, eta_seconds=eta)

@@ -1,4 +1,4 @@
-"""JobSpec: everything that decides what a job computes, and nothing about where it runs."""
+"""JobSpec: every setting that decides what a job computes. Where the job runs is not part of it."""
 
 import difflib
 import json
@@ -15,110 +15,118 @@ from lorajob.spec_yaml import read_yaml
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ComputeType = Literal["float16", "int8", "int8_float16", "int8_float32", "float32"]
-# The text under a field is its description: in the schema and in `lorajob submit --help`.
+# The text under a field describes it in the schema, `lorajob submit --help` and docs/settings.md.
 FROZEN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 MAX_LABEL_TOKENS = 444  # 448 decoder positions less the four tokens of the prompt
-ENOUGH_CUT = 0.2  # share of cut clips from which a model is trusted to decode such
+# Share of cut clips in training from which a model is trusted to decode cut windows.
+ENOUGH_CUT = 0.2
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 DEFAULT_BASE_MODEL = "openai/whisper-small"
 
 
 class PreprocessConfig(BaseModel):
-    """Which clips are used and how they are kept."""
+    """Which clips are used and how their audio is stored."""
 
     model_config = FROZEN
 
     train_splits: Annotated[tuple[str, ...], Field(min_length=1)] = ("train", "dev")
     """Splits of the corpus to train on."""
     test_split: str = "test"
-    """Split that the error rates are measured on."""
+    """Split of the corpus on which the error rates are measured."""
     test_share: Fraction = 0.1
-    """Share of the clips, by speaker, set aside where the corpus has no test split."""
+    """Share of the clips to set aside for testing if the corpus has no test split. They are chosen
+    by speaker, if speakers are known."""
     min_seconds: PositiveFloat = 0.3
     """Shorter clips are dropped."""
     max_seconds: Annotated[float, Field(gt=0, le=30)] = 30.0
-    """Longer clips are dropped; the encoder sees 30 s and no more."""
+    """Longer clips are dropped. The encoder takes at most 30 s."""
     max_label_tokens: Annotated[int, Field(gt=0, le=MAX_LABEL_TOKENS)] = MAX_LABEL_TOKENS
-    """Clips whose text takes more tokens are dropped."""
+    """Clips with more text tokens are dropped."""
     max_train_clips: PositiveInt | None = None
-    """Use at most so many clips to train on."""
+    """Most clips to train on. Null: all."""
     max_test_clips: PositiveInt | None = None
-    """Keep at most so many test clips."""
+    """Most clips to test on. Null: all."""
     audio_format: Literal["flac", "pcm16"] = "flac"
-    """How a clip's audio is kept: flac is half the size, pcm16 reads faster."""
+    """Format of the stored clips: flac takes half the space, pcm16 is read faster."""
 
 
 class TrainConfig(BaseModel):
-    """Hyper-parameters of one LoRA run."""
+    """Hyper-parameters of one LoRA training."""
 
     model_config = FROZEN
 
     rank: PositiveInt = 32
     """Rank of the LoRA matrices."""
     alpha: PositiveInt = 64
-    """Scale of the adapter; alpha / rank multiplies its output."""
+    """Scale of the adapter: its output is multiplied by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout in front of the adapter; on a CPU it makes a pass up to a quarter dearer."""
+    """Dropout in front of the adapter. On a CPU it makes a pass up to a quarter slower."""
     target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = ALL_LINEAR
-    """Layers that get an adapter; the public recipe's q_proj and v_proj alone learn far slower."""
+    """Layers that get an adapter. With only q_proj and v_proj, as in the public recipe, the model
+    learns far more slowly."""
     decoder_only: bool = False
-    """Adapt the decoder alone: cheaper, since the encoder needs no backward pass, and weaker."""
+    """Train adapters in the decoder only. This is faster, because the encoder needs no backward
+    pass, but the model becomes less accurate."""
     encoder_outputs_gb: Annotated[float, Field(ge=0)] = 8.0
-    """Most disk, in GB, for what the encoder makes of clips while decoder_only trains, so that it
-    hears a clip once, not in every epoch; 0 stores nothing."""
+    """Most disk, in GB, for stored encoder outputs when decoder_only is true. A stored clip is
+    encoded once, not in every epoch. 0 stores nothing."""
     learning_rate: PositiveFloat | None = None
-    """Peak learning rate; null picks one by the base model's width and the clips a step."""
+    """Peak learning rate. Null: chosen from the base model's width and the clips in a step."""
     warmup_steps: Annotated[int, Field(ge=0)] = 50
-    """Steps of linear warm-up; at most a tenth of all steps is used."""
+    """Steps of linear warm-up, at most a tenth of all steps."""
     decay: Fraction = 0.4
-    """Share of all steps, the last, over which the learning rate falls to 0."""
+    """Share of all steps, at the end, over which the learning rate falls to 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """AdamW's weight decay."""
+    """Weight decay of AdamW."""
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are clipped to this norm."""
     epochs: PositiveInt = 3
     """Passes over the training clips."""
     batch_clips: PositiveInt | None = None
-    """Clips an optimizer step; null is 8 on a CPU, 16 to 64 for each GPU by its size, and fewer if
-    so many would make few steps."""
+    """Clips in one optimizer step. Null: 8 on a CPU, 16 to 64 for each GPU by its size; fewer if
+    the corpus is so small that the training would have few steps."""
     micro_batch: PositiveInt | None = None
-    """Windows of 30 s a forward pass, or as much audio in cut ones; null is what a card's memory
-    takes, and 1 on a CPU."""
+    """Windows of 30 s in one forward pass, or as much audio in cut windows. Null: as many as fit
+    the GPU's memory, and 1 on a CPU."""
     packing: bool = True
-    """Put clips that are neither single nor cut into common windows of 30 s; false pads each."""
+    """Join the clips that are neither single nor cut into shared windows of 30 s. False: pad each
+    of them to 30 s."""
     single_clips: Fraction = 0.03
-    """Share of clips alone in a window padded to 30 s, so that short input works too."""
+    """Share of clips that stand alone in a window padded to 30 s. They keep the model able to
+    transcribe short input."""
     audio_context: Literal["dynamic", "full"] = "dynamic"
-    """dynamic trains some windows cut to their clip's length, which is cheap and lets the model
-    decode without padding; full pads each to 30 s."""
+    """dynamic cuts some windows to the length of their clip. This is fast, and the model learns to
+    decode without padding. full makes every window 30 s long."""
     cut_clips: Fraction = 0.87
-    """Share of clips alone in a window cut to their length, where audio_context is dynamic."""
+    """Share of clips that stand alone in a window cut to their length. Only used if audio_context
+    is dynamic."""
     timestamps: Fraction = 0.5
-    """Share of packed windows trained with timestamps, so that they are not forgotten."""
+    """Share of packed windows trained with timestamps, so that the model does not forget them."""
     one_speaker: bool = False
-    """Pack only clips of one speaker into a window."""
+    """Pack only clips of the same speaker into a window."""
     quantization: Literal["auto", "8bit", "4bit", "none"] = "auto"
-    """Precision of the frozen base weights; auto is none if they fit the GPU's memory, else 8bit,
-    else 4bit; on a CPU it is none."""
+    """Quantization of the frozen base weights. auto takes the first that fits the GPU's memory of
+    none, 8bit and 4bit; on a CPU it takes none."""
     precision: Literal["auto", "bf16", "fp16", "float32"] = "auto"
-    """Precision of the arithmetic; auto is the best that the device has."""
+    """Precision of the arithmetic. auto takes the best that the device has."""
     gradient_checkpointing: bool = False
-    """Trade time for memory: recompute activations on the way back."""
+    """Recompute activations in the backward pass. This saves memory and takes more time."""
     cuda_graphs: bool = True
-    """Record each shape of a pass once and play it again, so that a GPU does not wait for the
-    program; only with unquantised weights on GPUs of compute capability 8.0 and newer."""
+    """Record each shape of a pass once as a CUDA graph and replay it, so that the GPU does not
+    wait for the program. Only used with unquantised weights on GPUs of compute capability 8.0 and
+    newer."""
     save_steps: PositiveInt = 50
-    """Optimizer steps from one checkpoint to the next."""
+    """Optimizer steps between two checkpoints."""
     save_seconds: Annotated[float, Field(ge=0)] | None = None
-    """Least seconds from one checkpoint to the next; null is 60 beside a GPU, which takes many
-    steps in a second, and 0 on a CPU."""
+    """Least seconds between two checkpoints. Null: 60 on a GPU, which makes many steps a second,
+    and 0 on a CPU."""
     keep_checkpoints: PositiveInt = 2
-    """Checkpoints kept; older ones are deleted."""
+    """Checkpoints to keep. Older ones are deleted."""
     threads: PositiveInt | None = None
-    """CPU threads of the stage; null is as many as torch finds."""
+    """CPU threads of the stage. Null: as many as torch finds."""
     loader_workers: Annotated[int, Field(ge=0)] | None = None
-    """Processes that prepare batches; null is up to 8 for each GPU, by the cores there are, and 0
-    without."""
+    """Processes that prepare batches. Null: up to 8 for each GPU, depending on the cores of this
+    machine, and 0 without a GPU."""
 
 
 class EvaluateConfig(BaseModel):
@@ -127,40 +135,40 @@ class EvaluateConfig(BaseModel):
     model_config = FROZEN
 
     max_clips: PositiveInt | None = None
-    """Score at most so many of the test clips."""
+    """Most test clips to score. Null: all."""
     batch_size: PositiveInt = 16
-    """Windows of 30 s decoded at a time, or up to twice as many clips that are not padded."""
+    """Windows of 30 s decoded at a time. Of clips without padding, up to twice as many."""
     beam_size: PositiveInt = 1
-    """Beams of the search; 1 is greedy."""
+    """Beams of the search. 1 is greedy decoding."""
     audio_context: Literal["auto", "dynamic", "full"] = "auto"
-    """dynamic decodes clips without padding them to 30 s, in less time; auto does so where the
-    model was trained for it. The base model always gets full windows."""
+    """dynamic decodes clips without padding them to 30 s, in less time. full pads them. auto is
+    dynamic if the model was trained for it, else full. The base model always gets full windows."""
 
 
 class ConvertConfig(BaseModel):
-    """What is made for CTranslate2 and how it is checked."""
+    """How the model is converted for CTranslate2 and checked."""
 
     model_config = FROZEN
 
     compute_types: Annotated[tuple[ComputeType, ...], Field(min_length=1)] = ("float16",)
-    """Types to convert to; the first is the job's result."""
+    """Compute types to convert to. The first is the job's result."""
     check_clips: PositiveInt = 16
-    """Test clips decoded by transformers and by faster-whisper, to be compared."""
+    """Test clips on which the converted model is compared with the transformers model."""
 
 
 class JobSpec(BaseModel):
-    """One job: a language, a corpus, a base model, and one config a stage."""
+    """One job: a language, a corpus, a base model, and a config for each stage."""
 
     model_config = FROZEN
 
     language: str
-    """Code or name of the language, such as hi or Hindi."""
+    """Code or name of the language, for example hi or Hindi."""
     corpus: str
     """Common Voice release (tar.gz or folder) or manifest (TSV, CSV, JSONL)."""
     base_model: str = DEFAULT_BASE_MODEL
-    """Hub id, folder of a transformers or CTranslate2 Whisper, or demo/whisper-base."""
+    """Hub id, folder of a Whisper in transformers or CTranslate2 format, or demo/whisper-base."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Seed of everything random."""
+    """Seed of all random choices."""
     preprocess: PreprocessConfig = PreprocessConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -168,7 +176,7 @@ class JobSpec(BaseModel):
 
     @property
     def decodes_cut(self) -> bool:
-        """Whether evaluation gives the tuned model windows that end behind the clip."""
+        """Whether evaluation gives the tuned model windows cut to the clip's length."""
         wanted = self.evaluate.audio_context
         train = self.train
         trained = train.audio_context == "dynamic" and train.cut_clips >= ENOUGH_CUT
@@ -176,9 +184,9 @@ class JobSpec(BaseModel):
 
     @classmethod
     def load(cls, path: Path) -> "JobSpec":
-        """The spec that `submit` wrote to a job's folder. Raises UsageError as `parse_spec`.
+        """Read the spec that `submit` wrote to a job's folder. Raises UsageError as `parse_spec`.
 
-        One of before windows were cut goes on with full ones.
+        A spec without `audio_context` is older than cut windows: it gets full windows.
         """
         try:
             values = json.loads(path.read_bytes())
@@ -197,7 +205,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def parse_spec(values: dict[str, Any]) -> JobSpec:
-    """Validate a spec; UsageError names the first wrong field, its value and what is allowed."""
+    """Validate a spec. UsageError names the first wrong field, its value and what is allowed."""
     try:
         spec = JobSpec.model_validate(values)
     except ValidationError as error:
@@ -208,11 +216,13 @@ def parse_spec(values: dict[str, Any]) -> JobSpec:
 def build_spec(
     values: dict[str, Any], preset: str = "default", sets: Iterable[str] = ()
 ) -> JobSpec:
-    """A spec from a preset, then `values` (a spec file and the flags), then `--set a.b=c` lines.
+    """Build a spec from a preset, then `values` (spec file and flags), then `--set a.b=c` lines.
 
-    Raises UsageError for an unknown preset, a malformed or unknown setting, a value out of range.
+    Later entries override earlier ones. Raises UsageError for an unknown preset, a malformed or
+    unknown setting and a value out of range.
     """
-    if not isinstance(preset, str) or preset not in PRESETS:  # a file may hold anything
+    # The preset may come from a file, which can hold any type.
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise UsageError(f"preset: {preset!r} is unknown; allowed: {', '.join(PRESETS)}")
     merged = merge(merge({}, PRESETS[preset]), values)
     for line in sets:
@@ -237,7 +247,7 @@ def _parse_value(text: str, line: str) -> Any:
 
 
 def merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-    """`base` with `extra` over it, mapping by mapping."""
+    """`base` with the values of `extra` over it. Mappings are merged, other values replaced."""
     merged = dict(base)
     for key, value in extra.items():
         if isinstance(value, dict) and isinstance(merged.get(key), dict):
@@ -255,7 +265,7 @@ def _nested(keys: list[str], value: Any) -> dict[str, Any]:
 
 
 def _explain(error: ValidationError) -> str:
-    """One line for the first of pydantic's complaints."""
+    """Describe the first of pydantic's errors in one line."""
     first = error.errors(include_url=False)[0]
     path = [str(part) for part in first["loc"] if not isinstance(part, int)]
     name = ".".join(path)
@@ -270,7 +280,7 @@ def _explain(error: ValidationError) -> str:
 
 
 def setting_names() -> list[str]:
-    """Every setting of a spec, as `--set` names it."""
+    """The names of all settings of a spec, as `--set` takes them."""
     names = []
     for name, field in JobSpec.model_fields.items():
         kind = field.annotation

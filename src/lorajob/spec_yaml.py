@@ -7,8 +7,10 @@ import yaml
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose only booleans are true and false, as in 1.2, so that `no` is Norwegian, and of
-    whose equal keys not all but the last are passed over in silence.
+    """Loads YAML with two changes to PyYAML.
+
+    Only true and false are booleans, as in YAML 1.2, so that the language code `no` stays text.
+    Duplicate keys are an error.
     """
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
@@ -32,7 +34,7 @@ _Loader.add_implicit_resolver(_BOOLEAN, re.compile("^(?:true|True|false|False)$"
 
 
 def read_yaml(text: str) -> Any:
-    """The value of a spec file's or a setting's text. Raises yaml.YAMLError."""
+    """Parse the text of a spec file or a setting. Raises yaml.YAMLError."""
     try:
         return yaml.load(text, _Loader)
     except RecursionError:

@@ -1,7 +1,7 @@
 """`python -m lorajob.stage STAGE JOB_DIR` runs one stage of a job, with or without a service.
 
-Exit codes: 0 finished (or finished before), 1 a LorajobError (said in one line), 3 stopped on
-request, 4 or anything else a bug with its traceback on standard error.
+Exit codes: 0 finished, now or earlier; 1 failed with a LorajobError, printed as one line; 3 stopped
+on request; 4 or any other code: a bug, with its traceback on standard error.
 """
 
 import argparse
@@ -37,10 +37,10 @@ from lorajob.spec import JobSpec
 
 
 def run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> StageResult:
-    """Run `stage` and commit its files; a finished stage returns its result at once.
+    """Run `stage` and commit its files. If the stage is finished, return its result at once.
 
-    Raises LorajobError as the stage does, StageError where the folder is not a job's, DiskError
-    where there is no room.
+    Raises the stage's own LorajobErrors, StageError if the folder is not a job's, MemoryLack if the
+    memory is full and DiskError if the disk is full.
     """
     finished = job.result(stage)
     if finished is not None:
@@ -56,8 +56,10 @@ def run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> StageRes
         result = module.run(spec, job, out, attempt, report)
         written = StageResult.model_validate(result.model_dump(mode="json") | cost.so_far())
         return job.commit(stage, out, written)
-    except Exception as error:  # whatever it was, its folder goes; raised again, or in our words
-        shutil.rmtree(out, ignore_errors=True)  # what outlasts an attempt lies elsewhere
+    # Every error is raised again, if need be as a LorajobError. The attempt's folder is removed:
+    # files that outlast an attempt, such as checkpoints, lie elsewhere.
+    except Exception as error:
+        shutil.rmtree(out, ignore_errors=True)
         if says_out_of_memory(error):
             raise OutOfMemory(f"stage {stage} ran out of memory: {first_line(error)}") from error
         if says_full(error):
@@ -69,9 +71,9 @@ def run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> StageRes
 
 
 class Cost:
-    """What a stage takes of the machine, from now on: this process and the children it waited for.
+    """Resources that a stage uses, counted from the creation of this object.
 
-    A later attempt counts only itself.
+    They cover this process and the children that it waited for. Each attempt counts only itself.
     """
 
     def __init__(self) -> None:
@@ -119,7 +121,8 @@ def main(argv: list[str] | None = None) -> int:
         logging.getLogger(__name__).error("%s", error)
         report.error(error.kind, str(error))
         return EXIT_FAILED
-    except Exception:  # a bug: its traceback goes to the log, and the processes below must end too
+    # A bug: its traceback goes to the log, and the child processes must end too.
+    except Exception:
         logging.getLogger(__name__).exception("stage %s broke", args.stage)
         return EXIT_BROKEN
     finally:
@@ -136,19 +139,22 @@ def _listen_for_stop(report: Report) -> None:
 
 
 def _end_loaders() -> None:
-    """Kill what multiprocessing still runs for this process: loader processes heed no SIGTERM, and
-    Python would wait for them at its end.
+    """Kill the processes that multiprocessing still runs for this process.
+
+    Loader processes ignore SIGTERM, and Python would wait for them at exit.
     """
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises for a loader that dies
+    # torch's handler would raise an error for each killed loader.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for child in multiprocessing.active_children():
         child.kill()
 
 
 def _end_with_supervisor() -> None:
-    """End the whole process group at the end of standard input: its writer is gone."""
+    """Kill the whole process group when standard input ends, because its writer has ended."""
 
     def watch() -> None:
-        while os.read(0, 1):  # not sys.stdin: its lock, held here, aborts the interpreter's exit
+        # Not sys.stdin: this thread would hold its lock, and then the interpreter aborts at exit.
+        while os.read(0, 1):
             pass
         os.killpg(os.getpgrp(), signal.SIGKILL)
 

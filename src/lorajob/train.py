@@ -1,9 +1,10 @@
-"""Stage 2: LoRA on Whisper, in a loop that owns data order, checkpoints and resume.
+"""Stage 2: train a LoRA adapter for Whisper, with its own data order, checkpoints and resume.
 
-One optimizer step sees about `batch_clips` clips, most alone in a window cut to their length, the
-others padded or packed to 30 s. The loss is the cross-entropy a token over the whole step, whatever
-micro-batches and processes share it. A run that was stopped goes on from its newest good checkpoint
-as if nothing had happened: plans and dropout follow from the seed, checkpoints hold all else.
+One optimizer step sees about `batch_clips` clips. Most stand alone in a window cut to their length;
+the others are padded or packed to 30 s. The loss is the mean cross-entropy of a token over the
+whole step. It does not depend on how micro-batches and processes share the step. A stopped training
+continues from its newest valid checkpoint as if it had not been stopped: plans and dropout follow
+from the seed, and checkpoints hold everything else.
 """
 
 from pathlib import Path
@@ -27,7 +28,8 @@ from lorajob.whisper.model import trainable_parameters
 def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> TrainResult:
     """Train an adapter on JOB/preprocess/train and write it to `out`/adapter.
 
-    Raises ModelError where the base does not load, StageStopped after a checkpoint was saved.
+    Raises ModelError if the base model cannot be loaded, StageStopped when asked to stop, after
+    saving a checkpoint.
     """
     set_up_cuda()
     processes = wanted_processes(torch.cuda.device_count())
@@ -45,7 +47,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         try:
             with TemporaryDirectory(dir=out) as scratch:
                 loop.train(Path(scratch))
-        finally:  # while its folder is there
+        finally:
             history.close()
     save_adapter(loop.run.model, out / "adapter")
     return TrainResult(

@@ -1,8 +1,8 @@
-"""Transcribe files with a finished job's model, as any user of faster-whisper would.
+"""Transcribe files with a finished job's model, as a user of faster-whisper does.
 
-Files that fit into a window need no padding to 30 s if the model was trained without: that takes
-a quarter of the time (bench/RESULTS.md). All by faster-whisper's own model and features, which load
-in no time, unlike torch.
+If the model was trained on cut windows, a file that fits into a window is not padded to 30 s. It
+then takes a quarter of the time (bench/RESULTS.md). Model and features are faster-whisper's own,
+which load much faster than torch.
 """
 
 import logging
@@ -18,19 +18,22 @@ from lorajob.speech.audio import AudioError, Samples, decode
 from lorajob.whisper.tokens import USUAL_TOKENS, Labels
 from lorajob.whisper.window import FRAME_SAMPLES, FRAMES_A_SECOND, WINDOW_SECONDS, encoder_frames
 
-BATCH_FILES = 32  # decoded at a time: a step of the decoder reads all its weights for each batch
-WAITING_FILES = 64  # held until they are sorted by length; 120 MB at most
+# Files decoded at a time. The decoder reads all its weights at each step of a batch, so larger
+# batches cost less.
+BATCH_FILES = 32
+WAITING_FILES = 64  # files held in memory to be sorted by length; 120 MB at most
 
 
 def transcribe(
     model: Path, audio: Iterable[Path], language: str, cut: bool = False
 ) -> Iterator[tuple[Path, str]]:
-    """Yield (file, text) for each audio file, greedily and without fallback to sampling.
+    """Yield (file, text) for each audio file. Decoding is greedy, without fallback to sampling.
 
-    `language` is a Whisper language code; `cut` says that the model knows windows that end behind
-    the clip. Raises CorpusError for a file that does not decode, once those before it are heard.
+    `language` is a Whisper language code. `cut` says that the model was trained on cut windows.
+    Raises CorpusError for a file that cannot be decoded, after yielding the files before it.
     """
-    ctranslate2.set_log_level(logging.ERROR)  # it warns that a CPU computes float16 in float32
+    # CTranslate2 warns that a CPU computes float16 in float32: that is expected here.
+    ctranslate2.set_log_level(logging.ERROR)
     whisper = WhisperModel(str(model), device="auto", compute_type="default")
     labels = Labels(model, language)
     waiting: list[tuple[Path, Samples]] = []
@@ -47,8 +50,10 @@ def transcribe(
 
 
 def _short(path: Path) -> Samples | None:
-    """The samples of a file that leaves room in a window; of others None, of one that we cannot
-    read too: faster-whisper may, and else says why not.
+    """The samples of a file that is shorter than a window, else None.
+
+    None also for a file that cannot be read here: faster-whisper may be able to read it, and
+    otherwise raises an error with the reason.
     """
     try:
         samples = decode(path, WINDOW_SECONDS)
@@ -58,7 +63,7 @@ def _short(path: Path) -> Samples | None:
 
 
 def _hear_all(whisper: WhisperModel, path: Path, language: str) -> str:
-    """The transcript of a file of any length, by faster-whisper's windows of 30 s."""
+    """The transcript of a file of any length, in faster-whisper's windows of 30 s."""
     try:
         segments, _ = whisper.transcribe(str(path), language=language, beam_size=1, temperature=0.0)
         return " ".join(segment.text.strip() for segment in segments)
@@ -69,8 +74,10 @@ def _hear_all(whisper: WhisperModel, path: Path, language: str) -> str:
 def _hear_windows(
     whisper: WhisperModel, files: Sequence[tuple[Path, Samples]], labels: Labels
 ) -> Iterator[tuple[Path, str]]:
-    """The transcripts of files (samples at 16 kHz), as `evaluate` decodes clips in cut windows,
-    those of like length together, but for its limits: how fast people speak here is not known.
+    """Yield (file, text) for files given as samples at 16 kHz, in cut windows, as in `evaluate`.
+
+    Files of similar length are decoded together. Unlike `evaluate`, the limit of tokens does not
+    depend on the speaking rate, which is unknown here.
     """
     texts = [""] * len(files)
     order = sorted(range(len(files)), key=lambda place: -len(files[place][1]))
@@ -83,7 +90,8 @@ def _hear_windows(
             whisper.encode(features),
             [labels.prompt] * len(places),
             beam_size=1,
-            max_length=2 * USUAL_TOKENS,  # CTranslate2 generates at most half of it
+            # CTranslate2 generates at most half of max_length.
+            max_length=2 * USUAL_TOKENS,
             suppress_blank=True,
         )
         for place, result in zip(places, results, strict=True):

@@ -131,7 +131,7 @@ def test_ctrl_c_ends_the_watching_and_not_the_job(
         assert process.stderr is not None
         said = process.stderr.read()
     assert process.returncode == 130
-    assert f"{JOB} goes on" in said
+    assert f"{JOB} continues" in said
     assert "Traceback" not in said
     assert records.load(JOB).state == "queued"
 

@@ -161,10 +161,18 @@ def add_file(tar, name, data=b"x", **fields):
     [
         ("cv/hi/../../x.tsv", {}, "points outside"),
         ("/etc/x.tsv", {}, "points outside"),
-        ("cv/hi/link.tsv", {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}, "no plain file"),
-        ("cv/hi/hard.tsv", {"type": tarfile.LNKTYPE, "linkname": "cv/a"}, "no plain file"),
-        ("cv/hi/pipe", {"type": tarfile.FIFOTYPE}, "no plain file"),
-        ("cv/hi/device", {"type": tarfile.CHRTYPE}, "no plain file"),
+        (
+            "cv/hi/link.tsv",
+            {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"},
+            "not a plain file or folder",
+        ),
+        (
+            "cv/hi/hard.tsv",
+            {"type": tarfile.LNKTYPE, "linkname": "cv/a"},
+            "not a plain file or folder",
+        ),
+        ("cv/hi/pipe", {"type": tarfile.FIFOTYPE}, "not a plain file or folder"),
+        ("cv/hi/device", {"type": tarfile.CHRTYPE}, "not a plain file or folder"),
     ],
 )
 def test_an_archive_that_reaches_outside_itself_is_refused(tmp_path, name, fields, why):

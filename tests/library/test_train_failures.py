@@ -52,7 +52,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_steps(
     job = make_job(tmp_path / "small", tiny_whisper, *sets, "train.micro_batch=4")
     with pytest.raises(StageStopped):
         run_stage("train", job, 1, StopAt(2))
-    assert "going on with micro-batches of 2 windows" in caplog.text
+    assert "continuing with smaller passes, in micro-batches of 2 windows" in caplog.text
     assert "no longer bit for bit" in caplog.text
     caplog.clear()
     run_stage("train", job, 2, Report("train"))

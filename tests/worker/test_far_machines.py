@@ -203,7 +203,7 @@ def test_submit_knows_a_corpus_that_is_not_there(bucket: str, redis_server, tmp_
     env = environment(home=tmp_path, redis_url=url_of(redis_server))
     for corpus, words in (
         (f"{bucket}/nothing-hi.tar.gz", "does not exist"),
-        (f"{bucket}/table.tsv", "is no archive"),
+        (f"{bucket}/table.tsv", "is not an archive"),
         ("bogus://x/hi.tar.gz", "bogus"),
     ):
         told = run("submit", "--lang", "hi", "--corpus", corpus, env=env)

@@ -53,7 +53,7 @@ def test_a_stage_that_ends_while_redis_is_away_is_committed_when_it_is_back(flee
     wait_for(lambda: training_is_over(record), 60)
     answer = run("status", record.id, "--json", env=fleet.environment())
     assert json.loads(answer.stdout)["state"] == "running"
-    assert "this is what its job.json says" in answer.stderr
+    assert "its job.json is shown instead" in answer.stderr
     wait_for(lambda: time.monotonic() - away >= 70, 90)
     fleet.start_redis()
     done = fleet.wait_until(record, "succeeded", 120)
@@ -72,7 +72,8 @@ def test_a_wiped_redis_is_rebuilt_from_the_files(fleet, expected):
     fleet.kill_redis()
     fleet.start_redis(wipe=True)
     wait_for(lambda: not stage_processes(record))  # a worker whose record is gone saves and ends
-    assert "is what its job.json says" in run("status", record.id, env=fleet.environment()).stderr
+    answer = run("status", record.id, env=fleet.environment())
+    assert "its job.json is shown instead" in answer.stderr
     assert "`lorajob rebuild`" in run("status", env=fleet.environment()).stderr
     told = run("rebuild", env=fleet.environment())
     assert told.returncode == 0, told.stderr

@@ -1,4 +1,4 @@
-"""Corpora: readers of speech with transcripts, all yielding the same clips.
+"""Readers of corpora, that is of speech with transcripts. All yield the same kind of clips.
 
 May import: lorajob.{speech,storage,job} and the files below these.
 """

@@ -1,4 +1,4 @@
-"""Reading a tar archive as a stream: nothing is unpacked, nothing in it is trusted."""
+"""Reads a tar archive as a stream. Nothing is unpacked, and nothing in the archive is trusted."""
 
 import tarfile
 import zlib
@@ -12,11 +12,12 @@ from lorajob.errors import CorpusError
 
 MAX_AUDIO_BYTES = 64 << 20  # 30 s of 8-channel 48 kHz float is 46 MB
 MAX_TABLE_BYTES = 4 << 30  # English's largest table is under 1 GB
-MAX_HEADER_BYTES = 1 << 20  # long names and pax headers, which tarfile reads whole
+MAX_HEADER_BYTES = 1 << 20  # of long names and pax headers, which tarfile reads into memory
 MAX_MEMBERS = 20_000_000
-# Common Voice packs to about 0.95 of its size, plain wav to a half; deflate can claim 1032
+# Most unpacked bytes for each packed byte. Common Voice packs to about 0.95 of its size, plain wav
+# to a half. A malicious archive can reach 1032 with deflate.
 MAX_RATIO = 50
-FREE_BYTES = 1 << 30  # for archives so small that a ratio says nothing
+FREE_BYTES = 1 << 30  # unpacked bytes always allowed: for tiny archives the ratio means little
 
 _HEADERS = (
     tarfile.XHDTYPE,
@@ -28,32 +29,34 @@ _HEADERS = (
 
 
 class Archive:
-    """A tar archive, compressed or not, read once through per `members()`."""
+    """A tar archive, compressed or not. Each call of `members()` reads it once."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def members(self) -> Iterator[tuple[PurePosixPath, tarfile.TarInfo, tarfile.TarFile]]:
-        """Each regular file: its name, itself, the archive to `read` it from before the next.
+        """Yield (name, member, archive) for each regular file. `read` it before the next one.
 
-        Raises CorpusError for a damaged archive, for links, devices, absolute names and `..`,
-        and for one that would unpack to absurdly more than it is.
+        Raises CorpusError for a damaged archive, for links, devices, absolute names and `..`, and
+        for an archive that unpacks to far more than its own size (MAX_RATIO).
         """
         budget = FREE_BYTES + MAX_RATIO * self.path.stat().st_size
         unpacked = count = 0
         with self._damage_named(), tarfile.open(self.path, "r|*", tarinfo=_BoundedInfo) as tar:
             while (member := tar.next()) is not None:
-                cast(Any, tar).members.clear()  # tarfile keeps a kilobyte for each it has seen
+                # Else tarfile keeps a kilobyte for each member that it has seen.
+                cast(Any, tar).members.clear()
                 unpacked += member.size
                 count += 1
                 if unpacked > budget or count > MAX_MEMBERS:
                     raise CorpusError(f"{self.path}: unpacks to more than a corpus could; refused")
                 name = self._safe_name(member)
-                if member.isfile() and not name.name.startswith("._"):  # macOS puts those beside
+                # macOS adds files that begin with "._".
+                if member.isfile() and not name.name.startswith("._"):
                     yield name, member, tar
 
     def read(self, tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> bytes:
-        """The bytes of the current member. Raises CorpusError where they are over `max_bytes`."""
+        """The bytes of the current member. Raises CorpusError if it is over `max_bytes`."""
         with self.stream(tar, member, max_bytes) as file:
             return file.read()
 
@@ -61,14 +64,14 @@ class Archive:
     def stream(
         self, tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int
     ) -> Iterator[IO[bytes]]:
-        """The current member as a file. Raises CorpusError where it is over `max_bytes`."""
+        """The current member as a file. Raises CorpusError if it is over `max_bytes`."""
         if member.size > max_bytes:
             raise CorpusError(
                 f"{self.path}: {member.name} is {member.size:,} bytes; allowed: {max_bytes:,}"
             )
         file = tar.extractfile(member)
         if file is None:
-            raise CorpusError(f"{self.path}: {member.name} is no regular file")
+            raise CorpusError(f"{self.path}: {member.name} is not a regular file")
         with self._damage_named(), file:
             yield file
 
@@ -86,12 +89,14 @@ class Archive:
         if name.is_absolute() or ".." in name.parts:
             raise CorpusError(f"{self.path}: {member.name!r} points outside the archive; refused")
         if not (member.isdir() or member.isfile()) or member.issparse():
-            raise CorpusError(f"{self.path}: {member.name!r} is no plain file or folder; refused")
+            raise CorpusError(
+                f"{self.path}: {member.name!r} is not a plain file or folder; refused"
+            )
         return name
 
 
 class _BoundedInfo(tarfile.TarInfo):
-    """A member whose extended headers are of sane size; tarfile reads those into memory."""
+    """A member that limits the size of extended headers, which tarfile reads into memory."""
 
     def _proc_member(self, tar: tarfile.TarFile) -> Any:
         if self.type in _HEADERS and self.size > MAX_HEADER_BYTES:

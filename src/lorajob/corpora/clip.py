@@ -1,4 +1,4 @@
-"""What a corpus is made of, whatever it is read from."""
+"""The parts of a corpus, the same for every format: entries, clips and their reader."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
@@ -15,7 +15,7 @@ Tick = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A clip as a table names it: everything but its audio. `source` leads the reader to that."""
+    """A clip without its audio, as a table lists it. The reader finds the audio by `source`."""
 
     id: str
     source: str
@@ -26,12 +26,12 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One utterance. `audio` is a file, or a file's bytes (empty where the corpus lacks it)."""
+    """One utterance. `audio` is a file, or a file's bytes. Missing audio is empty bytes."""
 
     id: str  # unique in its corpus
     audio: Path | bytes
     text: str
-    speaker: str  # "" where unknown
+    speaker: str  # "" if unknown
     split: str
 
 
@@ -39,26 +39,26 @@ class Reader(Protocol):
     """Finds the audio of entries."""
 
     def read(self, entries: list[Entry]) -> Iterator[Clip]:
-        """A clip for each of `entries`, missing audio included, in whatever order is quickest."""
+        """Yield a clip for each entry, even if its audio is missing, in the fastest order."""
         ...
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Clips in one language. Opening it reads its tables, `clips` reads the audio."""
+    """Clips in one language. Opening a corpus reads its tables; `clips` reads the audio."""
 
     entries: tuple[Entry, ...]
     reader: Reader
 
     @cached_property
     def splits(self) -> dict[str, int]:
-        """Clips in each split."""
+        """The number of clips in each split."""
         return dict(Counter(entry.split for entry in self.entries))
 
     def clips(self, splits: Collection[str], only: Collection[str] | None = None) -> Iterator[Clip]:
-        """Clips of `splits` (of them only the ids in `only`), one at a time, always in one order.
+        """Yield the clips of `splits`, always in the same order. `only` limits them to these ids.
 
-        Raises CorpusError where the files turn out damaged.
+        Raises CorpusError if the files are damaged.
         """
         wanted = [
             entry
@@ -70,7 +70,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class FileReader:
-    """Audio lying as files in folders."""
+    """Reads audio from files in folders."""
 
     folder: Path
 

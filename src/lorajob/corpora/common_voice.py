@@ -1,11 +1,11 @@
-"""Common Voice releases: a tar.gz as downloaded, or the folder it unpacks to.
+"""Reads Common Voice releases: a tar.gz as downloaded, or its unpacked folder.
 
     cv-corpus-23.0-2025-09-05/hi/{train,dev,test,validated,other}.tsv
     cv-corpus-23.0-2025-09-05/hi/clips/common_voice_hi_12345678.mp3
 
-Columns are found by name: releases have from 8 to 13 of them. Speakers of train, dev and test are
-kept apart by the release itself. `validated` and `other` hold what is in none of those three; they
-are used only where a job asks for them.
+Columns are found by name, because releases have from 8 to 13 of them. In a release no speaker is in
+two of the splits train, dev and test. Clips that are in none of these three are in `validated` and
+`other`, which are used only if a job asks for them.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from lorajob.corpora.tables import pick, pick_optional, read_tsv, text_lines
 from lorajob.errors import CorpusError, UsageError
 from lorajob.languages import is_locale, is_locale_of
 
-# A clip in two tables belongs to the first of them.
+# A clip that is in two tables belongs to the first in this order.
 SPLITS = ("test", "dev", "train", "validated", "other")
 CLIPS = "clips"
 MEMBERS_TO_CHECK = 50
@@ -27,10 +27,11 @@ MEMBERS_TO_CHECK = 50
 
 @dataclass
 class _Tables:
-    """Entries of the tables read so far, by split."""
+    """The entries of the tables that were read so far, by split."""
 
     of: dict[str, list[Entry]] = field(default_factory=dict)
-    _speakers: dict[str, str] = field(default_factory=dict)  # one string a speaker, not one a clip
+    # Saves memory: all clips of a speaker share one string.
+    _speakers: dict[str, str] = field(default_factory=dict)
 
     def add(self, split: str, table: IO[bytes], language: str) -> None:
         name = f"{split}.tsv"
@@ -42,7 +43,7 @@ class _Tables:
             if number == 1:
                 _check_locale(pick_optional(row, ("locale",)) or "", language, name)
             if file and "." not in file:
-                file += ".mp3"  # the first releases left it out
+                file += ".mp3"  # missing in the first releases
             entries.append(
                 Entry(
                     id=file or f"{name} row {number}",
@@ -62,7 +63,7 @@ class _Tables:
 
 
 def open_folder(folder: Path, language: str) -> Corpus:
-    """The release in `folder`. Raises CorpusError as reading its tables does."""
+    """Open the release in `folder`. Raises CorpusError if its tables cannot be read."""
     root = find_root(folder, language)
     tables = _Tables()
     for split in SPLITS:
@@ -74,9 +75,9 @@ def open_folder(folder: Path, language: str) -> Corpus:
 
 
 def find_root(folder: Path, language: str) -> Path:
-    """The folder with the tables: `folder`, or one in it named for the language.
+    """The folder with the tables: `folder`, or a folder in it that is named for the language.
 
-    Raises UsageError where that folder is of another language, CorpusError where there is none.
+    Raises UsageError if that folder is of another language, CorpusError if it is missing.
     """
     if _has_tables(folder):
         if is_locale(folder.name) and not is_locale_of(folder.name, language):
@@ -89,7 +90,7 @@ def find_root(folder: Path, language: str) -> Path:
     if inner:
         raise _other_language(folder, ", ".join(path.name for path in inner), language)
     raise CorpusError(
-        f"corpus: {folder} is no Common Voice release: no train.tsv in it or one folder below"
+        f"corpus: {folder} is not a Common Voice release: no train.tsv in it or one folder below"
     )
 
 
@@ -98,10 +99,10 @@ def _has_tables(folder: Path) -> bool:
 
 
 def open_archive(path: Path, language: str, tick: Tick | None = None) -> Corpus:
-    """The release in a tar archive, whose tables may come after its clips.
+    """Open the release in a tar archive.
 
-    Reads the archive once through for the tables; `tick` is called at every file of it. Raises
-    CorpusError for a damaged archive, UsageError for one of another language.
+    Reads the whole archive once, because the tables may come after the clips. `tick` is called at
+    every file. Raises CorpusError for a damaged archive, UsageError for another language.
     """
     archive = Archive(path)
     tables = _Tables()
@@ -122,13 +123,13 @@ def open_archive(path: Path, language: str, tick: Tick | None = None) -> Corpus:
     if root is None and others:
         raise _other_language(path, ", ".join(others), language)
     if root is None:
-        raise CorpusError(f"corpus: {path} is no Common Voice release: no train.tsv in it")
+        raise CorpusError(f"corpus: {path} is not a Common Voice release: no train.tsv in it")
     return Corpus(tables.entries(), ArchiveReader(path, root / CLIPS))
 
 
 @dataclass(frozen=True)
 class ArchiveReader:
-    """Audio in a tar archive, in the archive's order; what it lacks comes last, empty."""
+    """Reads audio from a tar archive, in its order. Clips with missing audio come last."""
 
     path: Path
     clips: PurePosixPath
@@ -150,7 +151,10 @@ class ArchiveReader:
 
 
 def check_archive(path: Path, language: str) -> None:
-    """Look at the first members: is it a release, and of this language?"""
+    """Check by the first members that the archive is a release in this language.
+
+    Raises CorpusError or UsageError if it is not.
+    """
     for number, (name, _, _) in enumerate(Archive(path).members()):
         folder = name.parent.parent if name.parent.name == CLIPS else name.parent
         if name.parent.name == CLIPS or name.suffix == ".tsv":
@@ -159,7 +163,9 @@ def check_archive(path: Path, language: str) -> None:
             return
         if number >= MEMBERS_TO_CHECK:
             break
-    raise CorpusError(f"corpus: {path} is no Common Voice release: neither clips nor tables first")
+    raise CorpusError(
+        f"corpus: {path} is not a Common Voice release: neither clips nor tables first"
+    )
 
 
 def _check_locale(locale: str, language: str, table: str) -> None:

@@ -1,4 +1,4 @@
-"""From a path, or only a language, to its corpus."""
+"""Finds and opens the corpus at a path, or the newest corpus of a language."""
 
 import re
 from collections.abc import Iterator
@@ -24,10 +24,10 @@ _FOLDER_MANIFESTS = tuple(
 
 
 def open_corpus(path: Path, language: str, tick: Tick | None = None) -> Corpus:
-    """The corpus at `path`, its tables read; `tick` is called often while that takes long.
+    """Open the corpus at `path` and read its tables. `tick` is called often meanwhile.
 
-    Raises UsageError for a path that is no corpus or one of another language, CorpusError for
-    tables or an archive that cannot be read.
+    Raises UsageError if the path is not a corpus or is of another language, CorpusError if tables
+    or archive cannot be read.
     """
     path = _existing(path)
     if _is_archive(path):
@@ -39,7 +39,7 @@ def open_corpus(path: Path, language: str, tick: Tick | None = None) -> Corpus:
 
 
 def fingerprint(path: Path, language: str, tick: Tick) -> str:
-    """The corpus's name by content. Raises as `open_corpus` does."""
+    """A hash of the corpus's content. Raises as `open_corpus` does."""
     path = _existing(path)
     if _is_archive(path):
         return fingerprint_archive(path, tick)
@@ -47,7 +47,7 @@ def fingerprint(path: Path, language: str, tick: Tick) -> str:
 
 
 def check_corpus(path: Path, language: str) -> None:
-    """A quick look, without reading a corpus through: is there one, and of this language?
+    """Check quickly that there is a corpus in this language. Does not read all of it.
 
     Raises UsageError or CorpusError as `open_corpus` does.
     """
@@ -65,14 +65,14 @@ def check_corpus(path: Path, language: str) -> None:
 
 
 def find_corpus(root: Path | None, language: str) -> Path:
-    """The newest release for `language` in `root`: `*-hi.tar.gz`, or a folder named for it.
+    """The newest release for `language` in `root`: `*-hi.tar.gz`, or a folder named `hi`.
 
-    Raises CorpusError where there is none.
+    Raises CorpusError if there is no release.
     """
     if root is None:
         raise CorpusError(f"corpus: none given and LORAJOB_CORPORA is unset; {SOURCES}")
     if not root.is_dir():
-        raise CorpusError(f"corpus: LORAJOB_CORPORA={root} is no folder; {SOURCES}")
+        raise CorpusError(f"corpus: LORAJOB_CORPORA={root} is not a folder; {SOURCES}")
     found = list(_candidates(root, language))
     if not found:
         raise CorpusError(f"corpus: none for {language} in {root}; {SOURCES}")
@@ -93,14 +93,17 @@ def _candidates(root: Path, language: str) -> Iterator[Path]:
 
 
 def _locale(stem: str) -> str:
-    """`hy-AM` of `cv-corpus-23.0-2025-09-05-hy-AM`, which is not Amharic; `hi` of `sample-hi`."""
+    """The locale at the end of a name: `hi` of `sample-hi`.
+
+    It may have a region: `hy-AM` of `cv-corpus-23.0-2025-09-05-hy-AM`, not `am` (Amharic).
+    """
     first, _, last = stem.rpartition("-")
     both = f"{first.rpartition('-')[2]}-{last}"
     return both if is_locale(both) and (last.isupper() or len(last) > 3) else last
 
 
 def _release(path: Path) -> tuple[list[int], bool, str]:
-    """Sort key: version and date in the name, a delta release before the whole one."""
+    """Sort key: version and date in the name. A delta release sorts before the full release."""
     match = _RELEASE.search(path.name) or _RELEASE.search(path.parent.name)
     numbers = [int(number or 0) for number in match.groups()] if match else []
     return numbers, "delta" not in f"{path.parent.name}/{path.name}", path.name
@@ -111,7 +114,7 @@ def _existing(path: Path) -> Path:
     if not path.exists():
         raise UsageError(f"corpus: {path} does not exist; give {KINDS}")
     if not (path.is_dir() or _is_archive(path) or path.suffix.lower() in manifest.READERS):
-        raise UsageError(f"corpus: {path} is of no known kind; give {KINDS}")
+        raise UsageError(f"corpus: {path} has an unknown format; give {KINDS}")
     return path
 
 

@@ -1,4 +1,4 @@
-"""A corpus's name by content, to know it again."""
+"""Hashes a corpus's content, so that the same corpus is recognised."""
 
 import hashlib
 from pathlib import Path
@@ -19,9 +19,9 @@ def fingerprint_archive(path: Path, tick: Tick) -> str:
 
 
 def fingerprint_files(corpus: Corpus, tick: Tick) -> str:
-    """A hash of what the tables say, and of each audio file's place, size and times of change.
+    """A hash of the tables' entries and of each audio file's path, size and times of change.
 
-    Reading hundreds of hours to hash them would cost as much as the work to be saved.
+    The audio itself is not hashed: reading hundreds of hours would cost as much as it saves.
     """
     hashed = hashlib.sha256()
     if isinstance(corpus.reader, FileReader):

@@ -1,4 +1,4 @@
-"""Manifests: a table of audio files and their transcripts, as anyone can write one."""
+"""Reads manifests: tables of audio files and their transcripts."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,9 +23,10 @@ SPEAKER_COLUMNS = ("speaker", "client_id", "speaker_id")
 
 
 def open_manifest(path: Path) -> Corpus:
-    """The corpus a manifest lists: audio relative to its folder, all "train" without a split.
+    """Open the corpus that a manifest lists.
 
-    Raises CorpusError for missing columns, a line that cannot be read, an empty table.
+    Audio paths are relative to the manifest's folder. Without a split, a clip is in "train".
+    Raises CorpusError for missing columns, a line that cannot be read and an empty table.
     """
     entries = []
     seen: dict[str, int] = {}

@@ -1,9 +1,9 @@
-"""A corpus of files as one tar archive, which holds what its tables say of every clip.
+"""Packs a corpus of files as one tar archive, with its table and audio, and opens it again.
 
-    lorajob-corpus.jsonl   first: a line a clip, in the corpus's order
-    clips/00000000         the audio of each, by that order, whatever its format
+    lorajob-corpus.jsonl   comes first: a line for each clip, in the corpus's order
+    clips/00000000         the audio of each clip, numbered in that order, in its own format
 
-Audio that is missing in the corpus is missing here.
+Audio that is missing in the corpus is missing in the archive.
 """
 
 import io
@@ -22,7 +22,7 @@ CLIPS = PurePosixPath("clips")
 
 
 def pack_corpus(corpus: Corpus, target: IO[bytes]) -> None:
-    """Write the archive. Equal corpora give equal bytes. Raises OSError as files and disk do."""
+    """Write the archive. Equal corpora give equal bytes. Raises OSError if a file or disk fails."""
     lines = [
         {"id": it.id, "source": f"{number:08d}", "text": it.text, "speaker": it.speaker}
         | {"split": it.split}
@@ -35,14 +35,16 @@ def pack_corpus(corpus: Corpus, target: IO[bytes]) -> None:
             if not isinstance(clip.audio, Path) or not clip.audio.is_file():
                 continue
             size = clip.audio.stat().st_size
-            if size <= MAX_AUDIO_BYTES:  # more than that no job takes
+            # Jobs refuse larger files.
+            if size <= MAX_AUDIO_BYTES:
                 with clip.audio.open("rb") as file:
                     _add(tar, f"{CLIPS}/{number:08d}", size, file)
 
 
 def open_packed(path: Path) -> Corpus | None:
-    """The corpus in such an archive; None for another archive. Raises CorpusError for a damaged
-    one.
+    """The corpus in an archive of `pack_corpus`; None for any other archive.
+
+    Raises CorpusError if the archive is damaged.
     """
     archive = Archive(path)
     for name, member, tar in archive.members():

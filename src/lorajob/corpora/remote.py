@@ -1,10 +1,11 @@
-"""Corpora behind a url: fetched once a machine, into LORAJOB_HOME/corpora.
+"""Corpora behind a url. Each machine downloads them once, into LORAJOB_HOME/corpora.
 
     CORPORA/KEY/NAME          the archive; KEY is a hash of the url
-    CORPORA/KEY/entry.json    its url, size, and version as its server tells it
-    CORPORA/KEY.lock  KEY.use who fetches it, and who reads it
+    CORPORA/KEY/entry.json    its url, its size, and its version according to the server
+    CORPORA/KEY.lock          lock held by the process that downloads it
+    CORPORA/KEY.use           lock held by the processes that read it
 
-The archives longest unused go where all take more than `LORAJOB_CORPORA_GB` (200).
+If the archives take more than `LORAJOB_CORPORA_GB` (200), those unused longest are removed.
 """
 
 import fcntl
@@ -38,7 +39,13 @@ from lorajob.storage.urls import local_path, public
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 ENTRY = "entry.json"
 VERSION_FIELDS = (
-    *("ETag", "etag", "md5Hash", "LastModified", "Last-Modified", "last_modified", "mtime"),
+    "ETag",
+    "etag",
+    "md5Hash",
+    "LastModified",
+    "Last-Modified",
+    "last_modified",
+    "mtime",
 )
 
 log = logging.getLogger(__name__)
@@ -46,7 +53,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Remote:
-    """A corpus's url and its place here."""
+    """A corpus's url and where its copy is on this machine."""
 
     url: str
 
@@ -63,11 +70,11 @@ class Remote:
         return self.folder / self.name
 
     def lock(self, kind: str) -> Path:
-        """The file for a lock that outlasts the folder."""
+        """The file of a lock. It stays when the folder is removed."""
         return self.folder.with_suffix(f".{kind}")
 
     def entry(self) -> dict[str, Any] | None:
-        """What is known of the whole copy here; None without one."""
+        """The entry of a complete copy on this machine; None without one."""
         try:
             entry: dict[str, Any] = json.loads((self.folder / ENTRY).read_bytes())
             whole = self.path.stat().st_size == entry["bytes"]
@@ -77,13 +84,15 @@ class Remote:
 
 
 def check_remote(url: str) -> None:
-    """Raise UsageError unless there is an archive at the url, StoreError where that cannot be told.
-    Its language is only seen when it is read.
+    """Check that there is an archive at the url. Its language is only checked when it is read.
+
+    Raises UsageError if there is no archive, StoreError if the server is unavailable.
     """
-    store = Store(url)  # first, since what is no url has no name
+    # Comes first, because it refuses malformed urls.
+    store = Store(url)
     if not Remote(url).name.lower().endswith(ARCHIVES):
         raise UsageError(
-            f"corpus: {public(url)} is no archive; a url must end in {', '.join(ARCHIVES)}"
+            f"corpus: {public(url)} is not an archive; a url must end in {', '.join(ARCHIVES)}"
             " (a Common Voice release)"
         )
     if store.info() is None:
@@ -91,7 +100,8 @@ def check_remote(url: str) -> None:
 
 
 def local_copy(corpus: str) -> Path:
-    """The path of a corpus; of one behind a url, its copy here, which is fetched if it is missing.
+    """The path of a corpus on this machine. A corpus behind a url is fetched if it is missing.
+
     Raises as `fetch` does.
     """
     if (path := local_path(corpus)) is not None:
@@ -101,10 +111,11 @@ def local_copy(corpus: str) -> Path:
 
 
 def fetch(url: str, check: Check = unhurried) -> Path:
-    """The corpus here, as new as its server has it; whoever else wants it meanwhile waits.
+    """Download the server's current version of a corpus, and return its path on this machine.
 
-    What was cut off goes on where it stopped. An older copy gives way once nobody reads it. Raises
-    UsageError where there is no such corpus, StoreError where its server does not serve.
+    Other processes that want it wait. An interrupted download is resumed. An older copy is replaced
+    when no process reads it any more. Raises UsageError if there is no such corpus, StoreError if
+    the server is unavailable.
     """
     check_remote(url)
     remote, store = Remote(url), Store(url)
@@ -117,7 +128,8 @@ def fetch(url: str, check: Check = unhurried) -> Path:
         remote.folder.mkdir(parents=True, exist_ok=True)
         part = remote.folder / f".part-{hashlib.sha256(repr(wanted).encode()).hexdigest()[:16]}"
         for other in remote.folder.glob(".part-*"):
-            if other != part:  # of a release that was replaced before it was whole
+            # Parts of a release that was replaced before its download was complete.
+            if other != part:
                 other.unlink()
         _continue(store, part, check)
         if _described(store) != wanted:
@@ -127,7 +139,8 @@ def fetch(url: str, check: Check = unhurried) -> Path:
         if wanted["bytes"] is not None and size != wanted["bytes"]:
             part.unlink()
             raise DamageError(f"{public(url)}: {size} bytes came instead of {wanted['bytes']}")
-        with locked(remote.lock("use"), fcntl.LOCK_EX, check):  # a reader opens it more than once
+        # Wait for readers, because a reader opens the file more than once.
+        with locked(remote.lock("use"), fcntl.LOCK_EX, check):
             part.replace(remote.path)
             write_json(remote.folder / ENTRY, wanted | {"bytes": size})
         log.info("corpus: %s is here, %d MB", public(url), size // 1_000_000)
@@ -136,22 +149,23 @@ def fetch(url: str, check: Check = unhurried) -> Path:
 
 @contextmanager
 def in_use(url: str) -> Iterator[bool]:
-    """Keep the copy here, as it is, while the block runs; yields whether there is one."""
+    """Keep the copy on this machine unchanged while the block runs. Yields whether there is one."""
     with locked(Remote(url).lock("use"), fcntl.LOCK_SH):
         yield Remote(url).entry() is not None
 
 
 def make_room(limit_bytes: float) -> None:
-    """Remove the archives longest unused until all take at most `limit_bytes`; not those in use."""
+    """Remove the archives unused longest until all take at most `limit_bytes`. Skips used ones."""
     folders = [path for path in places.corpora().glob("*") if path.is_dir()]
     keep_newest(folders, limit_bytes, _removed)
 
 
 def _removed(folder: Path) -> bool:
     how = fcntl.LOCK_EX | fcntl.LOCK_NB
-    try:  # a process that fetches it uses it as much as one that reads it
+    # Both locks: the archive may be downloaded or read by another process.
+    try:
         with locked(folder.with_suffix(".lock"), how), locked(folder.with_suffix(".use"), how):
-            log.info("corpus: %s is removed to make room", folder)
+            log.info("corpus: %s is removed to free disk space", folder)
             shutil.rmtree(folder, ignore_errors=True)
     except BlockingIOError:
         return False
@@ -161,7 +175,8 @@ def _removed(folder: Path) -> bool:
 def _continue(store: Store, part: Path, check: Check) -> None:
     try:
         _append(store, part, CHUNK_BYTES, check)
-    except ValueError:  # from a web server that sends files only from their beginning
+    # The web server can only send the file from its beginning.
+    except ValueError:
         part.unlink()
         _append(store, part, 0, check)
 
@@ -186,7 +201,7 @@ def _append(store: Store, part: Path, block_bytes: int, check: Check) -> None:
 
 
 def _described(store: Store) -> dict[str, Any]:
-    """An entry of what the server has now."""
+    """An entry for the server's current version."""
     info = store.info() or {}
     version = next((info[name] for name in VERSION_FIELDS if info.get(name)), "")
     return {"url": public(store.url), "bytes": info.get("size"), "version": str(version).strip('"')}

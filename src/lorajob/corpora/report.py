@@ -1,4 +1,4 @@
-"""What preprocessing kept of a corpus and what it dropped, by reason."""
+"""Counts which clips of a corpus preprocessing kept, and which it dropped for which reason."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 
 @dataclass
 class _Kept:
-    """One of the two sets while it grows."""
+    """Counts of one set, train or test."""
 
     seconds: list[float] = field(default_factory=list)
     speakers: set[str] = field(default_factory=set)
@@ -41,7 +41,7 @@ class _Kept:
 
 
 class CorpusReport:
-    """Counts clips as they come; `target` is "train" or "test" throughout."""
+    """Counts clips one by one. `target` is always "train" or "test"."""
 
     def __init__(self, language: str, test_by: str) -> None:
         self.language = language
@@ -52,7 +52,7 @@ class CorpusReport:
     def add(
         self, target: str, id: str, text: str, speaker: str, seconds: float, reason: str | None
     ) -> None:
-        """Count one clip, kept where `reason` is None."""
+        """Count one clip. It was kept if `reason` is None, else dropped."""
         kept = self._kept[target]
         if reason is not None:
             kept.dropped[reason] += 1
@@ -68,12 +68,12 @@ class CorpusReport:
         return len(self._kept[target].seconds)
 
     def reasons(self, target: str) -> str:
-        """`12 unreadable audio, 3 over 30 s`: what was dropped of one set, the most first."""
+        """`12 unreadable audio, 3 over 30 s`: dropped clips of one set, most frequent first."""
         dropped = self._kept[target].dropped.most_common()
         return ", ".join(f"{count:,} {reason}" for reason, count in dropped) or "none were listed"
 
     def result(self, size: int) -> PreprocessResult:
-        """The stage's result; `size` is what the stores take on disk, bytes."""
+        """The stage's result. `size` is the size of the clip stores on disk, in bytes."""
         train, test = self._kept["train"], self._kept["test"]
         return PreprocessResult(
             train_clips=len(train.seconds),
@@ -85,7 +85,7 @@ class CorpusReport:
         )
 
     def as_dict(self, size: int) -> dict[str, object]:
-        """Everything, for report.json."""
+        """All counts, for report.json."""
         train, test = self._kept["train"], self._kept["test"]
         return {
             "language": self.language,

@@ -1,4 +1,4 @@
-"""A test set for corpora that come without one: decided by speaker, the same every time."""
+"""Chooses a test set for a corpus without one, by speaker, the same every time."""
 
 import hashlib
 from collections import defaultdict
@@ -12,19 +12,20 @@ By = Literal["speaker", "sentence"]
 
 
 def choose_test(entries: Iterable[Entry], share: float, seed: int) -> tuple[set[str], By]:
-    """Ids of about `share` of the clips for testing, and what keeps them apart from the rest.
+    """Choose about `share` of the clips for testing. Returns their ids and how they were grouped.
 
-    By speaker where two or more are known: no voice is in both sets (clips of nobody known stay
-    in training). Else by sentence: no text is in both. Groups are taken in the order of a seeded
-    hash while they fit, so whole groups may make the share smaller; where none fits the smallest
-    is taken. Empty where there is only one group, or `share` is 0.
+    If two or more speakers are known, clips are grouped by speaker: no voice is in both sets, and
+    clips of unknown speakers stay in training. Else they are grouped by sentence: no text is in
+    both sets. Groups are taken in the order of a seeded hash while they fit, so the result may be
+    smaller than `share`. If no group fits, the smallest is taken. The result is empty if there is
+    only one group, or if `share` is 0.
     """
     entries = list(entries)
     by: By = "speaker" if len({entry.speaker for entry in entries} - {""}) > 1 else "sentence"
     groups: dict[str, list[str]] = defaultdict(list)
     for entry in entries:
         groups[entry.speaker if by == "speaker" else normalise(entry.text)].append(entry.id)
-    groups.pop("", None)  # nobody known, or nothing said
+    groups.pop("", None)  # unknown speakers, or empty texts
     if share == 0 or len(groups) < 2:
         return set(), by
     room = max(1, round(share * len(entries)))
@@ -37,7 +38,7 @@ def choose_test(entries: Iterable[Entry], share: float, seed: int) -> tuple[set[
 
 
 def sample(ids: Iterable[str], most: int | None, seed: int) -> set[str]:
-    """At most `most` of `ids`, spread over all of them: those first by a seeded hash."""
+    """At most `most` of `ids`, spread over all of them: the first in the order of a seeded hash."""
     every = set(ids)
     if most is None or len(every) <= most:
         return every
@@ -45,5 +46,5 @@ def sample(ids: Iterable[str], most: int | None, seed: int) -> set[str]:
 
 
 def seeded(key: str, seed: int) -> bytes:
-    """A hash that stays the same from run to run, unlike Python's own."""
+    """A hash that is the same in every process, unlike Python's own."""
     return hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=8).digest()

@@ -1,9 +1,9 @@
-"""Corpora of one machine in a store, where machines that share no disk with it find them.
+"""Uploads a local corpus to a store, for machines that share no disk with this one.
 
-    STORE/FINGERPRINT/LANGUAGE.tar.gz   an archive as it is
-    STORE/FINGERPRINT/LANGUAGE.tar      what a folder or a manifest lists, packed
+    STORE/FINGERPRINT/LANGUAGE.tar.gz   an archive, unchanged
+    STORE/FINGERPRINT/LANGUAGE.tar      the packed clips of a folder or a manifest
 
-The fingerprint is the corpus's name by content, so that it is brought there once.
+The fingerprint is a hash of the corpus's content, so the same corpus is uploaded once.
 """
 
 import logging
@@ -21,10 +21,9 @@ logger = logging.getLogger(__name__)
 
 
 def bring_corpus(path: Path, language: str, store: Store) -> str:
-    """The url of a corpus that is here, brought to the store where it is not there yet.
+    """Upload a local corpus to the store, unless it is there already. Returns its url.
 
-    Raises UsageError or CorpusError as `open_corpus` does, StoreError where the store does not
-    serve.
+    Raises UsageError or CorpusError as `open_corpus` does, StoreError if the store is unavailable.
     """
     path = path.expanduser()
     archive = next((end for end in ARCHIVES if path.name.lower().endswith(end)), None)
@@ -44,6 +43,6 @@ def bring_corpus(path: Path, language: str, store: Store) -> str:
 
 def _upload(corpus: Path, file: Path, store: Store, key: str) -> None:
     size = file.stat().st_size // 1_000_000
-    # a warning, since the command that waits for it shows nothing less
-    logger.warning("corpus: %s is brought to %s, %d MB", corpus, store.url, size)
+    # A warning, because the waiting command shows no lower level.
+    logger.warning("corpus: %s is uploaded to %s, %d MB", corpus, store.url, size)
     store.upload(file, key)

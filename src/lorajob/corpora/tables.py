@@ -1,4 +1,4 @@
-"""Tables of clips: TSV, CSV and JSON lines, their columns found by name."""
+"""Reads tables of clips: TSV, CSV and JSON lines. Columns are found by name."""
 
 import csv
 import itertools
@@ -8,23 +8,23 @@ from typing import IO, Any
 
 from lorajob.errors import CorpusError
 
-MAX_LINE_BYTES = 1 << 20  # a transcript of 30 s has some hundreds of characters
+MAX_LINE_BYTES = 1 << 20  # a transcript of 30 s has a few hundred characters
 
 Row = dict[str, str]
 
 
 def read_tsv(lines: Iterable[str], name: str) -> Iterator[Row]:
-    """Rows of a tab-separated table. Quotes are text: sentences begin with them and never close."""
+    """Rows of a tab-separated table. Quotes are text, because some sentences never close them."""
     return _read(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), name)
 
 
 def read_csv(lines: Iterable[str], name: str) -> Iterator[Row]:
-    """Rows of a comma-separated table, quoted where needed."""
+    """Rows of a comma-separated table. Fields may be quoted."""
     return _read(csv.reader(lines), name)
 
 
 def read_jsonl(lines: Iterable[str], name: str) -> Iterator[Row]:
-    """Rows of JSON objects, one a line; values that are no text become text, null becomes ""."""
+    """Rows of JSON objects, one on each line. Other values become text, and null becomes ""."""
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -38,7 +38,7 @@ def read_jsonl(lines: Iterable[str], name: str) -> Iterator[Row]:
 
 
 def pick(row: Row, names: Sequence[str], table: str) -> str:
-    """The column of `row` that is called one of `names`. Raises CorpusError where none is."""
+    """The value of the first column in `names` that `row` has. Raises CorpusError without one."""
     found = pick_optional(row, names)
     if found is None:
         raise CorpusError(
@@ -48,14 +48,14 @@ def pick(row: Row, names: Sequence[str], table: str) -> str:
 
 
 def pick_optional(row: Row, names: Sequence[str]) -> str | None:
-    """As `pick`, None where no column is called so."""
+    """As `pick`, but None if `row` has no such column."""
     return next((row[name] for name in names if name in row), None)
 
 
 def text_lines(file: IO[bytes], name: str) -> Iterator[str]:
-    """Lines of a UTF-8 file, a byte order mark skipped.
+    """Lines of a UTF-8 file. A byte order mark is skipped.
 
-    Raises CorpusError for other encodings and for lines longer than any transcript.
+    Raises CorpusError for other encodings and for lines over MAX_LINE_BYTES.
     """
     for number in itertools.count(1):
         line = file.readline(MAX_LINE_BYTES)

@@ -1,4 +1,4 @@
-"""From audio to text: decoders without timestamps, fallback and voice detection.
+"""Decoders: audio to text, without timestamps, fallback or voice detection.
 
 May import: whisper, and what that may import.
 """

@@ -1,4 +1,4 @@
-"""Greedy transcripts by PyTorch: on a GPU for which CTranslate2 has no libraries."""
+"""Greedy decoding in PyTorch, for a GPU that CTranslate2 lacks the libraries for."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,11 +11,11 @@ from lorajob.whisper.features import LogMel
 from lorajob.whisper.model import encode
 from lorajob.whisper.tokens import Labels
 
-STEPS_UNREAD = 8  # tokens a row, from one look at whether all rows have ended to the next
+STEPS_UNREAD = 8  # steps between two checks whether all rows have ended
 
 
 class TorchDecoder:
-    """Decodes windows with one transformers Whisper, in its type and on its device."""
+    """Decodes windows with a transformers Whisper, in the model's type and on its device."""
 
     def __init__(self, model: WhisperForConditionalGeneration, labels: Labels) -> None:
         self.model: Any = model.eval()
@@ -26,16 +26,16 @@ class TorchDecoder:
         self._not_first = self._mask(settings.begin_suppress_tokens or ())
 
     def _mask(self, tokens: Sequence[int]) -> Tensor:
-        """float32 [vocabulary]: what is added to logits so that `tokens` are never chosen."""
+        """float32 [vocabulary]: added to the logits, it prevents the choice of `tokens`."""
         mask = torch.zeros(self.model.config.vocab_size, device=self.model.device)
         mask[list(tokens)] = -torch.inf
         return mask
 
     @torch.inference_mode()
     def generate(self, audio: Tensor, limits: Sequence[int]) -> list[list[int]]:
-        """Tokens of each window, without the prompt and the end.
+        """Tokens of each window, without prompt and end token.
 
-        `audio` is float32 [windows, samples], `limits` [windows] how many tokens each may have.
+        `audio` is float32 [windows, samples]; `limits` [windows] is the most tokens of each.
         """
         model, device = self.model, self.model.device
         features = self.log_mel(audio.to(device, non_blocking=True)).to(model.dtype)

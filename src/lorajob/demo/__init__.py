@@ -1,4 +1,4 @@
-"""What `lorajob demo` needs and no other job does: a packaged base model and a spoken corpus.
+"""Files of `lorajob demo`: a packaged base model and a corpus of synthetic speech.
 
 May import: lorajob.{speech,corpora,storage,job} and the files below these.
 """

@@ -1,6 +1,6 @@
-"""eSpeak NG through ctypes: text in, samples out, no system package and no sound card.
+"""eSpeak NG through ctypes: text to samples, without a system package or a sound card.
 
-The library keeps its state in the process: one speaker at a time, and no threads.
+The library keeps global state. Use one Speaker at a time, in one thread.
 """
 
 import _ctypes
@@ -33,9 +33,9 @@ class MissingExtraError(LorajobError):
 
 @dataclass(frozen=True)
 class Voice:
-    """One speaker: an eSpeak NG voice variant spoken at its own speed and pitch."""
+    """One speaker: a voice variant of eSpeak NG with its speed and pitch."""
 
-    variant: str  # m1..m8 and f1..f5 are men and women
+    variant: str  # m1 to m8 are men, f1 to f5 women
     words_a_minute: int = 160  # 80 to 450
     pitch: int = 50  # 0 to 100
     pitch_range: int = 50  # 0 is monotone
@@ -54,12 +54,12 @@ VOICES = (
 
 
 class Speaker:
-    """The library, loaded; a context manager that unloads it again.
+    """The loaded library. As a context manager it unloads the library at the end.
 
-    Pitch wavers a little, and goes on wavering from clip to clip: a new Speaker begins anew, so
-    that the same texts in the same order always sound the same.
+    The pitch varies a little, and this state continues from clip to clip. A new Speaker resets it,
+    so the same texts in the same order always give the same sound.
 
-    Raises MissingExtraError without the demo extra.
+    Raises MissingExtraError if the demo extra is not installed.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,8 @@ class Speaker:
         if self.sample_rate <= 0:
             raise LorajobError("eSpeak NG did not start: reinstall the package espeakng-loader")
         self._blocks: list[npt.NDArray[np.int16]] = []
-        self._callback = _CALLBACK(self._receive)  # held, or it is collected under the library
+        # The reference keeps the callback alive while the library uses it.
+        self._callback = _CALLBACK(self._receive)
         self._library.espeak_SetSynthCallback(self._callback)
 
     def __enter__(self) -> Self:
@@ -88,7 +89,7 @@ class Speaker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Unload the library, for only that resets all of its state."""
+        """Unload the library. Only this resets all of its state."""
         self._library.espeak_Terminate()
         _ctypes.dlclose(self._library._handle)
 

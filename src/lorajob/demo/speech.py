@@ -1,6 +1,6 @@
-"""A spoken corpus, laid out and packed as a Common Voice release.
+"""A corpus of synthetic speech in the format of a Common Voice release.
 
-`python -m lorajob.demo.speech FOLDER` writes the Hindi demo corpus there.
+`python -m lorajob.demo.speech FOLDER` writes the Hindi demo corpus to FOLDER.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from lorajob.demo.sentences import hindi_sentences
 from lorajob.errors import UsageError
 
 RELEASE = "cv-corpus-demo"
-SAMPLE_RATE = 48_000  # Hz, of Common Voice's clips
+SAMPLE_RATE = 48_000  # Hz, as in Common Voice's clips
 COLUMNS = [
     "client_id",
     "path",
@@ -41,9 +41,9 @@ SPLITS = ("train", "dev", "test")
 
 
 def demo_corpus(folder: Path) -> Path:
-    """The Hindi demo corpus as a tarball in `folder`, spoken there unless it already is.
+    """The tarball of the Hindi demo corpus in `folder`. It is made if it is missing.
 
-    The release that is packed in it stays beside it, as a folder.
+    The unpacked release stays beside the tarball.
     """
     tarball = folder / f"{RELEASE}-hi.tar.gz"
     if not tarball.is_file() or not (folder / RELEASE / "hi" / "clips").is_dir():
@@ -59,13 +59,13 @@ def speak_corpus(
     dev: Sequence[str] | None = None,
     voices: Sequence[Voice] = VOICES,
 ) -> Path:
-    """Speak sentences in turn by `voices` into FOLDER/cv-corpus-demo/LANGUAGE; returns that folder.
+    """Synthesise sentences into FOLDER/cv-corpus-demo/LANGUAGE, and return that folder.
 
-    Each list of sentences that is None is the demo's own, which is Hindi. The same arguments give
-    the same bytes.
+    The `voices` take turns. If a list of sentences is None, the demo's own sentences are used,
+    which are Hindi. The same arguments give the same bytes.
 
-    Raises UsageError for sentences missing or in two splits, or a voice that eSpeak NG lacks,
-    MissingExtraError without the demo extra.
+    Raises UsageError if sentences are missing or in two splits or eSpeak NG lacks a voice,
+    MissingExtraError if the demo extra is not installed.
     """
     sentences = _choose(language, {"train": train, "dev": dev, "test": test})
     release = folder / RELEASE / language
@@ -87,10 +87,10 @@ def speak_corpus(
 
 
 def pack_corpus(release: Path) -> Path:
-    """Pack RELEASE/LANGUAGE as `RELEASE-LANGUAGE.tar.gz` beside it; returns the tarball.
+    """Pack RELEASE/LANGUAGE as `RELEASE-LANGUAGE.tar.gz` beside RELEASE. Returns the tarball.
 
-    The names are those of a real release, and times and owners are left out, so that equal
-    folders give equal tarballs.
+    The names are those of a real release. Times and owners are left out, so equal folders give
+    equal tarballs.
     """
     root = release.parent
     tarball = root.parent / f"{root.name}-{release.name}.tar.gz"
@@ -122,7 +122,7 @@ def _choose(language: str, given: Mapping[str, Sequence[str] | None]) -> dict[st
 
 
 def _write_clip(path: Path, samples: npt.NDArray[np.float32], sample_rate: int) -> int:
-    """Write one mp3; returns its length in milliseconds."""
+    """Write one mp3. Returns its length in milliseconds."""
     resampled = soxr.resample(samples, sample_rate, SAMPLE_RATE)
     soundfile.write(path, resampled, SAMPLE_RATE, format="MP3", subtype="MPEG_LAYER_III")
     return round(1000 * len(resampled) / SAMPLE_RATE)
@@ -172,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m lorajob.demo.speech", description="Speak the Hindi demo corpus."
     )
-    parser.add_argument("folder", type=Path, help="where cv-corpus-demo-hi.tar.gz shall lie")
+    parser.add_argument("folder", type=Path, help="folder for cv-corpus-demo-hi.tar.gz")
     print(demo_corpus(parser.parse_args(argv).folder))
 
 

@@ -1,4 +1,4 @@
-"""The contract between a stage and what runs it: folder, events, exit codes, results.
+"""The contract between a stage and its supervisor: folder, events, exit codes, results.
 
 May import: lorajob.{spec,languages,errors,logs}.
 """

@@ -1,12 +1,12 @@
-"""Where each file of a job lies, and how a stage's files are committed.
+"""The files of a job, and how the files of a stage are committed.
 
     JOB/spec.json  job.json  log/STAGE.log
     JOB/preprocess/  train/  evaluate/  convert/   committed stages, each with a manifest.json
-    JOB/checkpoints/ATTEMPT/step-N/                training's checkpoints, outlasting attempts
-    JOB/attempts/STAGE-ATTEMPT/                    what a running attempt writes, until it commits
+    JOB/checkpoints/ATTEMPT/step-N/                training's checkpoints, which outlast attempts
+    JOB/attempts/STAGE-ATTEMPT/                    files of a running attempt, until its commit
 
-A stage is finished when `JOB/STAGE/manifest.json` exists: it is the last file written before the
-one rename that brings the attempt's folder to its place.
+A stage is finished when `JOB/STAGE/manifest.json` exists. The manifest is the last file that is
+written. Then a single rename moves the attempt's folder to JOB/STAGE.
 """
 
 import hashlib
@@ -23,12 +23,12 @@ from lorajob.job.results import StageResult
 STAGES = ("preprocess", "train", "evaluate", "convert")
 JOB_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 MANIFEST = "manifest.json"
-MARK = ".attempt"  # in an attempt's folder from its beginning to its commit
+MARK = ".attempt"  # file in an attempt's folder until the commit
 
 
 @dataclass(frozen=True)
 class JobDir:
-    """The folder of one job; every path in it is asked for here."""
+    """The folder of one job, and the paths in it."""
 
     root: Path
 
@@ -51,9 +51,10 @@ class JobDir:
         return self.root / stage
 
     def new_attempt(self, stage: str, attempt: int) -> Path:
-        """An empty folder for this attempt's files; what this and earlier attempts left is removed.
+        """Make an empty folder for this attempt's files.
 
-        An earlier one that still runs has lost its claim; a later one is left alone.
+        The folders of this and earlier attempts are removed. An earlier attempt that still runs has
+        lost its claim. Folders of later attempts stay.
         """
         attempts = self.root / "attempts"
         path = attempts / f"{stage}-{attempt}"
@@ -62,14 +63,15 @@ class JobDir:
             if number.isdigit() and int(number) <= attempt:
                 gone = left.with_name(f".gone-{left.name}")
                 shutil.rmtree(gone, ignore_errors=True)
-                left.rename(gone)  # at once, for whoever still writes there
+                # The rename is atomic, so an attempt that still writes there fails at once.
+                left.rename(gone)
                 shutil.rmtree(gone, ignore_errors=True)
         path.mkdir(parents=True)
         (path / MARK).touch()
         return path
 
     def last_attempt(self, stage: str) -> int:
-        """The highest number of an attempt at `stage` that left a trace; 0 without one."""
+        """The highest number of an attempt at `stage` that left files; 0 without any."""
         folders = list((self.root / "attempts").glob(f"{stage}-*"))
         if stage == "train":
             folders += self.checkpoints.glob("*")
@@ -77,9 +79,9 @@ class JobDir:
         return max((int(number) for number in numbers if number.isdigit()), default=0)
 
     def result(self, stage: str) -> StageResult | None:
-        """What the finished stage returned, or None while it is not finished.
+        """The result of a finished stage; None if it is not finished.
 
-        Raises StageError where its manifest is damaged.
+        Raises StageError if its manifest is damaged.
         """
         path = self.stage_dir(stage) / MANIFEST
         try:
@@ -96,10 +98,11 @@ class JobDir:
                 raise StageError(f"{self.root}: stage {stage} has not finished; run it first")
 
     def commit(self, stage: str, attempt_dir: Path, result: StageResult) -> StageResult:
-        """Make an attempt's folder the stage's: fsync, manifest, one rename. Returns the result.
+        """Commit an attempt's folder as the stage's: manifest, fsync, one rename.
 
-        The first commit wins. A later one is discarded, and the result that stands is returned.
-        Raises AttemptSuperseded if a later attempt removed the folder, even if it was made anew.
+        Returns the committed result. The first commit wins: a later one is discarded, and the first
+        result is returned. Raises AttemptSuperseded if a later attempt removed the folder, even if
+        the folder was created again since.
         """
         try:
             (attempt_dir / MARK).unlink()
@@ -125,7 +128,7 @@ class JobDir:
 
 
 def hash_files(folder: Path) -> dict[str, dict[str, int | str]]:
-    """Relative name -> {bytes, sha256} of every file below `folder`, manifest apart."""
+    """Relative name -> {bytes, sha256} of each file below `folder`, without the manifest."""
     files: dict[str, dict[str, int | str]] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -153,7 +156,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """fsync every file and folder below `folder`, and itself."""
+    """fsync `folder` and all files and folders below it."""
     for path in [*folder.rglob("*"), folder]:
         sync_path(path)
 

@@ -1,6 +1,6 @@
-"""How a running stage tells its supervisor what it does, and hears that it should stop.
+"""How a running stage reports to its supervisor, and how it learns that it should stop.
 
-Events are JSON, one object a line, on standard output:
+Events are JSON objects on standard output, one on each line:
 
     {"event": "progress", "stage": "train", "step": 5, "total": 180, "loss": 2.1, "eta_seconds": 60}
     {"event": "result", "stage": "train", "result": {...}}
@@ -15,31 +15,31 @@ from typing import Any, TextIO
 from lorajob.errors import StageStopped
 from lorajob.job.results import AsWritten, StageResult
 
-# exit codes of a stage's process beside 0
+# Exit codes of a stage's process, besides 0.
 EXIT_FAILED = 1
 EXIT_STOPPED = 3
 EXIT_BROKEN = 4
 
 
 class Progress(AsWritten):
-    """How far a stage is. Each field is set if the stage says it; `phase` and others are kept."""
+    """Progress of a stage. A field is None if the stage does not report it. Others are kept."""
 
     step: int | None = None
     total: int | None = None
     eta_seconds: float | None = None
     checkpoint: int | None = None  # the newest step that training has saved
-    loss: float | None = None  # nats a token
+    loss: float | None = None  # nats for each token
     learning_rate: float | None = None
     tokens_per_second: float | None = None
 
     @property
     def share(self) -> float:
-        """How much of the stage is done, 0 to 1; 0 if that is not known."""
+        """The share of the stage that is done, 0 to 1; 0 if it is unknown."""
         return (self.step or 0) / self.total if self.total else 0.0
 
 
 class Report:
-    """The line from a stage to whoever started it."""
+    """Writes the events of a stage, and holds the request to stop."""
 
     def __init__(self, stage: str, stream: TextIO | None = None) -> None:
         self.stage = stage
@@ -48,7 +48,7 @@ class Report:
         self._started = time.monotonic()
 
     def progress(self, step: int, total: int, **fields: Any) -> None:
-        """Say that `step` of `total` is done; an eta is added unless the caller knows better."""
+        """Report that `step` of `total` is done. Adds an eta unless `fields` has eta_seconds."""
         seconds = time.monotonic() - self._started
         eta = seconds * (total - step) / step if step else None
         self._send("progress", step=step, total=total, **({"eta_seconds": eta} | fields))
@@ -60,7 +60,7 @@ class Report:
         self._send("error", kind=kind, message=message)
 
     def check_stop(self) -> None:
-        """Raise StageStopped if a stop was asked for. For stages that keep no checkpoint."""
+        """Raise StageStopped if a stop was requested. For stages without checkpoints."""
         if self.stop_requested:
             raise StageStopped(f"{self.stage} was asked to stop")
 

@@ -1,7 +1,7 @@
-"""What each stage returns: small, JSON, the same by hand, in Redis and in manifest.json.
+"""The results of stages. They are small JSON objects, the same in Redis and in manifest.json.
 
-A stage returns its own model. `lorajob.stage` adds what the stage took: `seconds`, `cpu_seconds`,
-`peak_memory_bytes`. Once written, every result is read as a StageResult.
+Each stage returns its own model. `lorajob.stage` adds its cost: `seconds`, `cpu_seconds`,
+`peak_memory_bytes`. A written result is read as a StageResult.
 """
 
 from typing import Any
@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model
 
 
 class AsWritten(BaseModel):
-    """JSON of which some fields are known. The others are kept, and none is added: what was read
-    is written again as it was.
+    """JSON with some known fields. Unknown fields are kept, and unset fields are not written.
+
+    So JSON that was read is written again unchanged.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -23,7 +24,7 @@ class AsWritten(BaseModel):
 
 
 class Scores(BaseModel, frozen=True):
-    """Error rates in percent over a set of clips; `raw_` before normalising both sides."""
+    """Error rates over a set of clips, in percent. `raw_` rates are of texts as they stand."""
 
     wer: float
     cer: float
@@ -44,7 +45,7 @@ class PreprocessResult(BaseModel, frozen=True):
 class TrainResult(BaseModel, frozen=True):
     steps: int
     epochs: float
-    loss: float  # mean of the last tenth of the steps, nats a token
+    loss: float  # mean over the last tenth of the steps, nats for each token
     trainable_parameters: int
     resumed_from: int  # the step this attempt started at
 
@@ -63,8 +64,10 @@ class ConvertResult(BaseModel, frozen=True):
 
 
 class StageResult(AsWritten):
-    """The result of any stage, as a manifest or a record has it. The fields are those that are read
-    outside their stage; each is set if the stage measured it.
+    """The result of any stage, as read from a manifest or a record.
+
+    It has the fields that are used outside their stage. A field is None if the stage does not
+    measure it.
     """
 
     base: Scores | None = None  # of evaluate
@@ -76,11 +79,11 @@ class StageResult(AsWritten):
     warnings: list[str] = []
 
     def as_json(self) -> dict[str, Any]:
-        """What `json.dumps` takes."""
+        """The result as JSON values."""
         return self.model_dump(mode="json")
 
     @property
     def scores(self) -> dict[str, Scores]:
-        """Of the models that this stage measured: base, tuned, converted."""
+        """The scores of the models that this stage measured: base, tuned, converted."""
         found = {"base": self.base, "tuned": self.tuned, "converted": self.converted}
         return {name: scores for name, scores in found.items() if scores is not None}

@@ -1,4 +1,4 @@
-"""Audio files to what Whisper hears: float32, mono, 16 kHz."""
+"""Decodes audio files to Whisper's input: float32, mono, 16 kHz."""
 
 import io
 from collections.abc import Iterator
@@ -15,19 +15,20 @@ from lorajob.errors import LorajobError
 
 SAMPLE_RATE = 16_000  # Hz
 MAX_CHANNELS = 16
-UNKNOWN_FRAMES = 1 << 62  # libsndfile's answer for a FLAC written to a pipe, which it cannot read
-MIN_SHARE_READ = 0.9  # less of what the header promises is a file cut off, its text whole
+UNKNOWN_FRAMES = 1 << 62  # libsndfile's length of a FLAC written to a pipe, which it cannot read
+# A file with a smaller share of the frames in its header is cut off, while its text is complete.
+MIN_SHARE_READ = 0.9
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
 UNREADABLE = "unreadable audio"
 
-# What PyAV may take a file for. Without the list a "clip" could be a playlist naming other files.
+# Formats that PyAV may open. Without this list, a "clip" could be a playlist of other files.
 _AV_FORMATS = "aac,aiff,amr,asf,caf,flac,matroska,webm,mov,mp4,m4a,3gp,3g2,mp3,mpegts,ogg,opus,wav"
 
 Samples = NDArray[np.float32]
 
 
 class AudioError(LorajobError):
-    """A clip's audio cannot be used; `reason` is one of a few, for counting."""
+    """A clip's audio cannot be used. `reason` is one of a few texts, for counting."""
 
     kind = "audio"
 
@@ -37,14 +38,14 @@ class AudioError(LorajobError):
 
 
 def over(max_seconds: float) -> str:
-    """The reason for leaving out what is longer."""
+    """The reason for dropping a longer clip."""
     return f"over {max_seconds:g} s"
 
 
 def decode(audio: Path | bytes, max_seconds: float) -> Samples:
-    """Samples [-1, 1] of a file or of a file's bytes, in any format libsndfile or FFmpeg reads.
+    """Samples [-1, 1] of a file or of a file's bytes, in any format of libsndfile or FFmpeg.
 
-    Never decodes more than `max_seconds` and a frame of codec. Raises AudioError with the reason
+    Never decodes more than `max_seconds` and one codec frame. Raises AudioError with the reason
     "unreadable audio" or "over N s".
     """
     try:
@@ -71,7 +72,8 @@ def _opened(audio: Path | bytes) -> Iterator[IO[bytes]]:
     if isinstance(audio, bytes):
         yield io.BytesIO(audio)
     elif not audio.is_file():
-        raise FileNotFoundError(f"{audio}: no such file")  # a pipe or a device may never end
+        # Also for a pipe or a device, which may never end.
+        raise FileNotFoundError(f"{audio}: no such file")
     else:
         with audio.open("rb") as file:
             yield file
@@ -96,7 +98,8 @@ def _read_soundfile(file: IO[bytes], max_seconds: float) -> tuple[Samples, int]:
         samples = sound.read(limit + 1, dtype="float32", always_2d=True)
         if len(samples) < MIN_SHARE_READ * sound.frames:
             raise AudioError(UNREADABLE, f"ends after {len(samples)} of {sound.frames} frames")
-    if len(samples) > limit:  # the header did not know
+    # The length in the header was wrong.
+    if len(samples) > limit:
         raise AudioError(over(max_seconds))
     return samples.reshape(-1, channels), rate
 

@@ -1,9 +1,9 @@
-"""Clips on disk between preprocessing and training: shards of compressed audio and their text.
+"""Stores the preprocessed clips on disk, in shards of audio and text.
 
     FOLDER/shard-00000.arrow ...   columns id, audio, format, seconds, text, speaker, tokens
 
-Audio is 16 kHz mono 16-bit, as FLAC (about 60 MB an hour) or plain PCM (115 MB). Readers map the
-shards into memory, so a store costs the memory of what is being read.
+Audio is 16 kHz mono 16-bit, as FLAC (about 60 MB an hour) or plain PCM (115 MB an hour). Readers
+map the shards into memory, so only the clips being read take memory.
 """
 
 import io
@@ -22,7 +22,7 @@ from lorajob.speech.audio import SAMPLE_RATE, Samples
 
 AudioFormat = Literal["flac", "pcm16"]
 SHARD_BYTES = 256 << 20
-BATCH_CLIPS = 64  # clips held in memory before they are written; 60 MB at the very most
+BATCH_CLIPS = 64  # clips held in memory before they are written; 60 MB at most
 SHARDS = "shard-*.arrow"
 
 SCHEMA = pa.schema(
@@ -49,9 +49,10 @@ def encode(samples: Samples, audio_format: AudioFormat) -> bytes:
 
 
 class ClipWriter:
-    """Writes a new store to an empty or missing folder; whole once the `with` block has ended.
+    """Writes a new store to an empty or missing folder. It is complete after the `with` block.
 
-    A shard bears its name only when it is whole. An error in the block leaves the last one out.
+    A shard gets its final name when it is complete. After an error in the block, the incomplete
+    shard is removed.
     """
 
     def __init__(
@@ -70,14 +71,14 @@ class ClipWriter:
         return self
 
     def add(self, id: str, samples: Samples, text: str, speaker: str, tokens: int) -> None:
-        """Append a clip: float32 mono samples at 16 kHz, its text and how many labels that is."""
+        """Append a clip: float32 mono samples at 16 kHz, its text and its number of labels."""
         audio = encode(samples, self.audio_format)
         self.add_encoded(id, audio, len(samples) / SAMPLE_RATE, text, speaker, tokens)
 
     def add_encoded(
         self, id: str, audio: bytes, seconds: float, text: str, speaker: str, tokens: int
     ) -> None:
-        """As `add`, for audio that went through `encode` with this writer's format elsewhere."""
+        """As `add`, for audio that `encode` has already encoded in this writer's format."""
         if self._writer is None:
             self._writer = pa.ipc.new_stream(str(self._partial), SCHEMA)
         row = {"id": id, "audio": audio, "format": self.audio_format, "seconds": seconds}
@@ -121,9 +122,9 @@ class ClipWriter:
 
 
 class ClipStore:
-    """The clips that a ClipWriter left in `folder`, in the order they were added.
+    """Reads the clips that a ClipWriter wrote to `folder`, in the order of writing.
 
-    Pickles as its folder's name. Raises StageError where there is no such folder.
+    Only the folder's name is pickled. Raises StageError if there is no such folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -158,7 +159,7 @@ class ClipStore:
         return np.array(self._column("tokens"), dtype=np.int32)
 
     def audio(self, index: int) -> Samples:
-        """Samples [-1, 1] of a clip, float32 mono at 16 kHz. Raises IndexError out of range."""
+        """Samples [-1, 1] of a clip, float32 mono at 16 kHz. Raises IndexError if out of range."""
         if not 0 <= index < len(self):
             raise IndexError(f"clip {index} of {len(self)}")
         number = int(np.searchsorted(self._ends, index, side="right"))

@@ -1,9 +1,9 @@
 """Word and character error rates, in percent, of hypotheses against references.
 
-Rates are of the whole set: errors of all utterances over words (characters) of all references.
-"Normalised" is `text.normalise` on both sides; "raw" is the text as it stands. An utterance whose
-normalised reference is empty says nothing that could be recognised: it is left out of every rate
-and of `Scores.clips`.
+A rate is over the whole set: errors of all utterances divided by words (characters) of all
+references. For normalised rates, `text.normalise` is applied to both sides; raw rates use the texts
+as they stand. An utterance with an empty normalised reference has nothing to recognise. It is left
+out of all rates and of `Scores.clips`.
 """
 
 import tempfile
@@ -51,9 +51,10 @@ def _info(description: str) -> evaluate.MetricInfo:
 
 
 def score(references: list[str], hypotheses: list[str]) -> Scores:
-    """Error rates over a set of utterances, percent; all 0 over 0 clips where none can be scored.
+    """Error rates over a set of utterances, in percent.
 
-    Raises ValueError where the lists differ in length.
+    If no utterance can be scored, all rates and `clips` are 0. Raises ValueError if the lists
+    differ in length.
     """
     pairs = _scored_pairs(references, hypotheses)
     if not pairs:
@@ -66,10 +67,10 @@ def score(references: list[str], hypotheses: list[str]) -> Scores:
 def utterance_rows(
     ids: list[str], references: list[str], hypotheses: list[str]
 ) -> list[dict[str, object]]:
-    """A row an utterance: both texts as they stand, normalised rates in percent, word errors.
+    """One row for each utterance: both texts, normalised rates in percent, and word errors.
 
-    Where the normalised reference is empty the rates are 0 for silence, else 100.
-    Raises ValueError where the lists differ in length.
+    If the normalised reference is empty, the rates are 0 for an empty hypothesis, else 100. Raises
+    ValueError if the lists differ in length.
     """
     rows = []
     for name, reference, hypothesis in zip(ids, references, hypotheses, strict=True):
@@ -100,10 +101,10 @@ def interval(
     samples: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The 95 % interval of a normalised rate, percent, by bootstrap over utterances.
+    """The 95 % interval of a normalised rate, in percent, by bootstrap over utterances.
 
-    Percentiles of the rate of `samples` sets drawn with replacement (Bisani and Ney, ICASSP 2004).
-    Raises ValueError where the lists differ in length.
+    It is given by percentiles of the rate over `samples` sets, drawn with replacement (Bisani and
+    Ney, ICASSP 2004). Raises ValueError if the lists differ in length.
     """
     pairs = _scored_pairs(references, hypotheses)
     if not pairs:
@@ -126,7 +127,8 @@ def _scored_pairs(references: list[str], hypotheses: list[str]) -> list[tuple[st
 def _rates(pairs: Sequence[tuple[str, str]]) -> tuple[float, float]:
     references = [said for said, _ in pairs]
     hypotheses = [heard for _, heard in pairs]
-    with tempfile.TemporaryDirectory() as folder:  # evaluate makes a folder even if it is not used
+    # evaluate makes a folder even if it does not use it.
+    with tempfile.TemporaryDirectory() as folder:
         place = {"keep_in_memory": True, "cache_dir": folder, "seed": 0}
         wer = WordErrorRate(**place).compute(predictions=hypotheses, references=references)
         cer = CharacterErrorRate(**place).compute(predictions=hypotheses, references=references)

@@ -1,14 +1,14 @@
-"""Transcripts: how they are cleaned for training and normalised for scoring."""
+"""Cleans transcripts for training and normalises them for scoring."""
 
 import re
 import unicodedata
 
-# Variation selectors, the grapheme joiner and tatweel change a glyph or its width, never the word;
-# all but tatweel are category Mn, so they have to be named.
+# Variation selectors, the grapheme joiner and tatweel change a glyph or its width, never the word.
+# They are listed because all but tatweel have the category Mn, which is kept otherwise.
 _GLYPH_ONLY = re.compile("[\u0640\u034f\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 _APOSTROPHES = re.compile("['’‘`´＇]")
 
-# Scripts that put no space between words; a space in them parts phrases and is anyone's choice.
+# Scripts without spaces between words. A space in them separates phrases and is optional.
 _UNSPACED = (
     "\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # kana
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Han
@@ -17,8 +17,8 @@ _UNSPACED = (
 )
 _INNER_SPACE = re.compile(f"(?<=[{_UNSPACED}]) (?=[{_UNSPACED}])")
 
-# Malayalam before Unicode 5.1 wrote a chillu as consonant, virama, ZWJ. NFC does not unify them
-# (The Unicode Standard, 12.9 Malayalam).
+# Before Unicode 5.1, Malayalam wrote a chillu as consonant, virama, ZWJ. NFC does not unify this
+# with the newer single letter (The Unicode Standard, 12.9 Malayalam).
 _CHILLUS = {
     "ണ\u0d4d\u200d": "ൺ",
     "ന\u0d4d\u200d": "ൻ",
@@ -31,22 +31,24 @@ _CHILLU = re.compile("|".join(_CHILLUS))
 
 
 def clean(text: str) -> str:
-    """A transcript as the model learns to write it: NFC, one space where there was whitespace."""
+    """A transcript for training: NFC, with each run of whitespace as one space."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def normalise(text: str) -> str:
-    """A transcript as it is scored: what was said, without how it was set.
+    """A transcript for scoring: only the words, without typography.
 
-    NFC and case-folded. Letters, digits and every combining mark stay (Whisper's own normaliser
-    drops Mn and Mc, which are the vowels of Indic scripts); punctuation and symbols become a
-    space, but an apostrophe vanishes (don't -> dont). Zero-width joiners go as all format
-    characters do: they choose between shapes of one spelling (Persian, Hindi), and readers and
-    keyboards leave them out at will; the Malayalam letters that once needed one are made whole
-    first. No space is left between two letters of a script that has none between words.
+    The text becomes NFC and case-folded. Letters, digits and all combining marks stay. (Whisper's
+    own normaliser drops Mn and Mc, which are the vowels of Indic scripts.) Punctuation and symbols
+    become a space, but apostrophes are removed (don't -> dont).
+
+    Format characters are removed, including zero-width joiners. These choose between shapes of one
+    spelling (Persian, Hindi) and are often left out. Malayalam letters that were once written with
+    a joiner are replaced by single letters first. Spaces are removed between two letters of a
+    script that has no spaces between words.
     """
     folded = _CHILLU.sub(lambda match: _CHILLUS[match[0]], unicodedata.normalize("NFC", text))
-    # Turkish İ folds to i and a combining dot: the dot says nothing that i does not
+    # Turkish İ folds to i and a combining dot. The dot adds nothing to the i.
     folded = folded.casefold().replace("i\u0307", "i")
     folded = _GLYPH_ONLY.sub("", _APOSTROPHES.sub("", folded))
     kept = "".join(map(_keep, unicodedata.normalize("NFC", folded)))

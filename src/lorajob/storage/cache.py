@@ -1,10 +1,10 @@
-"""What was worked out once, kept by content in LORAJOB_HOME/cache for the next job that needs it.
+"""Caches results by content in LORAJOB_HOME/cache, for the next job that needs them.
 
-    CACHE/KIND/KEY/entry.json    what was kept beside the files, and their sizes and hashes
-    CACHE/KIND/KEY/files/        hard links to a job's files (copies where it lies on another disk)
+    CACHE/KIND/KEY/entry.json    a value, and the sizes and hashes of the files
+    CACHE/KIND/KEY/files/        hard links to a job's files, or copies if it is on another disk
 
-Nothing here is ever needed: an entry that is missing, damaged or in use is worked out anew. The
-entries longest unused go where all take more than `LORAJOB_CACHE_GB` (20; 0 keeps nothing).
+No entry is essential: a missing, damaged or used entry is computed again. If all entries take more
+than `LORAJOB_CACHE_GB` (20; 0 keeps nothing), those unused longest are removed.
 """
 
 import hashlib
@@ -25,21 +25,21 @@ from lorajob.storage.folders import keep_newest, put_aside, used_at
 ENTRY = "entry.json"
 FILES = "files"
 NEW = ".new-"
-LEFT_SECONDS = 86_400  # a folder on its way in or out is left by a killed process after a day
+LEFT_SECONDS = 86_400  # a temporary folder of this age was left by a killed process
 
 log = logging.getLogger(__name__)
 
 
 def key(**parts: Any) -> str:
-    """The name of an entry: a hash of all that decides its content. `parts` are JSON."""
+    """The name of an entry: a hash of everything that decides its content. `parts` are JSON."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def fetch(kind: str, name: str, target: Path | None = None) -> dict[str, Any] | None:
-    """What `keep` was given beside the files, which are put into `target`; None without an entry.
+    """Put the files of an entry into `target` and return its value; None without an entry.
 
-    All is hashed again first, and a damaged entry is removed. Where the files cannot be put there,
-    `target` is left as it was.
+    Everything is hashed again first, and a damaged entry is removed. If the files cannot be put
+    into `target`, it stays as it was.
     """
     entry = places.cache() / kind / name
     try:
@@ -57,14 +57,15 @@ def fetch(kind: str, name: str, target: Path | None = None) -> dict[str, Any] | 
         if target is not None:
             _link(entry / FILES, target, kept["files"])
         os.utime(entry)
-    except OSError as error:  # no room there, or another process removed the entry meanwhile
+    # No disk space, or another process has removed the entry.
+    except OSError as error:
         log.warning("cache: %s is not used: %s", entry, error)
         return None
     return value
 
 
 def keep(kind: str, name: str, value: dict[str, Any], files: Path | None = None) -> None:
-    """Remember `value` and what is in the folder `files`. Without room or rights, nothing is."""
+    """Store `value` and the files in the folder `files`. If that fails, only logs a warning."""
     limit = places.cache_bytes()
     parent = places.cache() / kind
     if not limit or (parent / name / ENTRY).exists():
@@ -89,8 +90,9 @@ def keep(kind: str, name: str, value: dict[str, Any], files: Path | None = None)
 
 
 def prune(limit: int) -> None:
-    """Remove the entries longest unused until all files take at most `limit` bytes, and what
-    processes that were killed have left.
+    """Remove the entries unused longest until all files take at most `limit` bytes.
+
+    Also removes temporary folders that killed processes have left.
     """
     entries = [path for path in places.cache().glob("*/*") if not path.name.startswith(".")]
     keep_newest(entries, limit, _remove)
@@ -100,7 +102,7 @@ def prune(limit: int) -> None:
 
 
 def _remove(entry: Path) -> bool:
-    """At once for every other process. True, also if another process has removed it."""
+    """Remove an entry. For other processes it disappears at once. Always returns True."""
     try:
         gone = put_aside(entry, f".{os.getpid()}")
     except OSError:
@@ -110,7 +112,7 @@ def _remove(entry: Path) -> bool:
 
 
 def _link(source: Path, target: Path, names: Iterable[str]) -> None:
-    """Put the files `names` of one folder into the other, all or none. Raises OSError."""
+    """Link the files `names` of `source` into `target`, all or none. Raises OSError."""
     done: list[Path] = []
     try:
         for name in names:
@@ -121,7 +123,8 @@ def _link(source: Path, target: Path, names: Iterable[str]) -> None:
             done.append(place)
             try:
                 os.link(source / name, place)
-            except OSError:  # another file system, or one without links
+            # Another file system, or one without hard links.
+            except OSError:
                 shutil.copyfile(source / name, place)
     except OSError:
         for place in done:

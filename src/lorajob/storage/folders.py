@@ -1,4 +1,4 @@
-"""Folders on this machine: locked between its processes, removed, and kept within a limit."""
+"""Locks folders between processes of this machine, removes them, and limits their total size."""
 
 import fcntl
 import os
@@ -10,16 +10,17 @@ from pathlib import Path
 
 from lorajob.storage.store import Check
 
-LOCKS = ".locks"  # beside the jobs' folders, which they outlast
-GONE = ".gone-"  # what is being removed is called so first
+LOCKS = ".locks"  # folder beside the jobs' folders; locks stay when a job is removed
+GONE = ".gone-"  # prefix of a folder that is being removed
 TICK_SECONDS = 0.2
 
 
 @contextmanager
 def locked(lock: Path, how: int, check: Check | None = None) -> Iterator[None]:
-    """Hold the lock that a file stands for, shared or exclusive as flock(2) has it. The file is
-    made if it is missing, and stays. `check` is called while the lock is waited for. Raises
-    BlockingIOError if `how` says not to wait.
+    """Hold a lock on a file while the block runs. `how` is the operation of flock(2).
+
+    The file is created if it is missing, and it stays. While waiting for the lock, `check` is
+    called. Raises BlockingIOError if `how` says not to wait and the lock is held.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
@@ -36,18 +37,19 @@ def locked(lock: Path, how: int, check: Check | None = None) -> Iterator[None]:
 
 
 def job_lock(job: Path, kind: str = "") -> Path:
-    """The file for a job's lock of this kind: `.fetch`, or none for the use of its folder."""
+    """The file of a job's lock. `kind` is `.fetch`, or empty for the use of the job's folder."""
     return job.parent / LOCKS / f"{job.name}{kind}"
 
 
 def remove_folder(folder: Path) -> None:
-    """At once for every reader, then from the disk. Raises OSError for one that stays as it is."""
+    """Remove a folder. For readers it disappears at once. Raises OSError if it cannot be moved."""
     shutil.rmtree(put_aside(folder), ignore_errors=True)
 
 
 def put_aside(folder: Path, mark: str = "") -> Path:
-    """Rename a folder that is to be removed, and return where it is now. Several processes that
-    remove folders of one name at once each need a `mark` of their own. Raises OSError.
+    """Rename a folder that is to be removed, and return its new path. Raises OSError.
+
+    If several processes may remove folders of the same name at once, each needs its own `mark`.
     """
     gone = folder.with_name(f"{GONE}{folder.name}{mark}")
     shutil.rmtree(gone, ignore_errors=True)
@@ -56,7 +58,7 @@ def put_aside(folder: Path, mark: str = "") -> Path:
 
 
 def sweep(parent: Path) -> list[Path]:
-    """Remove what killed processes have put aside there; returns what stays."""
+    """Remove the folders that killed processes have put aside. Returns those that remain."""
     for left in parent.glob(f"{GONE}*"):
         shutil.rmtree(left, ignore_errors=True)
     return list(parent.glob(f"{GONE}*"))
@@ -65,8 +67,9 @@ def sweep(parent: Path) -> list[Path]:
 def keep_newest(
     folders: Iterable[Path], limit_bytes: float, remove: Callable[[Path], bool]
 ) -> None:
-    """Remove the folders longest unused until the files in all take at most `limit_bytes`. `remove`
-    returns False for a folder that must stay.
+    """Remove the folders unused longest until the rest take at most `limit_bytes`.
+
+    `remove` removes a folder, or returns False if the folder must stay.
     """
     total = 0
     for folder in sorted(folders, key=used_at, reverse=True):
@@ -76,7 +79,7 @@ def keep_newest(
 
 
 def used_at(path: Path) -> float:
-    """When a folder was last used, by its time of change; 0 for one that was removed meanwhile."""
+    """When a folder was last used: its modification time; 0 if it has been removed."""
     try:
         return path.stat().st_mtime
     except OSError:
@@ -84,9 +87,10 @@ def used_at(path: Path) -> float:
 
 
 def _bytes_below(folder: Path) -> int:
-    """Of a folder in which others may write and remove."""
+    """Bytes of all files in a folder. Other processes may write and remove files meanwhile."""
     total = 0
-    for parent, _, files in os.walk(folder):  # which ignores a folder that was removed meanwhile
+    # os.walk ignores a folder that has been removed.
+    for parent, _, files in os.walk(folder):
         for name in files:
             try:
                 total += Path(parent, name).lstat().st_size

@@ -1,4 +1,4 @@
-"""A job's small files, in a folder of this machine or behind a URL: the module that tells which."""
+"""Opens the location of a job's small files: a folder of this machine, or a store behind a URL."""
 
 import shutil
 from dataclasses import dataclass
@@ -11,12 +11,10 @@ from lorajob.storage.urls import local_path
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of this machine, with those methods of Store that small files need. They raise
-    OSError.
-    """
+    """A folder of this machine, with the methods of Store for small files. They raise OSError."""
 
     path: Path
-    remote = False  # for a type checker: as Store.remote
+    remote = False  # as Store.remote
 
     def read(self, name: str) -> bytes | None:
         """A small file; None if it is missing."""
@@ -35,6 +33,6 @@ class Folder:
 
 
 def open_location(text: str) -> Folder | Store:
-    """The place that a path or a URL names. Raises UsageError for a malformed URL."""
+    """The folder or store that a path or URL names. Raises UsageError for a malformed URL."""
     path = local_path(text)
     return Store(text) if path is None else Folder(path)

@@ -1,4 +1,4 @@
-"""Where lorajob keeps what belongs to a user rather than to a job."""
+"""Folders of a user that are shared by all jobs, and the limits of their sizes."""
 
 import os
 from pathlib import Path
@@ -16,27 +16,27 @@ def home() -> Path:
 
 
 def models() -> Path:
-    """Base models in transformers' format, made from packages or CTranslate2 folders."""
+    """Folder of base models in transformers' format, made from packages or CTranslate2 folders."""
     return home() / "models"
 
 
 def cache() -> Path:
-    """Results kept by content."""
+    """Folder of results that are cached by content."""
     return home() / "cache"
 
 
 def cache_bytes() -> int:
-    """`LORAJOB_CACHE_GB` (20) in bytes. Raises UsageError where it is no number."""
+    """`LORAJOB_CACHE_GB` (20) in bytes. Raises UsageError if it is not a number."""
     return _gigabytes("LORAJOB_CACHE_GB", "20")
 
 
 def corpora() -> Path:
-    """Copies of corpora that lie behind a url."""
+    """Folder of downloaded corpora."""
     return home() / "corpora"
 
 
 def corpora_bytes() -> int:
-    """`LORAJOB_CORPORA_GB` (200) in bytes. Raises UsageError where it is no number."""
+    """`LORAJOB_CORPORA_GB` (200) in bytes. Raises UsageError if it is not a number."""
     return _gigabytes("LORAJOB_CORPORA_GB", "200")
 
 

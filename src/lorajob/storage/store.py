@@ -1,7 +1,7 @@
-"""Files behind a url, such as an object store's: read, write, copy and hash them, by fsspec.
+"""Reads, writes, copies and hashes files behind a url, for example in an object store, by fsspec.
 
-Credentials come from where the store's own library looks for them (for S3: the AWS_* variables,
-~/.aws, the machine's role; AWS_ENDPOINT_URL names another server), never from a url.
+Credentials come from where the store's library looks for them, never from a url. For S3 these are
+the AWS_* variables, ~/.aws and the machine's role. AWS_ENDPOINT_URL names another server.
 """
 
 import hashlib
@@ -21,38 +21,38 @@ from lorajob.storage.urls import has_login, public, public_text
 
 CHUNK_BYTES = 8 << 20
 CONNECT_SECONDS, READ_SECONDS = 10, 60
-# whose errors are the store's or the network's, not a bug's
+# Errors of these libraries mean that the store or the network failed. They are not bugs.
 LIBRARIES = ("adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "s3fs")
-EXTRAS = {"s3": "s3fs", "s3a": "s3fs"}  # protocol: the package of the extra `s3`
+EXTRAS = {"s3": "s3fs", "s3a": "s3fs"}  # protocol -> package, which is in the extra `s3`
 WEB = ("http", "https")
 
-Check = Callable[[], None]  # called between parts; raises to have a transfer given up
+Check = Callable[[], None]  # called between parts of a transfer; it raises to end the transfer
 
 
 class StoreError(LorajobError):
-    """The store of artifacts or corpora is not there or refuses."""
+    """The store of artifacts or corpora is unavailable or refuses the request."""
 
     kind = "store"
 
 
 class DamageError(StoreError):
-    """What the store holds is not what was put there."""
+    """A file in the store is missing or differs from what was uploaded."""
 
     kind = "damage"
 
 
 class GoneError(DamageError):
-    """The store has no such job, or no more."""
+    """The store does not have this job, or no longer has it."""
 
 
 def unhurried() -> None:
-    """The check of a transfer that nobody interrupts."""
+    """The check of a transfer that is never interrupted."""
 
 
 class Store:
-    """The files below one url. Methods raise StoreError where the store does not serve."""
+    """The files below one url. Methods raise StoreError if the store is unavailable."""
 
-    remote = True  # other machines reach it, too
+    remote = True  # other machines can reach it
 
     def __init__(self, url: str) -> None:
         self.url = checked_url(url).rstrip("/")
@@ -62,15 +62,18 @@ class Store:
         import fsspec
 
         protocol = urlsplit(self.url).scheme
-        options: dict[str, Any] = {"use_listings_cache": False}  # others write there, too
+        # No cache of listings, because other machines write to the store.
+        options: dict[str, Any] = {"use_listings_cache": False}
         if protocol in EXTRAS:
             options["session"] = _session()
             options["config_kwargs"] = {
                 "connect_timeout": CONNECT_SECONDS,
                 "read_timeout": READ_SECONDS,
-                "retries": {"total_max_attempts": 2},  # for each of five of s3fs's own
+                # For each of the five attempts of s3fs itself.
+                "retries": {"total_max_attempts": 2},
             }
-        for name in ("aiobotocore", "botocore"):  # they tell of every key that they find
+        # At level INFO these libraries log each time that they find credentials.
+        for name in ("aiobotocore", "botocore"):
             logging.getLogger(name).setLevel(logging.WARNING)
         with store_errors(self.url):
             if protocol in WEB:
@@ -83,7 +86,7 @@ class Store:
         return self._place[0]
 
     def key(self, name: str) -> str:
-        """What fsspec calls the file `name`."""
+        """The name of the file `name` in fsspec."""
         root: str = self._place[1]
         return f"{root}/{name}" if name else root
 
@@ -92,19 +95,18 @@ class Store:
         return Store(f"{self.url}/{name}")
 
     def names(self, folder: str = "") -> dict[str, int]:
-        """Every file below `folder`, by its name in this store, and its bytes."""
+        """Name in this store -> bytes, for each file below `folder`."""
         with store_errors(self.url):
             try:
                 found = self.fs.find(self.key(folder), detail=True)
             except FileNotFoundError:
                 return {}
         start, below = len(self.key("")) + 1, f"{self.key(folder)}/"
-        return {  # some stores list an empty folder as itself
-            key[start:]: info["size"] for key, info in found.items() if key.startswith(below)
-        }
+        # The filter is needed because some stores list an empty folder as itself.
+        return {key[start:]: info["size"] for key, info in found.items() if key.startswith(below)}
 
     def folders(self) -> list[str]:
-        """The names of the folders right below."""
+        """The names of the folders directly below."""
         with store_errors(self.url):
             try:
                 listed = self.fs.ls(self.key(""), detail=True)
@@ -114,7 +116,7 @@ class Store:
         return sorted(name.rstrip("/").rpartition("/")[2] for name in names)
 
     def info(self, name: str = "") -> dict[str, Any] | None:
-        """fsspec's description of a file: `size`, and what tells its version; None without it."""
+        """fsspec's description of a file, with `size` and its version; None if it is missing."""
         with store_errors(self.url):
             try:
                 info: dict[str, Any] = self.fs.info(self.key(name))
@@ -124,7 +126,7 @@ class Store:
         return info
 
     def read(self, name: str) -> bytes | None:
-        """A small file; None where there is none."""
+        """A small file; None if it is missing."""
         with store_errors(self.url):
             try:
                 data: bytes = self.fs.cat_file(self.key(name))
@@ -144,8 +146,9 @@ class Store:
         self.write(name, f"{text}\n".encode())
 
     def upload(self, path: Path, name: str) -> None:
-        """Copy a file to the store, whole or not at all. Raises FileNotFoundError for a file that
-        is gone here.
+        """Copy a local file to the store, whole or not at all.
+
+        Raises FileNotFoundError if the local file is missing.
         """
         path.stat()
         with store_errors(self.url):
@@ -153,7 +156,7 @@ class Store:
             self.fs.put_file(str(path), self.key(name))
 
     def download(self, name: str, path: Path, check: Check = unhurried) -> str:
-        """Copy a file here, whole or not at all; returns its SHA-256."""
+        """Copy a file to this machine, whole or not at all. Returns its SHA-256."""
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{os.getpid()}")
         hashed = hashlib.sha256()
@@ -177,7 +180,7 @@ class Store:
         return hashed.hexdigest()
 
     def remove(self, folder: str = "") -> None:
-        """Remove a folder and all below it, if there is one."""
+        """Remove a folder and everything below it, if it exists."""
         with store_errors(self.url):
             try:
                 self.fs.rm(self.key(folder), recursive=True)
@@ -201,14 +204,16 @@ class Store:
                 yield chunk
 
     def _make_parent(self, name: str) -> None:
-        """Object stores have no folders; a file system wants them."""
+        """Make the parent folder on a file system. Object stores have no folders."""
         if "file" in _protocols(self.fs):
             self.fs.makedirs(self.key(name).rpartition("/")[0], exist_ok=True)
 
 
 def checked_url(url: str) -> str:
-    """The url itself. Raises UsageError for what is none or names no server, bucket or folder, for
-    one with a password in it, or whose package lacks.
+    """Return the url if it is valid.
+
+    Raises UsageError if it is malformed, names no server, bucket or folder, contains a password, or
+    needs a package that is not installed.
     """
     if has_login(url):
         raise UsageError(
@@ -226,15 +231,17 @@ def checked_url(url: str) -> str:
         raise UsageError(f"{public(url)}: names no bucket, as s3://bucket/jobs does")
     if package and importlib.util.find_spec(package) is None:
         raise UsageError(
-            f"{public(url)}: {package} is not installed; `pip install 'lorajob[s3]'` brings it"
+            f"{public(url)}: {package} is not installed; `pip install 'lorajob[s3]'` installs it"
         )
     return url
 
 
 @contextmanager
 def store_errors(url: str) -> Iterator[None]:
-    """Turn what a store or the way to it refuses into one StoreError; FileNotFoundError inside is
-    the caller's to catch first.
+    """Turn errors of a store or the network into StoreError.
+
+    Errors of a malformed url or a missing package become UsageError. The caller must catch
+    FileNotFoundError itself, inside the block.
     """
     try:
         yield
@@ -248,7 +255,8 @@ def store_errors(url: str) -> Iterator[None]:
         raise UsageError(public_text(f"{url} is no url: {error}", url)) from None
     except OSError as error:
         raise StoreError(_refusal(url, error)) from error
-    except Exception as error:  # those of the stores' libraries have no class in common
+    # The exceptions of the stores' libraries have no common base class.
+    except Exception as error:
         if not _of_library(error):
             raise
         raise StoreError(_refusal(url, error)) from error
@@ -256,8 +264,9 @@ def store_errors(url: str) -> Iterator[None]:
 
 @cache
 def _session() -> Any:
-    """A session that sends what it writes without asking first: no timeout covers the wait for
-    `100 Continue`, and a server that hangs would hold its writer for ever.
+    """A session that writes without waiting for `100 Continue`.
+
+    No timeout covers that wait, so a server that hangs would block the writer for ever.
     """
     from aiobotocore.session import AioSession
     from botocore.handlers import add_expect_header
@@ -268,8 +277,9 @@ def _session() -> Any:
 
 
 def _web_timeout() -> Any:
-    """Of each read, as for the other stores: aiohttp's own is of a whole answer, and five minutes
-    are too few for gigabytes.
+    """A timeout for each read, as for the other stores.
+
+    aiohttp's default is five minutes for the whole response, which is too short for gigabytes.
     """
     from fsspec.implementations.http import aiohttp
 
@@ -277,8 +287,9 @@ def _web_timeout() -> Any:
 
 
 def _raise_if_away(error: FileNotFoundError) -> None:
-    """Raise what lies behind it, where a web server did not say that there is no such file: fsspec
-    takes every answer for that, and none at all.
+    """Raise the cause of a FileNotFoundError unless the web server said that the file is missing.
+
+    fsspec raises FileNotFoundError for every failed response, and also for no response.
     """
     cause = error.__cause__
     gone = isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) in (404, 410)
@@ -292,7 +303,8 @@ def _of_library(error: Exception) -> bool:
 
 
 def _refusal(url: str, error: Exception) -> str:
-    said = public_text(str(error), url)  # before its spaces, of which the url may have some, change
+    # Hide secrets before the spaces change, because the url may contain spaces.
+    said = public_text(str(error), url)
     return f"{public(url)} does not serve: {' '.join(said.split()) or type(error).__name__}"
 
 

@@ -1,16 +1,19 @@
-"""Urls, and what of them may be shown: a login or a query may let whoever reads it in."""
+"""Urls, and how to show them without secrets. Logins and queries may contain secrets."""
 
 import re
 from pathlib import Path
 
 _SCHEME = r"[A-Za-z][\w+.-]*://"
-_CHAIN = re.compile(f"::(?={_SCHEME})")  # between the links of zip://a::https://host/b?key=1
-# a host, an IPv6 address, a port: with anything else before the path an @ ends a login. So it does
-# after `u:80/80@host/`, be it a port or a password; `host:80/a@b` has no path after such a login
+# Separates the links of a chained url, such as zip://a::https://host/b?key=1.
+_CHAIN = re.compile(f"::(?={_SCHEME})")
+# Matches a host or an IPv6 address, and a port. If something else stands before the path, an @ ends
+# a login. In `u:80/80@host/` the 80 may be a port or a password, so the @ counts as the end of a
+# login. In `host:80/a@b` no path follows, so there is no login.
 _HOST = r"(?:\[[\dA-Fa-f:.]*(?:%\w*)?\]|[^/?#@:\[\]]*)(?::\d*(?![^?]*@[^?]*/))?(?:[/?#]|\Z)"
 _LOGIN = re.compile(rf"://(?!{_HOST})(?:[^?]*|.*)@", re.DOTALL)
 _QUERY = re.compile(r"\?.*", re.DOTALL)
-# in a text: in quotes up to the same quote before punctuation, else up to what ends a word
+# Matches a url in a text. A quoted url ends at the same quote before punctuation, any other at the
+# end of the word.
 _URL = re.compile(
     rf"(?<=(['\"])){_SCHEME}\S+?(?=\1(?:[\s.,;:)\]}}]|\Z))"
     rf"|{_SCHEME}\S+?(?=['\">.,;:)\]]*(?:\s|\Z))"
@@ -18,24 +21,22 @@ _URL = re.compile(
 
 
 def is_url(text: object) -> bool:
-    """Whether this is a url rather than a path."""
+    """Whether `text` is a url and not a path."""
     return isinstance(text, str) and "://" in text
 
 
 def local_path(text: str) -> Path | None:
-    """The path that this is; None for a url."""
+    """`text` as a path; None for a url."""
     return None if is_url(text) else Path(text)
 
 
 def has_login(url: str) -> bool:
-    """Whether any link of the url names a user or a password."""
+    """Whether any link of a chained url contains a user or a password."""
     return any(_LOGIN.search(link) for link in _CHAIN.split(url))
 
 
 def public(url: str) -> str:
-    """One url, whatever is in it, without login and query, for people, logs and webhooks; what is
-    none stays as it is.
-    """
+    """A url without login and query, for people, logs and webhooks. Other text stays as it is."""
     if not is_url(url):
         return url
     links = (_LOGIN.sub("://***@", link) for link in _CHAIN.split(url))
@@ -43,7 +44,8 @@ def public(url: str) -> str:
 
 
 def public_text(text: str, url: str) -> str:
-    """What somebody says about `url`, with no other url but public ones. Spaces and quotes in
-    `url` do no harm; in others they may end it.
+    """A message about `url`, with all urls in it made public.
+
+    `url` itself may contain spaces and quotes. In any other url they may end it.
     """
     return _URL.sub(lambda found: public(found[0]), text.replace(url, public(url)))

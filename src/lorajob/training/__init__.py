@@ -1,4 +1,4 @@
 """The loop of the stage `train` and its parts.
 
-May import: lorajob.whisper and what that may. Loads torch; no worker imports it.
+May import: lorajob.whisper and what that may import. Loads torch; no worker imports it.
 """

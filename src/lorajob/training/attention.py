@@ -1,8 +1,9 @@
-"""Whisper's attention without copies, on padded batches and on windows behind each other.
+"""Whisper's attention without copies, for padded batches and for joined windows.
 
-transformers multiplies the queries by a number of its own, and copies queries, keys and values to
-another order of their axes. PyTorch's attention takes both: the factor as an argument, the order as
-strides. The factor of every Whisper is 1/8, so the results are the same to the bit.
+transformers multiplies the queries by a factor in a separate operation, and copies queries, keys
+and values to reorder their axes. PyTorch's attention does both itself: it takes the factor as an
+argument and the order as strides. The factor of every Whisper is 1/8, so the results are identical
+to the bit.
 """
 
 import inspect
@@ -24,17 +25,17 @@ from lorajob.training.packed import FULL_FRAMES, FULL_TOKENS
 
 @dataclass
 class Ends:
-    """Where the windows of a packed pass end; None while batches are padded.
+    """Where the windows of a packed pass end. Both are None while batches are padded.
 
     Both are int32 [windows + 1] and begin with 0.
     """
 
-    heard: Tensor | None = None  # positions of the encoder
-    said: Tensor | None = None  # of the decoder
+    heard: Tensor | None = None  # in encoder positions
+    said: Tensor | None = None  # in decoder positions
 
     @contextmanager
     def at(self, heard: Tensor, said: Tensor) -> Iterator[None]:
-        """Within the block, passes are packed so."""
+        """Within the block, passes are packed with these ends."""
         self.heard, self.said = heard, said
         try:
             yield
@@ -43,7 +44,7 @@ class Ends:
 
 
 def attend_without_copies(model: nn.Module) -> Ends:
-    """Change how the model's attention layers compute, for passes without a cache."""
+    """Replace the forward of the model's attention layers, for passes without a cache."""
     ends = Ends()
     for module in model.modules():
         if isinstance(module, WhisperAttention):
@@ -53,8 +54,9 @@ def attend_without_copies(model: nn.Module) -> Ends:
 
 
 def packs(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the device has attention for windows behind each other: FlashAttention 2 needs 16
-    bit and compute capability 8.0. On a CPU a plain loop stands in for it, for tests.
+    """Whether the device has attention for joined windows.
+
+    FlashAttention 2 needs 16 bit and compute capability 8.0. On a CPU, tests use a plain loop.
     """
     if device.type != "cuda":
         return False
@@ -71,10 +73,10 @@ def _forward(
     output_attentions: bool = False,
     **unused: Any,
 ) -> tuple[Tensor, None]:
-    """In place of WhisperAttention.forward, by the names that its layers call it with.
+    """Replaces WhisperAttention.forward, with the argument names that Whisper's layers use.
 
-    `hidden_states` is [windows, positions, width], `key_value_states` the encoder's output for
-    cross-attention, `attention_mask` as PyTorch takes it.
+    `hidden_states` is [windows, positions, width]. `key_value_states` is the encoder's output, for
+    cross-attention. `attention_mask` has PyTorch's format.
     """
     source = hidden_states if key_value_states is None else key_value_states
     if key_value_states is None:
@@ -113,14 +115,16 @@ def attend_packed(
     longest: tuple[int, int],
     causal: bool,
 ) -> Tensor:
-    """Attention within each window: queries [n, heads, size], keys and values [m, heads, size];
-    `longest` are the most queries and keys that a window may have.
+    """Attention within each window.
+
+    Queries are [n, heads, size], keys and values [m, heads, size]. `longest` is the most queries
+    and the most keys that a window may have.
     """
     if queries.device.type != "cuda":
         return _attend_in_turn(queries, keys, values, ends, key_ends, causal)
     function = _variable_length()
     if function is None:
-        raise RuntimeError("this PyTorch has no attention for windows behind each other")
+        raise RuntimeError("this PyTorch has no attention for joined windows")
     form, how = function
     told = how if causal else {}
     mixed: Tensor = form(queries, keys, values, ends, key_ends, *longest, **told)
@@ -129,7 +133,7 @@ def attend_packed(
 
 @cache
 def _variable_length() -> tuple[Any, dict[str, object]] | None:
-    """PyTorch's attention over windows behind each other, and how it is told to be causal."""
+    """PyTorch's attention for joined windows, and the arguments that make it causal."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:  # before PyTorch 2.10

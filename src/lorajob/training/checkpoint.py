@@ -1,16 +1,16 @@
-"""Training's checkpoints: adapter, optimizer and scheduler, without pickle.
+"""Checkpoints of a training: adapter, optimizer and scheduler, without pickle.
 
-A new attempt takes the folder of the one before over, by renaming it. So a writer that has lost its
-claim without knowing finds its folder gone, and nothing that it writes is ever read.
+A new attempt renames the folder of the attempt before. An old attempt that has lost its claim, but
+still runs, then finds its folder missing, and its checkpoints are never read.
 
 JOB/checkpoints/ATTEMPT/step-N/
     adapter_model.safetensors adapter_config.json   PEFT's format
     optimizer.safetensors                           its tensors
-    state.json                                      the rest, and which plan of windows it follows
-    history.jsonl                                   every step so far
+    state.json                                      other state, and the plan of windows it follows
+    history.jsonl                                   all steps so far
     manifest.json                                   sizes and hashes, written last
-JOB/checkpoints/broken/ATTEMPT-step-N/              what was not as its manifest says, or is of a
-                                                    plan that the job no longer has
+JOB/checkpoints/broken/ATTEMPT-step-N/              a checkpoint that differs from its manifest or
+                                                    follows a plan that the job no longer has
 """
 
 import json
@@ -61,11 +61,10 @@ class Checkpoint:
 
 
 def take_over(checkpoints: Path, attempt: int, plan: str | None = None) -> Checkpoint | None:
-    """Make this attempt the only one with checkpoints; returns the newest, or None without one.
+    """Make this attempt the only one with checkpoints. Returns the newest, or None without one.
 
-    With a `plan` (its digest) those of another are set aside: their steps count others.
-
-    Raises AttemptSuperseded where a later attempt has begun.
+    With a `plan` (a digest), checkpoints of other plans are set aside, because their steps have
+    other windows. Raises AttemptSuperseded if a later attempt has begun.
     """
     own = checkpoints / str(attempt)
     earlier = [path for path in checkpoints.glob("*") if path.name.isdigit() and path != own]
@@ -79,15 +78,16 @@ def take_over(checkpoints: Path, attempt: int, plan: str | None = None) -> Check
     own.mkdir(parents=True, exist_ok=True)
     for path in earlier:
         if path.exists():
-            left = path.rename(path.with_name(f".left-{path.name}"))  # gone at once for a writer
+            # For an attempt that still writes there, the folder disappears at once.
+            left = path.rename(path.with_name(f".left-{path.name}"))
             shutil.rmtree(left, ignore_errors=True)
-    for path in own.glob(".step-*"):  # half written
+    for path in own.glob(".step-*"):  # incomplete checkpoints
         shutil.rmtree(path, ignore_errors=True)
     return newest
 
 
 def _found(checkpoints: Path) -> list[Checkpoint]:
-    """All that bear a checkpoint's name, the highest attempt's highest step first."""
+    """All folders named as checkpoints, the highest step of the highest attempt first."""
     found = []
     for path in checkpoints.glob("*/step-*"):
         match = STEP.fullmatch(path.name)
@@ -97,9 +97,10 @@ def _found(checkpoints: Path) -> list[Checkpoint]:
 
 
 def newest_checkpoint(checkpoints: Path, plan: str | None = None) -> Checkpoint | None:
-    """The highest attempt's highest step whose files are as its manifest says, and of this `plan`.
+    """The newest checkpoint that matches its manifest and follows `plan`.
 
-    Any other is set aside and named in the log.
+    The newest is the highest step of the highest attempt. Newer ones that do not match are set
+    aside and named in the log.
     """
     for checkpoint in _found(checkpoints):
         wrong = "" if verify(checkpoint.path) else "broken"
@@ -116,8 +117,10 @@ def newest_checkpoint(checkpoints: Path, plan: str | None = None) -> Checkpoint 
 
 
 def kept_batch_clips(checkpoints: Path) -> int | None:
-    """Clips a step of the newest checkpoint that says so: a training that goes on elsewhere keeps
-    its steps, whatever suits the device there.
+    """Clips in a step, from the newest checkpoint that states it; None without one.
+
+    A training that continues on another machine keeps its steps, even if another number would suit
+    that device better.
     """
     for checkpoint in _found(checkpoints):
         with suppress(OSError, ValueError):
@@ -127,8 +130,9 @@ def kept_batch_clips(checkpoints: Path) -> int | None:
 
 
 def _follows(path: Path, plan: str) -> bool:
-    """Whether a checkpoint's step is one of this plan; True, with a warning, where it tells none,
-    as none did once.
+    """Whether a checkpoint follows this plan.
+
+    Old checkpoints do not name a plan. For them the result is True, with a warning.
     """
     kept = read_state(path).plan
     if kept is None:
@@ -137,7 +141,7 @@ def _follows(path: Path, plan: str) -> bool:
 
 
 def verify(path: Path) -> bool:
-    """Whether every file of the manifest is there with its size and hash."""
+    """Whether the files are exactly those of the manifest, with their sizes and hashes."""
     try:
         manifest = json.loads((path / MANIFEST).read_text("utf-8"))
         return bool(manifest["files"] == hash_files(path))
@@ -152,9 +156,9 @@ def save_checkpoint(
     state: TrainingState,
     history: Path,
 ) -> None:
-    """Write a checkpoint beside `target` and rename it to its place; if that fails, nothing stays.
+    """Write a checkpoint beside `target`, then rename it to `target`. A failure leaves no files.
 
-    Raises AttemptSuperseded where the attempt's folder has been taken over.
+    Raises AttemptSuperseded if the attempt's folder has been taken over.
     """
     scratch = target.with_name(f".{target.name}")
     shutil.rmtree(scratch, ignore_errors=True)
@@ -174,8 +178,10 @@ def save_checkpoint(
 
 
 def _take_mark(scratch: Path) -> None:
-    """Folders that were taken away meanwhile were perhaps made anew, by PEFT: those have no mark,
-    and go.
+    """Remove the mark from a finished folder. Raises FileNotFoundError without a mark.
+
+    If the folder was taken away during writing, PEFT may have created it again. Such a folder has
+    no mark and is removed.
     """
     try:
         (scratch / MARK).unlink()
@@ -213,7 +219,7 @@ def read_state(path: Path) -> TrainingState:
 
 
 def load_checkpoint(path: Path, optimizer: Optimizer) -> TrainingState:
-    """Restore the optimizer; returns the state. The adapter is loaded by PEFT."""
+    """Restore the optimizer. Returns the state. PEFT loads the adapter."""
     state = read_state(path)
     tensors = _as_one_parameter(load_file(path / "optimizer.safetensors"))
     unflatten_optimizer(optimizer, tensors, state.optimizer)
@@ -221,9 +227,9 @@ def load_checkpoint(path: Path, optimizer: Optimizer) -> TrainingState:
 
 
 def _as_one_parameter(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The optimizer's state of all adapter weights in a row.
+    """The optimizer's state for all adapter weights as one parameter.
 
-    Older checkpoints have one of each weight, in the order of the model's parameters.
+    Older checkpoints have a state for each weight, in the order of the model's parameters.
     """
     count = len({key.partition(".")[0] for key in tensors})
     if count == 1:
@@ -242,13 +248,13 @@ def prune(attempt_folder: Path, keep: int) -> None:
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
-    """PEFT's two files. Its model card names local paths, so it is not kept."""
+    """Write PEFT's two files. Its model card is removed, because it names local paths."""
     model.save_pretrained(str(folder), safe_serialization=True)
     (folder / "README.md").unlink(missing_ok=True)
 
 
 def flatten_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str, JsonValue]]]:
-    """Its state as named tensors `PARAMETER.NAME`, and its groups as plain numbers."""
+    """The optimizer's state as tensors named `PARAMETER.NAME`, and its groups as plain numbers."""
     state = optimizer.state_dict()
     tensors = {
         f"{index}.{name}": value.detach().cpu().contiguous()

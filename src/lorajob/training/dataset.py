@@ -1,4 +1,4 @@
-"""Windows as the model takes them: padded audio, labels with or without timestamps."""
+"""Makes the model's input from windows: padded audio, and labels with or without timestamps."""
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +32,7 @@ from lorajob.whisper.tokens import Labels
 from lorajob.whisper.window import WINDOW_SECONDS
 
 IGNORED = -100  # cross-entropy's ignore_index
-PREFETCHED = 4  # batches that each loader process has ready
+PREFETCHED = 4  # batches that each loader process reads ahead
 PAUSE_SAMPLES = round(PAUSE_SECONDS * SAMPLE_RATE)
 
 
@@ -41,18 +41,19 @@ B = TypeVar("B")
 
 @dataclass(frozen=True)
 class Course:
-    """What a training will see: the clips, and the windows of each optimizer step."""
+    """The input of a training: the clips, and the windows of each optimizer step."""
 
     store: ClipStore
     sizes: ClipSizes
-    config: TrainConfig  # with the number of clips a step that suits the corpus
+    config: TrainConfig  # with `batch_clips` set
     plan: list[list[Window]]
     digest: str  # of the plan
 
 
 def lay_out(spec: JobSpec, job: JobDir, most_clips: int = USUAL_CLIPS) -> Course:
-    """The course of a job that was preprocessed, with `most_clips` a step at most unless the spec
-    says how many.
+    """The course of a preprocessed job.
+
+    A step has at most `most_clips` clips, unless the spec sets the number.
     """
     store = ClipStore(job.stage_dir("preprocess") / "train")
     sizes = ClipSizes(store.seconds.tolist(), store.tokens.tolist(), store.speakers)
@@ -64,12 +65,15 @@ def lay_out(spec: JobSpec, job: JobDir, most_clips: int = USUAL_CLIPS) -> Course
 
 @dataclass(frozen=True)
 class Batch:
-    """int64 labels [windows, tokens], padded with -100, and what they are the labels of: float32
-    audio [windows, samples], or what the encoder made of it.
+    """Labels of some windows, and their audio or their encoder outputs.
 
-    `counted` [labels] are the places of the labels that are no padding, row after row: picking
-    them by a mask on the device would wait for it. The encoder's output is `encoded` [windows,
-    frames, width]; where some of it is padding, each window has but its first `frames` [windows].
+    - `labels`: int64 [windows, tokens], padded with -100.
+    - `counted`: int64 [labels], the places of the labels without padding, row after row. A mask on
+      the device would give the same, but the program would have to wait for the device.
+    - `audio`: float32 [windows, samples].
+    - `encoded`: encoder outputs [windows, frames, width].
+    - `frames`: int64 [windows], the frames of each window in `encoded` without padding; None if
+      there is no padding.
     """
 
     labels: Tensor
@@ -80,7 +84,7 @@ class Batch:
 
     @property
     def label_count(self) -> int:
-        """Labels that are no padding."""
+        """Number of labels without padding."""
         return len(self.counted)
 
     def pin_memory(self) -> "Batch":
@@ -96,8 +100,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Item:
-    """One window: labels, and samples [-1, 1] at 16 kHz behind which it may end if it is `cut`; or,
-    instead of these, what the encoder made of them, [frames, width].
+    """One window: its labels, and its samples [-1, 1] at 16 kHz or its encoder outputs.
+
+    If it is `cut`, the window may end behind the samples. `encoded` is [frames, width]; then
+    `audio` is None.
     """
 
     labels: list[int]
@@ -107,7 +113,7 @@ class Item:
 
 
 class WindowDataset(Dataset[Item]):
-    """Maps a window of the plan to its audio, or what is `encoded` of it, and labels."""
+    """Maps a window of the plan to its labels, and its audio or its stored encoder outputs."""
 
     def __init__(self, store: ClipStore, labels: Labels, windows: Sequence[Window]) -> None:
         self.store = store
@@ -129,7 +135,7 @@ class WindowDataset(Dataset[Item]):
         return Item(labels, np.concatenate(audio[:-1]), window.cut)
 
     def label_ids(self, index: int) -> list[int]:
-        """Labels of a window, without reading its audio."""
+        """The labels of a window. Does not read its audio."""
         window = self.windows[index]
         pieces = []
         position = 0.0
@@ -141,8 +147,10 @@ class WindowDataset(Dataset[Item]):
 
 
 def collate(items: list[Item]) -> Batch:
-    """Pad labels and encoder outputs to the longest; audio to 30 s, or behind the longest where all
-    are cut. A batch has one or the other.
+    """Make a batch of items that all have audio or all have encoder outputs.
+
+    Labels and encoder outputs are padded to the longest. Audio is padded to 30 s or, if all windows
+    are cut, to the longest and half a second.
     """
     longest = max(len(item.labels) for item in items)
     labels = torch.full((len(items), longest), IGNORED)
@@ -165,10 +173,9 @@ def micro_batches(
     workers: int,
     pin: bool,
 ) -> Iterator[B]:
-    """The batches that `indices` name and `collate` makes, in order, read ahead by `workers`
-    processes.
+    """Yield the batches of `indices`, made by `collate`, in order. `workers` processes read ahead.
 
-    The loader has a generator of its own, so that reading draws nothing from training's.
+    The loader has its own random generator, so that reading does not change that of the training.
     """
     loader: DataLoader[Item] = DataLoader(
         dataset,
@@ -184,8 +191,10 @@ def micro_batches(
 
 
 def _leave_stopping_to_training(worker: int) -> None:
-    """A stop is signalled to the whole process group; a loader that died of it would take the
-    training process along before its checkpoint is saved.
+    """Ignore SIGTERM and SIGINT in a loader process.
+
+    A stop is signalled to the whole process group. If a loader ended, the training process would
+    fail before it saved its checkpoint.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

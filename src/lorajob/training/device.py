@@ -1,4 +1,4 @@
-"""What suits the device that trains: clips a step, processes that read ahead, CUDA's settings."""
+"""Settings that depend on the device: clips in a step, loader processes, CUDA's settings."""
 
 import os
 
@@ -7,15 +7,16 @@ import torch
 from lorajob.cores import threads_a_stage
 from lorajob.training.packing import USUAL_CLIPS
 
-# Clips an optimizer step by a card's multiprocessors, the first row that fits. With fewer a card
-# waits for the program that starts its operations; bench/RESULTS.md ("One GPU") has the H100's.
+# (least multiprocessors of a GPU, clips in an optimizer step); the first row that fits counts. With
+# fewer clips a GPU waits for the program that starts its operations. bench/RESULTS.md ("One GPU")
+# has the measurement of the H100.
 CLIPS_BY_MULTIPROCESSORS = ((100, 64), (50, 32), (0, 16))
-LOADER_WORKERS = 8  # at most; each decodes FLAC some 500 times faster than it sounds
+LOADER_WORKERS = 8  # at most; each decodes FLAC about 500 times faster than real time
 ALLOCATOR = "PYTORCH_CUDA_ALLOC_CONF"
 
 
 def usual_clips(processes: int = 1) -> int:
-    """Clips an optimizer step that all `processes` together compute well."""
+    """Clips in an optimizer step that suit all `processes` together."""
     if not torch.cuda.is_available():
         return USUAL_CLIPS
     found = torch.cuda.get_device_properties(0).multi_processor_count
@@ -24,7 +25,7 @@ def usual_clips(processes: int = 1) -> int:
 
 
 def loader_workers(wanted: int | None, device: torch.device, processes: int) -> int:
-    """`wanted`, else none on a CPU, and beside a card this process's share of the CPU's cores."""
+    """`wanted`, else 0 on a CPU, and on a GPU this process's share of the cores, at most 8."""
     if wanted is not None:
         return wanted
     if device.type == "cpu":
@@ -33,10 +34,13 @@ def loader_workers(wanted: int | None, device: torch.device, processes: int) -> 
 
 
 def set_up_cuda() -> None:
-    """Before CUDA is first used: windows come in many lengths, so the allocator's blocks grow
-    instead of lying about in sizes that are not asked for again; float32 products may be TF32.
+    """Configure CUDA. Call it before CUDA is first used.
+
+    The allocator's blocks can grow: windows have many lengths, and blocks of fixed sizes would not
+    be used again. float32 products may use TF32.
     """
     os.environ.setdefault(ALLOCATOR, "expandable_segments:True")
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cuda.enable_cudnn_sdp(False)  # it makes a plan of 2 ms for each new shape
+    # cuDNN's attention takes 2 ms to make a plan for each new shape.
+    torch.backends.cuda.enable_cudnn_sdp(False)

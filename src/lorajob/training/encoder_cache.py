@@ -1,10 +1,10 @@
-"""What a frozen encoder makes of clips: worked out once, and read again in every epoch.
+"""Stores a frozen encoder's outputs of clips: computed once, and read in each epoch.
 
-Where the decoder alone is adapted, a clip that is alone in a cut window sounds to it the same
-whenever it comes. Clips are encoded in an order that follows from their lengths alone, so that a
-training that goes on in another process gets the same bits.
+If only the decoder is trained, the encoder output of a clip that is alone in a cut window never
+changes. The order of encoding depends only on the lengths of the clips. So a training that
+continues in another process gets the same bits.
 
-    FOLDER/outputs-00000.safetensors ...   one tensor [frames, width] a clip, named by its index
+    FOLDER/outputs-00000.safetensors ...   a tensor [frames, width] of each clip, named by its index
 """
 
 from collections import Counter
@@ -27,13 +27,13 @@ from lorajob.whisper.window import (
     encoder_frames,
 )
 
-SHARD_CLIPS = 256  # of 4 s, 55 MB for whisper-base and 140 for large
+SHARD_CLIPS = 256  # clips of 4 s take 55 MB for whisper-base and 140 MB for large
 
 
 class EncodedClips:
-    """Clips' encoder outputs by index; by default of none.
+    """Stored encoder outputs, by the index of the clip. Empty by default.
 
-    Pickles as its folder's name and what is in it, for the processes that read ahead.
+    Only the folder's name and the list of clips are pickled, for the loader processes.
     """
 
     def __init__(self, folder: Path | None = None, shards: Sequence[Sequence[int]] = ()) -> None:
@@ -51,13 +51,13 @@ class EncodedClips:
         return clip in self._shard_of
 
     def __getitem__(self, clip: int) -> Tensor:
-        """[frames, width], half a second of silence behind the clip included."""
+        """Encoder outputs [frames, width], including half a second of silence behind the clip."""
         rows: Tensor = self._open[self._shard_of[clip]].get_tensor(str(clip))
         return rows
 
     @property
     def bytes(self) -> int:
-        """What the files take."""
+        """Size of the files in bytes."""
         return sum(path.stat().st_size for path in self._paths)
 
     @cached_property
@@ -78,8 +78,9 @@ def shard_path(folder: Path, number: int) -> Path:
 def clips_heard_again(
     windows: Iterable[Window], seconds: Sequence[float], frame_bytes: int, most_bytes: float
 ) -> list[list[int]]:
-    """Shards of the clips that are alone in a cut window more than once, longest first, as many as
-    `most_bytes` hold.
+    """The clips to encode once, in shards: those that are in a cut window more than once.
+
+    They are sorted longest first, and end when their outputs would take more than `most_bytes`.
     """
     times = Counter(window.clips[0] for window in windows if window.cut)
     again = [clip for clip, count in times.items() if count > 1]
@@ -99,10 +100,10 @@ def write_shard(
     encode: Callable[[Tensor], Tensor],
     done: Callable[[int], None],
 ) -> None:
-    """Encode clips, longest first, as many at a time as fit 30 s, and keep each one's own frames.
+    """Encode clips, as many at a time as fit into 30 s, and store the frames of each clip.
 
-    `encode` takes float32 audio [windows, samples] and gives [windows, frames, width]; `done` hears
-    of every pass's clips.
+    `clips` are sorted longest first. `encode` maps float32 audio [windows, samples] to [windows,
+    frames, width]. `done` is called after each pass with its number of clips.
     """
     outputs: dict[str, Tensor] = {}
     start = 0

@@ -1,7 +1,7 @@
-"""Before training: what it will take on this machine, by a dry run of two of its forward passes.
+"""Forecasts the time and memory of a training by a dry run of two of its forward passes.
 
-Nothing of the training changes by it: gradients are thrown away, and every step draws its dropout
-from a seed of its own.
+The dry run does not change the training: its gradients are discarded, and each step draws its
+dropout from its own seed.
 """
 
 import logging
@@ -20,15 +20,16 @@ from lorajob.training.packed import PackedBatch
 from lorajob.training.passes import Passes
 from lorajob.training.trainer import Run
 
-# Both are guesses, tried on no card yet: memory is lost between blocks, and few steps have more
-# windows.
-SHARE_OF_MEMORY = 0.9  # of what a card has free
-MOST_WINDOWS = 32  # a forward pass
-COMMON_PASSES = 4  # of the median kind, which nearly all are like; the costliest is dear enough
+# The next two are guesses that were not tried on a GPU yet. Some memory is lost between blocks, and
+# few steps have more windows.
+SHARE_OF_MEMORY = 0.9  # of a GPU's free memory
+MOST_WINDOWS = 32  # in a forward pass
+# Runs of the median pass, because nearly all passes are like it. The costliest pass runs once.
+COMMON_PASSES = 4
 GIB = 2**30
-# While windows of every length come and go, a CPU's heap gets gaps that a full window does not fit
-# in: about so much in the trainings of whisper-base that bench/RESULTS.md has ("The planner's
-# forecast"), perhaps since glibc keeps only blocks of up to 32 MB there.
+# Windows of many lengths leave gaps in a CPU's heap that a full window does not fit in. The gaps
+# took about this much in the trainings of whisper-base in bench/RESULTS.md ("The planner's
+# forecast"). A possible reason is that glibc keeps only blocks of up to 32 MB in the heap.
 GAPS_BYTES = round(0.4 * GIB)
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Forecast:
-    """What the steps still to do will take."""
+    """Forecast time and memory of the remaining steps."""
 
     steps: int
     seconds_a_step: float
@@ -48,23 +49,24 @@ class Forecast:
 
 
 class Loaded(NamedTuple):
-    """Bytes that a process has taken, at most and now."""
+    """Memory of a process in bytes: its peak, and what is resident now."""
 
     peak: int
     resident: int
 
 
 def loaded_memory() -> Loaded:
-    """As it is now."""
+    """The memory of this process now."""
     return Loaded(peak_memory(), _resident_memory())
 
 
 def forecast(run: Run, passes: Passes, loaded: Loaded) -> Forecast:
-    """Time passes of the steps still to do: of each kind, with and without stored encoder outputs,
-    the median and the costliest.
+    """Forecast the remaining steps by timing some of their passes.
 
-    Passes between the two are interpolated, cheaper ones are in proportion to the median.
-    `loaded` is the memory before anything was computed. Raises torch.OutOfMemoryError.
+    There are two kinds of passes: with and without stored encoder outputs. Of each kind the median
+    and the costliest pass are timed. Passes between the two are interpolated; cheaper passes are in
+    proportion to the median. `loaded` is the memory before the first computation. Raises
+    torch.OutOfMemoryError.
     """
     steps = passes.left()
     together = passes.collate()
@@ -80,21 +82,23 @@ def forecast(run: Run, passes: Passes, loaded: Loaded) -> Forecast:
         costs = [passes.seconds(batch) for batch in kind]
         middle, most = median_low(costs), max(costs)
         common = kind[costs.index(middle)]
-        # the first of its kind is slower, and other programs on the machine only ever add
+        # The minimum counts: the first pass is slower, and other programs can only add time.
         common_seconds = min(seconds_of(common) for _ in range(COMMON_PASSES))
         most_seconds = seconds_of(kind[costs.index(most)])
         slope = (most_seconds - common_seconds) / (most - middle) if most > middle else 0.0
         seconds += sum(common_seconds * min(1.0, it / middle) for it in costs)
         seconds += sum(slope * max(0.0, it - middle) for it in costs)
     peak = peak_memory()
-    if run.accelerator.device.type == "cpu" and peak > loaded.peak:  # else loading took the most
-        stored = passes.dataset.encoded.bytes  # read through memory maps, which count as resident
+    # If the peak has not grown, loading took the most memory.
+    if run.accelerator.device.type == "cpu" and peak > loaded.peak:
+        # Encoder outputs are read through memory maps, which count as resident.
+        stored = passes.dataset.encoded.bytes
         peak += min(GAPS_BYTES, peak - loaded.resident) + stored
     return Forecast(len(steps), seconds / len(steps), seconds, peak)
 
 
 def write_forecast(path: Path, ahead: Forecast) -> None:
-    """Say what is to come, in forecast.json at `path` and in the log."""
+    """Write a forecast to forecast.json at `path` and to the log."""
     write_json(path, ahead.as_dict())
     log.info(
         "%d steps of about %.2f s: %.0f s; %.2f GiB at most",
@@ -106,7 +110,7 @@ def write_forecast(path: Path, ahead: Forecast) -> None:
 
 
 def write_measured(path: Path, ahead: Forecast, seconds: float) -> None:
-    """Put what the training took beside its forecast, in the same file and in the log."""
+    """Write the measured time and memory beside the forecast, to the same file and to the log."""
     took_bytes = peak_memory()
     took = {"seconds": round(seconds, 1), "peak_memory_bytes": took_bytes}
     write_json(path, ahead.as_dict() | {"measured": took})
@@ -120,7 +124,7 @@ def write_measured(path: Path, ahead: Forecast, seconds: float) -> None:
 
 
 def dry_pass(run: Run, batch: Batch | PackedBatch) -> float:
-    """Seconds of one forward and backward pass, whose gradients are dropped, come what may."""
+    """Seconds of one forward and backward pass. Its gradients are always discarded."""
     device = run.accelerator.device
     started = time.monotonic()
     try:
@@ -133,14 +137,14 @@ def dry_pass(run: Run, batch: Batch | PackedBatch) -> float:
 
 
 def peak_memory() -> int:
-    """Bytes at most so far: allocated on the card, else resident."""
+    """Peak memory so far, in bytes: allocated on the GPU, else resident."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _resident_memory() -> int:
-    """Bytes resident now; at most so far on a system without /proc."""
+    """Resident memory now, in bytes; the peak on a system without /proc."""
     try:
         pages = Path("/proc/self/statm").read_text("utf-8").split()[1]
     except OSError:
@@ -149,9 +153,10 @@ def _resident_memory() -> int:
 
 
 def pick_micro_batch(run: Run, full: Batch) -> int:
-    """Full windows a forward pass that this device takes; one on a CPU, which more do not speed up.
+    """How many full windows fit into a forward pass on this device.
 
-    `full` is one window of 30 s with its labels.
+    On a CPU it is 1, because more windows are not faster. `full` is one window of 30 s with its
+    labels.
     """
     if run.accelerator.device.type != "cuda":
         return 1
@@ -166,6 +171,6 @@ def pick_micro_batch(run: Run, full: Batch) -> int:
 
 
 def windows_that_fit(free_bytes: int, window_bytes: int) -> int:
-    """How many windows' activations the memory holds, a power of two, at least one."""
+    """How many windows' activations fit into memory: a power of two, at least 1."""
     most = int(SHARE_OF_MEMORY * free_bytes) // max(1, window_bytes)
     return min(MOST_WINDOWS, 1 << max(0, most.bit_length() - 1))

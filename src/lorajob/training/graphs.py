@@ -1,8 +1,8 @@
-"""Passes recorded once as CUDA graphs and played again, a graph for each shape of a pass.
+"""Records passes as CUDA graphs and replays them. Each shape of a pass has one graph.
 
-A pass over a large Whisper starts some 9,000 operations, there and back. Starting them takes a
-program longer than an H100 takes to compute them, unless a pass has very many windows. A recorded
-pass is started at once, whatever it holds.
+A forward and backward pass over a large Whisper starts about 9,000 operations. Starting them takes
+longer than an H100 takes to compute them, unless a pass has very many windows. A recorded pass
+starts as a whole.
 """
 
 import logging
@@ -21,23 +21,23 @@ log = logging.getLogger(__name__)
 
 
 class NotRecorded(Exception):
-    """A pass cannot be recorded here; it can be taken as it is."""
+    """A pass cannot be recorded on this device. It can be run without recording."""
 
 
 @dataclass
 class _Recorded:
-    """A graph with what it reads and what it writes besides the gradient."""
+    """A graph, its inputs, and its outputs besides the gradient."""
 
     graph: torch.cuda.CUDAGraph
     inputs: PackedBatch
-    share: Tensor  # one over the step's labels
+    share: Tensor  # 1 / number of the step's labels
     loss: Tensor
 
 
 class RecordedPasses:
-    """Adds the gradients of packed passes, each shape recorded at its first pass.
+    """Adds the gradients of packed passes. Each shape is recorded at its first pass.
 
-    All graphs compute in the same memory, since only one plays at a time.
+    All graphs share the same memory, because only one runs at a time.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class RecordedPasses:
         backward: Callable[[Tensor], Any],
         adapter: FlatAdapter,
     ) -> None:
-        """`backward` of the summed `loss` gives the gradients of `adapter`."""
+        """`backward` is called with the summed `loss` and makes the gradients of `adapter`."""
         self._loss = loss
         self._backward = backward
         self._adapter = adapter
@@ -55,9 +55,9 @@ class RecordedPasses:
         self._stream: torch.cuda.Stream | None = None
 
     def __call__(self, batch: PackedBatch, tokens: int) -> Tensor:
-        """Add the batch's gradients; returns its share of the loss a token, of `tokens` in all.
+        """Add the gradients of a batch. Returns its summed loss divided by the step's `tokens`.
 
-        The result is overwritten by the next pass. Raises torch.OutOfMemoryError and NotRecorded.
+        The next pass overwrites the result. Raises torch.OutOfMemoryError and NotRecorded.
         """
         key = batch.shape, batch.heard is None
         recorded = self._recorded.get(key)
@@ -76,7 +76,7 @@ class RecordedPasses:
         return recorded.loss
 
     def forget(self) -> None:
-        """Give the memory back; shapes are recorded anew."""
+        """Free the memory. Shapes will be recorded again."""
         self._recorded.clear()
         self._pool = None
 
@@ -84,19 +84,21 @@ class RecordedPasses:
         device = self._adapter.weights.device
         inputs = batch.to(device)
         share = torch.zeros((), device=device)
-        # always the same: PyTorch gives memory back to the stream that it was taken on
+        # Always the same stream: PyTorch returns memory to the stream that it was allocated on.
         stream = self._stream = self._stream or torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):  # the libraries make their plans outside of the graph
+        # The libraries must make their plans outside of the graph.
+        with torch.cuda.stream(stream):
             if self._pool is None:
                 before = self._adapter.gradient.clone()
                 self._take(inputs, share)
                 self._adapter.gradient.copy_(before)
-            elif inputs.audio is not None:  # later a whole pass would take as much memory again
+            # Once a graph exists, a whole pass outside of it would take as much memory again.
+            elif inputs.audio is not None:
                 self._loss.front(inputs)
         torch.cuda.current_stream(device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # other threads pin memory meanwhile, which is no part of the pass
+        # Other threads pin memory meanwhile. "thread_local" keeps this out of the recording.
         with torch.cuda.graph(
             graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
         ):

@@ -1,4 +1,4 @@
-"""What is written of each step of a training: history.jsonl, and pictures for TensorBoard."""
+"""Records each step of a training in history.jsonl and for TensorBoard."""
 
 import json
 from contextlib import suppress
@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from torch.utils.tensorboard import SummaryWriter
 
-RATE_STEPS = 20  # tokens and clips a second are told over so many steps
+RATE_STEPS = 20  # rates (tokens and clips a second) are averages over so many steps
 
 
 class Taken(NamedTuple):
-    """A step: when it ended, what it held, seconds it waited for its batches."""
+    """A step: when it ended, its tokens and clips, and the seconds it waited for its batches."""
 
     time: float
     tokens: int
@@ -20,7 +20,7 @@ class Taken(NamedTuple):
 
 
 class History:
-    """The steps of a training, those of earlier attempts, which `path` holds, included."""
+    """The steps of a training. Those of earlier attempts are read from `path`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -32,13 +32,13 @@ class History:
             self._draw(row.pop("step"), row)
 
     def begin(self, time: float) -> None:
-        """The first step from now on begins at `time`."""
+        """Note that the next step begins at `time`, in monotonic seconds."""
         self._recent.append(Taken(time, 0, 0, 0.0))
 
     def add(
         self, step: int, loss: float, learning_rate: float, taken: Taken
     ) -> tuple[dict[str, float], float]:
-        """Write a step; returns what was written and the seconds that a step takes."""
+        """Write a step. Returns the written fields and the average seconds of a step."""
         self._recent = [*self._recent[-RATE_STEPS:], taken]
         seconds = taken.time - self._recent[0].time
         steps = self._recent[1:]
@@ -60,7 +60,7 @@ class History:
             self._board.close()
 
     def final_loss(self) -> float:
-        """Mean over the last tenth of the steps."""
+        """Mean loss over the last tenth of the steps."""
         last = self._losses[-max(1, len(self._losses) // 10) :]
         return sum(last) / len(last)
 

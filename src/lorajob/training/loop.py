@@ -36,31 +36,34 @@ from lorajob.training.trainer import Run, start_run
 from lorajob.whisper.base_model import local_model
 from lorajob.whisper.tokens import Labels
 
-STEPS_TO_FORECAST = 40  # a shorter run is over before a dry run pays
-# Losses stay on the device for so many steps: reading one waits for all that the device has to do.
+STEPS_TO_FORECAST = 40  # for a shorter training a dry run costs more than it helps
+# Losses of so many steps stay on the device. Reading a loss waits for all work of the device.
 STEPS_UNREAD = {"cpu": 1, "cuda": 10}
-SAVE_SECONDS = {"cpu": 0.0, "cuda": 60.0}  # from one checkpoint to the next, at least
+SAVE_SECONDS = {"cpu": 0.0, "cuda": 60.0}  # least seconds between two checkpoints
 
 log = logging.getLogger(__name__)
 
 
 class Unread(NamedTuple):
-    """A step that was taken, its loss a token still on the device."""
+    """A finished step. Its loss for each token is still on the device."""
 
     loss: Tensor
     rate: float
     tokens: int
     clips: int
-    waited: float  # seconds, for its batches
+    waited: float  # seconds that it waited for its batches
 
 
 class Loop:
-    """Steps, checkpoints, history and progress of one attempt; the latter two are rank 0's."""
+    """Steps, checkpoints, history and progress of one attempt.
+
+    Only rank 0 saves checkpoints and writes history.
+    """
 
     history: History | None = None
     checkpoints: Path
-    read_at: float = 0.0  # monotonic seconds, when losses were read
-    saved_at: float = 0.0  # likewise, when a checkpoint was saved
+    read_at: float = 0.0  # when losses were last read, in monotonic seconds
+    saved_at: float = 0.0  # when a checkpoint was last saved, in monotonic seconds
     first: int = 1
 
     def __init__(self, run: Run, report: Report, course: Course, dataset: WindowDataset) -> None:
@@ -79,14 +82,15 @@ class Loop:
         run.stop_asked = lambda: report.stop_requested
 
     def train(self, scratch: Path | None) -> None:
-        """Take all steps that are left; rank 0 has a folder for what is only needed meanwhile."""
+        """Take all remaining steps. `scratch` is rank 0's folder for temporary files."""
         loaded = loaded_memory()
         self._pick_micro_batch()
         if self.config.decoder_only:
             self._encode_once(scratch)
         ahead = self._forecast(loaded)
         batches = self.passes.batches()
-        self.first = self.run.step + 1  # its loss is read at once, as a sign of life
+        # The loss of the first step is read at once, to show that the training works.
+        self.first = self.run.step + 1
         began = self.read_at = self.saved_at = time.monotonic()
         if self.history is not None:
             self.history.begin(began)
@@ -118,18 +122,19 @@ class Loop:
             write_measured(path, ahead, time.monotonic() - began)
 
     def _pick_micro_batch(self) -> None:
-        """By a full window, unless the spec or a checkpoint says how many."""
+        """Measure a full window to choose the micro-batch, unless spec or checkpoint set it."""
         if self.config.micro_batch is not None or self.run.step > 0:
             return
         item = replace(self.passes.dataset[self.passes.fullest_window()], cut=False)
         try:
             self.run.micro_batch = pick_micro_batch(self.run, collate([item]))
         except torch.OutOfMemoryError as error:
-            if self.run.accelerator.num_processes == 1:  # else the first step tells, in all
+            # With several processes, the first step finds out, in all of them at once.
+            if self.run.accelerator.num_processes == 1:
                 self.run.use_less_memory(1, error)
 
     def _encode_once(self, scratch: Path | None) -> None:
-        """Encode repeated clips once: the encoder does not change."""
+        """Encode repeated clips once. This is possible because the encoder does not change."""
         accelerator, dataset = self.run.accelerator, self.passes.dataset
         shards = clips_heard_again(
             self.passes.windows,
@@ -137,7 +142,7 @@ class Loop:
             self.run.frame_bytes,
             self.config.encoder_outputs_gb * 1e9,
         )
-        (place,) = broadcast_object_list([scratch])  # of rank 0
+        (place,) = broadcast_object_list([scratch])  # rank 0's folder
         clips = encoded = 0
 
         def done(more: int) -> None:
@@ -157,7 +162,7 @@ class Loop:
         dataset.encoded = EncodedClips(place, shards)
 
     def _forecast(self, loaded: Loaded) -> Forecast | None:
-        """What a long run will take; None of a short one, and with several processes."""
+        """Forecast a long training. None for a short one, and with several processes."""
         alone = self.run.accelerator.num_processes == 1
         if self.history is None or not alone or self.total - self.run.step < STEPS_TO_FORECAST:
             return None
@@ -173,7 +178,7 @@ class Loop:
     def _read_losses(self) -> None:
         """Write the steps whose losses are still on the device, and report the newest.
 
-        Raises ModelError at a loss that is not finite; no checkpoint has that step yet.
+        Raises ModelError if a loss is not finite. No checkpoint contains such a step.
         """
         if not self.unread:
             return
@@ -216,7 +221,10 @@ class Loop:
 
 
 def run_rank(spec: JobSpec, job: JobDir, clips: int, resume: Path | None) -> None:
-    """Another process's share of `run`, as the environment numbers it; it writes nothing."""
+    """The share of a process other than rank 0 in a training. It writes no files.
+
+    The environment gives the process its number.
+    """
     set_up_cuda()
     loop = prepare(spec, lay_out(spec, job, clips), resume, Report("train"))
     with suppress(StageStopped):
@@ -224,7 +232,7 @@ def run_rank(spec: JobSpec, job: JobDir, clips: int, resume: Path | None) -> Non
 
 
 def prepare(spec: JobSpec, course: Course, resume: Path | None, report: Report) -> Loop:
-    """The loop with its model loaded, at its first step or where the checkpoint `resume` is."""
+    """Load the model and return the loop, at its first step or at the checkpoint `resume`."""
     folder = local_model(spec.base_model)
     labels = Labels(folder, find_language(spec.language).token)
     if course.config.threads:

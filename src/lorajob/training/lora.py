@@ -1,14 +1,15 @@
-"""LoRA layers in few operations, their weights and gradients in three flat tensors.
+"""LoRA layers in few operations. Their weights and gradients are in three flat tensors.
 
-PEFT computes `base(x) + B(A(dropout(x))) * scale` under autocast: per layer two casts of weights,
-two products, a product by a number and a sum, and as much again on the way back. A pass over a
-large Whisper has 640 such layers, so a fast card waits for the program that starts the operations.
+PEFT computes `base(x) + B(A(dropout(x))) * scale` under autocast. For each layer that is two casts
+of weights, two matrix products, a multiplication by a number and a sum, and as much again in the
+backward pass. A pass over a large Whisper has 640 such layers, so a fast GPU waits for the program
+that starts the operations.
 
-Here the whole adapter is one float32 tensor (the optimizer's only parameter), with one gradient and
-one copy in the type that the model computes in. The modules' weights are views of it, so PEFT saves
-and loads them as ever. A layer is one autograd function: its low-rank product is added into the
-base layer's output in place, and its gradients are written into a flat tensor of the pass, which is
-added to the float32 gradient as a whole.
+Here the whole adapter is one float32 tensor, the optimizer's only parameter. It has one gradient,
+and one copy in the type that the model computes in. The weights of the modules are views of it, so
+PEFT saves and loads them as usual. A layer is one autograd function. Its low-rank product is added
+to the base layer's output in place. Its gradients are written to a flat tensor for the pass, which
+is added to the float32 gradient as a whole.
 """
 
 from collections.abc import Iterator
@@ -27,25 +28,28 @@ ADAPTER = "default"  # PEFT's name for the only adapter of a model
 class FlatAdapter:
     """The trained weights of a model with a LoRA adapter, as one parameter.
 
-    `weights` is float32 [parameters]; `gradient`, likewise, is the sum of the passes collected
-    since `clear_gradient`. `refresh` has to
-    be called after each change of `weights`, `collect` after each backward pass; in between no
-    layer may run twice.
+    `weights` is float32 [parameters]. `gradient` is float32 [parameters], the sum over the passes
+    since `clear_gradient`. Call `refresh` after each change of `weights`, and `collect` after each
+    backward pass. Between two calls of `collect`, no layer may run twice.
     """
 
     def __init__(self, model: PeftModel, dtype: torch.dtype) -> None:
-        """Move the adapter's weights into one tensor; `dtype` is what the model computes in."""
+        """Move the adapter's weights into one tensor. `dtype` is the type of the computation."""
         trained = [it for it in model.parameters() if it.requires_grad]
         sizes = [it.numel() for it in trained]
         self.weights = nn.Parameter(torch.cat([it.detach().flatten() for it in trained]))
         self.gradient = torch.zeros_like(self.weights, requires_grad=False)
         self.weights.grad = self.gradient
-        # what the layers compute with, B times the layer's scale, and what a pass's gradients are
+        # The weights in the layers' type, with B multiplied by the layer's scale; the gradients of
+        # a pass; and the factor of each weight.
         self._working = torch.empty_like(self.weights, dtype=dtype, requires_grad=False)
         self._of_pass = torch.zeros_like(self._working)
         self._factors = torch.ones_like(self._working)
         flats = zip(
-            *(it.split(sizes) for it in (self._working, self._of_pass, self._factors)), strict=True
+            self._working.split(sizes),
+            self._of_pass.split(sizes),
+            self._factors.split(sizes),
+            strict=True,
         )
         parts = dict(zip(map(id, trained), flats, strict=True))
         views = zip(
@@ -68,19 +72,20 @@ class FlatAdapter:
 
     @torch.no_grad()
     def collect(self) -> None:
-        """Add a pass's gradients."""
+        """Add the gradients of a pass to `gradient`."""
         self.gradient.add_(self._of_pass)
         self._of_pass.zero_()
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Bring what the layers compute with up to date."""
+        """Update the copy of the weights that the layers compute with."""
         torch.mul(self.weights, self._factors, out=self._working)
 
 
 class _LowRank:
-    """One layer's A [rank, in] and B [out, rank], the latter times the scale, to compute with, and
-    where their gradients go.
+    """One layer's A [rank, in] and B [out, rank] for the computation, and their gradients.
+
+    B is multiplied by the layer's scale.
     """
 
     def __init__(self, layer: Any, parts: dict[int, tuple[Tensor, ...]]) -> None:
@@ -91,8 +96,10 @@ class _LowRank:
         factors.fill_(self.scale)
 
     def set_gradients(self, x: Tensor, low: Tensor, outer: Tensor, outer_low: Tensor) -> None:
-        """`x` [n, in], `low` = x A^T [n, rank], `outer` [n, out] and `outer_low` [n, rank], the
-        gradients on the layer's output and on `low`.
+        """Compute the gradients of A and B.
+
+        `x` is [n, in] and `low` = x A^T is [n, rank]. `outer` [n, out] is the gradient of the
+        layer's output, `outer_low` [n, rank] that of `low`.
         """
         torch.mm(outer_low.t(), x, out=self._of_a)
         self.set_gradient_of_b(low, outer)
@@ -140,8 +147,9 @@ class _AdaptedLinear(torch.autograd.Function):
 
 
 class _SharedInput(torch.autograd.Function):
-    """As `_AdaptedLinear` of several layers: their A are one product, and so are the sums of the
-    gradients on x.
+    """As `_AdaptedLinear`, for several layers with the same input x.
+
+    The products with all A are one product, and so are their contributions to the gradient of x.
     """
 
     @staticmethod
@@ -187,8 +195,9 @@ class _SharedInput(torch.autograd.Function):
 
 
 class _AddLowRank(torch.autograd.Function):
-    """out [..., out], x [..., in] -> out + scale (x A^T) B^T: beside a quantised layer, or when x
-    went through dropout.
+    """out [..., out], x [..., in] -> out + scale (x A^T) B^T.
+
+    For quantised base layers, and if x went through dropout.
     """
 
     @staticmethod
@@ -222,21 +231,22 @@ class _AddLowRank(torch.autograd.Function):
 
 
 def _lora_layers(model: PeftModel) -> Iterator[Any]:
-    """The LoRA layers beside a linear layer, plain or quantised."""
+    """The LoRA layers whose base is a linear layer, plain or quantised."""
     for module in model.modules():
         if isinstance(module, LoraLayer) and isinstance(module.get_base_layer(), nn.Linear):
             yield module
 
 
 def plain(model: PeftModel) -> bool:
-    """Whether all linear layers are in float: quantised ones look at their input as they compute,
-    so they cannot be recorded.
+    """Whether all linear layers are in float, so that passes can be recorded.
+
+    Quantised layers inspect their input during the computation, so they cannot be recorded.
     """
     return all(type(it) is nn.Linear for it in model.modules() if isinstance(it, nn.Linear))
 
 
 def _forward(layer: Any, x: Tensor) -> Tensor:
-    """In place of PEFT's forward of a LoRA layer."""
+    """Replaces PEFT's forward of a LoRA layer."""
     low_rank: _LowRank = layer.low_rank
     base = layer.base_layer
     if _is_plain(layer):
@@ -247,21 +257,21 @@ def _forward(layer: Any, x: Tensor) -> Tensor:
 
 
 def _is_plain(layer: Any) -> bool:
-    """Whether a LoRA layer's base is in float, and its input goes through no dropout."""
+    """Whether a LoRA layer has a float base and no dropout of its input."""
     dropout = layer.lora_dropout[ADAPTER]
     drops = layer.training and isinstance(dropout, nn.Dropout) and dropout.p > 0
     return type(layer.base_layer) is nn.Linear and not drops
 
 
 def apply(function: Any, *given: Any) -> Tensor:
-    """Apply an autograd function; the weights are given too, so that autograd sees trained ones."""
+    """Apply an autograd function. It also gets the weights, so that autograd tracks them."""
     low_rank: _LowRank = given[-1]
     result: Tensor = function.apply(*given, low_rank.first, low_rank.second)
     return result
 
 
 def project(x: Tensor, *layers: Any) -> tuple[Tensor, ...]:
-    """What each of several linear layers makes of the same x [..., in], LoRA or not."""
+    """The outputs of several linear layers, with or without LoRA, for the same x [..., in]."""
     if not all(isinstance(it, LoraLayer) and hasattr(it, "low_rank") for it in layers):
         return tuple(layer(x) for layer in layers)
     if not all(_is_plain(it) for it in layers):

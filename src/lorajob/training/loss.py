@@ -1,4 +1,4 @@
-"""What training minimises: Whisper's cross-entropy, from audio to a number."""
+"""The loss of a training: Whisper's cross-entropy."""
 
 from typing import Any
 
@@ -17,19 +17,19 @@ from lorajob.training.packed import (
 from lorajob.whisper.features import LogMel
 from lorajob.whisper.model import encode
 
-# Logits that exist at a time: 128 x 51,865 float32 are 27 MB, 2,048 are 425 MB.
+# Tokens whose logits exist at a time. 128 x 51,865 float32 are 27 MB, 2,048 x 51,865 are 425 MB.
 CHUNK_TOKENS = {"cpu": 128, "cuda": 2048}
 
 
 class WhisperLoss(nn.Module):
-    """Batch -> summed cross-entropy in nats over the labels that count."""
+    """Maps a batch to its summed cross-entropy in nats, over the labels without padding."""
 
     def __init__(self, model: PeftModel) -> None:
         super().__init__()
         self.model = model
         self.ends = attend_without_copies(model)
         self.log_mel = LogMel(self.whisper.config.num_mel_bins)
-        self._heard: Tensor | None = None  # [windows, 1, 1, frames]: False where there is padding
+        self._heard: Tensor | None = None  # [windows, 1, 1, frames]: False for padding
         for layer in self.whisper.model.decoder.layers:
             layer.register_forward_pre_hook(self._hide_padding, with_kwargs=True)
 
@@ -45,15 +45,15 @@ class WhisperLoss(nn.Module):
         if batch.encoded is not None:
             return self._decode(batch.encoded.to(self.whisper.dtype), batch, batch.frames)
         if batch.audio is None:
-            raise ValueError("a batch has neither audio nor what the encoder made of it")
+            raise ValueError("a batch has neither audio nor encoder outputs")
         return self._decode(self.encode(batch.audio), batch, None)
 
     def encode(self, audio: Tensor) -> Tensor:
-        """What the encoder makes of float32 audio [windows, samples]: [windows, frames, width]."""
+        """Encoder outputs [windows, frames, width] of float32 audio [windows, samples]."""
         return encode(self.whisper.model.encoder, self.log_mel(audio).to(self.whisper.dtype))
 
     def front(self, batch: PackedBatch) -> Tensor:
-        """What the encoder's first layer gets of a batch's audio: [frames, width]."""
+        """The input of the encoder's first layer for a batch's audio: [frames, width]."""
         features = packed_log_mel(self.log_mel, batch).to(self.whisper.dtype)
         return packed_convolutions(self.whisper.model.encoder, features, batch.heard_places)
 
@@ -81,17 +81,17 @@ class WhisperLoss(nn.Module):
             decoder_input_ids=self.decoder_input(batch.labels),
             use_cache=False,
         ).last_hidden_state
-        # padding never reaches the vocabulary's wide projection
+        # Padding is removed before the large projection to the vocabulary.
         said = hidden.flatten(0, 1).index_select(0, batch.counted)
         labels = batch.labels.flatten().index_select(0, batch.counted)
         return cross_entropy(said, self.whisper.proj_out, labels)
 
     def _hide_padding(self, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        """transformers' decoder has no argument for it; each of its layers has."""
+        """Give a layer the mask of padding. transformers' decoder has no argument for it."""
         return args, kwargs | {"encoder_attention_mask": self._heard}
 
     def decoder_input(self, labels: Tensor) -> Tensor:
-        """Labels moved right by one behind a single <|startoftranscript|>."""
+        """The labels shifted right by one, with <|startoftranscript|> first."""
         config = self.whisper.config
         shifted = labels.roll(1, dims=-1)
         shifted = shifted.masked_fill(shifted == IGNORED, config.pad_token_id)
@@ -100,11 +100,11 @@ class WhisperLoss(nn.Module):
 
 
 def cross_entropy(hidden: Tensor, head: nn.Module, labels: Tensor) -> Tensor:
-    """Summed cross-entropy of `head(hidden)` [tokens, vocabulary] against labels [tokens], those
-    that are IGNORED left out.
+    """Summed cross-entropy of `head(hidden)` [tokens, vocabulary] against `labels` [tokens].
 
-    A frozen head's logits are never kept: chunk by chunk the gradient on `hidden` is worked out
-    along with the loss, as Liger Kernel's fused linear cross-entropy does (arXiv 2410.10989).
+    IGNORED labels are left out. With a frozen head the logits are never stored: the gradient of
+    `hidden` is computed together with the loss, chunk by chunk, as in Liger Kernel's fused linear
+    cross-entropy (arXiv 2410.10989).
     """
     if type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad:
         loss: Tensor = _ChunkedCrossEntropy.apply(hidden, head.weight, labels)

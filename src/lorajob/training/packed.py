@@ -1,10 +1,10 @@
-"""A forward pass without padding: all windows one behind the other, in one row of frames.
+"""A forward pass without padding: all windows are joined in one row of frames.
 
-Windows differ in length. Padding them to the longest wastes work, and each new shape of a batch
-costs a card's libraries a new plan. Here a pass is `frames` encoder positions and `tokens` decoder
-positions, of whatever windows: only attention has to know where a window ends. The positions left
-over belong to fillers, windows of silence without labels. So a training needs few shapes, and each
-can be recorded once and played again (graphs.py).
+Windows differ in length. Padding them to the longest wastes work, and for each new shape of a batch
+a GPU's libraries make a new plan. Here a pass has `frames` encoder positions and `tokens` decoder
+positions, for any windows. Only attention has to know where a window ends. Unused positions belong
+to fillers: windows of silence without labels. So a training needs few shapes, and each can be
+recorded once and replayed (graphs.py).
 """
 
 from collections.abc import Callable, Sequence
@@ -22,17 +22,17 @@ from lorajob.whisper.features import DYNAMIC_RANGE, FFT_SAMPLES, HOP_SAMPLES, LO
 from lorajob.whisper.window import FRAME_SAMPLES, FRAMES_A_SECOND, WINDOW_SECONDS, encoder_frames
 
 FULL_FRAMES = round(WINDOW_SECONDS * FRAMES_A_SECOND)  # encoder positions of 30 s
-FULL_TOKENS = 448  # the decoder's positions
-ROUND_TO = 64  # a pass's frames and tokens
-SHAPES = 6  # of passes in a training
-# The samples of a window, half of an FFT's more at each end, in whole hops.
+FULL_TOKENS = 448  # decoder positions
+ROUND_TO = 64  # frames and tokens of a pass are multiples of it
+SHAPES = 6  # most shapes of passes in a training
+# Hops that a window takes beyond its samples, for half an FFT at each end, rounded up.
 EDGE_HOPS = -(-FFT_SAMPLES // HOP_SAMPLES)
 HOPS_A_FRAME = FRAME_SAMPLES // HOP_SAMPLES
 
 
 @dataclass(frozen=True, order=True)
 class PassShape:
-    """Positions of the encoder and of the decoder, and windows, fillers included."""
+    """Encoder positions, decoder positions and windows of a pass, including fillers."""
 
     frames: int
     tokens: int
@@ -41,19 +41,19 @@ class PassShape:
 
 @dataclass(frozen=True)
 class PassSize:
-    """What a pass's windows need: the sums of their frames and tokens, and their number."""
+    """Needs of a pass's windows: the sums of their frames and tokens, and their number."""
 
     frames: int
     tokens: int
     windows: int
 
     def fillers(self, shape: PassShape) -> int:
-        """Windows that fill the rest of the shape, each of at most 30 s and 448 tokens."""
+        """Number of fillers for the rest of the shape, each of at most 30 s and 448 tokens."""
         frames, tokens = shape.frames - self.frames, shape.tokens - self.tokens
         return max(1, -(-frames // FULL_FRAMES), -(-tokens // FULL_TOKENS))
 
     def fits(self, shape: PassShape) -> bool:
-        """Each filler needs a position of both kinds."""
+        """Whether the windows fit. Each filler needs at least one position of both kinds."""
         fillers = self.fillers(shape)
         return (
             self.frames + fillers <= shape.frames
@@ -63,15 +63,17 @@ class PassSize:
 
 
 def choose_shapes(sizes: Sequence[PassSize]) -> list[PassShape]:
-    """At most SHAPES shapes, in ascending order, so that each of `sizes` fits one and little is
-    filled: each is made for as many of them.
+    """Choose at most SHAPES shapes, in ascending order, so that each of `sizes` fits one.
+
+    Each shape is made for an equal share of the sizes, so that few positions are filled.
     """
     ordered = sorted(sizes, key=lambda it: it.frames)
     count = min(SHAPES, len(ordered))
     shapes: list[PassShape] = []
     for number in range(count):
         group = ordered[number * len(ordered) // count : (number + 1) * len(ordered) // count]
-        # lengths are known to a frame and a token or two: what does not fit takes the next shape
+        # Lengths may be off by a frame and a token or two. A pass that does not fit takes the next
+        # larger shape, so only the largest shape gets spare positions.
         spare = 1.02 if number == count - 1 else 1.0
         shape = PassShape(
             _round_up(round(spare * max(it.frames for it in group)) + 8),
@@ -88,7 +90,7 @@ def _round_up(count: int) -> int:
 
 
 def pass_shape(size: PassSize, shapes: Sequence[PassShape]) -> PassShape:
-    """The smallest of `shapes` that takes a pass; one of its own if none does."""
+    """The smallest of `shapes` that a pass fits, or a new shape if it fits none."""
     for shape in shapes:
         if size.fits(shape):
             return shape
@@ -100,14 +102,16 @@ def pass_shape(size: PassSize, shapes: Sequence[PassShape]) -> PassShape:
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """A pass of one shape; int64 where nothing is said.
+    """A pass of one shape. Tensors are int64 if nothing else is said.
 
-    audio [samples] float32, windows behind each other with reflected edges; `hops` [2 frames] are
-    the places in it, in hops, where the FFT's windows begin, `owner` [2 frames] the window of each.
-    `heard` is what a frozen encoder made of the audio, [frames, width], instead of these.
-    inputs, places and labels [tokens] are the decoder's: token before, position, token to say.
-    heard_ends and said_ends [windows + 1] int32: where each window's positions end.
-    `label_count` labels are no filler.
+    - `audio`: float32 [samples], the joined windows with reflected edges.
+    - `hops`: [2 frames], where in `audio` each window of the FFT begins, in hops.
+    - `owner`: [2 frames], the window that each of these belongs to.
+    - `heard`: outputs of a frozen encoder [frames, width]; then the three above are None.
+    - `inputs`, `places`, `labels`: [tokens], the decoder's previous token, position and target.
+    - `heard_places`: [frames], the encoder position of each frame in its window.
+    - `heard_ends`, `said_ends`: int32 [windows + 1], where each window's positions end.
+    - `label_count`: number of labels without fillers.
     """
 
     shape: PassShape
@@ -124,7 +128,7 @@ class PackedBatch:
     heard: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """By name, those that there are."""
+        """Name -> tensor, without those that are None."""
         return {name: it for name, it in vars(self).items() if isinstance(it, Tensor)}
 
     def pin_memory(self) -> "PackedBatch":
@@ -140,7 +144,7 @@ class PackedBatch:
 
 @dataclass(frozen=True)
 class Packer:
-    """Makes a pass of windows, for a decoder that starts with `start` and pads with `pad`."""
+    """Makes a pass of windows. The decoder's start token is `start`, its padding token `pad`."""
 
     shapes: Sequence[PassShape]
     start: int
@@ -195,12 +199,12 @@ def _shares(total: int, count: int) -> list[int]:
 
 
 def _positions(lengths: Sequence[int]) -> Tensor:
-    """0, 1, 2 ... of each length, behind each other."""
+    """0, 1, 2 ... for each length, joined."""
     return torch.cat([torch.arange(length) for length in lengths])
 
 
 def _ends(lengths: Sequence[int], windows: int) -> Tensor:
-    """Cumulative sums from 0; windows that are not there end where the last does."""
+    """Cumulative sums, from 0. Unused windows end where the last one does."""
     sums = np.cumsum([0, *lengths, *[0] * (windows - len(lengths))])
     return torch.from_numpy(sums.astype(np.int32))
 
@@ -223,7 +227,8 @@ def _pack_audio(items: list[Item], frames: Sequence[int], shape: PassShape) -> d
         hops.append(np.arange(HOPS_A_FRAME * count) + begin)
         owners.append(np.full(HOPS_A_FRAME * count, number))
         begin += length // HOP_SAMPLES
-    unused = shape.windows - len(frames)  # so that each pass of a shape has as many samples
+    # All passes of a shape have the same number of samples.
+    unused = shape.windows - len(frames)
     blocks.append(np.zeros(unused * EDGE_HOPS * HOP_SAMPLES, np.float32))
     return {
         "audio": torch.from_numpy(np.concatenate(blocks)),
@@ -234,7 +239,7 @@ def _pack_audio(items: list[Item], frames: Sequence[int], shape: PassShape) -> d
 
 @torch.no_grad()
 def packed_log_mel(log_mel: LogMel, batch: PackedBatch) -> Tensor:
-    """float32 [2 frames, mel_bins]: of each window what `LogMel` makes of it alone."""
+    """Log-mel features, float32 [2 frames, mel_bins], the same as `LogMel` of each window alone."""
     if batch.audio is None or batch.hops is None or batch.owner is None:
         raise ValueError("a batch of encoder outputs has no audio")
     windows = batch.audio.unfold(0, FFT_SAMPLES, HOP_SAMPLES).index_select(0, batch.hops)
@@ -249,10 +254,11 @@ def packed_log_mel(log_mel: LogMel, batch: PackedBatch) -> Tensor:
 
 @torch.no_grad()
 def packed_convolutions(encoder: Any, features: Tensor, places: Tensor) -> Tensor:
-    """The encoder's frozen front: [2 frames, mel_bins] -> [frames, width], with its positions.
+    """The encoder's frozen convolutions and position embeddings.
 
-    `places` [frames] are the positions in the windows. The convolutions, three wide, are products
-    with three rows beside each other; a window's first row has zeros before it, its last behind it.
+    Maps [2 frames, mel_bins] to [frames, width]. `places` [frames] are the positions in the
+    windows. A convolution of width three is a product with three neighbouring rows. Before the
+    first row of a window and behind its last there are zeros.
     """
     first = (places == 0).repeat_interleave(2)
     first[1::2] = False
@@ -267,13 +273,16 @@ def packed_convolutions(encoder: Any, features: Tensor, places: Tensor) -> Tenso
 
 
 def _three_wide(convolution: nn.Conv1d, *rows: Tensor) -> Tensor:
-    """[n, in] three times -> [n, out]."""
+    """Map three rows [n, in] to [n, out]."""
     weight = convolution.weight.permute(0, 2, 1).flatten(1)  # [out, 3 x in]
     return functional.linear(torch.cat(rows, dim=1), weight, convolution.bias)
 
 
 def run_layers(layers: nn.ModuleList, hidden: Tensor, heard: Tensor | None = None) -> Tensor:
-    """The layers of an encoder, or with `heard` of a decoder: [1, positions, width], likewise."""
+    """Run the layers of an encoder or, with `heard`, of a decoder.
+
+    `hidden`, `heard` and the result are [1, positions, width].
+    """
     for layer in layers:
         given = layer(hidden, None) if heard is None else _decoder_layer(layer, hidden, heard)
         hidden = given[0] if isinstance(given, tuple) else given  # a tuple in transformers 5.0

@@ -1,9 +1,9 @@
-"""Clips laid out in windows, windows in optimizer steps and forward passes: deterministic by seed.
+"""Plans a training: clips into windows, windows into optimizer steps and forward passes.
 
-The public recipe pads every clip to 30 s, so that with 4 s clips seven eighths of the encoder's
-work is silence. Here most windows are cut behind their clip, which costs least. Some are packed
-full, for long recordings and timestamps, and some padded: a model that only sees full windows never
-learns that speech ends, and loops on short input.
+The plan is deterministic, given the seed. The public recipe pads each clip to 30 s: with clips of
+4 s, seven eighths of the encoder's work is silence. Here most windows are cut behind their clip,
+which is the cheapest. Some are packed full, for long recordings and timestamps. Some are padded: a
+model that only sees full windows never learns that speech ends, and loops on short input.
 """
 
 import hashlib
@@ -21,18 +21,19 @@ from lorajob.whisper.window import (
 )
 
 PAUSE_SECONDS = 0.2  # silence between two clips of a window
-# On a CPU whisper-base's decoder takes as long for a position as its encoder for so much audio.
+# Cost of a decoder position, as the seconds of audio for which the encoder takes as long. Measured
+# with whisper-base on a CPU.
 SECONDS_A_TOKEN = 0.045
-USUAL_CLIPS = 8  # an optimizer step
+USUAL_CLIPS = 8  # in an optimizer step
 ENOUGH_STEPS = 500
-OPEN_WINDOWS = 64  # first-fit looks at so many; an epoch is packed in linear time
+OPEN_WINDOWS = 64  # that first-fit looks at; the limit makes packing take linear time
 
 
 @dataclass(frozen=True)
 class Window:
-    """What the encoder sees at once: clips by index, in order.
+    """The input of one encoder run: clips by index, in order.
 
-    A `cut` one ends shortly behind its clip; the others are padded to 30 s.
+    A `cut` window ends shortly behind its clip. The others are padded to 30 s.
     """
 
     clips: tuple[int, ...]
@@ -42,7 +43,7 @@ class Window:
 
 @dataclass(frozen=True)
 class ClipSizes:
-    """What packing has to know of the clips: one entry a clip."""
+    """Lengths and speakers of the clips, for packing. Each list has one entry for each clip."""
 
     seconds: Sequence[float]
     tokens: Sequence[int]  # the end token included
@@ -50,7 +51,7 @@ class ClipSizes:
 
 
 class _Open:
-    """A window being filled."""
+    """A window that is being filled."""
 
     def __init__(self, timestamps: bool, speaker: str | None) -> None:
         self.clips: list[int] = []
@@ -73,15 +74,16 @@ class _Open:
 
 
 def plan_run(sizes: ClipSizes, config: TrainConfig, seed: int) -> list[list[Window]]:
-    """Every optimizer step of a training, each a list of windows."""
+    """All optimizer steps of a training, each a list of windows."""
     return [
         step for epoch in range(config.epochs) for step in plan_epoch(sizes, config, seed, epoch)
     ]
 
 
 def digest_plan(plan: list[list[Window]], sizes: ClipSizes) -> str:
-    """A hash of all windows and of the sizes of their clips: another one, another training,
-    whatever it was that changed, settings, corpus or the code above.
+    """A hash of all windows and of the sizes of their clips.
+
+    It identifies the training: it changes with the settings, the corpus and the code above.
     """
     digest = hashlib.sha256()
     for clip in zip(sizes.seconds, sizes.tokens, sizes.speakers, strict=True):
@@ -92,9 +94,9 @@ def digest_plan(plan: list[list[Window]], sizes: ClipSizes) -> str:
 
 
 def plan_epoch(sizes: ClipSizes, config: TrainConfig, seed: int, epoch: int) -> list[list[Window]]:
-    """The optimizer steps of one epoch, each a list of windows that hold about `batch_clips` clips.
+    """The optimizer steps of one epoch, each a list of windows with about `batch_clips` clips.
 
-    Every clip occurs once. The same arguments give the same plan on any machine.
+    Each clip occurs once. The same arguments give the same plan on every machine.
     """
     rng = random.Random(f"{seed}/{epoch}")
     windows = plan_windows(sizes, config, rng)
@@ -103,12 +105,12 @@ def plan_epoch(sizes: ClipSizes, config: TrainConfig, seed: int, epoch: int) -> 
 
 
 def clips_a_step(config: TrainConfig, clips: int, most: int = USUAL_CLIPS) -> int:
-    """`batch_clips`, or what suits a corpus of so many `clips`: `most`, which the device computes
-    best, or a half, a quarter ... of it where that makes fewer than ENOUGH_STEPS steps.
+    """Clips in an optimizer step: `batch_clips`, or a number that suits a corpus of `clips` clips.
 
-    A short run learns by its steps: on 480 clips seen once, 8, 4, 2 and 1 a step left whisper-base
-    held-out losses of .65, .53, .49 and .43 for the same arithmetic. From where on more steps do
-    not help is a guess.
+    That number is `most`, which the device computes best. It is halved while the training would
+    have fewer than ENOUGH_STEPS steps. In a short training the number of steps matters most: on 480
+    clips seen once, steps of 8, 4, 2 and 1 clips gave whisper-base held-out losses of .65, .53, .49
+    and .43, with the same arithmetic. ENOUGH_STEPS is a guess.
     """
     if config.batch_clips is not None:
         return config.batch_clips
@@ -119,7 +121,7 @@ def clips_a_step(config: TrainConfig, clips: int, most: int = USUAL_CLIPS) -> in
 
 
 def plan_windows(sizes: ClipSizes, config: TrainConfig, rng: random.Random) -> list[Window]:
-    """First-fit over the shuffled clips, `single_clips` and `cut_clips` of them left alone."""
+    """Pack the shuffled clips by first-fit. Shares `single_clips` and `cut_clips` stay alone."""
     order = list(range(len(sizes.seconds)))
     rng.shuffle(order)
     cut = round(config.cut_clips * len(order)) if config.audio_context == "dynamic" else 0
@@ -152,9 +154,10 @@ def _close(window: _Open, filling: list[_Open]) -> Window:
 
 
 def group_steps(windows: list[Window], batch_clips: int) -> list[list[Window]]:
-    """Windows in order, cut where a step holds about `batch_clips` clips.
+    """Group windows, in order, into steps of about `batch_clips` clips.
 
-    A window joins a step while that brings the step nearer to `batch_clips`; every step has one.
+    A window joins a step if that brings the step nearer to `batch_clips`. Each step has at least
+    one window.
     """
     steps: list[list[Window]] = []
     clips = 0
@@ -170,7 +173,7 @@ def group_steps(windows: list[Window], batch_clips: int) -> list[list[Window]]:
 
 
 def is_encoded(window: Window, encoded: Container[int]) -> bool:
-    """Whether the encoder's outputs of a window are there, which is cut to a clip of `encoded`."""
+    """Whether a window's encoder outputs are stored: it is cut, and its clip is in `encoded`."""
     return window.cut and window.clips[0] in encoded
 
 
@@ -180,7 +183,7 @@ def pass_seconds(
     sizes: ClipSizes,
     encoded: Container[int] = (),
 ) -> float:
-    """What a forward pass over windows of one kind costs, in seconds of audio, padding counted."""
+    """The cost of a forward pass over windows of one kind, in seconds of audio with padding."""
     chosen = [windows[index] for index in batch]
     said = max(sum(sizes.tokens[clip] for clip in window.clips) for window in chosen)
     heard = WINDOW_SECONDS
@@ -200,10 +203,11 @@ def group_batches(
     overhead_seconds: float,
     encoded: Container[int] = (),
 ) -> list[list[int]]:
-    """The forward passes of a step, each as large as `micro_batch` full windows at most.
+    """The forward passes of a step, each at most as large as `micro_batch` full windows.
 
-    `indices` are into `windows`. Cut windows go together by length (`overhead_seconds` is a pass's
-    fixed cost, in seconds of audio), those whose clips are `encoded` apart from the others.
+    `indices` are the step's places in `windows`. Cut windows of similar length share a pass.
+    `overhead_seconds` is the fixed cost of a pass, in seconds of audio. Windows whose clips are
+    `encoded` share no pass with the others.
     """
     full = [index for index in indices if not windows[index].cut]
     passes = [full[start : start + micro_batch] for start in range(0, len(full), micro_batch)]
@@ -216,7 +220,7 @@ def group_batches(
 
 
 def window_size(window: Window, sizes: ClipSizes) -> tuple[int, int]:
-    """Positions of the encoder and of the decoder that a window needs, to one or two."""
+    """Encoder and decoder positions that a window needs. They may be off by one or two."""
     said = sum(sizes.tokens[clip] for clip in window.clips) + 2
     said += 2 * len(window.clips) if window.timestamps else 1
     frames = round(WINDOW_SECONDS * FRAMES_A_SECOND)
@@ -232,10 +236,11 @@ def group_packed(
     micro_batch: int,
     encoded: Container[int] = (),
 ) -> list[list[int]]:
-    """The forward passes of a step if windows are laid behind each other: as few as hold at most
-    `micro_batch` full windows' frames and labels, each with about as many frames.
+    """The forward passes of a step if windows are joined in one row without padding.
 
-    Windows whose clips are `encoded` go apart from the others.
+    There are as few passes as possible. Each has at most the frames and labels of `micro_batch`
+    full windows, and all have about the same number of frames. Windows whose clips are `encoded`
+    share no pass with the others.
     """
     passes: list[list[int]] = []
     for kind in (False, True):
@@ -261,9 +266,7 @@ def group_packed(
 
 
 def _deal(needs: dict[int, tuple[int, int]], count: int) -> list[list[int]]:
-    """Windows dealt out to `count` passes, the longest first, each to the pass with the fewest
-    frames.
-    """
+    """Distribute windows to `count` passes: longest first, each to the pass with fewest frames."""
     passes: list[list[int]] = [[] for _ in range(count)]
     frames = [0] * count
     for index in sorted(needs, key=lambda it: (-needs[it][0], it)):
@@ -280,11 +283,13 @@ def _group_by_length(
     overhead_seconds: float,
     encoded: bool,
 ) -> list[list[int]]:
-    """Cut windows (the clip of each, by the window's index) in passes of neighbours by length, so
-    that padding them to the longest and the fixed cost of the passes add up to the least.
+    """Group cut windows of neighbouring lengths into passes at the least total cost.
+
+    `clips` is each window's index -> its clip. The cost is the padding to the longest window of a
+    pass, and the fixed cost of each pass. Solved by dynamic programming.
     """
     cut = sorted(clips, key=lambda index: (-sizes.seconds[clips[index]], index))
-    # best[n]: the least cost of the first n in passes of neighbours, and where the last pass begins
+    # best[n]: the least cost of the first n windows, and where their last pass begins.
     best: list[tuple[float, int]] = [(0.0, 0)]
     for end in range(1, len(cut) + 1):
         choices = []

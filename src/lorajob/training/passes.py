@@ -1,4 +1,4 @@
-"""The forward passes of each optimizer step: which windows they take, and as which batches."""
+"""The forward passes of each optimizer step: their windows and their batches."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -16,8 +16,8 @@ from lorajob.training.packing import (
 )
 from lorajob.training.trainer import Run
 
-# The cost of a forward and backward pass beside its windows, in seconds of audio: on a CPU as
-# bench/passes.py measures it; on a GPU a guess, so that passes are as full as memory allows.
+# The fixed cost of a forward and backward pass, in seconds of audio. bench/passes.py measures it on
+# a CPU. On a GPU it is a guess, chosen so that passes are as full as memory allows.
 PASS_SECONDS = {"cpu": 1.0, "cuda": 30.0}
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 class Passes:
     """The windows of a training, and how this process computes its share of each step.
 
-    `steps` are ranges of indices into `windows`. The passes of a step follow from the run's
+    `steps` are ranges of indices of `windows`. The passes of a step depend on the run's
     micro-batch, so they change when memory runs out.
     """
 
@@ -41,7 +41,7 @@ class Passes:
         ]
 
     def of(self, step: range) -> list[list[int]]:
-        """This process's forward passes of a step, each a list of windows' indices."""
+        """This process's forward passes of a step, each a list of indices of windows."""
         accelerator, micro_batch = self.run.accelerator, self.run.micro_batch
         mine = step[accelerator.process_index :: accelerator.num_processes]
         encoded = self.dataset.encoded
@@ -51,7 +51,7 @@ class Passes:
         return group_batches(mine, self.windows, self.sizes, micro_batch, overhead, encoded)
 
     def left(self) -> list[list[list[int]]]:
-        """The passes of each step that is still to do."""
+        """The passes of each remaining step."""
         return [self.of(step) for step in self.steps[self.run.step :]]
 
     def seconds(self, batch: Sequence[int]) -> float:
@@ -70,7 +70,7 @@ class Passes:
         return max(range(len(self.windows)), key=lambda index: self.seconds([index]))
 
     def collate(self) -> Callable[[list[Item]], Batch | PackedBatch]:
-        """What makes a batch of a pass's items; packed passes of a training have few shapes."""
+        """The function that makes a batch of a pass's items. Packed passes have few shapes."""
         if not self.run.packs:
             return collate
         shapes = choose_shapes(
@@ -85,7 +85,7 @@ class Passes:
         return PassSize(sum(it[0] for it in needs), sum(it[1] for it in needs), len(needs))
 
     def batches(self) -> Iterator[list[Batch | PackedBatch]]:
-        """The batches of each step that is still to do, read ahead."""
+        """Yield the batches of each remaining step. They are read ahead."""
         accelerator = self.run.accelerator
         wanted = self.run.config.loader_workers
         steps = self.left()
@@ -100,7 +100,7 @@ class Passes:
             yield [next(stream) for _ in batches]
 
     def count_labels(self, step: range, ready: Sequence[Batch | PackedBatch]) -> int:
-        """Labels of the whole step; with several processes `ready` is only a share of it."""
+        """Labels of the whole step. With several processes, `ready` is only a share of it."""
         if self.run.accelerator.num_processes == 1:
             return sum(batch.label_count for batch in ready)
         return sum(len(self.dataset.label_ids(index)) for index in step)

@@ -1,4 +1,4 @@
-"""`python -m lorajob.training.rank_main JOB_DIR CLIPS [CHECKPOINT]`: each process but rank 0."""
+"""`python -m lorajob.training.rank_main JOB_DIR CLIPS [CHECKPOINT]`: a process besides rank 0."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def _end_with_first() -> None:
-    """End at the end of standard input, which rank 0 holds."""
+    """End this process when standard input ends. Rank 0 holds its other end."""
 
     def watch() -> None:
         while os.read(0, 1):
@@ -28,7 +28,8 @@ def _end_with_first() -> None:
 
 
 def main() -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):  # rank 0 says when to stop
+    # Rank 0 decides when to stop.
+    for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     _end_with_first()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
@@ -37,13 +38,17 @@ def main() -> None:
     resume = Path(sys.argv[3]) if len(sys.argv) > 3 else None
     try:
         run_rank(JobSpec.load(job.spec_path), job, clips, resume)
-    except LorajobError:  # rank 0 meets it too, and says it
+    # Rank 0 gets the same error and reports it.
+    except LorajobError:
         os._exit(EXIT_FAILED)
-    except Exception as error:  # a bug, or no memory: rank 0 waits, and must see this process end
+    # A bug, or out of memory. Rank 0 waits for this process and must see it end.
+    except Exception as error:
         log.exception("a process of this training broke")
-        if says_out_of_memory(error):  # as the kernel would end it, and tried again like that
+        # End as if the kernel had killed this process, so that the stage is retried.
+        if says_out_of_memory(error):
             os.kill(os.getpid(), signal.SIGKILL)
-        os._exit(EXIT_BROKEN)  # not through atexit: loader processes heed no SIGTERM
+        # Without atexit handlers: they would wait for loader processes, which ignore SIGTERM.
+        os._exit(EXIT_BROKEN)
 
 
 if __name__ == "__main__":

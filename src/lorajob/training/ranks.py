@@ -1,10 +1,10 @@
-"""Several processes that share one training, one a GPU; the stage itself is the first of them.
+"""Starts several processes that share one training, one for each GPU.
 
-It starts the others with what `accelerate launch` would put into their environment, so that it
-stays the process that is supervised: its signals, its exit code, its standard output. They end with
-it, and it with any of them that breaks.
+The stage's process is rank 0. It starts the others itself, with the environment that
+`accelerate launch` would set. So rank 0 remains the supervised process, with its signals, exit code
+and standard output. The others end with it, and it ends if one of them breaks.
 
-    python -m lorajob.training.rank_main JOB_DIR [CHECKPOINT]    one of the others
+    python -m lorajob.training.rank_main JOB_DIR CLIPS [CHECKPOINT]    one of the others
 """
 
 import importlib
@@ -27,13 +27,16 @@ from lorajob.job.report import EXIT_BROKEN
 
 LOOPBACK = "127.0.0.1"
 RANK_MODULE = "lorajob.training.rank_main"
-END_SECONDS = 10  # the others get so long to end by themselves
-SECONDS_TO_SEE = 1.0  # from the end of a process's connection to its own
+END_SECONDS = 10  # time for the others to end by themselves
+SECONDS_TO_SEE = 1.0  # most time from the loss of a process's connection to the end of the process
 log = logging.getLogger(__name__)
 
 
 def wanted_processes(gpus: int) -> int:
-    """`LORAJOB_PROCESSES`, else one a GPU, one without. Raises UsageError for no such number."""
+    """`LORAJOB_PROCESSES`, else one for each GPU, at least one.
+
+    Raises UsageError if the variable is not such a number.
+    """
     given = os.environ.get("LORAJOB_PROCESSES")
     if not given:
         return max(1, gpus)
@@ -45,11 +48,15 @@ def wanted_processes(gpus: int) -> int:
 
 @contextmanager
 def shared_by(count: int, job: JobDir, clips: int, resume: Path | None) -> Iterator[None]:
-    """Within the block `count` processes train, with at most `clips` a step; this one is rank 0."""
+    """Within the block, `count` processes train, with at most `clips` clips in a step.
+
+    This process is rank 0.
+    """
     if count == 1:
         yield
         return
-    store = _meeting_place(count)  # held until all have gone: no other program can have its port
+    # The store keeps its port until all processes have ended.
+    store = _meeting_place(count)
     command = [sys.executable, "-m", RANK_MODULE, str(job.root), str(clips)]
     command += [str(resume)] if resume else []
     others = [
@@ -69,8 +76,10 @@ def shared_by(count: int, job: JobDir, clips: int, resume: Path | None) -> Itera
         threading.Thread(target=_end_with, args=(other, leaving), daemon=True).start()
     try:
         yield
-    except Exception as error:  # whatever it was, the others must end with it; raised again
-        if not isinstance(error, LorajobError):  # perhaps only because another's end was felt
+    # After any error the other processes must end. Then it is raised again.
+    except Exception as error:
+        # The error may only be the effect of another process's end.
+        if not isinstance(error, LorajobError):
             _end_like(others)
         leaving.set()
         for other in others:
@@ -85,10 +94,11 @@ def shared_by(count: int, job: JobDir, clips: int, resume: Path | None) -> Itera
 
 
 def _meeting_place(count: int) -> Any:
-    """A TCPStore of torch.distributed on a port of the kernel's choice, bound before it is told.
+    """A TCPStore of torch.distributed, on a port that the kernel chooses.
 
-    It may be shared within this process: where torch.distributed, as rank 0, would serve one on
-    that port, it finds this one. Through a socket of our own it listens on the loopback alone.
+    The port is bound before other processes learn it. The store can be shared within this process:
+    torch.distributed, as rank 0, would start a store on that port and uses this one. It listens
+    only on the loopback, because the socket is made here.
     """
     torch_distributed = importlib.import_module("torch.distributed")
     with socket.socket() as listening:
@@ -96,7 +106,10 @@ def _meeting_place(count: int) -> Any:
         listening.listen()
         port = listening.getsockname()[1]
         return torch_distributed.TCPStore(
-            *(LOOPBACK, port, count, True),
+            LOOPBACK,
+            port,
+            count,
+            True,
             wait_for_workers=False,
             multi_tenant=True,
             master_listen_fd=listening.detach(),  # closed by the store
@@ -104,15 +117,16 @@ def _meeting_place(count: int) -> Any:
 
 
 def environment(rank: int, count: int, port: int) -> dict[str, str]:
-    """What torch.distributed and accelerate read."""
+    """The variables that torch.distributed and accelerate read."""
     values = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
     place = {"MASTER_ADDR": LOOPBACK, "MASTER_PORT": str(port)}
     return {name: str(value) for name, value in values.items()} | place
 
 
 def _end_with(other: subprocess.Popen[bytes], leaving: threading.Event) -> None:
-    """End this process if the other has, unless this one goes by itself: its main thread may wait
-    for an answer that will not come.
+    """End this process when the other process fails, unless this one is ending already.
+
+    The main thread may be waiting for an answer that will never come.
     """
     code = other.wait()
     if code < 0 and not leaving.is_set():
@@ -123,7 +137,7 @@ def _end_with(other: subprocess.Popen[bytes], leaving: threading.Event) -> None:
 
 
 def _end_like(others: list[subprocess.Popen[bytes]]) -> None:
-    """Where a signal ended one of the others, it ends this one: the whole is tried again."""
+    """If a signal ended one of the others, kill this process too, so that the stage is retried."""
     until = time.monotonic() + SECONDS_TO_SEE
     while time.monotonic() < until:
         for other in others:

@@ -1,8 +1,8 @@
-"""What training changes: the adapter, its optimizer and its schedule, fresh or from a checkpoint.
+"""The state of a training: adapter, optimizer and schedule, new or from a checkpoint.
 
-Several processes (lorajob.training.ranks) share each step: every one sums its share's gradients,
-and what is added up over all of them is what a single process would have had. A step draws its
-dropout from a seed of its own, so that nothing random has to be kept from step to step.
+Several processes (lorajob.training.ranks) can share each step. Each sums the gradients of its
+share. The sum over all processes equals the gradient of a single process. Each step draws its
+dropout from its own seed, so checkpoints need no random state.
 """
 
 import logging
@@ -35,8 +35,8 @@ from lorajob.whisper.model import load_for_training, pick_precision
 
 BASE_LEARNING_RATE, BASE_WIDTH = 1e-3, 512
 ACCELERATE_PRECISION = {"float32": "no", "fp16": "fp16", "bf16": "bf16"}
-# Shapes for which oneDNN keeps what it made, on a CPU: its own 1,024 take a gigabyte where every
-# window has another length, and save no time (bench/RESULTS.md).
+# Shapes whose compiled operations oneDNN caches on a CPU. With its default of 1,024 and windows of
+# many lengths the cache takes a gigabyte and saves no time (bench/RESULTS.md).
 ONEDNN_SHAPES = "64"
 OOM_ELSEWHERE = "in another process of this training"
 OOM_AT_LEAST = f"{OOM_ELSEWHERE}, at one window a pass"
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Run:
-    """All that changes while training, and what a checkpoint holds of it."""
+    """Everything that changes during a training. `state` is the part for checkpoints."""
 
     accelerator: Accelerator
     loss: WhisperLoss
@@ -59,9 +59,10 @@ class Run:
     micro_batch: int
     step: int = 0
     stop_asked: Callable[[], bool] = lambda: False
-    packs: bool = False  # whether passes have windows behind each other, without padding
+    packs: bool = False  # whether passes join windows without padding
     recorded: RecordedPasses | None = None
-    told_to_stop: bool = False  # by any of several processes, and known to all after the same step
+    # Whether any of several processes was asked to stop. All know it after the same step.
+    told_to_stop: bool = False
 
     @property
     def peak_rate(self) -> float:
@@ -70,12 +71,12 @@ class Run:
 
     @property
     def rate(self) -> float:
-        """The learning rate of the step just taken, as the schedule tells it for the next."""
+        """The current learning rate of the schedule."""
         return float(self.scheduler.get_last_lr()[0])
 
     @property
     def stopping(self) -> bool:
-        """Whether the training ends with this step; the same in every process."""
+        """Whether the training stops after this step. It is the same in all processes."""
         return self.told_to_stop if self.accelerator.num_processes > 1 else self.stop_asked()
 
     def state(self, plan: str) -> TrainingState:
@@ -93,7 +94,7 @@ class Run:
         )
 
     def take_pass(self, batch: Batch | PackedBatch, tokens: int) -> Tensor:
-        """Add a pass's gradients; returns its share of the loss a token of a step of `tokens`."""
+        """Add the gradients of a pass. Returns its summed loss divided by the step's `tokens`."""
         if self.recorded is not None and isinstance(batch, PackedBatch):
             try:
                 return self.recorded(batch, tokens)
@@ -106,13 +107,14 @@ class Run:
         return loss.detach()
 
     def take_step(self, batches: Sequence[Batch | PackedBatch], tokens: int) -> Tensor:
-        """One optimizer step; returns the loss a token in nats, on the device: reading it waits
-        for the step.
+        """Take one optimizer step. Returns the mean loss of a token in nats, on the device.
 
-        `tokens` are the labels of the whole step, `batches` this process's share, perhaps none.
-        Raises torch.OutOfMemoryError, in every process if in one: nothing of the step is left, and
-        it can be taken again. MemoryError where it came while the step was applied, perhaps half:
-        only a checkpoint is whole then.
+        Reading the loss waits for the step. `tokens` is the number of labels in the whole step.
+        `batches` is this process's share, which may be empty.
+
+        Raises torch.OutOfMemoryError if a pass runs out of memory, in all processes if in one. The
+        step then has no effect and can be taken again. Raises MemoryError if applying the step
+        runs out of memory. The weights may then be half changed, and only a checkpoint is valid.
         """
         accelerator = self.accelerator
         share = f"{self.seed}/{self.step}/{accelerator.process_index}"
@@ -129,16 +131,18 @@ class Run:
             told = torch.stack([total, *map(total.new_tensor, marks)])
             total, stopping, lacking, at_least = accelerator.reduce(told, "sum")
             self.told_to_stop = bool(stopping)
-            if at_least:  # for all of them, or one alone would end
+            # Raised in all processes, else only one would end.
+            if at_least:
                 lack = torch.OutOfMemoryError(OOM_AT_LEAST)
             elif lacking and lack is None:
                 lack = torch.OutOfMemoryError(OOM_ELSEWHERE)
         if lack is not None:
-            self.adapter.clear_gradient()  # taken again, it begins from none
+            self.adapter.clear_gradient()
             raise lack
         try:
             if accelerator.num_processes > 1:
-                # not DistributedDataParallel: that averages, and waits for a backward pass of each
+                # DistributedDataParallel does not fit: it averages the gradients, and it expects a
+                # backward pass in each process.
                 summed: Tensor = accelerator.reduce(self.adapter.gradient, "sum")
                 self.adapter.gradient.copy_(summed)
             accelerator.clip_grad_norm_([self.adapter.weights], self.config.max_grad_norm)
@@ -146,7 +150,7 @@ class Run:
             self.adapter.refresh()
         except torch.OutOfMemoryError as error:
             raise MemoryError(
-                f"step {self.step + 1} may be half applied; the next attempt goes on from the "
+                f"step {self.step + 1} may be half applied; the next attempt continues from the "
                 "last checkpoint"
             ) from error
         self.scheduler.step()
@@ -155,8 +159,9 @@ class Run:
         return total
 
     def use_less_memory(self, windows: int, error: torch.OutOfMemoryError) -> None:
-        """Halve the micro-batch, so that a step of `windows`, taken again, is the same in more
-        parts. Raises ModelError where it is one window already.
+        """Halve the micro-batch, so that the step of `windows` is taken again in smaller passes.
+
+        Raises ModelError if the micro-batch is one window already.
         """
         alone = self.accelerator.num_processes == 1
         tried = min(self.micro_batch, windows) if alone else self.micro_batch
@@ -175,21 +180,23 @@ class Run:
         if self.accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
         log.warning(
-            "out of memory at step %d: going on with micro-batches of %d windows and as many more "
-            "of them; the steps stay the same, but no longer bit for bit",
-            *(self.step + 1, self.micro_batch),
+            "out of memory at step %d: continuing with smaller passes, in micro-batches of %d "
+            "windows; the steps stay the same, but no longer bit for bit",
+            self.step + 1,
+            self.micro_batch,
         )
 
     @property
     def frame_bytes(self) -> int:
-        """What `encode` gives for a fiftieth of a second."""
+        """Bytes of one frame of `encode`, that is of a fiftieth of a second."""
         whisper = self.loss.whisper
         return int(whisper.config.d_model * whisper.dtype.itemsize)
 
     @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:
-        """What the encoder, if it is frozen, makes of float32 audio [windows, samples] in every
-        step: [windows, frames, width].
+        """The output of a frozen encoder, which is the same in each step.
+
+        Maps float32 audio [windows, samples] to [windows, frames, width].
         """
         encoder = self.loss.whisper.model.encoder.eval()
         encoded = self.loss.encode(audio.to(self.accelerator.device))
@@ -198,16 +205,16 @@ class Run:
 
 
 def start_run(folder: Path, config: TrainConfig, seed: int, steps: int, resume: Path | None) -> Run:
-    """Model, optimizer and schedule for `steps` steps, fresh or as the checkpoint `resume` left
-    them.
-    """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", ONEDNN_SHAPES)  # read at first use
+    """Model, optimizer and schedule for `steps` steps, new or from the checkpoint `resume`."""
+    # oneDNN reads the variable when it is first used.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", ONEDNN_SHAPES)
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = ACCELERATE_PRECISION[pick_precision(config.precision, device)]
     threads = torch.get_num_threads()
     accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
-    torch.set_num_threads(threads)  # accelerate sets its own where several processes share a CPU
+    # accelerate changes the number of threads if several processes share a CPU.
+    torch.set_num_threads(threads)
     model = load_for_training(folder, config, accelerator.device, resume)
     loss = WhisperLoss(model).to(accelerator.device)
     adapter = FlatAdapter(model, loss.whisper.dtype)
@@ -233,7 +240,9 @@ def start_run(folder: Path, config: TrainConfig, seed: int, steps: int, resume: 
     prepared = accelerator.prepare_optimizer(optimizer)
     if state and state.scaler and accelerator.scaler:
         accelerator.scaler.load_state_dict(state.scaler)
-    if accelerator.scaler:  # a process without windows in its first step unscales all the same
+    # The scaler must be set up here: a process may have no windows in its first step, and still it
+    # unscales gradients.
+    if accelerator.scaler:
         accelerator.scaler.scale(torch.zeros((), device=accelerator.device))
     micro_batch, step = config.micro_batch or 1, 0
     if state:
@@ -257,8 +266,9 @@ def start_run(folder: Path, config: TrainConfig, seed: int, steps: int, resume: 
 
 
 def _allocate_moments(optimizer: AdamW) -> None:
-    """What AdamW would else allocate in its first step, where it is too late to lack memory: then
-    some parameters might have been changed.
+    """Allocate AdamW's state before its first step.
+
+    If memory ran out during the first step, some parameters might already be changed.
     """
     for group in optimizer.param_groups:
         for it in group["params"]:
@@ -270,8 +280,9 @@ def _allocate_moments(optimizer: AdamW) -> None:
 
 
 def _keep_exact(state: TrainingState, precision: str) -> None:
-    """Sums over other threads or in another precision differ in their last bits: go on with as many
-    threads as before, and say it where the precision changed.
+    """Set the number of threads of the checkpoint, and warn if the precision has changed.
+
+    Both affect the last bits of sums.
     """
     torch.set_num_threads(state.threads)
     if state.precision != precision:
@@ -279,13 +290,12 @@ def _keep_exact(state: TrainingState, precision: str) -> None:
 
 
 def pick_learning_rate(width: int, batch_clips: int = USUAL_CLIPS) -> float:
-    """The peak rate for a base model whose hidden states have `width` entries, and so many clips a
-    step: by the square root of these, as noise of Adam's steps goes.
+    """The peak learning rate for a base model of this `width` and this many clips in a step.
 
-    Chosen on whisper-base (512) by held-out loss, among half and twice as much, and tried on no
-    other; from there it falls as the width grows, as the best rate of Adam does for matrices (Yang
-    et al., arXiv 2203.03466). More clips than usual raise it no further than to the 1e-3 of the
-    public recipe.
+    It was chosen on whisper-base (width 512) by held-out loss, against half and twice the rate. No
+    other model was tried. It falls in proportion to the width, as the best rate of Adam for
+    matrices does (Yang et al., arXiv 2203.03466). It grows with the square root of the clips, as
+    the noise of Adam's steps suggests, but at most to the 1e-3 of the public recipe.
     """
     usual = BASE_LEARNING_RATE * BASE_WIDTH / width
     rate = usual * math.sqrt(batch_clips / USUAL_CLIPS)
@@ -293,10 +303,10 @@ def pick_learning_rate(width: int, batch_clips: int = USUAL_CLIPS) -> float:
 
 
 def learning_rate_factor(step: int, warmup: int, decay: int, steps: int) -> float:
-    """Linear warm-up to 1 over `warmup` steps, then 1, then linearly to 0 over the last `decay`.
+    """Linear warm-up to 1 over `warmup` steps, then 1, then linear decay to 0 over `decay` steps.
 
-    Short runs learn far more so than where the rate falls from the warm-up on (Hu et al.,
-    arXiv 2404.06395; Haegele et al., arXiv 2405.18392).
+    Short trainings learn far more this way than if the rate falls directly after the warm-up (Hu et
+    al., arXiv 2404.06395; Haegele et al., arXiv 2405.18392).
     """
     if step < warmup:
         return (step + 1) / (warmup + 1)

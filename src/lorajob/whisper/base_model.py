@@ -1,4 +1,4 @@
-"""From what a user calls a base model to a local folder in transformers' format."""
+"""Finds or makes the local folder of a base model, in transformers' format."""
 
 import logging
 import shutil
@@ -26,10 +26,11 @@ log = logging.getLogger(__name__)
 
 
 def local_model(base_model: str) -> Path:
-    """A local transformers folder of `base_model`, made once and kept in `LORAJOB_HOME/models`.
+    """The local transformers folder of `base_model`.
 
     `base_model` is `demo/whisper-base`, a transformers folder, a CTranslate2 folder, or a Hub id.
-    Only safetensors weights are taken and no code comes with a model. Raises ModelError.
+    A conversion is made once and kept in `LORAJOB_HOME/models`. Only safetensors weights are
+    accepted, and a model's code is never run. Raises ModelError.
     """
     if base_model == PACKAGED_NAME:
         return _made_once(f"whisper-base-{SHA256[:12]}", _make_packaged)
@@ -47,7 +48,9 @@ def _checked(folder: Path) -> Path:
     if not any((folder / name).is_file() for name in WEIGHTS):
         missing.append("model.safetensors")
     if missing:
-        raise ModelError(f"base_model: {folder} is no Whisper folder: {', '.join(missing)} missing")
+        raise ModelError(
+            f"base_model: {folder} is not a Whisper folder: {', '.join(missing)} missing"
+        )
     return folder
 
 
@@ -60,7 +63,8 @@ def _from_hub(name: str) -> Path:
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"base_model: {name!r} is no folder here and could not be had from the Hub: {reason}"
+            f"base_model: {name!r} is not a folder here and could not be downloaded from the Hub: "
+            f"{reason}"
         ) from None
 
 
@@ -70,7 +74,10 @@ def _make_packaged(target: Path) -> None:
 
 
 def _made_once(name: str, make: Callable[[Path], None]) -> Path:
-    """The folder `name` in the model store; made beside it and renamed, so never half there."""
+    """The folder `name` in `LORAJOB_HOME/models`, made if it is missing.
+
+    It is made under another name and then renamed, so it is never incomplete.
+    """
     target = places.models() / name
     if target.is_dir():
         return target
@@ -81,7 +88,8 @@ def _made_once(name: str, make: Callable[[Path], None]) -> Path:
         scratch.chmod(0o755)
         scratch.rename(target)
     except OSError:
-        if not target.is_dir():  # another process may have been first
+        # If the folder exists now, another process has made it.
+        if not target.is_dir():
             raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Whisper in CTranslate2: convert to it, decode with it, and score given text with it."""
+"""Whisper in CTranslate2: conversion, decoding, and log-probabilities of a given text."""
 
 import copy
 import logging
@@ -27,11 +27,12 @@ log = logging.getLogger(__name__)
 
 
 def token_limits(store: ClipStore, indices: Sequence[int]) -> list[int]:
-    """How many tokens the transcript of each of these clips may have: as many a second as the
-    fastest of their references, as many in all as the longest. So every reference is in reach.
+    """The most tokens that the transcript of each clip may have.
 
-    A model that repeats itself fills what it is given, by other tools 224 or 444 tokens, whatever
-    was said. The limits are the same for all models.
+    The limit is the clip's length times the fastest rate of the references, at most the length of
+    the longest reference. So each reference is possible. A model that repeats itself generates
+    until its limit, which is 224 or 444 tokens in other tools. The limits are the same for all
+    models.
     """
     fastest = max(float(store.tokens[index] / store.seconds[index]) for index in indices)
     longest = max(int(store.tokens[index]) for index in indices)
@@ -39,9 +40,9 @@ def token_limits(store: ClipStore, indices: Sequence[int]) -> list[int]:
 
 
 class _Converter(TransformersConverter):  # type: ignore[misc]  # ctranslate2 has no types
-    """Takes a model that is in memory, if there is one, in place of the folder's weights.
+    """Converts a model from memory, if one is given, else the weights in the folder.
 
-    CTranslate2 quantises to int8 in place, so that it is given a copy for that.
+    CTranslate2 quantises to int8 in place, so for int8 it gets a copy of the model.
     """
 
     def __init__(
@@ -61,11 +62,11 @@ def convert(
     compute_type: str,
     model: WhisperForConditionalGeneration | None = None,
 ) -> Path:
-    """Write the transformers folder, or `model` in place of its weights, as a CTranslate2 one that
-    faster-whisper loads. The model stays as it is.
+    """Convert a transformers folder to a CTranslate2 folder `target`, which faster-whisper loads.
 
-    tokenizer.json and preprocessor_config.json go along; languages, suppressed tokens and alignment
-    heads come from the model's generation_config. Raises ModelError.
+    With `model`, its weights take the place of those in the folder. The model is not changed.
+    tokenizer.json and preprocessor_config.json are copied. Languages, suppressed tokens and
+    alignment heads come from the model's generation_config. Raises ModelError.
     """
     shutil.rmtree(target, ignore_errors=True)
     try:
@@ -76,7 +77,7 @@ def convert(
 
 
 def _load(folder: Path, device: str, compute_type: str) -> ctranslate2.models.Whisper:
-    # one worker with all cores: decoding is memory-bound and batches are wide
+    # One worker with all cores, because decoding is limited by memory and batches are large.
     threads = torch.get_num_threads()
     return ctranslate2.models.Whisper(
         str(folder), device=device, compute_type=compute_type, intra_threads=threads
@@ -88,9 +89,9 @@ def pick_device() -> str:
 
 
 class Decoder:
-    """Decodes clips of a ClipStore, or scores texts for them, with one CTranslate2 model.
+    """Decodes clips of a ClipStore, or scores texts for them, with a CTranslate2 model.
 
-    `compute_type` is how CTranslate2 computes: `default` keeps the type the model was saved in.
+    `compute_type` is the type of CTranslate2's arithmetic. `default` is the model's own type.
     """
 
     def __init__(self, folder: Path, labels: Labels, compute_type: str = "default") -> None:
@@ -100,7 +101,8 @@ class Decoder:
         if self.model.device == "cuda":
             try:
                 self.encode([np.zeros(SAMPLE_RATE, np.float32)])
-            except RuntimeError as error:  # a driver without the libraries that CTranslate2 wants
+            # The libraries that CTranslate2 needs are missing.
+            except RuntimeError as error:
                 log.warning("CTranslate2 cannot use the GPU, so the CPU decodes: %s", error)
                 self.model = _load(folder, "cpu", compute_type)
 
@@ -119,12 +121,13 @@ class Decoder:
         done: Callable[[int], None] = lambda clips: None,
         cut: bool = False,
     ) -> list[str]:
-        """The transcripts of `indices`, in their order; no timestamps, fallback or voice detection.
+        """The transcripts of `indices`, in their order.
 
-        Batches (`decode_batches`) hold clips of like length, since a batch ends with its longest
-        transcript; `token_limits` end those without end (of several beams the best is chosen
-        before, among as many tokens as the batch's longest may have). `cut` windows end behind the
-        clip; only a model trained on such does not repeat itself then.
+        There are no timestamps, fallback or voice detection. Batches (`decode_batches`) contain
+        clips of similar length, because a batch takes as long as its longest transcript.
+        `token_limits` cuts transcripts that never end. With several beams, the best is chosen
+        before the cut, among transcripts up to the largest limit of the batch. With `cut`, windows
+        end behind the clip: a model that was not trained on cut windows then repeats itself.
         """
         order = sorted(range(len(indices)), key=lambda place: -store.seconds[indices[place]])
         texts = [""] * len(indices)
@@ -138,7 +141,7 @@ class Decoder:
                 encoded,
                 [self.labels.prompt] * len(places),
                 beam_size=beam_size,
-                # CTranslate2 generates at most half of it
+                # CTranslate2 generates at most half of max_length.
                 max_length=2 * max(limits[place] for place in places),
                 suppress_blank=True,
             )
@@ -149,9 +152,9 @@ class Decoder:
         return texts
 
     def log_probabilities(self, audio: NDArray[np.float32], text: str) -> NDArray[np.float64]:
-        """Teacher-forced log-probability of each token of `text`, among the text tokens.
+        """Teacher-forced log-probability of each token of `text`, normalised over the text tokens.
 
-        CTranslate2's alignment runs the decoder over the whole text and reports each token's
+        CTranslate2's alignment runs the decoder over the whole text. It gives each token's
         probability under a softmax over the text vocabulary, as openai/whisper's timing does.
         """
         ids = self.labels.encode(text)
@@ -161,10 +164,11 @@ class Decoder:
 
 
 def decode_batches(seconds: Sequence[float], batch_size: int, cut: bool) -> Iterator[slice]:
-    """Cut clips, longest first, into batches: `batch_size` windows of 30 s, or no more audio.
+    """Yield batches of clips, given their lengths in descending order.
 
-    Where windows are `cut` that is up to twice as many clips: a step of the decoder reads all its
-    weights however many rows it has. More than twice cost more padding than they save
+    A batch has `batch_size` windows of 30 s. If windows are `cut`, it has at most as much audio,
+    and up to twice as many clips: a step of the decoder reads all its weights for any number of
+    rows, so larger batches save time. More than twice as many cost more padding than they save
     (bench/RESULTS.md).
     """
     start = 0

@@ -1,9 +1,11 @@
-"""Turn a CTranslate2 Whisper back into transformers' format, with numpy alone.
+"""Converts a CTranslate2 Whisper to transformers' format. Needs only numpy.
 
-`model.bin` (binary version 6) is a header and a list of named arrays; the names are those of
-CTranslate2's WhisperSpec. Two things are undone: q, k and v stacked into one matrix (linear_0 of
-self-attention; k and v in linear_1 of cross-attention), and int8 or int16 rows scaled by
-`weight_scale`.
+`model.bin` (binary version 6) is a header and a list of named arrays. The names are those of
+CTranslate2's WhisperSpec. The import undoes two things:
+
+- q, k and v are stacked into one matrix: linear_0 of self-attention, and k and v in linear_1 of
+  cross-attention.
+- int8 and int16 rows are scaled by `weight_scale`.
 """
 
 import json
@@ -23,14 +25,14 @@ from lorajob.job.jobdir import write_json
 BINARY_VERSION = 6
 DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2", 5: "bfloat16"}
 MAX_NAME_BYTES = 1024
-MULTILINGUAL_VOCABULARY = 51865  # large-v3 has one more; English-only models one less
+MULTILINGUAL_VOCABULARY = 51865  # tokens; large-v3 has one more, English-only models one less
 Arrays = dict[str, NDArray[Any]]
 
 
 def import_ctranslate2(source: Path, target: Path) -> None:
-    """Write `target` as a transformers folder from the CTranslate2 folder `source`.
+    """Convert the CTranslate2 folder `source` to a transformers folder `target`.
 
-    Raises ModelError where `source` is not a multilingual Whisper of a known binary version.
+    Raises ModelError if `source` is not a multilingual Whisper of a known binary version.
     """
     arrays = read_model_bin(source / "model.bin")
     weights = dict(_whisper_weights(arrays))
@@ -49,7 +51,7 @@ def import_ctranslate2(source: Path, target: Path) -> None:
 
 
 def read_model_bin(path: Path) -> Arrays:
-    """Name -> array of a CTranslate2 model.bin, scaled back to floats where it was quantised."""
+    """Name -> array of a CTranslate2 model.bin. Quantised arrays are scaled back to floats."""
     try:
         with path.open("rb") as file:
             arrays = dict(_read_arrays(file, path))
@@ -57,7 +59,7 @@ def read_model_bin(path: Path) -> Arrays:
         arrays |= {name: arrays[same] for name, same in aliases.items()}
     except (struct.error, ValueError, KeyError) as error:
         raise ModelError(
-            f"base_model: {path} is damaged or no CTranslate2 model: {error}"
+            f"base_model: {path} is damaged or not a CTranslate2 model: {error}"
         ) from None
     return {
         name: _unscale(name, array, arrays)
@@ -87,7 +89,7 @@ def _read_arrays(file: BinaryIO, path: Path) -> Iterator[tuple[str, NDArray[Any]
 
 
 def _read_aliases(file: BinaryIO) -> Iterator[tuple[str, str]]:
-    """(name, the stored array it equals): arrays of the same bytes are stored once."""
+    """Yield (name, name of the equal array). Arrays of the same bytes are stored once."""
     (count,) = struct.unpack("<I", file.read(4))
     for _ in range(count):
         yield _read_name(file), _read_name(file)
@@ -116,7 +118,7 @@ def _unscale(name: str, array: NDArray[Any], arrays: Arrays) -> NDArray[Any]:
 
 
 def _whisper_weights(arrays: Arrays) -> Iterator[tuple[str, NDArray[Any]]]:
-    """(transformers' name, array) for every weight."""
+    """Yield (transformers' name, array) for each weight."""
     for side in ("encoder", "decoder"):
         to = f"model.{side}"
         yield f"{to}.embed_positions.weight", arrays[f"{side}/position_encodings/encodings"]
@@ -147,7 +149,7 @@ def _layer(arrays: Arrays, source: str, to: str) -> Iterator[tuple[str, NDArray[
 def _stacked(
     arrays: Arrays, source: str, to: str, parts: str
 ) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Split stacked projections; Whisper's k has no bias, CTranslate2 stores zeros for it."""
+    """Split stacked projections. Whisper's k has no bias; CTranslate2 stores zeros for it."""
     weights = np.split(arrays[f"{source}/weight"], len(parts))
     biases = np.split(arrays[f"{source}/bias"], len(parts))
     for part, weight, bias in zip(parts, weights, biases, strict=True):
@@ -173,7 +175,7 @@ def _layers(arrays: Arrays, side: str) -> int:
 
 
 def _config(arrays: Arrays) -> dict[str, Any]:
-    """transformers' WhisperConfig, read off the arrays' shapes."""
+    """The values of transformers' WhisperConfig, from the shapes of the arrays."""
     conv1 = arrays["encoder/conv1/weight"]
     vocabulary, width = arrays["decoder/embeddings/weight"].shape
     config: dict[str, Any] = {
@@ -200,7 +202,10 @@ def _config(arrays: Arrays) -> dict[str, Any]:
 
 
 def _generation_config(source: Path, config: dict[str, Any]) -> dict[str, object]:
-    """What generate() and the way back to CTranslate2 need; a bare one loses languages."""
+    """The generation config for generate() and for the conversion to CTranslate2.
+
+    An empty one would lose the languages.
+    """
     path = source / "config.json"
     own = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     tokenizer = json.loads((source / "tokenizer.json").read_text("utf-8"))

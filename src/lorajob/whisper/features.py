@@ -1,7 +1,7 @@
-"""Log-mel features, batched and in torch, on whatever device the model is on.
+"""Log-mel features in torch, in batches, on the device of the model.
 
-The same numbers as transformers' WhisperFeatureExtractor (openai/whisper's log_mel_spectrogram),
-to 1e-4, without keeping padded features on disk.
+They equal those of transformers' WhisperFeatureExtractor (openai/whisper's log_mel_spectrogram)
+within 1e-4. No padded features are stored on disk.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ DYNAMIC_RANGE = 8.0  # log10 units below a clip's loudest bin that are kept
 
 
 class LogMel(nn.Module):
-    """float32 [batch, samples] -> float32 [batch, mel_bins, samples / 160]."""
+    """Maps float32 [batch, samples] to float32 [batch, mel_bins, samples / 160]."""
 
     filters: Tensor
     hann: Tensor
@@ -54,9 +54,10 @@ class LogMel(nn.Module):
 
 
 def pad_windows(clips: list[NDArray[np.float32]], cut: bool = False) -> Tensor:
-    """Stack clips of up to 30 s as float32 [batch, samples], silence behind each.
+    """Stack clips of up to 30 s as float32 [batch, samples], with silence behind each.
 
-    Windows are 30 s long, or `cut` behind the longest clip and half a second, at an encoder frame.
+    Windows are 30 s long. With `cut`, they end half a second behind the longest clip, rounded up to
+    an encoder frame.
     """
     samples = WINDOW_SAMPLES
     if cut:

@@ -1,4 +1,4 @@
-"""Load a base Whisper, quantise it, put LoRA on it, and merge LoRA back into the float base."""
+"""Loads a base Whisper, quantises it, adds a LoRA adapter, and merges it into the float base."""
 
 import logging
 import warnings
@@ -16,22 +16,23 @@ from lorajob.gpu_memory import GB, fitting_quantization
 from lorajob.spec import TrainConfig
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}
-# transformers' Whisper without the projection to the vocabulary: it stays in float
+# The projection to the vocabulary stays in float.
 UNQUANTISED = ["proj_out"]
-ENCODER = r".*\.encoder\..*"  # names of its modules; the decoder's cross-attention is encoder_attn
+# Matches the encoder's modules, but not the decoder's cross-attention, which is named encoder_attn.
+ENCODER = r".*\.encoder\..*"
 
-# What no training changes.
+# Files that training does not change.
 PROCESSOR_FILES = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
 
 log = logging.getLogger(__name__)
-transformers_logging.set_verbosity_error()  # its bars and hints are not about the user's job
+transformers_logging.set_verbosity_error()  # hides hints that are not about the user's job
 transformers_logging.disable_progress_bar()
 
 
 def pick_precision(wanted: str, device: torch.device) -> str:
-    """`auto` is bf16 where the device computes in it, else fp16 on a card and float32 on a CPU.
+    """Resolve `auto`: bf16 if the device computes in it, else fp16 on a GPU and float32 on a CPU.
 
-    Raises UsageError for fp16 on a CPU, which has no loss scaling.
+    Raises UsageError for fp16 on a CPU, because there is no loss scaling on a CPU.
     """
     if wanted == "fp16" and device.type == "cpu":
         raise UsageError("train.precision: 'fp16' needs a GPU; on a CPU: auto, float32, bf16")
@@ -43,7 +44,7 @@ def pick_precision(wanted: str, device: torch.device) -> str:
 
 
 def cpu_computes_bf16() -> bool:
-    """Whether this CPU multiplies bf16 by an instruction of its own; by others it is slower."""
+    """Whether this CPU has an instruction for bf16 products. Without one, bf16 is slower."""
     if not hasattr(torch.cpu, "get_capabilities"):  # older torch
         return False
     found = torch.cpu.get_capabilities()
@@ -51,8 +52,10 @@ def cpu_computes_bf16() -> bool:
 
 
 def pick_quantization(folder: Path, config: TrainConfig, device: torch.device) -> str:
-    """`auto` is the first of none, 8bit and 4bit with which the base in `folder` and a few windows
-    fit the card; 8 bit trains two to four times slower than 16. On a CPU it is none.
+    """Resolve `auto`: the first of none, 8bit and 4bit that fits the GPU's memory.
+
+    The base in `folder` and a few windows must fit. Training in 8 bit is two to four times slower
+    than in 16 bit. On a CPU `auto` means no quantization.
     """
     if config.quantization != "auto":
         return config.quantization
@@ -65,7 +68,10 @@ def pick_quantization(folder: Path, config: TrainConfig, device: torch.device) -
 def load_whisper(
     folder: Path, dtype: torch.dtype = torch.float32, quantization: BitsAndBytesConfig | None = None
 ) -> WhisperForConditionalGeneration:
-    """The model in `folder`: safetensors only, no remote code. Raises ModelError."""
+    """Load the model in `folder`, from safetensors only and without remote code.
+
+    Raises ModelError.
+    """
     try:
         model = WhisperForConditionalGeneration.from_pretrained(
             folder,
@@ -76,16 +82,18 @@ def load_whisper(
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         if says_out_of_memory(error):
-            raise  # no fault of the model's
+            raise  # the model itself may be fine
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"base_model: {folder} does not load as a Whisper: {reason}") from error
     if not getattr(model.generation_config, "lang_to_id", None):
-        raise ModelError(f"base_model: {folder} is no multilingual Whisper (no languages in it)")
+        raise ModelError(
+            f"base_model: {folder} is not a multilingual Whisper: it lists no languages"
+        )
     return model
 
 
 def quantization_config(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """bitsandbytes' settings for `8bit`, `4bit` (nf4) or `none`."""
+    """The settings of bitsandbytes for `8bit` and `4bit` (nf4); None for `none`."""
     if kind == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=UNQUANTISED)
     if kind == "4bit":
@@ -101,9 +109,9 @@ def quantization_config(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig | N
 def load_for_training(
     folder: Path, config: TrainConfig, device: torch.device, adapter: Path | None = None
 ) -> PeftModel:
-    """The base, quantised as asked, with a fresh adapter or the one of a checkpoint.
+    """Load the base, quantised as `config` says, with a new adapter or that of a checkpoint.
 
-    The adapter's weights are float32 whatever the base's type is.
+    The adapter's weights are float32 for every type of the base.
     """
     dtype = DTYPES[pick_precision(config.precision, device)]
     kind = pick_quantization(folder, config, device)
@@ -112,14 +120,16 @@ def load_for_training(
     base.config.use_cache = False
     if kind == "none":
         base.to(device)
-    else:  # not PEFT's prepare_model_for_kbit_training: its float32 norms feed 8-bit layers float32
+    else:
+        # PEFT's prepare_model_for_kbit_training is not used: it makes the norms float32, and then
+        # the 8-bit layers get float32 input.
         _quieten_bitsandbytes()
     base.requires_grad_(False)
     if config.gradient_checkpointing:
         _checkpoint_activations(base, config.decoder_only)
     if adapter is not None:
         return PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
-    # task_type stays unset: PEFT's seq2seq wrapper passes arguments that Whisper does not take
+    # task_type stays unset, because PEFT's seq2seq wrapper passes arguments that Whisper lacks.
     lora = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
@@ -137,8 +147,10 @@ def load_for_training(
 
 
 def _checkpoint_activations(base: Any, decoder_only: bool) -> None:
-    """Trade time for memory. The frozen convolutions would cut the graph off the encoder's
-    checkpointed layers, hence the hook on the first, if there is something to learn in them.
+    """Turn gradient checkpointing on, which saves memory and takes more time.
+
+    The encoder's convolutions are frozen, so its checkpointed layers would get no gradients. If the
+    encoder is trained, a hook on the first convolution prevents this.
     """
     enable = getattr(base, "activation_checkpointing_enable", None)  # transformers 5.23's name
     (enable or base.gradient_checkpointing_enable)({"use_reentrant": False})
@@ -151,15 +163,16 @@ def _require_grad(module: nn.Module, inputs: Any, output: Tensor) -> None:
 
 
 def _quieten_bitsandbytes() -> None:
-    """It warns once a layer that inputs are cast to float16, which is what 8 bit means."""
+    """Hide the warning of each layer that inputs are cast to float16. 8 bit needs this cast."""
     warnings.filterwarnings("ignore", module="bitsandbytes")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def encode(encoder: Any, features: Tensor) -> Tensor:
-    """Log-mel [batch, mel_bins, frames] -> hidden states [batch, frames / 2, width].
+    """Run the encoder on log-mel features [batch, mel_bins, frames].
 
-    Fewer frames than 3000 take the first of the positions; transformers' encoder refuses them.
+    Returns hidden states [batch, frames / 2, width]. Fewer than 3000 frames use the first
+    positions; transformers' own encoder refuses such input.
     """
     positions = encoder.embed_positions.weight
     if features.shape[-1] == 2 * len(positions):
@@ -176,9 +189,9 @@ def encode(encoder: Any, features: Tensor) -> Tensor:
 
 
 def merge(folder: Path, adapter: Path) -> WhisperForConditionalGeneration:
-    """The base in `folder` with the adapter worked into its weights, float32.
+    """Merge the adapter into the weights of the base in `folder`, in float32.
 
-    The base is loaded anew in float: merging into 8-bit weights gives a model that breaks later.
+    The base is loaded in float, because merging into 8-bit weights gives a model that fails later.
     """
     base: Any = load_whisper(folder)
     merged: Any = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()

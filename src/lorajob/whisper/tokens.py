@@ -1,4 +1,4 @@
-"""Whisper's label tokens, through the `tokenizers` library alone: no torch, no transformers."""
+"""Whisper's label tokens. Needs only the `tokenizers` library, not torch or transformers."""
 
 from functools import cached_property
 from pathlib import Path
@@ -7,17 +7,17 @@ from tokenizers import Tokenizer
 
 from lorajob.errors import ModelError
 
-TIMESTAMP_STEP_SECONDS = 0.02  # openai/whisper: one timestamp token an encoder frame
+TIMESTAMP_STEP_SECONDS = 0.02  # openai/whisper: one timestamp token for each encoder frame
 TIMESTAMPS = 1501  # <|0.00|> to <|30.00|>
-# What openai/whisper and faster-whisper generate at most: half of the decoder's 448 positions.
+# Most tokens that openai/whisper and faster-whisper generate: half of the 448 decoder positions.
 USUAL_TOKENS = 224
 
 
 class Labels:
-    """What the decoder is trained to say in one language.
+    """The decoder's labels in one language.
 
-    `folder` holds tokenizer.json; `language_token` is a Whisper language code.
-    Raises ModelError where the tokenizer is missing or has no such language.
+    `folder` contains tokenizer.json. `language_token` is a Whisper language code. Raises ModelError
+    if the tokenizer is missing or lacks the language.
     """
 
     def __init__(self, folder: Path, language_token: str) -> None:
@@ -46,34 +46,34 @@ class Labels:
 
     @property
     def prompt(self) -> list[int]:
-        """The four tokens that open a transcript without timestamps."""
+        """The four tokens at the start of a transcript without timestamps."""
         return [self.start, self.language, self.transcribe, self.no_timestamps]
 
     def timestamp(self, seconds: float) -> int:
-        """The token of a time in a window, rounded to 0.02 s."""
+        """The timestamp token of a time in a window, rounded to 0.02 s."""
         step = min(TIMESTAMPS - 1, max(0, round(seconds / TIMESTAMP_STEP_SECONDS)))
         return self.no_timestamps + 1 + step
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of the text alone. Text that looks like a special token stays text."""
+        """The tokens of a text, without special tokens. Text such as `<|en|>` stays text."""
         safe = text.replace("<|", "< |")
         ids: list[int] = self._tokenizer.encode(safe, add_special_tokens=False).ids
         return ids
 
     def decode(self, ids: list[int]) -> str:
-        """The text of `ids`, special tokens and timestamps left out."""
+        """The text of `ids`, without special tokens and timestamps."""
         kept = [token for token in ids if token < self.end]
         text: str = self._tokenizer.decode(kept, skip_special_tokens=True)
         return text.strip()
 
     def count(self, text: str) -> int:
-        """Tokens the decoder has to say for `text`, the end token included."""
+        """The number of tokens that the decoder needs for `text`, including the end token."""
         return len(self.encode(text)) + 1
 
     def window(self, pieces: list[tuple[str, float, float]], timestamps: bool) -> list[int]:
-        """Labels of one window, without the start token that the model itself puts first.
+        """The labels of one window, without the start token, which the model adds itself.
 
-        `pieces` are (text, start, end) in seconds within the window, in order.
+        `pieces` are (text, start, end) in order, with times in seconds within the window.
         """
         ids = [self.language, self.transcribe]
         if not timestamps:
