@@ -3,7 +3,8 @@
 This package is the library: speech and files. It does not use Celery, Redis or click;
 `lorajob.worker`, `lorajob.tasks` and `lorajob.cli` build the service on top of it.
 
-A file may import what stands below it in docs/how-it-works.md. Stages never import each other.
+May import: what stands below the importing file in docs/how-it-works.md. Stages never import each
+other.
 """
 
 __version__ = "0.1.0"

@@ -39,7 +39,7 @@ from lorajob.spec import JobSpec
 def run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> StageResult:
     """Run `stage` and commit its files. If the stage is finished, return its result at once.
 
-    Raises the stage's own LorajobErrors, StageError if the folder is not a job's, MemoryLack if the
+    Raises the stage's own LorajobErrors, StageError if the folder is not a job's, OutOfMemory if the
     memory is full and DiskError if the disk is full.
     """
     finished = job.result(stage)

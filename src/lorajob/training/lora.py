@@ -51,7 +51,7 @@ class FlatAdapter:
             self._factors.split(sizes),
             strict=True,
         )
-        parts = dict(zip(map(id, trained), flats, strict=True))
+        parts: dict[int, tuple[Tensor, ...]] = dict(zip(map(id, trained), flats, strict=True))
         views = zip(
             trained,
             self.weights.detach().split(sizes),
