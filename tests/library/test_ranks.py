@@ -153,7 +153,7 @@ def test_the_port_where_they_meet_is_held_before_anybody_is_told_of_it(
 
     popen = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", start)
-    with ranks.shared_by(3, JobDir(tmp_path), None):
+    with ranks.shared_by(3, JobDir(tmp_path), 8, None):
         # as torch.distributed does in rank 0
         met = TCPStore(ranks.LOOPBACK, told[0], 3, True, multi_tenant=True, wait_for_workers=False)
         elsewhere = ("127.0.0.2", told[0])
