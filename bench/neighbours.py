@@ -20,6 +20,7 @@ from pathlib import Path
 
 from lorajob.cores import usable_cores
 from lorajob.job.jobdir import JobDir, write_json
+from lorajob.job.results import StageResult
 from lorajob.speech.clipstore import ClipStore, ClipWriter
 
 SPINNING = {"GOMP_SPINCOUNT": "300000", "OMP_WAIT_POLICY": "ACTIVE"}
@@ -76,7 +77,7 @@ def copy_of(job_dir: Path, target: Path, clips: int) -> JobDir:
                 int(store.tokens[n]),
             )
     shutil.copytree(given.stage_dir("preprocess") / "test", out / "test")
-    job.commit("preprocess", out, {})
+    job.commit("preprocess", out, StageResult())
     return job
 
 

@@ -25,6 +25,7 @@ from redis.exceptions import RedisError
 
 from lorajob.errors import ServiceError
 from lorajob.job.jobdir import STAGES
+from lorajob.job.report import Progress
 from lorajob.job.results import StageResult
 from lorajob.spec import JobSpec
 from lorajob.tasks.batches import submit_batch
@@ -127,9 +128,10 @@ def ended(jobs: Jobs, spec: JobSpec) -> None:
     stages = {
         name: record.stages[name].model_copy(
             update={
-                "state": "succeeded", "attempts": 1, "fence": 1, "started_at": now - 9,
-                "finished_at": now, "result": RESULTS[name], "worker": "gpu-1a2b3c@machine-17",
-                "owner": "0" * 32, "progress": {"step": 3000, "total": 3000, "loss": 0.2},
+                "state": "succeeded", "attempts": 1, "attempt": 1, "started_at": now - 9,
+                "finished_at": now, "worker": "gpu-1a2b3c@machine-17",
+                "result": StageResult.model_validate(RESULTS[name]),
+                "owner": "0" * 32, "progress": Progress(step=3000, total=3000, loss=0.2),
             }
         )
         for name in STAGES

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lorajob.job.jobdir import JobDir, write_json
+from lorajob.job.results import StageResult
 from lorajob.spec import build_spec
 from lorajob.speech.clipstore import ClipWriter, encode
 from lorajob.whisper.tokens import Labels
@@ -124,7 +125,7 @@ def make_job(
                 text = " ".join(rng.choices(WORDS, k=min(400, tokens)))
                 name, speaker = f"{split}-{number}.wav", f"speaker-{number % 50}"
                 writer.add_encoded(name, audio, seconds, text, speaker, labels.count(text))
-    job.commit("preprocess", out, {})
+    job.commit("preprocess", out, StageResult())
     return job
 
 

@@ -57,7 +57,7 @@ def test_a_clip_is_encoded_once_and_learned_from_in_every_epoch(
     stored = f"train.encoder_outputs_gb={gigabytes}"
     job = make_job(tmp_path, tiny_whisper, *DECODER, CUT_ONLY, stored)
     result = run_stage("train", job, 1, Report("train"))
-    assert result["steps"] == 3 * CLIPS / 2
+    assert result.as_json()["steps"] == 3 * CLIPS / 2
     assert sum(encoded_windows) == times * CLIPS
     left = [path.name for path in job.stage_dir("train").rglob("*") if "outputs" in path.name]
     assert left == []
@@ -83,7 +83,7 @@ def test_a_stopped_run_goes_on_with_the_same_outputs(
     with pytest.raises(StageStopped):
         run_stage("train", jobs[1], 1, StopAt(step))
     result = run_stage("train", jobs[1], 2, Report("train"))
-    assert result["resumed_from"] == step
+    assert result.as_json()["resumed_from"] == step
     assert adapter_bytes(jobs[1]) == adapter_bytes(jobs[0])
 
 

@@ -134,7 +134,7 @@ def test_a_step_that_lacked_memory_while_applied_is_neither_repeated_nor_skipped
     job = make_job(tmp_path / "full", tiny_whisper, *SHORT)
     with pytest.raises(OutOfMemory, match=r"step 5 may be half applied; .* the last checkpoint"):
         run_stage("train", job, 1, Report("train"))
-    assert run_stage("train", job, 2, Report("train"))["resumed_from"] == 3
+    assert run_stage("train", job, 2, Report("train")).as_json()["resumed_from"] == 3
     assert adapter_bytes(job) == adapter_bytes(undisturbed)
 
 
@@ -167,7 +167,7 @@ def test_whoever_was_taken_over_can_write_no_checkpoint(tiny_whisper: Path, tmp_
     assert [path.name for path in (job.checkpoints / "2").iterdir()] == ["step-3"]
     with pytest.raises(AttemptSuperseded, match="a later attempt has begun"):
         run_stage("train", job, 1, Report("train"))
-    assert run_stage("train", job, 3, Report("train"))["resumed_from"] == 3
+    assert run_stage("train", job, 3, Report("train")).as_json()["resumed_from"] == 3
 
 
 @pytest.mark.parametrize("moment", ["save_adapter", "flatten_optimizer", "sync_tree"])
@@ -213,7 +213,7 @@ def test_a_checkpoint_of_another_plan_of_windows_is_not_gone_on_from(
         assert f"step-{step} is of another plan of windows and set aside as" in caplog.text
     assert {path.name for path in (job.checkpoints / "2").iterdir()} == {"step-3", "step-4"}
     caplog.clear()
-    assert run_stage("train", job, 3, Report("train"))["resumed_from"] == 4
+    assert run_stage("train", job, 3, Report("train")).as_json()["resumed_from"] == 4
     assert "set aside" not in caplog.text
     assert adapter_bytes(job) == adapter_bytes(changed)
     assert [row["step"] for row in history(job)] == [row["step"] for row in history(changed)]
@@ -230,7 +230,7 @@ def test_a_checkpoint_that_names_no_plan_is_gone_on_from_and_named(
         del state["plan"]
         write_json(folder / "state.json", state)
         write_json(folder / MANIFEST, {"files": hash_files(folder)})
-    assert run_stage("train", job, 2, Report("train"))["resumed_from"] == 4
+    assert run_stage("train", job, 2, Report("train")).as_json()["resumed_from"] == 4
     assert "step-4 does not tell its plan of windows: perhaps not exact" in caplog.text
 
 
