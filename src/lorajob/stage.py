@@ -39,8 +39,8 @@ from lorajob.spec import JobSpec
 def run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> StageResult:
     """Run `stage` and commit its files. If the stage is finished, return its result at once.
 
-    Raises the stage's own LorajobErrors, StageError if the folder is not a job's, OutOfMemory if the
-    memory is full and DiskError if the disk is full.
+    Raises the stage's own LorajobErrors, StageError if the folder is not a job's, OutOfMemory if
+    the memory is full and DiskError if the disk is full.
     """
     finished = job.result(stage)
     if finished is not None:
