@@ -11,7 +11,7 @@ from lorajob.training.packing import USUAL_CLIPS
 # fewer clips a GPU waits for the program that starts its operations. bench/RESULTS.md ("One GPU")
 # has the measurement of the H100.
 CLIPS_BY_MULTIPROCESSORS = ((100, 64), (50, 32), (0, 16))
-LOADER_WORKERS = 8  # at most; each decodes FLAC about 500 times faster than real time
+LOADER_WORKERS = 8  # at most
 ALLOCATOR = "PYTORCH_CUDA_ALLOC_CONF"
 
 

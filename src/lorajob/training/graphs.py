@@ -1,6 +1,6 @@
 """Records passes as CUDA graphs and replays them. Each shape of a pass has one graph.
 
-A forward and backward pass over a large Whisper starts about 9,000 operations. Starting them takes
+A forward and backward pass over a large Whisper starts thousands of operations. Starting them takes
 longer than an H100 takes to compute them, unless a pass has very many windows. A recorded pass
 starts as a whole.
 """

@@ -2,7 +2,7 @@
 
 PEFT computes `base(x) + B(A(dropout(x))) * scale` under autocast. For each layer that is two casts
 of weights, two matrix products, a multiplication by a number and a sum, and as much again in the
-backward pass. A pass over a large Whisper has 640 such layers, so a fast GPU waits for the program
+backward pass. A pass over a large Whisper has 512 such layers, so a fast GPU waits for the program
 that starts the operations.
 
 Here the whole adapter is one float32 tensor, the optimizer's only parameter. It has one gradient,

@@ -54,8 +54,8 @@ def cpu_computes_bf16() -> bool:
 def pick_quantization(folder: Path, config: TrainConfig, device: torch.device) -> str:
     """Resolve `auto`: the first of none, 8bit and 4bit that fits the GPU's memory.
 
-    The base in `folder` and a few windows must fit. Training in 8 bit is two to four times slower
-    than in 16 bit. On a CPU `auto` means no quantization.
+    The base in `folder` and a few windows must fit. 16-bit weights need no
+    conversion in each pass. On a CPU `auto` means no quantization.
     """
     if config.quantization != "auto":
         return config.quantization
