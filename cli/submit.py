@@ -52,7 +52,7 @@ Examples:
     "--corpus",
     metavar="PATH_OR_URL",
     help="Common Voice release (.tar.gz or unpacked folder); or its url, such as "
-    "s3://bucket/cv-hi.tar.gz; or a manifest (.tsv, .csv, .jsonl) with columns audio and text, "
+    "s3://bucket/cv_hi.tar.gz; or a manifest (.tsv, .csv, .jsonl) with columns audio and text, "
     "and optionally split and speaker. {language} in it becomes the language's code. Default: the "
     "newest *-LANGUAGE.tar.gz or folder named LANGUAGE in $LORAJOB_CORPORA.",
 )

@@ -81,7 +81,7 @@ def test_what_can_be_no_url_is_one_line_and_stops_no_other_language(
 
 def test_the_help_says_that_a_corpus_may_be_a_url(env: dict[str, str]) -> None:
     told = " ".join(run("submit", "--help", env=env).stdout.split())
-    assert "--corpus PATH_OR_URL" in told and "s3://bucket/cv-hi.tar.gz" in told
+    assert "--corpus PATH_OR_URL" in told and "s3://bucket/cv_hi.tar.gz" in told
 
 
 def test_submit_prints_the_id_alone_and_queues_the_job(
