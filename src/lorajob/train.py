@@ -7,6 +7,7 @@ continues from its newest valid checkpoint as if it had not been stopped: plans 
 from the seed, and checkpoints hold everything else.
 """
 
+import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,7 +23,10 @@ from lorajob.training.device import set_up_cuda, usual_clips
 from lorajob.training.history import History
 from lorajob.training.loop import prepare
 from lorajob.training.ranks import shared_by, wanted_processes
+from lorajob.training.shares import balance
 from lorajob.whisper.model import trainable_parameters
+
+log = logging.getLogger(__name__)
 
 
 def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> TrainResult:
@@ -35,6 +39,12 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     processes = wanted_processes(torch.cuda.device_count())
     clips = kept_batch_clips(job.checkpoints) or usual_clips(processes)
     course = lay_out(spec, job, clips)
+    if processes > 1:
+        log.info(
+            "%d processes; the mean one has %.0f %% of the work of the busiest",
+            processes,
+            100 * balance(course.plan, course.sizes, processes),
+        )
     checkpoint = take_over(job.checkpoints, attempt, course.digest)
     resume = checkpoint.path if checkpoint else None
     path = out / "history.jsonl"

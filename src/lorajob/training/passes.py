@@ -14,6 +14,7 @@ from lorajob.training.packing import (
     pass_seconds,
     window_size,
 )
+from lorajob.training.shares import share_step
 from lorajob.training.trainer import Run
 
 # The fixed cost of a forward and backward pass, in seconds of audio. bench/passes.py measures it on
@@ -43,7 +44,11 @@ class Passes:
     def of(self, step: range) -> list[list[int]]:
         """This process's forward passes of a step, each a list of indices of windows."""
         accelerator, micro_batch = self.run.accelerator, self.run.micro_batch
-        mine = step[accelerator.process_index :: accelerator.num_processes]
+        mine: Sequence[int] = step
+        if accelerator.num_processes > 1:
+            costs = [self.seconds([index]) for index in step]
+            share = share_step(costs, accelerator.num_processes)[accelerator.process_index]
+            mine = [step[place] for place in share]
         encoded = self.dataset.encoded
         if self.run.packs:
             return group_packed(mine, self.windows, self.sizes, micro_batch, encoded)

@@ -3,6 +3,8 @@
 The stage's process is rank 0. It starts the others itself, with the environment that
 `accelerate launch` would set. So rank 0 remains the supervised process, with its signals, exit code
 and standard output. The others end with it, and it ends if one of them breaks.
+torch.distributed.launcher does not give this: it starts each rank in a session of its own, so that
+killing the stage's process group leaves the ranks running (tests/library/test_shares.py).
 
     python -m lorajob.training.rank_main JOB_DIR CLIPS [CHECKPOINT]    one of the others
 """
