@@ -304,3 +304,12 @@ def test_where_no_corpus_is_the_error_says_where_they_come_from(tmp_path):
         with pytest.raises(CorpusError, match=r"Mozilla Data Collective.*manifest") as caught:
             find_corpus(root, "hi")
         assert "\n" not in str(caught.value)
+
+
+def test_an_archive_cut_off_in_its_header_is_named_as_such(tmp_path):
+    whole = pack(make_release(tmp_path, LINES), tmp_path / "r.tar.gz").read_bytes()
+    for length in range(12):
+        path = tmp_path / "cut.tar.gz"
+        path.write_bytes(whole[:length])
+        with pytest.raises(CorpusError, match=r"cut\.tar\.gz"):
+            open_corpus(path, "hi")

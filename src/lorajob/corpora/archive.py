@@ -10,7 +10,9 @@ from typing import IO, Any, cast
 
 from lorajob.errors import CorpusError
 
+ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 MAX_AUDIO_BYTES = 64 << 20  # 30 s of 8-channel 48 kHz float is 46 MB
+MAX_RECORDING_BYTES = 1 << 30  # of which a corpus gives segments
 MAX_TABLE_BYTES = 4 << 30  # English's largest table is under 1 GB
 MAX_HEADER_BYTES = 1 << 20  # of long names and pax headers, which tarfile reads into memory
 MAX_MEMBERS = 20_000_000
@@ -18,6 +20,9 @@ MAX_MEMBERS = 20_000_000
 # to a half. A malicious archive can reach 1032 with deflate.
 MAX_RATIO = 50
 FREE_BYTES = 1 << 30  # unpacked bytes always allowed: for tiny archives the ratio means little
+
+# How compressed archives begin: gzip, bzip2 and xz.
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
 
 _HEADERS = (
     tarfile.XHDTYPE,
@@ -42,7 +47,7 @@ class Archive:
         """
         budget = FREE_BYTES + MAX_RATIO * self.path.stat().st_size
         unpacked = count = 0
-        with self._damage_named(), tarfile.open(self.path, "r|*", tarinfo=_BoundedInfo) as tar:
+        with self._damage_named(), self._open() as tar:
             while (member := tar.next()) is not None:
                 # Else tarfile keeps a kilobyte for each member that it has seen.
                 cast(Any, tar).members.clear()
@@ -54,6 +59,16 @@ class Archive:
                 # macOS adds files that begin with "._".
                 if member.isfile() and not name.name.startswith("._"):
                     yield name, member, tar
+
+    def _open(self) -> tarfile.TarFile:
+        with self.path.open("rb") as file:
+            # Audio in an archive that is not compressed is skipped without being read.
+            mode = "r|*" if file.read(6).startswith(_COMPRESSED) else "r:"
+        try:
+            return tarfile.open(self.path, cast(Any, mode), tarinfo=_BoundedInfo)
+        # tarfile's error for a gzip header that is cut off.
+        except TypeError:
+            raise tarfile.ReadError("ends in its header") from None
 
     def read(self, tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> bytes:
         """The bytes of the current member. Raises CorpusError if it is over `max_bytes`."""

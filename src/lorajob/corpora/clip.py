@@ -1,14 +1,22 @@
 """The parts of a corpus, the same for every format: entries, clips and their reader."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 TRAIN, DEV, TEST = "train", "dev", "test"
-SPLIT_NAMES = {"validation": DEV, "valid": DEV, "val": DEV, "eval": DEV, "training": TRAIN}
+SPLITS = (TRAIN, DEV, TEST)
+SPLIT_NAMES = {
+    "training": TRAIN,
+    "validation": DEV,
+    "valid": DEV,
+    "val": DEV,
+    "eval": DEV,
+    "testing": TEST,
+}
 
 Tick = Callable[[], None]
 
@@ -22,6 +30,13 @@ class Entry:
     text: str
     speaker: str
     split: str
+    start: float = 0.0  # seconds in the recording
+    end: float | None = None  # seconds; None: the recording's end
+
+    @property
+    def is_segment(self) -> bool:
+        """Whether the clip is a part of its recording."""
+        return self.end is not None or self.start > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +48,44 @@ class Clip:
     text: str
     speaker: str  # "" if unknown
     split: str
+    start: float = 0.0  # seconds in the recording
+    end: float | None = None  # seconds; None: the recording's end
+
+    @property
+    def is_segment(self) -> bool:
+        """Whether the clip is a part of its recording."""
+        return self.end is not None or self.start > 0
+
+    @classmethod
+    def of(cls, entry: Entry, audio: Path | bytes) -> "Clip":
+        """The clip of an entry."""
+        return cls(entry.id, audio, entry.text, entry.speaker, entry.split, entry.start, entry.end)
 
 
-class Reader(Protocol):
+class AudioSource(Protocol):
     """Finds the audio of entries."""
 
     def read(self, entries: list[Entry]) -> Iterator[Clip]:
-        """Yield a clip for each entry, even if its audio is missing, in the fastest order."""
+        """Yield a clip for each entry, even if its audio is missing, in the fastest order.
+
+        Segments of one recording come one after another, by their start. They share one object as
+        `audio`.
+        """
         ...
+
+    def stamp(self, entry: Entry) -> str:
+        """Changes with the audio of the entry, such as a file's size and time of change."""
+        ...
+
+
+def by_recording(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+    """Entries by their source, in the order of first use. Those of one source are by start."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(entry.source, []).append(entry)
+    for group in found.values():
+        group.sort(key=lambda entry: entry.start)
+    return found
 
 
 @dataclass(frozen=True)
@@ -48,7 +93,7 @@ class Corpus:
     """Clips in one language. Opening a corpus reads its tables; `clips` reads the audio."""
 
     entries: tuple[Entry, ...]
-    reader: Reader
+    reader: AudioSource
 
     @cached_property
     def splits(self) -> dict[str, int]:
@@ -66,15 +111,3 @@ class Corpus:
             if entry.split in splits and (only is None or entry.id in only)
         ]
         return self.reader.read(wanted)
-
-
-@dataclass(frozen=True)
-class FileReader:
-    """Reads audio from files in folders."""
-
-    folder: Path
-
-    def read(self, entries: list[Entry]) -> Iterator[Clip]:
-        for entry in entries:
-            audio = self.folder / entry.source if entry.source else b""
-            yield Clip(entry.id, audio, entry.text, entry.speaker, entry.split)

@@ -8,21 +8,21 @@ two of the splits train, dev and test. Clips that are in none of these three are
 `other`, which are used only if a job asks for them.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import IO
 
-from lorajob.corpora.archive import MAX_AUDIO_BYTES, MAX_TABLE_BYTES, Archive
-from lorajob.corpora.clip import Clip, Corpus, Entry, FileReader, Tick
+from lorajob.corpora.archive import MAX_AUDIO_BYTES
+from lorajob.corpora.clip import Corpus, Entry, Tick
+from lorajob.corpora.place import Place
 from lorajob.corpora.tables import pick, pick_optional, read_tsv, text_lines
-from lorajob.errors import CorpusError, UsageError
+from lorajob.errors import UsageError
 from lorajob.languages import is_locale, is_locale_of
 
+NAME = "Common Voice release"
 # A clip that is in two tables belongs to the first in this order.
 SPLITS = ("test", "dev", "train", "validated", "other")
 CLIPS = "clips"
-MEMBERS_TO_CHECK = 50
 
 
 @dataclass
@@ -62,110 +62,51 @@ class _Tables:
         return tuple(unique.values())
 
 
-def open_folder(folder: Path, language: str) -> Corpus:
-    """Open the release in `folder`. Raises CorpusError if its tables cannot be read."""
-    root = find_root(folder, language)
+def looks_like(place: Place) -> str | None:
+    inner = [place, *(place.below(name) for name in place.folders())]
+    if any(_has_tables(it) for it in inner):
+        return None
+    # Of an archive whose tables come last, a quick look sees only the clips.
+    if not place.whole and any(it.folders() == [CLIPS] or it.name == CLIPS for it in inner):
+        return None
+    return "no train.tsv in it or one folder below"
+
+
+def check(place: Place, language: str) -> None:
+    """Raise UsageError if the release is of another language."""
+    find_root(place, language)
+
+
+def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
+    """Open a release. Raises CorpusError if its tables cannot be read."""
+    root = find_root(place, language)
     tables = _Tables()
     for split in SPLITS:
-        path = root / f"{split}.tsv"
-        if path.is_file():
-            with path.open("rb") as file:
+        if root.has(f"{split}.tsv"):
+            with root.open(f"{split}.tsv") as file:
                 tables.add(split, file, language)
-    return Corpus(tables.entries(), FileReader(root / CLIPS))
+    return Corpus(tables.entries(), root.audio(CLIPS, MAX_AUDIO_BYTES))
 
 
-def find_root(folder: Path, language: str) -> Path:
-    """The folder with the tables: `folder`, or a folder in it that is named for the language.
+def find_root(place: Place, language: str) -> Place:
+    """The place of the tables: `place`, or a folder in it that is named for the language.
 
-    Raises UsageError if that folder is of another language, CorpusError if it is missing.
+    Raises UsageError if that folder is of another language.
     """
-    if _has_tables(folder):
-        if is_locale(folder.name) and not is_locale_of(folder.name, language):
-            raise _other_language(folder, folder.name, language)
-        return folder
-    inner = sorted(path for path in folder.iterdir() if path.is_dir() and _has_tables(path))
-    for path in inner:
-        if is_locale_of(path.name, language):
-            return path
-    if inner:
-        raise _other_language(folder, ", ".join(path.name for path in inner), language)
-    raise CorpusError(
-        f"corpus: {folder} is not a Common Voice release: no train.tsv in it or one folder below"
-    )
+    if _has_tables(place):
+        inner = [place]
+    else:
+        inner = [it for it in map(place.below, place.folders()) if _has_tables(it)]
+    if not place.whole and not inner:
+        inner = [place.below("..")] if place.name == CLIPS else [place]
+    for root in inner:
+        if not is_locale(root.name) or is_locale_of(root.name, language):
+            return root
+    raise _other_language(place.path, ", ".join(root.name for root in inner), language)
 
 
-def _has_tables(folder: Path) -> bool:
-    return any((folder / f"{split}.tsv").is_file() for split in SPLITS)
-
-
-def open_archive(path: Path, language: str, tick: Tick | None = None) -> Corpus:
-    """Open the release in a tar archive.
-
-    Reads the whole archive once, because the tables may come after the clips. `tick` is called at
-    every file. Raises CorpusError for a damaged archive, UsageError for another language.
-    """
-    archive = Archive(path)
-    tables = _Tables()
-    root: PurePosixPath | None = None
-    others: dict[str, None] = {}
-    for name, member, tar in archive.members():
-        if tick:
-            tick()
-        if name.suffix != ".tsv" or name.stem not in SPLITS:
-            continue
-        locale = name.parent.name
-        if is_locale(locale) and not is_locale_of(locale, language):
-            others[locale] = None
-        elif root in (None, name.parent):
-            root = name.parent
-            with archive.stream(tar, member, MAX_TABLE_BYTES) as file:
-                tables.add(name.stem, file, language)
-    if root is None and others:
-        raise _other_language(path, ", ".join(others), language)
-    if root is None:
-        raise CorpusError(f"corpus: {path} is not a Common Voice release: no train.tsv in it")
-    return Corpus(tables.entries(), ArchiveReader(path, root / CLIPS))
-
-
-@dataclass(frozen=True)
-class ArchiveReader:
-    """Reads audio from a tar archive, in its order. Clips with missing audio come last."""
-
-    path: Path
-    clips: PurePosixPath
-
-    def read(self, entries: list[Entry]) -> Iterator[Clip]:
-        wanted = {entry.source: entry for entry in entries if entry.source}
-        archive = Archive(self.path)
-        for name, member, tar in archive.members() if wanted else ():
-            if name.parent != self.clips or name.name not in wanted:
-                continue
-            entry = wanted.pop(name.name)
-            audio = archive.read(tar, member, MAX_AUDIO_BYTES)
-            yield Clip(entry.id, audio, entry.text, entry.speaker, entry.split)
-            if not wanted:
-                break
-        for entry in entries:
-            if not entry.source or entry.source in wanted:
-                yield Clip(entry.id, b"", entry.text, entry.speaker, entry.split)
-
-
-def check_archive(path: Path, language: str) -> None:
-    """Check by the first members that the archive is a release in this language.
-
-    Raises CorpusError or UsageError if it is not.
-    """
-    for number, (name, _, _) in enumerate(Archive(path).members()):
-        folder = name.parent.parent if name.parent.name == CLIPS else name.parent
-        if name.parent.name == CLIPS or name.suffix == ".tsv":
-            if is_locale(folder.name) and not is_locale_of(folder.name, language):
-                raise _other_language(path, folder.name, language)
-            return
-        if number >= MEMBERS_TO_CHECK:
-            break
-    raise CorpusError(
-        f"corpus: {path} is not a Common Voice release: neither clips nor tables first"
-    )
+def _has_tables(place: Place) -> bool:
+    return any(place.has(f"{split}.tsv") for split in SPLITS)
 
 
 def _check_locale(locale: str, language: str, table: str) -> None:

@@ -4,23 +4,21 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from lorajob.corpora import common_voice, manifest
+from lorajob.corpora.archive import ARCHIVES
 from lorajob.corpora.clip import Corpus, Tick
 from lorajob.corpora.fingerprint import fingerprint_archive, fingerprint_files
-from lorajob.corpora.packed import open_packed
+from lorajob.corpora.place import is_archive, open_place
+from lorajob.corpora.readers import reader_of
 from lorajob.errors import CorpusError, UsageError
 from lorajob.languages import is_locale, is_locale_of
 
-ARCHIVES = (".tar.gz", ".tgz", ".tar")
+GLANCE_SECONDS = 1.5  # most time for a look at the first files of an archive
 KINDS = "a Common Voice release (tar.gz or folder) or a manifest (.tsv, .csv, .jsonl)"
 SOURCES = (
     "download a Common Voice release from the Mozilla Data Collective and give it by --corpus,"
     " or write a manifest (TSV, CSV or JSONL with columns audio and text)"
 )
 _RELEASE = re.compile(r"(?<![0-9])(\d+)\.(\d+)(?:-(\d{4})-(\d{2})-(\d{2}))?")
-_FOLDER_MANIFESTS = tuple(
-    f"{stem}{suffix}" for stem in ("manifest", "metadata") for suffix in manifest.READERS
-)
 
 
 def open_corpus(path: Path, language: str, tick: Tick | None = None) -> Corpus:
@@ -29,19 +27,14 @@ def open_corpus(path: Path, language: str, tick: Tick | None = None) -> Corpus:
     Raises UsageError if the path is not a corpus or is of another language, CorpusError if tables
     or archive cannot be read.
     """
-    path = _existing(path)
-    if _is_archive(path):
-        return open_packed(path) or common_voice.open_archive(path, language, tick)
-    if path.is_dir():
-        inner = _folder_manifest(path)
-        return manifest.open_manifest(inner) if inner else common_voice.open_folder(path, language)
-    return manifest.open_manifest(path)
+    place = open_place(_existing(path), tick)
+    return reader_of(place).clips(place, language, tick)
 
 
 def fingerprint(path: Path, language: str, tick: Tick) -> str:
     """A hash of the corpus's content. Raises as `open_corpus` does."""
     path = _existing(path)
-    if _is_archive(path):
+    if is_archive(path):
         return fingerprint_archive(path, tick)
     return fingerprint_files(open_corpus(path, language, tick), tick)
 
@@ -51,17 +44,15 @@ def check_corpus(path: Path, language: str) -> None:
 
     Raises UsageError or CorpusError as `open_corpus` does.
     """
-    path = _existing(path)
-    if _is_archive(path):
-        common_voice.check_archive(path, language)
-    elif path.is_dir():
-        inner = _folder_manifest(path)
-        if inner:
-            manifest.check_manifest(inner)
-        else:
-            common_voice.find_root(path, language)
-    else:
-        manifest.check_manifest(path)
+    place = open_place(_existing(path), seconds=GLANCE_SECONDS)
+    try:
+        reader = reader_of(place)
+    except CorpusError:
+        if place.whole:
+            raise
+        # The first files of a large archive may not tell its layout.
+        return
+    reader.check(place, language)
 
 
 def find_corpus(root: Path | None, language: str) -> Path:
@@ -113,14 +104,4 @@ def _existing(path: Path) -> Path:
     path = path.expanduser()
     if not path.exists():
         raise UsageError(f"corpus: {path} does not exist; give {KINDS}")
-    if not (path.is_dir() or _is_archive(path) or path.suffix.lower() in manifest.READERS):
-        raise UsageError(f"corpus: {path} has an unknown format; give {KINDS}")
     return path
-
-
-def _is_archive(path: Path) -> bool:
-    return path.is_file() and path.name.lower().endswith(ARCHIVES)
-
-
-def _folder_manifest(folder: Path) -> Path | None:
-    return next((folder / name for name in _FOLDER_MANIFESTS if (folder / name).is_file()), None)

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from lorajob.corpora.clip import Corpus, FileReader, Tick
+from lorajob.corpora.clip import Corpus, Tick
 
 CHUNK_BYTES = 16 << 20
 
@@ -24,15 +24,8 @@ def fingerprint_files(corpus: Corpus, tick: Tick) -> str:
     The audio itself is not hashed: reading hundreds of hours would cost as much as it saves.
     """
     hashed = hashlib.sha256()
-    if isinstance(corpus.reader, FileReader):
-        hashed.update(str(corpus.reader.folder.resolve()).encode())
     for entry in corpus.entries:
-        hashed.update(repr((entry.id, entry.text, entry.speaker, entry.split)).encode())
-        if isinstance(corpus.reader, FileReader) and entry.source:
-            try:
-                stat = (corpus.reader.folder / entry.source).stat()
-                hashed.update(f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}".encode())
-            except OSError:
-                hashed.update(b"missing")
+        fields = (entry.id, entry.text, entry.speaker, entry.split, entry.start, entry.end)
+        hashed.update(repr((*fields, corpus.reader.stamp(entry))).encode())
         tick()
     return hashed.hexdigest()

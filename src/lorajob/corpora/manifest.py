@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from lorajob.corpora.clip import SPLIT_NAMES, TRAIN, Corpus, Entry, FileReader
+from lorajob.corpora.clip import SPLIT_NAMES, TRAIN, Corpus, Entry, Tick
+from lorajob.corpora.place import Place
 from lorajob.corpora.tables import (
     Row,
     pick,
@@ -15,23 +16,35 @@ from lorajob.corpora.tables import (
 )
 from lorajob.errors import CorpusError
 
+NAME = "manifest"
 READERS = {".tsv": read_tsv, ".csv": read_csv, ".jsonl": read_jsonl}
 AUDIO_COLUMNS = ("audio", "path", "file", "audio_path", "file_name", "audio_filepath")
 TEXT_COLUMNS = ("text", "sentence", "transcript", "transcription")
 SPLIT_COLUMNS = ("split",)
 SPEAKER_COLUMNS = ("speaker", "client_id", "speaker_id")
 
+_SUFFIXES = ", ".join(READERS)
+_NAMES = tuple(f"{stem}{suffix}" for stem in ("manifest", "metadata") for suffix in READERS)
 
-def open_manifest(path: Path) -> Corpus:
+
+def looks_like(place: Place) -> str | None:
+    if place.table:
+        suffix = Path(place.table).suffix.lower()
+        return None if suffix in READERS else f"{suffix or place.table} is not {_SUFFIXES}"
+    return None if _table(place) else f"no manifest or metadata with {_SUFFIXES}"
+
+
+def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
     """Open the corpus that a manifest lists.
 
     Audio paths are relative to the manifest's folder. Without a split, a clip is in "train".
     Raises CorpusError for missing columns, a line that cannot be read and an empty table.
     """
+    table = _table(place)
     entries = []
     seen: dict[str, int] = {}
-    for number, row in enumerate(_rows(path), start=1):
-        audio = pick(row, AUDIO_COLUMNS, path.name)
+    for number, row in enumerate(_rows(place, table), start=1):
+        audio = pick(row, AUDIO_COLUMNS, table)
         name = audio or f"row {number}"
         seen[name] = seen.get(name, 0) + 1
         split = (pick_optional(row, SPLIT_COLUMNS) or TRAIN).strip().lower()
@@ -39,25 +52,31 @@ def open_manifest(path: Path) -> Corpus:
             Entry(
                 id=name if seen[name] == 1 else f"{name}#{seen[name]}",
                 source=audio,
-                text=pick(row, TEXT_COLUMNS, path.name),
+                text=pick(row, TEXT_COLUMNS, table),
                 speaker=(pick_optional(row, SPEAKER_COLUMNS) or "").strip(),
                 split=SPLIT_NAMES.get(split, split),
             )
         )
     if not entries:
-        raise CorpusError(f"{path}: lists no clips")
-    return Corpus(tuple(entries), FileReader(path.parent))
+        raise CorpusError(f"{place.path}: {table} lists no clips")
+    return Corpus(tuple(entries), place.audio())
 
 
-def check_manifest(path: Path) -> None:
+def check(place: Place, language: str) -> None:
     """Raise CorpusError unless the first row has an audio and a text column."""
-    row = next(_rows(path), None)
+    table = _table(place)
+    row = next(_rows(place, table), None)
     if row is None:
-        raise CorpusError(f"{path}: lists no clips")
-    pick(row, AUDIO_COLUMNS, path.name)
-    pick(row, TEXT_COLUMNS, path.name)
+        raise CorpusError(f"{place.path}: {table} lists no clips")
+    pick(row, AUDIO_COLUMNS, table)
+    pick(row, TEXT_COLUMNS, table)
 
 
-def _rows(path: Path) -> Iterator[Row]:
-    with path.open("rb") as file:
-        yield from READERS[path.suffix.lower()](text_lines(file, path.name), path.name)
+def _table(place: Place) -> str:
+    """The name of the table; "" if the folder has none."""
+    return place.table or next((name for name in _NAMES if place.has(name)), "")
+
+
+def _rows(place: Place, table: str) -> Iterator[Row]:
+    with place.open(table) as file:
+        yield from READERS[Path(table).suffix.lower()](text_lines(file, table), table)

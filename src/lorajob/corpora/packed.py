@@ -1,7 +1,7 @@
 """Packs a corpus of files as one tar archive, with its table and audio, and opens it again.
 
     lorajob-corpus.jsonl   comes first: a line for each clip, in the corpus's order
-    clips/00000000         the audio of each clip, numbered in that order, in its own format
+    clips/00000000         the audio of each recording, numbered in that order, in its own format
 
 Audio that is missing in the corpus is missing in the archive.
 """
@@ -9,54 +9,77 @@ Audio that is missing in the corpus is missing in the archive.
 import io
 import json
 import tarfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO
 
-from lorajob.corpora.archive import MAX_AUDIO_BYTES, MAX_TABLE_BYTES, Archive
-from lorajob.corpora.clip import Corpus, Entry
-from lorajob.corpora.common_voice import ArchiveReader
+from lorajob.corpora.archive import MAX_RECORDING_BYTES
+from lorajob.corpora.clip import Corpus, Entry, Tick, by_recording
+from lorajob.corpora.place import Place
 from lorajob.errors import CorpusError
 
+NAME = "packed corpus"
 TABLE = "lorajob-corpus.jsonl"
-CLIPS = PurePosixPath("clips")
+CLIPS = "clips"
 
 
 def pack_corpus(corpus: Corpus, target: IO[bytes]) -> None:
     """Write the archive. Equal corpora give equal bytes. Raises OSError if a file or disk fails."""
-    lines = [
-        {"id": it.id, "source": f"{number:08d}", "text": it.text, "speaker": it.speaker}
-        | {"split": it.split}
-        for number, it in enumerate(corpus.entries)
-    ]
-    table = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    entries = corpus.entries
+    numbers = {source: number for number, source in enumerate(by_recording(entries)) if source}
+    table = "".join(f"{json.dumps(_row(it, numbers))}\n" for it in entries).encode()
+    sources = {entry.id: entry.source for entry in entries}
     with tarfile.open(fileobj=target, mode="w", format=tarfile.PAX_FORMAT) as tar:
         _add(tar, TABLE, len(table), io.BytesIO(table))
-        for number, clip in enumerate(corpus.reader.read(list(corpus.entries))):
-            if not isinstance(clip.audio, Path) or not clip.audio.is_file():
+        written: set[str] = set()
+        for clip in corpus.reader.read(list(entries)):
+            source = sources[clip.id]
+            if not source or source in written:
                 continue
-            size = clip.audio.stat().st_size
-            # Jobs refuse larger files.
-            if size <= MAX_AUDIO_BYTES:
-                with clip.audio.open("rb") as file:
-                    _add(tar, f"{CLIPS}/{number:08d}", size, file)
+            written.add(source)
+            name = f"{CLIPS}/{numbers[source]:08d}"
+            if isinstance(clip.audio, bytes):
+                if clip.audio:
+                    _add(tar, name, len(clip.audio), io.BytesIO(clip.audio))
+            elif clip.audio.is_file():
+                _add_file(tar, name, clip.audio)
 
 
-def open_packed(path: Path) -> Corpus | None:
-    """The corpus in an archive of `pack_corpus`; None for any other archive.
+def _row(entry: Entry, numbers: dict[str, int]) -> dict[str, object]:
+    number = numbers.get(entry.source)
+    row: dict[str, object] = {
+        "id": entry.id,
+        "source": "" if number is None else f"{number:08d}",
+        "text": entry.text,
+        "speaker": entry.speaker,
+        "split": entry.split,
+    }
+    return row | ({"start": entry.start, "end": entry.end} if entry.is_segment else {})
 
-    Raises CorpusError if the archive is damaged.
-    """
-    archive = Archive(path)
-    for name, member, tar in archive.members():
-        if str(name) != TABLE:
-            return None
-        with archive.stream(tar, member, MAX_TABLE_BYTES) as file:
-            try:
-                entries = tuple(Entry(**json.loads(line)) for line in file)
-            except (ValueError, TypeError) as error:
-                raise CorpusError(f"{path}: {TABLE} is damaged: {error}") from None
-        return Corpus(entries, ArchiveReader(path, CLIPS))
-    return None
+
+def looks_like(place: Place) -> str | None:
+    return None if place.has(TABLE) else f"no {TABLE}"
+
+
+def check(place: Place, language: str) -> None:
+    """Packed corpora were checked before they were packed."""
+
+
+def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
+    """The corpus in an archive of `pack_corpus`. Raises CorpusError if it is damaged."""
+    with place.open(TABLE) as file:
+        try:
+            entries = tuple(Entry(**json.loads(line)) for line in file)
+        except (ValueError, TypeError) as error:
+            raise CorpusError(f"{place.path}: {TABLE} is damaged: {error}") from None
+    return Corpus(entries, place.audio(CLIPS))
+
+
+def _add_file(tar: tarfile.TarFile, name: str, path: Path) -> None:
+    size = path.stat().st_size
+    # Jobs refuse larger files.
+    if size <= MAX_RECORDING_BYTES:
+        with path.open("rb") as file:
+            _add(tar, name, size, file)
 
 
 def _add(tar: tarfile.TarFile, name: str, size: int, file: IO[bytes]) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from lorajob.corpora.archive import ARCHIVES
 from lorajob.errors import UsageError
 from lorajob.job.jobdir import write_json
 from lorajob.storage import places
@@ -36,7 +37,6 @@ from lorajob.storage.store import (
 )
 from lorajob.storage.urls import local_path, public
 
-ARCHIVES = (".tar.gz", ".tgz", ".tar")
 ENTRY = "entry.json"
 VERSION_FIELDS = (
     "ETag",

@@ -10,7 +10,8 @@ import logging
 import tempfile
 from pathlib import Path
 
-from lorajob.corpora.find import ARCHIVES, fingerprint, open_corpus
+from lorajob.corpora.archive import ARCHIVES
+from lorajob.corpora.find import fingerprint, open_corpus
 from lorajob.corpora.packed import pack_corpus
 from lorajob.storage import places
 from lorajob.storage.store import Store

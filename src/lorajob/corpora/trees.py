@@ -1,0 +1,373 @@
+"""The files of a corpus, the same for a folder, a tar archive and a zip archive.
+
+Hidden files and what macOS adds to archives are left out. An archive is never unpacked: tables of a
+tar archive are copied to a temporary file when the archive is scanned, audio is read as it comes.
+"""
+
+import io
+import os
+import stat
+import tempfile
+import time
+import weakref
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Protocol
+
+from lorajob.corpora.archive import (
+    FREE_BYTES,
+    MAX_MEMBERS,
+    MAX_RATIO,
+    MAX_RECORDING_BYTES,
+    MAX_TABLE_BYTES,
+    Archive,
+)
+from lorajob.corpora.clip import AudioSource, Clip, Entry, Tick, by_recording
+from lorajob.errors import CorpusError, UsageError
+from lorajob.storage import places
+
+TABLE_SUFFIXES = frozenset(
+    {".tsv", ".csv", ".jsonl", ".json", ".txt", ".srt", ".vtt", ".textgrid", ".eaf", ".scp"}
+    | {".parquet", ".arrow"}
+)
+KALDI_TABLES = frozenset({"text", "segments", "utt2spk", "spk2utt", "utt2dur", "reco2dur"})
+CHUNK_BYTES = 1 << 20
+
+
+class Tree(Protocol):
+    """Files by name. A name is relative and has / between its parts, as in `clips/a.mp3`."""
+
+    @property
+    def path(self) -> Path:
+        """The folder or archive, for messages."""
+        ...
+
+    @property
+    def whole(self) -> bool:
+        """Whether all files are known. Of an archive, a quick look may have seen the first ones."""
+        ...
+
+    def files(self, folder: str = "") -> list[str]:
+        """The names of the files in a folder, sorted, without the folder's own name."""
+        ...
+
+    def folders(self, folder: str = "") -> list[str]:
+        """The names of the folders in a folder, sorted, without the folder's own name."""
+        ...
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        ...
+
+    def open(self, name: str) -> IO[bytes]:
+        """A table. Audio is read by the source of `audio`. Raises CorpusError if it is missing."""
+        ...
+
+    def audio(self, folder: str, max_bytes: int = MAX_RECORDING_BYTES) -> AudioSource:
+        """The source of audio whose names are relative to `folder`.
+
+        In an archive, larger files raise CorpusError.
+        """
+        ...
+
+
+def join(folder: str, name: str) -> str:
+    """The name of a file in a folder, without `.` and `..`; an absolute name stays absolute."""
+    return os.path.normpath(f"{folder}/{name}" if folder and not name.startswith("/") else name)
+
+
+@dataclass(frozen=True)
+class FolderTree:
+    """The files below a folder."""
+
+    path: Path
+    whole: bool = True
+
+    def files(self, folder: str = "") -> list[str]:
+        return self._names(folder, folders=False)
+
+    def folders(self, folder: str = "") -> list[str]:
+        return self._names(folder, folders=True)
+
+    def _names(self, folder: str, folders: bool) -> list[str]:
+        with os.scandir(self.path / folder) as found:
+            names = [it.name for it in found if it.is_dir() == folders and not _hidden(it.name)]
+        return sorted(names)
+
+    def has(self, name: str) -> bool:
+        return (self.path / name).is_file()
+
+    def open(self, name: str) -> IO[bytes]:
+        try:
+            return (self.path / name).open("rb")
+        except FileNotFoundError:
+            raise CorpusError(f"{self.path / name}: no such file") from None
+
+    def audio(self, folder: str, max_bytes: int = MAX_RECORDING_BYTES) -> AudioSource:
+        return FolderAudio(self.path / folder)
+
+
+@dataclass(frozen=True)
+class FolderAudio:
+    """Audio in files. A name may be absolute."""
+
+    folder: Path
+
+    def read(self, entries: list[Entry]) -> Iterator[Clip]:
+        for source, group in by_recording(entries).items():
+            audio = self.folder / source if source else b""
+            yield from (Clip.of(entry, audio) for entry in group)
+
+    def stamp(self, entry: Entry) -> str:
+        path = self.folder / entry.source
+        try:
+            found = path.stat() if entry.source else None
+        except OSError:
+            found = None
+        if found is None:
+            return f"{path} missing"
+        return f"{path.resolve()} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+
+
+class _Index:
+    """Folders and files of an archive, by name."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, dict[str, None]] = {"": {}}
+        self._folders: dict[str, set[str]] = {"": set()}
+
+    def add(self, name: str) -> None:
+        folder, _, file = name.rpartition("/")
+        if folder not in self._files:
+            self._add_folder(folder)
+        self._files[folder][file] = None
+
+    def _add_folder(self, folder: str) -> None:
+        while folder not in self._files:
+            parent, _, name = folder.rpartition("/")
+            self._files[folder] = {}
+            self._folders.setdefault(folder, set())
+            self._folders.setdefault(parent, set()).add(name)
+            folder = parent
+
+    def files(self, folder: str = "") -> list[str]:
+        return sorted(self._files.get(folder, ()))
+
+    def folders(self, folder: str = "") -> list[str]:
+        return sorted(self._folders.get(folder, ()))
+
+    def has(self, name: str) -> bool:
+        folder, _, file = name.rpartition("/")
+        return file in self._files.get(folder, ())
+
+
+class TarTree(_Index):
+    """The files of a tar archive. Raises CorpusError if it is damaged or reaches outside itself.
+
+    `tick` is called at every file. With `seconds`, the scan ends after that time; `whole` then says
+    whether it has seen all.
+    """
+
+    def __init__(self, path: Path, tick: Tick | None = None, seconds: float = 0.0) -> None:
+        super().__init__()
+        self.path, self.whole = path, True
+        self._spans: dict[str, tuple[int, int]] = {}  # of the tables in the temporary file
+        places.home().mkdir(parents=True, exist_ok=True)
+        self._tables = tempfile.TemporaryFile(dir=places.home())  # noqa: SIM115
+        weakref.finalize(self, self._tables.close)
+        archive, start = Archive(path), time.monotonic()
+        for member_name, member, tar in archive.members():
+            if tick:
+                tick()
+            name = str(member_name)
+            if _is_table(name):
+                with archive.stream(tar, member, MAX_TABLE_BYTES) as file:
+                    self._copy(name, file)
+            if not _hidden(name):
+                self.add(name)
+            if seconds and time.monotonic() - start > seconds:
+                self.whole = False
+                break
+
+    def _copy(self, name: str, file: IO[bytes]) -> None:
+        start = self._tables.seek(0, os.SEEK_END)
+        while chunk := file.read(CHUNK_BYTES):
+            self._tables.write(chunk)
+        self._spans[name] = start, self._tables.tell()
+
+    def open(self, name: str) -> IO[bytes]:
+        if name not in self._spans:
+            raise CorpusError(f"{self.path}: no table {name} in it")
+        self._tables.flush()
+        return io.BufferedReader(_Slice(self._tables.fileno(), *self._spans[name]))
+
+    def audio(self, folder: str, max_bytes: int = MAX_RECORDING_BYTES) -> AudioSource:
+        return TarAudio(self.path, folder, max_bytes)
+
+
+class _Slice(io.RawIOBase):
+    """A part of a file from `start` to `end`, with a position of its own."""
+
+    def __init__(self, descriptor: int, start: int, end: int) -> None:
+        # The descriptor of its own keeps the file open after its tree is gone.
+        self._descriptor = os.dup(descriptor)
+        self._start, self._end, self._at = start, end, start
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(buffer)  # type: ignore[arg-type]
+        data = os.pread(self._descriptor, min(len(view), self._end - self._at), self._at)
+        view[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: self._start, os.SEEK_CUR: self._at, os.SEEK_END: self._end}[whence]
+        self._at = min(max(base + offset, self._start), self._end)
+        return self._at - self._start
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._descriptor)
+        super().close()
+
+
+@dataclass(frozen=True)
+class TarAudio:
+    """Audio in a tar archive, read in its order. Clips with missing audio come last."""
+
+    path: Path
+    folder: str
+    max_bytes: int
+
+    def read(self, entries: list[Entry]) -> Iterator[Clip]:
+        waiting = {
+            join(self.folder, source): group
+            for source, group in by_recording(entries).items()
+            if source
+        }
+        archive = Archive(self.path)
+        for name, member, tar in archive.members() if waiting else ():
+            group = waiting.pop(str(name), None)
+            if group is None:
+                continue
+            audio = archive.read(tar, member, self.max_bytes)
+            yield from (Clip.of(entry, audio) for entry in group)
+            if not waiting:
+                break
+        for entry in entries:
+            if not entry.source or join(self.folder, entry.source) in waiting:
+                yield Clip.of(entry, b"")
+
+    def stamp(self, entry: Entry) -> str:
+        return entry.source
+
+
+class ZipTree(_Index):
+    """The files of a zip archive. Raises CorpusError as TarTree does."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path, self.whole = path, True
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, EOFError) as error:
+            # Its table of contents is at its end, so any part of it is no zip archive.
+            raise UsageError(
+                f"corpus: {path} is not a whole zip archive ({error});"
+                " download it again, or give a tar.gz or a folder"
+            ) from None
+        weakref.finalize(self, self._zip.close)
+        self._members: dict[str, zipfile.ZipInfo] = {}
+        infos = self._zip.infolist()
+        budget = FREE_BYTES + MAX_RATIO * path.stat().st_size
+        if sum(it.file_size for it in infos) > budget or len(infos) > MAX_MEMBERS:
+            raise CorpusError(f"{path}: unpacks to more than a corpus could; refused")
+        for info in infos:
+            name = self._safe_name(info)
+            if not info.is_dir() and not _hidden(name):
+                self._members[name] = info
+                self.add(name)
+
+    def _safe_name(self, info: zipfile.ZipInfo) -> str:
+        name = info.filename
+        # Some programs write UTF-8 without saying so. zipfile then reads it as code page 437.
+        if not info.flag_bits & 0x800:
+            try:
+                name = name.encode("cp437").decode("utf-8")
+            except UnicodeError:
+                name = info.filename
+        if name.startswith("/") or ".." in PurePosixPath(name).parts:
+            raise CorpusError(f"{self.path}: {name!r} points outside the archive; refused")
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise CorpusError(f"{self.path}: {name!r} is not a plain file or folder; refused")
+        if info.flag_bits & 1:
+            raise CorpusError(f"{self.path}: {name!r} needs a password; pack it without one")
+        return str(PurePosixPath(name))
+
+    def open(self, name: str) -> IO[bytes]:
+        return io.BytesIO(self.bytes(name, MAX_TABLE_BYTES))
+
+    def bytes(self, name: str, max_bytes: int) -> bytes:
+        """The bytes of a file. Raises CorpusError if it is larger, missing or damaged."""
+        info = self._members.get(name)
+        if info is None:
+            raise CorpusError(f"{self.path}: no file {name} in it")
+        if info.file_size > max_bytes:
+            raise CorpusError(
+                f"{self.path}: {name} is {info.file_size:,} bytes; allowed: {max_bytes:,}"
+            )
+        try:
+            return self._zip.read(info)
+        except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
+            raise CorpusError(
+                f"{self.path}: {name} cannot be unpacked ({error}); download the archive again"
+            ) from None
+
+    def audio(self, folder: str, max_bytes: int = MAX_RECORDING_BYTES) -> AudioSource:
+        return ZipAudio(self, folder, max_bytes)
+
+
+@dataclass(frozen=True)
+class ZipAudio:
+    """Audio in a zip archive."""
+
+    tree: ZipTree
+    folder: str
+    max_bytes: int
+
+    def read(self, entries: list[Entry]) -> Iterator[Clip]:
+        for source, group in by_recording(entries).items():
+            name = join(self.folder, source)
+            there = source and self.tree.has(name)
+            audio = self.tree.bytes(name, self.max_bytes) if there else b""
+            yield from (Clip.of(entry, audio) for entry in group)
+
+    def stamp(self, entry: Entry) -> str:
+        return entry.source
+
+
+def open_tree(path: Path, tick: Tick | None = None, seconds: float = 0.0) -> Tree:
+    """The files of a folder or an archive. Raises CorpusError for a damaged archive."""
+    if path.is_dir():
+        return FolderTree(path)
+    if path.suffix.lower() == ".zip":
+        return ZipTree(path)
+    return TarTree(path, tick, seconds)
+
+
+def _is_table(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.suffix.lower() in TABLE_SUFFIXES or path.name in KALDI_TABLES
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))

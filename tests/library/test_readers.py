@@ -1,0 +1,120 @@
+"""Which reader reads a corpus, and what is said when none does."""
+
+import re
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from lorajob.corpora import check_corpus, open_corpus, readers
+from lorajob.errors import LorajobError, UsageError
+from tests.support.speech import Spoken, make_release, mp3, pack
+
+DOCS = Path(__file__).parents[2] / "docs" / "corpora.md"
+LINES = [Spoken("c1.mp3", "हाँ"), Spoken("c2.mp3", "नहीं", "b", "test")]
+
+
+@pytest.fixture
+def plain_readers():
+    """The cached readers are read again before and after."""
+    readers.readers.cache_clear()
+    yield
+    readers.readers.cache_clear()
+
+
+def shapes(folder: Path) -> list[Path]:
+    """Three corpora in layouts that no reader knows."""
+    database, nested, lines = (folder / name for name in ("database", "nested", "lines"))
+    for made in (database, nested / "speaker1" / "session1", lines):
+        made.mkdir(parents=True)
+    (database / "corpus.sqlite").write_bytes(b"SQLite format 3\0")
+    (nested / "speaker1" / "session1" / "prompts.xml").write_text("<p/>")
+    (nested / "speaker1" / "session1" / "take.wav").write_bytes(b"RIFF")
+    (lines / "lines.psv").write_text("a|one\n")
+    return [database, nested, lines]
+
+
+def test_a_layout_no_reader_knows_ends_in_one_line_with_the_reason_of_each(tmp_path):
+    for path in shapes(tmp_path):
+        for look in (check_corpus, open_corpus):
+            with pytest.raises(LorajobError) as caught:
+                look(path, "hi")
+            said = str(caught.value)
+            assert "\n" not in said and str(path) in said
+            for reader in readers.BUILT_IN:
+                assert re.search(rf"{re.escape(reader.NAME)}: .+[;)]", said), said
+
+
+def test_a_release_in_a_zip_reads_like_its_folder(tmp_path):
+    root = make_release(tmp_path, LINES)
+    packed = tmp_path / "r.zip"
+    with zipfile.ZipFile(packed, "w") as archive:
+        for path in sorted(root.parent.rglob("*")):
+            archive.write(path, path.relative_to(tmp_path))
+        archive.writestr("__MACOSX/cv/._train.tsv", b"\0")
+    check_corpus(packed, "hi")
+    corpus = open_corpus(packed, "hi")
+    assert corpus.splits == {"train": 1, "test": 1}
+    (clip,) = corpus.clips(["test"])
+    assert (clip.id, clip.text, clip.speaker, clip.audio) == ("c2.mp3", "नहीं", "b", mp3(1.0))
+
+
+@pytest.mark.parametrize(("name", "why"), [("../x.tsv", "points outside"), ("/x", "points outsi")])
+def test_a_zip_that_reaches_outside_itself_is_refused(tmp_path, name, why):
+    path = tmp_path / "r.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(name), b"x")
+    with pytest.raises(LorajobError, match=why):
+        open_corpus(path, "hi")
+
+
+def test_a_damaged_zip_is_named_as_such(tmp_path):
+    path = tmp_path / "r.zip"
+    path.write_bytes(b"PK\3\4 and no more")
+    with pytest.raises(LorajobError, match="not a whole zip archive"):
+        open_corpus(path, "hi")
+
+
+def test_an_archive_too_large_for_a_quick_look_is_judged_by_its_first_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("lorajob.corpora.find.GLANCE_SECONDS", 1e-9)
+    root = make_release(tmp_path, LINES, language="ml")
+    path = pack(root, tmp_path / "r.tar.gz")
+    check_corpus(path, "ml")
+    with pytest.raises(UsageError, match="is of ml, but the job's language is hi"):
+        check_corpus(path, "hi")
+
+
+def documented_reader() -> str:
+    code = re.search(r"```python\n(.*?)```", DOCS.read_text("utf-8"), re.DOTALL)
+    assert code
+    return code[1]
+
+
+def test_the_documented_reader_of_another_package_reads_its_layout(
+    tmp_path, monkeypatch, plain_readers
+):
+    package = tmp_path / "package"
+    (package / "psv-1.0.dist-info").mkdir(parents=True)
+    (package / "psv_reader.py").write_text(documented_reader())
+    (package / "psv-1.0.dist-info" / "entry_points.txt").write_text(
+        "[lorajob.readers]\npsv = psv_reader\n"
+    )
+    monkeypatch.syspath_prepend(str(package))
+    corpus = tmp_path / "corpus"
+    (corpus / "sound").mkdir(parents=True)
+    (corpus / "lines.psv").write_text("a|one, two\n")
+    check_corpus(corpus, "hi")
+    (clip,) = open_corpus(corpus, "hi").clips(["train"])
+    assert (clip.text, clip.audio) == ("one, two", corpus / "sound" / "a.wav")
+    sys.modules.pop("psv_reader")
+
+
+def test_a_reader_that_cannot_be_imported_is_named(tmp_path, monkeypatch, plain_readers):
+    (tmp_path / "psv-1.0.dist-info").mkdir()
+    (tmp_path / "psv-1.0.dist-info" / "entry_points.txt").write_text(
+        "[lorajob.readers]\npsv = no_such_module\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UsageError, match=r"lorajob.readers: psv = no_such_module cannot be impor"):
+        open_corpus(tmp_path, "hi")
