@@ -58,7 +58,8 @@ def job_folder(job: str, *stages: str) -> Iterator[JobDir]:
     """The folder of a job on this machine.
 
     If jobs are in a store, the files of `stages` are fetched into the folder and stay there while
-    the block runs. Raises JobNotFoundError if there is no such job.
+    the block runs. `preprocess/test` stands for files whose names start with `test`. Raises
+    JobNotFoundError if there is no such job.
     """
     with job_files(job).local(lambda: load_record(job), *stages) as here:
         yield here

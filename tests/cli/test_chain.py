@@ -143,6 +143,16 @@ def test_faster_whisper_loads_the_model_and_hears_what_was_evaluated(chain: Chai
     assert set(heard.stdout) & set(row["reference"]) - set(" ")
 
 
+def test_the_report_shows_the_rates_of_the_job(chain: Chain, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    told = run("report", chain.job_id, "-o", str(path), env=chain.env)
+    assert (told.returncode, told.stdout) == (0, f"{path}\n"), told.stderr
+    page = path.read_text("utf-8")
+    for scores in chain.status["metrics"].values():
+        assert f"{scores['wer']:.1f} %" in page
+    assert rows(chain)[0]["reference"] in page and "<audio" in page
+
+
 def test_a_stage_run_again_by_hand_is_a_no_op(chain: Chain) -> None:
     manifest = chain.job.stage_dir("convert") / "manifest.json"
     stamp = manifest.stat().st_mtime_ns

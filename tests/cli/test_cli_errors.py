@@ -244,6 +244,12 @@ def test_transcribing_needs_a_job_a_model_and_audio(env: dict[str, str], tmp_pat
     assert "no model yet" in complaint("transcribe", JOB, str(audio), env=env, code=FAILED)
 
 
+def test_a_report_needs_error_rates(env: dict[str, str]) -> None:
+    assert JOB in complaint("report", JOB, env=env, code=FAILED)
+    job_record(Path(env["LORAJOB_HOME"]) / "jobs")
+    assert "no error rates yet" in complaint("report", JOB, env=env, code=FAILED)
+
+
 def test_a_finished_job_is_neither_cancelled_nor_retried(
     env: dict[str, str], redis_server: Settings
 ) -> None:

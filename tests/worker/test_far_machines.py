@@ -100,6 +100,12 @@ def test_a_job_crosses_machines_that_share_no_disk(far: Far, corpus, tmp_path: P
     assert all(f"==> {stage} <==" in logs.stdout for stage in STAGES), logs
     transcript = run("transcribe", job_id, str(next(archive.parent.rglob("*.wav"))), env=env)
     assert transcript.returncode == 0, transcript.stderr
+    page = tmp_path / "page.html"
+    report = run("report", job_id, "-o", str(page), env=env)
+    assert report.returncode == 0, report.stderr
+    assert "<audio" in page.read_text("utf-8")
+    copy = far.folder / "user" / "jobs" / job_id
+    assert not (copy / "train" / "adapter").exists() and not (copy / "preprocess/train").exists()
     far.hub.kill_redis()
     shown = run("status", job_id, "--json", env=env)
     assert json.loads(shown.stdout)["state"] == "succeeded", shown.stderr

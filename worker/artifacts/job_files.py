@@ -73,6 +73,7 @@ class JobFiles(ABC):
     def local(self, load: LoadRecord, *stages: str) -> AbstractContextManager[JobDir]:
         """The job's folder on this machine, with its spec and the files of the succeeded `stages`.
 
+        `preprocess/test` stands for those files of preprocess whose names start with `test`.
         The folder is not removed while the block runs. Raises JobNotFoundError.
         """
 

@@ -63,9 +63,10 @@ class StoredJob(JobFiles):
         stored = JobStore(record.folder, self._stored.job.root.parent)
         with workplace.hold_copy(stored):
             stored.fetch_spec()
-            for stage in stages:
+            for name in stages:
+                stage, _, part = name.partition("/")
                 if record.stages[stage].state == "succeeded":
-                    stored.fetch_stage(stage, record.stages[stage].attempt)
+                    stored.fetch_stage(stage, record.stages[stage].attempt, (part,))
             yield stored.job
         workplace.trim_copies(stored, self._room_bytes)
 

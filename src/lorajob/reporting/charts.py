@@ -1,0 +1,156 @@
+"""The charts of a report, as Vega-Lite. Altair builds them; the page draws them in the browser."""
+
+from collections.abc import Callable
+from typing import Any
+
+import altair as alt
+
+from lorajob.reporting.findings import Findings
+
+WIDTH, HEIGHT = 560, 220
+# Okabe and Ito's colours, which people with impaired colour vision tell apart.
+COLORS = {"base": "#999999", "tuned": "#0072B2", "delivered": "#009E73"}
+KINDS = {"substituted": "#E69F00", "deleted": "#56B4E9", "inserted": "#CC79A7"}
+
+Spec = dict[str, Any]
+
+
+def all_charts(findings: Findings) -> dict[str, Spec]:
+    """Name -> Vega-Lite specification, of each chart for which the job has data."""
+    made: dict[str, Callable[[Findings], alt.TopLevelMixin | None]] = {
+        "rates": rates,
+        "loss": loss,
+        "kinds": kinds,
+        "lengths": lengths,
+        "speakers": speakers,
+        "characters": characters,
+    }
+    found = {name: make(findings) for name, make in made.items()}
+    return {name: chart.to_dict() for name, chart in found.items() if chart is not None}
+
+
+def _data(rows: list[dict[str, Any]]) -> alt.Data:
+    return alt.Data(values=rows)
+
+
+def _models(findings: Findings) -> alt.Color:
+    names = [
+        it for it in COLORS if it in {"base", findings.after} | {r.name for r in findings.rates}
+    ]
+    scale = alt.Scale(domain=names, range=[COLORS[name] for name in names])
+    return alt.Color("model:N", scale=scale, title="model")
+
+
+def rates(findings: Findings) -> alt.LayerChart:
+    """Word error rates of the models, with their intervals."""
+    rows = [
+        {
+            "model": it.name,
+            "rate": it.wer.value,
+            "low": it.wer.low if it.wer.low is not None else it.wer.value,
+            "high": it.wer.high if it.wer.high is not None else it.wer.value,
+        }
+        for it in findings.rates
+    ]
+    order = [it.name for it in findings.rates]
+    base = alt.Chart(_data(rows)).encode(y=alt.Y("model:N", sort=order, title=None))
+    bars = base.mark_bar(height=18).encode(
+        x=alt.X("rate:Q", title="word error rate, %"),
+        color=_models(findings).legend(None),
+        tooltip=["model:N", alt.Tooltip("rate:Q", format=".1f")],
+    )
+    whiskers = base.mark_rule(strokeWidth=2).encode(
+        x="low:Q",
+        x2="high:Q",
+        tooltip=[alt.Tooltip("low:Q", format=".1f"), alt.Tooltip("high:Q", format=".1f")],
+    )
+    return (bars + whiskers).properties(width=WIDTH, height=40 * len(rows))
+
+
+def loss(findings: Findings) -> alt.VConcatChart | None:
+    """Loss and learning rate over the steps."""
+    if not findings.curve:
+        return None
+    base = alt.Chart(_data(list(findings.curve))).encode(x=alt.X("step:Q", title="step"))
+    line = base.mark_line(color=COLORS["tuned"]).encode(
+        y=alt.Y("loss:Q", title="loss, nats a token", scale=alt.Scale(zero=False)),
+        tooltip=["step:Q", alt.Tooltip("loss:Q", format=".3f")],
+    )
+    rate = base.mark_line(color=KINDS["substituted"]).encode(
+        y=alt.Y("learning_rate:Q", title="learning rate", axis=alt.Axis(format=".0e")),
+        tooltip=["step:Q", alt.Tooltip("learning_rate:Q", format=".1e")],
+    )
+    return alt.vconcat(
+        line.properties(width=WIDTH, height=HEIGHT), rate.properties(width=WIDTH, height=80)
+    )
+
+
+def kinds(findings: Findings) -> alt.Chart | None:
+    """Errors by kind."""
+    rows = findings.kinds()
+    if not rows:
+        return None
+    scale = alt.Scale(domain=list(KINDS), range=list(KINDS.values()))
+    unit = "words" if findings.metric == "wer" else "characters"
+    return (
+        alt.Chart(_data(rows))
+        .mark_bar(height=18)
+        .encode(
+            x=alt.X("errors:Q", title=f"errors for 100 {unit}"),
+            y=alt.Y("model:N", sort=["base", findings.after], title=None),
+            color=alt.Color("kind:N", scale=scale, title="kind"),
+            tooltip=["model:N", "kind:N", alt.Tooltip("errors:Q", format=".1f")],
+        )
+        .properties(width=WIDTH, height=80)
+    )
+
+
+def lengths(findings: Findings) -> alt.Chart | None:
+    """The rate by the length of the clips."""
+    rows = findings.by_length()
+    return _grouped(findings, rows, "length", "length of the clip") if rows else None
+
+
+def speakers(findings: Findings) -> alt.Chart | None:
+    """The rate by speaker."""
+    rows = findings.by_speaker()
+    return _grouped(findings, rows, "speaker", "speaker") if rows else None
+
+
+def _grouped(
+    findings: Findings, rows: list[dict[str, str | float]], field: str, title: str
+) -> alt.Chart:
+    values = list(dict.fromkeys(str(row[field]) for row in rows))
+    return (
+        alt.Chart(_data(rows))
+        .mark_bar()
+        .encode(
+            y=alt.Y(f"{field}:N", sort=values, title=title),
+            yOffset=alt.YOffset("model:N", sort=["base", findings.after]),
+            x=alt.X("rate:Q", title=f"{findings.metric.upper()}, %"),
+            color=_models(findings),
+            tooltip=[f"{field}:N", "model:N", alt.Tooltip("rate:Q", format=".1f"), "clips:Q"],
+        )
+        .properties(width=WIDTH, height=34 * len(values))
+    )
+
+
+def characters(findings: Findings) -> alt.Chart | None:
+    """Which characters the resulting model took for which others."""
+    rows = [
+        {"said": said, "heard": heard, "times": times}
+        for said, heard, times in findings.confused_characters()
+    ]
+    if not rows:
+        return None
+    return (
+        alt.Chart(_data(rows))
+        .mark_rect()
+        .encode(
+            x=alt.X("heard:N", title="heard", axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("said:N", title="said"),
+            color=alt.Color("times:Q", title="times", scale=alt.Scale(scheme="blues")),
+            tooltip=["said:N", "heard:N", "times:Q"],
+        )
+        .properties(width=alt.Step(26), height=alt.Step(26))
+    )

@@ -1,0 +1,277 @@
+"""Reads the files of a finished job and computes what its report shows."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lorajob.errors import StageError
+from lorajob.job.jobdir import STAGES, JobDir
+from lorajob.job.results import StageResult
+from lorajob.languages import Language, find_language
+from lorajob.reporting.compare import Change, compare
+from lorajob.reporting.words import (
+    Counts,
+    Edit,
+    align,
+    confused_characters,
+    count_characters,
+    count_words,
+)
+from lorajob.spec import JobSpec
+from lorajob.speech.clipstore import ClipStore
+
+MODELS = ("base", "tuned", "delivered")  # in the order in which a report shows them
+CURVE_POINTS = 400  # at most; more cannot be told apart in a chart
+LENGTHS = ((0, 2), (2, 4), (4, 6), (6, 10), (10, 20), (20, 31))  # seconds
+MOST = 20  # rows of a table of confusions
+
+
+@dataclass(frozen=True)
+class Rate:
+    """An error rate in percent with its 95 % interval, if there is one."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class ModelRates:
+    """The rates of one model, on `clips` test clips."""
+
+    name: str
+    wer: Rate
+    cer: Rate
+    clips: int
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One model's transcript of a clip."""
+
+    text: str
+    edits: list[Edit]
+    words: Counts
+    characters: Counts
+
+    def counts(self, metric: Literal["wer", "cer"]) -> Counts:
+        return self.words if metric == "wer" else self.characters
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A test clip with the transcripts of the models. `index` is its place in the clip store."""
+
+    id: str
+    index: int | None
+    seconds: float
+    speaker: str
+    reference: str
+    heard: dict[str, Heard]
+
+    def change(self, before: str, after: str, metric: Literal["wer", "cer"]) -> int:
+        """How many errors fewer `after` has."""
+        return self.heard[before].counts(metric).errors - self.heard[after].counts(metric).errors
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that a report shows. `after` names the model that stands for the result."""
+
+    job: str
+    spec: JobSpec
+    language: Language
+    rates: list[ModelRates]
+    clips: list[Clip]
+    after: str
+    change: Change | None
+    curve: list[dict[str, float]]
+    corpus: dict[str, Any]
+    stages: dict[str, StageResult]
+    warnings: list[str]
+
+    @property
+    def metric(self) -> Literal["wer", "cer"]:
+        return self.language.primary_metric
+
+    @property
+    def compared(self) -> list[Clip]:
+        """The clips that both the base and the resulting model transcribed."""
+        return [clip for clip in self.clips if {"base", self.after} <= clip.heard.keys()]
+
+    def kinds(self) -> list[dict[str, str | float]]:
+        """Errors by kind, for 100 words (or characters) of the references."""
+        rows: list[dict[str, str | float]] = []
+        for model in ("base", self.after):
+            counts = [clip.heard[model].counts(self.metric) for clip in self.compared]
+            length = sum(it.length for it in counts) or 1
+            for kind in ("substituted", "deleted", "inserted"):
+                errors = sum(getattr(it, kind) for it in counts)
+                rows.append({"model": model, "kind": kind, "errors": 100 * errors / length})
+        return rows
+
+    def by_length(self) -> list[dict[str, str | float]]:
+        """The rate by the length of the clips, in percent."""
+        rows: list[dict[str, str | float]] = []
+        for low, high in LENGTHS:
+            chosen = [clip for clip in self.compared if low <= clip.seconds < high]
+            rows += self._rates(chosen, "length", f"{low} to {high} s")
+        return rows
+
+    def by_speaker(self, most: int = 30) -> list[dict[str, str | float]]:
+        """The rate of the speakers with most clips, in percent; empty if speakers are unknown."""
+        speakers: dict[str, list[Clip]] = defaultdict(list)
+        for clip in self.compared:
+            if clip.speaker:
+                speakers[clip.speaker].append(clip)
+        rows: list[dict[str, str | float]] = []
+        for name, clips in sorted(speakers.items(), key=lambda it: (-len(it[1]), it[0]))[:most]:
+            rows += self._rates(clips, "speaker", name[:12])
+        return rows
+
+    def _rates(self, clips: Sequence[Clip], name: str, value: str) -> list[dict[str, str | float]]:
+        rows: list[dict[str, str | float]] = []
+        for model in ("base", self.after):
+            counts = [clip.heard[model].counts(self.metric) for clip in clips]
+            if length := sum(it.length for it in counts):
+                rate = 100 * sum(it.errors for it in counts) / length
+                rows.append({name: value, "model": model, "rate": rate, "clips": len(clips)})
+        return rows
+
+    def confused_words(self) -> list[tuple[str, str, int]]:
+        """(said, heard, times) of the resulting model, most frequent first. "" is no word."""
+        pairs: Counter[tuple[str, str]] = Counter()
+        for clip in self.compared:
+            edits = clip.heard[self.after].edits
+            pairs.update((it.said, it.heard) for it in edits if it.kind != "same")
+        return [(said, heard, times) for (said, heard), times in pairs.most_common(MOST)]
+
+    def confused_characters(self) -> list[tuple[str, str, int]]:
+        """(said, heard, times) of the resulting model, most frequent first."""
+        pairs: Counter[tuple[str, str]] = Counter()
+        for clip in self.compared:
+            pairs += confused_characters(clip.reference, clip.heard[self.after].text)
+        return [(said, heard, times) for (said, heard), times in pairs.most_common(MOST)]
+
+    def settings(self) -> list[tuple[str, object, object]]:
+        """(name, value, default) of each setting that differs from its default."""
+        return _differences(self.spec.model_dump(mode="json"), _defaults(self.spec), "")
+
+
+def read_findings(job: JobDir) -> Findings:
+    """The findings of a job whose evaluation has finished.
+
+    Raises StageError if it has not, or if a file is damaged.
+    """
+    job.require("evaluate")
+    spec = JobSpec.load(job.spec_path)
+    stages = {name: result for name in STAGES if (result := job.result(name)) is not None}
+    folder = job.stage_dir("evaluate")
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
+        lines = (folder / "utterances.jsonl").read_text("utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        clips = _read_clips(rows, job)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise StageError(
+            f"{folder}: metrics.json or utterances.jsonl is damaged: {error}"
+        ) from None
+    after = "delivered" if any("delivered" in clip.heard for clip in clips) else "tuned"
+    language = find_language(spec.language)
+    paired = [clip for clip in clips if {"base", after} <= clip.heard.keys()]
+    change = compare(
+        [clip.heard["base"].counts(language.primary_metric) for clip in paired],
+        [clip.heard[after].counts(language.primary_metric) for clip in paired],
+        [clip.speaker for clip in paired],
+        spec.seed,
+    )
+    return Findings(
+        job.root.name,
+        spec,
+        language,
+        _read_rates(metrics),
+        clips,
+        after,
+        change,
+        _read_curve(job.stage_dir("train") / "history.jsonl"),
+        _read_json(job.stage_dir("preprocess") / "report.json"),
+        stages,
+        [warning for result in stages.values() for warning in result.warnings],
+    )
+
+
+def _read_clips(rows: list[dict[str, Any]], job: JobDir) -> list[Clip]:
+    places: dict[str, int] = {}
+    speakers: list[str] = []
+    if (job.stage_dir("preprocess") / "test").is_dir():
+        store = ClipStore(job.stage_dir("preprocess") / "test")
+        places = {name: place for place, name in enumerate(store.ids)}
+        speakers = store.speakers
+    clips = []
+    for row in rows:
+        place = places.get(row["id"])
+        heard = {}
+        for model in MODELS:
+            if row.get(model) is not None:
+                edits = align(row["reference"], row[model])
+                characters = count_characters(row["reference"], row[model])
+                heard[model] = Heard(row[model], edits, count_words(edits), characters)
+        speaker = "" if place is None else speakers[place]
+        clips.append(Clip(row["id"], place, row["seconds"], speaker, row["reference"], heard))
+    return clips
+
+
+def _read_rates(metrics: dict[str, Any]) -> list[ModelRates]:
+    rates = []
+    for name in MODELS:
+        if not isinstance(scores := metrics.get(name), dict):
+            continue
+        low, high = metrics.get("intervals", {}).get(name, (None, None))
+        wer, cer = Rate(scores["wer"], low, high), Rate(scores["cer"], None, None)
+        rates.append(ModelRates(name, wer, cer, scores["clips"]))
+    return rates
+
+
+def _read_curve(path: Path) -> list[dict[str, float]]:
+    """The steps of a training, at most CURVE_POINTS. Each point is the mean of its steps."""
+    if not path.is_file():
+        return []
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    rows = [row for row in rows if "loss" in row]
+    size = -(-len(rows) // CURVE_POINTS) or 1
+    points = []
+    for start in range(0, len(rows), size):
+        group = rows[start : start + size]
+        mean = {
+            key: sum(row[key] for row in group) / len(group) for key in ("loss", "learning_rate")
+        }
+        points.append({"step": group[-1]["step"], **mean})
+    return points
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    values: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return values
+
+
+def _defaults(spec: JobSpec) -> dict[str, Any]:
+    plain = JobSpec(language=spec.language, corpus=spec.corpus, base_model=spec.base_model)
+    return plain.model_dump(mode="json")
+
+
+def _differences(
+    values: dict[str, Any], defaults: dict[str, Any], prefix: str
+) -> list[tuple[str, object, object]]:
+    found: list[tuple[str, object, object]] = []
+    for name, value in values.items():
+        default = defaults.get(name)
+        if isinstance(value, dict) and isinstance(default, dict):
+            found += _differences(value, default, f"{prefix}{name}.")
+        elif value != default:
+            found.append((f"{prefix}{name}", value, default))
+    return found

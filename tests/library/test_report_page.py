@@ -1,0 +1,175 @@
+"""The page about a job: its numbers are those of the files, and it is safe to open."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import numpy as np
+import pytest
+
+from lorajob.errors import StageError
+from lorajob.job.jobdir import JobDir, write_json
+from lorajob.job.results import StageResult
+from lorajob.reporting.compare import compare, verdict
+from lorajob.reporting.findings import read_findings
+from lorajob.reporting.page import choose_clips, render, write_report
+from lorajob.reporting.words import Counts, Edit, align, confused_characters, count_words
+from lorajob.spec import build_spec
+from lorajob.speech.clipstore import ClipWriter
+from lorajob.speech.text import normalise
+from tests.support import browser
+from tests.support.tiny import SENTENCES
+
+HOSTILE = "</script><img src=x onerror=alert(1)> \x1b]0;title\x07"
+TUNED = ("नमस्ते दुनिया", "हमने", "पानी ठंडा था", f"यह {HOSTILE} किताब मेरी है")
+BASE = ("नमस्ते", "hello world", "पानी गरम था", "यह किताब मेरी है")
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> JobDir:
+    """A job that has finished its evaluation. Its transcripts are those above."""
+    made = JobDir(tmp_path / "hi-1a2b3c4d")
+    settings = {"language": "hi", "corpus": f"{HOSTILE}.tar.gz", "base_model": "demo/whisper-base"}
+    spec = build_spec(settings, sets=("train.epochs=7",))
+    write_json(made.spec_path, spec.model_dump(mode="json"))
+    out = made.new_attempt("preprocess", 1)
+    noise = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
+    with ClipWriter(out / "test", "flac") as writer:
+        for n, text in enumerate(SENTENCES):
+            writer.add(f"test-{n}.wav", noise, text, f"speaker-{n % 3}", 5)
+    made.commit("preprocess", out, StageResult())
+    out = made.new_attempt("train", 1)
+    rows = [{"step": n, "loss": 5 - n / 500, "learning_rate": 1e-3} for n in range(1, 1001)]
+    (out / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made.commit("train", out, StageResult.model_validate({"seconds": 3725.0, "cpu_seconds": 61.0}))
+    out = made.new_attempt("evaluate", 1)
+    lines = [
+        {"id": f"test-{n}.wav", "seconds": 2.5, "reference": said, "base": base, "tuned": tuned}
+        for n, (said, base, tuned) in enumerate(zip(SENTENCES, BASE, TUNED, strict=True))
+    ]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    (out / "utterances.jsonl").write_text(text, "utf-8")
+    rates = {"raw_wer": 0, "raw_cer": 0, "clips": 4}
+    scores = {"base": {"wer": 61.5, "cer": 40.25}, "tuned": {"wer": 38.46, "cer": 20.0}}
+    metrics: dict[str, Any] = {name: found | rates for name, found in scores.items()}
+    write_json(out / "metrics.json", metrics | {"intervals": {"base": [50.5, 70.5]}})
+    made.commit("evaluate", out, StageResult(warnings=["a warning of the stage"]))
+    return made
+
+
+def test_words_are_aligned_and_counted_as_jiwer_counts_them() -> None:
+    assert align("a b c d", "a x c d e") == [
+        Edit("same", "a", "a"),
+        Edit("substituted", "b", "x"),
+        Edit("same", "c", "c"),
+        Edit("same", "d", "d"),
+        Edit("inserted", "", "e"),
+    ]
+    assert align("a b", "b")[0] == Edit("deleted", "a", "")
+    assert align("...", "so what") == [Edit("inserted", "", "so"), Edit("inserted", "", "what")]
+    for said, heard in zip(SENTENCES, BASE, strict=True):
+        expected = jiwer.process_words(normalise(said), normalise(heard))
+        counts = count_words(align(said, heard))
+        assert (counts.substituted, counts.deleted, counts.inserted) == (
+            expected.substitutions,
+            expected.deletions,
+            expected.insertions,
+        )
+        assert counts.length == len(normalise(said).split())
+    assert confused_characters("कल", "खल") == {("क", "ख"): 1}
+
+
+def counts(errors: int) -> Counts:
+    return Counts(errors, 0, 0, 10)
+
+
+def test_a_change_is_stated_with_its_interval_and_doubt() -> None:
+    before, after = [counts(4)] * 40, [counts(2)] * 40
+    change = compare(before, after, ["a"] * 40, 0)
+    assert change is not None
+    assert (change.fewer, change.low, change.high, change.clips) == (50, 50, 50, 40)
+    assert verdict(change, "word") == (
+        "50 % fewer word errors (40 clips; 95 % interval 50 to 50 %)."
+    )
+    mixed = compare([counts(4)] * 4, [counts(n) for n in (0, 8, 2, 5)], ["a"] * 4, 0)
+    assert mixed is not None and not mixed.certain
+    assert "may be chance" in verdict(mixed, "word") and "are few" in verdict(mixed, "word")
+    worse = compare(after, before, ["a"] * 40, 0)
+    assert verdict(worse, "character").startswith("100 % more character errors")
+    assert compare([counts(0)], [counts(1)], ["a"], 0) is None
+    assert "no word errors" in verdict(None, "word")
+
+
+def test_the_clips_of_one_speaker_are_drawn_together() -> None:
+    """Two speakers' clips all improve, one's all worsen: by clip that looks far too certain."""
+    before = [counts(4)] * 60
+    after = [counts(1)] * 40 + [counts(6)] * 20
+    by_clip = compare(before, after, [""] * 60, 0)
+    by_speaker = compare(before, after, ["a"] * 20 + ["b"] * 20 + ["c"] * 20, 0)
+    assert by_clip is not None and by_speaker is not None
+    assert by_clip.certain and not by_speaker.certain
+    assert by_clip.fewer == by_speaker.fewer
+
+
+def test_the_numbers_of_the_page_are_those_of_the_files(job: JobDir) -> None:
+    page = render(job, read_findings(job))
+    for shown in ("61.5 %", "(50.5 to 70.5)", "38.5 %", "20.0 %", "1:02:05", "0:01:01"):
+        assert shown in page
+    assert "train.epochs" in page and "a warning of the stage" in page
+    findings = read_findings(job)
+    kinds = {(row["model"], row["kind"]): row["errors"] for row in findings.kinds()}
+    said = [normalise(text) for text in SENTENCES]
+    for model, texts in (("base", BASE), ("tuned", TUNED)):
+        expected = jiwer.process_words(said, [normalise(text) for text in texts])
+        words = sum(len(text.split()) for text in said)
+        assert kinds[model, "inserted"] == pytest.approx(100 * expected.insertions / words)
+        assert kinds[model, "deleted"] == pytest.approx(100 * expected.deletions / words)
+    assert len(findings.curve) <= 400 and findings.curve[-1]["step"] == 1000
+    assert findings.curve[0]["loss"] == pytest.approx(5 - 2 / 500)  # the mean of steps 1, 2 and 3
+    assert {clip.speaker for clip in findings.clips} == {"speaker-0", "speaker-1", "speaker-2"}
+
+
+def test_each_clip_is_shown_once_and_has_its_sound(job: JobDir) -> None:
+    findings = read_findings(job)
+    groups = {group.title: [it.id for it in group.clips] for group in choose_clips(findings, True)}
+    assert sorted(name for names in groups.values() for name in names) == [
+        f"test-{n}.wav" for n in range(4)
+    ]
+    assert groups["Worst clips"][0] == "test-3.wav"
+    page = render(job, findings, full=True)
+    assert page.count("<audio") == 4 and page.count("data:audio/mpeg;base64,") == 4
+
+
+def test_text_of_a_corpus_cannot_leave_its_place(job: JobDir, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    write_report(job, path)
+    page = path.read_text("utf-8")
+    assert "<img src=x" not in page and "&lt;/script&gt;&lt;img src=x" in page
+    ours = page[: page.index("</main>")]  # Vega's code follows
+    outside = re.findall(r"(?:src|href)=\"(?!data:|#)[^\"]*", ours)
+    assert not outside
+    assert "default-src 'none'" in page
+    assert list(tmp_path.glob(".*")) == []
+
+
+def test_a_job_without_evaluation_or_with_a_damaged_file_is_one_line(job: JobDir) -> None:
+    path = job.stage_dir("evaluate") / "utterances.jsonl"
+    path.write_text('{"id": "a"')
+    with pytest.raises(StageError, match=r"utterances\.jsonl is damaged"):
+        read_findings(job)
+    (job.stage_dir("evaluate") / "manifest.json").unlink()
+    with pytest.raises(StageError, match="stage evaluate has not finished"):
+        read_findings(job)
+
+
+@pytest.mark.slow
+def test_a_browser_draws_the_charts(job: JobDir, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    write_report(job, path)
+    document = browser.page(path.as_uri())
+    drawn = re.findall(r'id="chart-(\w+)"[^>]*>\s*<svg', document)
+    assert drawn == ["rates", "loss", "kinds", "lengths", "speakers", "characters"]
+    ours = document[: document.index("</main>")]
+    assert "onerror=alert(1)&gt;" in ours and "<img" not in ours
