@@ -19,6 +19,7 @@ from typing import Literal
 
 from lorajob.cores import threads_a_stage
 from lorajob.corpora import Clip, Corpus, fingerprint, local_copy, open_corpus
+from lorajob.corpora.pieces import Piece, pieces
 from lorajob.corpora.report import CorpusReport
 from lorajob.corpora.split import choose_test, sample
 from lorajob.errors import CorpusError
@@ -35,7 +36,7 @@ from lorajob.storage.urls import public
 from lorajob.whisper.tokens import Labels
 
 # Version of this stage's output, part of the cache key: raise it with every change of the output.
-VERSION = 1
+VERSION = 2
 EMPTY_TEXT = "empty text"
 CLIPS_AHEAD = 4  # for each thread: clips decoded before the first of them is written
 SECONDS_BETWEEN_REPORTS = 0.5
@@ -157,20 +158,21 @@ def select(corpus: Corpus, config: PreprocessConfig, seed: int) -> Selection:
     )
 
 
-def prepare(clip: Clip, target: Target, config: PreprocessConfig, labels: Labels) -> Prepared:
+def prepare(piece: Piece, target: Target, config: PreprocessConfig, labels: Labels) -> Prepared:
     """Decode and check one clip. The cheap checks come first."""
+    clip = piece.clip
     text = clean(clip.text)
     speaker = clip.speaker
     tokens = labels.count(text)
-    reason = None
-    if not normalise(text):
+    reason = clip.fault or None
+    if reason is None and not normalise(text):
         reason = EMPTY_TEXT
-    elif tokens > config.max_label_tokens:
+    elif reason is None and tokens > config.max_label_tokens:
         reason = f"over {config.max_label_tokens} label tokens"
     if reason:
         return Prepared(clip.id, target, text, speaker, reason=reason)
     try:
-        samples = audio.decode(clip.audio, config.max_seconds)
+        samples = piece.samples(config.max_seconds)
     except audio.AudioError as error:
         return Prepared(clip.id, target, text, speaker, reason=error.reason)
     seconds = len(samples) / audio.SAMPLE_RATE
@@ -200,10 +202,10 @@ def _write_stores(
     ):
         writers = {"train": train, "test": test}
 
-        def work(clip: Clip) -> Prepared:
-            return prepare(clip, selection.target(clip), config, labels)
+        def work(piece: Piece) -> Prepared:
+            return prepare(piece, selection.target(piece.clip), config, labels)
 
-        for clip in _in_order(work, clips):
+        for clip in _in_order(work, pieces(clips, config.max_seconds)):
             done += 1
             kept.add(clip.target, clip.id, clip.text, clip.speaker, clip.seconds, clip.reason)
             if clip.reason is None:
@@ -213,8 +215,8 @@ def _write_stores(
             pace.tick(done, len(wanted))
 
 
-def _in_order(work: Callable[[Clip], Prepared], clips: Iterable[Clip]) -> Iterator[Prepared]:
-    """Call `work` on every clip in this stage's threads. Yields the results in the order of clips.
+def _in_order(work: Callable[[Piece], Prepared], found: Iterable[Piece]) -> Iterator[Prepared]:
+    """Call `work` on every piece in this stage's threads. Yields the results in their order.
 
     Few clips are in memory at a time. Threads are enough, because libsndfile, soxr, FFmpeg and the
     tokenizer all release Python's global lock.
@@ -223,8 +225,8 @@ def _in_order(work: Callable[[Clip], Prepared], clips: Iterable[Clip]) -> Iterat
     pending: deque[Future[Prepared]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         try:
-            for clip in clips:
-                pending.append(pool.submit(work, clip))
+            for piece in found:
+                pending.append(pool.submit(work, piece))
                 if len(pending) >= CLIPS_AHEAD * (threads or 1):
                     yield pending.popleft().result()
             while pending:

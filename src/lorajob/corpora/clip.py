@@ -32,6 +32,7 @@ class Entry:
     split: str
     start: float = 0.0  # seconds in the recording
     end: float | None = None  # seconds; None: the recording's end
+    fault: str = ""  # why its row in the table cannot be used, as a reason to drop it
 
     @property
     def is_segment(self) -> bool:
@@ -50,6 +51,7 @@ class Clip:
     split: str
     start: float = 0.0  # seconds in the recording
     end: float | None = None  # seconds; None: the recording's end
+    fault: str = ""  # why its row in the table cannot be used, as a reason to drop it
 
     @property
     def is_segment(self) -> bool:
@@ -59,7 +61,16 @@ class Clip:
     @classmethod
     def of(cls, entry: Entry, audio: Path | bytes) -> "Clip":
         """The clip of an entry."""
-        return cls(entry.id, audio, entry.text, entry.speaker, entry.split, entry.start, entry.end)
+        return cls(
+            id=entry.id,
+            audio=audio,
+            text=entry.text,
+            speaker=entry.speaker,
+            split=entry.split,
+            start=entry.start,
+            end=entry.end,
+            fault=entry.fault,
+        )
 
 
 class AudioSource(Protocol):
@@ -84,7 +95,7 @@ def by_recording(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
     for entry in entries:
         found.setdefault(entry.source, []).append(entry)
     for group in found.values():
-        group.sort(key=lambda entry: entry.start)
+        group.sort(key=lambda entry: (entry.is_segment, entry.start))
     return found
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lorajob.corpora.clip import SPLIT_NAMES, TRAIN, Corpus, Entry, Tick
 from lorajob.corpora.place import Place
+from lorajob.corpora.spans import WHOLE, span_of
 from lorajob.corpora.tables import (
     Row,
     pick,
@@ -19,6 +20,7 @@ from lorajob.errors import CorpusError
 NAME = "manifest"
 READERS = {".tsv": read_tsv, ".csv": read_csv, ".jsonl": read_jsonl}
 AUDIO_COLUMNS = ("audio", "path", "file", "audio_path", "file_name", "audio_filepath")
+NEMO_AUDIO = "audio_filepath"
 TEXT_COLUMNS = ("text", "sentence", "transcript", "transcription")
 SPLIT_COLUMNS = ("split",)
 SPEAKER_COLUMNS = ("speaker", "client_id", "speaker_id")
@@ -47,6 +49,10 @@ def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
         audio = pick(row, AUDIO_COLUMNS, table)
         name = audio or f"row {number}"
         seen[name] = seen.get(name, 0) + 1
+        try:
+            (start, end), fault = span_of(row, NEMO_AUDIO in row), ""
+        except ValueError as error:
+            (start, end), fault = WHOLE, str(error)
         split = (pick_optional(row, SPLIT_COLUMNS) or TRAIN).strip().lower()
         entries.append(
             Entry(
@@ -55,6 +61,9 @@ def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
                 text=pick(row, TEXT_COLUMNS, table),
                 speaker=(pick_optional(row, SPEAKER_COLUMNS) or "").strip(),
                 split=SPLIT_NAMES.get(split, split),
+                start=start,
+                end=end,
+                fault=fault,
             )
         )
     if not entries:

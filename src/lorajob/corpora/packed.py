@@ -53,7 +53,9 @@ def _row(entry: Entry, numbers: dict[str, int]) -> dict[str, object]:
         "speaker": entry.speaker,
         "split": entry.split,
     }
-    return row | ({"start": entry.start, "end": entry.end} if entry.is_segment else {})
+    if entry.is_segment:
+        row |= {"start": entry.start, "end": entry.end}
+    return row | ({"fault": entry.fault} if entry.fault else {})
 
 
 def looks_like(place: Place) -> str | None:

@@ -22,7 +22,7 @@ MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
 UNREADABLE = "unreadable audio"
 
 # Formats that PyAV may open. Without this list, a "clip" could be a playlist of other files.
-_AV_FORMATS = "aac,aiff,amr,asf,caf,flac,matroska,webm,mov,mp4,m4a,3gp,3g2,mp3,mpegts,ogg,opus,wav"
+AV_FORMATS = "aac,aiff,amr,asf,caf,flac,matroska,webm,mov,mp4,m4a,3gp,3g2,mp3,mpegts,ogg,opus,wav"
 
 Samples = NDArray[np.float32]
 
@@ -49,7 +49,7 @@ def decode(audio: Path | bytes, max_seconds: float) -> Samples:
     "unreadable audio" or "over N s".
     """
     try:
-        with _opened(audio) as file:
+        with opened(audio) as file:
             samples, rate = _read(file, max_seconds)
     except OSError as error:
         raise AudioError(UNREADABLE, str(error)) from None
@@ -68,11 +68,12 @@ def resample(samples: Samples, rate: int) -> Samples:
 
 
 @contextmanager
-def _opened(audio: Path | bytes) -> Iterator[IO[bytes]]:
+def opened(audio: Path | bytes) -> Iterator[IO[bytes]]:
+    """A file, or a file's bytes. Raises OSError, also for a pipe or a device."""
     if isinstance(audio, bytes):
         yield io.BytesIO(audio)
     elif not audio.is_file():
-        # Also for a pipe or a device, which may never end.
+        # A pipe or a device may never end.
         raise FileNotFoundError(f"{audio}: no such file")
     else:
         with audio.open("rb") as file:
@@ -89,7 +90,7 @@ def _read(file: IO[bytes], max_seconds: float) -> tuple[Samples, int]:
 
 def _read_soundfile(file: IO[bytes], max_seconds: float) -> tuple[Samples, int]:
     with soundfile.SoundFile(file) as sound:
-        rate, channels = _checked(sound.samplerate, sound.channels)
+        rate, channels = checked_format(sound.samplerate, sound.channels)
         limit = int(max_seconds * rate)
         if sound.frames >= UNKNOWN_FRAMES:
             raise soundfile.LibsndfileError(0, "length unknown; ")
@@ -108,7 +109,7 @@ def _read_av(file: IO[bytes], max_seconds: float) -> tuple[Samples, int]:
     import av
 
     try:
-        with av.open(file, options={"format_whitelist": _AV_FORMATS}) as container:
+        with av.open(file, options={"format_whitelist": AV_FORMATS}) as container:
             if not container.streams.audio:
                 raise AudioError(UNREADABLE, "no sound in it")
             if container.streams.audio[0].codec_context is None:
@@ -121,7 +122,7 @@ def _read_av(file: IO[bytes], max_seconds: float) -> tuple[Samples, int]:
 def _decode_stream(container: Any, stream: Any, max_seconds: float) -> tuple[Samples, int]:
     import av
 
-    rate, channels = _checked(stream.rate, stream.channels)
+    rate, channels = checked_format(stream.rate, stream.channels)
     limit = int(max_seconds * rate)
     planar = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
     pieces: list[Samples] = []
@@ -137,7 +138,8 @@ def _decode_stream(container: Any, stream: Any, max_seconds: float) -> tuple[Sam
     return np.concatenate(pieces).reshape(-1, channels), rate
 
 
-def _checked(rate: int, channels: int) -> tuple[int, int]:
+def checked_format(rate: int, channels: int) -> tuple[int, int]:
+    """Rate in Hz and channels as they are. Raises AudioError if they are out of range."""
     if not (MIN_RATE <= rate <= MAX_RATE and 1 <= channels <= MAX_CHANNELS):
         raise AudioError(UNREADABLE, f"{channels} channels at {rate} Hz")
     return rate, channels

@@ -1,0 +1,53 @@
+"""Where in its recording a clip lies, as the columns of a table say."""
+
+import math
+import re
+from collections.abc import Mapping
+
+STARTS = ("start", "offset", "start_time", "begin")
+ENDS = ("end", "end_time")
+DURATION = "duration"
+_CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")
+
+Span = tuple[float, float | None]
+WHOLE: Span = (0.0, None)
+
+
+def span_of(row: Mapping[str, str], duration_cuts: bool = False) -> Span:
+    """(start, end) in seconds of the clip of a row; an end of None is the recording's end.
+
+    The columns are `start` or `offset`, and `end` or `duration`; empty ones are left out. A
+    duration without a start is a fact about a file and cuts nothing, unless `duration_cuts`. Raises
+    ValueError, in a few words, for a time that is no time.
+    """
+    start = _first(row, STARTS)
+    end = _first(row, ENDS)
+    duration = _first(row, (DURATION,))
+    if end is None and duration is not None and (start is not None or duration_cuts):
+        end = (start or 0.0) + duration
+    if end is not None and end <= (start or 0.0):
+        raise ValueError("segment that ends before it starts")
+    return (start or 0.0, end)
+
+
+def seconds(text: str) -> float:
+    """Seconds of `12.5`, `12,5`, `1:02.5` or `0:01:02,500`. Raises ValueError for anything else."""
+    text = text.strip()
+    if match := _CLOCK.fullmatch(text):
+        hours, minutes, rest = match.groups()
+        return int(hours or 0) * 3600 + int(minutes) * 60 + float(rest.replace(",", "."))
+    value = float(text.replace(",", ".") if text.count(",") == 1 else text)
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"{text} is no time")
+    return value
+
+
+def _first(row: Mapping[str, str], names: tuple[str, ...]) -> float | None:
+    for name in names:
+        text = row.get(name, "").strip()
+        if text:
+            try:
+                return seconds(text)
+            except ValueError:
+                raise ValueError(f"{name} that is no time in seconds") from None
+    return None

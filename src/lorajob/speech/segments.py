@@ -1,0 +1,169 @@
+"""Cuts segments out of a recording. It is decoded once, as a stream, however long it is."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import soundfile
+
+from lorajob.speech.audio import (
+    AV_FORMATS,
+    UNKNOWN_FRAMES,
+    UNREADABLE,
+    AudioError,
+    Samples,
+    checked_format,
+    opened,
+    over,
+    resample,
+)
+
+BLOCK_SECONDS = 5
+# Times in tables are rounded, and codecs pad: a segment may end this much after its recording.
+TOLERANCE_SECONDS = 0.1
+BEYOND = "segment beyond the recording's end"
+WRONG_TIMES = "segment that ends before it starts"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A part of a recording: samples [samples, channels] at `rate` Hz."""
+
+    samples: Samples
+    rate: int
+
+    def mono(self) -> Samples:
+        """The samples as Whisper hears them, mono at 16 kHz."""
+        return resample(self.samples, self.rate)
+
+
+def cut(
+    audio: Path | bytes, spans: Sequence[tuple[float, float | None]], max_seconds: float
+) -> Iterator[Cut | AudioError]:
+    """Yield the part of each span, or why it cannot be used.
+
+    `spans` are (start, end) in seconds, sorted by start. An end of None is the recording's end. At
+    most `max_seconds`, or the overlap of spans, and one block are in memory.
+    """
+    done = 0
+    try:
+        with opened(audio) as file, _stream(file) as stream:
+            for start, end in spans:
+                found = _one(stream, start, end, max_seconds)
+                done += 1
+                yield found
+    except AudioError as error:
+        yield from [error] * (len(spans) - done)
+    except OSError as error:
+        yield from [AudioError(UNREADABLE, str(error))] * (len(spans) - done)
+
+
+def _one(stream: "_Stream", start: float, end: float | None, most: float) -> Cut | AudioError:
+    if start < 0 or (end is not None and end <= start):
+        return AudioError(WRONG_TIMES, f"from {start:g} s to {end} s")
+    if end is not None and round(end - start, 6) > most:
+        return AudioError(over(most))
+    first = round(start * stream.rate)
+    wanted = end if end is not None else start + most + TOLERANCE_SECONDS
+    samples = stream.read(first, round(wanted * stream.rate))
+    if stream.ended and end is not None:
+        missing = end - stream.end / stream.rate
+        if missing > TOLERANCE_SECONDS or not len(samples):
+            whole = stream.end / stream.rate
+            return AudioError(BEYOND, f"ends at {end:g} s of {whole:.2f} s")
+    if not len(samples):
+        return AudioError(BEYOND, f"starts at {start:g} s of {stream.end / stream.rate:.2f} s")
+    limit = round(most * stream.rate)
+    if len(samples) > limit and end is None:
+        return AudioError(over(most))
+    # Rounding start and end may add a sample.
+    samples = samples[:limit]
+    if not np.isfinite(samples).all():
+        return AudioError(UNREADABLE, "samples are not numbers")
+    return Cut(samples, stream.rate)
+
+
+class _Stream:
+    """Decoded blocks, of which it keeps those that the current span needs."""
+
+    def __init__(self, rate: int, channels: int, blocks: Iterator[Samples]) -> None:
+        self.rate, self._channels, self._blocks = rate, channels, blocks
+        self._kept: deque[Samples] = deque()
+        self._first = 0  # number of the first sample that is kept
+        self.end = 0  # samples decoded so far
+        self.ended = False
+
+    def read(self, first: int, last: int) -> Samples:
+        """Samples `first` to `last`, fewer at the end. `first` never falls between two calls."""
+        while not self.ended and self.end < last:
+            self._drop(first)
+            block = next(self._blocks, None)
+            if block is None:
+                self.ended = True
+                break
+            self._kept.append(block)
+            self.end += len(block)
+        self._drop(first)
+        if not self._kept:
+            return np.zeros((0, self._channels), np.float32)
+        joined = np.concatenate(self._kept)
+        return joined[max(0, first - self._first) : max(0, last - self._first)]
+
+    def _drop(self, first: int) -> None:
+        while self._kept and self._first + len(self._kept[0]) <= first:
+            self._first += len(self._kept.popleft())
+
+
+@contextmanager
+def _stream(file: IO[bytes]) -> Iterator[_Stream]:
+    try:
+        sound = soundfile.SoundFile(file)
+        known = sound.frames < UNKNOWN_FRAMES
+    except soundfile.LibsndfileError:
+        known = False
+    if known:
+        with sound:
+            rate, channels = checked_format(sound.samplerate, sound.channels)
+            yield _Stream(rate, channels, _soundfile_blocks(sound))
+        return
+    file.seek(0)
+    with _av_stream(file) as stream:
+        yield stream
+
+
+def _soundfile_blocks(sound: soundfile.SoundFile) -> Iterator[Samples]:
+    try:
+        while len(block := sound.read(BLOCK_SECONDS * sound.samplerate, "float32", True)):
+            yield block
+    except soundfile.LibsndfileError as error:
+        raise AudioError(UNREADABLE, str(error)) from None
+
+
+@contextmanager
+def _av_stream(file: IO[bytes]) -> Iterator[_Stream]:
+    import av
+
+    try:
+        with av.open(file, options={"format_whitelist": AV_FORMATS}) as container:
+            if not container.streams.audio:
+                raise AudioError(UNREADABLE, "no sound in it")
+            stream = container.streams.audio[0]
+            if stream.codec_context is None:
+                raise AudioError(UNREADABLE, "a codec that FFmpeg does not know here")
+            rate, channels = checked_format(stream.rate, stream.channels)
+            yield _Stream(rate, channels, _av_blocks(container, stream, channels))
+    except (av.FFmpegError, ValueError) as error:
+        raise AudioError(UNREADABLE, str(error)) from None
+
+
+def _av_blocks(container: Any, stream: Any, channels: int) -> Iterator[Samples]:
+    import av
+
+    planar = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
+    for frame in container.decode(stream):
+        for piece in planar.resample(frame):
+            yield piece.to_ndarray().T.astype(np.float32, copy=False).reshape(-1, channels)

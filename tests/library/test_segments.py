@@ -1,0 +1,186 @@
+"""Clips that are parts of a recording: cut at their times, decoded once, and dropped beyond it."""
+
+import io
+import json
+import tracemalloc
+
+import numpy as np
+import pytest
+import soundfile
+
+from lorajob import preprocess
+from lorajob.corpora import open_corpus
+from lorajob.corpora.packed import pack_corpus
+from lorajob.corpora.spans import seconds, span_of
+from lorajob.job.jobdir import JobDir
+from lorajob.job.report import Report
+from lorajob.spec import build_spec
+from lorajob.speech import segments
+from lorajob.speech.audio import AudioError
+from lorajob.speech.clipstore import ClipStore
+from tests.support.speech import make_model, sound_bytes, tone
+
+# Second n of the recording is a tone of 200 + 50 n Hz.
+SECONDS = 20
+SPANS = [(0.0, 1.0), (1.0, 2.0), (2.5, 3.0), (7.0, 8.0), (7.25, 8.0), (18.0, 19.0), (19.0, 20.0)]
+
+
+def recording(rate=16_000, kind="WAV", channels=1, subtype=None) -> bytes:
+    mono = np.concatenate([tone(1, rate, 200 + 50 * n) for n in range(SECONDS)])
+    samples = np.stack([mono] * channels, axis=1) if channels > 1 else mono
+    return sound_bytes(samples, rate, kind, subtype)
+
+
+def hertz(samples: np.ndarray) -> float:
+    """The strongest frequency of samples at 16 kHz."""
+    return float(np.argmax(np.abs(np.fft.rfft(samples))) * 16_000 / len(samples))
+
+
+def check(found, spans, lag=0.0):
+    assert len(found) == len(spans)
+    for cut, (start, end) in zip(found, spans, strict=True):
+        samples = cut.mono()
+        assert len(samples) / 16_000 == pytest.approx(end - start, abs=0.03)
+        assert hertz(samples[len(samples) // 4 :]) == pytest.approx(200 + 50 * int(start), abs=3)
+
+
+@pytest.mark.parametrize(
+    ("rate", "kind", "channels", "subtype"),
+    [
+        (16_000, "WAV", 1, "PCM_16"),
+        (44_100, "FLAC", 2, None),
+        (48_000, "MP3", 1, None),
+        (48_000, "OGG", 1, "OPUS"),
+        (8_000, "OGG", 1, "VORBIS"),
+    ],
+)
+def test_each_span_is_cut_where_it_lies(rate, kind, channels, subtype):
+    check(list(segments.cut(recording(rate, kind, channels, subtype), SPANS, 30)), SPANS)
+
+
+def test_containers_that_only_ffmpeg_reads_are_cut_too():
+    import av
+
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=16_000, layout="mono")
+        samples, _ = soundfile.read(io.BytesIO(recording()), dtype="float32")
+        frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+        frame.rate = 16_000
+        for packet in [*stream.encode(frame), *stream.encode()]:
+            container.mux(packet)
+    check(list(segments.cut(file.getvalue(), SPANS[:6], 30)), SPANS[:6])
+
+
+def test_a_span_outside_the_recording_has_its_reason():
+    spans = [(19.5, 20.05), (19.5, 21.0), (25.0, 26.0), (30.0, None)]
+    within, over, *beyond = segments.cut(recording(), spans, 30)
+    assert len(within.mono()) == 8_000
+    for found in (over, *beyond):
+        assert isinstance(found, AudioError) and found.reason == segments.BEYOND
+    assert "ends at 21 s of 20.00 s" in str(over)
+
+
+def test_an_open_end_is_the_recordings_end_and_too_long_is_too_long():
+    (rest,) = segments.cut(recording(), [(18.0, None)], 30)
+    assert len(rest.mono()) == 32_000
+    whole, span = segments.cut(recording(), [(0.0, None), (1.0, 8.0)], 5)
+    assert whole.reason == span.reason == "over 5 s"
+    (damaged,) = segments.cut(b"RIFF nothing", [(0.0, 1.0)], 30)
+    assert damaged.reason == "unreadable audio"
+
+
+def test_memory_does_not_grow_with_the_recording(tmp_path):
+    path = tmp_path / "hour.wav"
+    with soundfile.SoundFile(path, "w", 8_000, 1, "PCM_16") as file:
+        for _ in range(60):
+            file.write(np.zeros(8_000 * 20, np.float32))
+    spans = [(float(at), at + 4.0) for at in range(0, 1196, 4)]
+    tracemalloc.start()
+    count = sum(isinstance(found, segments.Cut) for found in segments.cut(path, spans, 30))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == len(spans)
+    assert peak < 4_000_000, peak  # the recording is 38 MB of float32
+
+
+@pytest.mark.parametrize(
+    ("row", "span"),
+    [
+        ({"offset": "1.5", "duration": "2"}, (1.5, 3.5)),
+        ({"start": "0:01:02,500", "end": "62.75"}, (62.5, 62.75)),
+        ({"start": "1", "end": ""}, (1.0, None)),
+        ({"duration": "2"}, (0.0, None)),
+    ],
+)
+def test_columns_that_say_where_a_clip_lies(row, span):
+    assert span_of(row) == span
+
+
+def test_a_duration_of_a_nemo_manifest_cuts():
+    assert span_of({"duration": "2"}, duration_cuts=True) == (0.0, 2.0)
+    assert seconds("12,5") == 12.5
+
+
+@pytest.mark.parametrize(
+    "row",
+    [{"start": "soon"}, {"start": "-1"}, {"start": "nan"}, {"start": "3", "end": "2"}],
+)
+def test_times_that_are_no_times_are_refused(row):
+    with pytest.raises(ValueError):
+        span_of(row)
+
+
+def table(folder, columns) -> None:
+    (folder / "talk.flac").write_bytes(recording(16_000, "FLAC"))
+    rows = [
+        {"audio": "talk.flac", "text": f"वाक्य {n}", "split": "test" if n == 6 else "train"}
+        | columns(start, end)
+        for n, (start, end) in enumerate(SPANS)
+    ]
+    rows.append({"audio": "talk.flac", "text": "परे", "split": "train"} | columns(19.0, 22.0))
+    rows.append({"audio": "talk.flac", "text": "कब", "split": "train"} | columns(5.0, 4.0))
+    (folder / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize(
+    ("columns", "backwards"),
+    [
+        (
+            lambda start, end: {"offset": start, "duration": round(end - start, 3)},
+            "duration that is no time in seconds",
+        ),
+        (lambda start, end: {"start": start, "end": end}, segments.WRONG_TIMES),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_job_cuts_segments_and_decodes_their_recording_once(
+    tmp_path, monkeypatch, columns, backwards, packed
+):
+    monkeypatch.setenv("LORAJOB_CACHE_GB", "0")
+    table(tmp_path, columns)
+    corpus = tmp_path / "m.jsonl"
+    if packed:
+        with (tmp_path / "m.tar").open("wb") as file:
+            pack_corpus(open_corpus(corpus, "hi"), file)
+        (tmp_path / "talk.flac").unlink()
+        corpus = tmp_path / "m.tar"
+    decoded = []
+    stream = segments._stream
+    monkeypatch.setattr(segments, "_stream", lambda file: decoded.append(1) or stream(file))
+    out = tmp_path / "out"
+    out.mkdir()
+    model = make_model(tmp_path / "model", "hi")
+    spec = build_spec({"language": "hi", "corpus": str(corpus), "base_model": str(model)})
+    report = Report("preprocess", io.StringIO())
+    result = preprocess.run(spec, JobDir(tmp_path), out, 1, report)
+    monkeypatch.undo()
+    assert result.dropped == {segments.BEYOND: 1, backwards: 1}
+    assert (result.train_clips, result.test_clips) == (6, 1)
+    stores = [ClipStore(out / name) for name in ("train", "test")]
+    by_text = {text: s.audio(n) for s in stores for n, text in enumerate(s.texts)}
+    for number, (start, end) in enumerate(SPANS):
+        samples = by_text[f"वाक्य {number}"]
+        assert len(samples) == (end - start) * 16_000
+        assert hertz(samples) == pytest.approx(200 + 50 * int(start), abs=3)
+    assert len(decoded) == 1
