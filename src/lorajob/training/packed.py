@@ -18,8 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lorajob.training.dataset import IGNORED, Item
-from lorajob.whisper.features import DYNAMIC_RANGE, FFT_SAMPLES, HOP_SAMPLES, LOG_FLOOR, LogMel
-from lorajob.whisper.window import FRAME_SAMPLES, FRAMES_A_SECOND, WINDOW_SECONDS, encoder_frames
+from lorajob.whisper.features import DYNAMIC_RANGE, FFT_SAMPLES, LOG_FLOOR, LogMel
+from lorajob.whisper.window import (
+    FRAME_SAMPLES,
+    FRAMES_A_SECOND,
+    HOP_SAMPLES,
+    WINDOW_SECONDS,
+    encoder_frames,
+)
 
 FULL_FRAMES = round(WINDOW_SECONDS * FRAMES_A_SECOND)  # encoder positions of 30 s
 FULL_TOKENS = 448  # decoder positions

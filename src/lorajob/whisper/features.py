@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
 from lorajob.speech.audio import SAMPLE_RATE
-from lorajob.whisper.window import FRAME_SAMPLES, WINDOW_SAMPLES, encoder_frames
+from lorajob.whisper.window import FRAME_SAMPLES, HOP_SAMPLES, WINDOW_SAMPLES, encoder_frames
 
 FFT_SAMPLES = 400
-HOP_SAMPLES = 160
 LOG_FLOOR = 1e-10
 DYNAMIC_RANGE = 8.0  # log10 units below a clip's loudest bin that are kept
 

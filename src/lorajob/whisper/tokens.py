@@ -11,6 +11,7 @@ TIMESTAMP_STEP_SECONDS = 0.02  # openai/whisper: one timestamp token for each en
 TIMESTAMPS = 1501  # <|0.00|> to <|30.00|>
 # Most tokens that openai/whisper and faster-whisper generate: half of the 448 decoder positions.
 USUAL_TOKENS = 224
+INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer makes of a part of a character
 
 
 class Labels:
@@ -61,10 +62,14 @@ class Labels:
         return ids
 
     def decode(self, ids: list[int]) -> str:
-        """The text of `ids`, without special tokens and timestamps."""
+        """The text of `ids`, without special tokens and timestamps.
+
+        A token may hold a part of a character. If the last character is incomplete, because `ids`
+        were cut at a limit, it is left out.
+        """
         kept = [token for token in ids if token < self.end]
         text: str = self._tokenizer.decode(kept, skip_special_tokens=True)
-        return text.strip()
+        return text.rstrip(INCOMPLETE).strip()
 
     def count(self, text: str) -> int:
         """The number of tokens that the decoder needs for `text`, including the end token."""

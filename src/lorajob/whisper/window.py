@@ -7,6 +7,8 @@ WINDOW_SAMPLES = round(SAMPLE_RATE * WINDOW_SECONDS)
 CUT_MARGIN_SECONDS = 0.5  # silence behind the longest clip of cut windows
 FRAMES_A_SECOND = 50  # encoder frames; the stride of its convolutions halves the log-mel's 100
 FRAME_SAMPLES = SAMPLE_RATE // FRAMES_A_SECOND
+HOP_SAMPLES = FRAME_SAMPLES // 2  # of the log-mel
+WINDOW_FRAMES = WINDOW_SAMPLES // HOP_SAMPLES  # of the log-mel
 
 
 def encoder_frames(samples: int) -> int:

@@ -1,0 +1,269 @@
+"""The fast decoder: CTranslate2 on batches of windows, with Whisper's fallback.
+
+It decodes the tuned model in evaluation and in `lorajob transcribe`, without timestamps. A pass
+over all clips is greedy, or a beam search. Clips whose transcript trips one of Whisper's thresholds
+are decoded again, in batches, by sampling at rising temperatures (openai/whisper,
+`decode_with_fallback`). Loads no torch.
+"""
+
+import gc
+import logging
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ctranslate2
+import numpy as np
+
+from lorajob.cores import threads_a_stage
+from lorajob.decoding.config import DecodeConfig
+from lorajob.decoding.windows import extractor, features
+from lorajob.speech.audio import SAMPLE_RATE, Samples
+from lorajob.whisper.tokens import Labels
+from lorajob.whisper.window import CUT_MARGIN_SECONDS, WINDOW_SECONDS
+
+BATCH_WINDOWS = 16
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Audio to decode, of up to 30 s: its length, and a function that reads it at 16 kHz."""
+
+    seconds: float
+    read: Callable[[], Samples]
+
+    @classmethod
+    def of(cls, samples: Samples) -> "Sound":
+        return cls(len(samples) / SAMPLE_RATE, lambda: samples)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A transcript, and the values that decide whether it is kept."""
+
+    text: str
+    tokens: int
+    log_probability: float  # mean of a token, in nats
+    no_speech: float  # probability
+    temperature: float
+
+    @property
+    def compression_ratio(self) -> float:
+        """Bytes of the text divided by its compressed bytes, as openai/whisper counts them."""
+        text = self.text.encode()
+        return len(text) / len(zlib.compress(text))
+
+
+class FastDecoder:
+    """Decodes audio with the CTranslate2 model in `folder`, on the GPU if CTranslate2 can use it.
+
+    `compute_type` is the type of CTranslate2's arithmetic; `default` is that of faster-whisper.
+    """
+
+    def __init__(self, folder: Path, config: DecodeConfig, compute_type: str = "default") -> None:
+        self.folder, self.config = folder, config
+        self.labels = Labels(folder, config.language)
+        self._compute_type = compute_type
+        # CTranslate2 warns that a CPU computes float16 in float32: that is expected here.
+        ctranslate2.set_log_level(logging.ERROR)
+        self._model, self._sampling = self._load(), False
+        self._extract = extractor(self._model.n_mels)
+
+    def decode(
+        self,
+        sounds: Sequence[Sound],
+        batch_windows: int = BATCH_WINDOWS,
+        done: Callable[[int], None] = lambda clips: None,
+    ) -> list[Heard]:
+        """The transcripts of `sounds`, in their order.
+
+        `batch_windows` windows of 30 s are decoded at a time, or as much audio in cut windows.
+        `done` is called with the number of clips that the first pass has finished.
+        """
+        if self._sampling:
+            self._model, self._sampling = self._load(), False
+        config = self.config
+        first, *others = config.temperatures
+        tries = {place: [it] for place, it in self._pass(sounds, batch_windows, first, done)}
+        waiting = [place for place in tries if trips(tries[place][0], config)]
+        if waiting and others:
+            log.info("%d of %d clips are decoded again", len(waiting), len(sounds))
+            self._seeded()
+        for temperature in others:
+            if not waiting:
+                break
+            some = [sounds[place] for place in waiting]
+            # Each call also reports progress, so that a long fallback does not look stalled.
+            for number, heard in self._pass(some, batch_windows, temperature, lambda _: done(0)):
+                tries[waiting[number]].append(heard)
+            waiting = [place for place in waiting if trips(tries[place][-1], config)]
+        failed = set(waiting)
+        return [
+            settle(best(it, config) if place in failed else it[-1], config)
+            for place, it in sorted(tries.items())
+        ]
+
+    def _pass(
+        self,
+        sounds: Sequence[Sound],
+        batch_windows: int,
+        temperature: float,
+        done: Callable[[int], None],
+    ) -> Iterator[tuple[int, Heard]]:
+        """Decode all `sounds` once. Yields (place, transcript), the longest sounds first."""
+        order = sorted(range(len(sounds)), key=lambda place: -sounds[place].seconds)
+        seconds = [sounds[place].seconds for place in order]
+        pending: deque[tuple[list[int], list[Any]]] = deque()
+        finished = 0
+        batches = [order[it] for it in decode_batches(seconds, batch_windows, self.config.cut)]
+        while batches or pending:
+            # Two batches for each thread of CTranslate2: one runs, one waits.
+            while batches and len(pending) < 2 * self._workers:
+                places = batches.pop(0)
+                pending.append((places, self._start([sounds[it] for it in places], temperature)))
+            places, results = pending.popleft()
+            for place, result in zip(places, results, strict=True):
+                limit = self.config.limits.of(sounds[place].seconds)
+                yield place, self._heard(result.result(), limit, temperature)
+            finished += len(places)
+            done(finished)
+
+    def _start(self, sounds: Sequence[Sound], temperature: float) -> list[Any]:
+        """Start decoding one batch. Returns a future for each sound."""
+        config = self.config
+        mel = features(self._extract, [sound.read() for sound in sounds], config.cut)
+        search: dict[str, Any] = {"beam_size": config.beam_size}
+        if temperature > 0:
+            search = {"beam_size": 1, "num_hypotheses": config.best_of, "sampling_topk": 0}
+            search["sampling_temperature"] = temperature
+        longest = max(config.limits.of(sound.seconds) for sound in sounds)
+        futures: list[Any] = self._model.generate(
+            ctranslate2.StorageView.from_array(mel),
+            [self.labels.prompt] * len(sounds),
+            asynchronous=True,
+            # CTranslate2 generates at most half of max_length.
+            max_length=2 * longest,
+            suppress_blank=True,
+            return_scores=True,
+            return_no_speech_prob=True,
+            **search,
+        )
+        return futures
+
+    def _heard(self, result: Any, limit: int, temperature: float) -> Heard:
+        tokens = result.sequences_ids[0]
+        # The score is the mean over the tokens; Whisper's mean counts the end token too.
+        mean = result.scores[0] * len(tokens) / (len(tokens) + 1)
+        kept = tokens[:limit]
+        text = self.labels.decode(kept)
+        return Heard(text, len(kept), mean, result.no_speech_prob, temperature)
+
+    def _load(self, threads_share: bool = True) -> ctranslate2.models.Whisper:
+        """The model on the GPU, or on the CPU if there is no GPU that CTranslate2 can use.
+
+        On a CPU each core decodes batches of its own, unless `threads_share` is false: then all
+        cores share each batch, in one thread that samples.
+        """
+        if ctranslate2.get_cuda_device_count():
+            self._workers = 1
+            try:
+                model = ctranslate2.models.Whisper(
+                    str(self.folder), device="cuda", compute_type=self._compute_type
+                )
+                silence = np.zeros((1, model.n_mels, 100), np.float32)
+                model.encode(ctranslate2.StorageView.from_array(silence))
+                return model
+            # The libraries that CTranslate2 needs are missing.
+            except RuntimeError as error:
+                log.warning("CTranslate2 cannot use the GPU, so the CPU decodes: %s", error)
+        cores = threads_a_stage()
+        self._workers = cores if threads_share else 1
+        return ctranslate2.models.Whisper(
+            str(self.folder),
+            device="cpu",
+            compute_type=self._compute_type,
+            inter_threads=self._workers,
+            intra_threads=cores // self._workers,
+        )
+
+    def _seeded(self) -> None:
+        """Load the model again, with one thread and a new sequence of random numbers.
+
+        CTranslate2 has a random sequence for each of its threads, seeded when the thread starts,
+        and any thread may take a batch. So only one thread gives the same samples every time.
+        """
+        del self._model
+        gc.collect()
+        ctranslate2.set_random_seed(self.config.seed)
+        self._model, self._sampling = self._load(threads_share=False), True
+
+
+def decode(
+    folder: Path,
+    config: DecodeConfig,
+    sounds: Sequence[Sound],
+    batch_windows: int = BATCH_WINDOWS,
+    done: Callable[[int], None] = lambda clips: None,
+) -> list[str]:
+    """The transcripts of `sounds` by the CTranslate2 model in `folder`, in their order."""
+    heard = FastDecoder(folder, config).decode(sounds, batch_windows, done)
+    return [it.text for it in heard]
+
+
+def trips(heard: Heard, config: DecodeConfig) -> bool:
+    """Whether a transcript has to be decoded again, by openai/whisper's rules."""
+    if is_silent(heard, config):
+        return False
+    return _repeats(heard, config) or _improbable(heard, config)
+
+
+def is_silent(heard: Heard, config: DecodeConfig) -> bool:
+    """Whether the audio has no speech: probably none, and an improbable transcript."""
+    if config.no_speech is None or config.log_probability is None:
+        return False
+    return heard.no_speech > config.no_speech and _improbable(heard, config)
+
+
+def best(tries: Sequence[Heard], config: DecodeConfig) -> Heard:
+    """The most probable of the transcripts that all tripped; if possible one without repetition."""
+    fluent = [it for it in tries if not _repeats(it, config)]
+    return max(fluent or tries, key=lambda it: it.log_probability)
+
+
+def settle(heard: Heard, config: DecodeConfig) -> Heard:
+    """The transcript; empty if the audio is silent."""
+    if not is_silent(heard, config):
+        return heard
+    return Heard("", 0, heard.log_probability, heard.no_speech, heard.temperature)
+
+
+def _repeats(heard: Heard, config: DecodeConfig) -> bool:
+    limit = config.compression_ratio
+    return limit is not None and heard.compression_ratio > limit
+
+
+def _improbable(heard: Heard, config: DecodeConfig) -> bool:
+    limit = config.log_probability
+    return limit is not None and heard.log_probability < limit
+
+
+def decode_batches(seconds: Sequence[float], batch_size: int, cut: bool) -> Iterator[slice]:
+    """Yield batches of clips, given their lengths in descending order.
+
+    A batch has `batch_size` windows of 30 s. If windows are `cut`, it has at most as much audio,
+    and up to twice as many clips: a step of the decoder reads all its weights for any number of
+    rows, so larger batches save time. More than twice as many cost more padding than they save
+    (bench/RESULTS.md).
+    """
+    start = 0
+    while start < len(seconds):
+        size = batch_size
+        if cut:
+            window = min(seconds[start] + CUT_MARGIN_SECONDS, WINDOW_SECONDS)
+            size = min(2 * batch_size, int(batch_size * WINDOW_SECONDS / window))
+        yield slice(start, start + size)
+        start += size

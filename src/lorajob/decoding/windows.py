@@ -1,0 +1,57 @@
+"""The encoder's input: log-mel features of windows that are cut, or padded as faster-whisper does.
+
+Needs only numpy and faster-whisper, which load much faster than torch.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from faster_whisper.feature_extractor import FeatureExtractor
+from numpy.typing import NDArray
+
+from lorajob.speech.audio import Samples
+from lorajob.whisper.window import (
+    FRAME_SAMPLES,
+    HOP_SAMPLES,
+    WINDOW_FRAMES,
+    WINDOW_SAMPLES,
+    encoder_frames,
+)
+
+
+def extractor(mel_bins: int) -> FeatureExtractor:
+    """faster-whisper's log-mel of audio at 16 kHz."""
+    return FeatureExtractor(feature_size=mel_bins)
+
+
+def mel_bins_of(model: Path) -> int:
+    """The mel bins of a model's folder, as faster-whisper reads them; 80 if they are not given."""
+    path = model / "preprocessor_config.json"
+    if not path.is_file():
+        return 80
+    return int(json.loads(path.read_text("utf-8")).get("feature_size", 80))
+
+
+def features(extract: FeatureExtractor, clips: Sequence[Samples], cut: bool) -> NDArray[np.float32]:
+    """float32 [clips, mel bins, frames] of clips of up to 30 s.
+
+    Cut windows end half a second behind the longest clip, in silence. Padded windows are those of
+    faster-whisper: 30 s long, with zeros behind the log-mel of the clip.
+    """
+    rows = _cut(extract, clips) if cut else [_padded(extract, clip) for clip in clips]
+    return np.ascontiguousarray(np.stack(rows), dtype=np.float32)
+
+
+def _cut(extract: FeatureExtractor, clips: Sequence[Samples]) -> list[NDArray[np.float32]]:
+    samples = FRAME_SAMPLES * max(encoder_frames(len(clip)) for clip in clips)
+    heard = [clip[:samples] for clip in clips]
+    return [extract(np.pad(clip, (0, samples - len(clip))), padding=0) for clip in heard]
+
+
+def _padded(extract: FeatureExtractor, clip: Samples) -> NDArray[np.float32]:
+    # WhisperModel.transcribe drops the last frame, which lies behind the clip.
+    frames = extract(clip[:WINDOW_SAMPLES], padding=HOP_SAMPLES)[:, :-1][:, :WINDOW_FRAMES]
+    padded: NDArray[np.float32] = np.pad(frames, ((0, 0), (0, WINDOW_FRAMES - frames.shape[1])))
+    return padded

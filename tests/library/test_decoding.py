@@ -1,0 +1,183 @@
+"""The fast decoder: its limits, its features, Whisper's fallback, and what it may know."""
+
+import ast
+import inspect
+import json
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from faster_whisper.audio import pad_or_trim
+from faster_whisper.feature_extractor import FeatureExtractor
+
+from lorajob import decoding
+from lorajob.decoding import config as config_module
+from lorajob.decoding import fast, windows
+from lorajob.decoding.config import (
+    DecodeConfig,
+    TokenLimits,
+    read_config,
+    token_limits,
+    write_config,
+)
+from lorajob.decoding.fast import FastDecoder, Heard, Sound, best, settle, trips
+from lorajob.errors import ModelError
+from lorajob.whisper import ct2
+from lorajob.whisper.tokens import Labels
+
+HINDI = DecodeConfig(language="hi")
+LOOP = "हाँ हाँ " * 40
+
+
+def heard(text: str = "नमस्ते", mean: float = -0.2, silent: float = 0.0) -> Heard:
+    return Heard(text, 3, mean, silent, 0.0)
+
+
+def noise(seconds: float, seed: int = 0) -> np.ndarray:
+    samples = 0.1 * np.random.default_rng(seed).standard_normal(int(16_000 * seconds))
+    return samples.astype(np.float32)
+
+
+def test_limits_follow_the_usual_training_clip_and_not_a_wrong_one() -> None:
+    tokens, seconds = [20] * 50, [4.0] * 50
+    usual = token_limits(tokens, seconds)
+    assert usual == TokenLimits(tokens_a_second=7.5, tokens=38, seconds=4.0)
+    planted = token_limits([*tokens, 444], [*seconds, 1.0])
+    assert planted.tokens_a_second <= 1.5 * 3 * 5 and planted.tokens <= 1.5 * 3 * 20 + 8
+    assert token_limits([], []) == TokenLimits()
+
+
+def test_a_limit_holds_for_lengths_that_training_had_and_grows_beyond_them() -> None:
+    limits = TokenLimits(tokens_a_second=10, tokens=40, seconds=5)
+    assert [limits.of(1), limits.of(5), limits.of(20), limits.of(30)] == [18, 40, 208, 308]
+    assert TokenLimits(tokens_a_second=100).of(30) == 224
+    assert TokenLimits(tokens_a_second=100, seconds=5).of(30) == 444
+
+
+def test_settings_travel_beside_the_model(tmp_path: Path) -> None:
+    assert read_config(tmp_path) is None
+    ours = DecodeConfig(language="hi", cut=True, limits=TokenLimits(tokens=99), seed=3)
+    write_config(tmp_path, ours)
+    assert read_config(tmp_path) == ours
+    path = tmp_path / "lorajob.json"
+    values = json.loads(path.read_text())
+    # A later version may add settings to the same format.
+    values["decoding"]["new"] = 1
+    path.write_text(json.dumps(values))
+    assert read_config(tmp_path) == ours
+    path.write_text(json.dumps(values | {"format": 2}))
+    with pytest.raises(ModelError, match="newer lorajob"):
+        read_config(tmp_path)
+    for damaged in ("", "[]", "{}", '{"format": 1, "decoding": {"language": 3}}'):
+        path.write_text(damaged)
+        with pytest.raises(ModelError, match=r"lorajob\.json: damaged"):
+            read_config(tmp_path)
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1.0, 4.567, 29.99, 30.0])
+@pytest.mark.parametrize("bins", [80, 128])
+def test_padded_windows_are_those_of_faster_whisper(seconds: float, bins: int) -> None:
+    samples = noise(seconds)
+    ours = windows.features(windows.extractor(bins), [samples], cut=False)[0]
+    # As WhisperModel.transcribe and generate_segments do.
+    theirs = FeatureExtractor(feature_size=bins)(samples)
+    content = theirs.shape[-1] - 1
+    segment = pad_or_trim(theirs[:, : min(3000, content)])
+    assert np.array_equal(ours, segment)
+
+
+def test_cut_windows_end_half_a_second_behind_the_longest_clip() -> None:
+    made = windows.features(windows.extractor(80), [noise(1.0), noise(2.0)], cut=True)
+    assert made.shape == (2, 80, 250)
+
+
+@pytest.mark.parametrize(
+    ("it", "again", "text"),
+    [
+        (heard(), False, "नमस्ते"),
+        (heard(LOOP), True, LOOP),
+        (heard(mean=-1.1), True, "नमस्ते"),
+        (heard(mean=-1.1, silent=0.7), False, ""),
+        (heard(LOOP, mean=-1.1, silent=0.7), False, ""),
+        (heard(mean=-0.9, silent=0.7), False, "नमस्ते"),
+        (heard(""), False, ""),
+    ],
+)
+def test_a_transcript_is_decoded_again_by_whispers_rules(it: Heard, again: bool, text: str) -> None:
+    assert trips(it, HINDI) == again
+    assert settle(it, HINDI).text == text
+
+
+def test_when_every_temperature_fails_the_most_probable_fluent_text_is_taken() -> None:
+    loop, low, lower = heard(LOOP, -0.1), heard("a", -1.5), heard("b", -1.8)
+    assert best([loop, lower, low], HINDI) == low
+    assert best([loop, heard(LOOP, -0.5)], HINDI) == loop
+
+
+def test_text_cut_at_a_limit_ends_at_a_whole_character(whisper_base: Path) -> None:
+    labels = Labels(whisper_base, "hi")
+    text = "ഞാൻ ഒരു ചെറിയ കഥ 😀 പറയാം"
+    ids = labels.encode(text)
+    for count in range(len(ids) + 1):
+        cut = labels.decode(ids[:count])
+        assert "\N{REPLACEMENT CHARACTER}" not in cut
+        assert text.startswith(cut)
+    assert labels.decode(ids) == text
+
+
+@pytest.fixture(scope="module")
+def model(tiny_whisper: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ct2.convert(tiny_whisper, tmp_path_factory.mktemp("model") / "model", "float32")
+
+
+def test_only_clips_that_trip_are_decoded_again_and_the_same_every_time(model: Path) -> None:
+    sounds = [Sound.of(noise(seconds, 1)) for seconds in (1.0, 2.0, 1.5, 0.7)]
+    once = DecodeConfig(language="hi", cut=True, temperatures=(0.0,), no_speech=None)
+    first = FastDecoder(model, once).decode(sounds)
+    low = sorted(it.log_probability for it in first)
+    assert low[1] < low[2]
+    middle = (low[1] + low[2]) / 2
+    changes = {"temperatures": (0.0, 0.5), "compression_ratio": None, "log_probability": middle}
+    decoder = FastDecoder(model, once.model_copy(update=changes | {"no_speech": 2.0}))
+    again = decoder.decode(sounds)
+    for before, after in zip(first, again, strict=True):
+        if before.log_probability >= middle:
+            assert after == before
+        else:
+            assert after.log_probability > before.log_probability or after == before
+    # A second call does not continue the random sequence of the first.
+    assert decoder.decode(sounds) == again
+
+
+def test_an_untrained_model_stops_at_the_limit_of_each_clip(model: Path) -> None:
+    limits = TokenLimits(tokens_a_second=5, tokens=20, seconds=30)
+    once = DecodeConfig(language="hi", limits=limits, temperatures=(0.0,), no_speech=None)
+    sounds = [Sound.of(noise(seconds)) for seconds in (1.0, 2.0)]
+    assert [it.tokens for it in FastDecoder(model, once).decode(sounds)] == [13, 18]
+
+
+def test_decoding_knows_no_reference() -> None:
+    """No module of the package imports what holds references, no function takes them."""
+    forbidden = ("clipstore", "scoring", "corpora", "jiwer", "evaluate", "datasets")
+    folder = Path(decoding.__file__).parent
+    for path in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            assert not [it for it in names if any(word in it for word in forbidden)], path
+    for function in (FastDecoder.decode, FastDecoder.__init__, fast.decode, windows.features):
+        hints = typing.get_type_hints(function)
+        for name in inspect.signature(function).parameters:
+            assert "ClipStore" not in str(hints.get(name, ""))
+            assert name not in {"texts", "references", "reference", "store"}
+    assert {field for field in Sound.__dataclass_fields__} == {"seconds", "read"}
+    assert config_module.FILE == "lorajob.json"
+
+
+def test_the_fast_decoder_loads_no_torch() -> None:
+    code = "import sys, lorajob.decoding.fast; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
