@@ -1,12 +1,20 @@
-"""`lorajob report`."""
+"""`lorajob report` and `lorajob compare`: pages about jobs."""
 
+import json
+import sys
 import webbrowser
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from lorajob.cli.context import job_folder
-from lorajob.errors import StageError
+from lorajob.errors import StageError, UsageError
+
+if TYPE_CHECKING:
+    from lorajob.job.jobdir import JobDir
+    from lorajob.reporting.comparison import Comparison
+    from lorajob.reporting.findings import Findings
 
 # Only what the page shows: not the training clips, and no weights.
 SHOWN = ("preprocess/report.json", "preprocess/test", "train/history.jsonl", "evaluate")
@@ -35,11 +43,78 @@ def report(job: str, output: Path | None, show: bool, full: bool) -> None:
 
     path = output or Path(f"{job}.html")
     with job_folder(job, *SHOWN) as folder:
-        if folder.result("evaluate") is None:
-            raise StageError(
-                f"{job}: has no error rates yet; `lorajob status {job}` shows its progress"
-            )
+        check_evaluated(job, folder)
         write_report(folder, path, full)
     click.echo(path)
     if show:
         webbrowser.open(path.resolve().as_uri())
+
+
+@click.command()
+@click.argument("jobs", metavar="JOB JOB...", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write a page to this file, with each model's transcripts of the clips.",
+)
+def compare(jobs: tuple[str, ...], as_json: bool, html: Path | None) -> None:
+    """Compare finished jobs of one language on the test clips that all of them have.
+
+    Each job is compared with the first one. The interval is a paired bootstrap. A difference whose
+    interval contains zero may be chance.
+    """
+    from lorajob.reporting.comparison import compare_jobs, write_comparison
+
+    if len(jobs) < 2 or len(set(jobs)) < len(jobs):
+        raise UsageError("JOB: give two or more different jobs")
+    comparison = compare_jobs([_read(job) for job in jobs])
+    if html is not None:
+        write_comparison(comparison, html)
+    if as_json:
+        click.echo(json.dumps(comparison.as_json(), ensure_ascii=False, indent=2))
+    else:
+        _print_comparison(comparison)
+    if html is not None:
+        click.echo(f"lorajob: wrote {html}", err=True)
+
+
+def check_evaluated(job: str, folder: "JobDir") -> None:
+    """Raise StageError if the job's evaluation has not finished."""
+    if folder.result("evaluate") is None:
+        raise StageError(
+            f"{job}: has no error rates yet; `lorajob status {job}` shows its progress"
+        )
+
+
+def _read(job: str) -> "Findings":
+    from lorajob.reporting.findings import read_findings
+
+    with job_folder(job, *SHOWN) as folder:
+        check_evaluated(job, folder)
+        return read_findings(folder)
+
+
+def _print_comparison(comparison: "Comparison") -> None:
+    from lorajob.cli.format import console, plain_table
+    from lorajob.reporting.compare import verdict
+
+    screen = console(sys.stdout)
+    table = plain_table("JOB", "BASE MODEL", "WER %", "INTERVAL", "CER %")
+    for row in comparison.rows:
+        low, high = row.interval
+        rates = f"{row.scores.wer:.1f}", f"{low:.1f} to {high:.1f}", f"{row.scores.cer:.1f}"
+        table.add_row(row.job, row.base, *rates)
+    screen.print(table)
+    first = comparison.rows[0].job
+    for row in comparison.rows[1:]:
+        change = f"{first} has no errors"
+        if row.change is not None:
+            change = verdict(row.change, comparison.unit)
+        click.echo(f"{row.job} against {first}: {change}")
+    click.echo(f"compared on {len(comparison.clips)} common clips")
+    for job, count in comparison.left_out.items():
+        if count:
+            click.echo(f"left out: {count} clips of {job} that another job lacks")
+    for name, values in comparison.settings:
+        click.echo(f"{name}: {' | '.join(map(str, values))}")

@@ -3,23 +3,19 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import jiwer
-import numpy as np
 import pytest
 
 from lorajob.errors import StageError
-from lorajob.job.jobdir import JobDir, write_json
-from lorajob.job.results import StageResult
+from lorajob.job.jobdir import JobDir
 from lorajob.reporting.compare import compare, verdict
 from lorajob.reporting.findings import read_findings
 from lorajob.reporting.page import choose_clips, render, write_report
 from lorajob.reporting.words import Counts, Edit, align, confused_characters, count_words
-from lorajob.spec import build_spec
-from lorajob.speech.clipstore import ClipWriter
 from lorajob.speech.text import normalise
 from tests.support import browser
+from tests.support.evaluated import make_evaluated_job
 from tests.support.tiny import SENTENCES
 
 HOSTILE = "</script><img src=x onerror=alert(1)> \x1b]0;title\x07"
@@ -30,33 +26,12 @@ BASE = ("नमस्ते", "hello world", "पानी गरम था", "�
 @pytest.fixture
 def job(tmp_path: Path) -> JobDir:
     """A job that has finished its evaluation. Its transcripts are those above."""
-    made = JobDir(tmp_path / "hi-1a2b3c4d")
-    settings = {"language": "hi", "corpus": f"{HOSTILE}.tar.gz", "base_model": "demo/whisper-base"}
-    spec = build_spec(settings, sets=("train.epochs=7",))
-    write_json(made.spec_path, spec.model_dump(mode="json"))
-    out = made.new_attempt("preprocess", 1)
-    noise = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
-    with ClipWriter(out / "test", "flac") as writer:
-        for n, text in enumerate(SENTENCES):
-            writer.add(f"test-{n}.wav", noise, text, f"speaker-{n % 3}", 5)
-    made.commit("preprocess", out, StageResult())
-    out = made.new_attempt("train", 1)
-    rows = [{"step": n, "loss": 5 - n / 500, "learning_rate": 1e-3} for n in range(1, 1001)]
-    (out / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    made.commit("train", out, StageResult.model_validate({"seconds": 3725.0, "cpu_seconds": 61.0}))
-    out = made.new_attempt("evaluate", 1)
-    lines = [
-        {"id": f"test-{n}.wav", "seconds": 2.5, "reference": said, "base": base, "tuned": tuned}
-        for n, (said, base, tuned) in enumerate(zip(SENTENCES, BASE, TUNED, strict=True))
-    ]
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    (out / "utterances.jsonl").write_text(text, "utf-8")
-    rates = {"raw_wer": 0, "raw_cer": 0, "clips": 4}
-    scores = {"base": {"wer": 61.5, "cer": 40.25}, "tuned": {"wer": 38.46, "cer": 20.0}}
-    metrics: dict[str, Any] = {name: found | rates for name, found in scores.items()}
-    write_json(out / "metrics.json", metrics | {"intervals": {"base": [50.5, 70.5]}})
-    made.commit("evaluate", out, StageResult(warnings=["a warning of the stage"]))
-    return made
+    return make_evaluated_job(
+        tmp_path / "hi-1a2b3c4d",
+        {"base": BASE, "tuned": TUNED},
+        "train.epochs=7",
+        corpus=f"{HOSTILE}.tar.gz",
+    )
 
 
 def test_words_are_aligned_and_counted_as_jiwer_counts_them() -> None:
@@ -97,9 +72,9 @@ def test_a_change_is_stated_with_its_interval_and_doubt() -> None:
     assert mixed is not None and not mixed.certain
     assert "may be chance" in verdict(mixed, "word") and "are few" in verdict(mixed, "word")
     worse = compare(after, before, ["a"] * 40, 0)
+    assert worse is not None
     assert verdict(worse, "character").startswith("100 % more character errors")
     assert compare([counts(0)], [counts(1)], ["a"], 0) is None
-    assert "no word errors" in verdict(None, "word")
 
 
 def test_the_clips_of_one_speaker_are_drawn_together() -> None:
@@ -115,7 +90,11 @@ def test_the_clips_of_one_speaker_are_drawn_together() -> None:
 
 def test_the_numbers_of_the_page_are_those_of_the_files(job: JobDir) -> None:
     page = render(job, read_findings(job))
-    for shown in ("61.5 %", "(50.5 to 70.5)", "38.5 %", "20.0 %", "1:02:05", "0:01:01"):
+    metrics = json.loads((job.stage_dir("evaluate") / "metrics.json").read_text("utf-8"))
+    rates = [
+        f"{metrics[model][rate]:.1f} %" for model in ("base", "tuned") for rate in ("wer", "cer")
+    ]
+    for shown in (*rates, "(50.5 to 70.5)", "1:02:05", "0:01:01"):
         assert shown in page
     assert "train.epochs" in page and "a warning of the stage" in page
     findings = read_findings(job)

@@ -1,6 +1,6 @@
 """The charts of a report, as Vega-Lite. Altair builds them; the page draws them in the browser."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -44,26 +44,33 @@ def _models(findings: Findings) -> alt.Color:
 def rates(findings: Findings) -> alt.LayerChart:
     """Word error rates of the models, with their intervals."""
     rows = [
-        {
-            "model": it.name,
-            "rate": it.wer.value,
-            "low": it.wer.low if it.wer.low is not None else it.wer.value,
-            "high": it.wer.high if it.wer.high is not None else it.wer.value,
-        }
+        (it.name, it.wer.value, it.wer.low or it.wer.value, it.wer.high or it.wer.value)
         for it in findings.rates
     ]
-    order = [it.name for it in findings.rates]
-    base = alt.Chart(_data(rows)).encode(y=alt.Y("model:N", sort=order, title=None))
+    return _bars(rows, COLORS)
+
+
+def bars_with_intervals(rows: Sequence[tuple[str, float, float, float]]) -> Spec:
+    """A bar for each (name, word error rate, low, high), all in percent."""
+    return _bars(rows, {}).to_dict()
+
+
+def _bars(
+    rows: Sequence[tuple[str, float, float, float]], colors: Mapping[str, str]
+) -> alt.LayerChart:
+    fields = ("name", "rate", "low", "high", "color")
+    values = [
+        dict(zip(fields, (*row, colors.get(row[0], COLORS["tuned"])), strict=True)) for row in rows
+    ]
+    order = [row[0] for row in rows]
+    base = alt.Chart(_data(values)).encode(
+        y=alt.Y("name:N", sort=order, title=None),
+        tooltip=["name:N", *(alt.Tooltip(f"{name}:Q", format=".1f") for name in fields[1:4])],
+    )
     bars = base.mark_bar(height=18).encode(
-        x=alt.X("rate:Q", title="word error rate, %"),
-        color=_models(findings).legend(None),
-        tooltip=["model:N", alt.Tooltip("rate:Q", format=".1f")],
+        x=alt.X("rate:Q", title="word error rate, %"), color=alt.Color("color:N", scale=None)
     )
-    whiskers = base.mark_rule(strokeWidth=2).encode(
-        x="low:Q",
-        x2="high:Q",
-        tooltip=[alt.Tooltip("low:Q", format=".1f"), alt.Tooltip("high:Q", format=".1f")],
-    )
+    whiskers = base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q")
     return (bars + whiskers).properties(width=WIDTH, height=40 * len(rows))
 
 

@@ -64,10 +64,8 @@ def _groups(errors: NDArray[np.int64], speakers: Sequence[str]) -> NDArray[np.in
     return summed
 
 
-def verdict(change: Change | None, unit: str) -> str:
+def verdict(change: Change, unit: str) -> str:
     """A sentence for the change. `unit` is `word` or `character`."""
-    if change is None:
-        return f"The base model makes no {unit} errors on the test clips."
     count = f"{change.clips} clip{'s' if change.clips != 1 else ''}"
     kind, low, high = "fewer", change.low, change.high
     if change.fewer < 0:

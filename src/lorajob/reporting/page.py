@@ -1,21 +1,11 @@
-"""Writes the report of a job as one HTML file. It needs no network.
+"""Writes the report of a job as one HTML file."""
 
-The page's Content-Security-Policy forbids every request. Vega compiles its expressions, so the
-policy allows `unsafe-eval`; all text from the corpus is escaped.
-"""
-
-import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-
-import jinja2
-import vl_convert
 
 from lorajob.job.jobdir import JobDir
 from lorajob.job.results import StageResult
@@ -23,6 +13,7 @@ from lorajob.reporting.advice import advice
 from lorajob.reporting.charts import all_charts
 from lorajob.reporting.compare import verdict
 from lorajob.reporting.findings import Clip, Findings, read_findings
+from lorajob.reporting.html import fill, write_page
 from lorajob.reporting.sound import as_data_url
 from lorajob.speech.clipstore import ClipStore
 from lorajob.storage.urls import public
@@ -46,33 +37,32 @@ def write_report(job: JobDir, path: Path, full: bool = False) -> None:
     With `full`, all test clips are shown and all have sound, so that the file can be large. Raises
     StageError if the evaluation has not finished or its files are damaged.
     """
-    page = render(job, read_findings(job), full)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(page, "utf-8")
-    temporary.replace(path)
+    write_page(path, render(job, read_findings(job), full))
 
 
 def render(job: JobDir, findings: Findings, full: bool = False) -> str:
     """The page as HTML."""
     groups = choose_clips(findings, full)
-    return (
-        _environment()
-        .get_template("report.html")
-        .render(
-            findings=findings,
-            corpus=public(findings.spec.corpus),
-            base=public(findings.spec.base_model),
-            verdict=verdict(findings.change, "word" if findings.metric == "wer" else "character"),
-            advice=advice(findings),
-            charts={name: _script_json(spec) for name, spec in all_charts(findings).items()},
-            groups=groups,
-            sounds=_sounds(job, groups, None if full else SOUND_BYTES),
-            costs=[_cost(name, result) for name, result in findings.stages.items()],
-            versions={name: found for name in PACKAGES if (found := _version(name))},
-            made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            bundle=_bundle(),
-        )
+    return fill(
+        "report.html",
+        all_charts(findings),
+        findings=findings,
+        corpus=public(findings.spec.corpus),
+        base=public(findings.spec.base_model),
+        verdict=_verdict(findings),
+        advice=advice(findings),
+        groups=groups,
+        sounds=_sounds(job, groups, None if full else SOUND_BYTES),
+        costs=[_cost(name, result) for name, result in findings.stages.items()],
+        versions={name: found for name in PACKAGES if (found := _version(name))},
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
+
+
+def _verdict(findings: Findings) -> str:
+    if findings.change is None:
+        return "The base model makes no errors on the test clips."
+    return verdict(findings.change, "word" if findings.metric == "wer" else "character")
 
 
 def choose_clips(findings: Findings, full: bool) -> list[ClipGroup]:
@@ -133,42 +123,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _script_json(value: object) -> str:
-    """JSON that is safe inside a <script> element."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-
-
-@cache
-def _bundle() -> str:
-    """JavaScript of Vega, Vega-Lite and vega-embed, which defines `vegaEmbed`."""
-    code: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    return code.replace("</script", "<\\/script")
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lorajob.reporting", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["time"] = _time
-    environment.filters["size"] = _size
-    return environment
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"
-
-
-def _size(count: float | None) -> str:
-    return "–" if count is None else f"{count / 1e9:.1f} GB"

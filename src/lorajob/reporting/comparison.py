@@ -1,0 +1,183 @@
+"""Compares finished jobs on the test clips that all of them have."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorajob.errors import UsageError
+from lorajob.job.results import Scores
+from lorajob.reporting.charts import Spec, bars_with_intervals
+from lorajob.reporting.compare import Change, compare, verdict
+from lorajob.reporting.findings import Clip, Findings, Heard
+from lorajob.reporting.html import fill, write_page
+from lorajob.speech.scoring import interval, score
+from lorajob.storage.urls import public
+
+MOST_CLIPS = 100  # on a page, those that differ most
+
+
+@dataclass(frozen=True)
+class Row:
+    """A job of a comparison. `change` compares it with the first job; None for that job."""
+
+    job: str
+    base: str
+    corpus: str
+    model: str  # which of the job's models was compared: tuned or delivered
+    scores: Scores  # on the common clips
+    interval: tuple[float, float]  # of `wer`, 95 %
+    change: Change | None
+
+
+@dataclass(frozen=True)
+class CommonClip:
+    """A clip that all jobs have transcribed, in the order of the jobs."""
+
+    id: str
+    reference: str
+    heard: list[Heard]
+
+    @property
+    def gap(self) -> int:
+        """Errors of the worst job over the best one, in words."""
+        errors = [heard.words.errors for heard in self.heard]
+        return max(errors) - min(errors)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Jobs on the clips they have in common."""
+
+    rows: list[Row]
+    clips: list[CommonClip]
+    left_out: dict[str, int]  # job -> its clips that another job lacks
+    settings: list[tuple[str, list[object]]]  # name, value of each job
+    unit: str  # word or character
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures for scripts. `change` is against the first job."""
+        return {
+            "clips": len(self.clips),
+            "left_out": self.left_out,
+            "jobs": [
+                {
+                    "job": row.job,
+                    "base_model": row.base,
+                    "corpus": row.corpus,
+                    "model": row.model,
+                    "scores": row.scores.model_dump(),
+                    "interval": list(row.interval),
+                    "change": row.change
+                    and {
+                        "fewer_errors": row.change.fewer,
+                        "interval": [row.change.low, row.change.high],
+                        "certain": row.change.certain,
+                    },
+                }
+                for row in self.rows
+            ],
+            "settings": {name: values for name, values in self.settings},
+        }
+
+
+def compare_jobs(jobs: Sequence[Findings]) -> Comparison:
+    """Compare jobs on their common clips: same id, same reference.
+
+    Raises UsageError for jobs of different languages or without common clips.
+    """
+    languages = sorted({job.language.code for job in jobs})
+    if len(languages) > 1:
+        raise UsageError(f"JOB: the jobs have different languages: {', '.join(languages)}")
+    found = [_by_clip(job) for job in jobs]
+    common = [key for key in found[0] if all(key in clips for clips in found)]
+    if not common:
+        raise UsageError("JOB: the jobs have no test clip in common")
+    heard = [
+        [clips[key].heard[job.after] for key in common]
+        for job, clips in zip(jobs, found, strict=True)
+    ]
+    references = [reference for _, reference in common]
+    speakers = [found[0][key].speaker for key in common]
+    metric, seed = jobs[0].metric, jobs[0].spec.seed
+    rows = []
+    for number, (job, ours) in enumerate(zip(jobs, heard, strict=True)):
+        texts = [it.text for it in ours]
+        change = None
+        if number:
+            before = [it.counts(metric) for it in heard[0]]
+            change = compare(before, [it.counts(metric) for it in ours], speakers, seed)
+        rows.append(
+            Row(
+                job.job,
+                public(job.spec.base_model),
+                public(job.spec.corpus),
+                job.after,
+                score(references, texts),
+                interval(references, texts, seed=seed),
+                change,
+            )
+        )
+    return Comparison(
+        rows,
+        [
+            CommonClip(name, reference, [ours[place] for ours in heard])
+            for place, (name, reference) in enumerate(common)
+        ],
+        {job.job: len(clips) - len(common) for job, clips in zip(jobs, found, strict=True)},
+        _settings(jobs),
+        "word" if metric == "wer" else "character",
+    )
+
+
+def _by_clip(job: Findings) -> dict[tuple[str, str], Clip]:
+    """(id, reference) -> clip, for the clips that the resulting model transcribed.
+
+    A clip that occurs twice is left out, since its transcripts cannot be paired.
+    """
+    times = Counter((clip.id, clip.reference) for clip in job.clips)
+    return {
+        (clip.id, clip.reference): clip
+        for clip in job.clips
+        if job.after in clip.heard and times[clip.id, clip.reference] == 1
+    }
+
+
+def _settings(jobs: Sequence[Findings]) -> list[tuple[str, list[object]]]:
+    """The settings that are not the same in all jobs."""
+    flat = [_flat(job.spec.model_dump(mode="json"), "") for job in jobs]
+    names = dict.fromkeys(name for values in flat for name in values)
+    rows = [(name, [values.get(name) for values in flat]) for name in names]
+    return [(name, values) for name, values in rows if any(it != values[0] for it in values)]
+
+
+def _flat(values: dict[str, Any], prefix: str) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = public(value) if isinstance(value, str) else value
+    return found
+
+
+def write_comparison(comparison: Comparison, path: Path) -> None:
+    """Write a comparison as one HTML file."""
+    ordered = sorted(comparison.clips, key=lambda it: (-it.gap, it.id))
+    page = fill(
+        "compare.html",
+        {"rates": _chart(comparison)},
+        comparison=comparison,
+        clips=[clip for clip in ordered[:MOST_CLIPS] if clip.gap],
+        verdicts=[
+            verdict(row.change, comparison.unit) if row.change else "" for row in comparison.rows
+        ],
+    )
+    write_page(path, page)
+
+
+def _chart(comparison: Comparison) -> Spec:
+    return bars_with_intervals(
+        [(row.job, row.scores.wer, *row.interval) for row in comparison.rows]
+    )

@@ -1,0 +1,67 @@
+"""Fills the templates of pages. A page is one file and needs no network.
+
+Each page's Content-Security-Policy forbids every request. Vega compiles its expressions, so the
+policy allows `unsafe-eval`. Text that comes from a corpus is escaped.
+"""
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import vl_convert
+
+
+def fill(template: str, charts: dict[str, dict[str, Any]], **values: object) -> str:
+    """A page as HTML. `charts` are Vega-Lite specifications by name."""
+    scripts = {name: _script_json(spec) for name, spec in charts.items()}
+    page = _environment().get_template(template)
+    return page.render(charts=scripts, bundle=_bundle(), **values)
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a page whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(page, "utf-8")
+    temporary.replace(path)
+
+
+def _script_json(value: object) -> str:
+    """JSON that is safe inside a <script> element."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+@cache
+def _bundle() -> str:
+    """JavaScript of Vega, Vega-Lite and vega-embed, which defines `vegaEmbed`."""
+    code: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return code.replace("</script", "<\\/script")
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lorajob.reporting", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["time"] = _time
+    environment.filters["size"] = _size
+    return environment
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+def _size(count: float | None) -> str:
+    return "–" if count is None else f"{count / 1e9:.1f} GB"
