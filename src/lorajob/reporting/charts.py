@@ -1,5 +1,6 @@
 """The charts of a report, as Vega-Lite. Altair builds them; the page draws them in the browser."""
 
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -7,10 +8,12 @@ import altair as alt
 
 from lorajob.reporting.findings import Findings
 
-WIDTH, HEIGHT = 560, 220
+HEIGHT = 220  # pixels; a chart is as wide as its place on the page
 # Okabe and Ito's colours, which people with impaired colour vision tell apart.
 COLORS = {"base": "#999999", "tuned": "#0072B2", "delivered": "#009E73"}
 KINDS = {"substituted": "#E69F00", "deleted": "#56B4E9", "inserted": "#CC79A7"}
+
+BELOW = alt.Legend(orient="bottom")
 
 Spec = dict[str, Any]
 
@@ -20,6 +23,7 @@ def all_charts(findings: Findings) -> dict[str, Spec]:
     made: dict[str, Callable[[Findings], alt.TopLevelMixin | None]] = {
         "rates": rates,
         "loss": loss,
+        "learning_rate": learning_rate,
         "kinds": kinds,
         "lengths": lengths,
         "speakers": speakers,
@@ -38,7 +42,7 @@ def _models(findings: Findings) -> alt.Color:
         it for it in COLORS if it in {"base", findings.after} | {r.name for r in findings.rates}
     ]
     scale = alt.Scale(domain=names, range=[COLORS[name] for name in names])
-    return alt.Color("model:N", scale=scale, title="model")
+    return alt.Color("model:N", scale=scale, title="model", legend=BELOW)
 
 
 def rates(findings: Findings) -> alt.LayerChart:
@@ -70,25 +74,39 @@ def _bars(
     bars = base.mark_bar(height=18).encode(
         x=alt.X("rate:Q", title="word error rate, %"), color=alt.Color("color:N", scale=None)
     )
-    whiskers = base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q")
-    return (bars + whiskers).properties(width=WIDTH, height=40 * len(rows))
+    whiskers = base.mark_rule(strokeWidth=2, color="#D55E00").encode(x="low:Q", x2="high:Q")
+    return (bars + whiskers).properties(width="container", height=40 * len(rows))
 
 
-def loss(findings: Findings) -> alt.VConcatChart | None:
-    """Loss and learning rate over the steps."""
+def loss(findings: Findings) -> alt.Chart | None:
+    """Loss over the steps."""
     if not findings.curve:
         return None
-    base = alt.Chart(_data(list(findings.curve))).encode(x=alt.X("step:Q", title="step"))
-    line = base.mark_line(color=COLORS["tuned"]).encode(
-        y=alt.Y("loss:Q", title="loss, nats a token", scale=alt.Scale(zero=False)),
-        tooltip=["step:Q", alt.Tooltip("loss:Q", format=".3f")],
+    return (
+        alt.Chart(_data(list(findings.curve)))
+        .mark_line(color=COLORS["tuned"])
+        .encode(
+            x=alt.X("step:Q", title="step"),
+            y=alt.Y("loss:Q", title="loss, nats a token", scale=alt.Scale(zero=False)),
+            tooltip=["step:Q", alt.Tooltip("loss:Q", format=".3f")],
+        )
+        .properties(width="container", height=HEIGHT)
     )
-    rate = base.mark_line(color=KINDS["substituted"]).encode(
-        y=alt.Y("learning_rate:Q", title="learning rate", axis=alt.Axis(format=".0e")),
-        tooltip=["step:Q", alt.Tooltip("learning_rate:Q", format=".1e")],
-    )
-    return alt.vconcat(
-        line.properties(width=WIDTH, height=HEIGHT), rate.properties(width=WIDTH, height=80)
+
+
+def learning_rate(findings: Findings) -> alt.Chart | None:
+    """Learning rate over the steps."""
+    if not findings.curve:
+        return None
+    return (
+        alt.Chart(_data(list(findings.curve)))
+        .mark_line(color=KINDS["substituted"])
+        .encode(
+            x=alt.X("step:Q", title="step"),
+            y=alt.Y("learning_rate:Q", title="learning rate", axis=alt.Axis(format=".0e")),
+            tooltip=["step:Q", alt.Tooltip("learning_rate:Q", format=".1e")],
+        )
+        .properties(width="container", height=HEIGHT)
     )
 
 
@@ -105,10 +123,10 @@ def kinds(findings: Findings) -> alt.Chart | None:
         .encode(
             x=alt.X("errors:Q", title=f"errors for 100 {unit}"),
             y=alt.Y("model:N", sort=["base", findings.after], title=None),
-            color=alt.Color("kind:N", scale=scale, title="kind"),
+            color=alt.Color("kind:N", scale=scale, title="kind", legend=BELOW),
             tooltip=["model:N", "kind:N", alt.Tooltip("errors:Q", format=".1f")],
         )
-        .properties(width=WIDTH, height=80)
+        .properties(width="container", height=80)
     )
 
 
@@ -138,14 +156,14 @@ def _grouped(
             color=_models(findings),
             tooltip=[f"{field}:N", "model:N", alt.Tooltip("rate:Q", format=".1f"), "clips:Q"],
         )
-        .properties(width=WIDTH, height=34 * len(values))
+        .properties(width="container", height=34 * len(values))
     )
 
 
 def characters(findings: Findings) -> alt.Chart | None:
     """Which characters the resulting model took for which others."""
     rows = [
-        {"said": said, "heard": heard, "times": times}
+        {"said": _visible(said), "heard": _visible(heard), "times": times}
         for said, heard, times in findings.confused_characters()
     ]
     if not rows:
@@ -154,10 +172,17 @@ def characters(findings: Findings) -> alt.Chart | None:
         alt.Chart(_data(rows))
         .mark_rect()
         .encode(
-            x=alt.X("heard:N", title="heard", axis=alt.Axis(labelAngle=0)),
-            y=alt.Y("said:N", title="said"),
+            x=alt.X("heard:N", title="heard", axis=alt.Axis(labelAngle=0, labelFontSize=16)),
+            y=alt.Y("said:N", title="said", axis=alt.Axis(labelFontSize=16)),
             color=alt.Color("times:Q", title="times", scale=alt.Scale(scheme="blues")),
             tooltip=["said:N", "heard:N", "times:Q"],
         )
         .properties(width=alt.Step(26), height=alt.Step(26))
     )
+
+
+def _visible(character: str) -> str:
+    """A combining mark on a dotted circle, and a space in words."""
+    if unicodedata.category(character).startswith("M"):
+        return "\u25cc" + character
+    return "space" if character == " " else character
