@@ -104,6 +104,10 @@ WHISPER = {
     "zh": "Chinese",
 }
 
+# Whisper codes of the languages that write no spaces between words, or only between phrases. The
+# languages of STAND_INS and REGIONAL that use these codes write none either.
+UNSPACED = frozenset({"bo", "ja", "km", "lo", "my", "th", "yue", "zh"})
+
 # Whisper's aliases, then other codes and names from Common Voice and ISO 639.
 ALIASES = {
     "burmese": "my",

@@ -11,7 +11,7 @@ from lorajob.job.report import Report
 from lorajob.spec import TrainConfig
 from lorajob.speech.clipstore import ClipStore
 from lorajob.stage import run_stage
-from lorajob.training.dataset import Item, WindowDataset, collate
+from lorajob.training.dataset import IGNORED, Item, WindowDataset, collate
 from lorajob.training.packed import (
     FULL_FRAMES,
     FULL_TOKENS,
@@ -70,12 +70,55 @@ def test_a_packed_pass_is_the_sum_of_its_windows_whatever_fills_it(
     run.adapter.clear_gradient()
     exact = packer(run)(items)
     frames, tokens = (it + more for it, more in zip((exact.shape.frames, 0), spare, strict=True))
-    shape = PassShape(frames, exact.label_count + tokens, len(items) + 6)
+    shape = PassShape(frames, sum(len(it.labels) for it in items) + tokens, len(items) + 6)
     batch = packer(run, shape)(items)
     assert batch.shape == shape
-    assert batch.label_count == sum(len(item.labels) for item in items)
+    assert batch.label_count == sum(len(item.labels) - item.prompt for item in items)
     assert float(run.take_pass(batch, 100)) == pytest.approx(alone, rel=1e-5)
     assert float((run.adapter.gradient - expected).norm() / expected.norm()) < 1e-5
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_text_timestamps_and_end_count_and_the_prompt_does_not(
+    tiny_whisper: Path, tmp_path: Path, window: Window
+) -> None:
+    job = make_job(tmp_path, tiny_whisper)
+    store, labels = ClipStore(job.stage_dir("preprocess") / "train"), Labels(tiny_whisper, "hi")
+    dataset = WindowDataset(store, labels, [window])
+    item = dataset[0]
+    prompt = [labels.language, labels.transcribe]
+    prompt += [] if window.timestamps else [labels.no_timestamps]
+    expected = item.labels[len(prompt) :]
+    assert item.labels == [*prompt, *expected]
+    assert expected[-1] == labels.end
+    assert dataset.count_labels(0) == len(expected)
+    assert (expected[0] > labels.no_timestamps) == window.timestamps
+    padded = collate([item, Item([*item.labels, 5, 6], item.audio, item.cut, prompt=0)])
+    first = padded.counted[: len(expected)]
+    assert padded.labels.flatten()[first].tolist() == expected
+    assert padded.label_count == len(expected) + len(item.labels) + 2
+    packed = Packer((), labels.start, 0)([item])
+    assert packed.label_count == len(expected)
+    assert packed.labels[packed.labels != IGNORED].tolist() == expected
+    assert packed.labels[: len(prompt)].tolist() == [IGNORED] * len(prompt)
+    assert packed.inputs[: len(item.labels)].tolist() == [labels.start, *item.labels[:-1]]
+
+
+def test_the_prompts_labels_change_no_loss(tiny_whisper: Path, tmp_path: Path) -> None:
+    items, _ = windows_of(make_job(tmp_path, tiny_whisper), tiny_whisper)
+    run = started(tiny_whisper)
+    ta = Labels(tiny_whisper, "ta").language
+
+    def loss(item: Item, packs: bool) -> float:
+        batch = packer(run)([item]) if packs else collate([item])
+        with torch.no_grad():
+            return float(run.loss(batch))
+
+    silent = Item([items[0].labels[0]], items[0].audio, True, prompt=1)
+    for packs in (False, True):
+        assert loss(silent, packs) == 0
+        other = Item([ta], items[0].audio, True, prompt=0)
+        assert loss(other, packs) > 1
 
 
 def test_stored_encoder_outputs_are_packed_without_their_audio(
@@ -86,7 +129,7 @@ def test_stored_encoder_outputs_are_packed_without_their_audio(
     stored = []
     for item in items:
         encoded = run.encode(collate([item]).audio)  # type: ignore[arg-type]
-        stored.append(Item(item.labels, None, True, encoded[0]))
+        stored.append(Item(item.labels, None, True, encoded[0], item.prompt))
     losses = [float(run.take_pass(packer(run)(given), 100)) for given in (items, stored)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 

@@ -39,6 +39,26 @@ def test_timestamps_stand_at_the_clip_borders(labels: Labels) -> None:
     assert labels.no_timestamps not in ids
 
 
+@pytest.mark.parametrize("language", ["zh", "ja", "th", "lo", "km", "my", "bo"])
+def test_pieces_of_unspaced_scripts_are_joined_without_a_space(
+    whisper_base: Path, language: str
+) -> None:
+    labels = Labels(whisper_base, language)
+    ids = labels.window([("今天", 0.0, 1.0), ("天气好", 1.2, 2.0)], timestamps=False)
+    assert labels.decode(ids) == "今天天气好"
+    timed = labels.window([("今天", 0.0, 1.0), ("天气好", 1.2, 2.0)], timestamps=True)
+    assert labels.decode(timed) == "今天天气好"
+    mixed = labels.window(
+        [("我用GPU", 0.0, 1.0), ("CPU", 1.2, 2.0), ("好", 3, 4)], timestamps=False
+    )
+    assert labels.decode(mixed) == "我用GPU CPU好"
+
+
+def test_pieces_of_other_scripts_are_joined_with_a_space(labels: Labels) -> None:
+    ids = labels.window([("हमने", 0.0, 1.0), ("किया", 1.2, 2.0)], timestamps=False)
+    assert labels.decode(ids) == "हमने किया"
+
+
 def test_a_language_the_model_lacks_is_a_model_error(whisper_base: Path) -> None:
     with pytest.raises(ModelError, match=r"<\|xx\|>"):
         Labels(whisper_base, "xx")

@@ -67,9 +67,10 @@ def lay_out(spec: JobSpec, job: JobDir, most_clips: int = USUAL_CLIPS) -> Course
 class Batch:
     """Labels of some windows, and their audio or their encoder outputs.
 
-    - `labels`: int64 [windows, tokens], padded with -100.
-    - `counted`: int64 [labels], the places of the labels without padding, row after row. A mask on
-      the device would give the same, but the program would have to wait for the device.
+    - `labels`: int64 [windows, tokens], padded with -100. The decoder's input follows from them.
+    - `counted`: int64 [labels], the places of the labels that count in the loss, row after row:
+      text, timestamps and end, without prompt and padding. A mask on the device would give the
+      same, but the program would have to wait for the device.
     - `audio`: float32 [windows, samples].
     - `encoded`: encoder outputs [windows, frames, width].
     - `frames`: int64 [windows], the frames of each window in `encoded` without padding; None if
@@ -84,7 +85,7 @@ class Batch:
 
     @property
     def label_count(self) -> int:
-        """Number of labels without padding."""
+        """Number of labels that count in the loss."""
         return len(self.counted)
 
     def pin_memory(self) -> "Batch":
@@ -103,13 +104,19 @@ class Item:
     """One window: its labels, and its samples [-1, 1] at 16 kHz or its encoder outputs.
 
     If it is `cut`, the window may end behind the samples. `encoded` is [frames, width]; then
-    `audio` is None.
+    `audio` is None. The first `prompt` labels do not count in the loss.
     """
 
     labels: list[int]
     audio: NDArray[np.float32] | None
     cut: bool
     encoded: Tensor | None = None
+    prompt: int = 0
+
+    @property
+    def counted(self) -> int:
+        """Number of labels that count in the loss."""
+        return len(self.labels) - self.prompt
 
 
 class WindowDataset(Dataset[Item]):
@@ -126,13 +133,19 @@ class WindowDataset(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         window, labels = self.windows[index], self.label_ids(index)
+        prompt = self.labels.prompt_labels(window.timestamps)
         if is_encoded(window, self.encoded):
-            return Item(labels, None, True, self.encoded[window.clips[0]])
+            return Item(labels, None, True, self.encoded[window.clips[0]], prompt)
         pause = np.zeros(PAUSE_SAMPLES, np.float32)
         audio: list[NDArray[np.float32]] = []
         for clip in window.clips:
             audio += [self.store.audio(clip), pause]
-        return Item(labels, np.concatenate(audio[:-1]), window.cut)
+        return Item(labels, np.concatenate(audio[:-1]), window.cut, prompt=prompt)
+
+    def count_labels(self, index: int) -> int:
+        """Number of labels of a window that count in the loss. Does not read its audio."""
+        prompt = self.labels.prompt_labels(self.windows[index].timestamps)
+        return len(self.label_ids(index)) - prompt
 
     def label_ids(self, index: int) -> list[int]:
         """The labels of a window. Does not read its audio."""
@@ -156,7 +169,11 @@ def collate(items: list[Item]) -> Batch:
     labels = torch.full((len(items), longest), IGNORED)
     for row, item in zip(labels, items, strict=True):
         row[: len(item.labels)] = torch.tensor(item.labels)
-    counted = (labels.flatten() != IGNORED).nonzero().squeeze(1)
+    rows = [
+        torch.arange(number * longest + item.prompt, number * longest + len(item.labels))
+        for number, item in enumerate(items)
+    ]
+    counted = torch.cat(rows)
     encoded = [item.encoded for item in items if item.encoded is not None]
     if encoded:
         frames = torch.tensor([len(rows) for rows in encoded])

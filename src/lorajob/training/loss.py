@@ -22,7 +22,7 @@ CHUNK_TOKENS = {"cpu": 128, "cuda": 2048}
 
 
 class WhisperLoss(nn.Module):
-    """Maps a batch to its summed cross-entropy in nats, over the labels without padding."""
+    """Maps a batch to its summed cross-entropy in nats, over the labels that count."""
 
     def __init__(self, model: PeftModel) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class WhisperLoss(nn.Module):
             decoder_input_ids=self.decoder_input(batch.labels),
             use_cache=False,
         ).last_hidden_state
-        # Padding is removed before the large projection to the vocabulary.
+        # Prompt and padding are removed before the large projection to the vocabulary.
         said = hidden.flatten(0, 1).index_select(0, batch.counted)
         labels = batch.labels.flatten().index_select(0, batch.counted)
         return cross_entropy(said, self.whisper.proj_out, labels)

@@ -115,9 +115,10 @@ class PackedBatch:
     - `owner`: [2 frames], the window that each of these belongs to.
     - `heard`: outputs of a frozen encoder [frames, width]; then the three above are None.
     - `inputs`, `places`, `labels`: [tokens], the decoder's previous token, position and target.
+      Targets that do not count, of prompts and fillers, are -100.
     - `heard_places`: [frames], the encoder position of each frame in its window.
     - `heard_ends`, `said_ends`: int32 [windows + 1], where each window's positions end.
-    - `label_count`: number of labels without fillers.
+    - `label_count`: number of labels that count in the loss.
     """
 
     shape: PassShape
@@ -163,7 +164,11 @@ class Packer:
         shape = pass_shape(size, self.shapes)
         more_frames, more_said = _filler_lengths(size, shape)
         all_frames, all_said = [*frames, *more_frames], [*said, *more_said]
-        labels = [label for item in items for label in item.labels]
+        labels = [
+            label
+            for item in items
+            for label in (*[IGNORED] * item.prompt, *item.labels[item.prompt :])
+        ]
         inputs = [it for item in items for it in (self.start, *item.labels[:-1])]
         rest = shape.tokens - len(labels)
         audio: dict[str, Tensor] = {}
@@ -182,7 +187,7 @@ class Packer:
             heard_places=_positions(all_frames),
             heard_ends=_ends(all_frames, shape.windows),
             said_ends=_ends(all_said, shape.windows),
-            label_count=len(labels),
+            label_count=sum(item.counted for item in items),
             **audio,
         )
 

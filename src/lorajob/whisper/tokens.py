@@ -6,6 +6,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from lorajob.errors import ModelError
+from lorajob.language_tables import UNSPACED
 
 TIMESTAMP_STEP_SECONDS = 0.02  # openai/whisper: one timestamp token for each encoder frame
 TIMESTAMPS = 1501  # <|0.00|> to <|30.00|>
@@ -75,6 +76,24 @@ class Labels:
         """The number of tokens that the decoder needs for `text`, including the end token."""
         return len(self.encode(text)) + 1
 
+    def prompt_labels(self, timestamps: bool) -> int:
+        """How many of the first labels of a window belong to the prompt.
+
+        In decoding, they are given. So a training does not count them: it would unlearn to identify
+        languages.
+        """
+        return 2 if timestamps else 3
+
+    def joint(self, before: str, behind: str) -> str:
+        """What stands between two texts that follow each other: a space, or nothing.
+
+        Scripts without spaces get none, except between two words of ASCII letters or digits.
+        """
+        if self.language_token not in UNSPACED:
+            return " "
+        latin = _is_ascii_word(before[-1:]) and _is_ascii_word(behind[:1])
+        return " " if latin else ""
+
     def window(self, pieces: list[tuple[str, float, float]], timestamps: bool) -> list[int]:
         """The labels of one window, without the start token, which the model adds itself.
 
@@ -83,7 +102,13 @@ class Labels:
         ids = [self.language, self.transcribe]
         if not timestamps:
             ids.append(self.no_timestamps)
+        before = ""
         for number, (text, start, end) in enumerate(pieces):
-            spoken = self.encode(text if number == 0 else f" {text}")
+            spoken = self.encode(text if number == 0 else self.joint(before, text) + text)
             ids += [self.timestamp(start), *spoken, self.timestamp(end)] if timestamps else spoken
+            before = text
         return [*ids, self.end]
+
+
+def _is_ascii_word(character: str) -> bool:
+    return character.isascii() and character.isalnum()
