@@ -5,15 +5,16 @@
 
 Columns are found by name, because releases have from 8 to 13 of them. In a release no speaker is in
 two of the splits train, dev and test. Clips that are in none of these three are in `validated` and
-`other`, which are used only if a job asks for them.
+`other`, which are used only if a job asks for them. A delta release has no splits: its validated
+clips are read as `train`. Single-word releases have the layout of a release.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import IO
 
 from lorajob.corpora.archive import MAX_AUDIO_BYTES
-from lorajob.corpora.clip import Corpus, Entry, Tick
+from lorajob.corpora.clip import DEV, TEST, TRAIN, Corpus, Entry, Tick
 from lorajob.corpora.place import Place
 from lorajob.corpora.tables import pick, pick_optional, read_tsv, text_lines
 from lorajob.errors import UsageError
@@ -59,17 +60,40 @@ class _Tables:
         for split in SPLITS:
             for entry in self.of.get(split, []):
                 unique.setdefault(entry.id, entry)
+        if not any(self.of.get(split) for split in (TRAIN, DEV, TEST)):
+            # A delta release has no splits: its validated clips are new since the last release.
+            return tuple(_in_train(entry) for entry in unique.values())
         return tuple(unique.values())
+
+
+def _in_train(entry: Entry) -> Entry:
+    return replace(entry, split=TRAIN) if entry.split == "validated" else entry
 
 
 def looks_like(place: Place) -> str | None:
     inner = [place, *(place.below(name) for name in place.folders())]
-    if any(_has_tables(it) for it in inner):
+    if any(_is_release(it) for it in inner):
         return None
     # Of an archive whose tables come last, a quick look sees only the clips.
     if not place.whole and any(it.folders() == [CLIPS] or it.name == CLIPS for it in inner):
         return None
+    if any(_has_tables(it) for it in inner):
+        return "its tables have no columns path and sentence, and there is no folder clips"
     return "no train.tsv in it or one folder below"
+
+
+def _is_release(place: Place) -> bool:
+    if not _has_tables(place):
+        return False
+    return CLIPS in place.folders() or any(_has_columns(place, split) for split in SPLITS)
+
+
+def _has_columns(place: Place, split: str) -> bool:
+    if not place.has(f"{split}.tsv"):
+        return False
+    with place.open(f"{split}.tsv") as file:
+        header = file.readline(1 << 16).decode("utf-8", "replace").lower().split("\t")
+    return {"path", "sentence"} & {name.strip("\ufeff \r\n") for name in header} != set()
 
 
 def check(place: Place, language: str) -> None:

@@ -1,8 +1,9 @@
 """Finds and opens the corpus at a path, or the newest corpus of a language."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from lorajob.corpora.archive import ARCHIVES
 from lorajob.corpora.clip import Corpus, Tick
@@ -18,33 +19,41 @@ SOURCES = (
     "download a Common Voice release from the Mozilla Data Collective and give it by --corpus,"
     " or write a manifest (TSV, CSV or JSONL with columns audio and text)"
 )
+NO_COLUMNS: Mapping[str, str] = MappingProxyType({})
+_VERSION = re.compile(r"-v\d+(?:\.\d+)*$")
 _RELEASE = re.compile(r"(?<![0-9])(\d+)\.(\d+)(?:-(\d{4})-(\d{2})-(\d{2}))?")
 
 
-def open_corpus(path: Path, language: str, tick: Tick | None = None) -> Corpus:
+def open_corpus(
+    path: Path, language: str, tick: Tick | None = None, columns: Mapping[str, str] = NO_COLUMNS
+) -> Corpus:
     """Open the corpus at `path` and read its tables. `tick` is called often meanwhile.
+
+    `columns` name the columns of a role, such as {"text": "raw_transcription"}.
 
     Raises UsageError if the path is not a corpus or is of another language, CorpusError if tables
     or archive cannot be read.
     """
-    place = open_place(_existing(path), tick)
+    place = open_place(_existing(path), tick, columns=columns)
     return reader_of(place).clips(place, language, tick)
 
 
-def fingerprint(path: Path, language: str, tick: Tick) -> str:
+def fingerprint(
+    path: Path, language: str, tick: Tick, columns: Mapping[str, str] = NO_COLUMNS
+) -> str:
     """A hash of the corpus's content. Raises as `open_corpus` does."""
     path = _existing(path)
     if is_archive(path):
         return fingerprint_archive(path, tick)
-    return fingerprint_files(open_corpus(path, language, tick), tick)
+    return fingerprint_files(open_corpus(path, language, tick, columns), tick)
 
 
-def check_corpus(path: Path, language: str) -> None:
+def check_corpus(path: Path, language: str, columns: Mapping[str, str] = NO_COLUMNS) -> None:
     """Check quickly that there is a corpus in this language. Does not read all of it.
 
     Raises UsageError or CorpusError as `open_corpus` does.
     """
-    place = open_place(_existing(path), seconds=GLANCE_SECONDS)
+    place = open_place(_existing(path), seconds=GLANCE_SECONDS, columns=columns)
     try:
         reader = reader_of(place)
     except CorpusError:
@@ -86,8 +95,10 @@ def _candidates(root: Path, language: str) -> Iterator[Path]:
 def _locale(stem: str) -> str:
     """The locale at the end of a name: `hi` of `sample-hi`.
 
-    It may have a region: `hy-AM` of `cv-corpus-23.0-2025-09-05-hy-AM`, not `am` (Amharic).
+    It may have a region: `hy-AM` of `cv-corpus-23.0-2025-09-05-hy-AM`, not `am` (Amharic). A
+    version may follow, as in Mozilla Data Collective's `mcv-scripted-hi-v24.0`.
     """
+    stem = _VERSION.sub("", stem)
     first, _, last = stem.rpartition("-")
     both = f"{first.rpartition('-')[2]}-{last}"
     return both if is_locale(both) and (last.isupper() or len(last) > 3) else last

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from lorajob.corpora.clip import SPLIT_NAMES, TRAIN, Corpus, Entry, Tick
+from lorajob.corpora.clip import TRAIN, Corpus, Entry, Tick
+from lorajob.corpora.names import column, split_name, split_of, split_of_folders, stem, unique
 from lorajob.corpora.place import Place
 from lorajob.corpora.spans import WHOLE, span_of
 from lorajob.corpora.tables import (
@@ -15,6 +16,7 @@ from lorajob.corpora.tables import (
     read_tsv,
     text_lines,
 )
+from lorajob.corpora.trees import join
 from lorajob.errors import CorpusError
 
 NAME = "manifest"
@@ -33,57 +35,86 @@ def looks_like(place: Place) -> str | None:
     if place.table:
         suffix = Path(place.table).suffix.lower()
         return None if suffix in READERS else f"{suffix or place.table} is not {_SUFFIXES}"
-    return None if _table(place) else f"no manifest or metadata with {_SUFFIXES}"
+    return None if _tables(place) else f"no manifest, metadata or train with {_SUFFIXES}"
+
+
+def check(place: Place, language: str) -> None:
+    """Raise CorpusError unless the first row has an audio and a text column."""
+    for table, _ in _tables(place):
+        row = next(_rows(place, table), None)
+        if row is None:
+            raise CorpusError(f"{place.path}: {table} lists no clips")
+        pick(row, column(place, "audio", AUDIO_COLUMNS), table)
+        pick(row, column(place, "text", TEXT_COLUMNS), table)
 
 
 def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
     """Open the corpus that a manifest lists.
 
-    Audio paths are relative to the manifest's folder. Without a split, a clip is in "train".
-    Raises CorpusError for missing columns, a line that cannot be read and an empty table.
+    Audio paths are relative to the manifest's folder. Without a split, a clip is in the split that
+    its table or folder is named for, else in "train". Raises CorpusError for missing columns, a
+    line that cannot be read and an empty table.
     """
-    table = _table(place)
-    entries = []
-    seen: dict[str, int] = {}
-    for number, row in enumerate(_rows(place, table), start=1):
-        audio = pick(row, AUDIO_COLUMNS, table)
-        name = audio or f"row {number}"
-        seen[name] = seen.get(name, 0) + 1
-        try:
-            (start, end), fault = span_of(row, NEMO_AUDIO in row), ""
-        except ValueError as error:
-            (start, end), fault = WHOLE, str(error)
-        split = (pick_optional(row, SPLIT_COLUMNS) or TRAIN).strip().lower()
-        entries.append(
-            Entry(
-                id=name if seen[name] == 1 else f"{name}#{seen[name]}",
-                source=audio,
-                text=pick(row, TEXT_COLUMNS, table),
-                speaker=(pick_optional(row, SPEAKER_COLUMNS) or "").strip(),
-                split=SPLIT_NAMES.get(split, split),
-                start=start,
-                end=end,
-                fault=fault,
-            )
-        )
-    if not entries:
-        raise CorpusError(f"{place.path}: {table} lists no clips")
+    entries: list[Entry] = []
+    ids: dict[str, int] = {}
+    for table, split in _tables(place):
+        before = len(entries)
+        for number, row in enumerate(_rows(place, table), start=1):
+            if tick:
+                tick()
+            entries.append(_entry(place, table, row, number, split, ids))
+        if len(entries) == before:
+            raise CorpusError(f"{place.path}: {table} lists no clips")
     return Corpus(tuple(entries), place.audio())
 
 
-def check(place: Place, language: str) -> None:
-    """Raise CorpusError unless the first row has an audio and a text column."""
-    table = _table(place)
-    row = next(_rows(place, table), None)
-    if row is None:
-        raise CorpusError(f"{place.path}: {table} lists no clips")
-    pick(row, AUDIO_COLUMNS, table)
-    pick(row, TEXT_COLUMNS, table)
+def _entry(
+    place: Place, table: str, row: Row, number: int, split: str | None, ids: dict[str, int]
+) -> Entry:
+    audio = pick(row, column(place, "audio", AUDIO_COLUMNS), table)
+    folder = table.rpartition("/")[0]
+    source = join(folder, audio) if folder and audio else audio
+    try:
+        (start, end), fault = span_of(row, NEMO_AUDIO in row), ""
+    except ValueError as error:
+        (start, end), fault = WHOLE, str(error)
+    own = pick_optional(row, column(place, "split", SPLIT_COLUMNS))
+    # In datasets' audiofolder the first folder of `file_name` may name the split.
+    inner = (
+        split_of_folders(audio.partition("/")[0]) if "file_name" in row and "/" in audio else None
+    )
+    return Entry(
+        id=unique(ids, source or f"row {number}"),
+        source=source,
+        text=pick(row, column(place, "text", TEXT_COLUMNS), table),
+        speaker=(pick_optional(row, column(place, "speaker", SPEAKER_COLUMNS)) or "").strip(),
+        split=split_name(own or "") or split or inner or TRAIN,
+        start=start,
+        end=end,
+        fault=fault,
+    )
 
 
-def _table(place: Place) -> str:
-    """The name of the table; "" if the folder has none."""
-    return place.table or next((name for name in _NAMES if place.has(name)), "")
+def _tables(place: Place) -> list[tuple[str, str | None]]:
+    """The tables, and the split in each name.
+
+    A folder has one table, or one for each split: `train.csv`, or `metadata.csv` in a folder train.
+    """
+    if place.table:
+        return [(place.table, None)]
+    if name := _named(place, ""):
+        return [(name, None)]
+    files = [name for name in place.files() if Path(name).suffix.lower() in READERS]
+    found: list[tuple[str, str | None]] = []
+    found += [(name, split) for name in files if (split := split_of(stem(name)))]
+    if not found:
+        folders = [(split_of_folders(name), _named(place, f"{name}/")) for name in place.folders()]
+        found += [(table, split) for split, table in folders if split and table]
+    return found
+
+
+def _named(place: Place, folder: str) -> str:
+    return next((f"{folder}{name}" for name in _NAMES if place.has(f"{folder}{name}")), "")
 
 
 def _rows(place: Place, table: str) -> Iterator[Row]:

@@ -1,8 +1,9 @@
 """Where a corpus lies: the view that readers have of its files."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import IO
 
 from lorajob.corpora.archive import ARCHIVES, MAX_RECORDING_BYTES
@@ -20,6 +21,8 @@ class Place:
     tree: Tree
     root: str = ""
     table: str | None = None
+    # What the user says about columns: role, such as text -> name of the column
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -67,7 +70,7 @@ class Place:
 
     def below(self, folder: str) -> "Place":
         """The place of a folder in this one."""
-        return Place(self.tree, self._inner(folder))
+        return Place(self.tree, self._inner(folder), columns=self.columns)
 
     def _inner(self, name: str) -> str:
         if not name:
@@ -75,15 +78,20 @@ class Place:
         return join(self.root, name)
 
 
-def open_place(path: Path, tick: Tick | None = None, seconds: float = 0.0) -> Place:
+def open_place(
+    path: Path,
+    tick: Tick | None = None,
+    seconds: float = 0.0,
+    columns: Mapping[str, str] = MappingProxyType({}),
+) -> Place:
     """The place of a corpus at a path. `seconds` limit the time that a large archive takes.
 
     Folders that hold nothing but one folder are passed over. Raises CorpusError for a damaged
     archive.
     """
     if not path.is_dir() and not is_archive(path):
-        return Place(FolderTree(path.parent), table=path.name)
-    place = Place(open_tree(path, tick, seconds))
+        return Place(FolderTree(path.parent), table=path.name, columns=columns)
+    place = Place(open_tree(path, tick, seconds), columns=columns)
     while not place.files() and len(inner := place.folders()) == 1 and not _is_split(inner[0]):
         place = place.below(inner[0])
     return place

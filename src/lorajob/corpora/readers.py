@@ -8,7 +8,19 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Protocol
 
-from lorajob.corpora import common_voice, manifest, packed
+from lorajob.corpora import (
+    beside,
+    common_voice,
+    fleurs,
+    kaldi,
+    librispeech,
+    ljspeech,
+    manifest,
+    nemo,
+    packed,
+    spontaneous,
+    whisper_finetune,
+)
 from lorajob.corpora.clip import Corpus, Tick
 from lorajob.corpora.place import Place
 from lorajob.errors import CorpusError, UsageError
@@ -43,7 +55,20 @@ class Reader(Protocol):
         ...
 
 
-BUILT_IN: tuple[Reader, ...] = (packed, common_voice, manifest)
+# The first that knows a layout reads it: a more special reader comes before a more general one.
+BUILT_IN: tuple[Reader, ...] = (
+    packed,
+    spontaneous,
+    fleurs,
+    common_voice,
+    kaldi,
+    ljspeech,
+    whisper_finetune,
+    nemo,
+    manifest,
+    librispeech,
+    beside,
+)
 
 
 @cache

@@ -1,0 +1,78 @@
+"""Reads manifests of NVIDIA NeMo: JSON lines in .json or .jsonl files.
+
+    train_manifest.json    {"audio_filepath": "a.wav", "duration": 3.2, "text": "..."}
+    test_manifest.json
+
+`duration`, and `offset` if it is there, cut the recording, as in NeMo. A folder may hold one
+manifest for each split.
+"""
+
+from lorajob.corpora.clip import TRAIN, Corpus, Entry, Tick
+from lorajob.corpora.json_rows import Object, json_objects, json_tables, text_of
+from lorajob.corpora.names import column, locate, split_name, unique
+from lorajob.corpora.place import Place
+from lorajob.corpora.spans import WHOLE, span_of
+from lorajob.errors import CorpusError
+
+NAME = "NeMo manifest"
+AUDIO = "audio_filepath"
+
+
+def looks_like(place: Place) -> str | None:
+    return None if json_tables(place, _fits) else f"no JSON file whose rows have {AUDIO}"
+
+
+def check(place: Place, language: str) -> None:
+    """Raise CorpusError if the first row has no text column."""
+    for table, _ in json_tables(place, _fits):
+        _text_key(place, table, next(json_objects(place, table)))
+
+
+def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
+    """Open the manifests. Raises CorpusError for a line that is not a JSON object."""
+    entries, ids = [], dict[str, int]()
+    for table, split in json_tables(place, _fits):
+        key = ""
+        for row in json_objects(place, table):
+            if tick:
+                tick()
+            key = key or _text_key(place, table, row)
+            entries.append(_entry(place, row, key, split, ids))
+    return Corpus(tuple(entries), place.audio())
+
+
+def _entry(place: Place, row: Object, key: str, split: str | None, ids: dict[str, int]) -> Entry:
+    text = fault = ""
+    start, end = WHOLE
+    try:
+        text = text_of(row.get(key))
+        times = {name: text_of(row.get(name)) for name in ("offset", "duration")}
+        start, end = span_of(times, duration_cuts=True)
+    except ValueError as error:
+        fault = str(error)
+    name = row.get(AUDIO)
+    name = name if isinstance(name, str) else ""
+    own = row.get("split")
+    return Entry(
+        id=unique(ids, name or f"row {len(ids) + 1}"),
+        source=locate(place, "", name),
+        text=text,
+        speaker=str(row.get("speaker") or row.get("speaker_id") or ""),
+        split=split_name(own) if isinstance(own, str) and own else split or TRAIN,
+        start=start,
+        end=end,
+        fault=fault,
+    )
+
+
+def _fits(row: Object) -> bool:
+    return AUDIO in row
+
+
+def _text_key(place: Place, table: str, row: Object) -> str:
+    names = column(place, "text", ("text", "text_no_preprocessing", "transcript", "sentence"))
+    found = next((name for name in names if name in row), None)
+    if found is None:
+        have = ", ".join(row)
+        raise CorpusError(f"{table}: no column {' or '.join(names)}; its columns: {have}")
+    return found

@@ -1,0 +1,50 @@
+"""Parses subtitles, SubRip (.srt) and WebVTT (.vtt), and plain text."""
+
+import html
+import re
+from dataclasses import dataclass
+
+from lorajob.corpora.spans import seconds
+
+_TIMES = re.compile(r"\s*([\d:]+[.,]\d+|[\d:]+)\s*-->\s*([\d:]+[.,]\d+|[\d:]+)")
+_VOICE = re.compile(r"<v(?:\.[^ >]*)? ([^>]+)>")
+_TAG = re.compile(r"</?[a-zA-Z][^>]*>|<[\d:.]+>|\{\\[^}]*\}")
+
+
+@dataclass(frozen=True)
+class Cue:
+    """A text and its times in seconds."""
+
+    start: float
+    end: float | None
+    text: str
+    speaker: str = ""
+
+
+def read_subtitles(text: str) -> list[Cue]:
+    """The cues of a .srt or .vtt file, without tags. Raises ValueError if it has none."""
+    cues = []
+    for block in re.split(r"\n[ \t]*\n", text.replace("\r\n", "\n").replace("\r", "\n")):
+        lines = block.strip("\ufeff\n").split("\n")
+        # A number or a name may stand before the times.
+        at = next((n for n, line in enumerate(lines[:2]) if _TIMES.match(line)), None)
+        if at is None:
+            continue
+        match = _TIMES.match(lines[at])
+        if match is None:
+            continue
+        said = "\n".join(lines[at + 1 :])
+        voice = _VOICE.search(said)
+        plain = " ".join(html.unescape(_TAG.sub("", said)).split())
+        speaker = voice[1].strip() if voice else ""
+        cues.append(Cue(seconds(match[1]), seconds(match[2]), plain, speaker))
+    if not cues:
+        raise ValueError("no cue with times")
+    return cues
+
+
+def decode_text(data: bytes) -> str:
+    """The text of a file in UTF-8 or, with a byte order mark, UTF-16. Raises ValueError."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16")
+    return data.decode("utf-8-sig")

@@ -1,0 +1,117 @@
+"""Reads the JSON lines of Whisper-Finetune.
+
+    train.jsonl  {"audio": {"path": "dataset/0.wav"}, "sentence": "...", "duration": 7.4,
+                  "language": "Hindi", "sentences": [{"start": 0, "end": 1.4, "text": "..."}]}
+    test.jsonl
+
+A row is one clip. A row over 30 s, or without `sentence`, gives a clip for each of its `sentences`.
+`start_time` and `end_time` beside `path` cut the recording.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from lorajob.corpora.clip import TRAIN, Corpus, Entry, Tick
+from lorajob.corpora.json_rows import Object, json_objects, json_tables, text_of
+from lorajob.corpora.names import column, locate, unique
+from lorajob.corpora.place import Place
+from lorajob.corpora.spans import WHOLE, Span, span_of
+from lorajob.errors import UsageError
+from lorajob.languages import find_language
+
+NAME = "Whisper-Finetune JSON lines"
+LONGEST_SECONDS = 30.0  # of a clip
+
+
+def looks_like(place: Place) -> str | None:
+    if json_tables(place, _fits):
+        return None
+    return "no JSON file whose rows have audio.path and sentence or sentences"
+
+
+def check(place: Place, language: str) -> None:
+    """Raise UsageError if the first row is in another language."""
+    for table, _ in json_tables(place, _fits):
+        row = next(json_objects(place, table))
+        if fault := _language_fault(row, language):
+            raise UsageError(f"corpus: {table} has a {fault}, but the job's language is {language}")
+
+
+def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
+    """Open the tables. Rows in other languages are dropped."""
+    entries, ids = [], dict[str, int]()
+    for table, split in json_tables(place, _fits):
+        for row in json_objects(place, table):
+            if tick:
+                tick()
+            for part in _parts(place, row):
+                name = _path(row)
+                entry = Entry(
+                    id=unique(ids, name or f"row {len(ids) + 1}"),
+                    source=locate(place, "", name),
+                    text=part[0],
+                    speaker=str(row.get("speaker") or ""),
+                    split=split or TRAIN,
+                    start=part[1][0],
+                    end=part[1][1],
+                    fault=_language_fault(row, language) or part[2],
+                )
+                entries.append(entry)
+    return Corpus(tuple(entries), place.audio())
+
+
+def _parts(place: Place, row: Object) -> Iterator[tuple[str, Span, str]]:
+    """Text, span and fault of each clip of a row."""
+    sentences = row.get("sentences")
+    (key,) = column(place, "text", ("sentence",))
+    timed = isinstance(sentences, list) and bool(sentences)
+    if timed and (not row.get(key) or _seconds(row) > LONGEST_SECONDS):
+        for sentence in sentences if isinstance(sentences, list) else ():
+            yield _part(sentence, "text") if isinstance(sentence, dict) else _NO_SENTENCE
+    else:
+        yield _part({**_times(row), key: row.get(key)}, key)
+
+
+_NO_SENTENCE = ("", WHOLE, "sentence that is not a JSON object")
+
+
+def _part(values: dict[str, Any], key: str) -> tuple[str, Span, str]:
+    try:
+        times = {name: text_of(values.get(name)) for name in ("start", "end")}
+        return text_of(values.get(key)), span_of(times), ""
+    except ValueError as error:
+        return "", WHOLE, str(error)
+
+
+def _times(row: Object) -> dict[str, Any]:
+    audio = row["audio"]
+    return {"start": audio.get("start_time"), "end": audio.get("end_time")} if audio else {}
+
+
+def _seconds(row: Object) -> float:
+    """The length of the row's audio, as far as it says so."""
+    ends = [it.get("end") for it in row.get("sentences") or () if isinstance(it, dict)]
+    numbers = [it for it in (row.get("duration"), *ends) if isinstance(it, int | float)]
+    return max(numbers, default=0.0)
+
+
+def _path(row: Object) -> str:
+    audio = row.get("audio")
+    path = audio.get("path") if isinstance(audio, dict) else None
+    return path if isinstance(path, str) else ""
+
+
+def _language_fault(row: Object, language: str) -> str:
+    name = row.get("language")
+    if not isinstance(name, str) or not name.strip():
+        return ""
+    try:
+        other = find_language(name).code
+    except UsageError:
+        return ""
+    return "" if other == language else f"row in another language ({other})"
+
+
+def _fits(row: Object) -> bool:
+    has_path = isinstance(row.get("audio"), dict) and "path" in row["audio"]
+    return has_path and ("sentence" in row or "sentences" in row)

@@ -1,0 +1,208 @@
+"""The layouts of others: each as a folder, a tar.gz and a zip, and what is wrong in them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lorajob.corpora import check_corpus, find_corpus, open_corpus
+from lorajob.corpora.clip import Clip
+from lorajob.corpora.pieces import pieces
+from lorajob.corpora.place import open_place
+from lorajob.corpora.readers import reader_of
+from lorajob.errors import CorpusError, UsageError
+from tests.support.layouts import (
+    LAYOUTS,
+    ONE,
+    THREE,
+    TWO,
+    Heard,
+    fleurs,
+    fleurs_of_the_hub,
+    kaldi,
+    ljspeech,
+    pack_folder,
+    put,
+    recording,
+    sound,
+    spontaneous,
+    textgrid,
+)
+
+
+def heard(path: Path, columns: dict[str, str] | None = None) -> list[Heard]:
+    """All clips of a corpus, by their sound."""
+    corpus = open_corpus(path, "hi", columns=columns or {})
+    found = []
+    for piece in pieces(corpus.clips(corpus.splits), 30):
+        clip = piece.clip
+        assert not clip.fault, clip
+        samples = piece.samples(30)
+        middle = samples[len(samples) // 4 : 3 * len(samples) // 4]
+        hertz = np.argmax(np.abs(np.fft.rfft(middle))) * 16_000 / len(middle)
+        found.append(Heard(round((hertz - 300) / 100), clip.text, clip.speaker, clip.split))
+    return sorted(found)
+
+
+def faults(path: Path) -> dict[str, str]:
+    corpus = open_corpus(path, "hi")
+    return {entry.id: entry.fault for entry in corpus.entries if entry.fault}
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar.gz", "zip"])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_layout_reads_the_same_as_folder_and_archive(tmp_path, name, kind):
+    layout, folder = LAYOUTS[name], tmp_path / "corpus"
+    folder.mkdir()
+    expected = sorted(layout.make(folder))
+    path = folder if kind == "folder" else pack_folder(folder, tmp_path / f"corpus.{kind}")
+    assert layout.reader == reader_of(open_place(path)).NAME
+    check_corpus(path, "hi")
+    assert heard(path) == expected
+
+
+def test_fleurs_as_the_hub_has_it_is_read_from_its_archives(tmp_path):
+    expected = sorted(fleurs_of_the_hub(tmp_path))
+    check_corpus(tmp_path, "hi")
+    assert heard(tmp_path) == expected
+
+
+def test_another_column_is_read_when_it_is_mapped(tmp_path):
+    fleurs(tmp_path / "f")
+    raw = {"text": "raw_transcription"}
+    assert {it.text for it in heard(tmp_path / "f", raw)} == {f"{it}!" for it in (ONE, TWO, THREE)}
+    ljspeech(tmp_path / "l")
+    assert {it.text for it in heard(tmp_path / "l", {"text": "normalized_text"})} == {ONE, "उसने"}
+    put(tmp_path / "m.csv", "sound,words,who\n1.wav,one,a\n")
+    put(tmp_path / "1.wav", sound(1))
+    columns = {"audio": "sound", "text": "words", "speaker": "who"}
+    assert heard(tmp_path / "m.csv", columns) == [Heard(1, "one", "a", "train")]
+    with pytest.raises(CorpusError, match=r"no column wrods; its columns: sound, words, who"):
+        check_corpus(tmp_path / "m.csv", "hi", columns | {"text": "wrods"})
+    with pytest.raises(CorpusError, match="no column transcript; its columns: id, file_name"):
+        check_corpus(tmp_path / "f", "hi", {"text": "transcript"})
+
+
+@pytest.mark.parametrize("make", [fleurs, spontaneous])
+def test_a_corpus_of_another_language_is_refused(tmp_path, make):
+    make(tmp_path)
+    for look in (check_corpus, open_corpus):
+        with pytest.raises(UsageError, match=r"the job's language is ta$"):
+            look(tmp_path, "ta")
+
+
+@pytest.mark.parametrize(
+    ("file", "why"),
+    [
+        ("sph2pipe -f wav a.sph |", "has a pipe for rec-train"),
+        ("| cat a.wav", "has a pipe"),
+        ("raw.ark:1234", "has a Kaldi archive"),
+    ],
+)
+def test_a_pipe_of_kaldi_is_refused_and_never_run(tmp_path, file, why):
+    kaldi(tmp_path)
+    put(tmp_path / "data" / "train" / "wav.scp", f"rec-train {file}\n")
+    for look in (check_corpus, open_corpus):
+        with pytest.raises(CorpusError, match=why) as caught:
+            look(tmp_path, "hi")
+        assert "\n" not in str(caught.value)
+
+
+def test_what_kaldis_tables_lack_is_counted_by_its_reason(tmp_path):
+    kaldi(tmp_path)
+    data = tmp_path / "data" / "train"
+    put(data / "text", f"train-1 {ONE}\nextra {ONE}\n")
+    put(data / "segments", "train-1 rec-train 0 1\ntrain-2 rec-train 1 2\nlost gone 0 1\n")
+    assert faults(tmp_path) == {
+        "train-2": "no transcript in text",
+        "extra": "not in segments",
+        "lost": "recording not in wav.scp",
+    }
+
+
+def test_a_row_of_another_width_is_dropped_and_not_cut(tmp_path):
+    ljspeech(tmp_path)
+    table = tmp_path / "metadata.csv"
+    table.write_text(table.read_text("utf-8") + "LJ001-0003|half|of|it\n", "utf-8")
+    assert faults(tmp_path) == {"LJ001-0003": "4 fields where 3 are expected"}
+
+
+def test_rows_in_another_language_are_dropped(tmp_path):
+    row = '{"audio": {"path": "a.wav"}, "sentence": "x", "language": "%s"}\n'
+    put(tmp_path / "train.jsonl", row % "Hindi" + row % "Tamil")
+    assert list(faults(tmp_path).values()) == ["row in another language (ta)"]
+    put(tmp_path / "train.jsonl", row % "Tamil")
+    with pytest.raises(UsageError, match=r"row in another language \(ta\)"):
+        check_corpus(tmp_path, "hi")
+
+
+def test_text_of_a_type_that_is_no_text_is_named(tmp_path):
+    put(tmp_path / "m.json", '{"audio_filepath": "a.wav", "text": {"raw": "x"}, "duration": 1}')
+    assert faults(tmp_path / "m.json") == {"a.wav": "text that is a JSON object"}
+
+
+def test_a_json_file_may_be_one_list(tmp_path):
+    put(tmp_path / "a.wav", sound(1))
+    put(tmp_path / "m.json", f'[{{"audio_filepath": "a.wav", "text": "{ONE}", "duration": 0.5}}]')
+    assert heard(tmp_path / "m.json") == [Heard(1, ONE, "", "train")]
+
+
+def test_audio_and_transcripts_that_stand_alone_are_counted(tmp_path):
+    put(tmp_path / "a.wav", sound(1))
+    put(tmp_path / "a.txt", ONE)
+    put(tmp_path / "alone.wav", sound(2))
+    put(tmp_path / "silent.srt", "1\n00:00:00,000 --> 00:00:01,000\nx\n")
+    put(tmp_path / "odd.wav", sound(3))
+    put(tmp_path / "odd.eaf", "<html/>")
+    assert faults(tmp_path) == {
+        "alone.wav": "no transcript beside it",
+        "silent.srt": "transcript without audio",
+        "odd.wav": "transcript that is not eaf (no ELAN document)",
+    }
+
+
+def test_a_tier_is_chosen_by_its_name(tmp_path):
+    tiers = {"gloss": [(0, 1, "we saw")], "hindi": [(0, 1, ONE), (1, 2, TWO)]}
+    put(tmp_path / "a.wav", recording([1, 2]))
+    put(tmp_path / "a.TextGrid", textgrid(tiers))
+    assert heard(tmp_path, {"text": "hindi"}) == [
+        Heard(1, ONE, "", "train"),
+        Heard(2, TWO, "", "train"),
+    ]
+
+
+def test_a_short_textgrid_is_read_like_a_long_one(tmp_path):
+    lines = ['File type = "ooTextFile short"', '"TextGrid"', "", "0", "1", "<exists>", "1"]
+    lines += ['"IntervalTier"', '"text"', "0", "1", "1", "0", "1", f'"{ONE}"']
+    put(tmp_path / "a.wav", sound(1, 1.0))
+    put(tmp_path / "a.TextGrid", "\n".join(lines))
+    assert heard(tmp_path) == [Heard(1, ONE, "", "train")]
+
+
+def test_unassigned_spontaneous_speech_is_all_for_training(tmp_path):
+    spontaneous(tmp_path)
+    table = tmp_path / "sps-corpus-3.0-2026-03-09-hi" / "ss-corpus-hi.tsv"
+    text = table.read_text("utf-8").replace("\ttrain\t", "\t\t").replace("\ttest\t", "\t\t")
+    table.write_text(text, "utf-8")
+    assert open_corpus(tmp_path, "hi").splits == {"train": 3}
+
+
+def test_names_of_the_mozilla_data_collective_are_found(tmp_path):
+    for name in (
+        "mcv-scripted-hi-v23.0.tar.gz",
+        "mcv-scripted-hi-v24.0.tar.gz",
+        "mcv-scripted-zh-TW-v24.0.tar.gz",
+        "mcv-spontaneous-ta-v1.0.tar.gz",
+    ):
+        (tmp_path / name).touch()
+    assert find_corpus(tmp_path, "hi").name == "mcv-scripted-hi-v24.0.tar.gz"
+    assert find_corpus(tmp_path, "zh").name == "mcv-scripted-zh-TW-v24.0.tar.gz"
+    assert find_corpus(tmp_path, "ta").name == "mcv-spontaneous-ta-v1.0.tar.gz"
+
+
+def test_a_clip_of_an_entry_has_all_its_fields(tmp_path):
+    kaldi(tmp_path)
+    corpus = open_corpus(tmp_path, "hi")
+    entry = next(entry for entry in corpus.entries if entry.id == "train-2")
+    clip = Clip.of(entry, b"")
+    assert (clip.start, clip.end, clip.speaker, clip.split) == (1.0, 2.0, "s2", "train")
