@@ -226,8 +226,8 @@ def synchronize() -> None:
 
 def decode(bench: Bench, shape: str) -> dict[str, Any]:
     """Greedy decoding by PyTorch: 32 clips at a time, cut to their length, 60 tokens each."""
-    from lorajob.decoding.torch_decoder import TorchDecoder
-    from lorajob.whisper.features import pad_windows
+    from lorajob.decoding.torch_engine import TorchEngine
+    from lorajob.whisper.features import LogMel, pad_windows
     from lorajob.whisper.model import load_whisper
     from lorajob.whisper.tokens import Labels
 
@@ -235,14 +235,15 @@ def decode(bench: Bench, shape: str) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     job = bench.job(f"decode-{shape}", shape, clips=64)
     store = ClipStore(job.stage_dir("preprocess") / "train")
-    decoder = TorchDecoder(load_whisper(folder, torch.bfloat16).to(device), Labels(folder, "hi"))
+    engine = TorchEngine(load_whisper(folder, torch.bfloat16).to(device), Labels(folder, "hi"))
+    log_mel = LogMel(engine.n_mels).to(device)
     rows = {}
     for clips in (8, 32, 64):
         audio = pad_windows([store.audio(it) for it in range(clips)], cut=True)
-        decoder.generate(audio, [4] * clips)
+        engine.generate(log_mel(audio.to(device)), 4)
         synchronize()
         started = time.monotonic()
-        decoder.generate(audio, [60] * clips)
+        engine.generate(log_mel(audio.to(device)), 60)
         synchronize()
         rows[str(clips)] = clips / (time.monotonic() - started)
     return {"clips_a_second": rows}

@@ -7,15 +7,18 @@ import subprocess
 import sys
 import typing
 from pathlib import Path
+from typing import Any
 
+import ctranslate2
 import numpy as np
 import pytest
+import torch
 from faster_whisper.audio import pad_or_trim
 from faster_whisper.feature_extractor import FeatureExtractor
 
 from lorajob import decoding
 from lorajob.decoding import config as config_module
-from lorajob.decoding import fast, windows
+from lorajob.decoding import fast, torch_engine, windows
 from lorajob.decoding.config import (
     DecodeConfig,
     TokenLimits,
@@ -157,6 +160,101 @@ def test_an_untrained_model_stops_at_the_limit_of_each_clip(model: Path) -> None
     once = DecodeConfig(language="hi", limits=limits, temperatures=(0.0,), no_speech=None)
     sounds = [Sound.of(noise(seconds)) for seconds in (1.0, 2.0)]
     assert [it.tokens for it in FastDecoder(model, once).decode(sounds)] == [13, 18]
+
+
+def without_cuda_libraries(*args: object, device: str = "cpu", **options: object) -> None:
+    assert device == "cuda"
+    raise RuntimeError("Library libcublas.so.12 is not found or cannot be loaded")
+
+
+def test_pytorch_decodes_as_ctranslate2_where_that_lacks_libraries(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sounds = [Sound.of(noise(seconds, 1)) for seconds in (1.0, 2.0, 1.5)]
+    limits = TokenLimits(tokens_a_second=20, tokens=60)
+    once = DecodeConfig(language="hi", cut=True, limits=limits, temperatures=(0.0,), no_speech=None)
+    expected = FastDecoder(model, once).decode(sounds)
+    monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 1)
+    monkeypatch.setattr(ctranslate2.models, "Whisper", without_cuda_libraries)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    load = torch_engine.load_engine
+    monkeypatch.setattr(torch_engine, "load_engine", lambda *given: load(*given[:2], "cpu"))
+    decoder = FastDecoder(model, once)
+    found = decoder.decode(sounds)
+    assert [(it.text, it.tokens) for it in found] == [(it.text, it.tokens) for it in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.log_probability == pytest.approx(theirs.log_probability, abs=1e-3)
+        assert ours.no_speech == pytest.approx(theirs.no_speech, abs=1e-4)
+    # A second call samples as the first.
+    changes = {"temperatures": (0.0, 0.8), "compression_ratio": None, "log_probability": -0.01}
+    decoder.config = once.model_copy(update=changes)
+    again = decoder.decode(sounds)
+    assert {it.temperature for it in again} <= {0.0, 0.8} and again == decoder.decode(sounds)
+
+
+def test_the_cpu_decodes_where_no_library_can_use_the_gpu(
+    model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = ctranslate2.models.Whisper
+
+    def whisper(*args: object, **options: object) -> object:
+        if options["device"] == "cuda":
+            without_cuda_libraries(*args, **options)
+        return real(*args, **options)
+
+    monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 1)
+    monkeypatch.setattr(ctranslate2.models, "Whisper", whisper)
+    assert FastDecoder(model, HINDI).decode([]) == []
+    assert "so the CPU decodes" in caplog.text and "libcublas" in caplog.text
+
+
+class Small:
+    """A model that decodes at most two windows at a time."""
+
+    def __init__(self, model: Any, most: int) -> None:
+        self._model, self._most = model, most
+        self.sizes: list[int] = []
+
+    def generate(self, features: Any, prompts: Any, **options: Any) -> Any:
+        self.sizes.append(len(prompts))
+        if len(prompts) > self._most:
+            return [fast._Failed(RuntimeError("CUDA failed with error out of memory"))] * len(
+                prompts
+            )
+        return self._model.generate(features, prompts, **options)
+
+
+def test_out_of_memory_halves_the_batch(model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sounds = [Sound.of(noise(seconds, 1)) for seconds in (1.0, 2.0, 1.5, 0.7, 0.9)]
+    once = DecodeConfig(language="hi", temperatures=(0.0,), no_speech=None)
+    decoder = FastDecoder(model, once)
+    expected = [it.text for it in decoder.decode(sounds)]
+    small = decoder._model = Small(decoder._model, 2)
+    assert [it.text for it in decoder.decode(sounds)] == expected
+    assert small.sizes == [5, 2, 3, 1, 2]
+    assert "out of memory" in caplog.text
+    decoder._model = Small(small, 0)
+    with pytest.raises(ModelError, match="out of memory while decoding one window"):
+        decoder.decode(sounds[:1])
+
+
+def test_a_type_that_does_not_fit_the_gpu_is_replaced_by_a_smaller_one(
+    model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = ctranslate2.models.Whisper
+    tried = []
+
+    def whisper(folder: str, device: str, compute_type: str, **options: object) -> object:
+        tried.append(compute_type)
+        if compute_type == "float32":
+            raise RuntimeError("CUDA failed with error out of memory")
+        return real(folder, device="cpu")
+
+    monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 1)
+    monkeypatch.setattr(ctranslate2.models, "Whisper", whisper)
+    FastDecoder(model, HINDI, "float32")
+    assert tried == ["float32", "float16"]
+    assert "float32 does not fit the GPU; float16 is used" in caplog.text
 
 
 def test_decoding_knows_no_reference() -> None:

@@ -21,11 +21,13 @@ import numpy as np
 from lorajob.cores import threads_a_stage
 from lorajob.decoding.config import DecodeConfig
 from lorajob.decoding.windows import extractor, features
+from lorajob.errors import ModelError, says_out_of_memory
 from lorajob.speech.audio import SAMPLE_RATE, Samples
 from lorajob.whisper.tokens import Labels
 from lorajob.whisper.window import CUT_MARGIN_SECONDS, WINDOW_SECONDS
 
 BATCH_WINDOWS = 16
+SMALLER_TYPES = ("float16", "int8_float16")  # on a GPU that the wanted type does not fit
 log = logging.getLogger(__name__)
 
 
@@ -58,6 +60,16 @@ class Heard:
         return len(text) / len(zlib.compress(text))
 
 
+@dataclass(frozen=True)
+class _Failed:
+    """The future of a result that was not made."""
+
+    error: RuntimeError
+
+    def result(self) -> Any:
+        raise self.error
+
+
 class FastDecoder:
     """Decodes audio with the CTranslate2 model in `folder`, on the GPU if CTranslate2 can use it.
 
@@ -70,6 +82,7 @@ class FastDecoder:
         self._compute_type = compute_type
         # CTranslate2 warns that a CPU computes float16 in float32: that is expected here.
         ctranslate2.set_log_level(logging.ERROR)
+        self._in_torch = False  # whether `_model` is a TorchEngine
         self._model, self._sampling = self._load(), False
         self._extract = extractor(self._model.n_mels)
 
@@ -126,21 +139,55 @@ class FastDecoder:
                 places = batches.pop(0)
                 pending.append((places, self._start([sounds[it] for it in places], temperature)))
             places, results = pending.popleft()
-            for place, result in zip(places, results, strict=True):
+            given = [sounds[it] for it in places]
+            for place, result in zip(
+                places, self._results(given, results, temperature), strict=True
+            ):
                 limit = self.config.limits.of(sounds[place].seconds)
-                yield place, self._heard(result.result(), limit, temperature)
+                yield place, self._heard(result, limit, temperature)
             finished += len(places)
             done(finished)
+
+    def _results(
+        self, sounds: Sequence[Sound], futures: Sequence[Any], temperature: float
+    ) -> list[Any]:
+        """The results of a batch. If memory runs out, the batch is decoded in halves.
+
+        Raises ModelError if one window alone needs too much memory.
+        """
+        try:
+            return [future.result() for future in futures]
+        except RuntimeError as error:
+            if not says_out_of_memory(error):
+                raise
+            if len(sounds) == 1:
+                raise ModelError(
+                    "out of memory while decoding one window; use a GPU with more memory, or "
+                    "fewer workers on this one"
+                ) from error
+        half = len(sounds) // 2
+        log.warning(
+            "out of memory: decoding batches of %d windows instead of %d", half, len(sounds)
+        )
+        found = []
+        for part in (sounds[:half], sounds[half:]):
+            found += self._results(part, self._start(part, temperature), temperature)
+        return found
 
     def _start(self, sounds: Sequence[Sound], temperature: float) -> list[Any]:
         """Start decoding one batch. Returns a future for each sound."""
         config = self.config
         mel = features(self._extract, [sound.read() for sound in sounds], config.cut)
+        longest = max(config.limits.of(sound.seconds) for sound in sounds)
+        if self._in_torch:
+            try:
+                return list(self._model.generate(mel, longest, temperature, config.best_of))
+            except RuntimeError as error:
+                return [_Failed(error)] * len(sounds)
         search: dict[str, Any] = {"beam_size": config.beam_size}
         if temperature > 0:
             search = {"beam_size": 1, "num_hypotheses": config.best_of, "sampling_topk": 0}
             search["sampling_temperature"] = temperature
-        longest = max(config.limits.of(sound.seconds) for sound in sounds)
         futures: list[Any] = self._model.generate(
             ctranslate2.StorageView.from_array(mel),
             [self.labels.prompt] * len(sounds),
@@ -162,8 +209,8 @@ class FastDecoder:
         text = self.labels.decode(kept)
         return Heard(text, len(kept), mean, result.no_speech_prob, temperature)
 
-    def _load(self, threads_share: bool = True) -> ctranslate2.models.Whisper:
-        """The model on the GPU, or on the CPU if there is no GPU that CTranslate2 can use.
+    def _load(self, threads_share: bool = True) -> Any:
+        """The model on the GPU, or on the CPU if there is no GPU.
 
         On a CPU each core decodes batches of its own, unless `threads_share` is false: then all
         cores share each batch, in one thread that samples.
@@ -171,15 +218,18 @@ class FastDecoder:
         if ctranslate2.get_cuda_device_count():
             self._workers = 1
             try:
-                model = ctranslate2.models.Whisper(
-                    str(self.folder), device="cuda", compute_type=self._compute_type
-                )
-                silence = np.zeros((1, model.n_mels, 100), np.float32)
-                model.encode(ctranslate2.StorageView.from_array(silence))
-                return model
-            # The libraries that CTranslate2 needs are missing.
+                return self._load_on_gpu()
             except RuntimeError as error:
-                log.warning("CTranslate2 cannot use the GPU, so the CPU decodes: %s", error)
+                if says_out_of_memory(error):
+                    raise ModelError(
+                        "the model does not fit the GPU in any type; use a GPU with more memory, "
+                        "or fewer workers on this one"
+                    ) from error
+                # The libraries that CTranslate2 needs are missing.
+                log.warning("CTranslate2 cannot use the GPU, so PyTorch decodes: %s", error)
+                if (engine := self._load_torch()) is not None:
+                    return engine
+                log.warning("PyTorch cannot use the GPU either, so the CPU decodes")
         cores = threads_a_stage()
         self._workers = cores if threads_share else 1
         return ctranslate2.models.Whisper(
@@ -190,12 +240,48 @@ class FastDecoder:
             intra_threads=cores // self._workers,
         )
 
+    def _load_on_gpu(self) -> Any:
+        """The model on the GPU, in a smaller type if the wanted one does not fit.
+
+        Raises RuntimeError if none fits, or if CTranslate2 cannot use the GPU.
+        """
+        for smaller in (*SMALLER_TYPES, None):
+            try:
+                model = ctranslate2.models.Whisper(
+                    str(self.folder), device="cuda", compute_type=self._compute_type
+                )
+                silence = np.zeros((1, model.n_mels, 100), np.float32)
+                model.encode(ctranslate2.StorageView.from_array(silence))
+                return model
+            except RuntimeError as error:
+                if not says_out_of_memory(error) or smaller is None:
+                    raise
+                log.warning("%s does not fit the GPU; %s is used", self._compute_type, smaller)
+                self._compute_type = smaller
+        raise AssertionError("the last type returns or raises")
+
+    def _load_torch(self) -> Any:
+        """PyTorch's engine on the GPU; None if PyTorch has no GPU."""
+        import torch
+
+        from lorajob.decoding.torch_engine import load_engine
+
+        if not torch.cuda.is_available():
+            return None
+        if self.config.beam_size > 1:
+            log.warning("PyTorch decodes greedily, not with %d beams", self.config.beam_size)
+        self._in_torch = True
+        return load_engine(self.folder, self.labels, "cuda")
+
     def _seeded(self) -> None:
         """Load the model again, with one thread and a new sequence of random numbers.
 
         CTranslate2 has a random sequence for each of its threads, seeded when the thread starts,
         and any thread may take a batch. So only one thread gives the same samples every time.
         """
+        if self._in_torch:
+            self._model.seed(self.config.seed)
+            return
         del self._model
         gc.collect()
         ctranslate2.set_random_seed(self.config.seed)

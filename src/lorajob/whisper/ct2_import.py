@@ -50,6 +50,15 @@ def import_ctranslate2(source: Path, target: Path) -> None:
     write_json(target / "preprocessor_config.json", _preprocessor_config(config["num_mel_bins"]))
 
 
+def read_whisper(path: Path) -> tuple[dict[str, Any], Arrays]:
+    """The values of transformers' WhisperConfig, and its weights by name, of a model.bin.
+
+    Raises ModelError as `read_model_bin` does.
+    """
+    arrays = read_model_bin(path)
+    return _config(arrays), dict(_whisper_weights(arrays))
+
+
 def read_model_bin(path: Path) -> Arrays:
     """Name -> array of a CTranslate2 model.bin. Quantised arrays are scaled back to floats."""
     try:

@@ -30,6 +30,9 @@ class Labels:
         self.language = self._id(f"<|{language_token}|>")
         self.transcribe = self._id("<|transcribe|>")
         self.no_timestamps = self._id("<|notimestamps|>")
+        self.no_speech = (
+            self.no_timestamps - 1
+        )  # <|nospeech|>, which older models call <|nocaptions|>
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:

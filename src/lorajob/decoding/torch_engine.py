@@ -1,0 +1,155 @@
+"""Generates transcripts in PyTorch, for a GPU that CTranslate2 lacks the libraries for.
+
+CTranslate2's wheel needs CUDA 12; torch brings its own CUDA. The weights are those of the
+CTranslate2 model. Searches are greedy or sampled; there is no beam search.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import (
+    DynamicCache,
+    EncoderDecoderCache,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+)
+
+from lorajob.whisper.ct2_import import read_whisper
+from lorajob.whisper.model import encode
+from lorajob.whisper.tokens import Labels
+
+STEPS_UNREAD = 8  # steps between two checks whether all rows have ended
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A transcript, with the fields of CTranslate2's WhisperGenerationResult that we read."""
+
+    sequences_ids: list[list[int]]  # without prompt and end token, the most probable first
+    scores: list[float]  # sum of the log-probabilities, with the end token's, for each token
+    no_speech_prob: float
+
+    def result(self) -> "Generated":
+        """Itself: CTranslate2 gives futures."""
+        return self
+
+
+class TorchEngine:
+    """Generates with a transformers Whisper, in the model's type and on its device.
+
+    `never` are tokens that are not generated, `not_first` those that are not generated first.
+    """
+
+    def __init__(
+        self,
+        model: WhisperForConditionalGeneration,
+        labels: Labels,
+        never: Sequence[int] = (),
+        not_first: Sequence[int] = (),
+    ) -> None:
+        self.model: Any = model.eval()
+        self.labels = labels
+        self.n_mels = int(model.config.num_mel_bins)
+        self._never = self._mask(never)
+        self._not_first = self._mask(not_first)
+        self._random = torch.Generator(model.device)
+
+    def _mask(self, tokens: Sequence[int]) -> Tensor:
+        """float32 [vocabulary]: added to the logits, it prevents the choice of `tokens`."""
+        mask = torch.zeros(self.model.config.vocab_size, device=self.model.device)
+        mask[list(tokens)] = -torch.inf
+        return mask
+
+    def seed(self, number: int) -> None:
+        """Start the sequence of random numbers anew."""
+        self._random.manual_seed(number)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        features: NDArray[np.float32] | Tensor,
+        limit: int,
+        temperature: float = 0.0,
+        best_of: int = 1,
+    ) -> list[Generated]:
+        """Transcripts of at most `limit` tokens. `features` is float32 [windows, mel bins, frames].
+
+        With a `temperature` above 0, `best_of` transcripts are sampled for each window.
+        """
+        model, device = self.model, self.model.device
+        log_mel = torch.as_tensor(features).to(device, model.dtype, non_blocking=True)
+        heard = encode(model.model.encoder, log_mel)
+        copies = best_of if temperature > 0 else 1
+        heard = heard.repeat_interleave(copies, 0)
+        count = len(heard)
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        given = torch.tensor(self.labels.prompt, device=device).expand(count, -1)
+        ended = torch.zeros(count, dtype=torch.bool, device=device)
+        total = torch.zeros(count, device=device)
+        silent = torch.zeros(count, device=device)
+        said: list[Tensor] = []
+        for step in range(limit):
+            hidden = model.model.decoder(
+                input_ids=given,
+                encoder_hidden_states=heard,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
+            if step == 0:
+                first = model.proj_out(hidden[:, 0]).float()
+                silent = first.softmax(-1)[:, self.labels.no_speech]
+            logits = model.proj_out(hidden[:, -1]).float() + self._never
+            if step == 0:
+                logits += self._not_first
+            chances = logits.log_softmax(-1)
+            tokens = self._choose(logits, temperature).masked_fill(ended, self.labels.end)
+            total += chances.gather(1, tokens[:, None])[:, 0].masked_fill(ended, 0.0)
+            ended |= tokens == self.labels.end
+            said.append(tokens)
+            given = tokens[:, None]
+            if step % STEPS_UNREAD == STEPS_UNREAD - 1 and bool(ended.all()):
+                break
+        rows = [self._cut(row) for row in torch.stack(said, dim=1).tolist()]
+        scores = [value / max(1, len(row)) for value, row in zip(total.tolist(), rows, strict=True)]
+        found = []
+        for start in range(0, count, copies):
+            order = sorted(range(start, start + copies), key=lambda it: -scores[it])
+            texts, values = [rows[it] for it in order], [scores[it] for it in order]
+            found.append(Generated(texts, values, float(silent[start])))
+        return found
+
+    def _choose(self, logits: Tensor, temperature: float) -> Tensor:
+        """The next token of each row: the most probable, or sampled."""
+        if temperature == 0:
+            return logits.argmax(-1)
+        chances = (logits / temperature).softmax(-1)
+        return torch.multinomial(chances, 1, generator=self._random)[:, 0]
+
+    def _cut(self, row: list[int]) -> list[int]:
+        return row[: row.index(self.labels.end)] if self.labels.end in row else row
+
+
+def load_engine(folder: Path, labels: Labels, device: str) -> TorchEngine:
+    """The engine for the CTranslate2 model in `folder`, in 16 bit on a GPU.
+
+    Raises ModelError if the model's format is unknown.
+    """
+    config, weights = read_whisper(folder / "model.bin")
+    model = WhisperForConditionalGeneration(WhisperConfig(**config))
+    state = {name: torch.tensor(it) for name, it in weights.items()}
+    state["proj_out.weight"] = state["model.decoder.embed_tokens.weight"]
+    model.load_state_dict(state)
+    dtype = torch.float32
+    if device == "cuda":
+        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    own = json.loads((folder / "config.json").read_text("utf-8"))
+    never, not_first = own.get("suppress_ids", []), own.get("suppress_ids_begin", [])
+    model.to(device=torch.device(device), dtype=dtype)  # type: ignore[call-arg]
+    return TorchEngine(model, labels, never, not_first)
