@@ -1,5 +1,6 @@
 import random
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +11,12 @@ from lorajob.training.packing import (
     ClipSizes,
     Window,
     clips_a_step,
+    digest_plan,
     group_batches,
     group_steps,
+    heard_seconds,
     plan_epoch,
+    plan_run,
     plan_windows,
 )
 
@@ -89,6 +93,66 @@ def test_the_asked_share_of_packed_windows_has_timestamps() -> None:
     windows = plan_windows(sizes(5000), TrainConfig(timestamps=0.5), random.Random(0))
     packed = [window for window in windows if len(window.clips) > 1]
     assert sum(window.timestamps for window in packed) / len(packed) == pytest.approx(0.5, abs=0.08)
+
+
+SOUNDS = TrainConfig(
+    clip_timestamps=0.4, timestamp_jitter=True, room_pauses=True, no_speech=0.1, cut_clips=0.4
+)
+
+
+def test_the_asked_share_of_single_clips_has_timestamps() -> None:
+    windows = plan_windows(sizes(2000), SOUNDS, random.Random(0))
+    cut = [it for it in windows if it.cut and it.clips]
+    assert len(cut) == 800
+    assert sum(it.timestamps for it in cut) / 800 == pytest.approx(0.4, abs=0.06)
+    assert all(it.jitter == it.timestamps for it in windows if it.clips)
+
+
+def test_a_clip_with_the_most_labels_has_no_room_for_timestamps() -> None:
+    clips = ClipSizes([5.0] * 50, [443] * 50, [""] * 50)
+    every = TrainConfig(clip_timestamps=1, cut_clips=1)
+    assert not any(it.timestamps for it in plan_windows(clips, every, random.Random(0)))
+
+
+def test_pauses_with_room_tone_have_random_lengths_and_fit_the_window() -> None:
+    clips = sizes(2000)
+    windows = plan_windows(clips, SOUNDS, random.Random(0))
+    packed = [it for it in windows if len(it.clips) > 1]
+    pauses = [pause for it in packed for pause in it.pauses]
+    assert all(len(it.pauses) == len(it.clips) - 1 for it in packed)
+    assert 0.1 <= min(pauses) < 0.15
+    assert 1.6 < max(pauses) <= 2.0
+    assert len(set(pauses)) > 100
+    assert max(heard_seconds(it, clips) for it in packed) <= 30
+    assert all(it.seed is not None for it in packed)
+    assert len({it.seed for it in packed}) == len(packed)
+
+
+def test_windows_without_speech_are_a_share_of_the_clips_and_follow_the_seed() -> None:
+    plan = plan_epoch(sizes(500), SOUNDS, seed=3, epoch=0)
+    silent = [it for it in windows_of(plan) if not it.clips]
+    assert len(silent) == 50
+    assert all(1 <= it.no_speech <= 10 for it in silent if it.cut)
+    assert {it.no_speech for it in silent if not it.cut} == {30.0}
+    assert plan == plan_epoch(sizes(500), SOUNDS, seed=3, epoch=0)
+    seen = Counter(clip for window in windows_of(plan) for clip in window.clips)
+    assert seen == Counter(range(500))
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        {"clip_timestamps": 0.5},
+        {"timestamp_jitter": True},
+        {"room_pauses": True},
+        {"no_speech": 0.1},
+    ],
+)
+def test_each_switch_changes_the_plan_and_its_digest(switch: dict[str, Any]) -> None:
+    clips = sizes(200)
+    plans = [plan_run(clips, TrainConfig(**values), 0) for values in ({}, switch)]
+    assert digest_plan(plans[0], clips) != digest_plan(plans[1], clips)
+    assert all(it.seed is None for it in windows_of(plans[0]))
 
 
 def test_steps_hold_about_batch_clips() -> None:

@@ -16,9 +16,9 @@ from lorajob.job.jobdir import JobDir
 from lorajob.spec import JobSpec, TrainConfig
 from lorajob.speech.audio import SAMPLE_RATE
 from lorajob.speech.clipstore import ClipStore
+from lorajob.speech.noise import NOISE_KINDS, noise, room_tone, speech_span
 from lorajob.training.encoder_cache import EncodedClips
 from lorajob.training.packing import (
-    PAUSE_SECONDS,
     USUAL_CLIPS,
     ClipSizes,
     Window,
@@ -33,7 +33,6 @@ from lorajob.whisper.window import WINDOW_SECONDS
 
 IGNORED = -100  # cross-entropy's ignore_index
 PREFETCHED = 4  # batches that each loader process reads ahead
-PAUSE_SAMPLES = round(PAUSE_SECONDS * SAMPLE_RATE)
 
 
 B = TypeVar("B")
@@ -132,31 +131,63 @@ class WindowDataset(Dataset[Item]):
         return len(self.windows)
 
     def __getitem__(self, index: int) -> Item:
-        window, labels = self.windows[index], self.label_ids(index)
+        window = self.windows[index]
         prompt = self.labels.prompt_labels(window.timestamps)
         if is_encoded(window, self.encoded):
+            labels = self.label_ids(index)
             return Item(labels, None, True, self.encoded[window.clips[0]], prompt)
-        pause = np.zeros(PAUSE_SAMPLES, np.float32)
-        audio: list[NDArray[np.float32]] = []
-        for clip in window.clips:
-            audio += [self.store.audio(clip), pause]
-        return Item(labels, np.concatenate(audio[:-1]), window.cut, prompt=prompt)
+        rng = np.random.default_rng(window.seed)
+        clips = [self.store.audio(clip) for clip in window.clips]
+        spans = None
+        if window.jitter:
+            spans = [_draw_borders(clip, rng) for clip in clips]
+        labels = self.label_ids(index, spans)
+        return Item(labels, join_sounds(window, clips, rng), window.cut, prompt=prompt)
 
     def count_labels(self, index: int) -> int:
         """Number of labels of a window that count in the loss. Does not read its audio."""
         prompt = self.labels.prompt_labels(self.windows[index].timestamps)
         return len(self.label_ids(index)) - prompt
 
-    def label_ids(self, index: int) -> list[int]:
-        """The labels of a window. Does not read its audio."""
+    def label_ids(
+        self, index: int, spans: Sequence[tuple[float, float]] | None = None
+    ) -> list[int]:
+        """The labels of a window. Does not read its audio.
+
+        `spans` are the timestamps of each clip, in seconds of the clip. None: they stand at its
+        borders.
+        """
         window = self.windows[index]
         pieces = []
         position = 0.0
-        for clip in window.clips:
-            end = position + float(self.store.seconds[clip])
-            pieces.append((self.store.texts[clip], position, min(end, WINDOW_SECONDS)))
-            position = end + PAUSE_SECONDS
+        for number, clip in enumerate(window.clips):
+            seconds = float(self.store.seconds[clip])
+            start, end = spans[number] if spans else (0.0, seconds)
+            end = min(position + end, WINDOW_SECONDS)
+            pieces.append((self.store.texts[clip], position + start, end))
+            position += seconds + window.pause(number) if number < len(window.clips) - 1 else 0.0
         return self.labels.window(pieces, window.timestamps)
+
+
+def join_sounds(
+    window: Window, clips: Sequence[NDArray[np.float32]], rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """The samples of a window: its clips and the pauses between them, or noise without clips."""
+    if not clips:
+        kind = NOISE_KINDS[int(rng.integers(len(NOISE_KINDS)))]
+        return noise(kind, round(window.no_speech * SAMPLE_RATE), rng)
+    parts = [clips[0]]
+    for number, clip in enumerate(clips[1:]):
+        count = round(window.pause(number) * SAMPLE_RATE)
+        tone = room_tone(clips[number], count, rng) if window.pauses else np.zeros(count)
+        parts += [tone.astype(np.float32), clip]
+    return np.concatenate(parts)
+
+
+def _draw_borders(clip: NDArray[np.float32], rng: np.random.Generator) -> tuple[float, float]:
+    """A start and an end, in seconds: each between a border of the clip and its speech."""
+    first, last = speech_span(clip)
+    return rng.uniform(0.0, first), rng.uniform(last, len(clip) / SAMPLE_RATE)
 
 
 def collate(items: list[Item]) -> Batch:

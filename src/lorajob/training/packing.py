@@ -9,7 +9,7 @@ model that only sees full windows never learns that speech ends, and loops on sh
 import hashlib
 import random
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lorajob.spec import MAX_LABEL_TOKENS, TrainConfig
 from lorajob.speech.audio import SAMPLE_RATE
@@ -20,7 +20,11 @@ from lorajob.whisper.window import (
     encoder_frames,
 )
 
-PAUSE_SECONDS = 0.2  # silence between two clips of a window
+PAUSE_SECONDS = 0.2  # digital silence between two clips of a window
+ROOM_PAUSE_SECONDS = (0.1, 2.0)  # shortest and longest pause with room tone, log-uniform
+# Windows without speech: the share that lasts 30 s, and the lengths of the cut ones.
+FULL_NO_SPEECH = 0.25
+NO_SPEECH_SECONDS = (1.0, 10.0)
 # Cost of a decoder position, as the seconds of audio for which the encoder takes as long. Measured
 # with whisper-base on a CPU.
 SECONDS_A_TOKEN = 0.045
@@ -36,12 +40,31 @@ OPEN_WINDOWS = 64  # that first-fit looks at; the limit makes packing take linea
 class Window:
     """The input of one encoder run: clips by index, in order.
 
-    A `cut` window ends shortly behind its clip. The others are padded to 30 s.
+    A `cut` window ends shortly behind its sound. The others are padded to 30 s.
+
+    - `pauses`: seconds of room tone behind each clip but the last. Empty: PAUSE_SECONDS of digital
+      silence behind each.
+    - `jitter`: whether timestamps are drawn from the quiet edges of the clips.
+    - `seed`: of the room tone, the noise and the places of timestamps. None: nothing is drawn.
+    - `no_speech`: seconds of noise, if the window has no clips.
     """
 
     clips: tuple[int, ...]
     timestamps: bool
     cut: bool = False
+    pauses: tuple[float, ...] = ()
+    jitter: bool = False
+    seed: int | None = None
+    no_speech: float = 0.0
+
+    @property
+    def size(self) -> int:
+        """What the window counts in a step of `batch_clips`."""
+        return max(1, len(self.clips))
+
+    def pause(self, number: int) -> float:
+        """Seconds of the pause behind the clip `number` of the window."""
+        return self.pauses[number] if self.pauses else PAUSE_SECONDS
 
 
 @dataclass(frozen=True)
@@ -53,11 +76,56 @@ class ClipSizes:
     speakers: Sequence[str]
 
 
+class _Drawn:
+    """Draws what the switches of the windows' sound need. It draws nothing if they are off."""
+
+    def __init__(self, config: TrainConfig, rng: random.Random) -> None:
+        self.config = config
+        draws = config.clip_timestamps or config.timestamp_jitter or config.room_pauses
+        self._rng = random.Random(rng.getrandbits(64)) if draws or config.no_speech else rng
+
+    def single(self, clip: int, cut: bool, tokens: int) -> Window:
+        share = self.config.clip_timestamps
+        timed = share > 0 and self._rng.random() < share and tokens + 2 <= MAX_LABEL_TOKENS
+        return self.seeded(Window((clip,), timed, cut, jitter=self._jitters(timed)))
+
+    def packed(self, clips: Sequence[int], timestamps: bool, pauses: Sequence[float]) -> Window:
+        jitter = self._jitters(timestamps)
+        return self.seeded(Window(tuple(clips), timestamps, False, tuple(pauses[:-1]), jitter))
+
+    def pause(self) -> float:
+        """Seconds of the next pause, in hundredths."""
+        if not self.config.room_pauses:
+            return PAUSE_SECONDS
+        shortest, longest = ROOM_PAUSE_SECONDS
+        exponent = self._rng.random()
+        return float(round(shortest * (longest / shortest) ** exponent, 2))
+
+    def no_speech(self, clips: int) -> list[Window]:
+        """The windows without speech for an epoch of `clips` clips."""
+        windows = []
+        for _ in range(round(self.config.no_speech * clips)):
+            full = self._rng.random() < FULL_NO_SPEECH or self.config.audio_context == "full"
+            seconds = WINDOW_SECONDS if full else round(self._rng.uniform(*NO_SPEECH_SECONDS), 2)
+            timed = self._rng.random() < self.config.timestamps
+            windows.append(self.seeded(Window((), timed, not full, no_speech=seconds)))
+        return windows
+
+    def seeded(self, window: Window) -> Window:
+        if not (window.pauses or window.jitter or window.no_speech):
+            return window
+        return replace(window, seed=self._rng.getrandbits(32))
+
+    def _jitters(self, timestamps: bool) -> bool:
+        return timestamps and self.config.timestamp_jitter
+
+
 class _Open:
     """A window that is being filled."""
 
     def __init__(self, timestamps: bool, speaker: str | None) -> None:
         self.clips: list[int] = []
+        self.pauses: list[float] = []  # behind each clip
         self.timestamps = timestamps
         self.speaker = speaker
         self.seconds = 0.0
@@ -70,9 +138,10 @@ class _Open:
             and self.tokens + tokens + 2 * self.timestamps <= MAX_LABEL_TOKENS
         )
 
-    def add(self, clip: int, seconds: float, tokens: int) -> None:
+    def add(self, clip: int, seconds: float, tokens: int, pause: float) -> None:
         self.clips.append(clip)
-        self.seconds += seconds + PAUSE_SECONDS
+        self.pauses.append(pause)
+        self.seconds += seconds + pause
         self.tokens += tokens + 2 * self.timestamps
 
 
@@ -92,7 +161,7 @@ def digest_plan(plan: list[list[Window]], sizes: ClipSizes) -> str:
     for clip in zip(sizes.seconds, sizes.tokens, sizes.speakers, strict=True):
         digest.update(repr(clip).encode())
     for step in plan:
-        digest.update(repr([(it.clips, it.timestamps, it.cut) for it in step]).encode())
+        digest.update(repr([tuple(vars(it).values()) for it in step]).encode())
     return digest.hexdigest()
 
 
@@ -131,7 +200,11 @@ def plan_windows(sizes: ClipSizes, config: TrainConfig, rng: random.Random) -> l
     singles = len(order)
     if config.packing:
         singles = min(singles, cut + round(config.single_clips * len(order)))
-    windows = [Window((clip,), False, number < cut) for number, clip in enumerate(order[:singles])]
+    drawn = _Drawn(config, rng)
+    windows = [
+        drawn.single(clip, number < cut, sizes.tokens[clip])
+        for number, clip in enumerate(order[:singles])
+    ]
     filling: list[_Open] = []
     for clip in order[singles:]:
         seconds, tokens = sizes.seconds[clip], sizes.tokens[clip]
@@ -139,21 +212,24 @@ def plan_windows(sizes: ClipSizes, config: TrainConfig, rng: random.Random) -> l
         window = next((open_ for open_ in filling if open_.takes(seconds, tokens, speaker)), None)
         if window is None:
             if len(filling) == OPEN_WINDOWS:
-                windows.append(_close(max(filling, key=_fullness), filling))
+                windows.append(_close(max(filling, key=_fullness), filling, drawn))
             timestamps = rng.random() < config.timestamps and tokens + 2 <= MAX_LABEL_TOKENS
             window = _Open(timestamps, speaker)
             filling.append(window)
-        window.add(clip, seconds, tokens)
-    return windows + [Window(tuple(open_.clips), open_.timestamps) for open_ in filling]
+        window.add(clip, seconds, tokens, drawn.pause())
+    while filling:
+        windows.append(_close(filling[0], filling, drawn))
+    return windows + drawn.no_speech(len(order))
 
 
 def _fullness(window: _Open) -> float:
     return max(window.seconds / WINDOW_SECONDS, window.tokens / MAX_LABEL_TOKENS)
 
 
-def _close(window: _Open, filling: list[_Open]) -> Window:
+def _close(window: _Open, filling: list[_Open], drawn: _Drawn) -> Window:
     filling.remove(window)
-    return Window(tuple(window.clips), window.timestamps)
+    pauses = window.pauses if drawn.config.room_pauses else ()
+    return drawn.packed(window.clips, window.timestamps, pauses)
 
 
 def group_steps(windows: list[Window], batch_clips: int) -> list[list[Window]]:
@@ -165,7 +241,7 @@ def group_steps(windows: list[Window], batch_clips: int) -> list[list[Window]]:
     steps: list[list[Window]] = []
     clips = 0
     for window in windows:
-        size = len(window.clips)
+        size = window.size
         if steps and abs(clips + size - batch_clips) < abs(clips - batch_clips):
             steps[-1].append(window)
             clips += size
@@ -177,7 +253,18 @@ def group_steps(windows: list[Window], batch_clips: int) -> list[list[Window]]:
 
 def is_encoded(window: Window, encoded: Container[int]) -> bool:
     """Whether a window's encoder outputs are stored: it is cut, and its clip is in `encoded`."""
-    return window.cut and window.clips[0] in encoded
+    return window.cut and bool(window.clips) and window.clips[0] in encoded
+
+
+def heard_seconds(window: Window, sizes: ClipSizes) -> float:
+    """The length of a window's sound."""
+    seconds = window.no_speech + sum(sizes.seconds[clip] for clip in window.clips)
+    return seconds + sum(window.pause(number) for number in range(len(window.clips) - 1))
+
+
+def said_tokens(window: Window, sizes: ClipSizes) -> int:
+    """The tokens of a window's texts, with an end token for each."""
+    return sum(sizes.tokens[clip] for clip in window.clips)
 
 
 def pass_seconds(
@@ -188,12 +275,12 @@ def pass_seconds(
 ) -> float:
     """The cost of a forward pass over windows of one kind, in seconds of audio with padding."""
     chosen = [windows[index] for index in batch]
-    said = max(sum(sizes.tokens[clip] for clip in window.clips) for window in chosen)
+    said = max(said_tokens(window, sizes) for window in chosen)
     heard = WINDOW_SECONDS
     if all(is_encoded(window, encoded) for window in chosen):
         heard = 0.0
     elif all(window.cut for window in chosen):
-        longest = max(sizes.seconds[clip] for window in chosen for clip in window.clips)
+        longest = max(heard_seconds(window, sizes) for window in chosen)
         heard = longest + CUT_MARGIN_SECONDS
     return len(chosen) * (heard + said * SECONDS_A_TOKEN)
 
@@ -217,18 +304,21 @@ def group_batches(
     for kind in (False, True):
         cut = [index for index in indices if windows[index].cut]
         cut = [index for index in cut if is_encoded(windows[index], encoded) == kind]
-        clips = {index: windows[index].clips[0] for index in cut}
-        passes += _group_by_length(clips, sizes, micro_batch, overhead_seconds, kind)
+        needs = {
+            index: (heard_seconds(windows[index], sizes), said_tokens(windows[index], sizes))
+            for index in cut
+        }
+        passes += _group_by_length(needs, micro_batch, overhead_seconds, kind)
     return passes
 
 
 def window_size(window: Window, sizes: ClipSizes) -> tuple[int, int]:
     """Encoder and decoder positions that a window needs. They may be off by one or two."""
-    said = sum(sizes.tokens[clip] for clip in window.clips) + 2
+    said = said_tokens(window, sizes) + 2
     said += 2 * len(window.clips) if window.timestamps else 1
     frames = round(WINDOW_SECONDS * FRAMES_A_SECOND)
     if window.cut:
-        frames = encoder_frames(round(sizes.seconds[window.clips[0]] * SAMPLE_RATE))
+        frames = encoder_frames(round(heard_seconds(window, sizes) * SAMPLE_RATE))
     return frames, said
 
 
@@ -280,26 +370,25 @@ def _deal(needs: dict[int, tuple[int, int]], count: int) -> list[list[int]]:
 
 
 def _group_by_length(
-    clips: dict[int, int],
-    sizes: ClipSizes,
+    needs: dict[int, tuple[float, int]],
     micro_batch: int,
     overhead_seconds: float,
     encoded: bool,
 ) -> list[list[int]]:
     """Group cut windows of neighbouring lengths into passes at the least total cost.
 
-    `clips` is each window's index -> its clip. The cost is the padding to the longest window of a
-    pass, and the fixed cost of each pass. Solved by dynamic programming.
+    `needs` is each window's index -> its seconds and tokens. The cost is the padding to the longest
+    window of a pass, and the fixed cost of each pass. Solved by dynamic programming.
     """
-    cut = sorted(clips, key=lambda index: (-sizes.seconds[clips[index]], index))
+    cut = sorted(needs, key=lambda index: (-needs[index][0], index))
     # best[n]: the least cost of the first n windows, and where their last pass begins.
     best: list[tuple[float, int]] = [(0.0, 0)]
     for end in range(1, len(cut) + 1):
         choices = []
         said = 0
         for start in range(end - 1, -1, -1):
-            said = max(said, sizes.tokens[clips[cut[start]]])
-            heard, count = sizes.seconds[clips[cut[start]]] + CUT_MARGIN_SECONDS, end - start
+            said = max(said, needs[cut[start]][1])
+            heard, count = needs[cut[start]][0] + CUT_MARGIN_SECONDS, end - start
             fits = count * heard <= micro_batch * WINDOW_SECONDS
             if count > 1 and not (fits and count * said <= micro_batch * MAX_LABEL_TOKENS):
                 break

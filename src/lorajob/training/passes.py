@@ -105,7 +105,10 @@ class Passes:
             yield [next(stream) for _ in batches]
 
     def count_labels(self, step: range, ready: Sequence[Batch | PackedBatch]) -> int:
-        """Labels of the whole step that count in the loss. With several processes, `ready` is only a share of it."""
+        """Labels of the whole step that count in the loss.
+
+        With several processes, `ready` is only a share of the step.
+        """
         if self.run.accelerator.num_processes == 1:
             return sum(batch.label_count for batch in ready)
         return sum(self.dataset.count_labels(index) for index in step)

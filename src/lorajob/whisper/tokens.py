@@ -100,7 +100,8 @@ class Labels:
     def window(self, pieces: list[tuple[str, float, float]], timestamps: bool) -> list[int]:
         """The labels of one window, without the start token, which the model adds itself.
 
-        `pieces` are (text, start, end) in order, with times in seconds within the window.
+        `pieces` are (text, start, end) in order, with times in seconds within the window. A window
+        without speech has none.
         """
         ids = [self.language, self.transcribe]
         if not timestamps:
@@ -110,6 +111,9 @@ class Labels:
             spoken = self.encode(text if number == 0 else self.joint(before, text) + text)
             ids += [self.timestamp(start), *spoken, self.timestamp(end)] if timestamps else spoken
             before = text
+        # Rules of decoding with timestamps put one first. Text may be missing behind it.
+        if timestamps and not pieces:
+            ids.append(self.timestamp(0.0))
         return [*ids, self.end]
 
 
