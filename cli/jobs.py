@@ -43,6 +43,8 @@ def status(job: str | None, as_json: bool, limit: int) -> None:
       metrics    base, tuned, converted: wer and cer in percent, normalised,
                  on the test clips; each is absent until it is measured
       error      one sentence; null unless the job failed
+      base_sha256, base_commit
+                 of the base model, see `lorajob verify`; absent until known
 
     For a BATCH the object has `state` and `states` of the whole batch, and `jobs`: one such object
     for each job.
@@ -113,6 +115,8 @@ def show_job(jobs: "Jobs", record: "JobRecord", as_json: bool) -> None:
         ("priority", record.priority if record.priority != "normal" else None),
         ("waits for", wait),
         ("base model", record.base_model),
+        ("base hash", record.base[0]),
+        ("base commit", record.base[1]),
         ("corpus", public(record.corpus)),
         ("submitted", f"{duration(now - record.created_at)} ago"),
         ("artifacts", record.folder),

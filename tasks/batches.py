@@ -204,10 +204,12 @@ def _ids_asked_for(
 ) -> tuple[str, list[str]]:
     """The ids of the batch and of its jobs. The order of the specs does not change them.
 
-    For a spec without a corpus the folder of the corpora goes into the hash.
+    For a spec without a corpus the folder of the corpora goes into the hash. Settings that older
+    versions lack do not, unless they are set: the same batch keeps its id.
     """
     asked = [
-        spec.model_dump(mode="json") | ({} if spec.corpus else {"corpora": str(corpora)})
+        spec.model_dump(mode="json", exclude=_unset(spec))
+        | ({} if spec.corpus else {"corpora": str(corpora)})
         for spec in specs
     ]
     order = sorted(range(len(asked)), key=lambda one: json.dumps(asked[one], sort_keys=True))
@@ -221,6 +223,10 @@ def _ids_asked_for(
         seen[name] += 1
         ids[one] = f"{name}-{_digest(f'{batch} {name} {seen[name]}')}"
     return PREFIX + batch, [ids[one] for one in range(len(specs))]
+
+
+def _unset(spec: JobSpec) -> set[str]:
+    return {"base_revision"} if spec.base_revision is None else set()
 
 
 def _digest(text: str) -> str:

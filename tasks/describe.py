@@ -18,6 +18,7 @@ from lorajob.worker.records.batches import JobBatch
 from lorajob.worker.records.record import JobRecord
 
 Description = dict[str, object]  # goes out as JSON
+BASE_FIELDS = ("base_sha256", "base_commit")  # each is absent until it is known
 
 
 def arguments(record: JobRecord, stage: str) -> dict[str, str]:
@@ -149,7 +150,7 @@ def describe(record: JobRecord, waits_for: object = None) -> Description:
         name: stage.model_dump(mode="json", exclude={"attempt", "owner", "lease"})
         for name, stage in record.stages.items()
     }
-    return {
+    described: Description = {
         "id": record.id,
         "language": record.language,
         "batch": record.batch,
@@ -169,3 +170,5 @@ def describe(record: JobRecord, waits_for: object = None) -> Description:
             name: {"wer": scores.wer, "cer": scores.cer} for name, scores in record.scores.items()
         },
     }
+    base = zip(BASE_FIELDS, record.base, strict=True)
+    return described | {name: value for name, value in base if value}

@@ -14,10 +14,12 @@ from pathlib import Path
 from redis import Redis
 
 from lorajob.corpora import check_corpus, check_remote
+from lorajob.demo.packaged import PACKAGED_NAME
 from lorajob.errors import JobNotFoundError, LorajobError, ServiceError, UsageError
 from lorajob.gpu_memory import training_gb
 from lorajob.job.jobdir import JOB_ID
 from lorajob.spec import JobSpec
+from lorajob.storage.hub import hub_commit
 from lorajob.storage.store import StoreError
 from lorajob.storage.urls import local_path
 from lorajob.tasks.describe import Wait, awaited_queue
@@ -45,6 +47,8 @@ class Jobs:
         self._settings = settings
         # (corpus, language) of a local corpus -> where every machine finds it
         self._places: dict[tuple[str, str], str] = {}
+        # (base model, revision) -> commit on the Hub; None for a folder, or without an answer
+        self._commits: dict[tuple[str, str | None], str | None] = {}
 
     @property
     def settings(self) -> Settings:
@@ -92,8 +96,12 @@ class Jobs:
     def check(self, spec: JobSpec) -> None:
         """Raise UsageError or CorpusError for a corpus that is missing or of another language.
 
-        If the jobs are in a store, a corpus that only this machine has is uploaded to it.
+        If the jobs are in a store, a corpus that only this machine has is uploaded to it. A base
+        model on the Hub is resolved to a commit, and refused if the Hub does not have it.
         """
+        base = spec.base_model, spec.base_revision
+        if base not in self._commits:
+            self._commits[base] = _commit_of(*base)
         path = local_path(spec.corpus)
         if path is None:
             check_remote(spec.corpus)
@@ -136,7 +144,9 @@ class Jobs:
         The job must not have files yet.
         """
         place = {"corpus": self._places.get((spec.corpus, spec.language), spec.corpus)}
-        spec, record = spec.model_copy(update=place), record.model_copy(update=place)
+        commit = self._commits.get((spec.base_model, spec.base_revision))
+        pinned = place | ({} if commit is None else {"base_revision": commit})
+        spec, record = spec.model_copy(update=pinned), record.model_copy(update=place)
         try:
             open_job(record, self._settings).put_spec(spec.model_dump(mode="json"))
             with service_errors(self._settings):
@@ -263,6 +273,12 @@ def _absolute(base_model: str) -> str:
     """A folder as an absolute path, since workers run in other folders; a Hub id unchanged."""
     path = Path(base_model).expanduser()
     return str(path.resolve()) if path.is_dir() else base_model
+
+
+def _commit_of(base_model: str, revision: str | None) -> str | None:
+    if base_model == PACKAGED_NAME or Path(base_model).expanduser().exists():
+        return None
+    return hub_commit(base_model, revision)
 
 
 def waits(jobs: Jobs, records: Iterable[JobRecord]) -> dict[str, Wait]:

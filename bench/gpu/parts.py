@@ -179,11 +179,14 @@ def profile(bench: Bench, shape: str, *sets: str) -> dict[str, Any]:
     from lorajob.job.report import Report
     from lorajob.training.device import set_up_cuda
     from lorajob.training.loop import prepare
+    from lorajob.whisper.identity import base_of
 
     set_up_cuda()
     job = bench.job(f"profile-{shape}", shape, "train.loader_workers=0", *sets)
-    course = lay_out(job_spec(job), job, usual_clips())
-    loop = prepare(job_spec(job), course, None, Report("train", sys.stderr))
+    spec = job_spec(job)
+    course = lay_out(spec, job, usual_clips())
+    folder = base_of(spec, job).folder
+    loop = prepare(spec, folder, course, None, Report("train", sys.stderr))
     loop._pick_micro_batch()
     batches = loop.passes.batches()
     steps = [next(batches) for _ in range(24)]

@@ -30,8 +30,8 @@ from lorajob.spec import JobSpec
 from lorajob.speech.clipstore import ClipStore
 from lorajob.speech.scoring import score
 from lorajob.whisper import ct2
-from lorajob.whisper.base_model import local_model
 from lorajob.whisper.features import LogMel, pad_windows
+from lorajob.whisper.identity import base_of
 from lorajob.whisper.model import merge
 from lorajob.whisper.tokens import Labels
 
@@ -64,7 +64,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     """
     store = ClipStore(job.stage_dir("preprocess") / "test")
     indices = range(min(len(store), spec.evaluate.max_clips or len(store)))
-    folder = local_model(spec.base_model)
+    folder = base_of(spec, job).folder
     labels = Labels(folder, find_language(spec.language).token)
     sample = spread(indices, spec.convert.check_clips)
     check = _Check(store, labels, indices, sample, spec)

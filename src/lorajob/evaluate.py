@@ -21,7 +21,7 @@ from lorajob.speech.clipstore import ClipStore
 from lorajob.speech.scoring import interval, score, utterance_rows
 from lorajob.storage import cache
 from lorajob.whisper import ct2
-from lorajob.whisper.base_model import local_model
+from lorajob.whisper.identity import base_of
 from lorajob.whisper.model import merge
 from lorajob.whisper.tokens import Labels
 
@@ -40,7 +40,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     """
     store = ClipStore(job.stage_dir("preprocess") / "test")
     indices = range(min(len(store), spec.evaluate.max_clips or len(store)))
-    folder = local_model(spec.base_model)
+    folder = base_of(spec, job).folder
     labels = Labels(folder, find_language(spec.language).token)
     with TemporaryDirectory(dir=out) as scratch:
         base_texts = _base_transcripts(folder, labels, store, indices, spec, report, Path(scratch))

@@ -78,10 +78,10 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     Raises CorpusError if the corpus cannot be read or has no usable clip to train or test on,
     ModelError if the base model's tokenizer is missing, StageStopped when asked to stop.
     """
-    from lorajob.whisper.base_model import local_model
+    from lorajob.whisper.identity import base_of
 
     language = find_language(spec.language)
-    labels = Labels(local_model(spec.base_model), language.token)
+    labels = Labels(base_of(spec, job).folder, language.token)
     pace = _Pace(report)
     source = local_copy(spec.corpus)
     # Read the setting now: a wrong value fails at once, not after hours.

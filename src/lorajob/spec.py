@@ -179,6 +179,9 @@ class JobSpec(BaseModel):
     """Common Voice release (tar.gz or folder) or manifest (TSV, CSV, JSONL)."""
     base_model: str = DEFAULT_BASE_MODEL
     """Hub id, folder of a Whisper in transformers or CTranslate2 format, or demo/whisper-base."""
+    base_revision: str | None = None
+    """Commit, tag or branch of a base model on the Hub. Null: its newest commit when the job is
+    submitted, or in the first stage if the Hub is unavailable then."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of all random choices."""
     preprocess: PreprocessConfig = PreprocessConfig()

@@ -34,6 +34,7 @@ from lorajob.job.jobdir import STAGES, JobDir
 from lorajob.job.report import EXIT_BROKEN, EXIT_FAILED, EXIT_STOPPED, Report
 from lorajob.job.results import StageResult
 from lorajob.spec import JobSpec
+from lorajob.whisper.identity import base_of
 
 
 def run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> StageResult:
@@ -48,13 +49,17 @@ def run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> StageRes
     if not job.spec_path.is_file():
         raise StageError(f"{job.root}: no spec.json here; is this the folder of a job?")
     spec = JobSpec.load(job.spec_path)
-    job.require(*STAGES[: STAGES.index(stage)])
+    earlier = STAGES[: STAGES.index(stage)]
+    job.require(*earlier)
+    inputs = {name: job.tree_hash(name) for name in earlier}
     module = importlib.import_module(f"lorajob.{stage}")
     out = job.new_attempt(stage, attempt)
     cost = Cost()
     try:
+        base = base_of(spec, job)
         result = module.run(spec, job, out, attempt, report)
-        written = StageResult.model_validate(result.model_dump(mode="json") | cost.so_far())
+        fields = result.model_dump(mode="json") | cost.so_far() | base.as_result()
+        written = StageResult.model_validate(fields | {"inputs": inputs})
         return job.commit(stage, out, written)
     # Every error is raised again, if need be as a LorajobError. The attempt's folder is removed:
     # files that outlast an attempt, such as checkpoints, lie elsewhere.

@@ -17,13 +17,14 @@ from lorajob.job.jobdir import JobDir
 from lorajob.job.report import Report
 from lorajob.job.results import TrainResult
 from lorajob.spec import JobSpec
-from lorajob.training.checkpoint import kept_batch_clips, save_adapter, take_over
+from lorajob.training.checkpoint import kept_batch_clips, name_base, save_adapter, take_over
 from lorajob.training.dataset import lay_out
 from lorajob.training.device import set_up_cuda, usual_clips
 from lorajob.training.history import History
 from lorajob.training.loop import prepare
 from lorajob.training.ranks import shared_by, wanted_processes
 from lorajob.training.shares import balance
+from lorajob.whisper.identity import base_of
 from lorajob.whisper.model import trainable_parameters
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     saving a checkpoint.
     """
     set_up_cuda()
+    base = base_of(spec, job)
     processes = wanted_processes(torch.cuda.device_count())
     clips = kept_batch_clips(job.checkpoints) or usual_clips(processes)
     course = lay_out(spec, job, clips)
@@ -51,7 +53,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     path.write_bytes((resume / path.name).read_bytes() if resume else b"")
     history = History(path)
     with shared_by(processes, job, clips, resume):
-        loop = prepare(spec, course, resume, report)
+        loop = prepare(spec, base.folder, course, resume, report)
         first = loop.run.step
         loop.history, loop.checkpoints = history, job.checkpoints / str(attempt)
         try:
@@ -60,6 +62,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         finally:
             history.close()
     save_adapter(loop.run.model, out / "adapter")
+    name_base(out / "adapter", spec, base)
     return TrainResult(
         steps=loop.total,
         epochs=spec.train.epochs,

@@ -123,6 +123,14 @@ class JobRecord(BaseModel):
         }
 
     @property
+    def base(self) -> tuple[str | None, str | None]:
+        """Hash and Hub commit of the base model that the first finished stage used."""
+        for stage in self.stages.values():
+            if stage.result is not None and stage.result.base_sha256 is not None:
+                return stage.result.base_sha256, stage.result.base_commit
+        return None, None
+
+    @property
     def location(self) -> Folder | Store:
         """The place of the job's files."""
         return open_location(self.folder)

@@ -91,6 +91,18 @@ class JobDir:
         except (ValueError, LookupError, TypeError):
             raise StageError(f"{path} is damaged; remove its folder to run it again") from None
 
+    def tree_hash(self, stage: str) -> str:
+        """A hash of the names, sizes and hashes of a finished stage's files.
+
+        Raises StageError if its manifest is missing or damaged.
+        """
+        path = self.stage_dir(stage) / MANIFEST
+        try:
+            files = json.loads(path.read_bytes())["files"]
+        except (OSError, ValueError, LookupError, TypeError):
+            raise StageError(f"{path} is missing or damaged") from None
+        return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
     def require(self, *stages: str) -> None:
         """Raise StageError unless all of `stages` are finished."""
         for stage in stages:

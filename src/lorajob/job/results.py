@@ -77,6 +77,10 @@ class StageResult(AsWritten):
     max_logprob_difference: float | None = None
     model: str | None = None
     warnings: list[str] = []
+    # Of every stage; None in results of older versions.
+    base_sha256: str | None = None  # identity of the base model (whisper/identity.py)
+    base_commit: str | None = None  # its commit on the Hub; None for a model from elsewhere
+    inputs: dict[str, str] | None = None  # earlier stage -> hash of the files that it committed
 
     def as_json(self) -> dict[str, Any]:
         """The result as JSON values."""

@@ -31,6 +31,8 @@ from torch.optim import Optimizer
 
 from lorajob.errors import AttemptSuperseded
 from lorajob.job.jobdir import MANIFEST, MARK, hash_files, sync_path, sync_tree, write_json
+from lorajob.spec import JobSpec
+from lorajob.whisper.identity import Base
 
 STEP = re.compile(r"step-(\d+)")
 
@@ -251,6 +253,20 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     """Write PEFT's two files. Its model card is removed, because it names local paths."""
     model.save_pretrained(str(folder), safe_serialization=True)
     (folder / "README.md").unlink(missing_ok=True)
+
+
+def name_base(folder: Path, spec: JobSpec, base: Base) -> None:
+    """Write to adapter_config.json which base model the adapter belongs to.
+
+    PEFT reads the name and the commit. The hash is among the names of classes that PEFT's
+    `save_pretrained` writes, because PEFT warns about unknown fields elsewhere.
+    """
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_bytes())
+    if base.commit is not None:
+        config |= {"base_model_name_or_path": spec.base_model, "revision": base.commit}
+    config["auto_mapping"] = (config.get("auto_mapping") or {}) | {"base_sha256": base.sha256}
+    write_json(path, config)
 
 
 def flatten_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str, JsonValue]]]:

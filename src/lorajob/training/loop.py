@@ -33,7 +33,7 @@ from lorajob.training.forecast import (
 from lorajob.training.history import History, Taken
 from lorajob.training.passes import Passes
 from lorajob.training.trainer import Run, start_run
-from lorajob.whisper.base_model import local_model
+from lorajob.whisper.identity import base_of
 from lorajob.whisper.tokens import Labels
 
 STEPS_TO_FORECAST = 40  # for a shorter training a dry run costs more than it helps
@@ -226,14 +226,18 @@ def run_rank(spec: JobSpec, job: JobDir, clips: int, resume: Path | None) -> Non
     The environment gives the process its number.
     """
     set_up_cuda()
-    loop = prepare(spec, lay_out(spec, job, clips), resume, Report("train"))
+    folder = base_of(spec, job).folder
+    loop = prepare(spec, folder, lay_out(spec, job, clips), resume, Report("train"))
     with suppress(StageStopped):
         loop.train(None)
 
 
-def prepare(spec: JobSpec, course: Course, resume: Path | None, report: Report) -> Loop:
-    """Load the model and return the loop, at its first step or at the checkpoint `resume`."""
-    folder = local_model(spec.base_model)
+def prepare(
+    spec: JobSpec, folder: Path, course: Course, resume: Path | None, report: Report
+) -> Loop:
+    """Load the base model in `folder` and return the loop, at its first step or at the checkpoint
+    `resume`.
+    """
     labels = Labels(folder, find_language(spec.language).token)
     if course.config.threads:
         torch.set_num_threads(course.config.threads)

@@ -1,0 +1,92 @@
+"""A base model on the Hub is pinned to a commit when its job is submitted."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from redis import Redis
+
+from lorajob.errors import UsageError
+from lorajob.spec import build_spec
+from lorajob.storage import hub
+from lorajob.storage.hub import hub_commit
+from lorajob.tasks import jobs as jobs_module
+from lorajob.tasks.jobs import Jobs
+from lorajob.worker.settings import Settings
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def jobs(
+    redis: Redis, redis_server: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Jobs:
+    found = Jobs(redis_server.model_copy(update={"artifacts": tmp_path / "jobs"}))
+    monkeypatch.setattr(found, "_send", lambda record: None)
+    return found
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, ask: Callable[..., Any]) -> None:
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", ask)
+
+
+def refusal(kind: type[Exception]) -> Callable[..., Any]:
+    def ask(*_: object, **__: object) -> None:
+        response = SimpleNamespace(headers={}, request=None, status_code=404)
+        raise kind("404", response=response)  # type: ignore[call-arg]
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [(RepositoryNotFoundError, "no model 'x/y'"), (GatedRepoError, "is gated.*HF_TOKEN")],
+)
+def test_what_the_hub_refuses_is_one_line_of_submit(
+    kind: type[Exception], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(monkeypatch, refusal(kind))
+    with pytest.raises(UsageError, match=said):
+        hub_commit("x/y")
+
+
+def test_a_hub_that_does_not_answer_leaves_the_commit_to_the_first_stage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    answer(monkeypatch, broken)
+    assert hub_commit("x/y") is None
+    monkeypatch.setattr(hub, "ASKING_SECONDS", -0.9)
+    answer(monkeypatch, lambda *_, **__: time.sleep(5))
+    began = time.monotonic()
+    assert hub_commit("x/y") is None
+    assert time.monotonic() - began < 4
+
+
+def test_the_commit_is_in_the_spec(
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def fake(name: str, revision: str | None) -> str:
+        asked.append((name, revision))
+        return COMMIT
+
+    monkeypatch.setattr(jobs_module, "hub_commit", fake)
+    manifest = tmp_path / "m.tsv"
+    manifest.write_text("audio\ttext\na.wav\tone\nb.wav\ttwo\n")
+    (tmp_path / "a.wav").touch()
+    (tmp_path / "b.wav").touch()
+    spec = build_spec({"language": "en", "corpus": str(manifest), "base_model": "x/y"})
+    for _ in range(2):
+        job_id = jobs.submit(spec)
+    written = json.loads((jobs.settings.jobs / job_id / "spec.json").read_bytes())
+    assert written["base_revision"] == COMMIT
+    assert asked == [("x/y", None)]
