@@ -17,6 +17,7 @@ from tests.support.layouts import (
     THREE,
     TWO,
     Heard,
+    dataset,
     fleurs,
     fleurs_of_the_hub,
     kaldi,
@@ -185,6 +186,37 @@ def test_unassigned_spontaneous_speech_is_all_for_training(tmp_path):
     text = table.read_text("utf-8").replace("\ttrain\t", "\t\t").replace("\ttest\t", "\t\t")
     table.write_text(text, "utf-8")
     assert open_corpus(tmp_path, "hi").splits == {"train": 3}
+
+
+def test_a_saved_data_set_may_name_its_files(tmp_path):
+    import datasets
+
+    put(tmp_path / "1.wav", sound(1))
+    made = datasets.Dataset.from_dict({"audio": [str(tmp_path / "1.wav")], "text": [ONE]})
+    made = made.cast_column("audio", datasets.Audio(decode=False))
+    made.save_to_disk(tmp_path / "speech")
+    assert heard(tmp_path / "speech") == [Heard(1, ONE, "", "train")]
+
+
+def test_columns_of_parquet_are_mapped_or_named(tmp_path):
+    made = dataset([1], [ONE]).rename_columns({"audio": "sound", "transcription": "said"})
+    path = tmp_path / "speech.parquet"
+    made.to_parquet(path)
+    with pytest.raises(CorpusError, match=r"no column text or .*sound, said.*--map text=NAME"):
+        check_corpus(path, "hi")
+    assert heard(path, {"text": "said"}) == [Heard(1, ONE, "1", "train")]
+    path.write_bytes(path.read_bytes()[:-100])
+    for look in (check_corpus, open_corpus):
+        with pytest.raises(CorpusError, match="is not a whole Parquet file") as caught:
+            look(path, "hi")
+        assert "\n" not in str(caught.value)
+
+
+def test_configurations_of_other_languages_are_left_out(tmp_path):
+    for locale, number in (("hi_in", 1), ("ta_in", 2)):
+        (tmp_path / locale / "train").mkdir(parents=True)
+        dataset([number], [ONE]).to_parquet(tmp_path / locale / "train" / "0000.parquet")
+    assert heard(tmp_path) == [Heard(1, ONE, "1", "train")]
 
 
 def test_names_of_the_mozilla_data_collective_are_found(tmp_path):

@@ -8,11 +8,14 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from tests.support.speech import sound_bytes, tone
+
+if TYPE_CHECKING:
+    import datasets
 
 ONE, TWO, THREE = "हमने देखा", 'उसने कहा "चलो", फिर', "नहीं"
 
@@ -341,7 +344,54 @@ def beside_elan(root: Path) -> list[Heard]:
     return [Heard(1, ONE, "Anita", "train"), Heard(2, TWO, "Anita", "train")]
 
 
+def audio_rows(numbers: list[int], texts: list[str]) -> dict[str, list[object]]:
+    """Columns of a data set whose rows hold the bytes of their audio."""
+    audio = [{"bytes": sound(number), "path": f"{number}.wav"} for number in numbers]
+    return {"audio": audio, "transcription": [*texts], "speaker_id": [*numbers]}
+
+
+def dataset(numbers: list[int], texts: list[str]) -> "datasets.Dataset":
+    import datasets
+
+    features = datasets.Features(
+        {
+            "audio": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")},
+            "transcription": datasets.Value("string"),
+            "speaker_id": datasets.Value("int64"),
+        }
+    )
+    # Rows are no Audio yet, because `datasets` encodes audio by a package of its own.
+    made = datasets.Dataset.from_dict(audio_rows(numbers, texts), features=features)
+    return made.cast_column("audio", datasets.Audio(decode=False))
+
+
+def saved_to_disk(root: Path) -> list[Heard]:
+    import datasets
+
+    splits = {"train": dataset([1, 2], [ONE, TWO]), "validation": dataset([3], [THREE])}
+    datasets.DatasetDict(splits).save_to_disk(root / "speech", num_proc=1)
+    return [Heard(1, ONE, "1", "train"), Heard(2, TWO, "2", "train"), Heard(3, THREE, "3", "dev")]
+
+
+def saved_dataset(root: Path) -> list[Heard]:
+    dataset([1, 2, 3], [ONE, TWO, THREE]).select([2, 0]).save_to_disk(root / "speech")
+    return [Heard(1, ONE, "1", "train"), Heard(3, THREE, "3", "train")]
+
+
+def parquet_shards(root: Path) -> list[Heard]:
+    data = root / "data"
+    data.mkdir()
+    for shard, (number, text) in enumerate([(1, ONE), (2, TWO)]):
+        name = f"train-{shard:05d}-of-00002.parquet"
+        dataset([number], [text]).to_parquet(data / name)
+    dataset([3], [THREE]).to_parquet(data / "test-00000-of-00001.parquet")
+    return [Heard(1, ONE, "1", "train"), Heard(2, TWO, "2", "train"), Heard(3, THREE, "3", "test")]
+
+
 LAYOUTS = {
+    "save_to_disk": Layout(saved_to_disk, "save_to_disk of datasets"),
+    "save_to_disk of one": Layout(saved_dataset, "save_to_disk of datasets"),
+    "parquet": Layout(parquet_shards, "Parquet"),
     "ljspeech": Layout(ljspeech, "LJSpeech"),
     "fleurs": Layout(fleurs, "FLEURS"),
     "librispeech": Layout(librispeech, "LibriSpeech or MLS"),

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import IO
 
 from lorajob.corpora.archive import ARCHIVES, MAX_RECORDING_BYTES
-from lorajob.corpora.clip import SPLIT_NAMES, SPLITS, AudioSource, Tick
+from lorajob.corpora.clip import SPLIT_NAMES, SPLITS, AudioSource, Entry, Tick
 from lorajob.corpora.trees import FolderTree, Tree, join, open_tree
 
 
@@ -63,6 +63,16 @@ class Place:
     def open(self, name: str) -> IO[bytes]:
         """A table. Raises CorpusError if it is missing."""
         return self.tree.open(self._inner(name))
+
+    def local(self, name: str) -> Path | None:
+        """The path of a file on this disk; None in an archive."""
+        found = self.tree.path / self._inner(name)
+        return found if isinstance(self.tree, FolderTree) else None
+
+    def stamp(self, name: str) -> str:
+        """Changes with a file's content: its size and times of change."""
+        entry = Entry("", name, "", "", "")
+        return self.tree.audio(self.root).stamp(entry)
 
     def audio(self, folder: str = "", max_bytes: int = MAX_RECORDING_BYTES) -> AudioSource:
         """The source of audio whose names are relative to `folder`."""

@@ -18,6 +18,8 @@ from lorajob.corpora import (
     manifest,
     nemo,
     packed,
+    parquet,
+    saved_dataset,
     spontaneous,
     whisper_finetune,
 )
@@ -58,6 +60,7 @@ class Reader(Protocol):
 # The first that knows a layout reads it: a more special reader comes before a more general one.
 BUILT_IN: tuple[Reader, ...] = (
     packed,
+    saved_dataset,
     spontaneous,
     fleurs,
     common_voice,
@@ -66,6 +69,7 @@ BUILT_IN: tuple[Reader, ...] = (
     whisper_finetune,
     nemo,
     manifest,
+    parquet,
     librispeech,
     beside,
 )
