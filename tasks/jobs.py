@@ -16,7 +16,7 @@ from redis import Redis
 from lorajob.corpora import check_corpus, check_remote
 from lorajob.demo.packaged import PACKAGED_NAME
 from lorajob.errors import JobNotFoundError, LorajobError, ServiceError, UsageError
-from lorajob.gpu_memory import training_gb
+from lorajob.gpu_memory import job_gb
 from lorajob.job.jobdir import JOB_ID
 from lorajob.spec import JobSpec
 from lorajob.storage.hub import hub_commit
@@ -262,7 +262,7 @@ def _check_id(job_id: str) -> None:
 
 
 def _memory_class(spec: JobSpec) -> int | None:
-    needed = training_gb(spec)
+    needed = job_gb(spec)
     try:
         return memory_class(needed)
     except ValueError as error:

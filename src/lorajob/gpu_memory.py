@@ -1,4 +1,4 @@
-"""Estimate the least GPU memory that a training needs, before anything is loaded.
+"""Estimate the least GPU memory that a job needs, before anything is loaded.
 
 The estimate only decides which workers a job waits for. How many windows fit into a pass is
 measured on the GPU (training/forecast.py). The weights are counted. The memory of CUDA and of a
@@ -16,6 +16,7 @@ from lorajob.spec import JobSpec, TrainConfig
 
 GB = 1e9
 CUDA_GB = 1.5  # the driver's context and kernels
+DECODED_WINDOWS = 4  # in a batch; with fewer a GPU decodes slowly. Evaluation halves larger ones
 USEFUL_WINDOWS = 2  # in a pass; with fewer the GPU is idle between its operations
 WEIGHT_BYTES = {"8bit": 1.1, "auto": 1.1, "4bit": 0.6, "none": 2.0}  # for each parameter
 ADAPTER_BYTES = 16  # for each trained parameter: itself, its gradient and two moments
@@ -31,16 +32,31 @@ class Size:
     parameters: float
     width: int
     layers: int
+    decoder_layers: int
 
 
 SIZES = {
-    "tiny": Size(39e6, 384, 8),
-    "base": Size(74e6, 512, 12),
-    "small": Size(244e6, 768, 24),
-    "medium": Size(769e6, 1024, 48),
-    "turbo": Size(809e6, 1280, 36),
-    "large": Size(1550e6, 1280, 64),
+    "tiny": Size(39e6, 384, 8, 4),
+    "base": Size(74e6, 512, 12, 6),
+    "small": Size(244e6, 768, 24, 12),
+    "medium": Size(769e6, 1024, 48, 24),
+    "turbo": Size(809e6, 1280, 36, 4),
+    "large": Size(1550e6, 1280, 64, 32),
 }
+
+
+def job_gb(spec: JobSpec) -> float:
+    """GPU memory, in GB, that training and evaluation need; 0 if the size is unknown.
+
+    Evaluation keeps 16-bit weights, and keys and values of each window for each decoder layer. It
+    uses float32 where that fits.
+    """
+    size = _size(spec.base_model)
+    if size is None:
+        return 0.0
+    keys = DECODED_WINDOWS * 2 * size.decoder_layers * POSITIONS * size.width
+    evaluation = (2 * size.parameters + 2 * keys) / GB + CUDA_GB
+    return max(training_gb(spec), evaluation)
 
 
 def training_gb(spec: JobSpec) -> float:

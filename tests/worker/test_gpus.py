@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lorajob.errors import UsageError
-from lorajob.gpu_memory import training_gb
+from lorajob.gpu_memory import job_gb, training_gb
 from lorajob.spec import build_spec
 from lorajob.worker.connect import connect
 from lorajob.worker.heartbeats import living
@@ -265,3 +265,14 @@ def test_a_converted_models_size_is_told_by_its_folders_name(tmp_path):
     spec = build_spec({"language": "hi", "corpus": "a", "base_model": str(folder)})
     named = spec.model_copy(update={"base_model": "openai/whisper-large-v3"})
     assert training_gb(spec) == training_gb(named) > 0
+
+
+def test_the_memory_of_a_job_covers_its_evaluation() -> None:
+    """large-v3 in 4 bit trains in less memory than its 16-bit weights take in evaluation."""
+    given = {"language": "hi", "corpus": "a", "base_model": "openai/whisper-large-v3"}
+    spec = build_spec(given, sets=("train.quantization=4bit", "train.gradient_checkpointing=true"))
+    weights, keys = 3.1, 4 * 2 * 32 * 1500 * 1280 * 2 / 1e9
+    assert training_gb(spec) < weights + keys + 1.5
+    assert job_gb(spec) == pytest.approx(weights + keys + 1.5)
+    wide = build_spec(given, sets=("train.quantization=none",))
+    assert job_gb(wide) == training_gb(wide) > 8
