@@ -1,6 +1,7 @@
 """Corpora behind a url. Each machine downloads them once, into LORAJOB_HOME/corpora.
 
     CORPORA/KEY/NAME          the archive; KEY is a hash of the url
+    CORPORA/KEY/data/         the files of a data set of a catalogue, such as the Hub
     CORPORA/KEY/entry.json    its url, its size, and its version according to the server
     CORPORA/KEY.lock          lock held by the process that downloads it
     CORPORA/KEY.use           lock held by the processes that read it
@@ -18,10 +19,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from lorajob.corpora import hub
 from lorajob.corpora.archive import ARCHIVES
+from lorajob.corpora.place import is_archive
 from lorajob.errors import UsageError
 from lorajob.job.jobdir import write_json
 from lorajob.storage import places
@@ -37,7 +40,7 @@ from lorajob.storage.store import (
 )
 from lorajob.storage.urls import local_path, public
 
-ENTRY = "entry.json"
+ENTRY, DATA = "entry.json", "data"
 VERSION_FIELDS = (
     "ETag",
     "etag",
@@ -67,7 +70,11 @@ class Remote:
 
     @property
     def path(self) -> Path:
-        return self.folder / self.name
+        if catalogue(self.url) is None:
+            return self.folder / self.name
+        data = self.folder / DATA
+        names = list(data.iterdir()) if data.is_dir() else []
+        return names[0] if len(names) == 1 and is_archive(names[0]) else data
 
     def lock(self, kind: str) -> Path:
         """The file of a lock. It stays when the folder is removed."""
@@ -77,10 +84,34 @@ class Remote:
         """The entry of a complete copy on this machine; None without one."""
         try:
             entry: dict[str, Any] = json.loads((self.folder / ENTRY).read_bytes())
-            whole = self.path.stat().st_size == entry["bytes"]
+            whole = _bytes_of(self.path) == entry["bytes"]
         except (OSError, ValueError, LookupError, TypeError):
             return None
         return entry if whole else None
+
+
+class Catalogue(Protocol):
+    """Fetches data sets by name. A module may be a catalogue."""
+
+    def check(self, url: str) -> None:
+        """Raise UsageError if there is no such data set, StoreError without the server."""
+        ...
+
+    def version(self, url: str) -> str:
+        """The data set's version according to the server."""
+        ...
+
+    def download(self, url: str, folder: Path, check: Check) -> None:
+        """Fetch the data set into an empty folder."""
+        ...
+
+
+def catalogue(url: str) -> Catalogue | None:
+    """The catalogue that a url names; None for a plain url."""
+    return next((found for prefix, found in _CATALOGUES.items() if url.startswith(prefix)), None)
+
+
+_CATALOGUES: dict[str, Catalogue] = {hub.SCHEME: hub}
 
 
 def check_remote(url: str) -> None:
@@ -88,6 +119,9 @@ def check_remote(url: str) -> None:
 
     Raises UsageError if there is no archive, StoreError if the server is unavailable.
     """
+    if (named := catalogue(url)) is not None:
+        named.check(url)
+        return
     # Comes first, because it refuses malformed urls.
     store = Store(url)
     if not Remote(url).name.lower().endswith(ARCHIVES):
@@ -117,6 +151,8 @@ def fetch(url: str, check: Check = unhurried) -> Path:
     when no process reads it any more. Raises UsageError if there is no such corpus, StoreError if
     the server is unavailable.
     """
+    if (named := catalogue(url)) is not None:
+        return _fetch_named(Remote(url), named, check)
     check_remote(url)
     remote, store = Remote(url), Store(url)
     with locked(remote.lock("lock"), fcntl.LOCK_EX, check):
@@ -145,6 +181,34 @@ def fetch(url: str, check: Check = unhurried) -> Path:
             write_json(remote.folder / ENTRY, wanted | {"bytes": size})
         log.info("corpus: %s is here, %d MB", public(url), size // 1_000_000)
         return remote.path
+
+
+def _fetch_named(remote: Remote, source: Catalogue, check: Check) -> Path:
+    with locked(remote.lock("lock"), fcntl.LOCK_EX, check):
+        version = source.version(remote.url)
+        entry = remote.entry()
+        if entry is not None and entry.get("version") == version:
+            os.utime(remote.folder)
+            return remote.path
+        make_room(places.corpora_bytes())
+        new = remote.folder / f".{DATA}"
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        source.download(remote.url, new, check)
+        size = _bytes_of(new)
+        with locked(remote.lock("use"), fcntl.LOCK_EX, check):
+            shutil.rmtree(remote.folder / DATA, ignore_errors=True)
+            new.rename(remote.folder / DATA)
+            entry = {"url": remote.url, "version": version, "bytes": size}
+            write_json(remote.folder / ENTRY, entry)
+        log.info("corpus: %s is here, %d MB", remote.url, size // 1_000_000)
+        return remote.path
+
+
+def _bytes_of(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(it.stat().st_size for it in path.rglob("*") if it.is_file())
 
 
 @contextmanager

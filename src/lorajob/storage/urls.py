@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+# Prefixes of data sets that a library fetches by name. They hold no secrets.
+CATALOGUES = ("hf:", "mdc:")
 _SCHEME = r"[A-Za-z][\w+.-]*://"
 # Separates the links of a chained url, such as zip://a::https://host/b?key=1.
 _CHAIN = re.compile(f"::(?={_SCHEME})")
@@ -21,8 +23,8 @@ _URL = re.compile(
 
 
 def is_url(text: object) -> bool:
-    """Whether `text` is a url and not a path."""
-    return isinstance(text, str) and "://" in text
+    """Whether `text` is a url, or names a data set of a catalogue, and is not a path."""
+    return isinstance(text, str) and ("://" in text or text.startswith(CATALOGUES))
 
 
 def local_path(text: str) -> Path | None:
@@ -37,7 +39,7 @@ def has_login(url: str) -> bool:
 
 def public(url: str) -> str:
     """A url without login and query, for people, logs and webhooks. Other text stays as it is."""
-    if not is_url(url):
+    if not is_url(url) or url.startswith(CATALOGUES):
         return url
     links = (_LOGIN.sub("://***@", link) for link in _CHAIN.split(url))
     return "::".join(_QUERY.sub("?***", link) for link in links)
