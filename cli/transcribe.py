@@ -26,6 +26,7 @@ def transcribe(job: str, audio: tuple[Path, ...], as_json: bool) -> None:
     Prints the text. With several files each line starts with the path of the file. A file of less
     than 30 s is not padded to 30 s if the model was trained on windows without padding.
     """
+    from lorajob.job.chain import chain_faults
     from lorajob.languages import find_language
     from lorajob.spec import JobSpec
     from lorajob.transcribe import transcribe as run
@@ -34,6 +35,8 @@ def transcribe(job: str, audio: tuple[Path, ...], as_json: bool) -> None:
         result = folder.result("convert")
         if result is None or result.model is None:
             raise StageError(f"{job}: has no model yet; `lorajob status {job}` shows its progress")
+        if fault := next(chain_faults(folder), None):
+            raise StageError(f"{job}: {fault}; `lorajob verify {job}` names all faults")
         spec = JobSpec.load(folder.spec_path)
         language, model = find_language(spec.language).token, folder.root / result.model
         for path, text in run(model, list(audio), language, spec.decodes_cut):

@@ -169,6 +169,15 @@ def test_a_stage_run_again_by_hand_is_a_no_op(chain: Chain) -> None:
     assert manifest.stat().st_mtime_ns == stamp
 
 
+def test_the_whole_chain_verifies(chain: Chain) -> None:
+    told = run("verify", chain.job_id, "--json", env=chain.env)
+    found = json.loads(told.stdout)
+    assert (told.returncode, found["ok"], found["faults"]) == (0, True, [])
+    assert list(found["stages"]) == ["preprocess", "train", "evaluate", "convert"]
+    assert found["base"]["here"] == "same"
+    assert found["base"]["sha256"] == chain.status["base_sha256"]
+
+
 def test_no_password_is_in_the_records_or_the_logs(chain: Chain) -> None:
     secrets = json.loads((chain.home / "up.json").read_text())
     words = {secrets["flower_password"], secrets["redis_url"].split(":")[2].split("@")[0]}

@@ -25,19 +25,19 @@ HUB_FILES = ["*.json", "*.safetensors", "*.txt"]
 log = logging.getLogger(__name__)
 
 
-def local_model(base_model: str, revision: str | None = None) -> Path:
+def local_model(base_model: str, revision: str | None = None, download: bool = True) -> Path:
     """The local transformers folder of `base_model`.
 
     `base_model` is `demo/whisper-base`, a transformers folder, a CTranslate2 folder, or a Hub id.
     A conversion is made once and kept in `LORAJOB_HOME/models`. Only safetensors weights are
     accepted, and a model's code is never run. `revision` is a commit, tag or branch of a repository
-    on the Hub. Raises ModelError.
+    on the Hub. Without `download` only what this machine has is found. Raises ModelError.
     """
     if base_model == PACKAGED_NAME:
         return _made_once(f"whisper-base-{SHA256[:12]}", _make_packaged)
     folder = Path(base_model).expanduser()
     if not folder.is_dir():
-        return _from_hub(base_model, revision)
+        return _from_hub(base_model, revision, download)
     if (folder / "model.bin").is_file() and not (folder / "model.safetensors").is_file():
         digest = hash_file(folder / "model.bin")
         return _made_once(f"ct2-{digest[:12]}", lambda target: import_ctranslate2(folder, target))
@@ -55,12 +55,15 @@ def _checked(folder: Path) -> Path:
     return folder
 
 
-def _from_hub(name: str, revision: str | None) -> Path:
+def _from_hub(name: str, revision: str | None, download: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return _checked(Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES)))
+        found = snapshot_download(
+            name, revision=revision, allow_patterns=HUB_FILES, local_files_only=not download
+        )
+        return _checked(Path(found))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(
