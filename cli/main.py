@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 
@@ -39,8 +40,43 @@ COMMANDS = {
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
+# Stand for a hyphen and a space at which no line may break, while click wraps a text.
+KEPT_HYPHEN, KEPT_SPACE = "\u2011", "\u00a0"
+KEPT = str.maketrans("- ", KEPT_HYPHEN + KEPT_SPACE)
+WRITTEN = str.maketrans(KEPT_HYPHEN + KEPT_SPACE, "- ")
+
+
+class HelpFormatter(click.HelpFormatter):
+    """Breaks lines at spaces only, so that urls, values and `commands` stay whole."""
+
+    def write_text(self, text: str) -> None:
+        super().write_text(_unbreakable(text))
+
+    def write_dl(
+        self, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2
+    ) -> None:
+        whole = [(term, _unbreakable(text)) for term, text in rows]
+        super().write_dl(whole, col_max, col_spacing)
+
+    def write(self, string: str) -> None:
+        super().write(string.translate(WRITTEN))
+
+
+def _unbreakable(text: str) -> str:
+    code = re.sub("`[^`\\n]+`", lambda found: found[0].translate(KEPT), text)
+    return code.replace("-", KEPT_HYPHEN)
+
+
+class HelpContext(click.Context):
+    """The context of the group and of every command."""
+
+    formatter_class = HelpFormatter
+
+
 class LazyGroup(click.Group):
     """A group that imports a command only when it is called."""
+
+    context_class = HelpContext
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -50,6 +86,7 @@ class LazyGroup(click.Group):
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
+        command.context_class = HelpContext
         return command
 
     def resolve_command(

@@ -1,13 +1,11 @@
 """How `submit` and `batch` make a JobSpec: common options, YAML file, --set and checks.
 
-The list of settings in `lorajob submit --help` comes from the schema of JobSpec.
+The list of settings in `lorajob submit --help` is made from JobSpec by docs/make_settings.py.
 """
 
 import errno
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,89 +38,17 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 SHOWN_LETTERS = 80  # of a malformed path in an error message
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One setting that `--set` can change."""
-
-    name: str
-    default: str
-    allowed: str
-    description: str
-
-
-def settings() -> Iterator[Setting]:
-    """The seed, then all settings of preprocess, train, evaluate and convert, in order."""
-    from lorajob.spec import JobSpec
-
-    schema = JobSpec.model_json_schema()
-    yield _setting("seed", schema["properties"]["seed"])
-    for name, field in schema["properties"].items():
-        if "$ref" not in field:
-            continue  # language, corpus and base_model have their own options
-        config = schema["$defs"][field["$ref"].rpartition("/")[2]]
-        for inner, inner_field in config["properties"].items():
-            yield _setting(f"{name}.{inner}", inner_field)
-
-
 def write_settings(formatter: click.HelpFormatter) -> None:
-    """Append the settings and the presets to a command's help."""
-    from lorajob.spec import PRESETS
+    """Append the settings and the presets to a command's help.
 
+    `docs/make_settings.py` writes them to settings.json. Making them here would load pydantic and
+    build its models, which takes more time than the rest of `--help`.
+    """
+    texts = json.loads(Path(__file__).with_name("settings.json").read_bytes())
     with formatter.section("Settings of --set, with their defaults"):
-        formatter.write_dl(
-            [
-                (f"{each.name}={each.default}", f"{each.description} [{each.allowed}]")
-                for each in settings()
-            ],
-            col_max=34,
-        )
+        formatter.write_dl(list(texts["settings"].items()), col_max=34)
     with formatter.section("Presets"):
-        formatter.write_dl([(name, _differences(values)) for name, values in PRESETS.items()])
-
-
-def _setting(name: str, field: dict[str, Any]) -> Setting:
-    return Setting(
-        name=name,
-        default=_written(field.get("default")),
-        allowed=_allowed(field),
-        description=field.get("description", ""),
-    )
-
-
-def _written(value: object) -> str:
-    """A value as `--set` takes it: YAML in one line, without unneeded quotes."""
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(str, value))}]"
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _allowed(field: dict[str, Any]) -> str:
-    """The values that a JSON schema allows, in words: `whole number >= 0`, `a or b`."""
-    if "anyOf" in field:
-        return " or ".join(_allowed(each) for each in field["anyOf"])
-    if "enum" in field:
-        return ", ".join(map(str, field["enum"]))
-    if field["type"] == "array":
-        return f"list of {_allowed(field['items'])}"
-    names = {
-        "integer": "whole number",
-        "number": "number",
-        "boolean": "true, false",
-        "string": "text",
-    }
-    signs = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
-    bounds = [f"{sign} {field[key]}" for key, sign in signs.items() if key in field]
-    return " ".join([names.get(field["type"], field["type"]), " and ".join(bounds)]).strip()
-
-
-def _differences(values: dict[str, Any]) -> str:
-    """The settings that a preset changes, in the form of `--set`."""
-    lines = [
-        f"{name}.{inner}={_written(value)}"
-        for name, config in values.items()
-        for inner, value in config.items()
-    ]
-    return " ".join(lines) or "the defaults above"
+        formatter.write_dl(list(texts["presets"].items()))
 
 
 def refuse_one_language(sets: tuple[str, ...]) -> None:

@@ -1,19 +1,21 @@
-"""Write docs/settings.md from JobSpec and Settings; `--check` only compares and exits with 1.
+"""Write docs/settings.md and cli/settings.json, the list in `lorajob submit --help`.
 
-`make docs` runs it. The descriptions are the text under each field, in src/lorajob/spec.py and in
-worker/settings.py.
+`make docs` runs it; `--check` only compares and exits with 1. The descriptions are the text under
+each field of JobSpec in src/lorajob/spec.py and of Settings in worker/settings.py.
 """
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from lorajob.cli.spec_options import settings as job_settings
 from lorajob.spec import PRESETS, JobSpec
 from lorajob.worker.settings import Settings
 
 PAGE = Path(__file__).with_name("settings.md")
+HELP = Path(__file__).parents[1] / "cli" / "settings.json"
 STAGES = {
     "preprocess": "Which clips are used and how their audio is kept.",
     "train": "The training of the adapter.",
@@ -58,6 +60,16 @@ train:
 """
 
 
+@dataclass(frozen=True)
+class Setting:
+    """One setting that `--set` can change."""
+
+    name: str
+    default: str
+    allowed: str
+    description: str
+
+
 def page() -> str:
     """The whole page, as Markdown."""
     parts = [HEAD, "## Presets\n", table(("preset", "changes"), _presets()), "## Job\n"]
@@ -74,6 +86,69 @@ def page() -> str:
     return "\n".join(parts)
 
 
+def help_texts() -> str:
+    """The settings and presets of `lorajob submit --help`, as JSON: term -> text."""
+    settings = {
+        f"{each.name}={each.default}": f"{each.description} [{each.allowed}]"
+        for each in job_settings()
+    }
+    presets = {name: " ".join(_changes(name)) or "the defaults above" for name in PRESETS}
+    texts = {"settings": settings, "presets": presets}
+    return json.dumps(texts, indent=1, ensure_ascii=False) + "\n"
+
+
+def job_settings() -> Iterator[Setting]:
+    """The seed, then all settings of preprocess, train, evaluate and convert, in order."""
+    schema = JobSpec.model_json_schema()
+    yield _setting("seed", schema["properties"]["seed"])
+    for name, field in schema["properties"].items():
+        if "$ref" not in field:
+            continue  # language, corpus and base_model have their own options
+        config = schema["$defs"][field["$ref"].rpartition("/")[2]]
+        for inner, inner_field in config["properties"].items():
+            yield _setting(f"{name}.{inner}", inner_field)
+
+
+def _setting(name: str, field: dict[str, Any]) -> Setting:
+    description = " ".join(field.get("description", "").split())
+    return Setting(name, _value(field.get("default")), _allowed(field), description)
+
+
+def _value(value: object) -> str:
+    """A value as `--set` takes it: YAML in one line, without unneeded quotes."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(str, value))}]"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _allowed(field: dict[str, Any]) -> str:
+    """The values that a JSON schema allows, in words: `whole number >= 0`, `a or b`."""
+    if "anyOf" in field:
+        return " or ".join(_allowed(each) for each in field["anyOf"])
+    if "enum" in field:
+        return ", ".join(map(str, field["enum"]))
+    if field["type"] == "array":
+        return f"list of {_allowed(field['items'])}"
+    names = {
+        "integer": "whole number",
+        "number": "number",
+        "boolean": "true, false",
+        "string": "text",
+    }
+    signs = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
+    bounds = [f"{sign} {field[key]}" for key, sign in signs.items() if key in field]
+    return " ".join([names.get(field["type"], field["type"]), " and ".join(bounds)]).strip()
+
+
+def _changes(preset: str) -> list[str]:
+    """The settings that a preset changes, in the form of `--set`."""
+    return [
+        f"{stage}.{field}={_value(value)}"
+        for stage, fields in PRESETS[preset].items()
+        for field, value in fields.items()
+    ]
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
@@ -85,15 +160,10 @@ def _cell(text: str) -> str:
 
 
 def _presets() -> list[tuple[str, str]]:
-    rows = []
-    for name, values in PRESETS.items():
-        changes = [
-            f"`{stage}.{field}={json.dumps(value)}`"
-            for stage, fields in values.items()
-            for field, value in fields.items()
-        ]
-        rows.append((f"`{name}`", ", ".join(changes) or "nothing"))
-    return rows
+    return [
+        (f"`{name}`", ", ".join(f"`{change}`" for change in _changes(name)) or "nothing")
+        for name in PRESETS
+    ]
 
 
 def _job_fields() -> list[tuple[str, str, str]]:
@@ -129,12 +199,11 @@ def _written(value: object) -> str:
 
 
 def main() -> None:
-    text = page()
-    if "--check" in sys.argv[1:]:
-        if PAGE.read_text("utf-8") != text:
-            sys.exit(f"docs/{PAGE.name} is out of date: run `make docs` and commit it")
-        return
-    PAGE.write_text(text, "utf-8")
+    for path, text in ((PAGE, page()), (HELP, help_texts())):
+        if "--check" not in sys.argv[1:]:
+            path.write_text(text, "utf-8")
+        elif not path.is_file() or path.read_text("utf-8") != text:
+            sys.exit(f"{path.name} is out of date: run `make docs` and commit it")
 
 
 if __name__ == "__main__":

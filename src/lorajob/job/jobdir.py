@@ -16,9 +16,12 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lorajob.errors import AttemptSuperseded, StageError
-from lorajob.job.results import StageResult
+
+if TYPE_CHECKING:
+    from lorajob.job.results import StageResult
 
 STAGES = ("preprocess", "train", "evaluate", "convert")
 JOB_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -78,11 +81,14 @@ class JobDir:
         numbers = [path.name.rpartition("-")[2] for path in folders]
         return max((int(number) for number in numbers if number.isdigit()), default=0)
 
-    def result(self, stage: str) -> StageResult | None:
+    def result(self, stage: str) -> "StageResult | None":
         """The result of a finished stage; None if it is not finished.
 
         Raises StageError if its manifest is damaged.
         """
+        # Here, so that `--help`, which needs the names above, does not load pydantic.
+        from lorajob.job.results import StageResult
+
         path = self.stage_dir(stage) / MANIFEST
         try:
             return StageResult.model_validate(json.loads(path.read_bytes())["result"])
@@ -109,7 +115,7 @@ class JobDir:
             if self.result(stage) is None:
                 raise StageError(f"{self.root}: stage {stage} has not finished; run it first")
 
-    def commit(self, stage: str, attempt_dir: Path, result: StageResult) -> StageResult:
+    def commit(self, stage: str, attempt_dir: Path, result: "StageResult") -> "StageResult":
         """Commit an attempt's folder as the stage's: manifest, fsync, one rename.
 
         Returns the committed result. The first commit wins: a later one is discarded, and the first
