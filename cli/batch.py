@@ -43,16 +43,19 @@ FILE is YAML with two keys:
 
 \b
 Standard output: only the batch's id. `status`, `watch`, `cancel` and `retry`
-take it. If the same file is submitted again, the command prints the same id
-and queues nothing twice. This does not depend on the user, on the priority or
-on the contents of LORAJOB_CORPORA.
-A language whose corpus is missing is rejected; the others are queued. Submit
-the file again when the corpus is there: then that language is queued.
+take it. If the same settings are submitted again, by any user and with any
+priority, the command prints the same id and queues nothing twice.
+A language whose corpus is missing is rejected; the others are queued. When
+the corpus is there, submit the file again: only that language is then queued.
 Exit code: 0 queued (with --wait: all succeeded), 1 failed, 2 wrong usage."""
 )
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
-    "--set", "sets", multiple=True, metavar="NAME=VALUE", help="As for submit; applies to all."
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="As for `lorajob submit`; for all languages.",
 )
 @PRIORITY
 @ANEW
@@ -68,9 +71,8 @@ def batch(
 ) -> None:
     """Queue a job for each language of FILE as one batch, and print the batch's id.
 
-    Relative paths start from the current folder. The exception is a corpus that FILE names: it is
-    looked for beside FILE first, then in the current folder. If it is missing in both, it is
-    expected beside FILE.
+    Relative paths start from the current folder. A relative corpus that FILE names may also be
+    beside FILE: that place is tried first.
     """
     specs = read_batch(file, sets)
     ctx.exit(submit_specs(open_jobs(), specs, priority, anew, wait))

@@ -27,8 +27,8 @@ STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 def doctor(ctx: click.Context, as_json: bool) -> None:
     """Check whether jobs can run here, and give advice if they cannot.
 
-    Each line is ok, warn (jobs can run, but see the advice) or fail (jobs cannot run). If no
-    service is up, that is only a warn. The exit code is 1 if any line is fail.
+    Each line says ok, warn or fail. warn: jobs can run, but read the advice. fail: jobs cannot run.
+    A service that is not up is only a warn. The exit code is 1 if a line says fail, else 0.
     """
     settings = load_settings()
     findings = []

@@ -35,8 +35,8 @@ def status(job: str | None, as_json: bool, limit: int) -> None:
     \b
     Some fields of the --json object:
       state      queued, running, succeeded, failed, cancelled, rejected
-      waits_for  what the job waits for, in words: a free worker, or any
-                 worker if none runs; null while a stage runs and at the end
+      waits_for  in words, what the job waits for: a free worker, or that
+                 a worker is started; null if a stage runs or the job ended
       stages     preprocess, train, evaluate, convert, each with its state
       attempts   ended attempts: stage, worker, last step, why each ended
       artifacts  the job's folder
@@ -173,7 +173,7 @@ def _errors(records: "Sequence[JobRecord]", stream: TextIO) -> None:
 @click.command()
 @click.argument("job")
 def cancel(job: str) -> None:
-    """Stop JOB, or all jobs of a BATCH, and keep the checkpoints.
+    """Stop JOB, or all jobs of a BATCH. Checkpoints are kept.
 
     `lorajob retry` continues from them.
     """
@@ -189,11 +189,11 @@ def cancel(job: str) -> None:
 
 @click.command()
 @click.argument("job")
-@click.option("--failed", is_flag=True, help="For a BATCH: leave cancelled jobs as they are.")
+@click.option("--failed", is_flag=True, help="For a BATCH: only failed jobs, not cancelled ones.")
 def retry(job: str, failed: bool) -> None:
     """Queue the unfinished stages of JOB, or of each job of a BATCH, again.
 
-    Training continues from its checkpoint. Succeeded, queued and running jobs stay as they are.
+    Training continues from its newest checkpoint. Succeeded, queued and running jobs do not change.
     """
     if is_batch(job):
         from lorajob.tasks.batches import retry_batch
@@ -210,7 +210,7 @@ def retry(job: str, failed: bool) -> None:
     "--older",
     required=True,
     metavar="AGE",
-    help="Least time since a job ended, such as 12h, 30d or 8w.",
+    help="Delete jobs that ended longer ago than this, such as 12h, 30d or 8w.",
 )
 @click.option(
     "--keep",
@@ -223,7 +223,7 @@ def retry(job: str, failed: bool) -> None:
 def prune(older: str, keep: "Keep", dry_run: bool) -> None:
     """Delete the files and records of jobs that ended long ago.
 
-    Queued and running jobs stay. Standard output: the ids of the deleted jobs, one on each line.
+    Queued and running jobs are kept. Prints the ids of the deleted jobs, one on each line.
     """
     from lorajob.tasks.prune import parse_age
     from lorajob.tasks.prune import prune as prune_jobs

@@ -19,7 +19,7 @@ POLL_SECONDS = 0.5
 )
 @click.option("--stage", type=click.Choice(STAGES), help="Only this stage's log.")
 def logs(job: str, follow: bool, stage: str | None) -> None:
-    """Print the logs of JOB's stages, in the order of the stages."""
+    """Print the logs of JOB's stages, from preprocess to convert."""
     with job_files(job).logs(lambda: load_record(job)) as (folder, refresh):
         print_logs(job, folder, refresh, follow, stage)
 

@@ -4,7 +4,7 @@ import difflib
 import importlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import click
 
@@ -53,7 +53,7 @@ class HelpFormatter(click.HelpFormatter):
         super().write_text(_unbreakable(text))
 
     def write_dl(
-        self, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2
+        self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2
     ) -> None:
         whole = [(term, _unbreakable(text)) for term, text in rows]
         super().write_dl(whole, col_max, col_spacing)

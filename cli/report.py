@@ -59,10 +59,10 @@ def report(job: str, output: Path | None, show: bool, full: bool) -> None:
     help="Write a page to this file, with each model's transcripts of the clips.",
 )
 def compare(jobs: tuple[str, ...], as_json: bool, html: Path | None) -> None:
-    """Compare finished jobs of one language on the test clips that all of them have.
+    """Compare finished jobs of one language on their common test clips.
 
-    Each job is compared with the first one. The interval is a paired bootstrap. A difference whose
-    interval contains zero may be chance.
+    Each job is compared with the first one. Intervals are of 95 %, from a paired bootstrap. A
+    difference whose interval contains zero may be chance.
     """
     from lorajob.reporting.comparison import compare_jobs, write_comparison
 

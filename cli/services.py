@@ -29,7 +29,8 @@ def pool_sizes(_: click.Context, __: click.Parameter, text: str | None) -> tuple
     "--queue",
     required=True,
     type=click.Choice(["cpu", "gpu"]),
-    help="cpu: preprocess and convert. gpu: train and evaluate (on the CPU if there is no GPU).",
+    help="cpu: the stages preprocess and convert. gpu: train and evaluate; without a GPU they "
+    "run on the CPU.",
 )
 @click.option(
     "--concurrency", type=click.IntRange(min=1), help="Stages to run at a time. Default: 1."
@@ -38,20 +39,21 @@ def pool_sizes(_: click.Context, __: click.Parameter, text: str | None) -> tuple
     "--autoscale",
     metavar="MAX,MIN",
     callback=pool_sizes,
-    help="cpu queue only: run as many stages at a time as wait, from MIN to MAX.",
+    help="cpu queue only: run up to MAX stages at a time, as jobs need them, and keep MIN "
+    "processes.",
 )
 @click.option(
     "--gpus",
     metavar="auto|all|0,1|none",
-    help="gpu queue only: run a worker for each of these GPUs (numbers, UUIDs or MIG ids). "
-    "all: one worker that trains each job on all GPUs. none: use the CPU. "
-    "auto (default): each visible GPU, or the CPU if there is no GPU.",
+    help="gpu queue only. A list such as 0,1 (numbers, UUIDs or MIG ids): one worker for each of "
+    "these GPUs. auto (default): one for each visible GPU, or one on the CPU if there is no GPU. "
+    "all: one worker that trains each job on all GPUs. none: one worker on the CPU.",
 )
 @click.option(
     "--exit-when-idle",
     metavar="SECONDS",
     type=click.FloatRange(min=0, min_open=True),
-    help="End after this time without work. Default: never.",
+    help="End after this many seconds without work. Default: never.",
 )
 def worker(
     queue: str,
@@ -62,9 +64,10 @@ def worker(
 ) -> None:
     """Run a worker for one queue, or one for each GPU, until Ctrl-C or SIGTERM.
 
-    A worker needs the service's Redis (LORAJOB_REDIS_URL). All workers need the same
-    LORAJOB_ARTIFACTS, local corpora and local base models. If LORAJOB_ARTIFACTS is a url, such as
-    s3://bucket/jobs, `submit` uploads local corpora to it, and the machines need no shared disk.
+    A worker needs the service's Redis (LORAJOB_REDIS_URL) and the same LORAJOB_ARTIFACTS as all
+    other workers. If that is a folder, all machines need the same corpora and base models at the
+    same paths, for example on a shared disk. If it is a URL, such as s3://bucket/jobs, no shared
+    disk is needed: `submit` uploads local corpora to it.
     """
     if autoscale and concurrency:
         raise click.UsageError("--autoscale and --concurrency exclude each other")
@@ -81,20 +84,36 @@ def worker(
 
 
 @click.command()
-@click.option("--min", "least", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--max", "most", type=click.IntRange(min=1), required=True)
-@click.option("--queue", type=click.Choice(["cpu", "gpu"]), default="gpu", show_default=True)
+@click.option(
+    "--min",
+    "least",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Workers to keep without work.",
+)
+@click.option(
+    "--max", "most", type=click.IntRange(min=1), required=True, help="Workers to run at most."
+)
+@click.option(
+    "--queue",
+    type=click.Choice(["cpu", "gpu"]),
+    default="gpu",
+    show_default=True,
+    help="Queue of the workers.",
+)
 @click.option(
     "--gpus",
     metavar="auto|all|0,1|none",
-    help="GPUs to divide among the workers. all: one worker on all GPUs, with --max 1. "
-    "auto (default): each visible GPU.",
+    help="gpu queue only: GPUs to divide among the workers, such as 0,1. auto (default): each "
+    "visible GPU. all: one worker on all GPUs; it needs --max 1. none: the CPU.",
 )
 @click.option(
     "--idle",
     metavar="SECONDS",
     type=click.FloatRange(min=0, min_open=True),
-    help="End a worker after this time without work. Default: LORAJOB_SCALE_DOWN_SECONDS or 120.",
+    help="End a worker after this many seconds without work. Default: LORAJOB_SCALE_DOWN_SECONDS, "
+    "or 120.",
 )
 def autoscale(least: int, most: int, queue: str, gpus: str | None, idle: float | None) -> None:
     """Start workers on this machine as jobs need them, until Ctrl-C or SIGTERM.
@@ -114,14 +133,14 @@ def autoscale(least: int, most: int, queue: str, gpus: str | None, idle: float |
 
 @click.command()
 @click.option(
-    "--detach", is_flag=True, help="Return when everything is up, and run in the background."
+    "--detach", is_flag=True, help="Run in the background. The command returns when all is ready."
 )
 @click.option("--no-flower", is_flag=True, help="Do not start Flower.")
 def up(detach: bool, no_flower: bool) -> None:
     """Start Redis, a cpu worker, a gpu worker and Flower on this machine.
 
-    Ctrl-C, or `lorajob down` in any terminal, stops all of it. If LORAJOB_REDIS_URL is set, that
-    Redis is used and none is started. Ports, passwords and process ids are stored in
+    Ctrl-C, or `lorajob down` in any terminal, stops all of them. If LORAJOB_REDIS_URL is set, they
+    use that Redis, and no other is started. Ports, passwords and process ids are stored in
     LORAJOB_HOME/up.json, which only you can read. All other commands find the service there.
     """
     from lorajob.worker.connect import shown
@@ -155,7 +174,8 @@ def down() -> None:
     "--address",
     default="127.0.0.1",
     show_default=True,
-    help="Address to listen on. Put TLS in front of any address but loopback.",
+    help="Address to listen on. The server speaks plain HTTP: if the address is not loopback, put "
+    "a proxy with TLS in front of it.",
 )
 def flower(port: int, address: str) -> None:
     """Run Flower, the monitor of tasks and workers, until Ctrl-C.
@@ -174,15 +194,16 @@ def flower(port: int, address: str) -> None:
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="Address to listen on. Put TLS in front of any address but loopback.",
+    help="Address to listen on. The server speaks plain HTTP: if the address is not loopback, put "
+    "a proxy with TLS in front of it.",
 )
-@click.option("--insecure", is_flag=True, help="Allow other addresses without a password.")
+@click.option("--insecure", is_flag=True, help="Allow any address without a password.")
 def metrics(port: int, host: str, insecure: bool) -> None:
     """Serve the service's metrics to Prometheus at /metrics, until Ctrl-C.
 
-    One exporter covers all workers and jobs: it reads Redis. If LORAJOB_METRICS_PASSWORD is set,
-    /metrics requires it, as a bearer token or as basic auth of the user lorajob. It must be set if
-    other machines can reach the port. /healthz never requires it.
+    One exporter covers all workers and jobs, because it reads Redis. If LORAJOB_METRICS_PASSWORD
+    is set, /metrics requires it, as a bearer token or as basic auth of the user lorajob. On another
+    address than loopback it must be set, unless --insecure is given. /healthz never requires it.
     """
     from lorajob.worker.monitoring.exporter import run_exporter
 

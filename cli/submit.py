@@ -45,8 +45,8 @@ Examples:
 @click.option(
     "--lang",
     metavar="LANGUAGE,...",
-    help="Code or name of the language: hi, Hindi, pa-IN. Several, such as hi,mr,ta, are queued "
-    "as a batch.",
+    help="Code or name of a language, such as hi, Hindi or pa-IN. Several, such as hi,mr,ta, are "
+    "queued as a batch, one job each.",
 )
 @click.option(
     "--corpus",
@@ -79,7 +79,7 @@ Examples:
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="YAML file of settings (language, corpus, base_model, train: {epochs: 2}, ...). It "
-    "overrides the preset; the options here and --set override the file.",
+    "overrides the preset. --lang, --corpus, --base-model and --set override the file.",
 )
 @PRIORITY
 @ANEW
@@ -88,7 +88,7 @@ Examples:
     "--worker-timeout",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
-    help="With --wait: withdraw the job if its queue has had no worker for this time.",
+    help="With --wait: cancel the job when its queue has had no worker for this many seconds.",
 )
 @click.pass_context
 def submit(

@@ -23,8 +23,8 @@ from lorajob.errors import StageError
 def transcribe(job: str, audio: tuple[Path, ...], as_json: bool) -> None:
     """Transcribe AUDIO with the model of JOB, using faster-whisper on this machine.
 
-    Prints the text. With several files each line starts with the path of the file. A file of less
-    than 30 s is not padded to 30 s if the model was trained on windows without padding.
+    Prints the text. If there are several files, each line starts with the file's path. A file
+    shorter than 30 s is not padded to 30 s if the model was trained to decode without padding.
     """
     from lorajob.job.chain import chain_faults
     from lorajob.languages import find_language

@@ -30,7 +30,7 @@ LONGEST_SUBMISSION_SECONDS = 600
 
 
 class WorkerWatch:
-    """Notes once for each queue without a worker. Withdraws the job after `timeout` seconds."""
+    """Notes once for each queue without a worker. Cancels the job after `timeout` seconds."""
 
     def __init__(self, jobs: "Jobs", timeout: float | None) -> None:
         self._jobs = jobs
@@ -40,7 +40,7 @@ class WorkerWatch:
         self._noted: set[str] = set()
 
     def check(self, record: "JobRecord", note: Callable[[str], None]) -> None:
-        """Look at the workers every few seconds. Raises ServiceError after withdrawing the job."""
+        """Look at the workers every few seconds. Raises ServiceError after it cancelled the job."""
         from lorajob.tasks.describe import awaited_queue
 
         now = time.monotonic()
@@ -54,9 +54,9 @@ class WorkerWatch:
         self._missing_since = self._missing_since or now
         if queue not in self._noted:
             self._noted.add(queue)
-            note(f"lorajob: no worker serves the queue {queue}; {_advice(queue)}; waiting")
+            note(f"lorajob: no worker runs for the queue {queue}; {_advice(queue)}; the job waits")
         if self._timeout is not None:
-            self._withdraw_or_hurry(record.id, queue, self._timeout)
+            self._cancel_or_hurry(record.id, queue, self._timeout)
 
     def _served(self, queue: str) -> bool:
         try:
@@ -65,7 +65,7 @@ class WorkerWatch:
             # While Redis is unavailable, nothing is known about the workers.
             return True
 
-    def _withdraw_or_hurry(self, job_id: str, queue: str, timeout: float) -> None:
+    def _cancel_or_hurry(self, job_id: str, queue: str, timeout: float) -> None:
         now = time.monotonic()
         left = (self._missing_since or now) + timeout - now
         if left > 0:
@@ -77,7 +77,7 @@ class WorkerWatch:
             # The job ended just now. The next look at its record shows how.
             return
         raise ServiceError(
-            f"{job_id}: withdrawn, because no worker served the queue {queue} in {timeout:g} s; "
+            f"{job_id}: cancelled, because no worker took jobs from the queue {queue} in {timeout:g} s; "
             f"{_advice(queue)}"
         )
 
@@ -109,8 +109,8 @@ def follow_to_exit_code(
 ) -> int:
     """Follow a job to its end and return the exit code. The table goes to `out`, else to stderr.
 
-    Raises ServiceError if Redis stays unavailable, or if the job was withdrawn because no worker
-    served its queue within `worker_timeout` seconds.
+    Raises ServiceError if Redis stays unavailable, or if the job was cancelled because no worker
+    took jobs from its queue within `worker_timeout` seconds.
     """
     try:
         record = follow(jobs, job_id, WorkerWatch(jobs, worker_timeout))

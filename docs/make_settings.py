@@ -24,9 +24,15 @@ STAGES = {
 }
 # Variables that do not belong to Settings: name -> default, description.
 OTHER_VARIABLES = {
-    "LORAJOB_CACHE_GB": ("20", "Most disk, in GB, for `LORAJOB_HOME/cache`; 0 keeps nothing."),
-    "LORAJOB_CORPORA_GB": ("200", "Most disk, in GB, for corpora that came from a URL."),
-    "LORAJOB_PROCESSES": ("", "Processes that share a training. Unset: one for each GPU."),
+    "LORAJOB_CACHE_GB": (
+        "20",
+        "Maximum disk space, in GB, for `LORAJOB_HOME/cache`. 0: nothing is cached.",
+    ),
+    "LORAJOB_CORPORA_GB": ("200", "Maximum disk space, in GB, for downloaded corpora."),
+    "LORAJOB_PROCESSES": (
+        "",
+        "Processes that share one training. Unset: one for each GPU.",
+    ),
     "OTEL_EXPORTER_OTLP_ENDPOINT": (
         "",
         "Collector that receives one trace for each job. It needs the extra `otel`.",

@@ -31,37 +31,38 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = None  # None: read up.json in `home`
     """URL of the service's Redis. Unset: the Redis that `lorajob up` started."""
     artifacts: Path | str | None = None  # None: `home`/jobs
-    """Where the jobs' files are: a folder that all workers see, or a URL such as `s3://bucket/jobs`.
-    Unset: `LORAJOB_HOME/jobs`."""
+    """Where the jobs' files are: a folder that all workers see, or a URL such as
+    `s3://bucket/jobs`. Unset: `LORAJOB_HOME/jobs`."""
     corpora: Path | None = None
     """Folder in which `submit` looks for a language's corpus."""
     corpora_everywhere: bool = False
-    """True says that every machine has the folder `LORAJOB_CORPORA`. Its corpora are then not
-    copied to the store."""
+    """true: every machine has the folder `LORAJOB_CORPORA`, so `submit` does not copy its corpora
+    to the store."""
     flower_user: str = "lorajob"
     """User name for Flower's pages."""
     flower_password: SecretStr | None = None
     """Password for Flower's pages. `lorajob up` makes one; `lorajob flower` needs one."""
     lease_seconds: float = Field(default=90, gt=0)
-    """A worker that sends no sign of life for this long counts as dead."""
+    """A worker that Redis does not hear from for this many seconds counts as dead."""
     grace_seconds: float = Field(default=60, gt=0)
-    """Time that a stopped stage has to save its checkpoint."""
+    """Seconds that a stage has to save a checkpoint after it was told to stop. Then it is
+    killed."""
     stall_timeout: float = Field(default=1800, gt=0)
-    """A stage that makes no step for this many seconds counts as stuck. Before its first step it
-    has four times as long."""
+    """A stage that makes no step for this many seconds counts as stalled. Before its first step the
+    limit is four times as long."""
     user: str | None = None
-    """Name under which jobs are queued; users take turns. Unset: the name of the machine's
-    user."""
+    """Name under which jobs are queued. Workers take the jobs of different users in turn. Unset:
+    the name of the user on this machine."""
     max_losses: int = Field(default=5, ge=1)
-    """Number of attempts in a row that may be lost without a new checkpoint before the job
-    fails."""
+    """The job fails after this many lost attempts of a stage in a row without a new checkpoint."""
     log_format: Literal["text", "json"] = "text"
-    """Format of the logs of workers, stages, `autoscale` and `metrics`; `json` writes one object
-    a line."""
+    """Format of the logs of workers, stages, `autoscale` and `metrics`; `json` writes one object a
+    line."""
     metrics_password: SecretStr | None = None
-    """Password for `lorajob metrics`. It is required unless the server listens on 127.0.0.1."""
+    """Password for `lorajob metrics`. It is required if the server listens on another address than
+    a loopback address, such as 127.0.0.1 or ::1, unless `--insecure` is given."""
     webhook_url: SecretStr | None = None
-    """URL that receives the description of every job that ends."""
+    """URL that receives the description of every job that ends, in a POST request."""
     webhook_secret: SecretStr | None = None
     """Secret that signs the requests to `LORAJOB_WEBHOOK_URL`."""
     slack_webhook_url: SecretStr | None = None
@@ -69,10 +70,10 @@ class Settings(BaseSettings):
     scale_down_seconds: float = Field(default=120, gt=0)
     """A worker of `lorajob autoscale` ends after this many seconds without work."""
     stages_here: int = Field(default=1, ge=1)
-    """Stages that run on this machine at a time; they share its CPU cores. A command that starts
-    several workers counts its own."""
+    """Number of stages that run on this machine at a time. Each gets an equal share of the CPU
+    cores. A command that starts several workers takes their number if that is larger."""
     jobs_gb: float = Field(default=50, ge=0)
-    """Most disk, in GB, for local copies of jobs whose files are in a store."""
+    """Maximum disk space, in GB, for local copies of jobs whose files are in a store."""
 
     @field_validator("artifacts", mode="before")
     @classmethod

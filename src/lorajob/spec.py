@@ -34,8 +34,8 @@ class PreprocessConfig(BaseModel):
     test_split: str = "test"
     """Split of the corpus on which the error rates are measured."""
     test_share: Fraction = 0.1
-    """Share of the clips to set aside for testing if the corpus has no test split. They are chosen
-    by speaker, if speakers are known."""
+    """Share of the clips to set aside for testing if the corpus has no test split. If speakers are
+    known, no speaker is in both parts."""
     min_seconds: PositiveFloat = 0.3
     """Shorter clips are dropped."""
     max_seconds: Annotated[float, Field(gt=0, le=30)] = 30.0
@@ -43,11 +43,11 @@ class PreprocessConfig(BaseModel):
     max_label_tokens: Annotated[int, Field(gt=0, le=MAX_LABEL_TOKENS)] = MAX_LABEL_TOKENS
     """Clips with more text tokens are dropped."""
     max_train_clips: PositiveInt | None = None
-    """Most clips to train on. Null: all."""
+    """Maximum number of clips to train on. Null: all."""
     max_test_clips: PositiveInt | None = None
-    """Most clips to test on. Null: all."""
+    """Maximum number of clips to test on. Null: all."""
     audio_format: Literal["flac", "pcm16"] = "flac"
-    """Format of the stored clips: flac takes half the space, pcm16 is read faster."""
+    """Format of the stored clips. flac takes half the space of pcm16; pcm16 is read faster."""
 
 
 class TrainConfig(BaseModel):
@@ -60,20 +60,21 @@ class TrainConfig(BaseModel):
     alpha: PositiveInt = 64
     """Scale of the adapter: its output is multiplied by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout in front of the adapter. On a CPU it makes a pass up to a quarter slower."""
+    """Dropout on the input of the adapter. On a CPU, dropout makes a pass up to a quarter
+    slower."""
     target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = ALL_LINEAR
-    """Layers that get an adapter. With only q_proj and v_proj, as in the public recipe, the model
-    learns far more slowly."""
+    """Layers that get an adapter. The public recipe takes only q_proj and v_proj. With these two
+    alone the model learns far more slowly."""
     decoder_only: bool = False
-    """Train adapters in the decoder only. This is faster, because the encoder needs no backward
-    pass, but the model becomes less accurate."""
+    """Train adapters in the decoder only. Training is faster, because the encoder needs no backward
+    pass. The model is less accurate."""
     encoder_outputs_gb: Annotated[float, Field(ge=0)] = 8.0
-    """Most disk, in GB, for stored encoder outputs when decoder_only is true. A stored clip is
-    encoded once, not in every epoch. 0 stores nothing."""
+    """Maximum disk space, in GB, for stored encoder outputs. Only used if decoder_only is true. A
+    stored clip is encoded once, not in every epoch. 0 stores nothing."""
     learning_rate: PositiveFloat | None = None
     """Peak learning rate. Null: chosen from the base model's width and the clips in a step."""
     warmup_steps: Annotated[int, Field(ge=0)] = 50
-    """Steps of linear warm-up, at most a tenth of all steps."""
+    """Steps over which the learning rate rises linearly; at most a tenth of all steps."""
     decay: Fraction = 0.4
     """Share of all steps, at the end, over which the learning rate falls to 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -83,20 +84,20 @@ class TrainConfig(BaseModel):
     epochs: PositiveInt = 3
     """Passes over the training clips."""
     batch_clips: PositiveInt | None = None
-    """Clips in one optimizer step. Null: 8 on a CPU, 16 to 64 for each GPU by its size; fewer if
-    the corpus is so small that the training would have few steps."""
+    """Clips in one optimizer step. Null: 8 on a CPU; 16 to 64 for each GPU, depending on its
+    memory. A small corpus gets fewer, so that the training has enough steps."""
     micro_batch: PositiveInt | None = None
-    """Windows of 30 s in one forward pass, or as much audio in cut windows. Null: as many as fit
-    the GPU's memory, and 1 on a CPU."""
+    """Windows of 30 s in one forward pass. If windows are cut, a pass has more of them, but at most
+    as much audio. Null: as many as fit the GPU's memory; 1 on a CPU."""
     packing: bool = True
-    """Join the clips that are neither single nor cut into shared windows of 30 s. False: pad each
-    of them to 30 s."""
+    """true: the clips that do not stand alone (see single_clips and cut_clips) share windows of 30
+    s. false: each of these clips is padded to 30 s."""
     single_clips: Fraction = 0.03
-    """Share of clips that stand alone in a window padded to 30 s. They keep the model able to
-    transcribe short input."""
+    """Share of clips that stand alone in a window padded to 30 s. From these the model learns to
+    transcribe short recordings that are padded."""
     audio_context: Literal["dynamic", "full"] = "dynamic"
-    """dynamic cuts some windows to the length of their clip. This is fast, and the model learns to
-    decode without padding. full makes every window 30 s long."""
+    """dynamic: some windows are cut to the length of their clip. Training is faster, and the model
+    learns to decode without padding. full: every window is 30 s long."""
     cut_clips: Fraction = 0.87
     """Share of clips that stand alone in a window cut to their length. Only used if audio_context
     is dynamic."""
@@ -117,28 +118,29 @@ class TrainConfig(BaseModel):
     one_speaker: bool = False
     """Pack only clips of the same speaker into a window."""
     quantization: Literal["auto", "8bit", "4bit", "none"] = "auto"
-    """Quantization of the frozen base weights. auto takes the first that fits the GPU's memory of
-    none, 8bit and 4bit; on a CPU it takes none."""
+    """Quantization of the frozen base weights. auto: the first of none, 8bit and 4bit with which
+    the training fits the GPU's memory; none on a CPU."""
     precision: Literal["auto", "bf16", "fp16", "float32"] = "auto"
-    """Precision of the arithmetic. auto takes the best that the device has."""
+    """Precision of the arithmetic. auto: bf16 if the device computes in it, else fp16 on a GPU and
+    float32 on a CPU."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass. This saves memory and takes more time."""
+    """Recompute activations in the backward pass. This takes less memory and more time."""
     cuda_graphs: bool = True
-    """Record each shape of a pass once as a CUDA graph and replay it, so that the GPU does not
-    wait for the program. Only used with unquantised weights on GPUs of compute capability 8.0 and
+    """Record each shape of a pass once as a CUDA graph and replay it. Then the GPU does not wait
+    for the program. Only used with unquantised weights on GPUs of compute capability 8.0 and
     newer."""
     save_steps: PositiveInt = 50
-    """Optimizer steps between two checkpoints."""
+    """Optimizer steps between two checkpoints. A checkpoint is left out if the last one is less
+    than save_seconds old."""
     save_seconds: Annotated[float, Field(ge=0)] | None = None
-    """Least seconds between two checkpoints. Null: 60 on a GPU, which makes many steps a second,
-    and 0 on a CPU."""
+    """Minimum seconds between two checkpoints. Null: 60 on a GPU, 0 on a CPU."""
     keep_checkpoints: PositiveInt = 2
-    """Checkpoints to keep. Older ones are deleted."""
+    """Number of checkpoints to keep. Older ones are deleted."""
     threads: PositiveInt | None = None
-    """CPU threads of the stage. Null: as many as torch finds."""
+    """CPU threads of the training. Null: the usable cores divided by LORAJOB_STAGES_HERE."""
     loader_workers: Annotated[int, Field(ge=0)] | None = None
-    """Processes that prepare batches. Null: up to 8 for each GPU, depending on the cores of this
-    machine, and 0 without a GPU."""
+    """Processes that prepare batches. Null: up to 8 for each GPU, depending on the machine's cores;
+    0 without a GPU."""
 
 
 class EvaluateConfig(BaseModel):
@@ -147,14 +149,16 @@ class EvaluateConfig(BaseModel):
     model_config = FROZEN
 
     max_clips: PositiveInt | None = None
-    """Most test clips to score. Null: all."""
+    """Maximum number of test clips to score. Null: all."""
     batch_size: PositiveInt = 16
-    """Windows of 30 s decoded at a time. Of clips without padding, up to twice as many."""
+    """Number of clips, padded to 30 s, that are decoded together. Without padding, up to twice as
+    many are decoded together."""
     beam_size: PositiveInt = 1
-    """Beams of the search. 1 is greedy decoding."""
+    """Number of beams in the search. 1 is greedy decoding."""
     audio_context: Literal["auto", "dynamic", "full"] = "auto"
-    """dynamic decodes clips without padding them to 30 s, in less time. full pads them. auto is
-    dynamic if the model was trained for it, else full. The base model always gets full windows."""
+    """dynamic: clips are decoded without padding, in less time. full: clips are padded to 30 s.
+    auto: dynamic if the model was trained for it, else full. The base model always gets full
+    windows."""
 
 
 class ConvertConfig(BaseModel):
@@ -163,7 +167,7 @@ class ConvertConfig(BaseModel):
     model_config = FROZEN
 
     compute_types: Annotated[tuple[ComputeType, ...], Field(min_length=1)] = ("float16",)
-    """Compute types to convert to. The first is the job's result."""
+    """Compute types of the converted models, one model for each. The first is the job's result."""
     check_clips: PositiveInt = 16
     """Test clips on which the converted model is compared with the transformers model."""
 

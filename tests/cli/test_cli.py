@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from click.testing import CliRunner
 
 from lorajob import __version__
 from lorajob.cli.main import COMMANDS, cli
@@ -32,6 +34,7 @@ from tests.support.command import (
 )
 
 HELP_SECONDS = 0.3
+WIDTHS = (60, 72, 80, 100)
 STATUS_SCHEMA = Path(__file__).parents[1] / "data" / "status.schema.json"
 
 
@@ -67,15 +70,27 @@ def test_help_answers_at_once(args: tuple[str, ...]) -> None:
     assert min(cpu_seconds(*args) for _ in range(3)) < HELP_SECONDS
 
 
-def test_help_loads_neither_torch_nor_celery_nor_pydantic() -> None:
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_loads_neither_torch_nor_celery_nor_pydantic(name: str) -> None:
     code = (
-        "import sys; from lorajob.cli.main import main; main(['--help']); "
+        f"import sys; from lorajob.cli.main import main; main({[*name.split(), '--help']}); "
         "print(sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stderr.split("'"))
     assert "click" in loaded
     assert not loaded & {"torch", "celery", "pydantic", "redis", "rich", "yaml", "numpy"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_breaks_no_word_and_no_command(name: str) -> None:
+    text = cli.get_command(None, name).help
+    for width in WIDTHS:
+        shown = CliRunner().invoke(cli, [name, "--help"], terminal_width=width).output
+        assert not re.search(r"\w-\n", shown), (width, shown)
+        for command in re.findall(r"`[^`\n]+`", text):
+            assert command in shown, width
+        assert shown.isascii()
 
 
 def test_the_help_of_the_group_agrees_with_its_commands() -> None:

@@ -163,7 +163,7 @@ def test_waiting_without_a_worker_warns_once_and_then_withdraws_the_job(
     job_id = done.stdout.strip()
     assert JOB_ID.fullmatch(job_id)
     assert records.load(job_id).state == "cancelled"
-    assert done.stderr.count("no worker serves the queue cpu") == 1
+    assert done.stderr.count("no worker runs for the queue cpu") == 1
     assert "lorajob worker --queue cpu" in done.stderr
     assert "withdrawn" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
