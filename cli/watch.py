@@ -77,7 +77,7 @@ class WorkerWatch:
             # The job ended just now. The next look at its record shows how.
             return
         raise ServiceError(
-            f"{job_id}: cancelled, because no worker took jobs from the queue {queue} in {timeout:g} s; "
+            f"{job_id}: cancelled, because no worker ran for the queue {queue} in {timeout:g} s; "
             f"{_advice(queue)}"
         )
 

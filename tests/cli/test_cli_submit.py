@@ -165,5 +165,5 @@ def test_waiting_without_a_worker_warns_once_and_then_withdraws_the_job(
     assert records.load(job_id).state == "cancelled"
     assert done.stderr.count("no worker runs for the queue cpu") == 1
     assert "lorajob worker --queue cpu" in done.stderr
-    assert "withdrawn" in done.stderr.splitlines()[-1]
+    assert "cancelled, because no worker ran" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
