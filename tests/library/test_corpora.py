@@ -250,7 +250,12 @@ def test_a_manifest_without_splits_is_all_train_and_may_name_absolute_files(tmp_
     for given in (path, path.parent):
         check_corpus(given, "hi")
         clips = list(open_corpus(given, "hi").clips(["train"]))
-        assert [clip.id for clip in clips] == [f"{tmp_path}/a.wav", "b.wav", "b.wav#2", "row 4"]
+        assert [clip.id for clip in clips] == [
+            f"{tmp_path}/a.wav",
+            "b.wav",
+            "b.wav#2",
+            "metadata.csv line 5",
+        ]
         assert clips[0].audio == tmp_path / "a.wav"
         assert clips[3].audio == b""
         assert {clip.speaker for clip in clips} == {""}

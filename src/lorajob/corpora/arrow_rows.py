@@ -11,11 +11,11 @@ from typing import Any
 
 from lorajob.corpora.archive import MAX_RECORDING_BYTES
 from lorajob.corpora.clip import Clip, Entry, Tick
-from lorajob.corpora.json_rows import text_of
 from lorajob.corpora.manifest import AUDIO_COLUMNS, SPEAKER_COLUMNS, SPLIT_COLUMNS, TEXT_COLUMNS
 from lorajob.corpora.names import column, split_name, unique
 from lorajob.corpora.place import Place
 from lorajob.corpora.spans import DURATION, WHOLE, span_of
+from lorajob.corpora.tables import text_of
 from lorajob.errors import CorpusError
 
 BATCH_ROWS = 16

@@ -16,7 +16,7 @@ from typing import IO
 from lorajob.corpora.archive import MAX_AUDIO_BYTES
 from lorajob.corpora.clip import DEV, TEST, TRAIN, Corpus, Entry, Tick
 from lorajob.corpora.place import Place
-from lorajob.corpora.tables import pick, pick_optional, read_tsv, text_lines
+from lorajob.corpora.tables import faulty_entry, pick, pick_optional, read_tsv, text_lines
 from lorajob.errors import UsageError
 from lorajob.languages import is_locale, is_locale_of
 
@@ -37,17 +37,22 @@ class _Tables:
     def add(self, split: str, table: IO[bytes], language: str) -> None:
         name = f"{split}.tsv"
         entries = self.of.setdefault(split, [])
-        for number, row in enumerate(read_tsv(text_lines(table, name), name), start=1):
+        checked = False
+        for row in read_tsv(text_lines(table, name), name):
+            if row.fault:
+                entries.append(faulty_entry(row, name, split))
+                continue
             file = PurePosixPath(pick(row, ("path",), name)).name
             text = pick(row, ("sentence",), name)
             speaker = pick_optional(row, ("client_id",)) or ""
-            if number == 1:
+            if not checked:
+                checked = True
                 _check_locale(pick_optional(row, ("locale",)) or "", language, name)
             if file and "." not in file:
                 file += ".mp3"  # missing in the first releases
             entries.append(
                 Entry(
-                    id=file or f"{name} row {number}",
+                    id=file or f"{name} line {row.line}",
                     source=file,
                     text=text,
                     speaker=self._speakers.setdefault(speaker, speaker),

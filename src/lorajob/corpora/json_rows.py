@@ -48,13 +48,6 @@ def json_objects(place: Place, table: str) -> Iterator[Object]:
             yield {str(key).strip().lower(): item for key, item in value.items()}
 
 
-def text_of(value: object) -> str:
-    """A value as text; null is "". Raises ValueError for a list or an object."""
-    if isinstance(value, list | dict):
-        raise ValueError(f"text that is a JSON {'list' if isinstance(value, list) else 'object'}")
-    return "" if value is None else str(value)
-
-
 def _lines(lines: Iterator[str], table: str) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(lines, start=1):
         if line.strip():

@@ -1,6 +1,7 @@
 """Reads manifests: tables of audio files and their transcripts."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from lorajob.corpora.clip import TRAIN, Corpus, Entry, Tick
@@ -9,6 +10,7 @@ from lorajob.corpora.place import Place
 from lorajob.corpora.spans import WHOLE, span_of
 from lorajob.corpora.tables import (
     Row,
+    faulty_entry,
     pick,
     pick_optional,
     read_csv,
@@ -41,11 +43,13 @@ def looks_like(place: Place) -> str | None:
 def check(place: Place, language: str) -> None:
     """Raise CorpusError unless the first row has an audio and a text column."""
     for table, _ in _tables(place):
-        row = next(_rows(place, table), None)
+        row = next((row for row in _rows(place, table) if not row.fault), None)
         if row is None:
             raise CorpusError(f"{place.path}: {table} lists no clips")
-        pick(row, column(place, "audio", AUDIO_COLUMNS), table)
-        pick(row, column(place, "text", TEXT_COLUMNS), table)
+        for role, names in (("audio", AUDIO_COLUMNS), ("text", TEXT_COLUMNS)):
+            # This row's field may have no text. Its clip is then dropped.
+            with suppress(ValueError):
+                pick(row, column(place, role, names), table)
 
 
 def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
@@ -59,34 +63,36 @@ def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
     ids: dict[str, int] = {}
     for table, split in _tables(place):
         before = len(entries)
-        for number, row in enumerate(_rows(place, table), start=1):
+        for row in _rows(place, table):
             if tick:
                 tick()
-            entries.append(_entry(place, table, row, number, split, ids))
+            entries.append(_entry(place, table, row, split, ids))
         if len(entries) == before:
             raise CorpusError(f"{place.path}: {table} lists no clips")
     return Corpus(tuple(entries), place.audio())
 
 
-def _entry(
-    place: Place, table: str, row: Row, number: int, split: str | None, ids: dict[str, int]
-) -> Entry:
-    audio = pick(row, column(place, "audio", AUDIO_COLUMNS), table)
+def _entry(place: Place, table: str, row: Row, split: str | None, ids: dict[str, int]) -> Entry:
+    if row.fault:
+        return faulty_entry(row, table, split or TRAIN)
+    audio, text, (start, end), fault = "", "", WHOLE, ""
+    try:
+        audio = pick(row, column(place, "audio", AUDIO_COLUMNS), table)
+        text = pick(row, column(place, "text", TEXT_COLUMNS), table)
+        start, end = span_of(row, NEMO_AUDIO in row)
+    except ValueError as error:
+        fault = str(error)
     folder = table.rpartition("/")[0]
     source = join(folder, audio) if folder and audio else audio
-    try:
-        (start, end), fault = span_of(row, NEMO_AUDIO in row), ""
-    except ValueError as error:
-        (start, end), fault = WHOLE, str(error)
     own = pick_optional(row, column(place, "split", SPLIT_COLUMNS))
     # In datasets' audiofolder the first folder of `file_name` may name the split.
     inner = (
         split_of_folders(audio.partition("/")[0]) if "file_name" in row and "/" in audio else None
     )
     return Entry(
-        id=unique(ids, source or f"row {number}"),
+        id=unique(ids, source or f"{table} line {row.line}"),
         source=source,
-        text=pick(row, column(place, "text", TEXT_COLUMNS), table),
+        text=text,
         speaker=(pick_optional(row, column(place, "speaker", SPEAKER_COLUMNS)) or "").strip(),
         split=split_name(own or "") or split or inner or TRAIN,
         start=start,

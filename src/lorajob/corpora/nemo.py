@@ -8,10 +8,11 @@ manifest for each split.
 """
 
 from lorajob.corpora.clip import TRAIN, Corpus, Entry, Tick
-from lorajob.corpora.json_rows import Object, json_objects, json_tables, text_of
+from lorajob.corpora.json_rows import Object, json_objects, json_tables
 from lorajob.corpora.names import column, locate, split_name, unique
 from lorajob.corpora.place import Place
 from lorajob.corpora.spans import WHOLE, span_of
+from lorajob.corpora.tables import text_of
 from lorajob.errors import CorpusError
 
 NAME = "NeMo manifest"

@@ -15,7 +15,7 @@ from lorajob.corpora.archive import MAX_AUDIO_BYTES
 from lorajob.corpora.clip import SPLITS, TRAIN, Corpus, Entry, Tick
 from lorajob.corpora.names import column, is_audio, split_name, unique
 from lorajob.corpora.place import Place
-from lorajob.corpora.tables import pick, pick_optional, read_tsv, text_lines
+from lorajob.corpora.tables import faulty_entry, pick, pick_optional, read_tsv, text_lines
 from lorajob.errors import CorpusError, UsageError
 from lorajob.languages import is_locale, is_locale_of
 
@@ -32,7 +32,8 @@ def check(place: Place, language: str) -> None:
     """Raise UsageError if the release is of another language, CorpusError for missing columns."""
     table = _table(place, language)
     with place.open(table) as file:
-        row = next(iter(read_tsv(text_lines(file, table), table)), None)
+        rows = (row for row in read_tsv(text_lines(file, table), table) if not row.fault)
+        row = next(rows, None)
     if row is None:
         raise CorpusError(f"{place.path}: {table} lists no clips")
     pick(row, ("audio_file",), table)
@@ -49,6 +50,9 @@ def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
         for row in read_tsv(text_lines(file, table), table):
             if tick:
                 tick()
+            if row.fault:
+                entries.append(faulty_entry(row, table, "other"))
+                continue
             name = PurePosixPath(pick(row, ("audio_file",), table)).name
             if name and not is_audio(name):
                 name += ".mp3"

@@ -1,90 +1,364 @@
-"""Reads tables of clips: TSV, CSV and JSON lines. Columns are found by name."""
+"""Reads tables of clips: TSV, CSV and JSON lines. Columns are found by name.
+
+A row that cannot be read right is never cut or padded. It has a `fault`, and its clip is dropped
+and counted by this reason.
+"""
 
 import csv
+import io
 import itertools
 import json
+import math
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any
 
+from lorajob.corpora.clip import Entry
 from lorajob.errors import CorpusError
 
 MAX_LINE_BYTES = 1 << 20  # a transcript of 30 s has a few hundred characters
+MAX_RECORD_LINES = 50  # of a field in quotes that has line breaks
+HEAD_BYTES = 1 << 16  # that show a table's encoding and line ends
+DELIMITERS = ",\t;|"
+SEPARATOR = "sep="  # the first line of tables that Excel should read
+AUDIO_ENDS = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".webm")
+NUL = "NUL character"
+SURROGATE = "lone surrogate, which is no character"
+NOT_JSON = "line that is not JSON"
+NOT_AN_OBJECT = "line that is not a JSON object"
+OPEN_QUOTE = "quotes that do not match"
+INNER_TEXTS = ("text", "sentence", "transcript", "transcription")  # of a text that is an object
 
-Row = dict[str, str]
+
+class Row(dict[str, str]):
+    """The fields of a row by lower-case column name.
+
+    `line` is where it begins. `fault` says why the row cannot be used. `odd` names the fields that
+    have no text, and why: a column that is not needed may hold anything.
+    """
+
+    def __init__(self, fields: Iterable[tuple[str, str]], line: int, fault: str = "") -> None:
+        super().__init__(fields)
+        self.line = line
+        self.fault = fault
+        self.odd: dict[str, str] = {}
+
+
+def faulty_entry(row: Row, table: str, split: str) -> Entry:
+    """The entry of a row that has a fault. It will be dropped."""
+    return Entry(f"{table} line {row.line}", "", "", "", split, fault=row.fault)
 
 
 def read_tsv(lines: Iterable[str], name: str) -> Iterator[Row]:
-    """Rows of a tab-separated table. Quotes are text, because some sentences never close them."""
-    return _read(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), name)
+    """Rows of a tab-separated table.
+
+    Quotes are text, because some sentences never close them. A field that a CSV writer has quoted,
+    with each inner quote doubled, is unquoted.
+    """
+    numbered = _numbered(lines)
+    header = next(numbered, None)
+    if header is None:
+        return
+    if "\t" not in header[1] and any(it in header[1] for it in DELIMITERS):
+        yield from _read(numbered, header, _delimiter(header[1]), name)
+        return
+    names = [_unquoted(it) for it in header[1].split("\t")]
+    columns = _columns(names, name)
+    for number, line in numbered:
+        values = line.split("\t")
+        if '"' in line:
+            if len(values) != len(columns):
+                values = _parsed(line, "\t") or values
+            values = [_unquoted(it) for it in values]
+        yield _row(columns, values, number, line)
 
 
 def read_csv(lines: Iterable[str], name: str) -> Iterator[Row]:
-    """Rows of a comma-separated table. Fields may be quoted."""
-    return _read(csv.reader(lines), name)
+    """Rows of a table whose fields may be quoted.
+
+    The header shows the delimiter: comma, semicolon, tab or `|`. A first line such as `sep=;` names
+    it.
+    """
+    numbered = _numbered(lines)
+    header = next(numbered, None)
+    if header is None:
+        return
+    delimiter = ""
+    if header[1].lower().startswith(SEPARATOR) and len(header[1]) == len(SEPARATOR) + 1:
+        delimiter = header[1][-1]
+        header = next(numbered, None)
+        if header is None:
+            return
+    yield from _read(numbered, header, delimiter or _delimiter(header[1]), name)
 
 
 def read_jsonl(lines: Iterable[str], name: str) -> Iterator[Row]:
-    """Rows of JSON objects, one on each line. Other values become text, and null becomes ""."""
+    """Rows of JSON objects, one on each line. null becomes "".
+
+    Raises CorpusError if the first line is not a JSON object: then it is another kind of file.
+    """
+    seen = False
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        try:
-            value: Any = json.loads(line)
-        except ValueError:
-            raise CorpusError(f"{name}: line {number} is not JSON") from None
-        if not isinstance(value, dict):
-            raise CorpusError(f"{name}: line {number} is not a JSON object")
-        yield {key.strip().lower(): _text(item) for key, item in value.items()}
+        value, fault = parse_object(line)
+        if fault and not seen:
+            raise CorpusError(f"{name}: line {number} is {fault.removeprefix('line that is ')}")
+        seen = True
+        row = Row((), number, fault)
+        for key, item in value.items():
+            column = key.strip().lower()
+            try:
+                row[column] = text_of(item)
+            except ValueError as error:
+                row[column] = ""
+                row.odd[column] = str(error)
+        yield row
+
+
+def parse_object(line: str) -> tuple[dict[str, Any], str]:
+    """The JSON object of a line, and the fault if there is none."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}, NOT_JSON
+    return (value, "") if isinstance(value, dict) else ({}, NOT_AN_OBJECT)
+
+
+def text_of(value: object) -> str:
+    """A JSON value as text; null is "".
+
+    An object with a path (as `audio` of Hugging Face) is its path, one with a text its text. Raises
+    ValueError, in a few words, for any other list or object, a truth value, and text that cannot be
+    written as UTF-8.
+    """
+    if isinstance(value, dict):
+        if isinstance(path := value.get("path"), str):
+            return text_of(path)
+        found = [it for name in INNER_TEXTS if isinstance(it := value.get(name), str)]
+        if len(found) == 1:
+            return text_of(found[0])
+        raise ValueError("text that is a JSON object")
+    if isinstance(value, list):
+        raise ValueError("text that is a JSON list")
+    if isinstance(value, bool):
+        raise ValueError(f"text that is {str(value).lower()}")
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    text = str(value)
+    if fault := text_fault(text):
+        raise ValueError(fault)
+    return text
+
+
+def text_fault(text: str) -> str:
+    """Why a text cannot be used; "" if it can."""
+    if "\0" in text:
+        return NUL
+    if any("\ud800" <= it <= "\udfff" for it in text):
+        return SURROGATE
+    return ""
 
 
 def pick(row: Row, names: Sequence[str], table: str) -> str:
-    """The value of the first column in `names` that `row` has. Raises CorpusError without one."""
-    found = pick_optional(row, names)
-    if found is None:
+    """The value of the first column in `names` that `row` has.
+
+    Raises CorpusError if it has none, ValueError if this row's field has no text.
+    """
+    name = next((it for it in names if it in row), None)
+    if name is None:
+        columns = list(row)
+        if any(it.endswith(AUDIO_ENDS) for it in columns):
+            raise CorpusError(
+                f"{table}: its first line must name the columns, such as audio and text; it is"
+                f" {', '.join(columns)}"
+            )
         raise CorpusError(
             f"{table}: no column {' or '.join(names)}; its columns: {', '.join(row) or 'none'}"
         )
-    return found
+    if name in row.odd:
+        raise ValueError(row.odd[name])
+    return row[name]
 
 
 def pick_optional(row: Row, names: Sequence[str]) -> str | None:
-    """As `pick`, but None if `row` has no such column."""
+    """As `pick`, but None if `row` has no such column or its field has no text."""
     return next((row[name] for name in names if name in row), None)
 
 
 def text_lines(file: IO[bytes], name: str) -> Iterator[str]:
-    """Lines of a UTF-8 file. A byte order mark is skipped.
+    """Lines of a UTF-8 or UTF-16 file. A byte order mark is skipped.
 
-    Raises CorpusError for other encodings and for lines over MAX_LINE_BYTES.
+    Lines end with a line feed; a file without any line feed may use carriage returns. `file` can
+    seek. Raises CorpusError for other encodings and for lines over MAX_LINE_BYTES.
     """
+    head = file.read(HEAD_BYTES)
+    file.seek(0)
+    encoding = _encoding(head)
+    if encoding != "utf-8-sig" or (b"\r" in head and b"\n" not in head):
+        yield from _decoded_lines(file, name, encoding)
+        return
     for number in itertools.count(1):
         line = file.readline(MAX_LINE_BYTES)
         if not line:
             return
         if len(line) == MAX_LINE_BYTES:
-            raise CorpusError(f"{name}: line {number} is over {MAX_LINE_BYTES:,} bytes long")
+            raise _too_long(name, number)
         try:
             yield line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError:
             raise CorpusError(f"{name}: line {number} is not UTF-8") from None
 
 
-def _read(reader: Any, name: str) -> Iterator[Row]:
-    csv.field_size_limit(MAX_LINE_BYTES)
-    rows = _checked(reader, name)
-    header = [column.strip().lower() for column in next(rows, [])]
-    for values in rows:
-        if values:
-            padded = values + [""] * (len(header) - len(values))
-            yield dict(zip(header, padded, strict=False))
+def _encoding(head: bytes) -> str:
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    # Without a mark, the zero bytes of ASCII characters show the order.
+    even, odd = head[0:64:2], head[1:64:2]
+    if len(odd) > 1 and odd.count(0) > len(odd) / 2:
+        return "utf-16-le"
+    if len(even) > 1 and even.count(0) > len(even) / 2:
+        return "utf-16-be"
+    return "utf-8-sig"
 
 
-def _checked(reader: Any, name: str) -> Iterator[list[str]]:
+def _decoded_lines(file: IO[bytes], name: str, encoding: str) -> Iterator[str]:
+    """Lines that end with any of CR, LF and CR LF."""
+    text = io.TextIOWrapper(file, encoding, newline=None)
     try:
-        yield from reader
+        for number in itertools.count(1):
+            line = text.readline(MAX_LINE_BYTES)
+            if not line:
+                return
+            if len(line) == MAX_LINE_BYTES:
+                raise _too_long(name, number)
+            yield line
+    except UnicodeError:
+        raise CorpusError(f"{name}: line {number} is not {encoding.upper()}") from None
+    finally:
+        text.detach()
+
+
+def _too_long(name: str, number: int) -> CorpusError:
+    return CorpusError(f"{name}: line {number} is over {MAX_LINE_BYTES:,} bytes long")
+
+
+def _numbered(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """(number, line) of the lines that are not blank. A carriage return inside is white space."""
+    for number, line in enumerate(lines, start=1):
+        bare = line.rstrip("\r\n")
+        if bare.strip():
+            yield number, bare.replace("\r", " ")
+
+
+def _delimiter(header: str) -> str:
+    """The delimiter that splits a header into most columns."""
+    counts = {it: len(_parsed(header, it) or ()) for it in DELIMITERS}
+    return max(DELIMITERS, key=lambda it: counts[it])
+
+
+def _columns(names: Sequence[str], table: str) -> list[str]:
+    columns = [name.strip().lower() for name in names]
+    doubled = [name for name, count in Counter(columns).items() if name and count > 1]
+    if doubled:
+        raise CorpusError(f"{table}: two columns are named {doubled[0]}; rename one of them")
+    return columns
+
+
+def _read(
+    numbered: Iterator[tuple[int, str]], header: tuple[int, str], delimiter: str, table: str
+) -> Iterator[Row]:
+    """Rows of a table with quotes, whose fields may have line breaks."""
+    columns = _columns(_parsed(header[1], delimiter) or [header[1]], table)
+    waiting = deque[tuple[int, str]]()
+    while first := (waiting.popleft() if waiting else next(numbered, None)):
+        number, line = first
+        values = _parsed(line, delimiter)
+        if values is None and _is_open(line, delimiter):
+            values = _long_record(line, delimiter, len(columns), waiting, numbered)
+        if values is None:
+            yield Row((), number, OPEN_QUOTE)
+        else:
+            yield _row(columns, values, number, line)
+
+
+def _long_record(
+    line: str,
+    delimiter: str,
+    columns: int,
+    waiting: deque[tuple[int, str]],
+    numbered: Iterator[tuple[int, str]],
+) -> list[str] | None:
+    """The fields of a record that continues on the next lines, which are then taken.
+
+    None, and no line is taken, if the quote is not closed soon, or if a line in between is a row by
+    itself: then the quote is a mistake.
+    """
+    taken: list[tuple[int, str]] = []
+    text = line
+    while len(taken) < MAX_RECORD_LINES:
+        more = waiting.popleft() if waiting else next(numbered, None)
+        if more is None:
+            break
+        taken.append(more)
+        text += "\n" + more[1]
+        values = _parsed(text, delimiter)
+        if values is not None:
+            inner = (_parsed(it, delimiter) for _, it in taken[:-1])
+            if len(values) == columns and not any(it and len(it) == columns > 1 for it in inner):
+                return values
+            break
+        if not _is_open(text, delimiter):
+            break
+    waiting.extendleft(reversed(taken))
+    return None
+
+
+def _parsed(text: str, delimiter: str) -> list[str] | None:
+    """The fields of a record; None if its quotes do not match."""
+    if '"' not in text:
+        return text.split(delimiter)
+    csv.field_size_limit(MAX_LINE_BYTES)
+    lines = text.split("\n")
+    given = [f"{it}\n" for it in lines[:-1]] + lines[-1:]
+    try:
+        rows = list(csv.reader(given, delimiter=delimiter, strict=True))
+    except csv.Error:
+        return None
+    return rows[0] if len(rows) == 1 else None
+
+
+def _is_open(text: str, delimiter: str) -> bool:
+    """Whether a record ends within quotes, so that it may continue on the next line."""
+    lines = text.split("\n")
+    try:
+        list(csv.reader([f"{it}\n" for it in lines], delimiter=delimiter, strict=True))
     except csv.Error as error:
-        raise CorpusError(f"{name}: line {reader.line_num} cannot be read: {error}") from None
+        return "unexpected end of data" in str(error)
+    return False
 
 
-def _text(value: Any) -> str:
-    return "" if value is None else value if isinstance(value, str) else str(value)
+def _row(columns: Sequence[str], values: Sequence[str], number: int, line: str) -> Row:
+    """A row. Empty fields beyond the columns are the mark of a delimiter at the end of a line."""
+    values = list(values)
+    while len(values) > len(columns) and not values[-1].strip():
+        values.pop()
+    if fault := text_fault(line):
+        return Row((), number, fault)
+    if len(values) != len(columns):
+        fields = "1 field" if len(values) == 1 else f"{len(values)} fields"
+        return Row((), number, f"{fields} where {len(columns)} are named")
+    return Row(zip(columns, values, strict=True), number)
+
+
+def _unquoted(field: str) -> str:
+    """A field without the quotes of a CSV writer, which doubles each inner quote.
+
+    A sentence in quotes, such as `"Hello"`, is not such a field: its writer would have written
+    three quotes at each end.
+    """
+    inner = field[1:-1]
+    if len(field) < 2 or field[0] != '"' or field[-1] != '"' or '""' not in inner:
+        return field
+    plain = inner.replace('""', "")
+    return field if '"' in plain else inner.replace('""', '"')

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from lorajob.corpora.clip import TRAIN, Corpus, Entry, Tick
-from lorajob.corpora.json_rows import Object, json_objects, json_tables, text_of
+from lorajob.corpora.json_rows import Object, json_objects, json_tables
 from lorajob.corpora.names import column, locate, unique
 from lorajob.corpora.place import Place
 from lorajob.corpora.spans import WHOLE, Span, span_of
+from lorajob.corpora.tables import text_of
 from lorajob.errors import UsageError
 from lorajob.languages import find_language
 

@@ -1,0 +1,215 @@
+"""Tables of clips: each row is read right, or dropped and counted by its true reason."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from lorajob.corpora import open_corpus
+from lorajob.corpora.tables import Row, read_csv, read_jsonl, read_tsv, text_lines, text_of
+from lorajob.errors import CorpusError
+
+GOOD = {"audio": "a.wav", "text": "नमस्ते"}
+
+
+def rows(read, text: str | bytes) -> list[Row]:
+    data = text.encode() if isinstance(text, str) else text
+    return list(read(text_lines(io.BytesIO(data), "t"), "t"))
+
+
+def found(read, text: str | bytes) -> list[object]:
+    """The fields of each row; of a bad row its line and fault."""
+    return [(row.line, row.fault) if row.fault else dict(row) for row in rows(read, text)]
+
+
+def fields(*texts: str) -> list[object]:
+    return [{"audio": f"{n}.wav", "text": text} for n, text in enumerate(texts)]
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+def test_the_header_shows_the_delimiter(mark: str) -> None:
+    text = f"audio{mark}text\na.wav{mark}नमस्ते\n"
+    assert found(read_csv, text) == [GOOD]
+    assert found(read_csv, f"sep={mark}\n{text}") == [GOOD]
+    assert found(read_tsv, text) == [GOOD]  # a .tsv that is none
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_encodings_and_line_ends(encoding: str, end: str) -> None:
+    text = f"audio,text{end}a.wav,नमस्ते{end}"
+    assert found(read_csv, text.encode(encoding)) == [GOOD]
+    assert found(read_tsv, text.replace(",", "\t").encode(encoding)) == [GOOD]
+
+
+def test_a_file_in_another_encoding_is_refused_with_its_line() -> None:
+    with pytest.raises(CorpusError, match="t: line 2 is not UTF-8"):
+        rows(read_csv, "audio,text\na.wav,caf\xe9\n".encode("latin-1"))
+
+
+def test_a_row_with_other_fields_than_the_header_is_dropped_with_its_line() -> None:
+    text = "audio,text,split\n0.wav,fine,train\n1.wav,well, no,train\n2.wav,short\n3.wav\n"
+    assert found(read_csv, text) == [
+        {"audio": "0.wav", "text": "fine", "split": "train"},
+        (3, "4 fields where 3 are named"),
+        (4, "2 fields where 3 are named"),
+        (5, "1 field where 3 are named"),
+    ]
+    assert found(read_tsv, "path\tsentence\n0.mp3\ta\tb\n\n1.mp3\tc\n") == [
+        (2, "3 fields where 2 are named"),
+        {"path": "1.mp3", "sentence": "c"},
+    ]
+
+
+def test_a_delimiter_at_the_end_of_lines_adds_no_field() -> None:
+    assert found(read_csv, "audio,text\n0.wav,a,\n1.wav,b,,\n") == fields("a", "b")
+    assert found(read_csv, "audio,text,\n0.wav,a,\n") == [{"audio": "0.wav", "text": "a", "": ""}]
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ('"O ní ""ni ilu nla"""', 'O ní "ni ilu nla"'),
+        ('"""Hello"""', '"Hello"'),
+        ('"Hello," he said.', '"Hello," he said.'),
+        ('"Hello"', '"Hello"'),
+        ('He said "hello"', 'He said "hello"'),
+        ('"', '"'),
+        ('""', '""'),
+        ('"a "" b" c', '"a "" b" c'),
+        ('"never closed', '"never closed'),
+        ("'quoted'", "'quoted'"),
+    ],
+)
+def test_a_tsv_field_is_unquoted_only_where_a_writer_quoted_it(field: str, text: str) -> None:
+    assert found(read_tsv, f"audio\ttext\n0.wav\t{field}\n1.wav\tnext\n") == fields(text, "next")
+
+
+def test_a_tab_in_quotes_is_one_field_and_another_tab_is_a_fault() -> None:
+    text = 'audio\ttext\n0.wav\t"a\tb"\n1.wav\ta\tb\n2.wav\tc\n'
+    assert found(read_tsv, text) == [
+        {"audio": "0.wav", "text": "a\tb"},
+        (3, "3 fields where 2 are named"),
+        {"audio": "2.wav", "text": "c"},
+    ]
+
+
+def test_a_quoted_csv_field_may_have_delimiters_quotes_and_line_breaks() -> None:
+    text = 'audio,text\n0.wav,"a, ""b"""\n1.wav,"first\nsecond, third"\n2.wav,5" pipe\n'
+    assert found(read_csv, text) == fields('a, "b"', "first\nsecond, third", '5" pipe')
+
+
+@pytest.mark.parametrize("bad", ['1.wav,"never closed', '1.wav,"Hello" he said', '1.wav,"a"b"'])
+@pytest.mark.parametrize("last", ["3.wav,d", '3.wav,"d"', '3.wav,"d, ""e"""'])
+def test_a_quote_that_is_not_closed_takes_no_other_row_with_it(bad: str, last: str) -> None:
+    text = f"audio,text\n0.wav,a\n{bad}\n2.wav,c\n{last}\n"
+    kept = found(read_csv, text)
+    assert kept[0] == {"audio": "0.wav", "text": "a"}
+    assert kept[1] == (3, "quotes that do not match")
+    assert kept[2] == {"audio": "2.wav", "text": "c"}
+    assert dict(kept[3])["audio"] == "3.wav" and len(kept) == 4
+
+
+def test_two_stray_quotes_do_not_join_the_rows_between_them() -> None:
+    text = 'audio,text\n0.wav,"a\n1.wav,b\n2.wav,c"\n3.wav,d\n'
+    kept = found(read_csv, text)
+    assert kept[0] == (2, "quotes that do not match")
+    assert kept[1] == {"audio": "1.wav", "text": "b"} and kept[-1] == {
+        "audio": "3.wav",
+        "text": "d",
+    }
+    assert len(kept) == 4
+
+
+def test_a_stray_carriage_return_is_white_space() -> None:
+    assert found(read_tsv, "audio\ttext\n0.wav\ta\rb\n1.wav\tc\r\n") == fields("a b", "c")
+    assert found(read_csv, "audio,text\n0.wav,a\rb\n") == fields("a b")
+
+
+def test_a_nul_drops_its_row() -> None:
+    assert found(read_csv, "audio,text\n0.wav,a\0b\n1.wav,c\n") == [
+        (2, "NUL character"),
+        {"audio": "1.wav", "text": "c"},
+    ]
+
+
+def test_a_header_must_name_each_column_once() -> None:
+    with pytest.raises(CorpusError, match="t: two columns are named text; rename one"):
+        rows(read_csv, "audio,Text, text\na.wav,b,c\n")
+    assert found(read_csv, "audio,text,,\na.wav,b,c,d\n") == [
+        {"audio": "a.wav", "text": "b", "": "d"}
+    ]
+    assert found(read_csv, "") == found(read_tsv, "\n\n") == found(read_csv, "sep=;\n") == []
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("नमस्ते", "नमस्ते"),
+        (None, ""),
+        (5, "5"),
+        (float("nan"), ""),
+        ({"path": "a.wav", "bytes": None}, "a.wav"),
+        ({"text": "b", "lang": "hi"}, "b"),
+    ],
+)
+def test_a_json_value_becomes_text(value: object, text: str) -> None:
+    assert text_of(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ([1], "text that is a JSON list"),
+        ({"raw": "a", "normalised": "b"}, "text that is a JSON object"),
+        ({"text": "a", "sentence": "b"}, "text that is a JSON object"),
+        (True, "text that is true"),
+        ("a\ud800", "lone surrogate, which is no character"),
+        ("a\0", "NUL character"),
+    ],
+)
+def test_a_json_value_of_another_kind_is_named(value: object, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        text_of(value)
+
+
+def test_a_bad_json_line_drops_its_row_and_no_other() -> None:
+    lines = ['{"audio": "0.wav", "text": "a"}', "{", "[1]", '{"audio": "3.wav", "text": "d"}']
+    assert found(read_jsonl, "\n".join(lines)) == [
+        {"audio": "0.wav", "text": "a"},
+        (2, "line that is not JSON"),
+        (3, "line that is not a JSON object"),
+        {"audio": "3.wav", "text": "d"},
+    ]
+
+
+def test_a_manifest_counts_each_bad_row_once(tmp_path: Path) -> None:
+    """All rows are there: those that can be read, and those that cannot, with the reason."""
+    values = [
+        {"audio": {"path": "0.wav"}, "text": "a", "meta": [1, 2]},
+        {"audio": "1.wav", "text": ["b"]},
+        {"audio": "2.wav", "text": "c\ud800"},
+        {"audio": "3.wav", "text": {"text": "d"}},
+    ]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(it) + "\n" for it in values))
+    entries = open_corpus(tmp_path, "hi").entries
+    assert [(it.source, it.text, it.fault) for it in entries] == [
+        ("0.wav", "a", ""),
+        ("1.wav", "", "text that is a JSON list"),
+        ("2.wav", "", "lone surrogate, which is no character"),
+        ("3.wav", "d", ""),
+    ]
+    (tmp_path / "manifest.jsonl").unlink()
+    (tmp_path / "manifest.csv").write_text("audio,text\n0.wav,a\n1.wav,b, c\n")
+    entries = open_corpus(tmp_path, "hi").entries
+    assert [(it.id, it.fault) for it in entries] == [
+        ("0.wav", ""),
+        ("manifest.csv line 3", "3 fields where 2 are named"),
+    ]
+
+
+def test_a_manifest_without_header_says_so(tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_text("a.wav,नमस्ते\nb.wav,दुनिया\n")
+    with pytest.raises(CorpusError, match="its first line must name the columns"):
+        open_corpus(tmp_path, "hi")
