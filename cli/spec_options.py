@@ -91,13 +91,52 @@ def complete_spec(
     if "language" not in named:
         raise UsageError("--lang: missing; the code or name of a language, such as hi or Hindi")
     spec = build_spec({"corpus": ""} | values, preset, sets)
-    corpus = spec.corpus.replace("{language}", spec.language)
-    if not corpus and strict:
+    spec = spec.with_places(lambda place: place.replace("{language}", spec.language))
+    if not spec.corpus and strict:
         corpus = str(find_corpus(load_settings().corpora, spec.language))
-    spec = spec.model_copy(update={"corpus": corpus})
-    _check_path("corpus", spec.corpus)
+        spec = spec.model_copy(update={"corpus": corpus})
+    for place in spec.places:
+        _check_path("corpus", place)
     check_base_model(spec.base_model)
     return spec
+
+
+def corpus_values(
+    corpora: tuple[str, ...], test_corpus: str | None, maps: tuple[str, ...]
+) -> dict[str, Any]:
+    """What --corpus, --test-corpus and --map say, as values of a spec. Raises UsageError."""
+    values: dict[str, Any] = {}
+    weighed = [_weighted(text) for text in corpora]
+    if weighed:
+        values["corpus"], values["corpus_weight"] = weighed[0]
+        values["more_corpora"] = [{"corpus": it, "weight": weight} for it, weight in weighed[1:]]
+    if test_corpus:
+        values["test_corpus"] = test_corpus
+    columns = {}
+    for line in maps:
+        role, equals, name = line.partition("=")
+        if not (role and equals and name):
+            raise UsageError(f"--map: {line!r} is not of the form ROLE=COLUMN, e.g. text=sentence")
+        columns[role] = name
+    return values | ({"preprocess": {"columns": columns}} if columns else {})
+
+
+def _weighted(text: str) -> tuple[str, float]:
+    """Corpus and weight of `CORPUS=0.3`. The query of a url may hold `=`, too."""
+    corpus, equals, number = text.rpartition("=")
+    parameter = re.split("[?&]", text)[-1] if "?" in text else ""
+    if not equals or parameter.count("=") == 1:
+        return text, 1.0
+    try:
+        weight = float(number)
+        if Path(text).expanduser().exists():
+            return text, 1.0
+    # Not a number, or not a path.
+    except (ValueError, OSError, RuntimeError):
+        return text, 1.0
+    if not 0 < weight <= 1:
+        raise UsageError(f"--corpus: {text!r} has the weight {number}; allowed: over 0, at most 1")
+    return corpus, weight
 
 
 def _check_path(name: str, text: str) -> None:

@@ -11,6 +11,7 @@ from lorajob.cli.spec_options import (
     PRIORITY,
     WAIT,
     complete_spec,
+    corpus_values,
     read_spec,
     refuse_one_language,
     write_settings,
@@ -50,11 +51,28 @@ Examples:
 )
 @click.option(
     "--corpus",
+    "corpora",
+    multiple=True,
     metavar="PATH_OR_URL",
     help="Common Voice release (.tar.gz or unpacked folder); or its url, such as "
     "s3://bucket/cv_hi.tar.gz; or a manifest (.tsv, .csv, .jsonl) with columns audio and text, "
-    "and optionally split and speaker. {language} in it becomes the language's code. Default: the "
-    "newest *-LANGUAGE.tar.gz or folder named LANGUAGE in $LORAJOB_CORPORA.",
+    "and optionally split and speaker; or hf:OWNER/NAME?config=hi_in of the Hub; or any layout of "
+    "docs/corpora.md. {language} in it becomes the language's code. May be repeated; B=0.3 takes "
+    "that share of B's training clips. Default: the newest *-LANGUAGE.tar.gz or folder named "
+    "LANGUAGE in $LORAJOB_CORPORA.",
+)
+@click.option(
+    "--test-corpus",
+    metavar="PATH_OR_URL",
+    help="Corpus to test on, instead of the test split of --corpus: its test split, or all of it.",
+)
+@click.option(
+    "--map",
+    "maps",
+    multiple=True,
+    metavar="ROLE=COLUMN",
+    help="Column that holds audio, text, speaker, split, start, end or duration, such as "
+    "text=raw_transcription. May be repeated.",
 )
 @click.option(
     "--base-model",
@@ -94,7 +112,9 @@ Examples:
 def submit(
     ctx: click.Context,
     lang: str | None,
-    corpus: str | None,
+    corpora: tuple[str, ...],
+    test_corpus: str | None,
+    maps: tuple[str, ...],
     base_model: str | None,
     preset: str,
     sets: tuple[str, ...],
@@ -114,8 +134,11 @@ def submit(
     """
     if worker_timeout is not None and not wait:
         raise UsageError("--worker-timeout: needs --wait")
-    flags = {"language": lang, "corpus": corpus, "base_model": base_model}
+    from lorajob.spec import merge
+
+    flags = {"language": lang, "base_model": base_model}
     values = read_spec(spec_path) | {name: value for name, value in flags.items() if value}
+    values = merge(values, corpus_values(corpora, test_corpus, maps))
     languages = [name.strip() for name in (lang or "").split(",")]
     if len(languages) > 1:
         if not all(languages):

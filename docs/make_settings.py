@@ -139,6 +139,7 @@ def _allowed(field: dict[str, Any]) -> str:
         "integer": "whole number",
         "number": "number",
         "boolean": "true, false",
+        "object": "mapping",
         "string": "text",
     }
     signs = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lorajob.corpora import find_corpus
 from lorajob.errors import CorpusError, JobNotFoundError, LorajobError, UsageError
@@ -225,8 +226,13 @@ def _ids_asked_for(
     return PREFIX + batch, [ids[one] for one in range(len(specs))]
 
 
-def _unset(spec: JobSpec) -> set[str]:
-    return {"base_revision"} if spec.base_revision is None else set()
+def _unset(spec: JobSpec) -> dict[str, Any]:
+    newer = ("base_revision", "corpus_weight", "more_corpora", "test_corpus")
+    fields = JobSpec.model_fields
+    unset: dict[str, Any] = {
+        name: True for name in newer if getattr(spec, name) == fields[name].default
+    }
+    return unset if spec.preprocess.columns else unset | {"preprocess": {"columns"}}
 
 
 def _digest(text: str) -> str:

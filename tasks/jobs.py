@@ -45,8 +45,8 @@ class Jobs:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        # (corpus, language) of a local corpus -> where every machine finds it
-        self._places: dict[tuple[str, str], str] = {}
+        # (corpus, language, columns) of a local corpus -> where every machine finds it
+        self._places: dict[tuple[str, ...], str] = {}
         # (base model, revision) -> commit on the Hub; None for a folder, or without an answer
         self._commits: dict[tuple[str, str | None], str | None] = {}
 
@@ -90,8 +90,8 @@ class Jobs:
         Raises UsageError for a training that needs more memory than any card has.
         """
         _memory_class(spec)
-        changes = {"corpus": _place_of(spec.corpus), "base_model": _absolute(spec.base_model)}
-        return spec.model_copy(update=changes)
+        spec = spec.with_places(_place_of)
+        return spec.model_copy(update={"base_model": _absolute(spec.base_model)})
 
     def check(self, spec: JobSpec) -> None:
         """Raise UsageError or CorpusError for a corpus that is missing or of another language.
@@ -102,14 +102,18 @@ class Jobs:
         base = spec.base_model, spec.base_revision
         if base not in self._commits:
             self._commits[base] = _commit_of(*base)
-        path = local_path(spec.corpus)
+        for corpus in spec.places:
+            self._check_corpus(corpus, spec)
+
+    def _check_corpus(self, corpus: str, spec: JobSpec) -> None:
+        path, columns = local_path(corpus), spec.preprocess.columns
         if path is None:
-            check_remote(spec.corpus)
+            check_remote(corpus)
             return
-        check_corpus(path, spec.language)
-        asked = spec.corpus, spec.language
+        check_corpus(path, spec.language, columns)
+        asked = _asked(corpus, spec)
         if asked not in self._places:
-            self._places[asked] = put_corpus(self._settings, *asked)
+            self._places[asked] = put_corpus(self._settings, corpus, spec.language, columns)
 
     def new_record(
         self,
@@ -126,6 +130,7 @@ class Jobs:
             state="queued" if error is None else "rejected",
             created_at=time.time(),
             corpus=spec.corpus,
+            more_corpora=spec.places[1:],
             base_model=spec.base_model,
             folder=job_place(self._settings, job_id),
             error=error,
@@ -143,10 +148,13 @@ class Jobs:
 
         The job must not have files yet.
         """
-        place = {"corpus": self._places.get((spec.corpus, spec.language), spec.corpus)}
+        asked = spec
+        spec = spec.with_places(lambda place: self._places.get(_asked(place, asked), place))
         commit = self._commits.get((spec.base_model, spec.base_revision))
-        pinned = place | ({} if commit is None else {"base_revision": commit})
-        spec, record = spec.model_copy(update=pinned), record.model_copy(update=place)
+        if commit is not None:
+            spec = spec.model_copy(update={"base_revision": commit})
+        place = {"corpus": spec.corpus, "more_corpora": spec.places[1:]}
+        record = record.model_copy(update=place)
         try:
             open_job(record, self._settings).put_spec(spec.model_dump(mode="json"))
             with service_errors(self._settings):
@@ -254,6 +262,11 @@ def _place_of(corpus: str) -> str:
     """The corpus as workers find it: an absolute path or a url; an empty name stays empty."""
     path = local_path(corpus)
     return corpus if not corpus or path is None else str(path.expanduser().resolve())
+
+
+def _asked(corpus: str, spec: JobSpec) -> tuple[str, ...]:
+    columns = sorted(f"{role}={name}" for role, name in spec.preprocess.columns.items())
+    return (corpus, spec.language, *columns)
 
 
 def _check_id(job_id: str) -> None:

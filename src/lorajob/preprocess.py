@@ -19,6 +19,7 @@ from typing import Literal
 
 from lorajob.cores import threads_a_stage
 from lorajob.corpora import Clip, Corpus, fingerprint, local_copy, open_corpus
+from lorajob.corpora.joined import Part, join_corpora
 from lorajob.corpora.pieces import Piece, pieces
 from lorajob.corpora.report import CorpusReport
 from lorajob.corpora.split import choose_test, sample
@@ -83,19 +84,22 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     language = find_language(spec.language)
     labels = Labels(base_of(spec, job).folder, language.token)
     pace = _Pace(report)
-    source = local_copy(spec.corpus)
+    columns = spec.preprocess.columns
+    sources = [local_copy(place) for place in spec.places]
     # Read the setting now: a wrong value fails at once, not after hours.
     places.cache_bytes()
     name = cache.key(
         version=VERSION,
-        corpus=fingerprint(source, language.code, pace.tick),
+        corpus=[fingerprint(source, language.code, pace.tick, columns) for source in sources],
         tokenizer=hash_file(labels.folder / "tokenizer.json"),
         spec=spec.model_dump(mode="json", include={"language", "seed", "preprocess"}),
+        weights=[spec.corpus_weight, *(each.weight for each in spec.more_corpora)],
+        test_corpus=spec.test_corpus is not None,
     )
     if (kept_before := cache.fetch("preprocess", name, out)) is not None:
         log.info("%s: as an earlier job read it", public(spec.corpus))
         return PreprocessResult(**kept_before)
-    corpus = open_corpus(source, language.code, pace.tick)
+    corpus = _opened(spec, sources, language.code, pace)
     selection = select(corpus, spec.preprocess, spec.seed)
     kept = CorpusReport(language.code, selection.test_by)
     _write_stores(corpus, selection, spec.preprocess, labels, out, kept, pace)
@@ -122,6 +126,23 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     if not any(reason == audio.UNREADABLE for reason in result.dropped):
         cache.keep("preprocess", name, result.model_dump(), out)
     return result
+
+
+def _opened(spec: JobSpec, sources: list[Path], language: str, pace: "_Pace") -> Corpus:
+    """The corpus of a job, or all its corpora as one."""
+    columns = spec.preprocess.columns
+    found = [open_corpus(source, language, pace.tick, columns) for source in sources]
+    if len(found) == 1 and spec.corpus_weight == 1:
+        return found[0]
+    test = found.pop() if spec.test_corpus else None
+    weights = [spec.corpus_weight, *(each.weight for each in spec.more_corpora)]
+    return join_corpora(
+        [Part(corpus, weight) for corpus, weight in zip(found, weights, strict=True)],
+        test,
+        spec.preprocess.train_splits,
+        spec.preprocess.test_split,
+        spec.seed,
+    )
 
 
 def select(corpus: Corpus, config: PreprocessConfig, seed: int) -> Selection:

@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +14,8 @@ from lorajob.languages import find_language
 from lorajob.spec_yaml import read_yaml
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(gt=0, le=1)]
+Role = Literal["audio", "text", "speaker", "split", "start", "end", "duration"]
 ComputeType = Literal["float16", "int8", "int8_float16", "int8_float32", "float32"]
 # The text under a field describes it in the schema, `lorajob submit --help` and docs/settings.md.
 FROZEN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
@@ -33,6 +35,9 @@ class PreprocessConfig(BaseModel):
     """Splits of the corpus to train on."""
     test_split: str = "test"
     """Split of the corpus on which the error rates are measured."""
+    columns: dict[Role, str] = {}
+    """Columns of the corpus by their role, if lorajob does not find them: audio, text, speaker,
+    split, start, end, duration. `--map text=raw_transcription` does the same."""
     test_share: Fraction = 0.1
     """Share of the clips to set aside for testing if the corpus has no test split. If speakers are
     known, no speaker is in both parts."""
@@ -172,6 +177,17 @@ class ConvertConfig(BaseModel):
     """Test clips on which the converted model is compared with the transformers model."""
 
 
+class WeightedCorpus(BaseModel):
+    """A further corpus, and the share of its training clips that is used."""
+
+    model_config = FROZEN
+
+    corpus: str
+    """As the corpus of a job."""
+    weight: Weight = 1.0
+    """Share of its training clips, sampled by the job's seed."""
+
+
 class JobSpec(BaseModel):
     """One job: a language, a corpus, a base model, and a config for each stage."""
 
@@ -180,7 +196,13 @@ class JobSpec(BaseModel):
     language: str
     """Code or name of the language, for example hi or Hindi."""
     corpus: str
-    """Common Voice release (tar.gz or folder) or manifest (TSV, CSV, JSONL)."""
+    """Folder, archive, manifest or url of a corpus, or hf:OWNER/NAME."""
+    corpus_weight: Weight = 1.0
+    """Share of its training clips that is used, sampled by the seed."""
+    more_corpora: tuple[WeightedCorpus, ...] = ()
+    """Further corpora of the same language to train on."""
+    test_corpus: str | None = None
+    """Corpus to test on, instead of the test splits of the others. Null: those."""
     base_model: str = DEFAULT_BASE_MODEL
     """Hub id, folder of a Whisper in transformers or CTranslate2 format, or demo/whisper-base."""
     base_revision: str | None = None
@@ -192,6 +214,21 @@ class JobSpec(BaseModel):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     convert: ConvertConfig = ConvertConfig()
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The paths and urls of all corpora, the first one first."""
+        more = [each.corpus for each in self.more_corpora]
+        return (self.corpus, *more, *([self.test_corpus] if self.test_corpus else []))
+
+    def with_places(self, found: Callable[[str], str]) -> "JobSpec":
+        """The spec with `found(place)` in place of the path or url of each corpus."""
+        more = tuple(
+            each.model_copy(update={"corpus": found(each.corpus)}) for each in self.more_corpora
+        )
+        test = found(self.test_corpus) if self.test_corpus else None
+        changes = {"corpus": found(self.corpus), "more_corpora": more, "test_corpus": test}
+        return self.model_copy(update=changes)
 
     @property
     def decodes_cut(self) -> bool:

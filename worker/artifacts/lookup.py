@@ -1,6 +1,8 @@
 """Finds the files of a job by its record or id, and the ids of all jobs by the settings."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lorajob.corpora import bring_corpus
 from lorajob.job.jobdir import JOB_ID
@@ -39,7 +41,7 @@ def job_place(settings: Settings, job_id: str) -> str:
     return str(settings.jobs.expanduser().resolve() / job_id)
 
 
-def put_corpus(settings: Settings, corpus: str, language: str) -> str:
+def put_corpus(settings: Settings, corpus: str, language: str, columns: Mapping[Any, str]) -> str:
     """Where every machine finds a corpus of this machine.
 
     That is its path if the jobs are in a folder, or if the settings say that every machine has the
@@ -47,7 +49,8 @@ def put_corpus(settings: Settings, corpus: str, language: str) -> str:
     """
     if settings.store_url is None or settings.is_everywhere(Path(corpus)):
         return corpus
-    return bring_corpus(Path(corpus), language, Store(f"{settings.store_url}/{CORPORA}"))
+    store = Store(f"{settings.store_url}/{CORPORA}")
+    return bring_corpus(Path(corpus), language, store, columns)
 
 
 def recorded_ids(settings: Settings, file: str = "job.json") -> list[str]:

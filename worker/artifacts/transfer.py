@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -125,25 +125,34 @@ def while_there(stored: JobStore) -> Iterator[None]:
 
 @contextmanager
 def corpus_here(record: JobRecord, claim: Claim, errand: Errand) -> Iterator[Outcome | None]:
-    """Keep a local copy of a corpus that has a url, while preprocessing reads it.
+    """Keep local copies of the corpora that have a url, while preprocessing reads them.
 
     Yields the outcome of a failed download, or None.
     """
-    if claim.stage != "preprocess" or local_path(record.corpus) is not None:
-        yield None
-        return
+    urls = [it for it in (record.corpus, *record.more_corpora) if local_path(it) is None]
+    if claim.stage != "preprocess":
+        urls = []
     failed: Outcome | None = None
-    try:
-        fetched = errand.run(lambda check: fetch(record.corpus, check))
-        failed = fetched if isinstance(fetched, Stopped) else None
-    except LorajobError as error:
-        failed = failed_transfer(error)
-    with in_use(record.corpus) as here:
-        if failed is None and not here:  # it was removed to make room since the download
-            failed = Failed(
-                "retryable", f"corpus: {public(record.corpus)} was removed before it was read"
-            )
+    with ExitStack() as held:
+        for url in dict.fromkeys(urls):
+            failed = _fetched(url, errand)
+            here = failed is None and held.enter_context(in_use(url))
+            if failed is None and not here:  # it was removed to make room since the download
+                failed = Failed(
+                    "retryable", f"corpus: {public(url)} was removed before it was read"
+                )
+            if failed is not None:
+                break
         yield failed
+
+
+def _fetched(url: str, errand: Errand) -> Outcome | None:
+    """Fetch a corpus. Returns the outcome if that failed."""
+    try:
+        fetched = errand.run(lambda check: fetch(url, check))
+    except LorajobError as error:
+        return failed_transfer(error)
+    return fetched if isinstance(fetched, Stopped) else None
 
 
 def failed_transfer(error: LorajobError) -> Failed:

@@ -22,6 +22,7 @@ from lorajob.worker.records.standing import (
 )
 
 JSON_FIELDS = ("progress", "result")  # of a stage
+LISTS = ("ended", "more_corpora")  # of a job, kept as JSON
 MEASURED = ("evaluate", "convert")  # the stages that measure error rates
 
 
@@ -69,6 +70,7 @@ class JobRecord(BaseModel):
     state: JobState = "queued"
     created_at: float  # seconds since the epoch
     corpus: str
+    more_corpora: tuple[str, ...] = ()  # further corpora to train or test on
     base_model: str
     folder: str
     error: str | None = None
@@ -141,10 +143,13 @@ class JobRecord(BaseModel):
 
     def to_hash(self) -> dict[Any, str]:
         """The record as flat text fields, such as `train.state`. None and empty are left out."""
-        fields = self.model_dump(mode="json", exclude={"stages", "ended"}, exclude_none=True)
+        apart = {"stages", "ended", "more_corpora"}
+        fields = self.model_dump(mode="json", exclude=apart, exclude_none=True)
         fields["cancel_requested"] = int(self.cancel_requested)
         if self.ended:
             fields["ended"] = json.dumps([entry.model_dump(mode="json") for entry in self.ended])
+        if self.more_corpora:
+            fields["more_corpora"] = json.dumps(self.more_corpora)
         for name, stage in self.stages.items():
             for field, value in stage.model_dump(mode="json").items():
                 if value is None:
@@ -161,7 +166,7 @@ class JobRecord(BaseModel):
             for name, text in fields.items():
                 stage, dot, field = name.partition(".")
                 if not dot:
-                    values[name] = json.loads(text) if name == "ended" else text
+                    values[name] = json.loads(text) if name in LISTS else text
                 else:
                     value = json.loads(text) if field in JSON_FIELDS else text
                     values["stages"][stage][field] = value

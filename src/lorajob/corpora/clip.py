@@ -1,11 +1,11 @@
 """The parts of a corpus, the same for every format: entries, clips and their reader."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 TRAIN, DEV, TEST = "train", "dev", "test"
 SPLITS = (TRAIN, DEV, TEST)
@@ -18,6 +18,8 @@ SPLIT_NAMES = {
     "testing": TEST,
 }
 
+# Role of a column, such as text -> its name. Any mapping from str to str.
+Columns = Mapping[Any, str]
 Tick = Callable[[], None]
 
 

@@ -5,8 +5,8 @@
 
 Columns are found by name, because releases have from 8 to 13 of them. In a release no speaker is in
 two of the splits train, dev and test. Clips that are in none of these three are in `validated` and
-`other`, which are used only if a job asks for them. A delta release has no splits: its validated
-clips are read as `train`. Single-word releases have the layout of a release.
+`other`, which are used only if a job asks for them. A delta release, which has delta in its name,
+has no splits: its validated clips are read as `train`. Single-word releases have the same layout.
 """
 
 from dataclasses import dataclass, field, replace
@@ -65,9 +65,6 @@ class _Tables:
         for split in SPLITS:
             for entry in self.of.get(split, []):
                 unique.setdefault(entry.id, entry)
-        if not any(self.of.get(split) for split in (TRAIN, DEV, TEST)):
-            # A delta release has no splits: its validated clips are new since the last release.
-            return tuple(_in_train(entry) for entry in unique.values())
         return tuple(unique.values())
 
 
@@ -114,7 +111,11 @@ def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
         if root.has(f"{split}.tsv"):
             with root.open(f"{split}.tsv") as file:
                 tables.add(split, file, language)
-    return Corpus(tables.entries(), root.audio(CLIPS, MAX_AUDIO_BYTES))
+    entries = tables.entries()
+    # A delta release has no splits: its validated clips are new since the last release.
+    if "delta" in f"{place.path.name}/{root.root}" and not any(map(tables.of.get, (DEV, TEST))):
+        entries = tuple(_in_train(entry) for entry in entries)
+    return Corpus(entries, root.audio(CLIPS, MAX_AUDIO_BYTES))
 
 
 def find_root(place: Place, language: str) -> Place:

@@ -1,12 +1,12 @@
 """Finds and opens the corpus at a path, or the newest corpus of a language."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from types import MappingProxyType
 
 from lorajob.corpora.archive import ARCHIVES
-from lorajob.corpora.clip import Corpus, Tick
+from lorajob.corpora.clip import Columns, Corpus, Tick
 from lorajob.corpora.fingerprint import fingerprint_archive, fingerprint_files
 from lorajob.corpora.place import is_archive, open_place
 from lorajob.corpora.readers import reader_of
@@ -19,13 +19,13 @@ SOURCES = (
     "download a Common Voice release from the Mozilla Data Collective and give it by --corpus,"
     " or write a manifest (TSV, CSV or JSONL with columns audio and text)"
 )
-NO_COLUMNS: Mapping[str, str] = MappingProxyType({})
+NO_COLUMNS: Columns = MappingProxyType({})
 _VERSION = re.compile(r"-v\d+(?:\.\d+)*$")
 _RELEASE = re.compile(r"(?<![0-9])(\d+)\.(\d+)(?:-(\d{4})-(\d{2})-(\d{2}))?")
 
 
 def open_corpus(
-    path: Path, language: str, tick: Tick | None = None, columns: Mapping[str, str] = NO_COLUMNS
+    path: Path, language: str, tick: Tick | None = None, columns: Columns = NO_COLUMNS
 ) -> Corpus:
     """Open the corpus at `path` and read its tables. `tick` is called often meanwhile.
 
@@ -38,9 +38,7 @@ def open_corpus(
     return reader_of(place).clips(place, language, tick)
 
 
-def fingerprint(
-    path: Path, language: str, tick: Tick, columns: Mapping[str, str] = NO_COLUMNS
-) -> str:
+def fingerprint(path: Path, language: str, tick: Tick, columns: Columns = NO_COLUMNS) -> str:
     """A hash of the corpus's content. Raises as `open_corpus` does."""
     path = _existing(path)
     if is_archive(path):
@@ -48,7 +46,7 @@ def fingerprint(
     return fingerprint_files(open_corpus(path, language, tick, columns), tick)
 
 
-def check_corpus(path: Path, language: str, columns: Mapping[str, str] = NO_COLUMNS) -> None:
+def check_corpus(path: Path, language: str, columns: Columns = NO_COLUMNS) -> None:
     """Check quickly that there is a corpus in this language. Does not read all of it.
 
     Raises UsageError or CorpusError as `open_corpus` does.

@@ -7,7 +7,7 @@ from pathlib import Path
 from lorajob.corpora.clip import TRAIN, Corpus, Entry, Tick
 from lorajob.corpora.names import column, split_name, split_of, split_of_folders, stem, unique
 from lorajob.corpora.place import Place
-from lorajob.corpora.spans import WHOLE, span_of
+from lorajob.corpora.spans import DURATION, WHOLE, span_of
 from lorajob.corpora.tables import (
     Row,
     faulty_entry,
@@ -79,7 +79,7 @@ def _entry(place: Place, table: str, row: Row, split: str | None, ids: dict[str,
     try:
         audio = pick(row, column(place, "audio", AUDIO_COLUMNS), table)
         text = pick(row, column(place, "text", TEXT_COLUMNS), table)
-        start, end = span_of(row, NEMO_AUDIO in row)
+        start, end = span_of(_times(place, row), NEMO_AUDIO in row)
     except ValueError as error:
         fault = str(error)
     folder = table.rpartition("/")[0]
@@ -99,6 +99,12 @@ def _entry(place: Place, table: str, row: Row, split: str | None, ids: dict[str,
         end=end,
         fault=fault,
     )
+
+
+def _times(place: Place, row: Row) -> dict[str, str]:
+    """The row, with the mapped columns of times under their own names."""
+    mapped = {role: place.columns.get(role, "").lower() for role in ("start", "end", DURATION)}
+    return {**row, **{role: row.get(name, "") for role, name in mapped.items() if name}}
 
 
 def _tables(place: Place) -> list[tuple[str, str | None]]:

@@ -1,13 +1,13 @@
 """Where a corpus lies: the view that readers have of its files."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import IO
 
 from lorajob.corpora.archive import ARCHIVES, MAX_RECORDING_BYTES
-from lorajob.corpora.clip import SPLIT_NAMES, SPLITS, AudioSource, Entry, Tick
+from lorajob.corpora.clip import SPLIT_NAMES, SPLITS, AudioSource, Columns, Entry, Tick
 from lorajob.corpora.trees import FolderTree, Tree, join, open_tree
 
 
@@ -22,7 +22,7 @@ class Place:
     root: str = ""
     table: str | None = None
     # What the user says about columns: role, such as text -> name of the column
-    columns: Mapping[str, str] = field(default_factory=dict)
+    columns: Columns = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -92,7 +92,7 @@ def open_place(
     path: Path,
     tick: Tick | None = None,
     seconds: float = 0.0,
-    columns: Mapping[str, str] = MappingProxyType({}),
+    columns: Columns = MappingProxyType({}),
 ) -> Place:
     """The place of a corpus at a path. `seconds` limit the time that a large archive takes.
 

@@ -38,8 +38,9 @@ from lorajob.storage.store import (
     store_errors,
     unhurried,
 )
-from lorajob.storage.urls import local_path, public
+from lorajob.storage.urls import is_named, local_path, public
 
+FILES = (*ARCHIVES, ".parquet")
 ENTRY, DATA = "entry.json", "data"
 VERSION_FIELDS = (
     "ETag",
@@ -108,7 +109,9 @@ class Catalogue(Protocol):
 
 def catalogue(url: str) -> Catalogue | None:
     """The catalogue that a url names; None for a plain url."""
-    return next((found for prefix, found in _CATALOGUES.items() if url.startswith(prefix)), None)
+    if not is_named(url):
+        return None
+    return next(found for prefix, found in _CATALOGUES.items() if url.startswith(prefix))
 
 
 _CATALOGUES: dict[str, Catalogue] = {hub.SCHEME: hub}
@@ -124,10 +127,10 @@ def check_remote(url: str) -> None:
         return
     # Comes first, because it refuses malformed urls.
     store = Store(url)
-    if not Remote(url).name.lower().endswith(ARCHIVES):
+    if not Remote(url).name.lower().endswith(FILES):
         raise UsageError(
-            f"corpus: {public(url)} is not an archive; a url must end in {', '.join(ARCHIVES)}"
-            " (a Common Voice release)"
+            f"corpus: {public(url)} is not an archive; a url must end in {', '.join(FILES)}"
+            " (such as a Common Voice release)"
         )
     if store.info() is None:
         raise UsageError(f"corpus: {public(url)} does not exist")

@@ -24,7 +24,12 @@ _URL = re.compile(
 
 def is_url(text: object) -> bool:
     """Whether `text` is a url, or names a data set of a catalogue, and is not a path."""
-    return isinstance(text, str) and ("://" in text or text.startswith(CATALOGUES))
+    return isinstance(text, str) and ("://" in text or is_named(text))
+
+
+def is_named(text: str) -> bool:
+    """Whether `text` names a data set of a catalogue, such as hf:OWNER/NAME."""
+    return text.startswith(CATALOGUES) and "://" not in text
 
 
 def local_path(text: str) -> Path | None:
@@ -39,7 +44,7 @@ def has_login(url: str) -> bool:
 
 def public(url: str) -> str:
     """A url without login and query, for people, logs and webhooks. Other text stays as it is."""
-    if not is_url(url) or url.startswith(CATALOGUES):
+    if not is_url(url) or is_named(url):
         return url
     links = (_LOGIN.sub("://***@", link) for link in _CHAIN.split(url))
     return "::".join(_QUERY.sub("?***", link) for link in links)
