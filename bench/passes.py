@@ -4,8 +4,9 @@
 
 JOB_DIR is a preprocessed job. Eight clips of medium length are used in four ways: each alone in a
 cut window, all eight cut windows in one pass, one clip padded to 30 s, and as many as fit packed.
-The script prints CPU seconds for each clip, the best of three runs. torch.compile needs a C++
-compiler.
+The script prints CPU seconds for each clip, the best of three runs, and for the default the
+arithmetic of LoRA training that it achieves, beside the rate of a plain bf16 product of matrices on
+the same core. torch.compile needs a C++ compiler.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gpu.models import SHAPES, needed_flops
 
 from lorajob.job.jobdir import JobDir
 from lorajob.languages import find_language
@@ -30,6 +32,8 @@ from lorajob.whisper.tokens import Labels
 from lorajob.whisper.window import WINDOW_SECONDS
 
 CLIPS = 8
+MATRIX = 2048  # rows and columns of the product that shows what the core can do
+DEFAULT = "bf16, all layers (the default)"
 QV = ("q_proj", "v_proj")
 VARIANTS: dict[str, dict[str, Any]] = {
     "float32, q and v, dropout 0.05": {
@@ -40,7 +44,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bf16, q and v, dropout 0.05": {"target_modules": QV, "dropout": 0.05},
     "bf16, q and v": {"target_modules": QV},
     "bf16, all layers, dropout 0.05": {"dropout": 0.05},
-    "bf16, all layers (the default)": {},
+    DEFAULT: {},
     "bf16, all layers, rank 8": {"rank": 8, "alpha": 16},
     "bf16, decoder only": {"decoder_only": True},
 }
@@ -55,7 +59,10 @@ TRIED = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("job_dir", type=Path)
-    job = JobDir(parser.parse_args().job_dir)
+    parser.add_argument("--only", help="measure this row alone")
+    args = parser.parse_args()
+    job = JobDir(args.job_dir)
+    torch.set_num_threads(1)
     spec = JobSpec.load(job.spec_path)
     folder = local_model(spec.base_model)
     store = ClipStore(job.stage_dir("preprocess") / "train")
@@ -64,13 +71,40 @@ def main() -> int:
     print("| | " + " | ".join(kinds) + " |")
     print("| --- |" + " ---: |" * len(kinds))
     plain = {name: (values, "") for name, values in VARIANTS.items()}
-    for name, (values, how) in (plain | TRIED).items():
+    rows = {name: it for name, it in (plain | TRIED).items() if args.only in (None, name)}
+    default: list[float] = []
+    for name, (values, how) in rows.items():
         torch.compiler.reset()
         config = TrainConfig(**{"precision": "bf16", **values})
         model = load_for_training(folder, config, torch.device("cpu"))
         costs = [cost(model, config, store, labels, batch, how) for batch in kinds.values()]
         print(f"| {name} | " + " | ".join(f"{it:.2f}" for it in costs) + " |", flush=True)
+        default = costs if name == DEFAULT else default
+    if default:
+        print_rates(store, kinds, default)
     return 0
+
+
+def print_rates(store: ClipStore, kinds: dict[str, Sequence[Window]], costs: list[float]) -> None:
+    """The arithmetic that whisper-base needs for the clips, a second, and that of a product."""
+    product = matrix_rate()
+    print(f"\na {MATRIX} x {MATRIX} bf16 product: {product / 1e9:.0f} GFLOP/s of CPU time")
+    for (kind, given), seconds in zip(kinds.items(), costs, strict=True):
+        clips = [clip for window in given for clip in window.clips]
+        needed = needed_flops(SHAPES["base"], store.seconds[clips], store.tokens[clips])
+        rate = needed / len(clips) / seconds
+        print(f"{kind}: {rate / 1e9:.0f} GFLOP/s, {100 * rate / product:.0f} %")
+
+
+def matrix_rate() -> float:
+    """Operations a second of CPU time, the best of five products."""
+    left, right = torch.randn(2, MATRIX, MATRIX).bfloat16()
+    taken = []
+    for _ in range(5):
+        started = time.process_time()
+        left @ right
+        taken.append(time.process_time() - started)
+    return 2 * MATRIX**3 / min(taken)
 
 
 def windows(store: ClipStore) -> dict[str, Sequence[Window]]:
@@ -110,7 +144,7 @@ def cost(
     taken = []
     with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
         with torch.no_grad():
-            heard = Batch(batch.labels, encoded=loss.encode(batch.audio))
+            heard = Batch(batch.labels, batch.counted, encoded=loss.encode(batch.audio))
         compiled = torch.compile(loss) if how == "compile" else loss
         for _ in range(4):
             started = time.process_time()
