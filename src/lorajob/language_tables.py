@@ -262,3 +262,48 @@ STAND_INS = {
     "zu": ("Zulu", "sn", "Bantu of southern Africa, Latin"),
     "zza": ("Zaza", "tr", "Latin alphabet after the Turkish"),
 }
+
+# Languages that are not written in Latin letters alone, by script (ISO 15924). The first script of
+# a language is the usual one.
+_BY_SCRIPT = {
+    "Cyrl": "ab ady ba be bg bxr cv kbd kk kpv ky mdf mhr mk mn mrj myv os ru sah tg tt tyv udm uk",
+    "Arab": "ar ckb fa ks ps sd sdh skr ug ur",
+    "Deva": "bho brx doi gom hi mai mr ne sa",
+    "Beng": "as bn",
+    "Ethi": "am ti tig",
+    "Hant": "yue zh-HK zh-TW",
+    "Geor": "ka xmf",
+    "Armn": "hy hyw",
+    "Hebr": "he yi",
+}
+SCRIPTS: dict[str, tuple[str, ...]] = {
+    code: (script,) for script, codes in _BY_SCRIPT.items() for code in codes.split()
+} | {
+    "bo": ("Tibt",),
+    "bs": ("Latn", "Cyrl"),
+    "dv": ("Thaa",),
+    "el": ("Grek",),
+    "gu": ("Gujr",),
+    "ja": ("Jpan",),
+    "km": ("Khmr",),
+    "kn": ("Knda",),
+    "ko": ("Kore",),
+    "lo": ("Laoo",),
+    "ml": ("Mlym",),
+    "mni": ("Beng", "Mtei"),
+    "my": ("Mymr",),
+    "nan-tw": ("Hant", "Latn"),
+    "or": ("Orya",),
+    "pa": ("Guru",),
+    "sat": ("Olck",),
+    "si": ("Sinh",),
+    "sr": ("Cyrl", "Latn"),
+    "syr": ("Syrc",),
+    "ta": ("Taml",),
+    "te": ("Telu",),
+    "th": ("Thai",),
+    "uz": ("Latn", "Cyrl"),
+    "zgh": ("Tfng",),
+    "zh": ("Hans", "Hant"),
+    "zh-CN": ("Hans",),
+}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lorajob.errors import UsageError
-from lorajob.language_tables import ALIASES, REGIONAL, STAND_INS, WHISPER
+from lorajob.language_tables import ALIASES, REGIONAL, SCRIPTS, STAND_INS, WHISPER
 
 # Languages without spaces between words (or with spaces only between phrases). Their error rate
 # counts characters, because words are not marked.
@@ -29,6 +29,17 @@ class Language:
     name: str
     token: str
     primary_metric: Literal["wer", "cer"]
+
+    @property
+    def scripts(self) -> tuple[str, ...]:
+        """The ISO 15924 codes of the scripts that it is usually written in."""
+        return SCRIPTS.get(self.code, ("Latn",))
+
+    @property
+    def note(self) -> str:
+        """Why the token is that of another language; "" for a language's own token."""
+        found = (REGIONAL | STAND_INS).get(self.code)
+        return found[2] if found else ""
 
 
 def find_language(text: str) -> Language:

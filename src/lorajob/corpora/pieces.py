@@ -18,12 +18,17 @@ class Piece:
 
     def samples(self, max_seconds: float) -> audio.Samples:
         """The clip's samples, mono at 16 kHz. Raises AudioError with the reason to drop it."""
+        found = self.cut(max_seconds)
+        return audio.decode(self.clip.audio, max_seconds) if found is None else found.mono()
+
+    def cut(self, max_seconds: float) -> Cut | None:
+        """The segment of the recording; None if the clip is all of it. Raises AudioError."""
         found, clip = self.found, self.clip
         if found is None and clip.is_segment:
             (found,) = cut(clip.audio, [(clip.start, clip.end)], max_seconds)
         if isinstance(found, audio.AudioError):
             raise found
-        return audio.decode(clip.audio, max_seconds) if found is None else found.mono()
+        return found
 
 
 def pieces(clips: Iterable[Clip], max_seconds: float) -> Iterator[Piece]:

@@ -25,6 +25,7 @@ from lorajob.speech.audio import (
 BLOCK_SECONDS = 5
 # Times in tables are rounded, and codecs pad: a segment may end this much after its recording.
 TOLERANCE_SECONDS = 0.1
+LONGEST_SECONDS = 1e9  # of any recording
 BEYOND = "segment beyond the recording's end"
 WRONG_TIMES = "segment that ends before it starts"
 
@@ -69,7 +70,8 @@ def _one(stream: "_Stream", start: float, end: float | None, most: float) -> Cut
         return AudioError(over(most))
     first = round(start * stream.rate)
     wanted = end if end is not None else start + most + TOLERANCE_SECONDS
-    samples = stream.read(first, round(wanted * stream.rate))
+    last = round(min(wanted, LONGEST_SECONDS) * stream.rate)
+    samples = stream.read(first, last)
     if stream.ended and end is not None:
         missing = end - stream.end / stream.rate
         if missing > TOLERANCE_SECONDS or not len(samples):
@@ -77,11 +79,11 @@ def _one(stream: "_Stream", start: float, end: float | None, most: float) -> Cut
             return AudioError(BEYOND, f"ends at {end:g} s of {whole:.2f} s")
     if not len(samples):
         return AudioError(BEYOND, f"starts at {start:g} s of {stream.end / stream.rate:.2f} s")
-    limit = round(most * stream.rate)
-    if len(samples) > limit and end is None:
-        return AudioError(over(most))
     # Rounding start and end may add a sample.
-    samples = samples[:limit]
+    if len(samples) > most * stream.rate:
+        if end is None:
+            return AudioError(over(most))
+        samples = samples[: round(most * stream.rate)]
     if not np.isfinite(samples).all():
         return AudioError(UNREADABLE, "samples are not numbers")
     return Cut(samples, stream.rate)

@@ -1,0 +1,54 @@
+"""`lorajob corpus`: commands about corpora."""
+
+from pathlib import Path
+
+import click
+
+from lorajob.cli.spec_options import corpus_values
+
+
+@click.group()
+def corpus() -> None:
+    """Commands about corpora."""
+
+
+@corpus.command(
+    epilog="""\b
+Examples:
+  lorajob corpus convert recordings/ clean/ --lang hi
+  lorajob corpus convert cv-corpus-23.0-2025-09-05-hi.tar.gz hi.parquet --lang hi
+  lorajob corpus convert 'hf:google/fleurs?config=hi_in' fleurs/ --lang hi
+"""
+)
+@click.argument("source", metavar="CORPUS")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--lang", required=True, metavar="LANGUAGE", help="Code or name of the language.")
+@click.option(
+    "--map",
+    "maps",
+    multiple=True,
+    metavar="ROLE=COLUMN",
+    help="Column that holds audio, text, speaker, split, start, end or duration. May be repeated.",
+)
+def convert(source: str, out: Path, lang: str, maps: tuple[str, ...]) -> None:
+    """Write all clips of CORPUS to OUT: a folder with a manifest, or a .parquet file.
+
+    CORPUS is what `lorajob submit --corpus` takes. Texts and audio stay as they are. In a
+    manifest, clips that are segments keep their recording; in Parquet they are cut out as FLAC.
+    Clips without audio and rows that cannot be read are left out, and counted on standard error.
+    """
+    from lorajob.corpora import local_copy, open_corpus
+    from lorajob.corpora.export import export_corpus
+    from lorajob.languages import find_language
+    from lorajob.spec import parse_spec
+    from lorajob.storage.urls import public
+
+    language = find_language(lang).code
+    values = corpus_values((), None, maps)
+    # The settings of a job say which roles there are.
+    columns = parse_spec({"language": language, "corpus": source} | values).preprocess.columns
+    found = open_corpus(local_copy(source), language, columns=columns)
+    written = export_corpus(found, out)
+    click.echo(f"{public(source)}: {written.clips:,} clips are in {out}", err=True)
+    for reason, count in sorted(written.left_out.items()):
+        click.echo(f"left out: {count:,} {reason}", err=True)
