@@ -118,8 +118,8 @@ def current_stage(record: "JobRecord") -> tuple[str, str]:
 
 
 def state_of_work(record: "JobRecord") -> str:
-    """The state for people: `waiting` between two stages, until a worker takes the next one."""
-    return "waiting" if record.state == "running" and record.standing.waits else record.state
+    """The state for people: `queued` between two stages, until a worker takes the next one."""
+    return "queued" if record.state == "running" and record.standing.waits else record.state
 
 
 def gain(record: "JobRecord") -> str:

@@ -154,10 +154,10 @@ def _check_path(name: str, text: str) -> None:
     except RuntimeError:
         raise UsageError(f"{name}: {short!r} begins with the home of an unknown user") from None
     except ValueError as error:
-        raise UsageError(f"{name}: {short!r} is no path: {error}") from None
+        raise UsageError(f"{name}: {short!r} is not a valid path: {error}") from None
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise UsageError(f"{name}: {short!r} is no path: {error.strerror}") from None
+            raise UsageError(f"{name}: {short!r} is not a valid path: {error.strerror}") from None
 
 
 def check_base_model(text: str) -> None:

@@ -47,7 +47,8 @@ def progress_line(language: str, stage: str, progress: Progress) -> str:
 
 def progress_meta(language: str, stage: str, progress: Progress) -> Description:
     """The progress as metadata of a task's state in Celery: all its fields, and `percent`."""
-    meta = {"language": language, "stage": stage, **progress.model_dump(mode="json")}
+    meta: Description = {"language": language, "stage": stage}
+    meta |= progress.model_dump(mode="json")
     done = percent(progress)
     return meta if done is None else meta | {"percent": done}
 
@@ -93,15 +94,16 @@ class Wait:
 
     def __str__(self) -> str:
         if self.workers:
-            many = "s" if self.workers > 1 else ""
-            return f"its turn at one of {self.workers} worker{many} of the queue {self.queue}"
+            if self.workers == 1:
+                return f"the only worker of the queue {self.queue} to be free"
+            return f"a free one of {self.workers} workers of the queue {self.queue}"
         card = f", with a card of {self.card_gb} GB or more" if self.card_gb else ""
         return f"a worker of the queue {self.queue}{card}; none is up"
 
     @property
     def short(self) -> str:
         """The same for a cell of a table."""
-        return f"its turn ({self.queue})" if self.workers else f"no {self.queue} worker"
+        return f"free {self.queue} worker" if self.workers else f"no {self.queue} worker"
 
 
 def awaited_queue(record: JobRecord) -> str | None:

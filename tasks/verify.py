@@ -45,7 +45,7 @@ class Verified:
 
     def as_json(self) -> dict[str, object]:
         """The object of `lorajob verify --json`, a contract for scripts."""
-        return {"ok": not self.faults} | asdict(self)
+        return {"ok": not self.faults, **asdict(self)}
 
 
 def verify(files: JobFiles, record: JobRecord, load: Callable[[], JobRecord]) -> Verified:

@@ -4,7 +4,7 @@ Messages are hints and the job record is the truth, so Celery retries and redeli
 application reads the url of Redis on first use; importing this module needs no Redis.
 """
 
-from collections.abc import Callable
+from typing import Any, cast
 
 from celery import Celery
 from kombu.entity import Queue
@@ -113,7 +113,7 @@ class Application(Celery):  # type: ignore[misc]  # Celery has no types
     Celery's copy lacks the settings that are given as defaults, among them the url of Redis.
     """
 
-    def __reduce__(self) -> tuple[Callable[[], Celery], tuple[()]]:
+    def __reduce__(self) -> Any:
         return this_app, ()
 
 
@@ -124,5 +124,5 @@ def this_app() -> Celery:
 
 app = Application("lorajob")
 app.add_defaults(lambda: configuration(redis_url(Settings()), Settings().grace_seconds))
-app.steps["worker"].add(lifecycle.StopStep)
+cast("dict[str, set[type]]", app.steps)["worker"].add(lifecycle.StopStep)
 lifecycle.install()

@@ -88,7 +88,7 @@ def _raise_stop_file(**_: Any) -> None:
 class StopStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
     """Creates the flag file when a worker ends without a signal, as by the button in Flower."""
 
-    def close(self, worker: Any) -> None:
+    def close(self, parent: Any) -> None:
         _raise_stop_file()
 
 

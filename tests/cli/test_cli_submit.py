@@ -51,16 +51,21 @@ def test_what_can_be_no_path_is_one_line(env: dict[str, str], tmp_path: Path, te
             done = run(*command, env=env)
             assert (done.returncode, done.stdout) == (2, ""), done.stderr
             (line,) = done.stderr.splitlines()
-            assert line.startswith(f"lorajob: {name}: ") and line.endswith(f"is no path: {why}")
+            assert line.startswith(f"lorajob: {name}: ") and line.endswith(
+                f"is not a valid path: {why}"
+            )
             assert len(line) < 160
 
 
 @pytest.mark.parametrize(
     ("url", "why"),
     [
-        ("https://[bad/cv-hi.tar.gz?sig=s3cret", "is no url: Invalid IPv6 URL"),
-        ("https:///cv-hi.tar.gz?sig=s3cret", "is no url: it names no server"),
-        ("simplecache::https:///cv-hi.tar.gz?sig=s3cret", "is no url: https:///cv-hi.tar.gz?***"),
+        ("https://[bad/cv-hi.tar.gz?sig=s3cret", "is not a URL: Invalid IPv6 URL"),
+        ("https:///cv-hi.tar.gz?sig=s3cret", "is not a URL: it names no server"),
+        (
+            "simplecache::https:///cv-hi.tar.gz?sig=s3cret",
+            "is not a URL: https:///cv-hi.tar.gz?***",
+        ),
     ],
 )
 def test_what_can_be_no_url_is_one_line_and_stops_no_other_language(

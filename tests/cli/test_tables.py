@@ -120,18 +120,18 @@ def waiting(redis_server: Settings, records: Records, tmp_path: Path) -> Iterato
 def test_what_a_job_waits_for_stands_in_every_table_and_description(env, waiting):
     words = [
         "a worker of the queue gpu24, with a card of 24 GB or more; none is up",
-        "its turn at one of 1 worker of the queue gpu",
+        "the only worker of the queue gpu to be free",
     ]
     for args in (["status"], ["status", BATCH]):
         lines = shown(*args, env=env, columns=80)
-        for job, short in zip(waiting, ("no gpu24 worker", "its turn (gpu)"), strict=True):
+        for job, short in zip(waiting, ("no gpu24 worker", "free gpu worker"), strict=True):
             (row,) = [" ".join(line.split()) for line in lines if job.id in line]
-            assert "waiting train" in row and short in row
+            assert "queued train" in row and short in row
         told = json.loads(run(*args, "--json", env=env).stdout)
         jobs = {job["id"]: job for job in (told if isinstance(told, list) else told["jobs"])}
         assert [jobs[job.id]["waits_for"] for job in waiting] == words
         assert {job["state"] for job in jobs.values()} == {"running"}
-    assert "2 waiting" in lines[0]
+    assert "2 queued" in lines[0]
     for job, long in zip(waiting, words, strict=True):
         told = json.loads(run("status", job.id, "--json", env=env).stdout)
         assert told["waits_for"] == long

@@ -103,5 +103,5 @@ def test_nothing_is_kept_where_the_limit_is_0(
     keep("one", tmp_path / "job", "hello")
     assert not empty_cache.exists()
     monkeypatch.setenv("LORAJOB_CACHE_GB", "lots")
-    with pytest.raises(UsageError, match=r"LORAJOB_CACHE_GB: 'lots' is no number"):
+    with pytest.raises(UsageError, match=r"LORAJOB_CACHE_GB: 'lots' is not a number"):
         keep("one", tmp_path / "job", "hello")

@@ -123,7 +123,7 @@ def test_a_corpus_that_is_there_is_not_spoken_again(tmp_path: Path) -> None:
 
 
 def test_a_sentence_in_two_splits_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="stands in two splits"):
+    with pytest.raises(UsageError, match="is in two splits"):
         speak_corpus(tmp_path, train=TRAIN, test=TRAIN[:1])
 
 

@@ -24,12 +24,12 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_a_web_server_that_is_busy_has_not_lost_its_corpus(web: Archive, tmp_path: Path):
     for status in (503, 403):
         web.status = status
-        with pytest.raises(StoreError, match=f"does not serve: {status}"):
+        with pytest.raises(StoreError, match=f"is unavailable: {status}"):
             remote.fetch(web.url)
         with pytest.raises(StoreError) as told:
             Store(web.url).download("", tmp_path / "copy")
         assert not isinstance(told.value, DamageError)
-    with pytest.raises(StoreError, match="does not serve"):
+    with pytest.raises(StoreError, match="is unavailable"):
         remote.fetch("http://127.0.0.1:1/cv-hi.tar.gz")
     web.status = 404
     with pytest.raises(UsageError, match="does not exist"):
@@ -57,7 +57,7 @@ def test_a_web_server_may_take_its_time_as_long_as_it_sends(web: Archive, monkey
 def test_a_web_server_that_falls_silent_is_not_waited_for_for_ever(web: Archive, monkeypatch):
     monkeypatch.setattr("lorajob.storage.store.READ_SECONDS", 0.2)
     web.pause_seconds = 1.5
-    with pytest.raises(StoreError, match="does not serve"):
+    with pytest.raises(StoreError, match="is unavailable"):
         remote.fetch(web.url)
 
 

@@ -177,7 +177,7 @@ def test_a_damaged_object_is_known_by_its_hash(url: str, tmp_path: Path):
     assert there.job.result("train") is None
     assert not (there.job.stage_dir("train") / "adapter" / "weights").exists()
     here.store.remove(name)
-    with pytest.raises(DamageError, match="adapter/weights is gone"):
+    with pytest.raises(DamageError, match="adapter/weights is missing"):
         there.fetch_stage("train", 1)
 
 
@@ -259,11 +259,11 @@ def test_a_store_that_is_away_is_one_line(bucket: str, monkeypatch: pytest.Monke
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     command = [sys.executable, "-c", WRITE, f"{bucket}/away"]
     told = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert told.stdout.startswith(f"{bucket}/away does not serve: "), told
+    assert told.stdout.startswith(f"{bucket}/away is unavailable: "), told
     monkeypatch.undo()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
     told = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert told.stdout.startswith(f"{bucket}/away does not serve: "), told
+    assert told.stdout.startswith(f"{bucket}/away is unavailable: "), told
     assert "another" not in told.stdout + told.stderr
     with pytest.raises(UsageError, match="must hold no credentials") as told:
         Store("s3://key:secret@bucket/jobs")

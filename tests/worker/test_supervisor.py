@@ -11,6 +11,7 @@ from lorajob.job.jobdir import JobDir
 from lorajob.job.report import Progress
 from lorajob.job.results import StageResult
 from lorajob.worker.machine.processes import identify
+from lorajob.worker.supervision import supervisor
 from lorajob.worker.supervision.outcome import Committed, Crashed, Failed, Stopped
 from lorajob.worker.supervision.supervisor import child_environment, supervise
 from tests.support.service import wait_for
@@ -131,3 +132,10 @@ def test_a_stage_of_the_cpu_queue_sees_no_gpu(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert child_environment(gpu=True)["CUDA_VISIBLE_DEVICES"] == "1"
     assert child_environment(gpu=False)["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_the_last_progress_of_a_stage_is_passed_on_after_its_end(job, monkeypatch):
+    monkeypatch.setattr(supervisor, "PROGRESS_SECONDS", 600)
+    watch = Watch()
+    assert isinstance(run("preprocess", job, watch, watch_seconds=600), Committed)
+    assert watch.progress == [Progress(step=2, total=2)]

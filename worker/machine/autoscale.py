@@ -182,7 +182,7 @@ def run_autoscale(
 ) -> None:
     """Scale until SIGTERM, SIGINT or SIGQUIT, then end all workers; a second signal kills them.
 
-    Raises UsageError for invalid limits, and ServiceError if there is no url of a Redis.
+    Raises UsageError for invalid limits, and ServiceError if no URL of a Redis is known.
     """
     if queue not in KINDS or not 0 <= least <= most or most < 1:
         raise UsageError(f"autoscale: {queue} {least} to {most} is not allowed")

@@ -89,7 +89,7 @@ def _check(options: WorkerOptions) -> None:
 def run_flower(settings: Settings, port: int = FLOWER_PORT, address: str = "127.0.0.1") -> NoReturn:
     """Become Flower, behind basic auth.
 
-    Raises UsageError if no password is set, and ServiceError if there is no url of a Redis or
+    Raises UsageError if no password is set, and ServiceError if no URL of a Redis is known or
     Flower cannot listen.
     """
     env = flower_environment(settings)

@@ -15,6 +15,7 @@ import socket
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import FrameType
+from typing import cast
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
@@ -50,18 +51,18 @@ class Exporter(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     """One request. /healthz needs no password: it only shows that this process answers."""
 
-    server: Exporter
     server_version = "lorajob"
     sys_version = ""
     timeout = REQUEST_SECONDS  # for a client that sends nothing
 
     def do_GET(self) -> None:
+        server = cast(Exporter, self.server)
         path = self.path.partition("?")[0]
         if path == "/healthz":
             self._answer(HTTPStatus.OK, b"ok\n")
         elif path != "/metrics":
             self._answer(HTTPStatus.NOT_FOUND, b"/metrics and /healthz are here\n")
-        elif not admitted(self.headers.get("Authorization"), self.server.password):
+        elif not admitted(self.headers.get("Authorization"), server.password):
             self._answer(
                 HTTPStatus.UNAUTHORIZED,
                 b"LORAJOB_METRICS_PASSWORD as bearer token or basic auth\n",
@@ -69,7 +70,7 @@ class Handler(BaseHTTPRequestHandler):
             )
         else:
             encode, kind = choose_encoder(self.headers.get("Accept", ""))
-            self._answer(HTTPStatus.OK, encode(self.server.registry), {"Content-Type": kind})
+            self._answer(HTTPStatus.OK, encode(server.registry), {"Content-Type": kind})
 
     def _answer(
         self, status: HTTPStatus, body: bytes, headers: dict[str, str] | None = None
@@ -105,7 +106,7 @@ def run_exporter(settings: Settings, host: str, port: int, insecure: bool = Fals
     """Serve until SIGINT or SIGTERM.
 
     Raises UsageError if other machines could read the metrics without a password, and ServiceError
-    if there is no url of a Redis or the server cannot listen.
+    if no URL of a Redis is known or the server cannot listen.
     """
     if settings.metrics_password is None and not insecure and not is_loopback(host):
         raise UsageError(

@@ -53,7 +53,7 @@ class StageRecord(BaseModel):
     progress: Progress | None = None
     result: StageResult | None = None
     error: str | None = None
-    attempt: int = Field(0, alias="fence")  # number of the last attempt: raised by every claim
+    attempt: int = Field(default=0, alias="fence")  # of the last claim; each raises it
     owner: str | None = None
     lease: float | None = None  # end of the time in which the owner counts as alive
     checkpoint: int | None = None  # the newest saved step

@@ -92,8 +92,8 @@ def standing_of(values: Sequence[str | None]) -> Standing | None:
     language, state, memory_class, evaluated, *rest = values
     if language is None or state is None:
         return None
-    states = dict(zip(STAGES, rest[: len(STAGES)], strict=True))
-    workers = dict(zip(STAGES, rest[len(STAGES) :], strict=True))
+    states: dict[str, str | None] = dict(zip(STAGES, rest[: len(STAGES)], strict=True))
+    workers: dict[str, str | None] = dict(zip(STAGES, rest[len(STAGES) :], strict=True))
     return standing(language, state, int(memory_class or 0), states, workers, _scores(evaluated))
 
 

@@ -151,6 +151,9 @@ def supervise(
             _watch_child(child, watcher, grace_seconds, stall_seconds, watch_seconds)
         finally:
             code = child.reap()
+        # What the child reported just before its end. It is too late for a reason to stop.
+        if (last := child.said.take_progress()) is not None:
+            watcher.hear(last)
         outcome = _outcome(stage, job, child, code)
         _note(log, f"attempt {attempt}: {outcome}")
     return outcome
@@ -207,13 +210,11 @@ def _watch_child(
     watch_seconds: float,
 ) -> None:
     told = 0.0
-    pending: Progress | None = None
+    soon = min(PROGRESS_SECONDS, watch_seconds)
     while not child.ended:
         now = time.monotonic()
-        pending = child.said.take_progress() or pending
-        if now - told >= (min(PROGRESS_SECONDS, watch_seconds) if pending else watch_seconds):
-            reason = watcher.hear(pending)
-            told, pending = now, None
+        if now - told >= (soon if child.said.progress else watch_seconds):
+            told, reason = now, watcher.hear(child.said.take_progress())
             if reason is not None:
                 child.stop(reason, grace_seconds)
         patience = stall_seconds * (1 if child.said.stepped else STALLS_BEFORE_FIRST_STEP)

@@ -141,7 +141,7 @@ def _inner(url: str) -> Path:
     _, _, rest = url.partition("@")
     parts = PurePosixPath(rest).parts[1:]
     if not parts or ".." in parts:
-        raise UsageError(f"corpus: {url} is no file of a data set")
+        raise UsageError(f"corpus: {url} is not a file of a data set")
     return Path(*parts)
 
 
@@ -196,7 +196,7 @@ def _errors(corpus: HubCorpus) -> Iterator[None]:
     except errors.RevisionNotFoundError:
         raise UsageError(f"{name} has no revision {corpus.revision}") from None
     except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled) as error:
-        raise StoreError(f"{name}: the Hub does not serve it: {first_line(error)}") from None
+        raise StoreError(f"{name}: the Hub did not deliver it: {first_line(error)}") from None
     except ConnectionError as error:
         raise StoreError(f"{name}: the Hub is unavailable: {first_line(error)}") from None
     except ImportError as error:

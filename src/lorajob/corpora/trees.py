@@ -212,7 +212,7 @@ class _Slice(io.RawIOBase):
     """A part of a file from `start` to `end`, with a position of its own."""
 
     def __init__(self, descriptor: int, start: int, end: int) -> None:
-        # The descriptor of its own keeps the file open after its tree is gone.
+        # The descriptor of its own keeps the file open after its tree is closed.
         self._descriptor = os.dup(descriptor)
         self._start, self._end, self._at = start, end, start
 

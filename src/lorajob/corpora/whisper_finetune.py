@@ -90,7 +90,7 @@ def _times(row: Object) -> dict[str, Any]:
 
 
 def _seconds(row: Object) -> float:
-    """The length of the row's audio, as far as it says so."""
+    """The length of the row's audio, if the row states it."""
     ends = [it.get("end") for it in row.get("sentences") or () if isinstance(it, dict)]
     numbers = [it for it in (row.get("duration"), *ends) if isinstance(it, int | float)]
     return max(numbers, default=0.0)

@@ -117,7 +117,7 @@ def _choose(language: str, given: Mapping[str, Sequence[str] | None]) -> dict[st
     everything = [sentence for split in SPLITS for sentence in set(chosen[split])]
     if len(set(everything)) < len(everything):
         twice = next(text for text in everything if everything.count(text) > 1)
-        raise UsageError(f"sentences: {twice!r} stands in two splits; each may stand in one")
+        raise UsageError(f"sentences: {twice!r} is in two splits; each may be in one")
     return chosen
 
 

@@ -45,4 +45,4 @@ def _gigabytes(name: str, default: str) -> int:
     try:
         return max(0, int(float(given) * 1e9))
     except (ValueError, OverflowError):
-        raise UsageError(f"{name}: {given!r} is no number of gigabytes") from None
+        raise UsageError(f"{name}: {given!r} is not a number of gigabytes") from None

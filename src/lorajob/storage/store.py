@@ -193,7 +193,7 @@ class Store:
                 file = self.fs.open(self.key(name), "rb", block_size=CHUNK_BYTES)
             except FileNotFoundError as error:
                 _raise_if_away(error)
-                raise DamageError(f"{public(self.url)}/{name} is gone") from None
+                raise DamageError(f"{public(self.url)}/{name} is missing") from None
         with file:
             while True:
                 check()
@@ -223,9 +223,9 @@ def checked_url(url: str) -> str:
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise UsageError(f"{public(url)} is no url: {error}") from None
+        raise UsageError(f"{public(url)} is not a URL: {error}") from None
     if parts.scheme in WEB and not parts.hostname:
-        raise UsageError(f"{public(url)} is no url: it names no server")
+        raise UsageError(f"{public(url)} is not a URL: it names no server")
     package = EXTRAS.get(parts.scheme)
     if not parts.netloc and (package or not parts.path.strip("/")):
         raise UsageError(f"{public(url)}: names no bucket, as s3://bucket/jobs does")
@@ -252,7 +252,7 @@ def store_errors(url: str) -> Iterator[None]:
     except ValueError as error:
         if "rotocol" not in str(error) and not _of_library(error):
             raise
-        raise UsageError(public_text(f"{url} is no url: {error}", url)) from None
+        raise UsageError(public_text(f"{url} is not a URL: {error}", url)) from None
     except OSError as error:
         raise StoreError(_refusal(url, error)) from error
     # The exceptions of the stores' libraries have no common base class.
@@ -305,7 +305,7 @@ def _of_library(error: Exception) -> bool:
 def _refusal(url: str, error: Exception) -> str:
     # Hide secrets before the spaces change, because the url may contain spaces.
     said = public_text(str(error), url)
-    return f"{public(url)} does not serve: {' '.join(said.split()) or type(error).__name__}"
+    return f"{public(url)} is unavailable: {' '.join(said.split()) or type(error).__name__}"
 
 
 def _protocols(fs: Any) -> tuple[str, ...]:
