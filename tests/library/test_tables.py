@@ -44,7 +44,7 @@ def test_encodings_and_line_ends(encoding: str, end: str) -> None:
 
 
 def test_a_file_in_another_encoding_is_refused_with_its_line() -> None:
-    with pytest.raises(CorpusError, match="t: line 2 is not UTF-8"):
+    with pytest.raises(CorpusError, match="t: line 2 is not UTF-8; save the file as UTF-8"):
         rows(read_csv, "audio,text\na.wav,caf\xe9\n".encode("latin-1"))
 
 
@@ -213,3 +213,19 @@ def test_a_manifest_without_header_says_so(tmp_path: Path) -> None:
     (tmp_path / "manifest.csv").write_text("a.wav,नमस्ते\nb.wav,दुनिया\n")
     with pytest.raises(CorpusError, match="its first line must name the columns"):
         open_corpus(tmp_path, "hi")
+
+
+@pytest.mark.parametrize("kind", ["list", "lines"])
+def test_a_json_file_may_be_a_manifest(tmp_path: Path, kind: str) -> None:
+    values = [{"audio": "a.wav", "text": "a"}, {"audio": {"path": "b.wav"}, "text": ["b"]}]
+    lines = "".join(json.dumps(it) + "\n" for it in values)
+    (tmp_path / "train.json").write_text(json.dumps(values) if kind == "list" else lines)
+    (tmp_path / "test.json").write_text(json.dumps([{"path": "c.wav", "sentence": "c"}]))
+    (tmp_path / "info.json").write_text('{"text": "about this corpus", "licence": "CC0"}')
+    entries = open_corpus(tmp_path, "hi").entries
+    assert {(it.split, it.id, it.text, it.fault) for it in entries} == {
+        ("train", "a.wav", "a", ""),
+        ("train", "b.wav", "", "text that is a JSON list"),
+        ("test", "c.wav", "c", ""),
+    }
+    assert open_corpus(tmp_path / "train.json", "hi").entries[0].id == "a.wav"

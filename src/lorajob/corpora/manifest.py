@@ -66,13 +66,14 @@ def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
         for row in _rows(place, table):
             if tick:
                 tick()
-            entries.append(_entry(place, table, row, split, ids))
+            entries.append(entry_of(place, table, row, split, ids))
         if len(entries) == before:
             raise CorpusError(f"{place.path}: {table} lists no clips")
     return Corpus(tuple(entries), place.audio())
 
 
-def _entry(place: Place, table: str, row: Row, split: str | None, ids: dict[str, int]) -> Entry:
+def entry_of(place: Place, table: str, row: Row, split: str | None, ids: dict[str, int]) -> Entry:
+    """The entry of a row, with its fault if the row cannot be used. `ids` counts the ids."""
     if row.fault:
         return faulty_entry(row, table, split or TRAIN)
     audio, text, (start, end), fault = "", "", WHOLE, ""

@@ -105,15 +105,20 @@ def read_jsonl(lines: Iterable[str], name: str) -> Iterator[Row]:
         if fault and not seen:
             raise CorpusError(f"{name}: line {number} is {fault.removeprefix('line that is ')}")
         seen = True
-        row = Row((), number, fault)
-        for key, item in value.items():
-            column = key.strip().lower()
-            try:
-                row[column] = text_of(item)
-            except ValueError as error:
-                row[column] = ""
-                row.odd[column] = str(error)
-        yield row
+        yield json_row(value, number, fault)
+
+
+def json_row(value: dict[str, Any], number: int, fault: str = "") -> Row:
+    """The row of a JSON object. null becomes ""."""
+    row = Row((), number, fault)
+    for key, item in value.items():
+        column = key.strip().lower()
+        try:
+            row[column] = text_of(item)
+        except ValueError as error:
+            row[column] = ""
+            row.odd[column] = str(error)
+    return row
 
 
 def parse_object(line: str) -> tuple[dict[str, Any], str]:
@@ -207,7 +212,9 @@ def text_lines(file: IO[bytes], name: str) -> Iterator[str]:
         try:
             yield line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError:
-            raise CorpusError(f"{name}: line {number} is not UTF-8") from None
+            raise CorpusError(
+                f"{name}: line {number} is not UTF-8; save the file as UTF-8"
+            ) from None
 
 
 def _encoding(head: bytes) -> str:
