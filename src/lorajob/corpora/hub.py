@@ -10,6 +10,7 @@ HF_TOKEN lets a private or gated data set be read, HF_ENDPOINT names another ser
 
 import logging
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,6 +81,8 @@ def download(url: str, folder: Path, check: Check) -> None:
     `check` is called often. Raises UsageError, or StoreError if the Hub is unavailable.
     """
     corpus = parse(url)
+    shutil.rmtree(folder)
+    folder.mkdir()
     with _errors(corpus):
         builder = _builder(corpus)
         files = _files(corpus, builder)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from lorajob.corpora import hub
+from lorajob.corpora import hub, mdc
 from lorajob.corpora.archive import ARCHIVES
 from lorajob.corpora.place import is_archive
 from lorajob.errors import UsageError
@@ -103,7 +103,7 @@ class Catalogue(Protocol):
         ...
 
     def download(self, url: str, folder: Path, check: Check) -> None:
-        """Fetch the data set into an empty folder."""
+        """Fetch the data set into a folder, which may hold a part of it, and nothing else."""
         ...
 
 
@@ -114,7 +114,7 @@ def catalogue(url: str) -> Catalogue | None:
     return next(found for prefix, found in _CATALOGUES.items() if url.startswith(prefix))
 
 
-_CATALOGUES: dict[str, Catalogue] = {hub.SCHEME: hub}
+_CATALOGUES: dict[str, Catalogue] = {hub.SCHEME: hub, mdc.SCHEME: mdc}
 
 
 def check_remote(url: str) -> None:
@@ -195,8 +195,8 @@ def _fetch_named(remote: Remote, source: Catalogue, check: Check) -> Path:
             return remote.path
         make_room(places.corpora_bytes())
         new = remote.folder / f".{DATA}"
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
+        # A catalogue that can resume a download finds its part here.
+        new.mkdir(parents=True, exist_ok=True)
         source.download(remote.url, new, check)
         size = _bytes_of(new)
         with locked(remote.lock("use"), fcntl.LOCK_EX, check):
