@@ -15,9 +15,10 @@ from redis import Redis
 
 from lorajob.corpora import check_corpus, check_remote
 from lorajob.demo.packaged import PACKAGED_NAME
-from lorajob.errors import JobNotFoundError, LorajobError, ServiceError, UsageError
+from lorajob.errors import JobNotFoundError, LorajobError, ModelError, ServiceError, UsageError
 from lorajob.gpu_memory import job_gb
 from lorajob.job.jobdir import JOB_ID
+from lorajob.languages import find_language
 from lorajob.spec import JobSpec
 from lorajob.storage.hub import hub_commit
 from lorajob.storage.store import StoreError
@@ -99,6 +100,7 @@ class Jobs:
         If the jobs are in a store, a corpus that only this machine has is uploaded to it. A base
         model on the Hub is resolved to a commit, and refused if the Hub does not have it.
         """
+        _check_base(spec)
         base = spec.base_model, spec.base_revision
         if base not in self._commits:
             self._commits[base] = _commit_of(*base)
@@ -286,6 +288,26 @@ def _absolute(base_model: str) -> str:
     """A folder as an absolute path, since workers run in other folders; a Hub id unchanged."""
     path = Path(base_model).expanduser()
     return str(path.resolve()) if path.is_dir() else base_model
+
+
+def _check_base(spec: JobSpec) -> None:
+    """Refuse a base model that preprocess would refuse, as far as its files are on this machine.
+
+    CTranslate2 folders have a config.json of another kind, and are checked when they are imported.
+    """
+    from lorajob.whisper.base_check import check_base, check_name
+
+    token = find_language(spec.language).token
+    folder = Path(spec.base_model).expanduser()
+    try:
+        if (folder / "model.bin").is_file():
+            return
+        if not folder.is_dir():
+            check_name(spec.base_model, token)
+        elif any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+            check_base(folder, token)
+    except ModelError as error:
+        raise UsageError(str(error)) from None
 
 
 def _commit_of(base_model: str, revision: str | None) -> str | None:

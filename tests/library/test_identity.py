@@ -17,9 +17,9 @@ from lorajob.job.report import Report
 from lorajob.job.results import StageResult
 from lorajob.spec import build_spec
 from lorajob.stage import run_stage
-from lorajob.storage import places
-from lorajob.whisper import identity
-from lorajob.whisper.identity import base_of, file_hash, identify
+from lorajob.storage import hashes, places
+from lorajob.storage.hashes import file_hash
+from lorajob.whisper.identity import base_of, identify
 from tests.support.tiny import make_job
 from tests.support.training import SHORT
 
@@ -138,16 +138,16 @@ def test_a_large_file_is_read_again_only_if_it_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LORAJOB_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(identity, "SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr(hashes, "SETTLED_SECONDS", -1.0)
     path, read = tmp_path / "weights", []
     path.write_bytes(b"one")
-    real = identity.hash_file
+    real = hashes.hash_file
 
     def counted(file: Path) -> str:
         read.append(file)
         return real(file)
 
-    monkeypatch.setattr(identity, "hash_file", counted)
+    monkeypatch.setattr(hashes, "hash_file", counted)
     first = file_hash(path)
     assert file_hash(path) == first and len(read) == 1
     times = path.stat().st_atime_ns, path.stat().st_mtime_ns

@@ -10,6 +10,7 @@ from lorajob.job.jobdir import JobDir, write_json
 from lorajob.job.results import StageResult
 from lorajob.spec import build_spec
 from lorajob.speech.clipstore import ClipWriter
+from lorajob.whisper.base_model import local_model
 from lorajob.whisper.tokens import Labels
 
 SENTENCES = ("नमस्ते दुनिया", "हमने किया", "पानी ठंडा है", "यह किताब मेरी है")
@@ -43,13 +44,15 @@ def make_tiny_whisper(base: Path, folder: Path, mel_bins: int = 80) -> Path:
     return folder
 
 
-def make_job(root: Path, base: Path, *sets: str, clips: int = 12) -> JobDir:
+def make_job(root: Path, base: Path, *sets: str, clips: int = 12, language: str = "hi") -> JobDir:
     """A job whose preprocess stage is finished: clips of one to three seconds, in tones."""
     job = JobDir(root)
-    spec = build_spec({"language": "hi", "corpus": "unused", "base_model": str(base)}, sets=sets)
+    spec = build_spec(
+        {"language": language, "corpus": "unused", "base_model": str(base)}, sets=sets
+    )
     write_json(job.spec_path, spec.model_dump(mode="json"))
     out = job.new_attempt("preprocess", 1)
-    labels = Labels(base, "hi")
+    labels = Labels(local_model(str(base)), language)
     rng = np.random.default_rng(0)
     for split, count in (("train", clips), ("test", 4)):
         with ClipWriter(out / split, "flac") as writer:

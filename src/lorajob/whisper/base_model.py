@@ -1,5 +1,7 @@
 """Finds or makes the local folder of a base model, in transformers' format."""
 
+import hashlib
+import json
 import logging
 import shutil
 import tempfile
@@ -8,19 +10,18 @@ from pathlib import Path
 
 from lorajob.demo.packaged import PACKAGED_NAME, SHA256, join_packaged_model
 from lorajob.errors import ModelError
-from lorajob.job.jobdir import hash_file
+from lorajob.job.jobdir import hash_file, write_json
 from lorajob.storage import places
+from lorajob.storage.hashes import file_hash
+from lorajob.whisper.base_check import WEIGHTS, check_base
+from lorajob.whisper.base_repair import complete, is_complete
 from lorajob.whisper.ct2_import import import_ctranslate2
 
-NEEDED = (
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "preprocessor_config.json",
-    "tokenizer.json",
-)
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+SOURCE = "source.json"  # in a completed folder: what it was made from
+REPAIR_VERSION = 1  # of the folders that `complete` makes: raise it with every change of them
+
 HUB_FILES = ["*.json", "*.safetensors", "*.txt"]
+PICKLED_FILES = ["pytorch_model*.bin"]
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +30,12 @@ def local_model(base_model: str, revision: str | None = None, download: bool = T
     """The local transformers folder of `base_model`.
 
     `base_model` is `demo/whisper-base`, a transformers folder, a CTranslate2 folder, or a Hub id.
-    A conversion is made once and kept in `LORAJOB_HOME/models`. Only safetensors weights are
-    accepted, and a model's code is never run. `revision` is a commit, tag or branch of a repository
-    on the Hub. Without `download` only what this machine has is found. Raises ModelError.
+    A conversion is made once and kept in `LORAJOB_HOME/models`. So is a complete folder of a model
+    that lacks files, as transformers 5 or old versions save it. Pickled weights are read without
+    running code. A model's own code is never run. `revision` is a commit, tag or branch of a
+    repository on the Hub. Without `download` only what this machine has is found.
+
+    Raises ModelError.
     """
     if base_model == PACKAGED_NAME:
         return _made_once(f"whisper-base-{SHA256[:12]}", _make_packaged)
@@ -39,20 +43,31 @@ def local_model(base_model: str, revision: str | None = None, download: bool = T
     if not folder.is_dir():
         return _from_hub(base_model, revision, download)
     if (folder / "model.bin").is_file() and not (folder / "model.safetensors").is_file():
-        digest = hash_file(folder / "model.bin")
+        parts = [file_hash(folder / "model.bin")]
+        parts += [hash_file(path) for path in sorted(folder.glob("*.json"))]
+        digest = hashlib.sha256(" ".join(parts).encode()).hexdigest()
         return _made_once(f"ct2-{digest[:12]}", lambda target: import_ctranslate2(folder, target))
     return _checked(folder)
 
 
 def _checked(folder: Path) -> Path:
-    missing = [name for name in NEEDED if name not in WEIGHTS and not (folder / name).is_file()]
-    if not any((folder / name).is_file() for name in WEIGHTS):
-        missing.append("model.safetensors")
-    if missing:
-        raise ModelError(
-            f"base_model: {folder} is not a Whisper folder: {', '.join(missing)} missing"
-        )
-    return folder
+    """The folder, or a complete one made from it, if it has what a base needs."""
+    check_base(folder)
+    if is_complete(folder):
+        return folder
+    small = [path for path in folder.iterdir() if path.suffix in (".json", ".txt")]
+    hashes = [hash_file(path) for path in sorted(small)]
+    hashes += [file_hash(path) for path in sorted(folder.glob("pytorch_model*.bin"))]
+    # The path belongs to the name, because weights are linked.
+    key = hashlib.sha256(json.dumps([REPAIR_VERSION, str(folder.resolve()), hashes]).encode())
+    name = f"completed-{key.hexdigest()[:12]}"
+
+    def make(target: Path) -> None:
+        complete(folder, target)
+        commit = folder.name if folder.parent.name == "snapshots" else None
+        write_json(target / SOURCE, {"folder": str(folder), "commit": commit})
+
+    return _made_once(name, make)
 
 
 def _from_hub(name: str, revision: str | None, download: bool) -> Path:
@@ -63,13 +78,21 @@ def _from_hub(name: str, revision: str | None, download: bool) -> Path:
         found = snapshot_download(
             name, revision=revision, allow_patterns=HUB_FILES, local_files_only=not download
         )
-        return _checked(Path(found))
+        folder = Path(found)
+        if not any((folder / name).is_file() for name in WEIGHTS):
+            found = snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=HUB_FILES + PICKLED_FILES,
+                local_files_only=not download,
+            )
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(
             f"base_model: {name!r} is not a folder here and could not be downloaded from the Hub: "
             f"{reason}"
         ) from None
+    return _checked(Path(found))
 
 
 def _make_packaged(target: Path) -> None:

@@ -2,26 +2,22 @@
 
 The identity of a base is a SHA-256 over the files that decide what it computes: weights, settings
 and tokenizer of its transformers folder. JSON files count by their values, not by their layout.
-Hashes of large files are kept in LORAJOB_HOME/models/.hashes by path, size, inode and times, so
-that later stages need not read the weights again.
 """
 
 import hashlib
 import json
-import os
 import re
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from lorajob.errors import ModelError
-from lorajob.job.jobdir import STAGES, JobDir, hash_file, write_json
+from lorajob.job.jobdir import STAGES, JobDir
 from lorajob.spec import JobSpec
-from lorajob.storage import places
+from lorajob.storage.hashes import file_hash
 from lorajob.storage.urls import public
-from lorajob.whisper.base_model import local_model
+from lorajob.whisper.base_model import SOURCE, local_model
 
 COUNTED = (
     "config.json",
@@ -31,8 +27,6 @@ COUNTED = (
     "*.safetensors",
     "model.safetensors.index.json",
 )
-# A file that changed so recently may change again without a new time of change.
-SETTLED_SECONDS = 2.0
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -76,27 +70,6 @@ def identify(folder: Path) -> Base:
     return Base(folder, hashed.hexdigest(), _commit(folder))
 
 
-def file_hash(path: Path) -> str:
-    """The SHA-256 of a large file, which is only read if it has changed since the last call."""
-    path = path.resolve()
-    entry = places.models() / ".hashes" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()}.json"
-    stamp = _stamp(path)
-    with suppress(OSError, ValueError, LookupError, TypeError):
-        kept = json.loads(entry.read_bytes())
-        if kept["stamp"] == stamp:
-            return str(kept["sha256"])
-    digest = hash_file(path)
-    if _stamp(path) == stamp and time.time() - max(stamp[2:]) / 1e9 > SETTLED_SECONDS:
-        with suppress(OSError):  # without the entry the file is read again
-            write_json(entry, {"stamp": stamp, "sha256": digest})
-    return digest
-
-
-def _stamp(path: Path) -> list[int]:
-    found = path.stat()
-    return [found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns]
-
-
 @dataclass(frozen=True)
 class _Begun:
     stage: str
@@ -129,5 +102,8 @@ def _values_hash(path: Path) -> str:
 
 def _commit(folder: Path) -> str | None:
     """The commit of a snapshot in the Hub's cache, which names its folders so."""
+    with suppress(OSError, ValueError, AttributeError):
+        commit = json.loads((folder / SOURCE).read_bytes()).get("commit")
+        return commit if isinstance(commit, str) else None
     inside = folder.parent.name == "snapshots" and COMMIT.fullmatch(folder.name)
     return folder.name if inside else None

@@ -7,6 +7,7 @@ from tokenizers import Tokenizer
 
 from lorajob.errors import ModelError
 from lorajob.language_tables import UNSPACED
+from lorajob.whisper.base_check import no_language
 
 TIMESTAMP_STEP_SECONDS = 0.02  # openai/whisper: one timestamp token for each encoder frame
 TIMESTAMPS = 1501  # <|0.00|> to <|30.00|>
@@ -27,7 +28,7 @@ class Labels:
         self.language_token = language_token
         self.start = self._id("<|startoftranscript|>")
         self.end = self._id("<|endoftext|>")
-        self.language = self._id(f"<|{language_token}|>")
+        self.language = self._language()
         self.transcribe = self._id("<|transcribe|>")
         self.no_timestamps = self._id("<|notimestamps|>")
         self.no_speech = (
@@ -40,6 +41,12 @@ class Labels:
         if not path.is_file():
             raise ModelError(f"base_model: {self.folder} has no tokenizer.json")
         return Tokenizer.from_file(str(path))
+
+    def _language(self) -> int:
+        number: int | None = self._tokenizer.token_to_id(f"<|{self.language_token}|>")
+        if number is None:
+            raise no_language(self.folder, self.language_token)
+        return number
 
     def _id(self, token: str) -> int:
         number: int | None = self._tokenizer.token_to_id(token)

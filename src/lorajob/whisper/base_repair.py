@@ -1,0 +1,207 @@
+"""Completes a transformers folder in another folder, in the form that the stages read.
+
+transformers 5 saves one processor_config.json, older models have pickled weights, vocab.json and
+merges.txt, or a generation_config.json without languages. The weights are linked, not copied,
+unless they are pickled.
+"""
+
+import importlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from lorajob.errors import ModelError
+from lorajob.job.jobdir import write_json
+from lorajob.whisper.base_check import (
+    WEIGHTS,
+    check_base,
+    features_of,
+    is_special,
+    is_timestamp,
+    missing_ids,
+    read_json,
+    tokens_of,
+)
+from lorajob.whisper.ct2_import import TOKENIZER_CONFIG
+from lorajob.whisper.tokens import TIMESTAMP_STEP_SECONDS
+
+NOT_LANGUAGES = {
+    "<|endoftext|>",
+    "<|startoftranscript|>",
+    "<|translate|>",
+    "<|transcribe|>",
+    "<|startoflm|>",
+    "<|startofprev|>",
+    "<|nospeech|>",
+    "<|nocaptions|>",
+    "<|notimestamps|>",
+}
+# Settings of generation that older models keep in config.json.
+LEGACY = ("suppress_tokens", "begin_suppress_tokens")
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether the stages can read a checked folder as it is."""
+    if not read_json(folder / "config.json"):
+        return True  # nothing is known about it that could be completed
+    names = ("preprocessor_config.json", "tokenizer.json", "generation_config.json")
+    if not all((folder / name).is_file() for name in names):
+        return False
+    if not any((folder / name).is_file() for name in WEIGHTS):
+        return False
+    said = read_json(folder / "generation_config.json")
+    if not said.get("lang_to_id") or missing_between(tokens_of(folder)):
+        return False
+    heads = said.get("alignment_heads")
+    return heads is None or heads == _heads(said, read_json(folder / "config.json"))
+
+
+def complete(source: Path, target: Path) -> None:
+    """Write to `target` a complete folder of the base in `source`. Raises ModelError."""
+    config = read_json(source / "config.json")
+    _put_weights(source, target)
+    shutil.copyfile(source / "config.json", target / "config.json")
+    write_json(target / "preprocessor_config.json", features_of(source))
+    _put_tokenizer(source, target)
+    write_json(target / "generation_config.json", _generation(source, config))
+    tokenizer = source / "tokenizer_config.json"
+    if tokenizer.is_file():
+        shutil.copyfile(tokenizer, target / tokenizer.name)
+    else:
+        write_json(target / tokenizer.name, TOKENIZER_CONFIG)
+    check_base(target)  # now with the shapes of weights that were pickled
+
+
+def _put_weights(source: Path, target: Path) -> None:
+    if any((source / name).is_file() for name in WEIGHTS):
+        for path in [*source.glob("*.safetensors"), source / WEIGHTS[1]]:
+            if path.is_file():
+                (target / path.name).symlink_to(path.resolve())
+        return
+    # By name, because a worker's own process must not load torch.
+    pickled = importlib.import_module("lorajob.whisper.pickled")
+    pickled.to_safetensors(source, target / WEIGHTS[0])
+
+
+def _put_tokenizer(source: Path, target: Path) -> None:
+    path = source / "tokenizer.json"
+    tokens = _with_timestamps(tokens_of(source))
+    tokenizer = _renewed(path, tokens) if path.is_file() else _from_vocabulary(source, tokens)
+    for token, number in tokens.items():
+        if tokenizer.token_to_id(token) != number:
+            raise ModelError(
+                f"base_model: {source}: token {token!r} has the id {number}, which cannot be kept"
+            )
+    tokenizer.save(str(target / "tokenizer.json"))
+
+
+def _from_vocabulary(source: Path, tokens: Mapping[str, int]) -> Tokenizer:
+    """The tokenizer of vocab.json, merges.txt and added_tokens.json, as GPT-2's."""
+    vocabulary: dict[str, int] = read_json(source / "vocab.json")
+    lines = (source / "merges.txt").read_text("utf-8").splitlines()
+    pairs = [line.partition(" ") for line in lines if line and not line.startswith("#version")]
+    try:
+        merges = [(left, right) for left, _, right in pairs]
+        model = models.BPE(vocab=vocabulary, merges=merges)
+    except Exception as error:  # tokenizers raises plain exceptions
+        raise ModelError(f"base_model: {source}/merges.txt does not fit: {error}") from None
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    for token in sorted(tokens, key=lambda it: tokens[it]):
+        if is_special(token):
+            special = not is_timestamp(token)
+            tokenizer.add_tokens([AddedToken(token, normalized=False, special=special)])
+    return tokenizer
+
+
+def missing_between(tokens: Mapping[str, int]) -> bool:
+    """Whether timestamps are missing in front of added tokens, which gives these other ids."""
+    return bool(missing_ids(tokens))
+
+
+def _with_timestamps(tokens: Mapping[str, int]) -> dict[str, int]:
+    """The tokens, with a timestamp for each missing id.
+
+    CTranslate2 counts tokens in the order of their ids, and tokenizers numbers added tokens anew,
+    so that no id may be missing.
+    """
+    first = tokens["<|notimestamps|>"] + 1
+    missing = {
+        f"<|{(number - first) * TIMESTAMP_STEP_SECONDS:.2f}|>": number
+        for number in missing_ids(tokens)
+    }
+    return dict(tokens) | missing
+
+
+def _renewed(path: Path, tokens: Mapping[str, int]) -> Tokenizer:
+    """The tokenizer in a tokenizer.json, with these tokens."""
+    content = read_json(path)
+    added = content["added_tokens"]
+    known = {it["content"] for it in added} | content["model"]["vocab"].keys()
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    added += [
+        {"id": number, "content": token} | plain
+        for token, number in tokens.items()
+        if token not in known
+    ]
+    added.sort(key=lambda it: it["id"])
+    try:
+        return Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
+    except Exception as error:  # tokenizers raises plain exceptions
+        raise ModelError(f"base_model: {path} does not load: {error}") from None
+
+
+def _generation(source: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of generation, with the languages and tasks of the tokenizer."""
+    path = source / "generation_config.json"
+    said = read_json(path) if path.is_file() else {}
+    tokens = tokens_of(source)
+    end = tokens["<|endoftext|>"]
+    first, last = tokens["<|startoftranscript|>"], tokens["<|transcribe|>"]
+    languages = {
+        token: number
+        for token, number in tokens.items()
+        if first < number < last and is_special(token) and token not in NOT_LANGUAGES
+    }
+    tasks = {name: tokens[f"<|{name}|>"] for name in ("transcribe", "translate")}
+    usual: dict[str, Any] = {
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "pad_token_id": end,
+        "decoder_start_token_id": first,
+        "is_multilingual": True,
+        "lang_to_id": languages,
+        "task_to_id": tasks,
+        "no_timestamps_token_id": tokens["<|notimestamps|>"],
+        "max_initial_timestamp_index": 50,
+        "max_length": 448,
+        "return_timestamps": False,
+        "suppress_tokens": [],
+        "begin_suppress_tokens": [tokens.get("Ġ", 220), end],
+    }
+    if (before := tokens.get("<|startofprev|>")) is not None:
+        usual["prev_sot_token_id"] = before
+    legacy = {name: config[name] for name in LEGACY if config.get(name) is not None}
+    made = usual | legacy | {name: value for name, value in said.items() if value is not None}
+    made |= {name: usual[name] for name in ("lang_to_id", "task_to_id") if not made.get(name)}
+    made.pop("forced_decoder_ids", None)  # transformers 5 refuses it
+    heads = _heads(made, config)
+    if heads is None:
+        made.pop("alignment_heads", None)
+    else:
+        made["alignment_heads"] = heads
+    return made
+
+
+def _heads(said: Mapping[str, Any], config: Mapping[str, Any]) -> list[list[int]] | None:
+    """The alignment heads that the decoder has. A distilled one lacks those of its teacher's other
+    layers. None without any: CTranslate2 then takes the upper half of the layers.
+    """
+    layers, heads = config["decoder_layers"], config["decoder_attention_heads"]
+    given = said.get("alignment_heads") or []
+    return [it for it in given if it[0] < layers and it[1] < heads] or None

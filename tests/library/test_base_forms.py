@@ -1,0 +1,200 @@
+"""Every form in which people save a Whisper trains and converts, or is refused in one line."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from lorajob.errors import ModelError
+from lorajob.job.report import Report
+from lorajob.job.results import StageResult
+from lorajob.stage import run_stage
+from lorajob.whisper.base_check import check_base, check_name, tokens_of
+from lorajob.whisper.base_model import local_model
+from lorajob.whisper.tokens import Labels
+from tests.support import bases
+from tests.support.bases import add_token, copy_of, read, set_config
+from tests.support.tiny import make_job, make_tiny_whisper
+from tests.support.training import SHORT
+
+FEW = (*SHORT, "train.epochs=1", "train.batch_clips=2", "convert.check_clips=2")
+FEW += ("convert.compute_types=[float32]",)
+
+
+@pytest.fixture(scope="session")
+def large_v3(whisper_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shapes of large-v3 and turbo: 128 mel bins, 51,866 tokens."""
+    folder = tmp_path_factory.mktemp("large-v3")
+    source = copy_of(whisper_base, folder / "source", bases.with_cantonese)
+    set_config(source, vocab_size=51866)
+    return make_tiny_whisper(source, folder / "tiny", 128)
+
+
+def trains_and_converts(root: Path, base: Path, language: str = "hi") -> Path:
+    job = make_job(root, base, *FEW, clips=4, language=language)
+    run_stage("train", job, 1, Report("train", StringIO()))
+    job.commit("evaluate", job.new_attempt("evaluate", 1), StageResult())
+    run_stage("convert", job, 1, Report("convert", StringIO()))
+    return job.stage_dir("convert") / "model"
+
+
+def test_a_distilled_base_saved_by_transformers_5(tiny_whisper: Path, tmp_path: Path) -> None:
+    changes = (bases.by_transformers_5, bases.without_languages, bases.distilled)
+    base = copy_of(tiny_whisper, tmp_path / "base", *changes)
+    model = trains_and_converts(tmp_path / "job", base)
+    assert read(model / "preprocessor_config.json")["feature_size"] == 80
+    config = read(model / "config.json")
+    assert config["alignment_heads"] == [[1, 1]]
+    assert len(config["lang_ids"]) == 99
+
+
+def test_an_old_base_with_pickled_weights_and_vocabulary(
+    tiny_whisper: Path, tmp_path: Path
+) -> None:
+    changes = (
+        bases.pickled,
+        bases.with_vocabulary_and_merges,
+        bases.without_generation_config,
+    )
+    base = copy_of(tiny_whisper, tmp_path / "base", *changes)
+    model = trains_and_converts(tmp_path / "job", base)
+    assert len(read(model / "config.json")["lang_ids"]) == 99
+    ours, theirs = Labels(local_model(str(base)), "hi"), Labels(tiny_whisper, "hi")
+    for text in ("नमस्ते दुनिया", "Hello, world 42", " two  spaces\n"):
+        assert ours.encode(text) == theirs.encode(text)
+        assert ours.decode(ours.encode(text)) == theirs.decode(theirs.encode(text))
+    assert ours.prompt == theirs.prompt
+
+
+def test_large_v3_with_an_added_token_in_cantonese(large_v3: Path, tmp_path: Path) -> None:
+    def one_more(folder: Path) -> None:
+        from transformers import WhisperForConditionalGeneration
+
+        add_token(folder, "<|whisper|>", 51866)
+        model = WhisperForConditionalGeneration.from_pretrained(folder)
+        model.resize_token_embeddings(51867)
+        model.save_pretrained(folder)
+
+    base = copy_of(large_v3, tmp_path / "base", one_more)
+    model = trains_and_converts(tmp_path / "job", base, "yue")
+    tokens = json.loads((model / "vocabulary.json").read_bytes())
+    assert tokens[51866] == "<|whisper|>" and tokens[51865] == "<|30.00|>"
+    assert read(model / "preprocessor_config.json")["feature_size"] == 128
+
+
+def english(folder: Path) -> None:
+    set_config(folder, vocab_size=51864)
+
+
+def text_token(folder: Path) -> None:
+    add_token(folder, "ɓaa", 51865)
+    set_config(folder, vocab_size=51866)
+
+
+def among_timestamps(folder: Path) -> None:
+    add_token(folder, "<|whisper|>", 50364)
+
+
+def more_tokens_than_weights(folder: Path) -> None:
+    add_token(folder, "<|more|>", 51865)
+
+
+def other_mels(folder: Path) -> None:
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(read(path) | {"feature_size": 128}))
+
+
+def fewer_layers(folder: Path) -> None:
+    set_config(folder, decoder_layers=4)
+
+
+def cut_in_half(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def wav2vec(folder: Path) -> None:
+    set_config(folder, model_type="wav2vec2")
+
+
+def adapter(folder: Path) -> None:
+    shutil.move(folder / "config.json", folder / "adapter_config.json")
+
+
+def long_input(folder: Path) -> None:
+    set_config(folder, max_source_positions=3000)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (english, "English-only Whisper"),
+        (text_token, "1 added text tokens, such as 'ɓaa'"),
+        (among_timestamps, "'<|whisper|>' at the id 50364, where Whisper has a timestamp"),
+        (more_tokens_than_weights, "tokenizer of 51866 tokens, but weights for 51865"),
+        (other_mels, "feature_size 128 in its feature extractor; this model needs 80"),
+        (fewer_layers, "no weights decoder.layers.2"),
+        (cut_in_half, "model.safetensors is damaged or incomplete"),
+        (wav2vec, "is a 'wav2vec2', not a Whisper"),
+        (adapter, "config.json missing; this is a LoRA adapter"),
+        (long_input, "max_source_positions 3000; 1500 is supported"),
+    ],
+)
+def test_what_cannot_be_converted_is_refused_before_any_stage(
+    tiny_whisper: Path, tmp_path: Path, change: Callable[[Path], None], said: str
+) -> None:
+    base = copy_of(tiny_whisper, tmp_path / "base", change)
+    for refuse in (check_base, lambda folder: local_model(str(folder))):
+        with pytest.raises(ModelError) as caught:
+            refuse(base)
+        assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_pickled_weights_never_run_code(tiny_whisper: Path, tmp_path: Path) -> None:
+    import torch
+
+    base = copy_of(tiny_whisper, tmp_path / "base", bases.pickled)
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    torch.save({"model.encoder.conv1.weight": Evil()}, base / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="does not load safely"):
+        local_model(str(base))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_base_without_cantonese_names_models_and_stand_in(tiny_whisper: Path) -> None:
+    said = "no token <|yue|>; openai/whisper-large-v3 and .*-turbo have it; .* --lang zh-HK"
+    for ask in (
+        lambda: Labels(tiny_whisper, "yue"),
+        lambda: check_base(tiny_whisper, "yue"),
+        lambda: check_name("openai/whisper-small", "yue"),
+    ):
+        with pytest.raises(ModelError) as caught:
+            ask()
+        assert caught.match(said.replace("|", r"\|"))
+    check_name("openai/whisper-large-v3", "yue")
+    check_name("openai/whisper-large-v3-turbo", "yue")
+    with pytest.raises(ModelError, match=r"English-only.*such as openai/whisper-small$"):
+        check_name("openai/whisper-small.en", "hi")
+
+
+def test_a_complete_base_is_used_where_it_lies(tiny_whisper: Path, large_v3: Path) -> None:
+    for folder in (tiny_whisper, large_v3):
+        assert local_model(str(folder)) == folder
+    assert tokens_of(large_v3)["<|yue|>"] == 50358
+
+
+def test_a_completed_base_follows_its_source(tiny_whisper: Path, tmp_path: Path) -> None:
+    base = copy_of(tiny_whisper, tmp_path / "base", bases.without_languages)
+    first = local_model(str(base))
+    assert local_model(str(base)) == first != base
+    path = base / "generation_config.json"
+    path.write_text(json.dumps(read(path) | {"max_length": 100}))
+    assert read(local_model(str(base)) / path.name)["max_length"] == 100
