@@ -37,8 +37,9 @@ from lorajob.storage.urls import public
 from lorajob.whisper.tokens import Labels
 
 # Version of this stage's output, part of the cache key: raise it with every change of the output.
-VERSION = 2
+VERSION = 3
 EMPTY_TEXT = "empty text"
+DEV = "dev"
 CLIPS_AHEAD = 4  # for each thread: clips decoded before the first of them is written
 SECONDS_BETWEEN_REPORTS = 0.5
 
@@ -54,6 +55,7 @@ class Selection:
     test: frozenset[str]
     # How the test clips were chosen: by the corpus's own "split", by "speaker" or by "sentence".
     test_by: str
+    dev: frozenset[str] = frozenset()  # the clips for training that are of the split dev
 
     def target(self, clip: Clip) -> Target:
         return "test" if clip.id in self.test else "train"
@@ -176,6 +178,7 @@ def select(corpus: Corpus, config: PreprocessConfig, seed: int) -> Selection:
         train=frozenset(sample(train, config.max_train_clips, seed)),
         test=frozenset(sample(test, config.max_test_clips, seed)),
         test_by=test_by,
+        dev=frozenset(entry.id for entry in rest if entry.split == DEV) - test,
     )
 
 
@@ -231,7 +234,13 @@ def _write_stores(
             kept.add(clip.target, clip.id, clip.text, clip.speaker, clip.seconds, clip.reason)
             if clip.reason is None:
                 writers[clip.target].add_encoded(
-                    clip.id, clip.audio, clip.seconds, clip.text, clip.speaker, clip.tokens
+                    clip.id,
+                    clip.audio,
+                    clip.seconds,
+                    clip.text,
+                    clip.speaker,
+                    clip.tokens,
+                    clip.id in selection.dev,
                 )
             pace.tick(done, len(wanted))
 

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from lorajob.errors import UsageError
 from lorajob.languages import find_language
@@ -134,6 +142,16 @@ class TrainConfig(BaseModel):
     """Record each shape of a pass once as a CUDA graph and replay it. Then the GPU does not wait
     for the program. Only used with unquantised weights on GPUs of compute capability 8.0 and
     newer."""
+    keep: Literal["best", "average", "last"] = "best"
+    """Weights to keep. best and average hold back a few clips of the split dev, or of all if there
+    is none, and decode them at fixed steps. best is the step with the lowest error rate, or the
+    average of the last of these steps if that is better. average is always the average. last holds
+    nothing back. With under 30 held-back clips nothing is held back either."""
+    validation_clips: Annotated[int, Field(ge=0)] = 200
+    """Most clips to hold back for validation, at most 5 % of the clips. 0 is as keep last."""
+    patience: PositiveInt | None = None
+    """End the training early after so many validations without a better one. Null: never. The
+    learning rate falls at the end of the full training, so an early end often costs accuracy."""
     save_steps: PositiveInt = 50
     """Optimizer steps between two checkpoints. A checkpoint is left out if the last one is less
     than save_seconds old."""
@@ -146,6 +164,15 @@ class TrainConfig(BaseModel):
     loader_workers: Annotated[int, Field(ge=0)] | None = None
     """Processes that prepare batches. Null: up to 8 for each GPU, depending on the machine's cores;
     0 without a GPU."""
+
+    @model_validator(mode="after")
+    def _patience_needs_a_validation(self) -> "TrainConfig":
+        if self.patience is not None and (self.keep == "last" or not self.validation_clips):
+            raise ValueError(
+                "train.patience needs a validation: set train.keep to best or average, and "
+                "train.validation_clips over 0"
+            )
+        return self
 
 
 class EvaluateConfig(BaseModel):
@@ -332,6 +359,8 @@ def _explain(error: ValidationError) -> str:
         return f"{name}: no such setting; {hint}"
     if first["type"] == "missing":
         return f"{name}: missing; every job needs it"
+    if first["type"] == "value_error" and isinstance(first["input"], dict):
+        return str(first["ctx"]["error"])  # about several settings, which it names
     return f"{name}: {first['input']!r} is not allowed: {first['msg'].lower()}"
 
 

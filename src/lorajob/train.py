@@ -59,14 +59,19 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         try:
             with TemporaryDirectory(dir=out) as scratch:
                 loop.train(Path(scratch))
+            kept = loop.keep_weights()
         finally:
             history.close()
     save_adapter(loop.run.model, out / "adapter")
     name_base(out / "adapter", spec, base)
     return TrainResult(
-        steps=loop.total,
+        steps=loop.run.step,
         epochs=spec.train.epochs,
         loss=history.final_loss(),
         trainable_parameters=trainable_parameters(loop.run.model),
         resumed_from=first,
+        kept=kept,
+        validation_clips=len(course.held.clips),
+        validation=loop.validator.taken if loop.validator else [],
+        stopped_early=loop.stopped_early,
     )

@@ -42,12 +42,25 @@ class PreprocessResult(BaseModel, frozen=True):
     bytes: int
 
 
+class ValidationPoint(BaseModel, frozen=True):
+    """Error rates of the held-back clips after a step, in percent, and what decoding took."""
+
+    step: int
+    wer: float
+    cer: float
+    seconds: float
+
+
 class TrainResult(BaseModel, frozen=True):
     steps: int
     epochs: float
     loss: float  # mean over the last tenth of the steps, nats for each token
     trainable_parameters: int
     resumed_from: int  # the step this attempt started at
+    kept: str = "last"  # the weights: of the last step, "average", or the number of a step
+    validation_clips: int = 0
+    validation: list[ValidationPoint] = []
+    stopped_early: bool = False
 
 
 class EvaluateResult(BaseModel, frozen=True):

@@ -1,6 +1,7 @@
 """Stores the preprocessed clips on disk, in shards of audio and text.
 
-    FOLDER/shard-00000.arrow ...   columns id, audio, format, seconds, text, speaker, tokens
+    FOLDER/shard-00000.arrow ...   columns id, audio, format, seconds, text, speaker, tokens,
+                                   dev: whether the clip is of the corpus's split dev
 
 Audio is 16 kHz mono 16-bit, as FLAC (about 60 MB an hour) or plain PCM (115 MB an hour). Readers
 map the shards into memory, so only the clips being read take memory.
@@ -34,6 +35,7 @@ SCHEMA = pa.schema(
         "text": pa.string(),
         "speaker": pa.string(),
         "tokens": pa.int32(),
+        "dev": pa.bool_(),
     }
 )
 
@@ -70,19 +72,28 @@ class ClipWriter:
     def __enter__(self) -> Self:
         return self
 
-    def add(self, id: str, samples: Samples, text: str, speaker: str, tokens: int) -> None:
+    def add(
+        self, id: str, samples: Samples, text: str, speaker: str, tokens: int, dev: bool = False
+    ) -> None:
         """Append a clip: float32 mono samples at 16 kHz, its text and its number of labels."""
         audio = encode(samples, self.audio_format)
-        self.add_encoded(id, audio, len(samples) / SAMPLE_RATE, text, speaker, tokens)
+        self.add_encoded(id, audio, len(samples) / SAMPLE_RATE, text, speaker, tokens, dev)
 
     def add_encoded(
-        self, id: str, audio: bytes, seconds: float, text: str, speaker: str, tokens: int
+        self,
+        id: str,
+        audio: bytes,
+        seconds: float,
+        text: str,
+        speaker: str,
+        tokens: int,
+        dev: bool = False,
     ) -> None:
         """As `add`, for audio that `encode` has already encoded in this writer's format."""
         if self._writer is None:
             self._writer = pa.ipc.new_stream(str(self._partial), SCHEMA)
         row = {"id": id, "audio": audio, "format": self.audio_format, "seconds": seconds}
-        self._rows.append(row | {"text": text, "speaker": speaker, "tokens": tokens})
+        self._rows.append(row | {"text": text, "speaker": speaker, "tokens": tokens, "dev": dev})
         if len(self._rows) == BATCH_CLIPS:
             self._write_rows()
         self._bytes += len(audio)
@@ -149,6 +160,13 @@ class ClipStore:
     @cached_property
     def speakers(self) -> list[str]:
         return self._column("speaker")
+
+    @cached_property
+    def dev(self) -> list[bool]:
+        """Whether each clip is of the split dev; none is in a store older than the column."""
+        if any("dev" not in shard.column_names for shard in self._shards):
+            return [False] * len(self)
+        return self._column("dev")
 
     @cached_property
     def seconds(self) -> NDArray[np.float32]:

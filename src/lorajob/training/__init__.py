@@ -1,4 +1,5 @@
 """The loop of the stage `train` and its parts.
 
-May import: lorajob.whisper and what that may import. Loads torch; no worker imports it.
+May import: lorajob.decoding, lorajob.whisper and what they may import. Loads torch; no worker
+imports it.
 """

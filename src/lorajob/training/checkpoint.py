@@ -6,6 +6,8 @@ still runs, then finds its folder missing, and its checkpoints are never read.
 JOB/checkpoints/ATTEMPT/step-N/
     adapter_model.safetensors adapter_config.json   PEFT's format
     optimizer.safetensors                           its tensors
+    validation.safetensors                          the best weights and the sum of the last ones,
+                                                    after the first validation
     state.json                                      other state, and the plan of windows it follows
     history.jsonl                                   all steps so far
     manifest.json                                   sizes and hashes, written last
@@ -17,9 +19,11 @@ import json
 import logging
 import re
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from peft import PeftModel
@@ -31,10 +35,12 @@ from torch.optim import Optimizer
 
 from lorajob.errors import AttemptSuperseded
 from lorajob.job.jobdir import MANIFEST, MARK, hash_files, sync_path, sync_tree, write_json
+from lorajob.job.results import ValidationPoint
 from lorajob.spec import JobSpec
 from lorajob.whisper.identity import Base
 
 STEP = re.compile(r"step-(\d+)")
+VALIDATION_FILE = "validation.safetensors"
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +57,7 @@ class TrainingState(BaseModel, frozen=True):
     plan: str | None = None  # its digest; None in old checkpoints, likewise below
     batch_clips: int | None = None
     optimizer: list[dict[str, JsonValue]] = []  # its groups
+    validation: list[ValidationPoint] = []
 
 
 @dataclass(frozen=True)
@@ -157,6 +164,7 @@ def save_checkpoint(
     optimizer: Optimizer,
     state: TrainingState,
     history: Path,
+    validation: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> None:
     """Write a checkpoint beside `target`, then rename it to `target`. A failure leaves no files.
 
@@ -167,7 +175,7 @@ def save_checkpoint(
     try:
         scratch.mkdir()
         (scratch / MARK).touch()
-        _write_checkpoint(scratch, model, optimizer, state, history)
+        _write_checkpoint(scratch, model, optimizer, state, history, validation)
         _take_mark(scratch)
         shutil.rmtree(target, ignore_errors=True)
         scratch.rename(target)
@@ -200,10 +208,13 @@ def _write_checkpoint(
     optimizer: Optimizer,
     state: TrainingState,
     history: Path,
+    validation: Mapping[str, Tensor],
 ) -> None:
     save_adapter(model, scratch)
     tensors, rest = flatten_optimizer(optimizer)
     save_file(tensors, scratch / "optimizer.safetensors")
+    if validation:
+        save_file(dict(validation), scratch / VALIDATION_FILE)
     write_json(
         scratch / "state.json",
         state.model_copy(update={"optimizer": rest}).model_dump(mode="json"),
@@ -226,6 +237,12 @@ def load_checkpoint(path: Path, optimizer: Optimizer) -> TrainingState:
     tensors = _as_one_parameter(load_file(path / "optimizer.safetensors"))
     unflatten_optimizer(optimizer, tensors, state.optimizer)
     return state
+
+
+def load_validation(path: Path) -> tuple[list[ValidationPoint], dict[str, Tensor]]:
+    """The points and tensors of the validation in a checkpoint."""
+    file = path / VALIDATION_FILE
+    return read_state(path).validation, load_file(file) if file.is_file() else {}
 
 
 def _as_one_parameter(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from lorajob.speech.audio import SAMPLE_RATE
 from lorajob.speech.clipstore import ClipStore
 from lorajob.speech.noise import NOISE_KINDS, noise, room_tone, speech_span
 from lorajob.training.encoder_cache import EncodedClips
+from lorajob.training.held_back import HeldBack, hold_back, plan_points
 from lorajob.training.packing import (
     USUAL_CLIPS,
     ClipSizes,
@@ -46,7 +47,8 @@ class Course:
     sizes: ClipSizes
     config: TrainConfig  # with `batch_clips` set
     plan: list[list[Window]]
-    digest: str  # of the plan
+    digest: str  # of the plan and the validation
+    held: HeldBack = field(default_factory=HeldBack)
 
 
 def lay_out(spec: JobSpec, job: JobDir, most_clips: int = USUAL_CLIPS) -> Course:
@@ -55,11 +57,17 @@ def lay_out(spec: JobSpec, job: JobDir, most_clips: int = USUAL_CLIPS) -> Course
     A step has at most `most_clips` clips, unless the spec sets the number.
     """
     store = ClipStore(job.stage_dir("preprocess") / "train")
-    sizes = ClipSizes(store.seconds.tolist(), store.tokens.tolist(), store.speakers)
-    clips = clips_a_step(spec.train, len(store), most_clips)
+    held = hold_back(store, spec.train, spec.seed)
+    sizes = ClipSizes(store.seconds.tolist(), store.tokens.tolist(), store.speakers, held)
+    trained = len(store) - len(held)
+    clips = clips_a_step(spec.train, trained, most_clips)
     config = spec.train.model_copy(update={"batch_clips": clips})
     plan = plan_run(sizes, config, spec.seed)
-    return Course(store, sizes, config, plan, digest_plan(plan, sizes))
+    validation = HeldBack(held, plan_points(len(held), trained, config.epochs, len(plan)))
+    digest = digest_plan(plan, sizes)
+    if held:
+        digest += "/" + validation.digest
+    return Course(store, sizes, config, plan, digest, validation)
 
 
 @dataclass(frozen=True)

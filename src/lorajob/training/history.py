@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch.utils.tensorboard import SummaryWriter
 
+VALIDATION = "validation_"  # prefix of the fields of a validation
 RATE_STEPS = 20  # rates (tokens and clips a second) are averages over so many steps
 
 
@@ -27,9 +28,14 @@ class History:
         self._board = SummaryWriter(str(path.parent / "tensorboard"))
         self._recent: list[Taken] = []
         self._losses: list[float] = []
-        for row in map(json.loads, path.read_text("utf-8").splitlines()):
-            self._losses.append(row["loss"])
-            self._draw(row.pop("step"), row)
+        self._newest: dict[str, float] = {}
+        self._end = 0  # where the newest row begins in the file
+        for line in path.read_text("utf-8").splitlines(keepends=True):
+            self._newest = json.loads(line)
+            self._end = path.stat().st_size - len(line.encode())
+            self._losses.append(self._newest["loss"])
+            row = dict(self._newest)
+            self._draw(int(row.pop("step")), row)
 
     def begin(self, time: float) -> None:
         """Note that the next step begins at `time`, in monotonic seconds."""
@@ -50,10 +56,24 @@ class History:
             "waited_for_data": sum(it.waited for it in steps) / seconds,
         }
         self._losses.append(loss)
+        self._newest = {"step": step, **fields}
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **fields}) + "\n")
+            self._end = file.tell()
+            file.write(json.dumps(self._newest) + "\n")
         self._draw(step, fields)
         return fields, seconds / len(steps)
+
+    def add_to_newest(self, fields: dict[str, float], seconds: float) -> None:
+        """Add fields to the newest step. Its rates leave out the `seconds` that this took."""
+        if not self._newest:
+            return
+        self._newest |= fields
+        with self.path.open("r+", encoding="utf-8") as file:
+            file.seek(self._end)
+            file.write(json.dumps(self._newest) + "\n")
+            file.truncate()
+        self._draw(int(self._newest["step"]), fields)
+        self._recent = [it._replace(time=it.time + seconds) for it in self._recent]
 
     def close(self) -> None:
         with suppress(OSError):
@@ -66,4 +86,6 @@ class History:
 
     def _draw(self, step: int, fields: dict[str, float]) -> None:
         for name, value in fields.items():
-            self._board.add_scalar(f"train/{name}", value, step)
+            validation = name.removeprefix(VALIDATION)
+            tag = f"train/{name}" if validation == name else f"validation/{validation}"
+            self._board.add_scalar(tag, value, step)

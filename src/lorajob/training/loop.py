@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from lorajob.job.jobdir import JobDir
 from lorajob.job.report import Report
 from lorajob.languages import find_language
 from lorajob.spec import JobSpec
-from lorajob.training.checkpoint import prune, save_checkpoint
+from lorajob.training.checkpoint import load_validation, prune, save_checkpoint
 from lorajob.training.dataset import Course, WindowDataset, collate, lay_out
 from lorajob.training.device import set_up_cuda
 from lorajob.training.encoder_cache import EncodedClips, clips_heard_again, shard_path, write_shard
@@ -30,9 +31,10 @@ from lorajob.training.forecast import (
     write_forecast,
     write_measured,
 )
-from lorajob.training.history import History, Taken
+from lorajob.training.history import VALIDATION, History, Taken
 from lorajob.training.passes import Passes
 from lorajob.training.trainer import Run, start_run
+from lorajob.training.validation import Validator
 from lorajob.whisper.identity import base_of
 from lorajob.whisper.tokens import Labels
 
@@ -65,12 +67,22 @@ class Loop:
     read_at: float = 0.0  # when losses were last read, in monotonic seconds
     saved_at: float = 0.0  # when a checkpoint was last saved, in monotonic seconds
     first: int = 1
+    step_seconds: float = 0.0  # mean of the last steps
+    stopped_early: bool = False
 
-    def __init__(self, run: Run, report: Report, course: Course, dataset: WindowDataset) -> None:
+    def __init__(
+        self,
+        run: Run,
+        report: Report,
+        course: Course,
+        dataset: WindowDataset,
+        validator: Validator | None = None,
+    ) -> None:
         self.config = run.config
         self.run = run
         self.report = report
         self.digest = course.digest
+        self.validator = validator
         self.passes = Passes(run, course, dataset)
         self.total = len(course.plan)
         self.saved = run.step
@@ -94,7 +106,7 @@ class Loop:
         began = self.read_at = self.saved_at = time.monotonic()
         if self.history is not None:
             self.history.begin(began)
-        while self.run.step < self.total:
+        while not self._ends():
             step = self.passes.steps[self.run.step]
             asked = time.monotonic()
             ready = next(batches)
@@ -119,7 +131,55 @@ class Loop:
                 self._save()
         if ahead is not None and self.history is not None:
             path = self.history.path.with_name("forecast.json")
-            write_measured(path, ahead, time.monotonic() - began)
+            validating = self.validator.seconds if self.validator else 0.0
+            write_measured(path, ahead, time.monotonic() - began - validating)
+
+    def _ends(self) -> bool:
+        """Whether the training ends here. Decodes the held-back clips if this is such a step."""
+        validator, step = self.validator, self.run.step
+        if validator is None:
+            return step >= self.total
+        if self.history is not None and validator.due(step):
+            self._read_losses()
+            point = validator.take(step, self._decoded)
+            log.info("validation at step %d: WER %.1f, CER %.1f", step, point.wer, point.cer)
+            fields = {f"{VALIDATION}wer": point.wer, f"{VALIDATION}cer": point.cer}
+            self.history.add_to_newest(fields, point.seconds)
+            self.read_at += point.seconds
+            self._report(fields)
+        if step not in validator.held.points:
+            return step >= self.total
+        # Rank 0 decides for all.
+        (early,) = broadcast_object_list([validator.gives_up(self.config.patience)])
+        self.stopped_early = bool(early) and step < self.total
+        return self.stopped_early or step >= self.total
+
+    def keep_weights(self) -> str:
+        """Set the weights that the validation prefers, on rank 0. Returns which ones these are."""
+        if self.validator is None:
+            return "last"
+        # Behind this, the adapter holds other weights than those of the step.
+        self._save()
+        return self.validator.choose(self.config.keep, self._decoded)
+
+    def _decoded(self, clips: int) -> None:
+        """Report progress of a validation. Raises StageStopped if a stop was requested."""
+        self._report({"validating": clips})
+        # Several processes learn of a stop in a step.
+        if self.run.accelerator.num_processes == 1 and self.report.stop_requested:
+            if self.run.step > self.saved:
+                self._save()
+            raise StageStopped(f"stopped at step {self.run.step}; its checkpoint is kept")
+
+    def _report(self, fields: Mapping[str, float]) -> None:
+        step = self.run.step
+        eta = self.step_seconds * (self.total - step)
+        told = dict(fields)
+        if self.validator is not None and (taken := self.validator.taken):
+            newest = taken[-1]
+            eta += newest.seconds * self.validator.left
+            told |= {f"{VALIDATION}wer": newest.wer, f"{VALIDATION}cer": newest.cer}
+        self.report.progress(step, self.total, eta_seconds=eta, checkpoint=self.saved, **told)
 
     def _pick_micro_batch(self) -> None:
         """Measure a full window to choose the micro-batch, unless spec or checkpoint set it."""
@@ -195,12 +255,11 @@ class Loop:
                 continue
             ended = now - (now - self.read_at) * (len(losses) - 1 - number) / len(losses)
             taken = Taken(ended, it.tokens, it.clips, it.waited)
-            fields, seconds = self.history.add(first + number, loss, it.rate, taken)
+            fields, self.step_seconds = self.history.add(first + number, loss, it.rate, taken)
         self.unread.clear()
         self.read_at = now
         if self.history is not None:
-            step, eta = self.run.step, seconds * (self.total - self.run.step)
-            self.report.progress(step, self.total, eta_seconds=eta, checkpoint=self.saved, **fields)
+            self._report(fields)
 
     def _save_is_due(self) -> bool:
         return (
@@ -214,7 +273,11 @@ class Loop:
         target = self.checkpoints / f"step-{self.run.step}"
         optimizer = getattr(self.run.optimizer, "optimizer", self.run.optimizer)
         state = self.run.state(self.digest)
-        save_checkpoint(target, self.run.model, optimizer, state, self.history.path)
+        tensors: dict[str, Tensor] = {}
+        if self.validator is not None:
+            points, tensors = self.validator.state()
+            state = state.model_copy(update={"validation": points})
+        save_checkpoint(target, self.run.model, optimizer, state, self.history.path, tensors)
         prune(self.checkpoints, self.config.keep_checkpoints)
         self.saved, self.saved_at = self.run.step, time.monotonic()
         log.info("checkpoint %s", target)
@@ -238,9 +301,17 @@ def prepare(
     """Load the base model in `folder` and return the loop, at its first step or at the checkpoint
     `resume`.
     """
-    labels = Labels(folder, find_language(spec.language).token)
+    language = find_language(spec.language)
+    labels = Labels(folder, language.token)
     if course.config.threads:
         torch.set_num_threads(course.config.threads)
     run = start_run(folder, course.config, spec.seed, len(course.plan), resume)
     windows = [window for step in course.plan for window in step]
-    return Loop(run, report, course, WindowDataset(course.store, labels, windows))
+    validator = None
+    if course.held.clips:
+        metric, cut = language.primary_metric, spec.decodes_cut
+        validator = Validator(run, course.store, labels, course.held, metric, cut)
+        if resume is not None:
+            validator.restore(*load_validation(resume))
+    dataset = WindowDataset(course.store, labels, windows)
+    return Loop(run, report, course, dataset, validator)

@@ -1,10 +1,13 @@
 """The loss of a training: Whisper's cross-entropy."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from transformers.models.whisper.modeling_whisper import WhisperAttention
 
 from lorajob.training.attention import attend_without_copies
 from lorajob.training.dataset import IGNORED, Batch
@@ -32,6 +35,23 @@ class WhisperLoss(nn.Module):
         self._heard: Tensor | None = None  # [windows, 1, 1, frames]: False for padding
         for layer in self.whisper.model.decoder.layers:
             layer.register_forward_pre_hook(self._hide_padding, with_kwargs=True)
+
+    @contextmanager
+    def decoding(self) -> Iterator[Any]:
+        """Within the block, the WhisperForConditionalGeneration decodes: it takes a cache.
+
+        The attention for training takes none, so transformers' own is used.
+        """
+        layers = [it for it in self.model.modules() if isinstance(it, WhisperAttention)]
+        ours = [it.__dict__.pop("forward") for it in layers]
+        training, self._heard = self.training, None
+        self.eval()
+        try:
+            yield self.whisper
+        finally:
+            for layer, forward in zip(layers, ours, strict=True):
+                layer.forward = forward  # type: ignore[method-assign]
+            self.train(training)
 
     @property
     def whisper(self) -> Any:

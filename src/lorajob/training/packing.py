@@ -8,7 +8,7 @@ model that only sees full windows never learns that speech ends, and loops on sh
 
 import hashlib
 import random
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass, replace
 
 from lorajob.spec import MAX_LABEL_TOKENS, TrainConfig
@@ -74,6 +74,13 @@ class ClipSizes:
     seconds: Sequence[float]
     tokens: Sequence[int]  # the end token included
     speakers: Sequence[str]
+    held_back: Collection[int] = ()  # clips that no window takes
+
+    @property
+    def trained(self) -> list[int]:
+        """The clips of the windows."""
+        held = set(self.held_back)
+        return [clip for clip in range(len(self.seconds)) if clip not in held]
 
 
 class _Drawn:
@@ -168,12 +175,13 @@ def digest_plan(plan: list[list[Window]], sizes: ClipSizes) -> str:
 def plan_epoch(sizes: ClipSizes, config: TrainConfig, seed: int, epoch: int) -> list[list[Window]]:
     """The optimizer steps of one epoch, each a list of windows with about `batch_clips` clips.
 
-    Each clip occurs once. The same arguments give the same plan on every machine.
+    Each clip that is not held back occurs once. The same arguments give the same plan on every
+    machine.
     """
     rng = random.Random(f"{seed}/{epoch}")
     windows = plan_windows(sizes, config, rng)
     rng.shuffle(windows)
-    return group_steps(windows, clips_a_step(config, len(sizes.seconds)))
+    return group_steps(windows, clips_a_step(config, len(sizes.seconds) - len(sizes.held_back)))
 
 
 def clips_a_step(config: TrainConfig, clips: int, most: int = USUAL_CLIPS) -> int:
@@ -194,7 +202,7 @@ def clips_a_step(config: TrainConfig, clips: int, most: int = USUAL_CLIPS) -> in
 
 def plan_windows(sizes: ClipSizes, config: TrainConfig, rng: random.Random) -> list[Window]:
     """Pack the shuffled clips by first-fit. Shares `single_clips` and `cut_clips` stay alone."""
-    order = list(range(len(sizes.seconds)))
+    order = sizes.trained
     rng.shuffle(order)
     cut = round(config.cut_clips * len(order)) if config.audio_context == "dynamic" else 0
     singles = len(order)
