@@ -209,8 +209,13 @@ def test_a_manifest_counts_each_bad_row_once(tmp_path: Path) -> None:
     ]
 
 
-def test_a_manifest_without_header_says_so(tmp_path: Path) -> None:
-    (tmp_path / "manifest.csv").write_text("a.wav,नमस्ते\nb.wav,दुनिया\n")
+def test_a_manifest_without_header_is_read_by_position_or_says_so(tmp_path: Path) -> None:
+    table = tmp_path / "manifest.csv"
+    for text in ("a.wav,I Came\nb.wav,two\n", "I Came,a.wav\ntwo,b.wav\n"):
+        table.write_text(text)
+        rows = [(it.source, it.text) for it in open_corpus(tmp_path, "hi").entries]
+        assert rows == [("a.wav", "I Came"), ("b.wav", "two")]
+    table.write_text("a.wav,नमस्ते,anita\nb.wav,दुनिया,bela\n")
     with pytest.raises(CorpusError, match="its first line must name the columns"):
         open_corpus(tmp_path, "hi")
 
@@ -229,3 +234,33 @@ def test_a_json_file_may_be_a_manifest(tmp_path: Path, kind: str) -> None:
         ("test", "c.wav", "c", ""),
     }
     assert open_corpus(tmp_path / "train.json", "hi").entries[0].id == "a.wav"
+
+
+def test_a_release_without_header_is_read_by_position(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    rows = ["s\ta.mp3\tI Came\t2\t0\t\t\t", "s\tb.mp3\ttwo\tthree\t0\t\t\t\t"]
+    (tmp_path / "train.tsv").write_text("\n".join(rows))
+    assert [(it.id, it.text, it.fault) for it in open_corpus(tmp_path, "hi").entries] == [
+        ("a.mp3", "I Came", ""),
+        ("train.tsv line 2", "", "9 fields where 8 are named"),
+    ]
+
+
+def test_a_clip_in_two_tables_is_counted(tmp_path: Path) -> None:
+    for split in ("train", "validated"):
+        (tmp_path / f"{split}.tsv").write_text("path\tsentence\na.mp3\tone\n")
+    corpus = open_corpus(tmp_path, "hi")
+    assert (len(corpus.entries), corpus.repeated) == (1, 1)
+
+
+def test_an_empty_last_field_does_not_hide_a_delimiter_in_the_text() -> None:
+    text = "audio,text,speaker\n0.wav,I came, I saw,\n1.wav,fine,\n"
+    good = {"audio": "1.wav", "text": "fine", "speaker": ""}
+    assert found(read_csv, text) == [(2, "4 fields where 3 are named"), good]
+    tabs = text.replace(", I", "\tI").replace(",", "\t")
+    assert found(read_tsv, tabs) == [(2, "4 fields where 3 are named"), good]
+
+
+def test_a_program_that_quotes_the_header_quotes_every_field() -> None:
+    text = '"audio"\t"text"\n"0.wav"\t"Hello"\n"1.wav"\t"say ""no"""\n'
+    assert found(read_tsv, text) == fields("Hello", 'say "no"')

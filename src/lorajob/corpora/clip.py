@@ -15,6 +15,8 @@ SPLIT_NAMES = {
     "valid": DEV,
     "val": DEV,
     "eval": DEV,
+    "evaluation": DEV,
+    "development": DEV,
     "testing": TEST,
 }
 
@@ -107,6 +109,7 @@ class Corpus:
 
     entries: tuple[Entry, ...]
     reader: AudioSource
+    repeated: int = 0  # rows that name a clip of an entry again
 
     @cached_property
     def splits(self) -> dict[str, int]:

@@ -24,6 +24,14 @@ NAME = "Common Voice release"
 # A clip that is in two tables belongs to the first in this order.
 SPLITS = ("test", "dev", "train", "validated", "other")
 CLIPS = "clips"
+# The columns of releases, by their number, for tables that lost their header.
+COLUMNS = {
+    8: "client_id path sentence up_votes down_votes age gender accent",
+    10: "client_id path sentence up_votes down_votes age gender accents locale segment",
+    11: "client_id path sentence up_votes down_votes age gender accents variant locale segment",
+    13: "client_id path sentence_id sentence sentence_domain up_votes down_votes age gender"
+    " accents variant locale segment",
+}
 
 
 @dataclass
@@ -38,7 +46,7 @@ class _Tables:
         name = f"{split}.tsv"
         entries = self.of.setdefault(split, [])
         checked = False
-        for row in read_tsv(text_lines(table, name), name):
+        for row in read_tsv(text_lines(table, name), name, _positions):
             if row.fault:
                 entries.append(faulty_entry(row, name, split))
                 continue
@@ -66,6 +74,11 @@ class _Tables:
             for entry in self.of.get(split, []):
                 unique.setdefault(entry.id, entry)
         return tuple(unique.values())
+
+
+def _positions(first: list[str]) -> list[str] | None:
+    columns = COLUMNS.get(len(first))
+    return columns.split() if columns and first[1].endswith(".mp3") else None
 
 
 def _in_train(entry: Entry) -> Entry:
@@ -112,10 +125,11 @@ def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
             with root.open(f"{split}.tsv") as file:
                 tables.add(split, file, language)
     entries = tables.entries()
+    repeated = sum(map(len, tables.of.values())) - len(entries)
     # A delta release has no splits: its validated clips are new since the last release.
     if "delta" in f"{place.path.name}/{root.root}" and not any(map(tables.of.get, (DEV, TEST))):
         entries = tuple(_in_train(entry) for entry in entries)
-    return Corpus(entries, root.audio(CLIPS, MAX_AUDIO_BYTES))
+    return Corpus(entries, root.audio(CLIPS, MAX_AUDIO_BYTES), repeated)
 
 
 def find_root(place: Place, language: str) -> Place:

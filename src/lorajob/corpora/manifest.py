@@ -5,7 +5,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from lorajob.corpora.clip import TRAIN, Corpus, Entry, Tick
-from lorajob.corpora.names import column, split_name, split_of, split_of_folders, stem, unique
+from lorajob.corpora.names import (
+    column,
+    is_audio,
+    split_name,
+    split_of,
+    split_of_folders,
+    stem,
+    unique,
+)
 from lorajob.corpora.place import Place
 from lorajob.corpora.spans import DURATION, WHOLE, span_of
 from lorajob.corpora.tables import (
@@ -22,21 +30,24 @@ from lorajob.corpora.trees import join
 from lorajob.errors import CorpusError
 
 NAME = "manifest"
-READERS = {".tsv": read_tsv, ".csv": read_csv, ".jsonl": read_jsonl}
-AUDIO_COLUMNS = ("audio", "path", "file", "audio_path", "file_name", "audio_filepath")
+TABLES = (".tsv", ".csv", ".jsonl")
+AUDIO_COLUMNS = (
+    *("audio", "path", "file", "audio_path", "file_name", "audio_filepath", "filename"),
+    *("audio_file", "file_path", "filepath", "wav", "wav_path", "wav_filename"),
+)
 NEMO_AUDIO = "audio_filepath"
-TEXT_COLUMNS = ("text", "sentence", "transcript", "transcription")
+TEXT_COLUMNS = ("text", "sentence", "transcript", "transcription", "utterance")
 SPLIT_COLUMNS = ("split",)
 SPEAKER_COLUMNS = ("speaker", "client_id", "speaker_id")
 
-_SUFFIXES = ", ".join(READERS)
-_NAMES = tuple(f"{stem}{suffix}" for stem in ("manifest", "metadata") for suffix in READERS)
+_SUFFIXES = ", ".join(TABLES)
+_NAMES = tuple(f"{stem}{suffix}" for stem in ("manifest", "metadata") for suffix in TABLES)
 
 
 def looks_like(place: Place) -> str | None:
     if place.table:
         suffix = Path(place.table).suffix.lower()
-        return None if suffix in READERS else f"{suffix or place.table} is not {_SUFFIXES}"
+        return None if suffix in TABLES else f"{suffix or place.table} is not {_SUFFIXES}"
     return None if _tables(place) else f"no manifest, metadata or train with {_SUFFIXES}"
 
 
@@ -117,7 +128,7 @@ def _tables(place: Place) -> list[tuple[str, str | None]]:
         return [(place.table, None)]
     if name := _named(place, ""):
         return [(name, None)]
-    files = [name for name in place.files() if Path(name).suffix.lower() in READERS]
+    files = [name for name in place.files() if Path(name).suffix.lower() in TABLES]
     found: list[tuple[str, str | None]] = []
     found += [(name, split) for name in files if (split := split_of(stem(name)))]
     if not found:
@@ -132,4 +143,19 @@ def _named(place: Place, folder: str) -> str:
 
 def _rows(place: Place, table: str) -> Iterator[Row]:
     with place.open(table) as file:
-        yield from READERS[Path(table).suffix.lower()](text_lines(file, table), table)
+        lines = text_lines(file, table)
+        match Path(table).suffix.lower():
+            case ".jsonl":
+                yield from read_jsonl(lines, table)
+            case ".csv":
+                yield from read_csv(lines, table, _positions)
+            case _:
+                yield from read_tsv(lines, table, _positions)
+
+
+def _positions(first: list[str]) -> list[str] | None:
+    """The columns of a table without header: a file and a text, in either order."""
+    sounds = [is_audio(field.strip()) for field in first]
+    if sorted(sounds) != [False, True]:
+        return None
+    return ["audio" if sound else "text" for sound in sounds]

@@ -10,13 +10,14 @@ import itertools
 import json
 import math
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Any
 
 from lorajob.corpora.clip import Entry
 from lorajob.errors import CorpusError
 
 MAX_LINE_BYTES = 1 << 20  # a transcript of 30 s has a few hundred characters
+HEAD_LINES = 50  # that show how a program wrote the table
 MAX_RECORD_LINES = 50  # of a field in quotes that has line breaks
 HEAD_BYTES = 1 << 16  # that show a table's encoding and line ends
 DELIMITERS = ",\t;|"
@@ -28,6 +29,10 @@ NOT_JSON = "line that is not JSON"
 NOT_AN_OBJECT = "line that is not a JSON object"
 OPEN_QUOTE = "quotes that do not match"
 INNER_TEXTS = ("text", "sentence", "transcript", "transcription")  # of a text that is an object
+
+
+# The columns of a table, given the fields of its first line; None if that line is a header.
+Positions = Callable[[list[str]], list[str] | None]
 
 
 class Row(dict[str, str]):
@@ -49,8 +54,8 @@ def faulty_entry(row: Row, table: str, split: str) -> Entry:
     return Entry(f"{table} line {row.line}", "", "", "", split, fault=row.fault)
 
 
-def read_tsv(lines: Iterable[str], name: str) -> Iterator[Row]:
-    """Rows of a tab-separated table.
+def read_tsv(lines: Iterable[str], name: str, positions: Positions | None = None) -> Iterator[Row]:
+    """Rows of a tab-separated table. `positions` knows the columns of a table without header.
 
     Quotes are text, because some sentences never close them. A field that a CSV writer has quoted,
     with each inner quote doubled, is unquoted.
@@ -60,21 +65,26 @@ def read_tsv(lines: Iterable[str], name: str) -> Iterator[Row]:
     if header is None:
         return
     if "\t" not in header[1] and any(it in header[1] for it in DELIMITERS):
-        yield from _read(numbered, header, _delimiter(header[1]), name)
+        yield from _read(numbered, header, _delimiter(header[1]), name, positions)
         return
-    names = [_unquoted(it) for it in header[1].split("\t")]
+    names = header[1].split("\t")
+    # A program that quotes all names quotes all fields.
+    quoted = all(len(it) > 1 and it[0] == it[-1] == '"' for it in names)
+    names = [_unquoted(it, quoted) for it in names]
+    if positions and (known := positions(names)):
+        names, numbered = known, itertools.chain([header], numbered)
     columns = _columns(names, name)
     for number, line in numbered:
         values = line.split("\t")
         if '"' in line:
             if len(values) != len(columns):
                 values = _parsed(line, "\t") or values
-            values = [_unquoted(it) for it in values]
+            values = [_unquoted(it, quoted) for it in values]
         yield _row(columns, values, number, line)
 
 
-def read_csv(lines: Iterable[str], name: str) -> Iterator[Row]:
-    """Rows of a table whose fields may be quoted.
+def read_csv(lines: Iterable[str], name: str, positions: Positions | None = None) -> Iterator[Row]:
+    """Rows of a table whose fields may be quoted. `positions` as in `read_tsv`.
 
     The header shows the delimiter: comma, semicolon, tab or `|`. A first line such as `sep=;` names
     it.
@@ -89,7 +99,7 @@ def read_csv(lines: Iterable[str], name: str) -> Iterator[Row]:
         header = next(numbered, None)
         if header is None:
             return
-    yield from _read(numbered, header, delimiter or _delimiter(header[1]), name)
+    yield from _read(numbered, header, delimiter or _delimiter(header[1]), name, positions)
 
 
 def read_jsonl(lines: Iterable[str], name: str) -> Iterator[Row]:
@@ -273,11 +283,19 @@ def _columns(names: Sequence[str], table: str) -> list[str]:
 
 
 def _read(
-    numbered: Iterator[tuple[int, str]], header: tuple[int, str], delimiter: str, table: str
+    numbered: Iterator[tuple[int, str]],
+    header: tuple[int, str],
+    delimiter: str,
+    table: str,
+    positions: Positions | None,
 ) -> Iterator[Row]:
     """Rows of a table with quotes, whose fields may have line breaks."""
-    columns = _columns(_parsed(header[1], delimiter) or [header[1]], table)
-    waiting = deque[tuple[int, str]]()
+    names = _parsed(header[1], delimiter) or [header[1]]
+    if positions and (known := positions(names)):
+        names, numbered = known, itertools.chain([header], numbered)
+    columns = _columns(names, table)
+    waiting = deque(itertools.islice(numbered, HEAD_LINES))
+    spare = _all_end_empty([line for _, line in waiting], delimiter, len(columns))
     while first := (waiting.popleft() if waiting else next(numbered, None)):
         number, line = first
         values = _parsed(line, delimiter)
@@ -285,8 +303,10 @@ def _read(
             values = _long_record(line, delimiter, len(columns), waiting, numbered)
         if values is None:
             yield Row((), number, OPEN_QUOTE)
-        else:
-            yield _row(columns, values, number, line)
+            continue
+        while spare and len(values) > len(columns) and not values[-1].strip():
+            values.pop()
+        yield _row(columns, values, number, line)
 
 
 def _long_record(
@@ -345,11 +365,18 @@ def _is_open(text: str, delimiter: str) -> bool:
     return False
 
 
+def _all_end_empty(lines: list[str], delimiter: str, columns: int) -> bool:
+    """Whether all rows have empty fields beyond the columns, as spreadsheets write them.
+
+    In one row alone they come from a delimiter too many in its text.
+    """
+    rows = [values for line in lines if (values := _parsed(line, delimiter))]
+    return bool(rows) and all(
+        len(row) > columns and not any(field.strip() for field in row[columns:]) for row in rows
+    )
+
+
 def _row(columns: Sequence[str], values: Sequence[str], number: int, line: str) -> Row:
-    """A row. Empty fields beyond the columns are the mark of a delimiter at the end of a line."""
-    values = list(values)
-    while len(values) > len(columns) and not values[-1].strip():
-        values.pop()
     if fault := text_fault(line):
         return Row((), number, fault)
     if len(values) != len(columns):
@@ -358,14 +385,16 @@ def _row(columns: Sequence[str], values: Sequence[str], number: int, line: str) 
     return Row(zip(columns, values, strict=True), number)
 
 
-def _unquoted(field: str) -> str:
+def _unquoted(field: str, quoted: bool = False) -> str:
     """A field without the quotes of a CSV writer, which doubles each inner quote.
 
     A sentence in quotes, such as `"Hello"`, is not such a field: its writer would have written
-    three quotes at each end.
+    three quotes at each end. With `quoted`, the writer quoted every field.
     """
     inner = field[1:-1]
-    if len(field) < 2 or field[0] != '"' or field[-1] != '"' or '""' not in inner:
+    if len(field) < 2 or field[0] != '"' or field[-1] != '"':
+        return field
+    if not quoted and '""' not in inner:
         return field
     plain = inner.replace('""', "")
     return field if '"' in plain else inner.replace('""', '"')
