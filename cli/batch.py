@@ -171,13 +171,19 @@ def _spec(
     values = merge(defaults, own)
     preset = values.pop("preset", "default")
     spec = complete_spec(values, preset, sets, strict=False)
-    in_file = "corpus" in values and not any(line.startswith("corpus=") for line in sets)
-    path = local_path(spec.corpus)
-    if not in_file or not spec.corpus or path is None:
-        return spec
-    corpus = path.expanduser()
-    if corpus.exists() and not (beside / corpus).exists():
-        return spec
-    # A corpus that is in neither place gets the same path. So the batch keeps its id when its
-    # corpora are deleted later.
-    return spec.model_copy(update={"corpus": str(beside / corpus)})
+    named = {line.partition("=")[0] for line in sets}
+    in_file = {name for name in ("corpus", "more_corpora", "test_corpus") if name in values} - named
+
+    def found(place: str) -> str:
+        path = local_path(place)
+        if not place or path is None:
+            return place
+        corpus = path.expanduser()
+        if corpus.exists() and not (beside / corpus).exists():
+            return place
+        # A corpus that is in neither place gets the same path. So the batch keeps its id when its
+        # corpora are deleted later.
+        return str(beside / corpus)
+
+    beside_it = spec.with_places(found)
+    return spec.model_copy(update={name: getattr(beside_it, name) for name in in_file})

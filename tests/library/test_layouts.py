@@ -1,11 +1,12 @@
 """The layouts of others: each as a folder, a tar.gz and a zip, and what is wrong in them."""
 
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lorajob.corpora import check_corpus, find_corpus, open_corpus
+from lorajob.corpora import check_corpus, check_remote, find_corpus, local_copy, open_corpus
 from lorajob.corpora.clip import Clip
 from lorajob.corpora.pieces import pieces
 from lorajob.corpora.place import open_place
@@ -29,6 +30,7 @@ from tests.support.layouts import (
     spontaneous,
     textgrid,
 )
+from tests.support.web_server import serving
 
 
 def heard(path: Path, columns: dict[str, str] | None = None) -> list[Heard]:
@@ -135,6 +137,46 @@ def test_rows_in_another_language_are_dropped(tmp_path):
     put(tmp_path / "train.jsonl", row % "Tamil")
     with pytest.raises(UsageError, match=r"row in another language \(ta\)"):
         check_corpus(tmp_path, "hi")
+
+
+@pytest.mark.parametrize(
+    "audio", ['"audio_filepath": "a.wav", "text"', '"audio": {"path": "a.wav"}, "sentence"']
+)
+def test_a_line_that_is_no_json_is_dropped_alone(tmp_path, audio):
+    put(tmp_path / "a.wav", sound(1))
+    good = f'{{{audio}: "{ONE}"}}\n'
+    put(tmp_path / "train.jsonl", good + '{"audio": \n[1]\n' + good)
+    assert faults(tmp_path) == {
+        "train.jsonl row 2": "line that is not JSON",
+        "train.jsonl row 3": "line that is not a JSON object",
+    }
+    assert len(open_corpus(tmp_path, "hi").entries) == 4
+
+
+def test_a_zip_behind_a_url_is_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORAJOB_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    expected = sorted(kaldi(folder))
+    data = pack_folder(folder, tmp_path / "corpus.zip").read_bytes()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.do_GET()
+
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(data)
+
+        def log_message(self, *_): ...
+
+    with serving(Handler) as url:
+        check_remote(f"{url}/corpus.zip")
+        path = local_copy(f"{url}/corpus.zip")
+    assert heard(path) == expected
 
 
 def test_text_of_a_type_that_is_no_text_is_named(tmp_path):

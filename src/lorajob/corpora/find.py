@@ -14,7 +14,10 @@ from lorajob.errors import CorpusError, UsageError
 from lorajob.languages import is_locale, is_locale_of
 
 GLANCE_SECONDS = 1.5  # most time for a look at the first files of an archive
-KINDS = "a Common Voice release (tar.gz or folder) or a manifest (.tsv, .csv, .jsonl)"
+KINDS = (
+    "a Common Voice release (tar.gz or folder), a manifest (.tsv, .csv, .jsonl), or a folder or"
+    " archive in a layout of docs/corpora.md"
+)
 SOURCES = (
     "download a Common Voice release from the Mozilla Data Collective and give it by --corpus,"
     " or write a manifest (TSV, CSV or JSONL with columns audio and text)"

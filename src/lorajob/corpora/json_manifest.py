@@ -56,5 +56,5 @@ def _tables(place: Place) -> list[tuple[str, str | None]]:
 
 
 def _rows(place: Place, table: str) -> Iterator[Row]:
-    for number, value in enumerate(json_objects(place, table), start=1):
-        yield json_row(value, number)
+    for number, (value, fault) in enumerate(json_objects(place, table), start=1):
+        yield Row((), number, fault) if fault else json_row(value, number)

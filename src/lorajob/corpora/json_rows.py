@@ -1,13 +1,12 @@
 """Reads objects of JSON files: one on each line, or in a list."""
 
-import itertools
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from lorajob.corpora.names import split_of, stem
 from lorajob.corpora.place import Place
-from lorajob.corpora.tables import text_lines
+from lorajob.corpora.tables import NOT_AN_OBJECT, parse_object, text_lines
 from lorajob.errors import CorpusError
 
 SUFFIXES = (".json", ".jsonl")
@@ -29,8 +28,11 @@ def json_tables(place: Place, fits: Callable[[Object], bool]) -> list[tuple[str,
     return found
 
 
-def json_objects(place: Place, table: str) -> Iterator[Object]:
-    """The objects of a file. Raises CorpusError, with the line, for anything else."""
+def json_objects(place: Place, table: str) -> Iterator[tuple[Object, str]]:
+    """(object, fault) of each row of a file. A row with a fault is an empty object.
+
+    Raises CorpusError if the first row is not a JSON object: then it is another kind of file.
+    """
     with place.open(table) as file:
         start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
         file.seek(0)
@@ -39,27 +41,18 @@ def json_objects(place: Place, table: str) -> Iterator[Object]:
                 values = json.loads(file.read(MAX_LIST_BYTES))
             except ValueError as error:
                 raise CorpusError(f"{table}: not JSON: {error}") from None
-            rows: Iterator[tuple[int, Any]] = enumerate(values, start=1)
+            rows = ((it, "") if isinstance(it, dict) else ({}, NOT_AN_OBJECT) for it in values)
         else:
-            rows = _lines(text_lines(file, table), table)
-        for number, value in rows:
-            if not isinstance(value, dict):
-                raise CorpusError(f"{table}: row {number} is not a JSON object")
-            yield {str(key).strip().lower(): item for key, item in value.items()}
-
-
-def _lines(lines: Iterator[str], table: str) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except ValueError:
-                raise CorpusError(f"{table}: line {number} is not JSON") from None
+            rows = (parse_object(line) for line in text_lines(file, table) if line.strip())
+        for number, (value, fault) in enumerate(rows, start=1):
+            if fault and number == 1:
+                raise CorpusError(f"{table}: row 1 is {fault.removeprefix('line that is ')}")
+            yield {str(key).strip().lower(): item for key, item in value.items()}, fault
 
 
 def _first(place: Place, table: str) -> Object | None:
     try:
-        return next(itertools.islice(json_objects(place, table), 1), None)
+        return next((row for row, _ in json_objects(place, table)), None)
     # The reader of manifests will say what is wrong.
     except CorpusError:
         return None

@@ -26,7 +26,8 @@ def looks_like(place: Place) -> str | None:
 def check(place: Place, language: str) -> None:
     """Raise CorpusError if the first row has no text column."""
     for table, _ in json_tables(place, _fits):
-        _text_key(place, table, next(json_objects(place, table)))
+        row, _ = next(json_objects(place, table))
+        _text_key(place, table, row)
 
 
 def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
@@ -34,9 +35,13 @@ def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
     entries, ids = [], dict[str, int]()
     for table, split in json_tables(place, _fits):
         key = ""
-        for row in json_objects(place, table):
+        for number, (row, fault) in enumerate(json_objects(place, table), start=1):
             if tick:
                 tick()
+            if fault:
+                name = unique(ids, f"{table} row {number}")
+                entries.append(Entry(name, "", "", "", split or TRAIN, fault=fault))
+                continue
             key = key or _text_key(place, table, row)
             entries.append(_entry(place, row, key, split, ids))
     return Corpus(tuple(entries), place.audio())

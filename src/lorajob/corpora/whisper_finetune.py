@@ -33,7 +33,7 @@ def looks_like(place: Place) -> str | None:
 def check(place: Place, language: str) -> None:
     """Raise UsageError if the first row is in another language."""
     for table, _ in json_tables(place, _fits):
-        row = next(json_objects(place, table))
+        row, _ = next(json_objects(place, table))
         if fault := _language_fault(row, language):
             raise UsageError(f"corpus: {table} has a {fault}, but the job's language is {language}")
 
@@ -42,9 +42,13 @@ def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
     """Open the tables. Rows in other languages are dropped."""
     entries, ids = [], dict[str, int]()
     for table, split in json_tables(place, _fits):
-        for row in json_objects(place, table):
+        for number, (row, wrong) in enumerate(json_objects(place, table), start=1):
             if tick:
                 tick()
+            if wrong:
+                name = unique(ids, f"{table} row {number}")
+                entries.append(Entry(name, "", "", "", split or TRAIN, fault=wrong))
+                continue
             for part in _parts(place, row):
                 name = _path(row)
                 entry = Entry(
@@ -85,8 +89,10 @@ def _part(values: dict[str, Any], key: str) -> tuple[str, Span, str]:
 
 
 def _times(row: Object) -> dict[str, Any]:
-    audio = row["audio"]
-    return {"start": audio.get("start_time"), "end": audio.get("end_time")} if audio else {}
+    audio = row.get("audio")
+    if not isinstance(audio, dict):
+        return {}
+    return {"start": audio.get("start_time"), "end": audio.get("end_time")}
 
 
 def _seconds(row: Object) -> float:
