@@ -33,7 +33,7 @@ from lorajob.transcribe import transcribe
 from lorajob.whisper import ct2
 from lorajob.whisper.base_model import local_model
 from lorajob.whisper.features import LogMel, pad_windows
-from lorajob.whisper.model import merge
+from lorajob.whisper.model import merge_adapter
 from lorajob.whisper.tokens import Labels
 
 GENERATE_BATCH = 8  # clips, as in the recipe's evaluation
@@ -64,7 +64,7 @@ def measure(job: JobDir, clips: int, sizes: Sequence[int] = ()) -> dict[str, dic
     labels = Labels(folder, find_language(spec.language).token)
     references = [store.texts[index] for index in indices]
     with TemporaryDirectory() as scratch:
-        model = merge(folder, job.stage_dir("train") / "adapter")
+        model = merge_adapter(folder, job.stage_dir("train") / "adapter")
         float32 = ct2.convert(folder, Path(scratch, "ct2"), "float32", model)
         decoder = ct2.Decoder(float32, labels)
         ways: dict[str, Callable[[], list[str]]] = {

@@ -29,7 +29,7 @@ from lorajob.job.report import Progress
 from lorajob.job.results import StageResult
 from lorajob.spec import JobSpec
 from lorajob.tasks.batches import submit_batch
-from lorajob.tasks.describe import summary
+from lorajob.tasks.describe import stage_summary
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.reconciler import Reconciler
 from lorajob.worker.app import configuration
@@ -110,7 +110,7 @@ def _keep_results(settings: Settings, job_id: str) -> None:
             hostname="gpu-1a2b3c@machine-17", delivery_info={"routing_key": "gpu.3"},
             children=[app.AsyncResult(str(uuid4()))] if stage != STAGES[-1] else [],
         )  # fmt: skip
-        result = summary(stage, StageResult.model_validate(RESULTS[stage]))
+        result = stage_summary(stage, StageResult.model_validate(RESULTS[stage]))
         app.backend.store_result(str(uuid4()), result, "SUCCESS", request=request)
 
 

@@ -60,7 +60,7 @@ def percent(progress: Progress) -> int | None:
     return 100 * progress.step // progress.total
 
 
-def summary(stage: str, result: StageResult) -> Description:
+def stage_summary(stage: str, result: StageResult) -> Description:
     """The main numbers of a stage's result. The record holds the whole result."""
     said = result.as_json()
     match stage:

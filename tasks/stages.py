@@ -15,7 +15,7 @@ from lorajob.job.jobdir import JobDir
 from lorajob.job.results import StageResult
 from lorajob.tasks.attempt import ProgressMirror, observed
 from lorajob.tasks.broker import send
-from lorajob.tasks.describe import Description, summary
+from lorajob.tasks.describe import Description, stage_summary
 from lorajob.worker.app import app
 from lorajob.worker.artifacts.job_files import JobFiles
 from lorajob.worker.artifacts.lookup import open_job
@@ -87,7 +87,7 @@ def run_claimed_stage(task: Task, job_id: str, stage: str) -> Description:
             watcher = Watcher([RecordWatch(touched, claim, settings.lease_seconds), mirror])
             seen.outcome = outcome = attempt(files, record, claim, watcher, worker, settings)
         result = retry_redis(lambda: settle(records, claim, outcome, worker, settings))
-    return summary(stage, result)
+    return stage_summary(stage, result)
 
 
 def load(records: Records, job_id: str) -> JobRecord:

@@ -342,3 +342,24 @@ def test_no_module_asserts_on_its_input() -> None:
     for module in MODULES:
         asserts = [node for node in ast.walk(tree(module)) if isinstance(node, ast.Assert)]
         assert not asserts, f"{module} asserts"
+
+
+# Public names with one meaning in several modules: a stage's `run`, a program's `main`, the names
+# of a corpus reader, and a command or task that calls the function of its name.
+SHARED_NAMES = {"run", "main", "start", "looks_like", "check", "clips"}
+SHARED_NAMES |= {"download", "version"}  # of the services that hold corpora
+SHARED_NAMES |= {"compare", "convert", "prune", "rebuild", "transcribe", "verify"}
+# Different things with one name. The list may only become shorter.
+AMBIGUOUS_NAMES = {
+    *("Heard", "Part", "decode", "decode_batches", "encode", "settle", "token_limits"),
+}
+
+
+def test_a_public_name_means_one_thing():
+    places: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_":
+                places.setdefault(node.name, []).append(module)
+    twice = {name: found for name, found in places.items() if len(found) > 1}
+    assert {name: twice[name] for name in twice.keys() - SHARED_NAMES - AMBIGUOUS_NAMES} == {}

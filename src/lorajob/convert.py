@@ -32,7 +32,7 @@ from lorajob.speech.scoring import score
 from lorajob.whisper import ct2
 from lorajob.whisper.features import LogMel, pad_windows
 from lorajob.whisper.identity import base_of
-from lorajob.whisper.model import merge
+from lorajob.whisper.model import merge_adapter
 from lorajob.whisper.tokens import Labels
 
 MAX_LOGPROB_DIFFERENCE = 1e-3  # nats for each token; float32 on both sides agrees to about 1e-6
@@ -69,13 +69,13 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     sample = spread(indices, spec.convert.check_clips)
     check = _Check(store, labels, indices, sample, spec)
     types = spec.convert.compute_types
-    pace = _Pace(report, 3 + 2 * len(types))
+    pace = _StepProgress(report, 3 + 2 * len(types))
     with TemporaryDirectory(dir=out) as scratch:
         adapter = job.stage_dir("train") / "adapter"
-        merged = merge(folder, adapter)
+        merged = merge_adapter(folder, adapter)
         pace.done("merged")
         float32 = ct2.convert(folder, Path(scratch, "float32"), "float32", merged)
-        difference, merged_texts = compare(check, merged, float32, pace)
+        difference, merged_texts = measure_parity(check, merged, float32, pace)
         pace.done("parity")
         by_type: dict[str, Scores] = {}
         sampled = {"merged": score(check.references(sample), merged_texts)}
@@ -104,7 +104,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     return result
 
 
-class _Pace:
+class _StepProgress:
     """Reports progress after each step and checks for a stop."""
 
     def __init__(self, report: Report, steps: int) -> None:
@@ -145,8 +145,8 @@ def spread(indices: Sequence[int], count: int) -> list[int]:
     return [indices[int(place)] for place in chosen.round()]
 
 
-def compare(
-    check: _Check, merged: WhisperForConditionalGeneration, float32: Path, pace: _Pace
+def measure_parity(
+    check: _Check, merged: WhisperForConditionalGeneration, float32: Path, pace: _StepProgress
 ) -> tuple[float, list[str]]:
     """The largest difference in log-probability over the sample, and transformers' transcripts.
 
@@ -207,7 +207,7 @@ def greedy(
     return labels.decode(ids[0].tolist())
 
 
-def _transcripts(check: _Check, model: Path, pace: _Pace) -> list[str]:
+def _transcripts(check: _Check, model: Path, pace: _StepProgress) -> list[str]:
     config = check.spec.evaluate
     decoder = ct2.Decoder(model, check.labels)
 

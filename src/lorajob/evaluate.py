@@ -22,7 +22,7 @@ from lorajob.speech.scoring import interval, score, utterance_rows
 from lorajob.storage import cache
 from lorajob.whisper import ct2
 from lorajob.whisper.identity import base_of
-from lorajob.whisper.model import merge
+from lorajob.whisper.model import merge_adapter
 from lorajob.whisper.tokens import Labels
 
 # Version of how the base model decodes, part of the cache key: raise it with every change.
@@ -46,7 +46,9 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         base_texts = _base_transcripts(folder, labels, store, indices, spec, report, Path(scratch))
         adapter = job.stage_dir("train") / "adapter"
         report.check_stop()
-        tuned = ct2.convert(folder, Path(scratch, "tuned"), "float32", merge(folder, adapter))
+        tuned = ct2.convert(
+            folder, Path(scratch, "tuned"), "float32", merge_adapter(folder, adapter)
+        )
         report.check_stop()
         tuned_texts = _decode(tuned, labels, store, indices, spec, report, len(indices), True)
 
@@ -87,7 +89,7 @@ def _base_transcripts(
         language=labels.language_token,
         settings=spec.evaluate.model_dump(include={"max_clips", "batch_size", "beam_size"}),
     )
-    kept = cache.fetch("base-transcripts", name)
+    kept = cache.lookup("base-transcripts", name)
     if kept is None:
         report.check_stop()
         model = ct2.convert(folder, scratch / "base", "float32")

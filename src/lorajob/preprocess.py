@@ -85,7 +85,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
 
     language = find_language(spec.language)
     labels = Labels(base_of(spec, job).folder, language.token)
-    pace = _Pace(report)
+    pace = _ClipProgress(report)
     columns = spec.preprocess.columns
     sources = [local_copy(place) for place in spec.places]
     # Read the setting now: a wrong value fails at once, not after hours.
@@ -98,7 +98,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         weights=[spec.corpus_weight, *(each.weight for each in spec.more_corpora)],
         test_corpus=spec.test_corpus is not None,
     )
-    if (kept_before := cache.fetch("preprocess", name, out)) is not None:
+    if (kept_before := cache.lookup("preprocess", name, out)) is not None:
         log.info("%s: as an earlier job read it", public(spec.corpus))
         return PreprocessResult(**kept_before)
     corpus = _opened(spec, sources, language.code, pace)
@@ -130,7 +130,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     return result
 
 
-def _opened(spec: JobSpec, sources: list[Path], language: str, pace: "_Pace") -> Corpus:
+def _opened(spec: JobSpec, sources: list[Path], language: str, pace: "_ClipProgress") -> Corpus:
     """The corpus of a job, or all its corpora as one."""
     columns = spec.preprocess.columns
     found = [open_corpus(source, language, pace.tick, columns) for source in sources]
@@ -182,7 +182,9 @@ def select(corpus: Corpus, config: PreprocessConfig, seed: int) -> Selection:
     )
 
 
-def prepare(piece: Piece, target: Target, config: PreprocessConfig, labels: Labels) -> Prepared:
+def prepare_clip(
+    piece: Piece, target: Target, config: PreprocessConfig, labels: Labels
+) -> Prepared:
     """Decode and check one clip. The cheap checks come first."""
     clip = piece.clip
     text = clean(clip.text)
@@ -214,7 +216,7 @@ def _write_stores(
     labels: Labels,
     out: Path,
     kept: CorpusReport,
-    pace: "_Pace",
+    pace: "_ClipProgress",
 ) -> None:
     splits = {*config.train_splits, config.test_split}
     wanted = selection.train | selection.test
@@ -227,7 +229,7 @@ def _write_stores(
         writers = {"train": train, "test": test}
 
         def work(piece: Piece) -> Prepared:
-            return prepare(piece, selection.target(piece.clip), config, labels)
+            return prepare_clip(piece, selection.target(piece.clip), config, labels)
 
         for clip in _in_order(work, pieces(clips, config.max_seconds)):
             done += 1
@@ -265,7 +267,7 @@ def _in_order(work: Callable[[Piece], Prepared], found: Iterable[Piece]) -> Iter
             pool.shutdown(cancel_futures=True)
 
 
-class _Pace:
+class _ClipProgress:
     """Checks for a stop at every clip and reports progress a few times a second."""
 
     def __init__(self, report: Report) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from lorajob.demo.espeak import VOICES
 from lorajob.demo.sentences import hindi_sentences
-from lorajob.demo.speech import pack_corpus, speak_corpus
+from lorajob.demo.speech import pack_release, speak_corpus
 from lorajob.job.jobdir import JobDir
 from tests.support.command import LORAJOB, environment, run
 
@@ -63,7 +63,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
         dev=[],
         voices=VOICES[:2],
     )
-    corpus = pack_corpus(release).rename(corpora / "cv-corpus-1.0-hi.tar.gz")
+    corpus = pack_release(release).rename(corpora / "cv-corpus-1.0-hi.tar.gz")
     env = environment(home=home, corpora=corpora)
     up = lorajob(env, "up", "--detach")
     assert up.returncode == 0, up.stderr

@@ -25,9 +25,9 @@ def keep(name: str, files: Path, text: str) -> None:
 def test_what_was_kept_comes_back_as_links(tmp_path: Path) -> None:
     keep("one", tmp_path / "job", "hello")
     target = tmp_path / "next"
-    assert cache.fetch("kind", "one", target) == {"number": 5}
+    assert cache.lookup("kind", "one", target) == {"number": 5}
     assert (target / "sub" / "a.txt").samefile(tmp_path / "job" / "sub" / "a.txt")
-    assert cache.fetch("kind", "other") is None
+    assert cache.lookup("kind", "other") is None
 
 
 def test_another_file_system_gets_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +36,7 @@ def test_another_file_system_gets_a_copy(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(os, "link", refuse)
     keep("one", tmp_path / "job", "hello")
-    assert cache.fetch("kind", "one", tmp_path / "next") == {"number": 5}
+    assert cache.lookup("kind", "one", tmp_path / "next") == {"number": 5}
     assert (tmp_path / "next" / "sub" / "a.txt").read_text() == "hello"
 
 
@@ -45,7 +45,7 @@ def test_a_damaged_entry_is_removed(
 ) -> None:
     keep("one", tmp_path / "job", "hello")
     (tmp_path / "job" / "sub" / "a.txt").write_text("other")  # a link: the kept file changes too
-    assert cache.fetch("kind", "one", tmp_path / "next") is None
+    assert cache.lookup("kind", "one", tmp_path / "next") is None
     assert "is removed" in caplog.text
     assert not (empty_cache / "kind" / "one").exists()
 
@@ -57,8 +57,8 @@ def test_the_entries_longest_unused_go_first(
         keep(f"entry-{number}", tmp_path / f"job-{number}", f"{number}" * 1000)
         entry = empty_cache / "kind" / f"entry-{number}"
         os.utime(entry, (number, number))
-    assert cache.fetch("kind", "entry-0") is not None  # used: now the newest
-    cache.prune(2 * 1400)
+    assert cache.lookup("kind", "entry-0") is not None  # used: now the newest
+    cache.trim(2 * 1400)
     assert sorted(path.name for path in (empty_cache / "kind").iterdir()) == ["entry-0", "entry-2"]
 
 
@@ -66,7 +66,7 @@ def test_an_entry_over_the_limit_drives_out_no_other(tmp_path: Path, empty_cache
     keep("small", tmp_path / "small", "x")
     keep("large", tmp_path / "large", "x" * 5000)
     os.utime(empty_cache / "kind" / "small", (1, 1))
-    cache.prune(4000)
+    cache.trim(4000)
     assert [path.name for path in (empty_cache / "kind").iterdir()] == ["small"]
 
 
@@ -81,9 +81,9 @@ def test_no_room_for_the_files_leaves_entry_and_target_as_they_were(
     with monkeypatch.context() as patch:
         patch.setattr(os, "link", full)
         patch.setattr("lorajob.storage.cache.shutil.copyfile", full)
-        assert cache.fetch("kind", "one", tmp_path / "next") is None
+        assert cache.lookup("kind", "one", tmp_path / "next") is None
     assert not list((tmp_path / "next").rglob("*.txt"))
-    assert cache.fetch("kind", "one", tmp_path / "next") == {"number": 5}
+    assert cache.lookup("kind", "one", tmp_path / "next") == {"number": 5}
 
 
 def test_what_killed_processes_left_goes_after_a_day(tmp_path: Path, empty_cache: Path) -> None:
@@ -92,7 +92,7 @@ def test_what_killed_processes_left_goes_after_a_day(tmp_path: Path, empty_cache
         (empty_cache / "kind" / name).mkdir()
         os.utime(empty_cache / "kind" / name, (1, 1))
     (empty_cache / "kind" / ".new-now").mkdir()
-    cache.prune(10**9)
+    cache.trim(10**9)
     assert sorted(path.name for path in (empty_cache / "kind").iterdir()) == [".new-now", "one"]
 
 

@@ -14,7 +14,7 @@ import soundfile
 from lorajob.corpora import check_corpus, open_corpus
 from lorajob.demo.espeak import VOICES, Speaker, Voice
 from lorajob.demo.sentences import hindi_sentences
-from lorajob.demo.speech import COLUMNS, demo_corpus, pack_corpus, speak_corpus
+from lorajob.demo.speech import COLUMNS, demo_corpus, pack_release, speak_corpus
 from lorajob.errors import UsageError
 
 TRAIN = ["मेरा नाम क्या है", "आज मौसम बहुत अच्छा है", "वह घर जा रहा है"]
@@ -92,7 +92,7 @@ def test_each_voice_is_a_speaker_of_its_own(tmp_path: Path) -> None:
 def test_the_same_corpus_has_the_same_bytes(tmp_path: Path) -> None:
     digests = set()
     for name in ("first", "second"):
-        tarball = pack_corpus(speak_few(tmp_path / name))
+        tarball = pack_release(speak_few(tmp_path / name))
         assert tarball == tmp_path / name / "cv-corpus-demo-hi.tar.gz"
         digests.add(hashlib.sha256(tarball.read_bytes()).hexdigest())
     assert len(digests) == 1
@@ -100,7 +100,7 @@ def test_the_same_corpus_has_the_same_bytes(tmp_path: Path) -> None:
 
 def test_the_tarball_opens_as_a_corpus(tmp_path: Path) -> None:
     release = speak_few(tmp_path)
-    tarball = pack_corpus(release)
+    tarball = pack_release(release)
     with tarfile.open(tarball) as tar:
         assert tar.getnames()[:2] == ["cv-corpus-demo", "cv-corpus-demo/hi"]
     for path in (tarball, release):

@@ -9,7 +9,7 @@ import pytest
 
 from lorajob.errors import StageError
 from lorajob.job.jobdir import JobDir
-from lorajob.reporting.compare import compare, verdict
+from lorajob.reporting.compare import compare_counts, verdict
 from lorajob.reporting.findings import read_findings
 from lorajob.reporting.page import choose_clips, render, write_report
 from lorajob.reporting.words import Counts, Edit, align, confused_characters, count_words
@@ -62,27 +62,27 @@ def counts(errors: int) -> Counts:
 
 def test_a_change_is_stated_with_its_interval_and_doubt() -> None:
     before, after = [counts(4)] * 40, [counts(2)] * 40
-    change = compare(before, after, ["a"] * 40, 0)
+    change = compare_counts(before, after, ["a"] * 40, 0)
     assert change is not None
     assert (change.fewer, change.low, change.high, change.clips) == (50, 50, 50, 40)
     assert verdict(change, "word") == (
         "50 % fewer word errors (40 clips; 95 % interval 50 to 50 %)."
     )
-    mixed = compare([counts(4)] * 4, [counts(n) for n in (0, 8, 2, 5)], ["a"] * 4, 0)
+    mixed = compare_counts([counts(4)] * 4, [counts(n) for n in (0, 8, 2, 5)], ["a"] * 4, 0)
     assert mixed is not None and not mixed.certain
     assert "may be chance" in verdict(mixed, "word") and "are few" in verdict(mixed, "word")
-    worse = compare(after, before, ["a"] * 40, 0)
+    worse = compare_counts(after, before, ["a"] * 40, 0)
     assert worse is not None
     assert verdict(worse, "character").startswith("100 % more character errors")
-    assert compare([counts(0)], [counts(1)], ["a"], 0) is None
+    assert compare_counts([counts(0)], [counts(1)], ["a"], 0) is None
 
 
 def test_the_clips_of_one_speaker_are_drawn_together() -> None:
     """Two speakers' clips all improve, one's all worsen: by clip that looks far too certain."""
     before = [counts(4)] * 60
     after = [counts(1)] * 40 + [counts(6)] * 20
-    by_clip = compare(before, after, [""] * 60, 0)
-    by_speaker = compare(before, after, ["a"] * 20 + ["b"] * 20 + ["c"] * 20, 0)
+    by_clip = compare_counts(before, after, [""] * 60, 0)
+    by_speaker = compare_counts(before, after, ["a"] * 20 + ["b"] * 20 + ["c"] * 20, 0)
     assert by_clip is not None and by_speaker is not None
     assert by_clip.certain and not by_speaker.certain
     assert by_clip.fewer == by_speaker.fewer

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from lorajob.demo.speech import pack_corpus, speak_corpus
+from lorajob.demo.speech import pack_release, speak_corpus
 from lorajob.job.jobdir import hash_file
 from lorajob.storage.store import Store
 from lorajob.storage.urls import is_url
@@ -64,7 +64,7 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
         words = WORDS[code].split()
         train = [f"{first} {second}" for first in words[:3] for second in words[3:5]]
         spoken = speak_corpus(folder, code, train, [f"{words[0]} {words[5]}"], [])
-        pack_corpus(spoken)
+        pack_release(spoken)
     for name in ("one.wav", "two.wav"):
         (folder / name).write_bytes(b"no audio")
     (folder / "spoilt.tsv").write_text("audio\ttext\none.wav\tdŵr\ntwo.wav\ttŷ\n", "utf-8")

@@ -10,7 +10,14 @@ from redis.exceptions import RedisError
 
 from lorajob.errors import ServiceError
 from lorajob.worker.connect import connect
-from lorajob.worker.machine.processes import Identity, backoff, end, identify, lives, signal_process
+from lorajob.worker.machine.processes import (
+    Identity,
+    backoff,
+    end,
+    identity_of,
+    lives,
+    signal_process,
+)
 from lorajob.worker.stack.info import StackInfo, is_up
 from lorajob.worker.stack.redis_server import find_server, free_port, server_version
 from lorajob.worker.stack.stack import Stack
@@ -118,7 +125,7 @@ def test_an_outside_redis_is_used_and_left_alone(home, redis_server):
 
 def test_only_the_very_process_is_ended_not_a_later_one_of_its_pid():
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    now = identify(child.pid)
+    now = identity_of(child.pid)
     assert now is not None
     earlier = Identity(pid=now.pid, started=now.started - 1)
     assert not lives(earlier)
@@ -126,7 +133,7 @@ def test_only_the_very_process_is_ended_not_a_later_one_of_its_pid():
     assert lives(now)
     end([now], 5)
     assert child.wait() == -signal.SIGTERM
-    assert identify(child.pid) is None
+    assert identity_of(child.pid) is None
 
 
 def test_a_redis_server_new_enough_is_found():

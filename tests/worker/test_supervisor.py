@@ -10,7 +10,7 @@ import pytest
 from lorajob.job.jobdir import JobDir
 from lorajob.job.report import Progress
 from lorajob.job.results import StageResult
-from lorajob.worker.machine.processes import identify
+from lorajob.worker.machine.processes import identity_of
 from lorajob.worker.supervision import supervisor
 from lorajob.worker.supervision.outcome import Committed, Crashed, Failed, Stopped
 from lorajob.worker.supervision.supervisor import child_environment, supervise
@@ -74,7 +74,7 @@ def test_a_stage_that_is_cancelled_ends_by_itself_after_one_signal(job):
 def test_a_stage_that_ignores_the_signal_is_killed_with_its_children_after_the_grace(job):
     assert run("stubborn", job, Watch("shutdown"), grace_seconds=0.3) == Stopped("shutdown")
     pids = [int(pid) for pid in (job.root / "pids").read_text().split()]
-    wait_for(lambda: not any(identify(pid) for pid in pids))
+    wait_for(lambda: not any(identity_of(pid) for pid in pids))
 
 
 def test_a_stage_whose_claim_is_lost_is_killed_at_once(job):
@@ -122,10 +122,10 @@ def test_no_stage_outlives_a_supervisor_that_is_killed(job):
     supervisor = subprocess.Popen([sys.executable, "-c", code])
     wait_for(lambda: (job.root / "pids").exists() and (job.root / "pids").read_text())
     pids = [int(pid) for pid in (job.root / "pids").read_text().split()]
-    assert all(identify(pid) for pid in pids)
+    assert all(identity_of(pid) for pid in pids)
     os.kill(supervisor.pid, signal.SIGKILL)
     supervisor.wait()
-    wait_for(lambda: not any(identify(pid) for pid in pids))
+    wait_for(lambda: not any(identity_of(pid) for pid in pids))
 
 
 def test_a_stage_of_the_cpu_queue_sees_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from lorajob.errors import UsageError
 from lorajob.worker.connect import connect
 from lorajob.worker.machine.gpus import Pin, pins
 from lorajob.worker.machine.launch import WorkerOptions, launch
-from lorajob.worker.machine.processes import STEADY_SECONDS, backoff, end, identify, spawn
+from lorajob.worker.machine.processes import STEADY_SECONDS, backoff, end, identity_of, spawn
 from lorajob.worker.queues import KINDS, QUEUES
 from lorajob.worker.records.records import QUEUED, RUNNING, Records
 from lorajob.worker.records.standing import Standing
@@ -92,7 +92,7 @@ class Scaler:
 
     def close(self, hurried: threading.Event) -> None:
         """Stop all workers. They give their stages back."""
-        left = [identity for w in self._workers if (identity := identify(w.process.pid))]
+        left = [identity for w in self._workers if (identity := identity_of(w.process.pid))]
         end(left, self._settings.grace_seconds + 2 * SETTLE_SECONDS, hurried.is_set)
         for worker in self._workers:
             worker.process.wait()

@@ -36,7 +36,7 @@ class Identity(BaseModel):
     started: int  # clock ticks since boot
 
 
-def identify(pid: int) -> Identity | None:
+def identity_of(pid: int) -> Identity | None:
     """The identity of a running process; None if it has ended or is a zombie."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace")
@@ -50,7 +50,7 @@ def identify(pid: int) -> Identity | None:
 
 def lives(identity: Identity) -> bool:
     """True while the process runs."""
-    return identify(identity.pid) == identity
+    return identity_of(identity.pid) == identity
 
 
 def spawn(

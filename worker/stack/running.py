@@ -17,7 +17,7 @@ from lorajob.errors import ServiceError
 from lorajob.worker.connect import connect, service_errors
 from lorajob.worker.heartbeats import living
 from lorajob.worker.machine.gpus import devices
-from lorajob.worker.machine.processes import Identity, end, identify
+from lorajob.worker.machine.processes import Identity, end, identity_of
 from lorajob.worker.queues import KINDS
 from lorajob.worker.settings import Settings
 from lorajob.worker.stack.info import StackInfo, forget, only_stack
@@ -150,7 +150,7 @@ class RunningStack:
 
     def _save(self, ready: bool = False) -> StackInfo:
         """Write the present state to up.json."""
-        settings, supervisor = self._settings, identify(os.getpid())
+        settings, supervisor = self._settings, identity_of(os.getpid())
         if settings.redis_url is None or settings.flower_password is None or supervisor is None:
             raise ServiceError("the stack cannot be described: is /proc mounted?")
         password = settings.flower_password.get_secret_value()

@@ -20,7 +20,7 @@ from lorajob.worker.machine.processes import (
     STEADY_SECONDS,
     Identity,
     backoff,
-    identify,
+    identity_of,
     spawn,
 )
 from lorajob.worker.settings import Settings
@@ -62,7 +62,7 @@ class Kept:
             death_signal=service.death_signal,
             stdin=service.stdin,
         )
-        self.identity = identify(self._process.pid)
+        self.identity = identity_of(self._process.pid)
         self.starts += 1
         self._started_at = time.monotonic()
 

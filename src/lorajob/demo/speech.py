@@ -47,7 +47,7 @@ def demo_corpus(folder: Path) -> Path:
     """
     tarball = folder / f"{RELEASE}-hi.tar.gz"
     if not tarball.is_file() or not (folder / RELEASE / "hi" / "clips").is_dir():
-        pack_corpus(speak_corpus(folder))
+        pack_release(speak_corpus(folder))
     return tarball
 
 
@@ -86,7 +86,7 @@ def speak_corpus(
     return release
 
 
-def pack_corpus(release: Path) -> Path:
+def pack_release(release: Path) -> Path:
     """Pack RELEASE/LANGUAGE as `RELEASE-LANGUAGE.tar.gz` beside RELEASE. Returns the tarball.
 
     The names are those of a real release. Times and owners are left out, so equal folders give

@@ -31,7 +31,7 @@ class Change:
         return self.low > 0 or self.high < 0
 
 
-def compare(
+def compare_counts(
     before: Sequence[Counts], after: Sequence[Counts], speakers: Sequence[str], seed: int
 ) -> Change | None:
     """The change between paired results on the same clips; None if `before` has no errors.

@@ -9,8 +9,8 @@ from typing import Any
 from lorajob.errors import UsageError
 from lorajob.job.results import Scores
 from lorajob.reporting.charts import Spec, bars_with_intervals
-from lorajob.reporting.compare import Change, compare, verdict
-from lorajob.reporting.findings import Clip, Findings, Heard
+from lorajob.reporting.compare import Change, compare_counts, verdict
+from lorajob.reporting.findings import Findings, Heard, ScoredClip
 from lorajob.reporting.html import fill, write_page
 from lorajob.speech.scoring import interval, score
 from lorajob.storage.urls import public
@@ -19,7 +19,7 @@ MOST_CLIPS = 100  # on a page, those that differ most
 
 
 @dataclass(frozen=True)
-class Row:
+class JobRow:
     """A job of a comparison. `change` compares it with the first job; None for that job."""
 
     job: str
@@ -50,7 +50,7 @@ class CommonClip:
 class Comparison:
     """Jobs on the clips they have in common."""
 
-    rows: list[Row]
+    rows: list[JobRow]
     clips: list[CommonClip]
     left_out: dict[str, int]  # job -> its clips that another job lacks
     settings: list[tuple[str, list[object]]]  # name, value of each job
@@ -107,9 +107,9 @@ def compare_jobs(jobs: Sequence[Findings]) -> Comparison:
         change = None
         if number:
             before = [it.counts(metric) for it in heard[0]]
-            change = compare(before, [it.counts(metric) for it in ours], speakers, seed)
+            change = compare_counts(before, [it.counts(metric) for it in ours], speakers, seed)
         rows.append(
-            Row(
+            JobRow(
                 job.job,
                 public(job.spec.base_model),
                 public(job.spec.corpus),
@@ -131,7 +131,7 @@ def compare_jobs(jobs: Sequence[Findings]) -> Comparison:
     )
 
 
-def _by_clip(job: Findings) -> dict[tuple[str, str], Clip]:
+def _by_clip(job: Findings) -> dict[tuple[str, str], ScoredClip]:
     """(id, reference) -> clip, for the clips that the resulting model transcribed.
 
     A clip that occurs twice is left out, since its transcripts cannot be paired.

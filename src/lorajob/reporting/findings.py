@@ -11,7 +11,7 @@ from lorajob.errors import StageError
 from lorajob.job.jobdir import STAGES, JobDir
 from lorajob.job.results import StageResult
 from lorajob.languages import Language, find_language
-from lorajob.reporting.compare import Change, compare
+from lorajob.reporting.compare import Change, compare_counts
 from lorajob.reporting.words import (
     Counts,
     Edit,
@@ -62,7 +62,7 @@ class Heard:
 
 
 @dataclass(frozen=True)
-class Clip:
+class ScoredClip:
     """A test clip with the transcripts of the models. `index` is its place in the clip store."""
 
     id: str
@@ -85,7 +85,7 @@ class Findings:
     spec: JobSpec
     language: Language
     rates: list[ModelRates]
-    clips: list[Clip]
+    clips: list[ScoredClip]
     after: str
     change: Change | None
     curve: list[dict[str, float]]
@@ -98,7 +98,7 @@ class Findings:
         return self.language.primary_metric
 
     @property
-    def compared(self) -> list[Clip]:
+    def compared(self) -> list[ScoredClip]:
         """The clips that both the base and the resulting model transcribed."""
         return [clip for clip in self.clips if {"base", self.after} <= clip.heard.keys()]
 
@@ -123,7 +123,7 @@ class Findings:
 
     def by_speaker(self, most: int = 30) -> list[dict[str, str | float]]:
         """The rate of the speakers with most clips, in percent; empty if speakers are unknown."""
-        speakers: dict[str, list[Clip]] = defaultdict(list)
+        speakers: dict[str, list[ScoredClip]] = defaultdict(list)
         for clip in self.compared:
             if clip.speaker:
                 speakers[clip.speaker].append(clip)
@@ -132,7 +132,9 @@ class Findings:
             rows += self._rates(clips, "speaker", name[:12])
         return rows
 
-    def _rates(self, clips: Sequence[Clip], name: str, value: str) -> list[dict[str, str | float]]:
+    def _rates(
+        self, clips: Sequence[ScoredClip], name: str, value: str
+    ) -> list[dict[str, str | float]]:
         rows: list[dict[str, str | float]] = []
         for model in ("base", self.after):
             counts = [clip.heard[model].counts(self.metric) for clip in clips]
@@ -182,7 +184,7 @@ def read_findings(job: JobDir) -> Findings:
     after = "delivered" if any("delivered" in clip.heard for clip in clips) else "tuned"
     language = find_language(spec.language)
     paired = [clip for clip in clips if {"base", after} <= clip.heard.keys()]
-    change = compare(
+    change = compare_counts(
         [clip.heard["base"].counts(language.primary_metric) for clip in paired],
         [clip.heard[after].counts(language.primary_metric) for clip in paired],
         [clip.speaker for clip in paired],
@@ -203,7 +205,7 @@ def read_findings(job: JobDir) -> Findings:
     )
 
 
-def _read_clips(rows: list[dict[str, Any]], job: JobDir) -> list[Clip]:
+def _read_clips(rows: list[dict[str, Any]], job: JobDir) -> list[ScoredClip]:
     places: dict[str, int] = {}
     speakers: list[str] = []
     if (job.stage_dir("preprocess") / "test").is_dir():
@@ -220,7 +222,7 @@ def _read_clips(rows: list[dict[str, Any]], job: JobDir) -> list[Clip]:
                 characters = count_characters(row["reference"], row[model])
                 heard[model] = Heard(row[model], edits, count_words(edits), characters)
         speaker = "" if place is None else speakers[place]
-        clips.append(Clip(row["id"], place, row["seconds"], speaker, row["reference"], heard))
+        clips.append(ScoredClip(row["id"], place, row["seconds"], speaker, row["reference"], heard))
     return clips
 
 

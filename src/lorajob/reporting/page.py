@@ -12,7 +12,7 @@ from lorajob.job.results import StageResult
 from lorajob.reporting.advice import advice
 from lorajob.reporting.charts import all_charts
 from lorajob.reporting.compare import verdict
-from lorajob.reporting.findings import Clip, Findings, read_findings
+from lorajob.reporting.findings import Findings, ScoredClip, read_findings
 from lorajob.reporting.html import fill, write_page
 from lorajob.reporting.sound import as_data_url
 from lorajob.speech.clipstore import ClipStore
@@ -28,7 +28,7 @@ class ClipGroup:
     """Some clips of a page, under a title."""
 
     title: str
-    clips: list[Clip]
+    clips: list[ScoredClip]
 
 
 def write_report(job: JobDir, path: Path, full: bool = False) -> None:
@@ -72,7 +72,7 @@ def choose_clips(findings: Findings, full: bool) -> list[ClipGroup]:
     """
     after, metric = findings.after, findings.metric
     clips = findings.compared
-    keys: dict[str, Callable[[Clip], int]] = {
+    keys: dict[str, Callable[[ScoredClip], int]] = {
         "Worst clips": lambda it: it.heard[after].counts(metric).errors,
         "Most worsened clips": lambda it: -it.change("base", after, metric),
         "Most improved clips": lambda it: it.change("base", after, metric),

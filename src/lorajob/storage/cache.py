@@ -35,7 +35,7 @@ def key(**parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def fetch(kind: str, name: str, target: Path | None = None) -> dict[str, Any] | None:
+def lookup(kind: str, name: str, target: Path | None = None) -> dict[str, Any] | None:
     """Put the files of an entry into `target` and return its value; None without an entry.
 
     Everything is hashed again first, and a damaged entry is removed. If the files cannot be put
@@ -84,12 +84,12 @@ def keep(kind: str, name: str, value: dict[str, Any], files: Path | None = None)
             scratch.rename(parent / name)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        prune(limit)
+        trim(limit)
     except OSError as error:
         log.warning("cache: %s is not kept: %s", parent / name, error)
 
 
-def prune(limit: int) -> None:
+def trim(limit: int) -> None:
     """Remove the entries unused longest until all files take at most `limit` bytes.
 
     Also removes temporary folders that killed processes have left.

@@ -188,7 +188,7 @@ def encode(encoder: Any, features: Tensor) -> Tensor:
     return result
 
 
-def merge(folder: Path, adapter: Path) -> WhisperForConditionalGeneration:
+def merge_adapter(folder: Path, adapter: Path) -> WhisperForConditionalGeneration:
     """Merge the adapter into the weights of the base in `folder`, in float32.
 
     The base is loaded in float, because merging into 8-bit weights gives a model that fails later.
