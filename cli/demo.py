@@ -20,6 +20,7 @@ import click
 from lorajob.cli.context import load_settings
 from lorajob.cli.errors import EXIT_FAILED
 from lorajob.errors import ServiceError
+from lorajob.visible import raw_stream
 
 BASE_MODEL = "demo/whisper-base"
 # Two cores train with these settings in a few minutes.
@@ -51,7 +52,7 @@ class Commands:
         With `apart`, the terminal's Ctrl-C does not reach the command.
         """
         if show:
-            click.secho(f"$ lorajob {shlex.join(args)}", bold=True)
+            click.secho(f"$ lorajob {shlex.join(args)}", bold=True, file=raw_stream(sys.stdout))
             sys.stdout.flush()
         return subprocess.run(
             [sys.executable, "-m", "lorajob.cli.main", *args],

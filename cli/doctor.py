@@ -12,6 +12,7 @@ from lorajob.cli import doctor_checks
 from lorajob.cli.context import load_settings
 from lorajob.cli.doctor_checks import Finding
 from lorajob.cli.errors import EXIT_FAILED
+from lorajob.visible import raw_stream
 
 if TYPE_CHECKING:
     from lorajob.worker.settings import Settings
@@ -35,7 +36,9 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     for finding in all_checks(settings):
         findings.append(finding)
         if not as_json:
-            click.secho(f"{finding.state:5}", fg=STYLES[finding.state], nl=False)
+            state = f"{finding.state:5}"
+            out = raw_stream(sys.stdout)
+            click.secho(state, fg=STYLES[finding.state], nl=False, file=out)
             click.echo(f"{finding.name:10} {finding.text}")
             if finding.advice:
                 click.echo(f"{'':16} {finding.advice}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import click
 
 from lorajob.errors import FULL, LorajobError, UsageError
+from lorajob.visible import VisibleStream, raw_stream, visible
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -61,9 +62,21 @@ def user_errors() -> Iterator[Outcome]:
         outcome.code = EXIT_FAILED
 
 
+@contextmanager
+def visible_output() -> Iterator[None]:
+    """Within the block, standard output and error show control characters as text."""
+    before = sys.stdout, sys.stderr
+    for name, stream in zip(("stdout", "stderr"), before, strict=True):
+        setattr(sys, name, VisibleStream(raw_stream(stream)))
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
 def say_error(message: str) -> None:
     """Print `lorajob: message` on standard error. Line breaks become spaces."""
-    click.echo(f"lorajob: {' '.join(message.split())}", err=True)
+    click.echo(f"lorajob: {visible(' '.join(message.split()))}", err=True)
 
 
 def _discard_stdout() -> None:

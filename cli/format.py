@@ -2,7 +2,11 @@
 
 from typing import TYPE_CHECKING, TextIO
 
+from lorajob.visible import raw_stream, visible_lines
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.console import Console
     from rich.table import Table
 
@@ -16,9 +20,18 @@ STATE_STYLES = {"succeeded": "green", "failed": "red", "running": "cyan", "cance
 def console(stream: TextIO) -> "Console":
     """A rich console. Output to a pipe has no colours and is PIPE_WIDTH wide."""
     from rich.console import Console
+    from rich.segment import Segment
+
+    class Visible(Console):
+        """Shows control characters of the content; rich's own stay."""
+
+        def _render_buffer(self, buffer: "Iterable[Segment]") -> str:
+            return super()._render_buffer(
+                it if it.control else Segment(visible_lines(it.text), it.style) for it in buffer
+            )
 
     width = None if stream.isatty() else PIPE_WIDTH
-    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+    return Visible(file=raw_stream(stream), width=width, highlight=False, soft_wrap=False)
 
 
 def duration(seconds: float) -> str:
@@ -71,6 +84,8 @@ def plain_table(*headings: str) -> "Table":
 def stages_table(record: "JobRecord", now: float) -> "Table":
     """One row for each stage: state, attempts, time taken, progress, worker."""
 
+    from rich.markup import escape
+
     table = plain_table("STAGE", "STATE", "ATTEMPTS", "TIME", "PROGRESS", "WORKER")
     for name, stage in record.stages.items():
         table.add_row(
@@ -79,7 +94,7 @@ def stages_table(record: "JobRecord", now: float) -> "Table":
             str(stage.attempts or ""),
             _time_taken(stage, now),
             progress_words(stage.progress),
-            stage.worker or "",
+            escape(stage.worker or ""),
         )
     return table
 

@@ -11,6 +11,7 @@ import click
 
 from lorajob.cli.context import check_job_id, is_batch, load_record, load_settings, open_jobs
 from lorajob.cli.errors import say_error
+from lorajob.visible import visible
 
 if TYPE_CHECKING:
     from lorajob.tasks.jobs import Jobs
@@ -123,7 +124,7 @@ def show_job(jobs: "Jobs", record: "JobRecord", as_json: bool) -> None:
         ("error", record.error),
     ):
         if value:
-            click.echo(f"{name:11}{value}")
+            click.echo(f"{name:11}{visible(value)}")
     for table in (stages_table(record, now), attempts_table(record), metrics_table(record)):
         if table is not None:
             click.echo()
@@ -167,7 +168,7 @@ def summary(batch: "JobBatch", records: "Sequence[JobRecord]") -> str:
 def _errors(records: "Sequence[JobRecord]", stream: TextIO) -> None:
     for record in records:
         if record.error:
-            print(f"{record.id} {record.state}: {record.error}", file=stream)
+            print(f"{record.id} {record.state}: {visible(record.error)}", file=stream)
 
 
 @click.command()

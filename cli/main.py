@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import click
 
 from lorajob import __version__
-from lorajob.cli.errors import user_errors
+from lorajob.cli.errors import user_errors, visible_output
 
 # name -> (module and function, description in `lorajob --help`)
 COMMANDS = {
@@ -124,7 +124,7 @@ def cli() -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 for a failure, 2 for wrong usage."""
-    with user_errors() as outcome:
+    with visible_output(), user_errors() as outcome:
         code = cli.main(args, prog_name="lorajob", standalone_mode=False)
         outcome.code = code if isinstance(code, int) else 0
         sys.stdout.flush()

@@ -22,7 +22,7 @@ STAGES = ("preprocess", "train", "evaluate", "convert")
 MODEL_PACKAGES = ("lorajob.training", "lorajob.whisper", "lorajob.decoding")
 # Each row may import those above it and its own. A name is a file or a folder.
 LIBRARY = (
-    ("errors", "logs", "cores"),
+    ("errors", "logs", "cores", "visible"),
     ("languages", "language_tables"),
     ("job", "spec", "spec_yaml", "gpu_memory"),
     ("storage",),

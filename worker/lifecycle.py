@@ -45,6 +45,8 @@ def install() -> None:
         signals.celeryd_init.connect(_log_json)  # Celery may warn before it sets up its logging
         signals.setup_logging.connect(_log_json)
         signals.celeryd_after_setup.connect(_silence_celery)
+    signals.after_setup_logger.connect(_show_controls)
+    signals.after_setup_task_logger.connect(_show_controls)
     signals.worker_init.connect(_prepare_stop_file)
     signals.worker_ready.connect(_start_heartbeat)
     signals.worker_ready.connect(_watch_idleness)
@@ -57,6 +59,12 @@ def install() -> None:
 def _log_json(loglevel: int | None = None, **_: Any) -> None:
     """Set up logging as JSON, instead of Celery's own setup."""
     logs.configure(loglevel or logging.INFO)
+
+
+def _show_controls(logger: logging.Logger, **_: Any) -> None:
+    """Show control characters in messages that Celery's own formatter writes."""
+    for handler in logger.handlers:
+        handler.addFilter(logs.show_controls)
 
 
 def _silence_celery(**_: Any) -> None:

@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+from lorajob.visible import visible, visible_lines
+
 FORMAT_VARIABLE = "LORAJOB_LOG_FORMAT"
+# The message, not the whole line: a traceback keeps its lines.
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 # A process works on one stage at a time, and the lines of all its threads belong to that stage.
@@ -27,11 +30,28 @@ class JsonFormatter(logging.Formatter):
         return line(
             record.levelname.lower(),
             record.name,
-            record.getMessage(),
+            visible_lines(record.getMessage()),
             datetime.fromtimestamp(record.created, UTC),
             **_of_task(record),
             **({"traceback": self.formatException(record.exc_info)} if record.exc_info else {}),
         )
+
+
+def show_controls(record: logging.LogRecord) -> bool:
+    """A filter of a handler that shows control characters of the message. Keeps every record."""
+    record.msg, record.args = visible(record.getMessage()), None
+    return True
+
+
+class TextFormatter(logging.Formatter):
+    """Writes time, level, logger and message on one line, then a traceback."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = visible(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:
+        return visible_lines(super().formatException(ei))
 
 
 def line(level: str, logger: str, message: str, time: datetime, **fields: Any) -> str:
@@ -49,7 +69,7 @@ def wants_json() -> bool:
 def configure(level: int = logging.INFO, stream: TextIO | None = None) -> None:
     """Let the root logger write to `stream` (default: standard error) in the wanted format."""
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter() if wants_json() else logging.Formatter(TEXT))
+    handler.setFormatter(JsonFormatter() if wants_json() else TextFormatter(TEXT))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     if wants_json():
         logging.captureWarnings(True)

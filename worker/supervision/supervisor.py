@@ -22,6 +22,7 @@ from lorajob import logs
 from lorajob.cores import share_cpu
 from lorajob.job.jobdir import JobDir
 from lorajob.job.report import EXIT_FAILED, EXIT_STOPPED
+from lorajob.visible import visible
 from lorajob.worker.supervision.outcome import (
     Committed,
     Crashed,
@@ -253,7 +254,7 @@ def _note(log: IO[bytes], text: str) -> None:
     if logs.wants_json():
         line = logs.line("info", "supervisor", text, datetime.now(UTC))
     else:
-        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} supervisor: {text}"
+        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} supervisor: {visible(text)}"
     _write(log, f"{line}\n".encode())
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import jinja2
 import vl_convert
 
+from lorajob.visible import visible_lines
+
 
 def fill(template: str, charts: dict[str, dict[str, Any]], **values: object) -> str:
     """A page as HTML. `charts` are Vega-Lite specifications by name."""
@@ -49,10 +51,16 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_shown,
     )
     environment.filters["time"] = _time
     environment.filters["size"] = _size
     return environment
+
+
+def _shown(value: object) -> object:
+    """Control characters in text are shown; markup, which templates make, stays as it is."""
+    return visible_lines(value) if type(value) is str else value
 
 
 def _time(seconds: float | None) -> str:
