@@ -72,6 +72,11 @@ class TrainConfig(BaseModel):
     """Rank of the LoRA matrices."""
     alpha: PositiveInt = 64
     """Scale of the adapter: its output is multiplied by alpha / rank."""
+    rank_stabilized: bool = False
+    """Divide the scale by the square root of rank in place of rank (PEFT's use_rslora). With a high
+    rank the adapter then has more effect."""
+    dora: bool = False
+    """Also train the length of each row of the weights (PEFT's use_dora). Training is slower."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on the input of the adapter. On a CPU, dropout makes a pass up to a quarter
     slower."""

@@ -5,12 +5,18 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
+from lorajob.errors import StageStopped
+from lorajob.job.report import Report
 from lorajob.spec import TrainConfig
+from lorajob.stage import run_stage
 from lorajob.training.lora import FlatAdapter, plain
 from lorajob.training.loss import WhisperLoss
-from lorajob.whisper.model import load_for_training
+from lorajob.whisper.model import load_for_training, load_whisper, merge
+from tests.support.tiny import make_job
+from tests.support.training import SHORT, StopAt, adapter_bytes
 
 CPU = torch.device("cpu")
 
@@ -41,6 +47,8 @@ def loss_of(model: Any) -> Tensor:
         {"target_modules": ("q_proj", "v_proj")},  # a layer without LoRA beside such with it
         {"dropout": 0.1},
         {"alpha": 4},
+        {"rank_stabilized": True},
+        {"dora": True},
         {"target_modules": ("fc1", "k_proj"), "gradient_checkpointing": True},
     ],
 )
@@ -63,6 +71,18 @@ def test_loss_and_gradients_are_those_of_peft(tiny_whisper: Path, values: dict[s
         assert float((flat.gradient - wanted).norm() / wanted.norm()) < 1e-3
     flat.clear_gradient()
     assert not flat.gradient.any()
+
+
+def test_a_rank_stabilized_adapter_is_divided_by_the_root_of_its_rank(tiny_whisper: Path) -> None:
+    for stabilized, scale in ((False, 64 / 4), (True, 64 / 2)):
+        model = adapted(tiny_whisper, rank_stabilized=stabilized)
+        scales = {
+            it.scaling["default"]
+            for it in model.modules()
+            if hasattr(it, "scaling") and isinstance(it.scaling, dict)
+        }
+        assert scales == {scale}
+        assert model.peft_config["default"].use_rslora == stabilized
 
 
 def test_new_weights_count_after_a_refresh_and_are_what_peft_saves(
@@ -99,3 +119,23 @@ def test_eight_bit_layers_get_no_float32_input(whisper_base: Path) -> None:
     ours.whisper.model.encoder(torch.randn(1, 80, 3000).to(torch.bfloat16))
     assert len(quantised) == 96
     assert set(seen) == {torch.bfloat16}
+
+
+@pytest.mark.slow
+def test_dora_trains_continues_to_the_same_bytes_and_merges(
+    tiny_whisper: Path, tmp_path: Path
+) -> None:
+    sets = (*SHORT, "train.dora=true", "train.rank_stabilized=true", "train.epochs=1")
+    whole = make_job(tmp_path / "whole", tiny_whisper, *sets, clips=6)
+    run_stage("train", whole, 1, Report("train"))
+    adapter = whole.stage_dir("train") / "adapter"
+    names = load_file(adapter / "adapter_model.safetensors")
+    assert any("magnitude" in name for name in names)
+    job = make_job(tmp_path / "job", tiny_whisper, *sets, clips=6)
+    with pytest.raises(StageStopped):
+        run_stage("train", job, 1, StopAt(2))
+    run_stage("train", job, 2, Report("train"))
+    assert adapter_bytes(job) == adapter_bytes(whole)
+    merged, base = merge(tiny_whisper, adapter), load_whisper(tiny_whisper)
+    moved = merged.model.decoder.layers[0].fc1.weight - base.model.decoder.layers[0].fc1.weight
+    assert moved.abs().max() > 1e-5

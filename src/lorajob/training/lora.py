@@ -9,7 +9,8 @@ Here the whole adapter is one float32 tensor, the optimizer's only parameter. It
 and one copy in the type that the model computes in. The weights of the modules are views of it, so
 PEFT saves and loads them as usual. A layer is one autograd function. Its low-rank product is added
 to the base layer's output in place. Its gradients are written to a flat tensor for the pass, which
-is added to the float32 gradient as a whole.
+is added to the float32 gradient as a whole. Layers with DoRA keep PEFT's own computation, which is
+slower.
 """
 
 from collections.abc import Iterator
@@ -62,6 +63,9 @@ class FlatAdapter:
             parameter.data = weight.view_as(parameter)
             parameter.grad = gradient.view_as(parameter)
         for layer in _lora_layers(model):
+            # PEFT computes DoRA. Its gradients are summed in the views of `gradient`.
+            if layer.use_dora[ADAPTER]:
+                continue
             layer.low_rank = _LowRank(layer, parts)
             layer.forward = MethodType(_forward, layer)
         self.refresh()

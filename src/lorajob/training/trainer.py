@@ -260,7 +260,8 @@ def start_run(folder: Path, config: TrainConfig, seed: int, steps: int, resume: 
         step,
     )
     run.packs = packs(device, loss.whisper.dtype)
-    if run.packs and config.cuda_graphs and not config.gradient_checkpointing and plain(model):
+    records = config.cuda_graphs and not config.gradient_checkpointing and not config.dora
+    if run.packs and records and plain(model):
         run.recorded = RecordedPasses(loss, accelerator.backward, adapter)
     return run
 

@@ -137,6 +137,8 @@ def load_for_training(
         target_modules=list(config.target_modules),
         exclude_modules=ENCODER if config.decoder_only else None,
         bias="none",
+        use_rslora=config.rank_stabilized,
+        use_dora=config.dora,
     )
     try:
         model: PeftModel = get_peft_model(base, lora)
