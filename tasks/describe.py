@@ -149,7 +149,7 @@ def describe_batch(
 def describe(record: JobRecord, waits_for: object = None) -> Description:
     """What `lorajob status JOB --json` prints: a contract for scripts."""
     stages = {
-        name: stage.model_dump(mode="json", exclude={"attempt", "owner", "lease"})
+        name: stage.model_dump(mode="json", exclude={"attempt", "owner", "lease", "faults", "avoid", "due"})
         for name, stage in record.stages.items()
     }
     described: Description = {

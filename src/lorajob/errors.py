@@ -1,7 +1,8 @@
 """Errors that a user can fix. The command line prints each as one line, never as a traceback.
 
-`says_full` and `says_out_of_memory` recognise a full disk and a full memory in other libraries'
-errors.
+An error is the job's own only if the job's input shows it (`JOBS_OWN`). All others are faults of a
+machine or of a network, and another attempt may succeed, on another machine first. `says_full`,
+`says_out_of_memory` and `fault_of` recognise such faults in other libraries' errors.
 """
 
 import errno
@@ -9,6 +10,25 @@ import re
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_MEMORY = ("out of memory", "_status_alloc_failed")  # torch's words; cuBLAS's and cuDNN's
+# The kinds of errors that another attempt at the same job would meet again, on any machine.
+JOBS_OWN = frozenset({"usage", "corpus", "model", "parity", "damage", "audio"})
+# Words of the libraries that drive GPUs; torch raises them as RuntimeError.
+CARD = re.compile(
+    r"\b(CUDA|HIP|NCCL|cuBLAS|cuDNN|NVML)\b.{0,20}\b(error|driver|failure|failed)\b"
+    r"|\bC(UBLAS|UDNN|USPARSE|USOLVER)_STATUS_|no CUDA-capable device|no kernel image"
+    r"|no CUDA GPUs are available|device-side assert",
+    re.IGNORECASE,
+)
+NETWORK_PACKAGES = ("requests", "urllib3", "httpx", "httpcore", "huggingface_hub", "aiohttp", "ssl")
+NETWORK_ERRNOS = (
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.EHOSTUNREACH,
+    errno.ENETUNREACH,
+    errno.ENETDOWN,
+    errno.ETIMEDOUT,
+    errno.EPIPE,
+)
 RUST = re.compile(r"\(os error (\d+)\)")  # the words of safetensors, in its own exception class
 
 
@@ -66,6 +86,30 @@ class OutOfMemory(LorajobError):
     kind = "memory"
 
 
+class FilesError(LorajobError):
+    """Files that the job needs are not on this machine: a share is not mounted, for example."""
+
+    kind = "files"
+
+
+class CardError(LorajobError):
+    """The GPU or its driver failed."""
+
+    kind = "card"
+
+
+class InstallError(LorajobError):
+    """A package of this machine is missing or cannot be loaded."""
+
+    kind = "install"
+
+
+class NetworkError(LorajobError):
+    """A server outside the service, such as the Hub, cannot be reached or refuses for now."""
+
+    kind = "network"
+
+
 class DiskError(LorajobError):
     """The disk has no space left for the output of a stage."""
 
@@ -104,6 +148,36 @@ def says_out_of_memory(error: BaseException) -> bool:
         return True
     memory = any(words in str(error).lower() for words in NO_MEMORY)
     return memory and isinstance(error, RuntimeError) and not isinstance(error, LorajobError)
+
+
+def fault_of(error: BaseException) -> type[LorajobError] | None:
+    """The class of fault of a machine or network that another library's error means.
+
+    None if the error is a LorajobError or means none of them.
+    """
+    if isinstance(error, LorajobError):
+        return None
+    if isinstance(error, ImportError):
+        return InstallError
+    if _from_network(error):
+        return NetworkError
+    if isinstance(error, OSError):
+        return FilesError
+    if isinstance(error, RuntimeError) and CARD.search(str(error)):
+        return CardError
+    if type(error).__name__ == "AcceleratorError":  # torch's, for errors of CUDA
+        return CardError
+    return None
+
+
+def _from_network(error: BaseException) -> bool:
+    if isinstance(error, ConnectionError | TimeoutError):
+        return True
+    if isinstance(error, OSError) and error.errno in NETWORK_ERRNOS:
+        return True
+    # Not imported for their classes: a stage that needs no network loads none of these packages.
+    packages = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return not packages.isdisjoint(NETWORK_PACKAGES) or type(error).__name__ == "gaierror"
 
 
 def first_line(error: BaseException) -> str:

@@ -22,10 +22,12 @@ from lorajob import logs
 from lorajob.cores import share_cpu
 from lorajob.errors import (
     DiskError,
+    FilesError,
     LorajobError,
     OutOfMemory,
     StageError,
     StageStopped,
+    fault_of,
     first_line,
     says_full,
     says_out_of_memory,
@@ -34,6 +36,7 @@ from lorajob.job.jobdir import STAGES, JobDir
 from lorajob.job.report import EXIT_BROKEN, EXIT_FAILED, EXIT_STOPPED, Report
 from lorajob.job.results import StageResult
 from lorajob.spec import JobSpec
+from lorajob.storage.urls import local_path
 from lorajob.whisper.identity import base_of
 
 
@@ -41,7 +44,8 @@ def run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> StageRes
     """Run `stage` and commit its files. If the stage is finished, return its result at once.
 
     Raises the stage's own LorajobErrors, StageError if the folder is not a job's, OutOfMemory if
-    the memory is full and DiskError if the disk is full.
+    the memory is full, DiskError if the disk is full, and FilesError, CardError, InstallError or
+    NetworkError for a fault of this machine or of the network.
     """
     finished = job.result(stage)
     if finished is not None:
@@ -51,11 +55,12 @@ def run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> StageRes
     spec = JobSpec.load(job.spec_path)
     earlier = STAGES[: STAGES.index(stage)]
     job.require(*earlier)
+    _require_inputs(stage, spec)
     inputs = {name: job.tree_hash(name) for name in earlier}
-    module = importlib.import_module(f"lorajob.{stage}")
     out = job.new_attempt(stage, attempt)
     cost = Cost()
     try:
+        module = importlib.import_module(f"lorajob.{stage}")
         base = base_of(spec, job)
         result = module.run(spec, job, out, attempt, report)
         fields = result.model_dump(mode="json") | cost.so_far() | base.as_result()
@@ -72,7 +77,24 @@ def run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> StageRes
                 f"{job.root}: no room left on the disk for stage {stage}; "
                 f"make some, then `lorajob retry {job.root.name}`"
             ) from error
+        fault = fault_of(error)
+        if fault is not None:
+            logging.getLogger(__name__).exception("stage %s met a fault of this machine", stage)
+            raise fault(f"stage {stage}: {type(error).__name__}: {first_line(error)}") from error
         raise
+
+
+def _require_inputs(stage: str, spec: JobSpec) -> None:
+    """Raise FilesError if the corpus or the base model's folder is missing here.
+
+    Both were there at the submission, so a share is not mounted on this machine.
+    """
+    corpus = local_path(spec.corpus)
+    if stage == "preprocess" and corpus is not None and not corpus.exists():
+        raise FilesError(f"corpus: {corpus} does not exist on this machine; is its share mounted?")
+    base = Path(spec.base_model)
+    if base.is_absolute() and not base.is_dir():
+        raise FilesError(f"base_model: {base} does not exist on this machine; is its share mounted?")
 
 
 class Cost:

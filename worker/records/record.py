@@ -21,7 +21,7 @@ from lorajob.worker.records.standing import (
     standing,
 )
 
-JSON_FIELDS = ("progress", "result")  # of a stage
+JSON_FIELDS = ("progress", "result", "faults", "avoid")  # of a stage
 LISTS = ("ended", "more_corpora")  # of a job, kept as JSON
 MEASURED = ("evaluate", "convert")  # the stages that measure error rates
 
@@ -38,6 +38,7 @@ class EndedAttempt(BaseModel):
     ended_at: float
     step: int | None = None  # the last reported step
     why: str  # succeeded, cancelled, failed: ..., or why it is retried
+    kind: str | None = None  # of a loss, such as lost, files, card or network
 
 
 class StageRecord(BaseModel):
@@ -58,6 +59,9 @@ class StageRecord(BaseModel):
     lease: float | None = None  # end of the time in which the owner counts as alive
     checkpoint: int | None = None  # the newest saved step
     losses: int = 0  # retryable failures in a row without a newer checkpoint
+    faults: dict[str, int] = {}  # the same by kind
+    avoid: tuple[str, ...] = ()  # the workers of these failures; others go first
+    due: float | None = None  # when a queued stage is tried again
 
 
 class JobRecord(BaseModel):
@@ -154,7 +158,10 @@ class JobRecord(BaseModel):
             for field, value in stage.model_dump(mode="json").items():
                 if value is None:
                     continue
-                text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
+                if field in ("faults", "avoid") and not value:
+                    continue
+                whole = isinstance(value, dict | list)
+                text = json.dumps(value, ensure_ascii=False) if whole else value
                 fields[f"{name}.{field}"] = text
         return {name: str(value) for name, value in fields.items()}
 

@@ -10,7 +10,7 @@ import json
 import logging
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
 from redis import Redis
@@ -29,10 +29,12 @@ from lorajob.worker.records.standing import ENDED, FIELDS, Standing, standing_of
 INDEX = "lorajob:jobs"
 QUEUED = "lorajob:queued"  # sorted set: the jobs that wait, by the time they started to wait
 RUNNING = "lorajob:running"  # sorted set: the jobs that run, by the end of their lease
+LATER = "lorajob:later"  # sorted set: the jobs that wait for a retry, by its time
+LONGEST_PAUSE_SECONDS = 900.0  # between two attempts, as in transitions.lua
 PAGE = 500  # records read at a time
 Settled = Literal["settled", "stopped", "superseded"]
 Heard = Literal["held", "cancelled", "superseded", "forgotten"]
-Requeued = Literal["queued", "cancelled", "failed", "superseded"]
+Requeued = Literal["queued", "later", "cancelled", "failed", "superseded"]
 Expired = Literal["queued", "cancelled", "failed", "held"]
 
 logger = logging.getLogger(__name__)
@@ -50,9 +52,32 @@ class Claim:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a stage must not run now: succeeded, failed, cancelled, held, early or unknown."""
+    """Why a stage must not run now: succeeded, failed, cancelled, held, early or unknown.
+
+    `later`: its retry is not due yet. `avoided`: it failed on this worker, and another goes first.
+    """
 
     reason: str
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The kind of a failure that the job did not cause, and when the next attempt may start.
+
+    `first` and `longest` limit the pause in seconds, which doubles with each failure; a `gentle`
+    kind has no first pause. For `offer` seconds other workers than the one that failed go first;
+    None: all may. `fit` are the workers that serve the job's queue.
+    """
+
+    kind: str = "lost"
+    first: float = 0.0
+    longest: float = 0.0
+    gentle: bool = True
+    offer: float | None = None
+    fit: tuple[str, ...] = ()
+
+    def as_json(self) -> str:
+        return json.dumps({k: v for k, v in asdict(self).items() if v is not None})
 
 
 class Records:
@@ -155,12 +180,16 @@ class Records:
         max_losses: int,
         owner: str | None = None,
         known_attempt: int = 0,
+        fit: Sequence[str] = (),
+        pause_seconds: float = 5.0,
     ) -> Claim | Refusal:
         """Take a queued stage, or one whose lease ran out.
 
         If an expired lease makes `max_losses` in a row, the stage fails instead. With an `owner`
         the call can be repeated safely. `known_attempt` is the number of the last attempt that left
-        files; the new number is higher, even if the stage was run by hand.
+        files; the new number is higher, even if the stage was run by hand. A worker on which the
+        stage has just failed is refused while one of `fit`, the workers that serve its queue, is
+        another; the job is then sent again after `pause_seconds`.
 
         If the files are in a store, the owner writes job.json later, because a store that hangs
         could outlast the lease here.
@@ -178,6 +207,8 @@ class Records:
             lease_seconds,
             max_losses,
             known_attempt,
+            json.dumps(list(fit)),
+            pause_seconds,
         )
         if answer[0] != "claimed":
             self._mirror_known(job_id)
@@ -221,14 +252,22 @@ class Records:
         return self._end(claim, "queued", why) == "settled"
 
     def fail_retryable(
-        self, claim: Claim, why: str, max_losses: int, memory_class: int = 0
+        self,
+        claim: Claim,
+        why: str,
+        max_losses: int,
+        memory_class: int = 0,
+        fault: Fault = Fault(),
     ) -> Requeued:
         """The attempt failed for a reason that the job did not cause, so its stage is queued again.
 
-        The stage fails if this makes `max_losses` in a row without a new checkpoint. `superseded`:
-        a later claim has the stage. A larger `memory_class` in GB replaces the job's.
+        The stage fails if this makes `max_losses` of its kind in a row without a new checkpoint.
+        `later`: the reconciler sends the job when the retry is due. `superseded`: a later claim has
+        the stage. A larger `memory_class` in GB replaces the job's.
         """
-        answer = self._by_owner("fail_retryable", claim, why, max_losses, memory_class)
+        answer = self._by_owner(
+            "fail_retryable", claim, why, max_losses, memory_class, fault.as_json()
+        )
         if answer != "superseded":
             self.mirror(claim.job_id)
         return cast(Requeued, answer)
@@ -240,13 +279,32 @@ class Records:
             self.mirror(job_id)
         return cast(Expired, answer)
 
-    def expired(self, limit: int) -> list[str]:
-        """The jobs whose lease ran out, the longest ago first."""
-        return cast("list[str]", self._run("due", "", RUNNING, 0, limit))
+    def unserved(self, job_id: str, kind: str, why: str, limit: int, first: float) -> str:
+        """A retry is due and no worker is fit for it: counts as another failure of that kind.
+
+        Returns later, failed, or held if the job does not wait after a failure.
+        """
+        answer = str(self._run("unserved", job_id, kind, why, limit, first, *STAGES))
+        if answer != "held":
+            self.mirror(job_id)
+        return answer
+
+    def expired(self, limit: int, lease_seconds: float = 90.0) -> list[str]:
+        """The jobs whose lease ran out, the longest ago first.
+
+        Includes leases of more than twice `lease_seconds`, which a step back of Redis's clock
+        leaves behind; `expire` decides.
+        """
+        return cast("list[str]", self._run("due", "", RUNNING, 0, limit, 2 * lease_seconds))
 
     def overdue(self, seconds: float, limit: int) -> list[str]:
         """The jobs that have waited in the queue for `seconds`, the longest first."""
-        return cast("list[str]", self._run("due", "", QUEUED, seconds, limit))
+        ahead = LONGEST_PAUSE_SECONDS + seconds
+        return cast("list[str]", self._run("due", "", QUEUED, seconds, limit, ahead))
+
+    def retries_due(self, limit: int) -> list[str]:
+        """The jobs whose retry is due, the longest first."""
+        return cast("list[str]", self._run("due", "", LATER, 0, limit, LONGEST_PAUSE_SECONDS))
 
     def queued(self) -> int:
         """How many jobs wait in the queue."""

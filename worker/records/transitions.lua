@@ -11,6 +11,8 @@
 -- Keys that only this file uses. Both are sets of the ids of jobs that are not over:
 --   lorajob:open:share:SHARE   the jobs of one batch, or of one user as `user:NAME`
 --   lorajob:open:lane:LANE     the jobs of one lane of the queues
+-- Key that this file fills and the reconciler reads:
+--   lorajob:later              sorted set: jobs that wait for a retry, by the time of the retry
 --
 -- ARGV: the name of the transition, the job's id, then the arguments of its function. All are text.
 -- A claim is identified by its fence, which every later claim of the stage raises, and by a random
@@ -21,6 +23,8 @@ local queued_jobs, running_jobs, all_jobs, notices, notices_wanted, key = unpack
 local id = ARGV[2]
 local MOST_NOTICES = 10000
 local MOST_ENDED = 100  -- ended attempts that a record keeps
+local LATER = 'lorajob:later'
+local LONGEST_PAUSE = 900  -- seconds between two attempts
 
 local function get(field) return redis.call('HGET', key, field) end
 local function set(...) redis.call('HSET', key, ...) end
@@ -70,6 +74,7 @@ end
 local function rest()  -- removes it from both
     redis.call('ZREM', queued_jobs, id)
     redis.call('ZREM', running_jobs, id)
+    redis.call('ZREM', LATER, id)
 end
 local function over(state)
     rest()
@@ -81,14 +86,25 @@ local function wait()  -- queues it until a message reaches a worker
     rest()
     redis.call('ZADD', queued_jobs, now(), id)
 end
+local function wait_until(stage, due)  -- queues it, to be sent at `due`
+    rest()
+    redis.call('ZADD', queued_jobs, due, id)
+    redis.call('ZADD', LATER, due, id)
+    set(stage .. '.due', due)
+end
 local function renew(stage, seconds)
     local lease = now() + seconds
-    set(stage .. '.lease', lease)
+    set(stage .. '.lease', lease, stage .. '.lease_seconds', seconds)
     redis.call('ZADD', running_jobs, lease, id)
 end
 
-local function live(stage)  -- whether its owner runs it and has renewed the lease in time
-    return get(stage .. '.state') == 'running' and tonumber(get(stage .. '.lease')) > now()
+-- Whether its owner runs it and has renewed the lease in time. A lease that ends later than any
+-- renewal could have set is from before Redis's clock was put back; a living owner shortens it.
+local function live(stage)
+    if get(stage .. '.state') ~= 'running' then return false end
+    local left = tonumber(get(stage .. '.lease') or '0') - now()
+    local seconds = tonumber(get(stage .. '.lease_seconds') or '0')
+    return left > 0 and (seconds == 0 or left <= 2 * seconds)
 end
 local function holds(stage, fence, owner)
     return get(stage .. '.fence') == fence and get(stage .. '.owner') == owner
@@ -103,11 +119,12 @@ local function end_failed(stage, why)
     over('failed')
 end
 
--- Adds the ended attempt to the record: its worker, its last step and why it ended.
-local function end_attempt(stage, why)
+-- Adds the ended attempt to the record: its worker, its last step, why it ended and, for a loss,
+-- its kind.
+local function end_attempt(stage, why, kind)
     local entry = {stage = stage, number = tonumber(get(stage .. '.fence')), why = why,
         worker = get(stage .. '.worker'), started_at = tonumber(get(stage .. '.started_at')),
-        ended_at = now()}
+        ended_at = now(), kind = kind}
     local progress = get(stage .. '.progress')
     if progress then entry.step = cjson.decode(progress).step end
     local ended = cjson.decode(get('ended') or '[]')
@@ -118,26 +135,112 @@ end
 local function move_up(class)  -- to larger cards; never to smaller ones
     if class > tonumber(get('memory_class') or '0') then set('memory_class', class) end
 end
-local function requeue(stage, why, limit)  -- after a failure that the job did not cause
-    end_attempt(stage, why)
+
+-- Losses: attempts that failed for a reason that the job did not cause. `faults` counts those in a
+-- row by kind, `avoid` lists their workers, which other workers go before until `offer`.
+local function forget_losses(stage) forget(stage, 'losses', 'faults', 'avoid', 'offer', 'due') end
+local function count_fault(stage, kind, change)
+    local faults = cjson.decode(get(stage .. '.faults') or '{}')
+    faults[kind] = (faults[kind] or 0) + change
+    set(stage .. '.faults', cjson.encode(faults))
+    return faults[kind]
+end
+local function avoid(stage, worker)
+    local names = cjson.decode(get(stage .. '.avoid') or '[]')
+    for _, name in ipairs(names) do
+        if name == worker then return end
+    end
+    table.insert(names, worker)
+    set(stage .. '.avoid', cjson.encode(names))
+end
+-- Whether one of `fit`, the workers that serve the job's queue, is not avoided. With `worker`,
+-- only if that one is avoided.
+local function another(stage, fit, worker)
+    local avoided = {}
+    for _, name in ipairs(cjson.decode(get(stage .. '.avoid') or '[]')) do avoided[name] = true end
+    if worker and not avoided[worker] then return false end
+    for _, name in ipairs(fit) do
+        if not avoided[name] then return true end
+    end
+    return false
+end
+-- Every different reason of the losses in a row, oldest first. One reason alone is not counted.
+local function reasons(stage, losses)
+    local ended, why, workers = cjson.decode(get('ended') or '[]'), {}, {}
+    local index = #ended
+    while index > 0 and losses > 0 do
+        local entry = ended[index]
+        if entry.stage == stage and entry.kind then
+            losses = losses - 1
+            if not workers[entry.why] then
+                table.insert(why, 1, entry.why)
+                workers[entry.why] = {}
+            end
+            workers[entry.why][entry.worker or '?'] = true
+        end
+        index = index - 1
+    end
+    if #why < 2 then return nil end
+    local text = ''
+    for place, reason in ipairs(why) do
+        local names = {}
+        for name in pairs(workers[reason]) do table.insert(names, name) end
+        table.sort(names)
+        local link = place > 1 and '; ' or ''
+        text = text .. link .. reason .. ' (' .. table.concat(names, ', ') .. ')'
+    end
+    return text
+end
+local function give_up(stage, why, kind, losses)
+    local all = reasons(stage, losses)
+    if all then
+        end_failed(stage, stage .. ': given up after ' .. losses ..
+            ' attempts in a row without a new checkpoint or result: ' .. all)
+    elseif kind == 'disk' then
+        end_failed(stage, why)
+    else
+        end_failed(stage, stage .. ': given up after ' .. losses ..
+            ' attempts in a row without a new checkpoint or result; the last one: ' .. why)
+    end
+end
+-- Queues a stage again after a loss, at once or after a pause that doubles with each.
+-- `fault`: its `kind`; `first` and `longest` pause in seconds; `fit`, as for `another`; `offer`:
+-- for how many seconds other workers go before this one; `gentle`: the first pause is left out
+-- -> queued, later, cancelled or failed
+local function requeue(stage, why, limit, fault)
+    end_attempt(stage, why, fault.kind)
     forget(stage, 'lease')
     local losses = redis.call('HINCRBY', key, stage .. '.losses', 1)
+    local count = count_fault(stage, fault.kind, 1)
     if get('cancel_requested') == '1' then
         end_cancelled(stage)
         return 'cancelled'
     end
-    if losses >= tonumber(limit) then
-        end_failed(stage, stage .. ': given up after ' .. losses ..
-            ' attempts in a row without a new checkpoint or result; the last one: ' .. why)
+    if count >= tonumber(limit) then
+        give_up(stage, why, fault.kind, losses)
         return 'failed'
     end
     set(stage .. '.state', 'queued')
-    wait()
+    forget(stage, 'due')
     changed()
-    return 'queued'
+    if fault.offer then avoid(stage, get(stage .. '.worker')) end
+    local elsewhere = another(stage, fault.fit or {})
+    local step = count - (fault.gentle and 1 or 0)
+    local pause = 0
+    if step > 0 and not (count == 1 and elsewhere) then
+        pause = math.min((fault.first or 0) * 2 ^ (step - 1), fault.longest or 0, LONGEST_PAUSE)
+    end
+    if fault.offer then set(stage .. '.offer', now() + pause + fault.offer) end
+    if pause <= 0 then
+        wait()
+        return 'queued'
+    end
+    wait_until(stage, now() + pause)
+    return 'later'
 end
 local function requeue_expired(stage, limit)
-    local answer = requeue(stage, 'its worker was not heard of until its lease ran out', limit)
+    local why = 'its worker was not heard of until its lease ran out'
+    local answer = requeue(stage, why, limit, {kind = 'lost', gentle = true})
     if answer == 'queued' then set(stage .. '.expired', 1) end  -- its owner may come back
     return answer
 end
@@ -147,6 +250,7 @@ local function revive(stage)
     table.remove(ended)
     if #ended > 0 then set('ended', cjson.encode(ended)) else redis.call('HDEL', key, 'ended') end
     redis.call('HINCRBY', key, stage .. '.losses', -1)
+    count_fault(stage, 'lost', -1)
     forget(stage, 'expired')
     set(stage .. '.state', 'running')
     rest()
@@ -187,9 +291,10 @@ function transitions.delete()
 end
 
 -- A worker takes a stage. `previous`: the stage before it or ''; `seconds`: of its lease; `limit`:
--- losses allowed in a row; `known`: the highest attempt that left files
+-- losses allowed in a row; `known`: the highest attempt that left files; `fit`: JSON list of the
+-- workers that serve the job's queue; `pause`: seconds until an avoided worker may ask again
 -- -> {'claimed', fence} or {why not}
-function transitions.claim(stage, previous, owner, worker, seconds, limit, known)
+function transitions.claim(stage, previous, owner, worker, seconds, limit, known, fit, pause)
     local state = get(stage .. '.state')
     if not state then return {'unknown'} end
     if state == 'running' and get(stage .. '.owner') == owner then
@@ -206,10 +311,20 @@ function transitions.claim(stage, previous, owner, worker, seconds, limit, known
         return {'cancelled'}
     end
     if previous ~= '' and get(previous .. '.state') ~= 'succeeded' then return {'early'} end
+    if state == 'queued' then
+        local left = tonumber(get(stage .. '.due') or '0') - now()
+        if left > 0 and left <= LONGEST_PAUSE then return {'later'} end
+        local offered = tonumber(get(stage .. '.offer') or '0') - now()
+        if offered > 0 and offered <= LONGEST_PAUSE + 2 * tonumber(seconds) and
+            another(stage, cjson.decode(fit), worker) then
+            wait_until(stage, now() + tonumber(pause))
+            return {'avoided'}
+        end
+    end
     local fence = math.max(tonumber(get(stage .. '.fence') or '0'), tonumber(known)) + 1
     set(stage .. '.fence', fence)
     redis.call('HINCRBY', key, stage .. '.attempts', 1)
-    forget(stage, 'finished_at', 'progress', 'result', 'error', 'expired')
+    forget(stage, 'finished_at', 'progress', 'result', 'error', 'expired', 'due')
     set('state', 'running', stage .. '.state', 'running', stage .. '.owner', owner,
         stage .. '.worker', worker, stage .. '.started_at', now())
     rest()
@@ -226,10 +341,12 @@ function transitions.touch(stage, fence, owner, progress, checkpoint, seconds)
     if not runs(stage, fence, owner) then return 'superseded' end
     if progress ~= '' then set(stage .. '.progress', progress) end
     local newest, saved = tonumber(get(stage .. '.checkpoint') or '0'), tonumber(checkpoint)
-    if saved and saved > newest then set(stage .. '.losses', 0) end
+    if saved and saved > newest then forget_losses(stage) end
     if saved and saved ~= newest then set(stage .. '.checkpoint', checkpoint) end  -- maybe lower
     local left = tonumber(get(stage .. '.lease')) - now()
-    if left < tonumber(seconds) * 5 / 6 then renew(stage, tonumber(seconds)) end  -- 75 s of 90 left
+    local wanted = tonumber(seconds)
+    -- 75 s of 90 left, or more than 90 s because Redis's clock was put back
+    if wanted > 0 and (left < wanted * 5 / 6 or left > wanted) then renew(stage, wanted) end
     if get('cancel_requested') == '1' then return 'cancelled' end
     return 'held'
 end
@@ -268,7 +385,8 @@ function transitions.settle(stage, fence, owner, following, state, payload)
         wait()
         return 'settled'
     end
-    set(stage .. '.finished_at', now(), stage .. '.result', payload, stage .. '.losses', 0)
+    set(stage .. '.finished_at', now(), stage .. '.result', payload)
+    forget_losses(stage)
     if following == '' then
         set('state', 'succeeded', 'cancel_requested', '0')
         over('succeeded')
@@ -284,16 +402,39 @@ function transitions.settle(stage, fence, owner, following, state, payload)
 end
 
 -- The owner's attempt failed for a reason that the job did not cause, so another may succeed.
--- `class`: the job's memory class from now on, or 0 to leave it unchanged
--- -> queued, cancelled, failed or superseded
-function transitions.fail_retryable(stage, fence, owner, why, limit, class)
+-- `class`: the job's memory class from now on, or 0 to leave it unchanged; `fault`: JSON, as for
+-- `requeue`
+-- -> queued, later, cancelled, failed or superseded
+function transitions.fail_retryable(stage, fence, owner, why, limit, class, fault)
     local state = get(stage .. '.state')
     if holds(stage, fence, owner) and state ~= 'running' and not get(stage .. '.expired') then
         return state  -- repeated: the answer was lost
     end
     if not runs(stage, fence, owner) then return 'superseded' end
     move_up(tonumber(class))
-    return requeue(stage, why, limit)
+    return requeue(stage, why, limit, cjson.decode(fault))
+end
+
+-- A retry is due and no worker that serves the queue is fit: counts as another loss of the same
+-- kind. The stages follow in order
+-- -> later, failed, or held if the job does not wait after a loss
+function transitions.unserved(kind, why, limit, first, ...)
+    for _, stage in ipairs({...}) do
+        if get(stage .. '.state') == 'queued' and get(stage .. '.faults') then
+            local count = count_fault(stage, kind, 1)
+            changed()
+            if count >= tonumber(limit) then
+                local losses = redis.call('HINCRBY', key, stage .. '.losses', 1)
+                end_attempt(stage, why, kind)
+                give_up(stage, why, kind, losses)
+                return 'failed'
+            end
+            wait_until(stage, now() + math.min(tonumber(first) * 2 ^ (count - 1), LONGEST_PAUSE))
+            return 'later'
+        end
+    end
+    redis.call('ZREM', LATER, id)
+    return 'held'
 end
 
 -- Queues the running stage again if its lease ran out. The stages follow in order
@@ -341,7 +482,8 @@ function transitions.retry(lanes, ...)
         if get(stage .. '.state') ~= 'succeeded' then
             set(stage .. '.state', first and 'queued' or 'waiting')
             first = false
-            forget(stage, 'finished_at', 'progress', 'error', 'lease', 'losses', 'expired')
+            forget(stage, 'finished_at', 'progress', 'error', 'lease', 'expired')
+            forget_losses(stage)
         end
     end
     redis.call('HDEL', key, 'error')
@@ -353,14 +495,21 @@ function transitions.retry(lanes, ...)
 end
 
 -- -> at most `count` jobs of the sorted set `index` whose time was `seconds` ago or earlier, oldest
--- first
-function transitions.due(index, seconds, count)
+-- first; then those whose time is more than `beyond` ahead, because Redis's clock was put back
+function transitions.due(index, seconds, count, beyond)
     local latest = now() - tonumber(seconds)
-    return redis.call('ZRANGEBYSCORE', index, '-inf', latest, 'LIMIT', 0, count)
+    local found = redis.call('ZRANGEBYSCORE', index, '-inf', latest, 'LIMIT', 0, count)
+    if #found < tonumber(count) then
+        local ahead = '(' .. now() + tonumber(beyond)
+        local odd = redis.call('ZRANGEBYSCORE', index, ahead, '+inf', 'LIMIT', 0, count - #found)
+        for _, other in ipairs(odd) do table.insert(found, other) end
+    end
+    return found
 end
 
 -- Sets the start of the wait of a queued job to now. Jobs that are not queued are not changed.
 function transitions.wait_anew()
+    redis.call('ZREM', LATER, id)
     return redis.call('ZADD', queued_jobs, 'XX', now(), id)
 end
 

@@ -1,11 +1,11 @@
-"""Asks the Hugging Face Hub which commit a model's repository is at."""
+"""Asks the Hugging Face Hub which commit a model's repository is at, and sorts the Hub's errors."""
 
 import logging
 import re
 import threading
 from queue import Empty, Queue
 
-from lorajob.errors import UsageError, first_line
+from lorajob.errors import LorajobError, ModelError, NetworkError, UsageError, first_line
 
 HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 ASKING_SECONDS = 3.0
@@ -45,7 +45,41 @@ def hub_commit(name: str, revision: str | None = None) -> str | None:
     return answer
 
 
-def _refuse(name: str, revision: str | None, error: Exception) -> None:
+def download_error(name: str, revision: str | None, error: BaseException) -> LorajobError:
+    """The error of a model that could not be downloaded from the Hub.
+
+    "No such model", "no such revision" and "gated" are the user's errors. Any other is a
+    NetworkError: the network or the Hub failed, and a later attempt may succeed.
+    """
+    from huggingface_hub.errors import HFValidationError
+
+    causes = _chain(error)
+    for cause in causes:
+        if isinstance(cause, HFValidationError):
+            return ModelError(
+                f"base_model: {name!r} is neither a folder here nor a valid name on the Hub"
+            )
+        try:
+            _refuse(name, revision, cause)
+        except UsageError as refusal:
+            return ModelError(str(refusal))
+    return NetworkError(
+        f"base_model: {name!r} is not a folder here and could not be downloaded from the Hub: "
+        f"{first_line(causes[-1])}"
+    )
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """The error and what caused it, the first cause last."""
+    found: list[BaseException] = []
+    one: BaseException | None = error
+    while one is not None and one not in found:
+        found.append(one)
+        one = one.__cause__ or one.__context__
+    return found
+
+
+def _refuse(name: str, revision: str | None, error: BaseException) -> None:
     from huggingface_hub.errors import (
         GatedRepoError,
         RepositoryNotFoundError,

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lorajob.demo.packaged import PACKAGED_NAME, SHA256, join_packaged_model
-from lorajob.errors import ModelError
+from lorajob.errors import ModelError, says_full
 from lorajob.job.jobdir import hash_file, write_json
 from lorajob.storage import places
 from lorajob.storage.hashes import file_hash
+from lorajob.storage.hub import download_error
 from lorajob.whisper.base_check import WEIGHTS, check_base
 from lorajob.whisper.base_repair import complete, is_complete
 from lorajob.whisper.ct2_import import import_ctranslate2
@@ -35,7 +36,7 @@ def local_model(base_model: str, revision: str | None = None, download: bool = T
     running code. A model's own code is never run. `revision` is a commit, tag or branch of a
     repository on the Hub. Without `download` only what this machine has is found.
 
-    Raises ModelError.
+    Raises ModelError, and NetworkError if the Hub cannot be reached.
     """
     if base_model == PACKAGED_NAME:
         return _made_once(f"whisper-base-{SHA256[:12]}", _make_packaged)
@@ -72,7 +73,6 @@ def _checked(folder: Path) -> Path:
 
 def _from_hub(name: str, revision: str | None, download: bool) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         found = snapshot_download(
@@ -86,12 +86,10 @@ def _from_hub(name: str, revision: str | None, download: bool) -> Path:
                 allow_patterns=HUB_FILES + PICKLED_FILES,
                 local_files_only=not download,
             )
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(
-            f"base_model: {name!r} is not a folder here and could not be downloaded from the Hub: "
-            f"{reason}"
-        ) from None
+    except Exception as error:  # of any of the packages that speak to the Hub
+        if says_full(error):
+            raise
+        raise download_error(name, revision, error) from None
     return _checked(Path(found))
 
 
