@@ -55,6 +55,9 @@ def status(job: str | None, as_json: bool, limit: int) -> None:
     if job is None:
         jobs = open_jobs()
         show_jobs(jobs, jobs.newest(limit), as_json)
+        for name, found in sorted(jobs.unfit().items()):
+            since = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.since))
+            click.echo(f"lorajob: {name} takes no work since {since}: {found.why}", err=True)
         if unknown := jobs.unknown():
             click.echo(
                 f"lorajob: {len(unknown)} jobs here are missing in Redis, such as {unknown[0]}; "

@@ -5,9 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
+from redis import Redis
+from redis.exceptions import NoPermissionError
+
 from lorajob.cli.doctor_checks import GIB, Finding
 from lorajob.errors import ServiceError, UsageError
 from lorajob.worker.connect import connect, redis_url, service_errors, shown
+from lorajob.worker.health import unfit_workers
 from lorajob.worker.heartbeats import living
 from lorajob.worker.machine.gpus import Gpu, visible_gpus
 from lorajob.worker.queues import KINDS
@@ -86,8 +90,9 @@ def check_service(settings: Settings) -> Iterator[Finding]:
         return
     try:
         with service_errors(settings), connect(settings) as redis:
-            info = cast("dict[str, object]", redis.info())
+            info = _information(redis)
             workers = {queue: living(redis, queue) for queue in KINDS}
+            unfit = unfit_workers(redis, [name for names in workers.values() for name in names])
     except (ServiceError, UsageError) as error:
         yield _unreachable(settings, str(error))
         return
@@ -98,6 +103,19 @@ def check_service(settings: Settings) -> Iterator[Finding]:
         else:
             advice = f"start one with `lorajob worker --queue {queue}`; jobs wait until then"
             yield Finding("workers", "warn", f"queue {queue}: none", advice)
+    for name, found in sorted(unfit.items()):
+        advice = "repair that machine; the worker takes work again by itself"
+        yield Finding("workers", "warn", f"{name} takes no work: {found.why}", advice)
+
+
+def _information(redis: Redis) -> dict[str, object]:
+    """The answer to INFO; only the version if the user may not ask for more."""
+    try:
+        return cast("dict[str, object]", redis.info())
+    except NoPermissionError:
+        said = cast("list[object] | dict[str, object]", redis.execute_command("HELLO"))  # type: ignore[no-untyped-call]
+        pairs = said if isinstance(said, dict) else dict(zip(said[::2], said[1::2], strict=True))
+        return {"redis_version": pairs["version"], "aof_enabled": None}
 
 
 def _unreachable(settings: Settings, text: str) -> Finding:
@@ -117,7 +135,10 @@ def _check_redis(url: str, info: dict[str, object]) -> Iterator[Finding]:
         yield Finding("redis", "fail", f"{url} is Redis {version}", "6.2 or newer is needed")
         return
     yield Finding("redis", "ok", f"{url} is Redis {version}")
-    if not info.get("aof_enabled"):
+    if info.get("aof_enabled", 0) is None:
+        text = "this user may not run INFO; appendonly and maxmemory-policy are not checked"
+        yield Finding("redis", "ok", text)
+    elif not info.get("aof_enabled"):
         advice = "set `appendonly yes`; without it a restart of Redis loses jobs"
         yield Finding("redis", "warn", "keeps no append-only file", advice)
     policy = info.get("maxmemory_policy", "noeviction")

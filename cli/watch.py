@@ -128,14 +128,24 @@ def follow_to_exit_code(
 def follow(jobs: "Jobs", job_id: str, workers: WorkerWatch) -> "JobRecord":
     """Show a job's progress on standard error until it has ended."""
     record = load_record(job_id)
+    told = len(record.ended)
     with open_view(sys.stderr, record) as view:
         while True:
             view.update(record)
             if record.over:
                 return record
+            told = _note_failures(record, told, view)
             workers.check(record, view.note)
             time.sleep(POLL_SECONDS)
             record = _load_through_outage(jobs, job_id, view)
+
+
+def _note_failures(record: "JobRecord", told: int, view: "View") -> int:
+    """Note each attempt that failed since `told` of them had ended, and is made again."""
+    for entry in record.ended[told:]:
+        if entry.kind is not None:
+            view.note(f"lorajob: {entry.stage} is tried again; on {entry.worker}: {entry.why}")
+    return len(record.ended)
 
 
 def show_end(record: "JobRecord", out: TextIO) -> None:

@@ -4,6 +4,7 @@ Flower shows a task's arguments, progress and result. `status` and `watch` show 
 for.
 """
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -91,19 +92,44 @@ class Wait:
     queue: str
     workers: int
     card_gb: int | None = None
+    after: str = ""  # why the last attempt failed, if the job waits for another one
+    unfit: str = ""  # why a worker of the queue takes no work, if none does
 
     def __str__(self) -> str:
+        return "; ".join(part for part in (self._place, self.after) if part)
+
+    @property
+    def _place(self) -> str:
         if self.workers:
             if self.workers == 1:
                 return f"the only worker of the queue {self.queue} to be free"
             return f"a free one of {self.workers} workers of the queue {self.queue}"
         card = f", with a card of {self.card_gb} GB or more" if self.card_gb else ""
+        if self.unfit:
+            return f"a worker of the queue {self.queue}{card}; {self.unfit}"
         return f"a worker of the queue {self.queue}{card}; none is up"
 
     @property
     def short(self) -> str:
         """The same for a cell of a table."""
         return f"free {self.queue} worker" if self.workers else f"no {self.queue} worker"
+
+
+def after_failure(record: JobRecord) -> str:
+    """Why the last attempt at the job's stage failed, and when the next is due; "" if it did not.
+
+    Only for failures that the job did not cause.
+    """
+    at = record.standing
+    if not at.waits or at.stage is None or not record.stages[at.stage].losses:
+        return ""
+    ended = [entry for entry in record.ended if entry.stage == at.stage and entry.kind]
+    if not ended:
+        return ""
+    stage, last = record.stages[at.stage], ended[-1]
+    left = 0.0 if stage.due is None else stage.due - time.time()
+    when = f"a new attempt in {left:.0f} s" if left >= 1 else "a new attempt"
+    return f"{when}, after {stage.losses} failed; the last one, on {last.worker}: {last.why}"
 
 
 def awaited_queue(record: JobRecord) -> str | None:
@@ -149,7 +175,9 @@ def describe_batch(
 def describe(record: JobRecord, waits_for: object = None) -> Description:
     """What `lorajob status JOB --json` prints: a contract for scripts."""
     stages = {
-        name: stage.model_dump(mode="json", exclude={"attempt", "owner", "lease", "faults", "avoid", "due"})
+        name: stage.model_dump(
+            mode="json", exclude={"attempt", "owner", "lease", "faults", "avoid", "due"}
+        )
         for name, stage in record.stages.items()
     }
     described: Description = {

@@ -23,7 +23,7 @@ from lorajob.spec import JobSpec
 from lorajob.storage.hub import hub_commit
 from lorajob.storage.store import StoreError
 from lorajob.storage.urls import local_path
-from lorajob.tasks.describe import Wait, awaited_queue
+from lorajob.tasks.describe import Wait, after_failure, awaited_queue
 from lorajob.worker.artifacts.lookup import (
     find_job,
     job_place,
@@ -32,8 +32,9 @@ from lorajob.worker.artifacts.lookup import (
     recorded_ids,
 )
 from lorajob.worker.connect import connect, service_errors
+from lorajob.worker.health import Unfit, serving, unfit_workers
 from lorajob.worker.heartbeats import living
-from lorajob.worker.queues import Priority, memory_class
+from lorajob.worker.queues import KINDS, Priority, memory_class
 from lorajob.worker.records.record import JobRecord, new_stages
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
@@ -230,9 +231,15 @@ class Jobs:
             logger.warning("%s", error)
 
     def workers(self, served: str) -> int:
-        """How many live workers serve a kind or class of queues, such as cpu or gpu24."""
+        """How many live workers take work of a kind or class of queues, such as cpu or gpu24."""
         with service_errors(self._settings):
-            return len(living(self.redis, served))
+            return len(serving(self.redis, served))
+
+    def unfit(self) -> dict[str, Unfit]:
+        """The live workers that take no work, and why."""
+        with service_errors(self._settings):
+            names = {name for queue in KINDS for name in living(self.redis, queue)}
+            return unfit_workers(self.redis, names)
 
     def _send(self, record: JobRecord) -> None:
         from lorajob.tasks.broker import send  # imports Celery, which only sending needs
@@ -316,6 +323,14 @@ def _commit_of(base_model: str, revision: str | None) -> str | None:
     return hub_commit(base_model, revision)
 
 
+def _unfit(jobs: Jobs, queue: str) -> str:
+    """Why the live workers of a queue take no work, in words; "" if none lives."""
+    with service_errors(jobs.settings):
+        names = living(jobs.redis, queue)
+        found = sorted(unfit_workers(jobs.redis, names).items())
+    return "; ".join(f"{name} takes no work: {unfit.why}" for name, unfit in found)
+
+
 def waits(jobs: Jobs, records: Iterable[JobRecord]) -> dict[str, Wait]:
     """What each job waits for, by its id. Jobs that run or have ended are left out.
 
@@ -323,6 +338,7 @@ def waits(jobs: Jobs, records: Iterable[JobRecord]) -> dict[str, Wait]:
     """
     found: dict[str, Wait] = {}
     workers: dict[str, int] = {}
+    unfit: dict[str, str] = {}
     for record in records:
         queue = awaited_queue(record)
         if queue is None:
@@ -330,8 +346,10 @@ def waits(jobs: Jobs, records: Iterable[JobRecord]) -> dict[str, Wait]:
         if queue not in workers:
             try:
                 workers[queue] = jobs.workers(queue)
+                unfit[queue] = "" if workers[queue] else _unfit(jobs, queue)
             except ServiceError:
                 return {}
         card = record.memory_class if queue[3:] else None
-        found[record.id] = Wait(queue, workers[queue], card)
+        why = "" if workers[queue] else unfit.get(queue, "")
+        found[record.id] = Wait(queue, workers[queue], card, after_failure(record), why)
     return found

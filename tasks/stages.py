@@ -6,29 +6,31 @@ chain. Any other delivery raises Ignore, which sends nothing, or StageFailed, wh
 
 import logging
 import secrets
+import time
 
 from celery import Task
 from celery.exceptions import Ignore
 
-from lorajob.errors import JobNotFoundError, ServiceError
+from lorajob.errors import JobNotFoundError, ServiceError, says_full
 from lorajob.job.jobdir import JobDir
 from lorajob.job.results import StageResult
 from lorajob.tasks.attempt import ProgressMirror, observed
 from lorajob.tasks.broker import send
-from lorajob.tasks.describe import Description, stage_summary
+from lorajob.tasks.describe import Description, awaited_queue, stage_summary
+from lorajob.worker import health
 from lorajob.worker.app import app
 from lorajob.worker.artifacts.job_files import JobFiles
 from lorajob.worker.artifacts.lookup import open_job
 from lorajob.worker.artifacts.transfer import Errand
 from lorajob.worker.connect import connect, retry_redis
 from lorajob.worker.heartbeats import larger_class
-from lorajob.worker.queues import QUEUES
+from lorajob.worker.queues import QUEUES, class_of, queue_name
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.records.records import Claim, Records, Refusal
 from lorajob.worker.settings import Settings
+from lorajob.worker.supervision.faults import Loss, fault, limit_of, loss_of
 from lorajob.worker.supervision.outcome import (
     Committed,
-    Crashed,
     Failed,
     Listener,
     Outcome,
@@ -78,14 +80,18 @@ def run_claimed_stage(task: Task, job_id: str, stage: str) -> Description:
     records = Records(connect(settings, patient=True))
     worker = task.request.hostname
     before = load(records, job_id)
+    refuse_if_unfit(before, settings)
     files = open_job(before, settings)
-    claim = claim_stage(records, job_id, stage, files.last_attempt(stage), worker, settings)
+    fit = fit_workers(before, settings)
+    claim = claim_stage(records, job_id, stage, files.last_attempt(stage), worker, settings, fit)
+    began = time.monotonic()
     record = retry_redis(lambda: load(records, job_id))  # earlier stages may have ended since
     with observed(before, claim, worker, settings) as seen:
         with ProgressMirror(task, job_id, record.language, stage) as mirror:
             touched = Records(connect(settings))
             watcher = Watcher([RecordWatch(touched, claim, settings.lease_seconds), mirror])
             seen.outcome = outcome = attempt(files, record, claim, watcher, worker, settings)
+        note_end(claim, outcome, time.monotonic() - began, settings)
         result = retry_redis(lambda: settle(records, claim, outcome, worker, settings))
     return stage_summary(stage, result)
 
@@ -98,15 +104,48 @@ def load(records: Records, job_id: str) -> JobRecord:
         raise Ignore("unknown") from None
 
 
+def refuse_if_unfit(record: JobRecord, settings: Settings) -> None:
+    """Return a message that came before this worker stopped taking any; then raise Ignore."""
+    if health.flagged() is not None:
+        publish(record, settings)
+        raise Ignore("unfit")
+
+
+def fit_workers(record: JobRecord, settings: Settings) -> list[str]:
+    """The workers that can take the job's next stage."""
+    queue = awaited_queue(record)
+    redis = connect(settings, patient=True)
+    return [] if queue is None else retry_redis(lambda: health.serving(redis, queue))
+
+
+def note_end(claim: Claim, outcome: Outcome, seconds: float, settings: Settings) -> None:
+    """Tell the worker's self-check how the attempt ended."""
+    if isinstance(outcome, Stopped) and outcome.reason != "stalled":
+        return
+    loss = loss_of(outcome, settings)
+    found = loss if isinstance(loss, Loss) else Loss("", "")
+    health.note(health.Ended(claim.job_id, found.kind or None, found.why, seconds))
+
+
 def claim_stage(
-    records: Records, job_id: str, stage: str, known: int, worker: str, settings: Settings
+    records: Records,
+    job_id: str,
+    stage: str,
+    known: int,
+    worker: str,
+    settings: Settings,
+    fit: list[str],
 ) -> Claim:
     """Claim a stage. Raises Ignore if the claim is refused.
 
-    `known` is the highest number of an attempt that left files.
+    `known` is the highest number of an attempt that left files. `fit` are the workers that serve
+    the job's queue: if the stage has just failed on this one, another goes first.
     """
     lease, losses, owner = settings.lease_seconds, settings.max_losses, secrets.token_hex(16)
-    claim = retry_redis(lambda: records.claim(job_id, stage, worker, lease, losses, owner, known))
+    pause = min(settings.retry_seconds, lease / 3)
+    claim = retry_redis(
+        lambda: records.claim(job_id, stage, worker, lease, losses, owner, known, fit, pause)
+    )
     if isinstance(claim, Refusal):
         logger.info("%s %s is not run by this delivery: %s", job_id, stage, claim.reason)
         raise Ignore(claim.reason)
@@ -140,7 +179,8 @@ def attempt(
     try:
         return files.run(record, claim, errand, run)
     except OSError as error:  # the folder cannot be written, or no process can be started
-        return Failed("files", f"stage {claim.stage} on {worker}: {error}")
+        kind = "disk" if says_full(error) else "files"
+        return Failed(kind, f"stage {claim.stage} on {worker}: {error}")
 
 
 def settle(
@@ -153,25 +193,21 @@ def settle(
             if answer != "settled":
                 raise Ignore(answer)
             return result
-        case Stopped(reason="stalled"):
-            message = f"no step for {settings.stall_timeout:g} s (LORAJOB_STALL_TIMEOUT)"
-            fail_retryable(records, claim, message, settings)
-        case Crashed(returncode=code, message=message) if code < 0:
-            fail_retryable(records, claim, message, settings)
-        case Failed(kind="memory", message=message):
-            fail_retryable(records, claim, message, settings, larger_card(claim, worker, settings))
-        case Failed(kind="retryable" | "superseded", message=message):
-            fail_retryable(records, claim, message, settings)
-        case Failed(message=message) | Crashed(message=message):
-            if not records.fail(claim, message):
-                raise Ignore("superseded")
-        case Stopped(reason=reason):
+        case Stopped(reason=reason) if reason != "stalled":
             if reason == "shutdown":
                 give_back(records, claim, settings)
             elif reason == "cancelled":
                 records.cancelled(claim)
             raise Ignore(reason)
-    kind = outcome.kind if isinstance(outcome, Failed) else "crash"
+    loss = loss_of(outcome, settings)
+    if isinstance(loss, Loss):
+        message, kind = loss.why, loss.kind
+        larger = larger_card(claim, worker, settings) if kind == "memory" else 0
+        fail_retryable(records, claim, loss, settings, larger)
+    elif isinstance(outcome, Failed):
+        message, kind = outcome.message, outcome.kind
+        if not records.fail(claim, message):
+            raise Ignore("superseded")
     raise StageFailed(f"{claim.job_id} {claim.stage} ({kind}): {message}")
 
 
@@ -187,18 +223,27 @@ def larger_card(claim: Claim, worker: str, settings: Settings) -> int:
 
 
 def fail_retryable(
-    records: Records, claim: Claim, why: str, settings: Settings, larger: int = 0
+    records: Records, claim: Claim, loss: Loss, settings: Settings, larger: int = 0
 ) -> None:
     """Queue another attempt after a failure that the job did not cause.
 
     Returns only if the stage was lost too often and has failed; otherwise raises Ignore.
     """
-    answer = records.fail_retryable(claim, why, settings.max_losses, larger)
+    record = records.load(claim.job_id)
+    fit = health.serving(connect(settings, patient=True), queue_of(record, claim.stage))
+    answer = records.fail_retryable(
+        claim, loss.why, limit_of(loss.kind, settings), larger, fault(loss.kind, settings, fit)
+    )
     if answer == "failed":
         return
-    if answer == "queued" and records.load(claim.job_id).stages[claim.stage].losses == 1:
+    if answer == "queued":
         publish(records.load(claim.job_id), settings)
-    raise Ignore(answer)  # after a second loss in a row the reconciler sends the job
+    raise Ignore(answer)  # `later`: the reconciler sends the job after a pause
+
+
+def queue_of(record: JobRecord, stage: str) -> str:
+    """The class of queues that holds a stage of the job."""
+    return class_of(queue_name(stage, record.lane, record.memory_class))
 
 
 def give_back(records: Records, claim: Claim, settings: Settings) -> None:

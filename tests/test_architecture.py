@@ -33,7 +33,7 @@ LIBRARY = (
 )
 WORKER = (
     ("queues", "settings", "redis_url", "ticker"),
-    ("records", "heartbeats", "connect"),
+    ("records", "heartbeats", "health", "connect"),
     ("machine", "supervision"),
     ("stack", "monitoring", "artifacts"),
     ("app", "lifecycle"),

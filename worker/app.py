@@ -124,5 +124,7 @@ def this_app() -> Celery:
 
 app = Application("lorajob")
 app.add_defaults(lambda: configuration(redis_url(Settings()), Settings().grace_seconds))
-cast("dict[str, set[type]]", app.steps)["worker"].add(lifecycle.StopStep)
+steps = cast("dict[str, set[type]]", app.steps)
+steps["worker"].add(lifecycle.StopStep)
+steps["consumer"].add(lifecycle.FitStep)
 lifecycle.install()

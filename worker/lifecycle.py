@@ -12,17 +12,22 @@ import os
 import shutil
 import signal
 import tempfile
+import uuid
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from celery import bootsteps, signals
 from celery.worker import state
+from kombu.exceptions import KombuError
+from redis.exceptions import RedisError
 
 from lorajob import logs
 from lorajob.worker.connect import connect
+from lorajob.worker.health import Unfit, may_consume
 from lorajob.worker.heartbeats import CONNECTED, STOP_FILE, heartbeat, mark, pulse
 from lorajob.worker.machine.idle import IdleWatch, idle_seconds
+from lorajob.worker.machine.self_check import SelfCheck
 from lorajob.worker.monitoring.gpu_load import GpuWatch
 from lorajob.worker.queues import class_of
 from lorajob.worker.settings import Settings
@@ -100,6 +105,16 @@ class StopStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
         _raise_stop_file()
 
 
+class FitStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
+    """Takes no message while the worker is unfit."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, consumer: Any) -> None:
+        qos = consumer.task_consumer.channel.qos
+        qos.can_consume = may_consume(qos.can_consume)
+
+
 def _handle_sigquit(**_: Any) -> None:
     """Create the flag file as soon as SIGQUIT arrives.
 
@@ -131,8 +146,39 @@ def _start_heartbeat(sender: Any, **_: Any) -> None:
     folder = Path(os.environ[STOP_FILE]).parent
     redis = connect(Settings())
     run(heartbeat(redis, queues, sender.hostname, lambda: mark(folder, CONNECTED)))
-    if any(queue.startswith("gpu") for queue in queues):
+    gpu = any(queue.startswith("gpu") for queue in queues)
+    if gpu:
         run(GpuWatch(connect(Settings()), sender.hostname).ticker)
+    teller = FlowerLine(sender.app, sender.hostname)
+    run(SelfCheck(Settings(), connect(Settings()), sender.hostname, gpu, teller.tell).ticker)
+
+
+class FlowerLine:
+    """Shows an unfit worker in Flower, as a task that starts, and succeeds when it is fit again."""
+
+    def __init__(self, app: Any, worker: str) -> None:
+        self._app = app
+        self._worker = worker
+        self._uuid = ""
+
+    def tell(self, unfit: Unfit | None) -> None:
+        try:
+            with self._app.events.default_dispatcher(hostname=self._worker) as events:
+                if unfit is not None:
+                    self._uuid = self._uuid or str(uuid.uuid4())
+                    line = f"takes no work: {unfit.why}"
+                    said = {"name": "lorajob.unfit", "args": self._worker, "kwargs": line}
+                    events.send("task-received", uuid=self._uuid, retry=False, **said)
+                    events.send("task-started", uuid=self._uuid, retry=False)
+                    events.send("task-progress", uuid=self._uuid, retry=False, result=line)
+                elif self._uuid:
+                    line = "takes work again"
+                    events.send(
+                        "task-succeeded", uuid=self._uuid, retry=False, result=line, runtime=0.0
+                    )
+                    self._uuid = ""
+        except (KombuError, RedisError, OSError) as error:
+            logger.info("Flower was not told: %s", error)
 
 
 def _watch_idleness(sender: Any, **_: Any) -> None:

@@ -54,7 +54,20 @@ class Settings(BaseSettings):
     """Name under which jobs are queued. Workers take the jobs of different users in turn. Unset:
     the name of the user on this machine."""
     max_losses: int = Field(default=5, ge=1)
-    """The job fails after this many lost attempts of a stage in a row without a new checkpoint."""
+    """The job fails after this many lost attempts of a stage in a row without a new checkpoint. An
+    attempt is lost if its worker dies, or if the stage is killed, stalled or out of memory."""
+    max_faults: int = Field(default=6, ge=1)
+    """The same for attempts that a fault of a machine ends: missing files, a full disk, a GPU that
+    fails, a package that is missing."""
+    max_crashes: int = Field(default=3, ge=1)
+    """The same for attempts that end with an unknown error or crash in native code."""
+    max_outages: int = Field(default=20, ge=1)
+    """The same for attempts that the network, the Hub or the store ends."""
+    retry_seconds: float = Field(default=5, gt=0)
+    """Pause before an attempt after such a failure, unless another worker can take the stage. It
+    doubles with each failure, up to 15 minutes."""
+    min_free_gb: float = Field(default=0.2, ge=0)
+    """A worker takes no work while a disk that it writes to has less free space, in GB."""
     log_format: Literal["text", "json"] = "text"
     """Format of the logs of workers, stages, `autoscale` and `metrics`; `json` writes one object a
     line."""

@@ -47,6 +47,25 @@ def run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> StageRes
     the memory is full, DiskError if the disk is full, and FilesError, CardError, InstallError or
     NetworkError for a fault of this machine or of the network.
     """
+    try:
+        return _run_stage(stage, job, attempt, report)
+    # Every error is raised again, if need be as a LorajobError.
+    except Exception as error:
+        if says_out_of_memory(error):
+            raise OutOfMemory(f"stage {stage} ran out of memory: {first_line(error)}") from error
+        if says_full(error):
+            raise DiskError(
+                f"{job.root}: no room left on the disk for stage {stage}; "
+                f"make some, then `lorajob retry {job.root.name}`"
+            ) from error
+        fault = fault_of(error)
+        if fault is not None:
+            logging.getLogger(__name__).exception("stage %s met a fault of this machine", stage)
+            raise fault(f"stage {stage}: {type(error).__name__}: {first_line(error)}") from error
+        raise
+
+
+def _run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> StageResult:
     finished = job.result(stage)
     if finished is not None:
         return finished
@@ -66,21 +85,9 @@ def run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> StageRes
         fields = result.model_dump(mode="json") | cost.so_far() | base.as_result()
         written = StageResult.model_validate(fields | {"inputs": inputs})
         return job.commit(stage, out, written)
-    # Every error is raised again, if need be as a LorajobError. The attempt's folder is removed:
-    # files that outlast an attempt, such as checkpoints, lie elsewhere.
-    except Exception as error:
+    except Exception:
+        # Files that outlast an attempt, such as checkpoints, lie elsewhere.
         shutil.rmtree(out, ignore_errors=True)
-        if says_out_of_memory(error):
-            raise OutOfMemory(f"stage {stage} ran out of memory: {first_line(error)}") from error
-        if says_full(error):
-            raise DiskError(
-                f"{job.root}: no room left on the disk for stage {stage}; "
-                f"make some, then `lorajob retry {job.root.name}`"
-            ) from error
-        fault = fault_of(error)
-        if fault is not None:
-            logging.getLogger(__name__).exception("stage %s met a fault of this machine", stage)
-            raise fault(f"stage {stage}: {type(error).__name__}: {first_line(error)}") from error
         raise
 
 
@@ -91,10 +98,12 @@ def _require_inputs(stage: str, spec: JobSpec) -> None:
     """
     corpus = local_path(spec.corpus)
     if stage == "preprocess" and corpus is not None and not corpus.exists():
-        raise FilesError(f"corpus: {corpus} does not exist on this machine; is its share mounted?")
+        raise FilesError(f"corpus: {corpus} does not exist on this machine; is it mounted?")
     base = Path(spec.base_model)
     if base.is_absolute() and not base.is_dir():
-        raise FilesError(f"base_model: {base} does not exist on this machine; is its share mounted?")
+        raise FilesError(
+            f"base_model: {base} does not exist on this machine; is its share mounted?"
+        )
 
 
 class Cost:

@@ -130,7 +130,11 @@ class Fleet:
             return False
 
     def start_worker(
-        self, queue: str, app: str = "lorajob.worker.app", wait: bool = True
+        self,
+        queue: str,
+        app: str = "lorajob.worker.app",
+        wait: bool = True,
+        **environment: str,
     ) -> Worker:
         """Start a worker, and `wait` until it serves; its log is HOME/NAME.log."""
         name = f"{queue}-{len(self.workers)}"
@@ -139,7 +143,7 @@ class Fleet:
         with (self.home / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 [*self.prefix, *command],
-                env=service_environment(self.settings),
+                env=service_environment(self.settings) | environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -128,7 +128,11 @@ def test_a_cancel_while_a_checkpoint_is_written_leaves_it_whole(fleet, expected)
 
 
 def test_a_full_disk_is_one_clear_error_and_a_retry_goes_on(fleet, expected):
+    settings = fleet.settings
+    fleet.settings = settings.model_copy(update={"max_faults": 1})
+    fleet.staff(cpu=1, gpu=0)
     fleet.staff(cpu=1, gpu=1)
+    fleet.settings = settings
     record = fleet.submit("hi-00000107")
     fleet.train_to(record, SAVE_STEPS + 2)
     child = trainer(record)

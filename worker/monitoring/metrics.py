@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 
 from lorajob.job.jobdir import STAGES
 from lorajob.job.report import Progress
+from lorajob.worker.health import unfit_workers
 from lorajob.worker.heartbeats import living
 from lorajob.worker.monitoring import tallies
 from lorajob.worker.monitoring.census import Census, CensusTaker
@@ -69,6 +70,7 @@ class ServiceCollector(Collector):
         yield from job_metrics(census)
         yield from training_metrics(census.running)
         yield from worker_metrics(workers, loads_of(self._redis, workers["gpu"]))
+        yield fitness_metric(workers, unfit_workers(self._redis))
         yield from tally_metrics(*tallies.read_all(self._redis))
         yield _single(
             "lorajob_scrape_seconds", "What these metrics took.", time.perf_counter() - started
@@ -169,6 +171,17 @@ def worker_metrics(
             if gpu.percent is not None:
                 busy.add_metric(values, gpu.percent / 100)
     yield from (used, total, busy)
+
+
+def fitness_metric(workers: dict[str, list[str]], unfit: Container[str]) -> Metric:
+    """Which live workers take no work, because their machine is broken."""
+    family = GaugeMetricFamily(
+        "lorajob_worker_unfit", "Whether a live worker takes no work.", labels=["queue", "worker"]
+    )
+    for queue, names in workers.items():
+        for name in names:
+            family.add_metric([queue, name], int(name in unfit))
+    return family
 
 
 def tally_metrics(

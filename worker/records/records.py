@@ -310,9 +310,19 @@ class Records:
         """How many jobs wait in the queue."""
         return int(self._redis.zcard(QUEUED))
 
+    def active(self, limit: int) -> list[str]:
+        """Some jobs that wait or run, the ones that wait longest first."""
+        waiting = cast("list[str]", self._redis.zrange(QUEUED, 0, limit - 1))
+        return waiting + cast("list[str]", self._redis.zrange(RUNNING, 0, limit - 1))
+
     def wait_anew(self, job_id: str) -> None:
         """Restart the time that a queued job has waited."""
         self._run("wait_anew", job_id)
+
+    def set_aside(self, job_id: str) -> None:
+        """Take a job with a damaged record out of the sorted sets of waiting and running jobs."""
+        for index in (QUEUED, RUNNING, LATER):
+            self._redis.zrem(index, job_id)
 
     def cancel(self, job_id: str) -> str:
         """Cancel a job.

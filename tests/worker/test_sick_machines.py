@@ -1,0 +1,107 @@
+"""Workers on broken machines: their faults are not faults of the jobs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lorajob.worker.health import unfit_workers
+from lorajob.worker.supervision import faults
+from lorajob.worker.supervision.outcome import Crashed, Failed, Stopped
+from tests.support.command import run
+from tests.support.service import settings_for, wait_for
+
+SICK = Path(__file__).parents[1] / "support" / "sick"
+
+
+def submit(fleet, job_id):
+    """A job whose stages take no time."""
+    record = fleet.new_job(job_id, real=())
+    fleet.send(record)
+    return record
+
+
+def sick_worker(fleet, fault, **environment):
+    return fleet.start_worker("gpu", LORAJOB_TEST_FAULT=fault, PYTHONPATH=str(SICK), **environment)
+
+
+def test_workers_on_broken_machines_do_not_drain_the_queue(fleet):
+    fleet.staff(cpu=1, gpu=0)
+    sick = {sick_worker(fleet, fault).name for fault in ("mount", "disk", "card")}
+    good = fleet.start_worker("gpu")
+    records = [submit(fleet, f"hi-0000030{number}") for number in range(5)]
+    done = [fleet.wait_until(record, "succeeded", 240) for record in records]
+    for record in done:
+        runs = [entry for entry in record.ended if entry.stage == "train"]
+        assert (runs[-1].worker.partition("@")[0], runs[-1].why) == (good.name, "succeeded")
+    lost = [entry for record in done for entry in record.ended if entry.kind]
+    assert lost and {entry.worker.partition("@")[0] for entry in lost} <= sick
+    assert {entry.kind for entry in lost} <= {"files", "disk", "card"}
+
+
+def test_a_worker_that_fails_fast_takes_itself_out_and_says_so(fleet):
+    fleet.staff(cpu=1, gpu=0)
+    sick = sick_worker(fleet, "card")
+    records = [submit(fleet, f"hi-0000040{number}") for number in range(3)]
+    wait_for(lambda: [n for n in unfit_workers(fleet.redis) if n.startswith(sick.name)], 60)
+    wait_for(
+        lambda: any(
+            "attempts in a row failed at once" in unfit.why
+            for unfit in unfit_workers(fleet.redis).values()
+        ),
+        60,
+    )
+    told = run("status", env=fleet.environment())
+    assert "takes no work since" in told.stderr and "CUDA error" in told.stderr
+    doctor = json.loads(run("doctor", "--json", env=fleet.environment()).stdout)
+    assert any("takes no work" in it["text"] and it["state"] == "warn" for it in doctor)
+    waits = json.loads(run("status", records[0].id, "--json", env=fleet.environment()).stdout)
+    assert "takes no work" in waits["waits_for"] and "CUDA error" in waits["waits_for"]
+    fleet.staff(cpu=1, gpu=1)
+    fleet.start_worker("gpu")
+    for record in records:
+        fleet.wait_until(record, "succeeded", 120)
+
+
+def test_on_one_machine_a_stage_is_tried_again_with_pauses_and_fails_with_every_reason(fleet):
+    fleet.staff(cpu=1, gpu=0)
+    settings = fleet.settings
+    fleet.settings = settings.model_copy(update={"max_faults": 3, "retry_seconds": 0.5})
+    sick_worker(fleet, "disk")
+    fleet.settings = settings
+    record = submit(fleet, "hi-00000500")
+    failed = fleet.wait_until(record, "failed", 60)
+    assert failed.error == (
+        f"{record.folder}: no room left on the disk for stage train; "
+        f"make some, then `lorajob retry {record.id}`"
+    )
+    times = [it.started_at for it in failed.ended if it.stage == "train"]
+    assert len(times) == 3 and times[2] - times[1] >= 1.0  # the pause doubles
+    fleet.staff(cpu=1, gpu=0)
+    fleet.staff(cpu=1, gpu=1)
+    fleet.jobs.retry(record.id)
+    fleet.wait_until(record, "succeeded")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "kind"),
+    [
+        (Failed("corpus", "no clip"), "own"),
+        (Failed("usage", "no such setting"), "own"),
+        (Failed("model", "the loss is nan"), "own"),
+        (Failed("files", "gone"), "files"),
+        (Failed("disk", "full"), "disk"),
+        (Failed("card", "CUDA error"), "card"),
+        (Failed("install", "no torch"), "install"),
+        (Failed("network", "no Hub"), "network"),
+        (Failed("stage", "no spec.json here"), "stage"),
+        (Crashed(4, "a bug"), "crash"),
+        (Crashed(-11, "SIGSEGV"), "native"),
+        (Crashed(-9, "SIGKILL"), "lost"),
+        (Stopped("stalled"), "stalled"),
+        (Stopped("cancelled"), None),
+    ],
+)
+def test_only_what_the_input_shows_is_the_jobs_own(outcome, kind, tmp_path):
+    loss = faults.loss_of(outcome, settings_for(tmp_path, None))
+    assert (loss.kind if isinstance(loss, faults.Loss) else loss) == kind
