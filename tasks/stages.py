@@ -7,6 +7,7 @@ chain. Any other delivery raises Ignore, which sends nothing, or StageFailed, wh
 import logging
 import secrets
 import time
+from dataclasses import replace
 
 from celery import Task
 from celery.exceptions import Ignore
@@ -231,9 +232,11 @@ def fail_retryable(
     """
     record = records.load(claim.job_id)
     fit = health.serving(connect(settings, patient=True), queue_of(record, claim.stage))
-    answer = records.fail_retryable(
-        claim, loss.why, limit_of(loss.kind, settings), larger, fault(loss.kind, settings, fit)
-    )
+    after = fault(loss.kind, settings, fit)
+    if larger:
+        after = replace(after, first=0.0)  # no need to wait for another card
+    limit = limit_of(loss.kind, settings)
+    answer = records.fail_retryable(claim, loss.why, limit, larger, after)
     if answer == "failed":
         return
     if answer == "queued":
