@@ -83,8 +83,8 @@ class Reconciler:
             try:
                 if self._settled():
                     self._each(self._take_over, self._retry, self._send_again)
+                    self._silence.worked()
                 self._unheard = False
-                self._silence.worked()
             finally:
                 lock.release()
         except LockError:
