@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lorajob.demo.packaged import PACKAGED_NAME, SHA256, join_packaged_model
-from lorajob.errors import ModelError, says_full
+from lorajob.errors import says_full
 from lorajob.job.jobdir import hash_file, write_json
 from lorajob.storage import places
 from lorajob.storage.hashes import file_hash
