@@ -66,7 +66,7 @@ def serving(redis: Redis, queue: str) -> list[str]:
     return [name for name in names if name not in unfit]
 
 
-def report(redis: Redis, worker: str, unfit: Unfit | None) -> None:
+def report_fitness(redis: Redis, worker: str, unfit: Unfit | None) -> None:
     """Tell all others whether this worker is fit. An error of Redis is only logged."""
     try:
         if unfit is None:

@@ -206,7 +206,7 @@ class SelfCheck:
             self._unfit = Unfit(why, before.since if before else time.time())
         now = time.monotonic()
         if self._unfit != before or now - self._reported >= CHECK_SECONDS:
-            health.report(self._redis, self._worker, self._unfit)
+            health.report_fitness(self._redis, self._worker, self._unfit)
             self._reported = now
         if why is not None and (before is None or before.why != why):
             logger.error("this worker takes no work: %s", why)
@@ -216,7 +216,7 @@ class SelfCheck:
             self._told(None)
 
     def _leave(self) -> None:
-        health.report(self._redis, self._worker, None)
+        health.report_fitness(self._redis, self._worker, None)
 
 
 class Silence:
