@@ -263,16 +263,88 @@ STAND_INS = {
     "zza": ("Zaza", "tr", "Latin alphabet after the Turkish"),
 }
 
+# Further languages of Common Voice since its release 23: token, reason, and code=name of each.
+_NEWER = (
+    (
+        "ur",
+        "spoken in Pakistan, Arabic script",
+        "bft=Balti, bgp=Eastern Balochi, brh=Brahui, bsh=Kateviri, bsk=Burushaski, btv=Bateri,"
+        " dmk=Domaaki, dml=Dameli, ggg=Gurgula, gig=Goaria, gju=Gujari, gwc=Gawri, gwt=Gawarbati,"
+        " haz=Hazaragi, hno=Northern Hindko, kfr=Kachhi, khw=Khowar, kls=Kalasha, kvx=Parkari Koli,"
+        " kxp=Wadiyara Koli, lrk=Loarki, lss=Lassi, mki=Dhatki, mve=Pakistani Marwari,"
+        " mvy=Indus Kohistani, odk=Oadki, oru=Ormuri, phl=Palula, phr=Pahari-Pothwari,"
+        " plk=Kohistani Shina, sbn=Sindhi Bhil, scl=Shina, ssi=Sansi, trw=Torwali, ush=Ushojo,"
+        " wbl=Wakhi, xhe=Khetrani, xka=Kalkoti, ydg=Yidgha",
+    ),
+    (
+        "es",
+        "of Latin America, Latin spelling after Spanish",
+        "cpy=South Ucayali Asheninka, cut=Teutila Cuicatec, cux=Tepeuxila Cuicatec,"
+        " hux=Nüpode Huitoto, jqr=Jaqaru, mau=Huautla Mazatec, mcf=Matses,"
+        " ncx=Central Puebla Nahuatl, nlv=Orizaba Nahuatl, prq=Ashéninka Perené,"
+        " pua=Western Highland Purepecha, qup=Southern Pastaza Quechua,"
+        " qur=Yanahuanca Pasco Quechua, qus=Santiago del Estero Quichua, qux=Yauyos Quechua,"
+        " qva=Ambo-Pasco Quechua, qvi=Imbabura Kichwa, qvj=Loja Highland Kichwa,"
+        " qvl=Cajatambo Quechua, qwa=Corongo Ancash Quechua, qws=Sihuas Ancash Quechua,"
+        " qxa=Chiquián Quechua, qxt=Santa Ana de Tusi Pasco Quechua,"
+        " qxu=Arequipa-La Unión Quechua, qxw=Jauja Wanka Quechua, sei=Seri,"
+        " tar=Central Tarahumara, var=Huarijio, yaq=Yaqui, zoc=Copainalá Zoque",
+    ),
+    (
+        "ln",
+        "Bantu or related, tonal, Latin",
+        "abb=Bankon, bax=Bamun, bbj=Ghomala, beb=Bamvele, bfd=Bafut, bkh=Bakoko, bkm=Kom,"
+        " bnm=Batanga, bri=Mokpwe, bum=Bulu, cjk=Chokwe, dua=Duala, eto=Eton, ewo=Ewondo, fan=Fang,"
+        " fmp=Fe'efe'e, jgo=Ngomba, ksf=Bafia, lua=Tshiluba, mbo=Mbo, mcx=Mpiemo, nla=Ngombale,"
+        " nmg=Kwasio, nnh=Ngiemboon, tvu=Tunen",
+    ),
+    (
+        "ha",
+        "West African, Latin",
+        "fub=Adamawa Fulfulde, fue=Borgu Fulfulde, gid=Guidar, giz=Giziga, gya=Northwest Gbaya,"
+        " hna=Mina, kdh=Kotokoli, mcn=Massa, mdd=Mbum, mse=Moussey, mua=Mundang, mug=Musgum,"
+        " mxu=Mada, nmz=Losso, tui=Tupuri, udl=Ouldémé",
+    ),
+    (
+        "yo",
+        "Niger-Congo, tonal, Latin",
+        "ajg=Adja, bba=Baatonum, ebr=Ebrié, ibb=Ibibio",
+    ),
+    ("sw", "Bantu of East Africa, Latin", "eko=Ekoti, nyu=Nyungwe"),
+    (
+        "tl",
+        "Austronesian, Latin",
+        "bnn=Bunun, dru=Rukai, pwn=Paiwan, szy=Sakizaya, tay=Atayal, trv=Seediq",
+    ),
+    ("en", "English-based creole", "pcm=Nigerian Pidgin, wes=Cameroon Pidgin"),
+    (
+        "en",
+        "of North America, Latin; no related language in it",
+        "esu=Central Alaskan Yup'ik, ipk=Iñupiaq, tli=Tlingit",
+    ),
+    ("ka", "Caucasian, Georgian script", "bbl=Tush, sva=Svan"),
+    ("ru", "Cyrillic; no Caucasian language in it", "dar=Dargwa"),
+    ("ro", "Balkan Romance", "rup=Aromanian"),
+)
+STAND_INS |= {
+    code: (name, token, reason)
+    for token, reason, languages in _NEWER
+    for code, name in (pair.split("=") for pair in languages.split(", "))
+}
+
 # Languages that are not written in Latin letters alone, by script (ISO 15924). The first script of
 # a language is the usual one.
 _BY_SCRIPT = {
-    "Cyrl": "ab ady ba be bg bxr cv kbd kk kpv ky mdf mhr mk mn mrj myv os ru sah tg tt tyv udm uk",
-    "Arab": "ar ckb fa ks ps sd sdh skr ug ur",
+    "Cyrl": "ab ady ba be bg bxr cv dar kbd kk kpv ky mdf mhr mk mn mrj myv os ru sah tg tt tyv udm"
+    " uk",
+    "Arab": "ar bft bgp brh bsh bsk btv ckb dmk dml fa ggg gig gju gwc gwt haz hno kfr khw kls ks"
+    " kvx kxp lrk lss mki mve mvy odk oru phl phr plk ps sbn scl sd sdh skr ssi trw ug ur ush wbl"
+    " xhe xka ydg",
     "Deva": "bho brx doi gom hi mai mr ne sa",
     "Beng": "as bn",
     "Ethi": "am ti tig",
     "Hant": "yue zh-HK zh-TW",
-    "Geor": "ka xmf",
+    "Geor": "ka xmf bbl sva",
     "Armn": "hy hyw",
     "Hebr": "he yi",
 }

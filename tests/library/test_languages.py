@@ -3,7 +3,7 @@
 import pytest
 
 from lorajob.errors import UsageError
-from lorajob.language_tables import ALIASES, REGIONAL, STAND_INS, WHISPER
+from lorajob.language_tables import ALIASES, REGIONAL, SCRIPTS, STAND_INS, WHISPER
 from lorajob.languages import find_language, is_locale, is_locale_of, known_languages
 
 
@@ -60,6 +60,19 @@ def test_every_stand_in_is_a_token_of_every_multilingual_whisper():
     codes = {language.code for language in known_languages()}
     assert set(ALIASES.values()) <= codes
     assert not {alias for alias in ALIASES if alias in WHISPER or alias in STAND_INS}
+
+
+def test_languages_of_newer_releases_of_common_voice_are_known():
+    assert len(known_languages()) > 300
+    khowar, bunun = find_language("khw"), find_language("Bunun")
+    assert (khowar.name, khowar.token, khowar.scripts) == ("Khowar", "ur", ("Arab",))
+    assert (bunun.code, bunun.token, bunun.scripts) == ("bnn", "tl", ("Latn",))
+    assert find_language("sva").scripts == ("Geor",)
+
+
+def test_every_script_is_of_a_known_language():
+    assert SCRIPTS.keys() <= {language.code for language in known_languages()}
+    assert all(len(code) == 4 for codes in SCRIPTS.values() for code in codes)
 
 
 def test_scripts_without_spaces_are_scored_by_characters():
