@@ -1,11 +1,11 @@
-"""`python3 -IS alive.py live|ready`: exit code 0 while the worker of this container is well.
+"""`python3 -IS alive.py live|ready`: exit code 0 if the worker of this container is well.
 
-live   its process runs. True however long Redis is away: a worker waits for it, and its stage goes
-       on, so that killing it would only lose work.
-ready  Redis hears of it too.
+live   The worker's process runs. This does not depend on Redis. If Redis is unavailable, the worker
+       waits and its stage continues. A restart would only lose work.
+ready  The worker runs, and its heartbeats reach Redis.
 
-It reads the times of two files that a worker touches every three seconds, and imports nothing of
-lorajob: a probe costs some hundredths of a second, needs no Redis and knows no password.
+It reads the times of two files that a worker touches every three seconds. It imports nothing of
+lorajob. So a probe costs some hundredths of a second and needs neither Redis nor a password.
 """
 
 import sys
@@ -15,11 +15,11 @@ from pathlib import Path
 
 PATTERN = "lorajob-worker-*"  # the temporary folder of each worker
 ALIVE_SECONDS = 60  # a machine that swaps is slow, not dead
-CONNECTED_SECONDS = 30  # a worker unheard of for 15 s counts as gone
+CONNECTED_SECONDS = 30  # a worker without a heartbeat for 15 s counts as dead
 
 
 def age(path: Path) -> float:
-    """Seconds since the file was touched; infinite where there is none."""
+    """Seconds since the file was touched; infinite if it is missing."""
     try:
         return time.time() - path.stat().st_mtime
     except OSError:

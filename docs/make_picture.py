@@ -99,10 +99,9 @@ def draw(frames: list[dict[str, Any]]) -> str:
         BarView(progress, job).update(job)
         picture.print(prompt, Text(f"  # {title}", "dim"), sep="")
         picture.print(progress.get_renderable())
+        picture.print()
         if (table := metrics_table(job)) is not None and job.over:
             picture.print(table)
-        else:
-            picture.print()
     svg = picture.export_svg(title="lorajob", unique_id="lorajob")
     return FONT_FACE.sub("", svg)
 

@@ -1,4 +1,4 @@
-"""Counts which clips of a corpus preprocessing kept, and which it dropped for which reason."""
+"""Counts which clips preprocessing kept, and which it dropped for which reason."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field

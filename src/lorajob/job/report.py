@@ -1,5 +1,7 @@
 """How a running stage reports to its supervisor, and how it learns that it should stop.
 
+Not to be confused with corpora/report.py (counts of dropped clips) and reporting/ (pages on a job).
+
 Events are JSON objects on standard output, one on each line:
 
     {"event": "progress", "stage": "train", "step": 5, "total": 180, "loss": 2.1, "eta_seconds": 60}

@@ -1,5 +1,8 @@
 """Plans a training: clips into windows, windows into optimizer steps and forward passes.
 
+passes.py runs this plan. packed.py makes the batch of a pass without padding, dataset.py that of a
+padded pass.
+
 The plan is deterministic, given the seed. The public recipe pads each clip to 30 s: with clips of
 4 s, seven eighths of the encoder's work is silence. Here most windows are cut behind their clip,
 which is the cheapest. Some are packed full, for long recordings and timestamps. Some are padded: a
