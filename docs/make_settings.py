@@ -29,6 +29,12 @@ OTHER_VARIABLES = {
         "Maximum disk space, in GB, for `LORAJOB_HOME/cache`. 0: nothing is cached.",
     ),
     "LORAJOB_CORPORA_GB": ("200", "Maximum disk space, in GB, for downloaded corpora."),
+    "LORAJOB_GROUP": (
+        "",
+        "Group, by name or id, that may read and write new jobs' folders (2770), their `spec.json` "
+        "and `job.json` (0660). Its users need the umask 002. Unset: only the user who submits and "
+        "runs the jobs (0700, 0600).",
+    ),
     "LORAJOB_PROCESSES": (
         "",
         "Processes that share one training. Unset: one for each GPU.",

@@ -31,6 +31,7 @@ from lorajob.worker.artifacts.lookup import (
     put_corpus,
     recorded_ids,
 )
+from lorajob.worker.artifacts.signature import SIGNATURE, sign
 from lorajob.worker.connect import connect, service_errors
 from lorajob.worker.health import Unfit, serving, unfit_workers
 from lorajob.worker.heartbeats import living
@@ -62,7 +63,7 @@ class Jobs:
 
     @cached_property
     def records(self) -> Records:
-        return Records(self.redis)
+        return Records(self.redis, self._settings.place_of)
 
     @cached_property
     def user(self) -> str | None:
@@ -159,7 +160,11 @@ class Jobs:
         place = {"corpus": spec.corpus, "more_corpora": spec.places[1:]}
         record = record.model_copy(update=place)
         try:
-            open_job(record, self._settings).put_spec(spec.model_dump(mode="json"))
+            files, written = open_job(record, self._settings), spec.model_dump(mode="json")
+            files.put_spec(written)
+            if self._settings.signing_key is not None:
+                signature = sign(self._settings.signing_key, record.id, written)
+                files.location.write_json(SIGNATURE, signature)
             with service_errors(self._settings):
                 created = self.records.create(record)
             if created and not created.over:

@@ -50,7 +50,7 @@ class Notifier:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._redis = connect(settings)
-        self._records = Records(self._redis)
+        self._records = Records(self._redis, settings.place_of)
         self._looks = 0
         self.ticker = Ticker("notices", LOOK_SECONDS, self.turn, self.turn, END_SECONDS)
 

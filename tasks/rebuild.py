@@ -28,7 +28,7 @@ def rebuild(settings: Settings) -> Rebuilt:
     Raises ServiceError if Redis does not answer.
     """
     redis = connect(settings)
-    records = Records(redis)
+    records = Records(redis, settings.place_of)
     jobs, problems = [], []
     for job_id in recorded_ids(settings, "spec.json"):
         with service_errors(settings):

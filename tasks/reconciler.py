@@ -52,7 +52,7 @@ class Reconciler:
     def __init__(self, settings: Settings, redis: Redis) -> None:
         self._settings = settings
         self._redis = redis
-        self._records = Records(redis)
+        self._records = Records(redis, settings.place_of)
         self._lease = settings.lease_seconds
         self._quiet_until = 0.0  # monotonic
         self._expired: set[str] = set()

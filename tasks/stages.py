@@ -22,6 +22,7 @@ from lorajob.worker import health
 from lorajob.worker.app import app
 from lorajob.worker.artifacts.job_files import JobFiles
 from lorajob.worker.artifacts.lookup import open_job
+from lorajob.worker.artifacts.signature import unsigned
 from lorajob.worker.artifacts.transfer import Errand
 from lorajob.worker.connect import connect, retry_redis
 from lorajob.worker.heartbeats import larger_class
@@ -78,7 +79,7 @@ def run_claimed_stage(task: Task, job_id: str, stage: str) -> Description:
     finish the stage, and StageFailed if the stage failed.
     """
     settings = Settings()
-    records = Records(connect(settings, patient=True))
+    records = Records(connect(settings, patient=True), settings.place_of)
     worker = task.request.hostname
     before = load(records, job_id)
     refuse_if_unfit(before, settings)
@@ -89,7 +90,7 @@ def run_claimed_stage(task: Task, job_id: str, stage: str) -> Description:
     record = retry_redis(lambda: load(records, job_id))  # earlier stages may have ended since
     with observed(before, claim, worker, settings) as seen:
         with ProgressMirror(task, job_id, record.language, stage) as mirror:
-            touched = Records(connect(settings))
+            touched = Records(connect(settings), settings.place_of)
             watcher = Watcher([RecordWatch(touched, claim, settings.lease_seconds), mirror])
             seen.outcome = outcome = attempt(files, record, claim, watcher, worker, settings)
         note_end(claim, outcome, time.monotonic() - began, settings)
@@ -165,6 +166,8 @@ def attempt(
     errand = Errand(watcher, watch_seconds(settings.lease_seconds), settings.grace_seconds)
 
     def run(job: JobDir, listener: Listener) -> Outcome:
+        if (why := unsigned(files, job, settings.signing_key)) is not None:
+            return Failed("unsigned", why)
         return supervise(
             claim.stage,
             job,

@@ -80,6 +80,9 @@ class Settings(BaseSettings):
     """Secret that signs the requests to `LORAJOB_WEBHOOK_URL`."""
     slack_webhook_url: SecretStr | None = None
     """Slack webhook that receives one sentence about every job that ends."""
+    signing_key: SecretStr | None = None
+    """Secret of the machines that submit and of the workers. If it is set, `submit` signs the
+    settings of each job, and workers refuse a job whose settings are unsigned or altered."""
     scale_down_seconds: float = Field(default=120, gt=0)
     """A worker of `lorajob autoscale` ends after this many seconds without work."""
     stages_here: int = Field(default=1, ge=1)
@@ -113,6 +116,17 @@ class Settings(BaseSettings):
             if isinstance(path := getattr(self, name), Path):
                 plain[name] = str(path.resolve())
         return {f"LORAJOB_{k.upper()}": str(v) for k, v in plain.items() if v is not None}
+
+    def place_of(self, job_id: str, said: str | None = None) -> str:
+        """The folder or url of a job. It follows from these settings and the id alone.
+
+        `said` is what the job's record states. It only tells whether the job is older than the
+        store of these settings, so that its files are in `workplace`.
+        """
+        local = str(self.jobs.expanduser().resolve() / job_id)
+        if self.store_url is None or said == local:
+            return local
+        return f"{self.store_url}/{job_id}"
 
     def is_everywhere(self, corpus: Path) -> bool:
         """Whether every machine has this corpus, because it is in a shared LORAJOB_CORPORA."""

@@ -18,8 +18,8 @@ CORPORA = ".corpora"  # a folder in the store that has no job's name
 
 
 def open_job(record: JobRecord, settings: Settings) -> JobFiles:
-    """The files of a job, in the place that its record names."""
-    return _open(record.folder, settings)
+    """The files of a job. Their place follows from the settings, not from the record."""
+    return _open(settings.place_of(record.id, record.folder), settings)
 
 
 def find_job(job_id: str, settings: Settings) -> JobFiles:
@@ -36,9 +36,7 @@ def _open(place: str, settings: Settings) -> JobFiles:
 
 def job_place(settings: Settings, job_id: str) -> str:
     """The folder or url of a job, as its record names it."""
-    if settings.store_url is not None:
-        return f"{settings.store_url}/{job_id}"
-    return str(settings.jobs.expanduser().resolve() / job_id)
+    return settings.place_of(job_id)
 
 
 def put_corpus(settings: Settings, corpus: str, language: str, columns: Mapping[Any, str]) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lorajob.job.jobdir import JOB_ID
 from lorajob.storage.folders import job_lock, keep_newest, locked, remove_folder, sweep
+from lorajob.storage.locations import private_folder
 from lorajob.storage.store import Store
 from lorajob.worker.artifacts.job_store import JobStore
 
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 def hold_copy(stored: JobStore) -> Iterator[None]:
     """Keep the job's folder on this machine while the block runs."""
     with locked(job_lock(stored.job.root), fcntl.LOCK_SH):
-        stored.job.root.mkdir(parents=True, exist_ok=True)
+        private_folder(stored.job.root)
         os.utime(stored.job.root)
         yield
         with suppress(FileNotFoundError):  # a removed folder does not undo the block's work

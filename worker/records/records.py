@@ -9,7 +9,7 @@ a caller with another number or owner.
 import json
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
@@ -17,7 +17,7 @@ from redis import Redis
 from redis.exceptions import WatchError
 
 from lorajob.errors import JobNotFoundError, RecordError
-from lorajob.job.jobdir import STAGES
+from lorajob.job.jobdir import JOB_ID, STAGES
 from lorajob.job.report import Progress
 from lorajob.job.results import StageResult
 from lorajob.storage.store import StoreError
@@ -36,6 +36,8 @@ Settled = Literal["settled", "stopped", "superseded"]
 Heard = Literal["held", "cancelled", "superseded", "forgotten"]
 Requeued = Literal["queued", "later", "cancelled", "failed", "superseded"]
 Expired = Literal["queued", "cancelled", "failed", "held"]
+
+PlaceOf = Callable[[str, str], str]
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +85,13 @@ class Fault:
 class Records:
     """The job records in one Redis (which must decode responses)."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, place: PlaceOf | None = None) -> None:
+        """`place` gives the folder or url of a job, by its id and what its record states.
+
+        Without it the record is believed, which is only for tests and for showing a record.
+        """
         self._redis = redis
+        self._place = place
         self._script = transitions.register(redis)
 
     def create(self, record: JobRecord) -> JobRecord | None:
@@ -126,7 +133,7 @@ class Records:
         fields = cast("dict[str, str]", self._redis.hgetall(_record_key(job_id)))
         if not fields:
             raise _unknown(job_id)
-        return JobRecord.from_hash(fields)
+        return self._placed(JobRecord.from_hash(fields))
 
     def known(self, job_id: str) -> bool:
         """Whether a record of that id exists."""
@@ -152,7 +159,7 @@ class Records:
         records = []
         for fields in found:
             try:
-                records.append(JobRecord.from_hash(fields))
+                records.append(self._placed(JobRecord.from_hash(fields)))
             except RecordError as error:
                 logger.warning("%s", error)
         return records
@@ -349,6 +356,12 @@ class Records:
             except (OSError, StoreError) as error:
                 logger.warning("%s: job.json cannot be written: %s", job_id, error)
                 return
+
+    def _placed(self, record: JobRecord) -> JobRecord:
+        """The record with the folder that follows from the settings. A forged one is not obeyed."""
+        if self._place is None or not JOB_ID.fullmatch(record.id):
+            return record
+        return record.model_copy(update={"folder": self._place(record.id, record.folder)})
 
     def _mirror_known(self, job_id: str) -> None:
         try:

@@ -41,6 +41,7 @@ PROGRESS_SECONDS = 0.5  # shortest time between two reports of progress
 # The credentials of stores. Only the worker fetches and pushes files, so the stage needs none.
 SECRET_STARTS = ("AWS_", "AZURE_STORAGE_", "GOOGLE_APPLICATION_")
 SECRET_WORDS = (
+    "SIGNING_KEY",
     "PASSWORD",
     "SECRET",
     "BASIC_AUTH",

@@ -161,11 +161,20 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write JSON whole or not at all: a temporary file beside it, fsync, rename."""
+def write_json(
+    path: Path, value: object, mode: int | None = None, group: int | None = None
+) -> None:
+    """Write JSON whole or not at all: a temporary file beside it, fsync, rename.
+
+    `mode` and `group` (an id) are set before the content is written; None leaves the usual ones.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w", encoding="utf-8") as file:
+        if group is not None:
+            os.fchown(file.fileno(), -1, group)
+        if mode is not None:
+            os.fchmod(file.fileno(), mode)
         json.dump(value, file, ensure_ascii=False, indent=2)
         file.write("\n")
         file.flush()

@@ -1,10 +1,13 @@
 """Opens the location of a job's small files: a folder of this machine, or a store behind a URL."""
 
+import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from lorajob.job.jobdir import write_json
+from lorajob.storage import places
 from lorajob.storage.store import Store
 from lorajob.storage.urls import local_path
 
@@ -24,12 +27,31 @@ class Folder:
             return None
 
     def write_json(self, name: str, value: object) -> None:
-        """Write a small file, whole or not at all."""
-        write_json(self.path / name, value)
+        """Write a small file, whole or not at all. Only its user, or the group of LORAJOB_GROUP,
+        can read it: a url in it may be signed.
+        """
+        group = places.job_group()
+        private_folder(self.path)
+        write_json(self.path / name, value, 0o600 if group is None else 0o660, group)
 
     def remove(self) -> None:
         """Remove the folder as far as possible."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def private_folder(path: Path) -> None:
+    """Make the folder of a job, for its user or for the group of LORAJOB_GROUP. A folder that
+    exists stays as it is.
+    """
+    if path.is_dir():
+        return
+    group = places.job_group()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+        if group is not None:
+            os.chown(path, -1, group)
+            path.chmod(0o2770)
 
 
 def open_location(text: str) -> Folder | Store:

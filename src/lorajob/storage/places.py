@@ -1,5 +1,6 @@
 """Folders of a user that are shared by all jobs, and the limits of their sizes."""
 
+import grp
 import os
 from pathlib import Path
 
@@ -38,6 +39,20 @@ def corpora() -> Path:
 def corpora_bytes() -> int:
     """`LORAJOB_CORPORA_GB` (200) in bytes. Raises UsageError if it is not a number."""
     return _gigabytes("LORAJOB_CORPORA_GB", "200")
+
+
+def job_group() -> int | None:
+    """The id of the group `LORAJOB_GROUP`, which may read and write the jobs' folders.
+
+    Raises UsageError if there is no such group.
+    """
+    name = os.environ.get("LORAJOB_GROUP")
+    if not name:
+        return None
+    try:
+        return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise UsageError(f"LORAJOB_GROUP: {name!r} is no group of this machine") from None
 
 
 def _gigabytes(name: str, default: str) -> int:
