@@ -73,11 +73,11 @@ class Validator:
         return min(self.taken, key=lambda it: (self._rate(it), -it.step), default=None)
 
     def gives_up(self, patience: int | None) -> bool:
-        """Whether the best point is `patience` points ago."""
-        best = self.best
-        if patience is None or best is None:
+        """Whether no point was better than the ones before for `patience` points."""
+        if patience is None or not self.taken:
             return False
-        return len(self.taken) - 1 - self.taken.index(best) >= patience
+        rates = [self._rate(point) for point in self.taken]
+        return len(rates) - 1 - rates.index(min(rates)) >= patience
 
     def take(self, step: int, done: Callable[[int], None]) -> ValidationPoint:
         """Decode at a point. `done` is called with the number of clips decoded so far."""
