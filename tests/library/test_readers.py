@@ -1,5 +1,6 @@
 """Which reader reads a corpus, and what is said when none does."""
 
+import os
 import re
 import sys
 import zipfile
@@ -83,6 +84,22 @@ def test_an_archive_too_large_for_a_quick_look_is_judged_by_its_first_files(tmp_
     check_corpus(path, "ml")
     with pytest.raises(UsageError, match="is of ml, but the job's language is hi"):
         check_corpus(path, "hi")
+
+
+def test_links_in_circles_are_not_followed(tmp_path):
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    (inner / "up").symlink_to(tmp_path)
+    (tmp_path / "x.xml").touch()
+    with pytest.raises(LorajobError, match="a layout that no reader knows"):
+        open_corpus(tmp_path, "hi")
+
+
+def test_a_pipe_in_a_folder_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "train.json")
+    os.mkfifo(tmp_path / "train.tsv")
+    with pytest.raises(LorajobError, match="a layout that no reader knows"):
+        open_corpus(tmp_path, "hi")
 
 
 def documented_reader() -> str:

@@ -13,7 +13,7 @@ import weakref
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
@@ -35,6 +35,7 @@ TABLE_SUFFIXES = frozenset(
 )
 KALDI_TABLES = frozenset({"text", "segments", "utt2spk", "spk2utt", "utt2dur", "reco2dur"})
 CHUNK_BYTES = 1 << 20
+KEPT_LISTINGS = 16  # of folders
 
 
 class Tree(Protocol):
@@ -85,17 +86,21 @@ class FolderTree:
 
     path: Path
     whole: bool = True
+    # The folders listed last, because several readers look at the same ones.
+    _listed: dict[str, "_Listing"] = field(default_factory=dict, compare=False, repr=False)
 
     def files(self, folder: str = "") -> list[str]:
-        return self._names(folder, folders=False)
+        return self._list(folder).files
 
     def folders(self, folder: str = "") -> list[str]:
-        return self._names(folder, folders=True)
+        return self._list(folder).folders
 
-    def _names(self, folder: str, folders: bool) -> list[str]:
-        with os.scandir(self.path / folder) as found:
-            names = [it.name for it in found if it.is_dir() == folders and not _hidden(it.name)]
-        return sorted(names)
+    def _list(self, folder: str) -> "_Listing":
+        if folder not in self._listed:
+            if len(self._listed) >= KEPT_LISTINGS:
+                self._listed.clear()
+            self._listed[folder] = _listing(self.path / folder)
+        return self._listed[folder]
 
     def has(self, name: str) -> bool:
         return (self.path / name).is_file()
@@ -108,6 +113,34 @@ class FolderTree:
 
     def audio(self, folder: str, max_bytes: int = MAX_RECORDING_BYTES) -> AudioSource:
         return FolderAudio(self.path / folder)
+
+
+@dataclass(frozen=True)
+class _Listing:
+    files: list[str]
+    folders: list[str]
+
+
+def _listing(path: Path) -> _Listing:
+    """The names in a folder. A link to a folder above it is left out: it would have no end."""
+    files: list[str] = []
+    folders: list[str] = []
+    try:
+        with os.scandir(path) as found:
+            for it in found:
+                if _hidden(it.name):
+                    continue
+                if it.is_file():
+                    files.append(it.name)
+                elif it.is_dir() and not (it.is_symlink() and _is_above(Path(it.path), path)):
+                    folders.append(it.name)
+    except OSError as error:
+        raise CorpusError(f"corpus: {path} cannot be listed: {error.strerror}") from None
+    return _Listing(sorted(files), sorted(folders))
+
+
+def _is_above(link: Path, folder: Path) -> bool:
+    return folder.resolve().is_relative_to(link.resolve())
 
 
 @dataclass(frozen=True)
