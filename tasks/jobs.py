@@ -159,6 +159,7 @@ class Jobs:
             spec = spec.model_copy(update={"base_revision": commit})
         place = {"corpus": spec.corpus, "more_corpora": spec.places[1:]}
         record = record.model_copy(update=place)
+        created: JobRecord | None = None
         try:
             files, written = open_job(record, self._settings), spec.model_dump(mode="json")
             files.put_spec(written)
@@ -170,7 +171,10 @@ class Jobs:
             if created and not created.over:
                 (send or self._send)(created)
         except BaseException:  # Ctrl-C must not leave a half submitted job either
-            if not self._overtaken(record):
+            # Another client that submits the same batch may have counted a job that was created.
+            # It stays queued, and the reconciler sends it.
+            counted = record.batch is not None and created is not None
+            if not counted and not self._overtaken(record):
                 self._withdraw(record)
             raise
 

@@ -37,6 +37,7 @@ CHILD_SECONDS = 0.5
 
 logger = logging.getLogger(__name__)
 _tickers: list[Ticker] = []
+_before: dict[signal.Signals, Any] = {}  # in a pool child: the handlers outside of a task
 
 
 def run(ticker: Ticker) -> None:
@@ -56,6 +57,9 @@ def install() -> None:
     signals.worker_ready.connect(_start_heartbeat)
     signals.worker_ready.connect(_watch_idleness)
     signals.worker_ready.connect(_handle_sigquit)
+    signals.worker_ready.connect(_handle_sighup)
+    signals.task_prerun.connect(_leave_stop_to_supervisor)
+    signals.task_postrun.connect(_take_stop_again)
     signals.worker_ready.connect(_replace_children_soon)
     signals.worker_shutting_down.connect(_raise_stop_file)
     signals.worker_shutdown.connect(_sign_off)
@@ -101,6 +105,9 @@ def _raise_stop_file(**_: Any) -> None:
 class StopStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
     """Creates the flag file when a worker ends without a signal, as by the button in Flower."""
 
+    def start(self, parent: Any) -> None:
+        _handle_sighup()
+
     def close(self, parent: Any) -> None:
         _raise_stop_file()
 
@@ -113,6 +120,36 @@ class FitStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no t
     def start(self, consumer: Any) -> None:
         qos = consumer.task_consumer.channel.qos
         qos.can_consume = may_consume(qos.can_consume)
+
+
+def _handle_sighup(**_: Any) -> None:
+    """Treat SIGHUP, as from a terminal that closes, as SIGTERM.
+
+    Celery would start this program anew, or end at once. Nothing is printed: the terminal may be
+    gone.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        _raise_stop_file()
+        _end_warmly()
+
+    signal.signal(signal.SIGHUP, handle)
+
+
+def _leave_stop_to_supervisor(**_: Any) -> None:
+    """In a pool child: have the stage that runs stop and be given back on SIGTERM or SIGHUP.
+
+    A process manager may send the signal to every process of the worker. The child would otherwise
+    end at once, its stage without a checkpoint, and the attempt would count as lost. Installed for
+    each task, because the pool sets up its own handlers after the start of a child.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        _before[number] = signal.signal(number, lambda *_: _raise_stop_file())
+
+
+def _take_stop_again(**_: Any) -> None:
+    while _before:
+        signal.signal(*_before.popitem())
 
 
 def _handle_sigquit(**_: Any) -> None:

@@ -239,3 +239,22 @@ def test_a_part_of_a_card_with_five_gb_leaves_what_needs_more_to_others(jobs, da
 
 def test_every_lane_is_declared():
     assert len(all_queues()) == len(set(all_queues())) == LANES * 9
+
+
+def test_a_job_that_another_client_has_counted_stays_queued_if_it_cannot_be_sent(
+    jobs, data, redis, monkeypatch
+):
+    wanted = specs(data, "hi")
+
+    def refuse(record, *_):
+        other = submit_batch(Jobs(jobs.settings), wanted)  # another client comes in between
+        assert other.batch.jobs == (record.id,)
+        raise ServiceError("Redis did not take the message")
+
+    monkeypatch.setattr(broker, "_send", refuse)
+    with pytest.raises(ServiceError):
+        submit_batch(jobs, wanted)
+    _, records = load_batch(jobs, submit_batch(jobs, wanted).batch.id)
+    assert [record.state for record in records] == ["queued"]
+    assert (Path(records[0].folder) / "spec.json").is_file()
+    assert jobs.records.overdue(0, 10) == [records[0].id]  # the reconciler sends it

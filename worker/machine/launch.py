@@ -27,7 +27,7 @@ CELERY = (sys.executable, "-m", "celery", "-A", "lorajob.worker.app")
 FLOWER_PORT = 5555
 TASKS_COLUMNS = "args,name,state,result,received,runtime,worker,uuid"  # args: job; result: WER
 
-FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 Launch = tuple[list[str], Mapping[str, str]]  # command, environment
 
 

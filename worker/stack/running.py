@@ -173,10 +173,16 @@ class RunningStack:
     def _end(self) -> None:
         """End workers and Flower first, then Redis: workers need it to give their stages back."""
         patience = self._settings.grace_seconds + EXTRA_SECONDS
-        end(self._running(*self._others), patience, self._hurried)
+        # A process manager may have sent SIGTERM to Redis as well, which the workers still need.
+        end(self._running(*self._others), patience, self._hurried_with_redis)
         if self._redis is not None:
             end(self._running(self._redis), REDIS_END_SECONDS, self._hurried)
         forget(self._home)
+
+    def _hurried_with_redis(self) -> bool:
+        if self._redis is not None:
+            self._redis.tend()
+        return self._hurried()
 
     def _hurried(self) -> bool:
         return self._signals > 1  # the second Ctrl-C

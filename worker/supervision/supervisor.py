@@ -236,7 +236,7 @@ def _outcome(stage: str, job: JobDir, child: Child, code: int) -> Outcome:
         return Failed(str(error.get("kind", "error")), str(error.get("message", "")))
     if child.stop_reason is not None:
         return Stopped(child.stop_reason)
-    if code == EXIT_STOPPED:
+    if code in (EXIT_STOPPED, -signal.SIGTERM, -signal.SIGHUP):
         return Stopped("shutdown")  # the signal came from outside: the machine, or a person
     how = f"was ended by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
     return Crashed(code, f"stage {stage} {how}; see log/{stage}.log")
