@@ -4,16 +4,17 @@
     OUT/report.json         how many clips were kept, which were dropped and why
 
 A clip is dropped if its text is empty or only punctuation, its text has too many tokens, its audio
-cannot be read, or it is too long or too short. The report counts and names the dropped clips.
-Training on them would teach the model a wrong text for the sound.
+cannot be read, is cut off or silent, or it is too long or too short. Training on it would teach the
+model a wrong text for the sound. The report counts every row of the corpus: kept, dropped by its
+reason with one example, or unused.
 """
 
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -23,13 +24,14 @@ from lorajob.corpora.joined import Part, join_corpora
 from lorajob.corpora.pieces import Piece, pieces
 from lorajob.corpora.report import CorpusReport
 from lorajob.corpora.split import choose_test, sample
+from lorajob.corpora.tables import text_fault
 from lorajob.errors import CorpusError
 from lorajob.job.jobdir import JobDir, hash_file, write_json
 from lorajob.job.report import Report
 from lorajob.job.results import PreprocessResult
 from lorajob.languages import find_language
 from lorajob.spec import JobSpec, PreprocessConfig
-from lorajob.speech import audio
+from lorajob.speech import audio, levels
 from lorajob.speech.clipstore import ClipWriter, encode
 from lorajob.speech.text import clean, normalise
 from lorajob.storage import cache, places
@@ -38,8 +40,9 @@ from lorajob.whisper.tokens import Labels
 
 # Version of this stage's output, part of the cache key: raise it with every change of the output.
 VERSION = 3
-EMPTY_TEXT = "empty text"
+EMPTY_TEXT = "text empty after normalising"
 DEV = "dev"
+LOST_TEXT = "text with characters that an earlier conversion lost (U+FFFD)"
 CLIPS_AHEAD = 4  # for each thread: clips decoded before the first of them is written
 SECONDS_BETWEEN_REPORTS = 0.5
 
@@ -56,6 +59,7 @@ class Selection:
     # How the test clips were chosen: by the corpus's own "split", by "speaker" or by "sentence".
     test_by: str
     dev: frozenset[str] = frozenset()  # the clips for training that are of the split dev
+    unused: Mapping[str, int] = field(default_factory=dict)  # rows, by the reason
 
     def target(self, clip: Clip) -> Target:
         return "test" if clip.id in self.test else "train"
@@ -73,6 +77,8 @@ class Prepared:
     seconds: float = 0.0
     audio: bytes = b""
     reason: str | None = None
+    detail: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> PreprocessResult:
@@ -103,7 +109,8 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         return PreprocessResult(**kept_before)
     corpus = _opened(spec, sources, language.code, pace)
     selection = select(corpus, spec.preprocess, spec.seed)
-    kept = CorpusReport(language.code, selection.test_by)
+    rows = len(corpus.entries) + corpus.repeated
+    kept = CorpusReport(language.code, selection.test_by, rows, selection.unused)
     _write_stores(corpus, selection, spec.preprocess, labels, out, kept, pace)
     for target in ("train", "test"):
         if not kept.clips(target):
@@ -124,10 +131,20 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         sum(result.dropped.values()),
         size / 1e6,
     )
-    # Unreadable clips may be repaired later, so such a result is not cached.
-    if not any(reason == audio.UNREADABLE for reason in result.dropped):
+    for name, example in result.examples.items():
+        count = result.dropped.get(name, 0) + result.noted.get(name, 0)
+        log.info("%s %d: %s, such as %s", _verb(name, result), count, name, example)
+    if result.unused:
+        unused = ", ".join(f"{count:,} {name}" for name, count in result.unused.items())
+        log.info("rows not used: %s", unused)
+    # Files may be repaired later, so such a result is not cached.
+    if not audio.FILE_FAULTS & {*result.dropped}:
         cache.keep("preprocess", name, result.model_dump(), out)
     return result
+
+
+def _verb(name: str, result: PreprocessResult) -> str:
+    return "dropped" if name in result.dropped else "kept"
 
 
 def _opened(spec: JobSpec, sources: list[Path], language: str, pace: "_ClipProgress") -> Corpus:
@@ -153,14 +170,18 @@ def select(corpus: Corpus, config: PreprocessConfig, seed: int) -> Selection:
     `max_train_clips` and `max_test_clips` limit how many clips are read; some of those may still be
     dropped. Raises CorpusError if the requested splits are empty.
     """
-    test = {entry.id for entry in corpus.entries if entry.split == config.test_split}
+    usable = [entry for entry in corpus.entries if not entry.fault]
+    test = {entry.id for entry in usable if entry.split == config.test_split}
     rest = [
-        entry
-        for entry in corpus.entries
-        if entry.split in config.train_splits and entry.id not in test
+        entry for entry in usable if entry.split in config.train_splits and entry.id not in test
     ]
     if not rest:
         have = ", ".join(f"{name} ({count:,})" for name, count in corpus.splits.items())
+        faults = Counter(entry.fault for entry in corpus.entries if entry.fault)
+        if faults:
+            have += "; rows that cannot be read: " + ", ".join(
+                f"{count:,} {fault}" for fault, count in faults.most_common(3)
+            )
         raise CorpusError(
             f"preprocess.train_splits: no clips in {', '.join(config.train_splits) or 'none'};"
             f" splits of this corpus: {have or 'none'}"
@@ -174,11 +195,25 @@ def select(corpus: Corpus, config: PreprocessConfig, seed: int) -> Selection:
             f" and the corpus has no split {config.test_split}; allowed: over 0, and two sentences"
         )
     train = {entry.id for entry in rest} - test
+    chosen_train = frozenset(sample(train, config.max_train_clips, seed))
+    chosen_test = frozenset(sample(test, config.max_test_clips, seed))
+    # Rows that cannot be used take no place of others, but are counted.
+    faulty = [entry for entry in corpus.entries if entry.fault]
+    bad_test = {entry.id for entry in faulty if entry.split == config.test_split}
+    bad_train = {entry.id for entry in faulty if entry.split in config.train_splits} - bad_test
+    used = {*config.train_splits, config.test_split}
+    unused = {f"in split {name}": n for name, n in corpus.splits.items() if name not in used}
+    unused |= {
+        "listed in two tables": corpus.repeated,
+        "over preprocess.max_train_clips": len(train) - len(chosen_train),
+        "over preprocess.max_test_clips": len(test) - len(chosen_test),
+    }
     return Selection(
-        train=frozenset(sample(train, config.max_train_clips, seed)),
-        test=frozenset(sample(test, config.max_test_clips, seed)),
+        train=chosen_train | bad_train,
+        test=chosen_test | bad_test,
         test_by=test_by,
         dev=frozenset(entry.id for entry in rest if entry.split == DEV) - test,
+        unused=unused,
     )
 
 
@@ -188,25 +223,40 @@ def prepare_clip(
     """Decode and check one clip. The cheap checks come first."""
     clip = piece.clip
     text = clean(clip.text)
-    speaker = clip.speaker
-    tokens = labels.count(text)
-    reason = clip.fault or None
-    if reason is None and not normalise(text):
-        reason = EMPTY_TEXT
-    elif reason is None and tokens > config.max_label_tokens:
-        reason = f"over {config.max_label_tokens} label tokens"
-    if reason:
-        return Prepared(clip.id, target, text, speaker, reason=reason)
+    fault, detail = clip.fault or text_fault(text), ""
+    if not fault and "\ufffd" in text:
+        fault, detail = LOST_TEXT, repr(clip.text[:40])
+    tokens = 0 if fault else labels.count(text)
+    if not fault and not normalise(text):
+        fault, detail = EMPTY_TEXT, repr(clip.text[:40])
+    elif not fault and tokens > config.max_label_tokens:
+        fault, detail = f"over {config.max_label_tokens} label tokens", f"{tokens} tokens"
+    if fault:
+        return Prepared(clip.id, target, text, clip.speaker, reason=fault, detail=detail)
     try:
         samples = piece.samples(config.max_seconds)
     except audio.AudioError as error:
-        return Prepared(clip.id, target, text, speaker, reason=error.reason)
+        return Prepared(
+            clip.id, target, text, clip.speaker, reason=error.reason, detail=error.detail
+        )
     seconds = len(samples) / audio.SAMPLE_RATE
     if seconds < config.min_seconds:
-        short = f"under {config.min_seconds:g} s"
-        return Prepared(clip.id, target, text, speaker, reason=short)
+        fault, detail = f"under {config.min_seconds:g} s", f"{seconds:.2f} s"
+    elif levels.is_silent(samples):
+        fault, detail = levels.SILENT, f"{seconds:.2f} s"
+    if fault:
+        return Prepared(clip.id, target, text, clip.speaker, reason=fault, detail=detail)
     encoded = encode(samples, config.audio_format)
-    return Prepared(clip.id, target, text, speaker, tokens, seconds, encoded)
+    return Prepared(
+        clip.id,
+        target,
+        text,
+        clip.speaker,
+        tokens,
+        seconds,
+        encoded,
+        remarks=levels.remarks(samples),
+    )
 
 
 def _write_stores(
@@ -233,7 +283,16 @@ def _write_stores(
 
         for clip in _in_order(work, pieces(clips, config.max_seconds)):
             done += 1
-            kept.add(clip.target, clip.id, clip.text, clip.speaker, clip.seconds, clip.reason)
+            kept.add(
+                clip.target,
+                clip.id,
+                clip.text,
+                clip.speaker,
+                clip.seconds,
+                clip.reason,
+                clip.detail,
+                clip.remarks,
+            )
             if clip.reason is None:
                 writers[clip.target].add_encoded(
                     clip.id,

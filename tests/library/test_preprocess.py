@@ -2,6 +2,9 @@
 
 import io
 import json
+import shutil
+import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,16 +89,22 @@ def test_what_cannot_be_used_is_dropped_counted_and_named(tmp_path, run):
     (root / "clips" / "t0.mp3").write_bytes(b"no mp3")
     result, out = run(root)
     assert result.dropped == {
-        "empty text": 1,
-        "over 30 s": 1,
+        "text empty after normalising": 1,
+        "too long, over 30 s": 1,
         "over 444 label tokens": 1,
         "under 0.3 s": 1,
-        "unreadable audio": 2,
+        "not audio": 1,
+        "not found": 1,
     }
     report = report_of(out)
-    assert sorted(report["dropped"]["unreadable audio"]["examples"]) == ["gone.mp3", "t0.mp3"]
+    gone = report["dropped"]["not found"]
+    assert gone["examples"] == ["gone.mp3"]
+    assert gone["example"] == f"gone.mp3: {root}/clips/gone.mp3"
+    assert report["dropped"]["not audio"]["example"] == "t0.mp3: begins with 'no mp3'"
+    assert report["rows"] == {"read": 15, "kept": 9, "dropped": 6, "unused": {}}
+    assert result.examples["not found"] == gone["example"]
     assert report["dropped"]["over 444 label tokens"]["examples"] == ["many.mp3"]
-    assert report["splits"]["test"]["dropped"] == {"empty text": 1}
+    assert report["splits"]["test"]["dropped"] == {"text empty after normalising": 1}
     train = ClipStore(out / "train")
     assert train.tokens.max() == 444
     assert not {"long.mp3", "short.mp3", "gone.mp3", "many.mp3", "t0.mp3"} & set(train.ids)
@@ -118,7 +127,7 @@ def test_the_report_tells_hours_speakers_and_lengths(tmp_path, run):
 def test_examples_of_a_reason_are_at_most_twenty(tmp_path, run):
     lines = [Spoken(f"gone{n}.mp3", "कहाँ", seconds=0) for n in range(25)]
     _, out = run(make_release(tmp_path, [*LINES, *lines]))
-    unreadable = report_of(out)["dropped"]["unreadable audio"]
+    unreadable = report_of(out)["dropped"]["not found"]
     assert unreadable["clips"] == 25
     assert len(unreadable["examples"]) == 20
 
@@ -170,11 +179,13 @@ def test_splits_limits_and_format_are_the_jobs_to_choose(tmp_path, run):
 def test_a_corpus_with_nothing_usable_fails_with_the_counts(tmp_path, run):
     lines = [Spoken(f"gone{n}.mp3", "कहाँ", seconds=0) for n in range(3)]
     lines += [Spoken("e.mp3", "?", split="train"), LINES[-1]]
-    message = r"has no usable train clip: 3 unreadable audio, 1 empty text$"
+    message = r"has no usable train clip: 3 not found, 1 text empty after normalising$"
     with pytest.raises(CorpusError, match=message):
         run(make_release(tmp_path, lines))
     lines = [*LINES[:6], Spoken("e.mp3", "?", split="test")]
-    with pytest.raises(CorpusError, match=r"has no usable test clip: 1 empty text$"):
+    with pytest.raises(
+        CorpusError, match=r"has no usable test clip: 1 text empty after normalising$"
+    ):
         run(make_release(tmp_path / "second", lines), attempt=2)
 
 
@@ -250,3 +261,52 @@ def test_what_differs_is_read_anew(tmp_path, run, monkeypatch, caplog, change):
         settings = {"max_seconds": 9}
     run(corpus, attempt=2, **settings)
     assert "as an earlier job read it" not in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar.gz", "zip"])
+def test_every_row_is_kept_or_counted_by_its_true_reason(tmp_path, run, kind):
+    """Planted faults of each kind, in a corpus of every sort that a reader opens."""
+    root = tmp_path / "corpus"
+    root.mkdir()
+    good = sound_bytes(tone(1.0), 16_000)
+    clipped = np.clip(tone(1.0) * 10, -1, 1)
+    mostly = np.concatenate([tone(0.04), np.zeros(16_000 * 2, np.float32)])
+    files = {
+        **{f"g{n}.wav": good for n in range(4)},
+        "cut.wav": good[: len(good) // 2],
+        "zero.wav": sound_bytes(tone(1.0) * 0, 16_000),
+        "text.wav": b"no sound, but text",
+        "empty.wav": b"",
+        "clipped.wav": sound_bytes(clipped, 16_000),
+        "mostly.wav": sound_bytes(mostly, 16_000),
+        unicodedata.normalize("NFD", "é.wav"): good,
+    }
+    for name, data in files.items():
+        (root / name).write_bytes(data)
+    names = [*files, "gone.wav"]
+    rows = [f"{unicodedata.normalize('NFC', name)}\tशब्द\ttrain" for name in names]
+    rows += ["g0.wav\t...\ttrain", "g1.wav\tone\ttwo\ttrain", "g2.wav\ta\0b\ttrain"]
+    rows += ["g3.wav\tबात \N{REPLACEMENT CHARACTER}\ttrain", "g0.wav\tबात\ttest"]
+    rows += ["g1.wav\tबात\tholdout"] * 2
+    (root / "manifest.tsv").write_text("\n".join(["audio\ttext\tsplit", *rows]), "utf-8")
+    path = root
+    if kind != "folder":
+        path = Path(shutil.make_archive(str(root), {"zip": "zip"}.get(kind, "gztar"), root))
+    result, out = run(path)
+    assert result.dropped == {
+        "4 fields where 3 are named": 1,
+        "NUL character": 1,
+        "not audio": 2,
+        "not found": 1,
+        "silent": 1,
+        "text empty after normalising": 1,
+        "text with characters that an earlier conversion lost (U+FFFD)": 1,
+        "truncated": 1,
+    }
+    assert result.noted == {"clipped": 1, "over 95 % silent": 1}
+    assert result.unused == {"in split holdout": 2}
+    assert (result.train_clips, result.test_clips) == (7, 1)
+    counts = report_of(out)["rows"]
+    assert counts["read"] == len(rows) == counts["kept"] + counts["dropped"] + 2
+    assert set(result.examples) == {*result.dropped, *result.noted}
+    assert result.examples["4 fields where 3 are named"] == f"manifest.tsv line {len(names) + 3}"

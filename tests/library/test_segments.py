@@ -85,7 +85,7 @@ def test_an_open_end_is_the_recordings_end_and_too_long_is_too_long():
     (rest,) = segments.cut(recording(), [(18.0, None)], 30)
     assert len(rest.mono()) == 32_000
     whole, span = segments.cut(recording(), [(0.0, None), (1.0, 8.0)], 5)
-    assert whole.reason == span.reason == "over 5 s"
+    assert whole.reason == span.reason == "too long, over 5 s"
     (damaged,) = segments.cut(b"RIFF nothing", [(0.0, 1.0)], 30)
     assert damaged.reason == "unreadable audio"
 

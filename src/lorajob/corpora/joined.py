@@ -39,7 +39,8 @@ def join_corpora(
         held_out = [replace(entry, split=test_split) for entry in own or test.entries]
         entries += [_moved(entry, len(parts)) for entry in held_out]
         readers.append(test.reader)
-    return Corpus(tuple(entries), JoinedAudio(tuple(readers)))
+    repeated = sum(part.corpus.repeated for part in parts) + (test.repeated if test else 0)
+    return Corpus(tuple(entries), JoinedAudio(tuple(readers)), repeated)
 
 
 def _share(

@@ -1,6 +1,7 @@
 """Counts which clips preprocessing kept, and which it dropped for which reason."""
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +21,7 @@ class _Kept:
     speakers: set[str] = field(default_factory=set)
     texts: set[int] = field(default_factory=set)  # hashes: a corpus may hold a million texts
     dropped: Counter[str] = field(default_factory=Counter)
+    noted: Counter[str] = field(default_factory=Counter)
 
     @property
     def hours(self) -> float:
@@ -41,24 +43,44 @@ class _Kept:
 
 
 class CorpusReport:
-    """Counts clips one by one. `target` is always "train" or "test"."""
+    """Counts clips one by one. `target` is always "train" or "test".
 
-    def __init__(self, language: str, test_by: str) -> None:
+    All rows of the corpus are counted: read = kept + dropped + unused.
+    """
+
+    def __init__(self, language: str, test_by: str, rows: int, unused: Mapping[str, int]) -> None:
         self.language = language
         self.test_by = test_by
+        self.rows = rows
+        self.unused = {reason: count for reason, count in unused.items() if count}
         self._kept = {"train": _Kept(), "test": _Kept()}
-        self._examples: dict[str, list[str]] = defaultdict(list)
+        self._ids: dict[str, list[str]] = defaultdict(list)
+        self._examples: dict[str, str] = {}
 
     def add(
-        self, target: str, id: str, text: str, speaker: str, seconds: float, reason: str | None
+        self,
+        target: str,
+        id: str,
+        text: str,
+        speaker: str,
+        seconds: float,
+        reason: str | None,
+        detail: str = "",
+        remarks: tuple[str, ...] = (),
     ) -> None:
-        """Count one clip. It was kept if `reason` is None, else dropped."""
+        """Count one clip. It was kept if `reason` is None, else dropped; `detail` says more.
+
+        `remarks` are what is wrong with a clip that was kept.
+        """
         kept = self._kept[target]
+        for name in (reason,) if reason is not None else remarks:
+            if len(self._ids[name]) < EXAMPLES:
+                self._ids[name].append(id)
+            self._examples.setdefault(name, f"{id}: {detail}" if detail else id)
         if reason is not None:
             kept.dropped[reason] += 1
-            if len(self._examples[reason]) < EXAMPLES:
-                self._examples[reason].append(id)
             return
+        kept.noted.update(remarks)
         kept.seconds.append(seconds)
         kept.texts.add(hash(normalise(text)))
         if speaker:
@@ -68,7 +90,7 @@ class CorpusReport:
         return len(self._kept[target].seconds)
 
     def reasons(self, target: str) -> str:
-        """`12 unreadable audio, 3 over 30 s`: dropped clips of one set, most frequent first."""
+        """`12 not found, 3 too long, over 30 s`: dropped clips of one set, most frequent first."""
         dropped = self._kept[target].dropped.most_common()
         return ", ".join(f"{count:,} {reason}" for reason, count in dropped) or "none were listed"
 
@@ -82,11 +104,15 @@ class CorpusReport:
             test_hours=test.hours,
             dropped=dict(sorted((train.dropped + test.dropped).items())),
             bytes=size,
+            noted=dict(sorted((train.noted + test.noted).items())),
+            unused=self.unused,
+            examples=dict(sorted(self._examples.items())),
         )
 
     def as_dict(self, size: int) -> dict[str, object]:
         """All counts, for report.json."""
         train, test = self._kept["train"], self._kept["test"]
+        dropped, noted = train.dropped + test.dropped, train.noted + test.noted
         return {
             "language": self.language,
             "test_by": self.test_by,
@@ -95,9 +121,23 @@ class CorpusReport:
                 "speakers": len(train.speakers & test.speakers),
                 "texts": len(train.texts & test.texts),
             },
-            "dropped": {
-                reason: {"clips": count, "examples": self._examples[reason]}
-                for reason, count in sorted((train.dropped + test.dropped).items())
+            "rows": {
+                "read": self.rows,
+                "kept": len(train.seconds) + len(test.seconds),
+                "dropped": dropped.total(),
+                "unused": self.unused,
             },
+            "dropped": self._counted(dropped),
+            "noted": self._counted(noted),
             "bytes": size,
+        }
+
+    def _counted(self, counts: Counter[str]) -> dict[str, object]:
+        return {
+            name: {
+                "clips": count,
+                "examples": self._ids[name],
+                "example": self._examples[name],
+            }
+            for name, count in sorted(counts.items())
         }

@@ -51,7 +51,7 @@ def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
             if tick:
                 tick()
             if row.fault:
-                entries.append(faulty_entry(row, table, "other"))
+                entries.append(faulty_entry(row, table, TRAIN))
                 continue
             name = PurePosixPath(pick(row, ("audio_file",), table)).name
             if name and not is_audio(name):
@@ -65,7 +65,7 @@ def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
                     split=split_name(pick_optional(row, ("split",)) or "") or "other",
                 )
             )
-    if not any(entry.split in SPLITS for entry in entries):
+    if not any(entry.split in SPLITS for entry in entries if not entry.fault):
         entries = [_in_train(entry) for entry in entries]
     return Corpus(tuple(entries), place.audio(folder, MAX_AUDIO_BYTES))
 

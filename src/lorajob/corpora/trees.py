@@ -9,11 +9,12 @@ import os
 import stat
 import tempfile
 import time
+import unicodedata
 import weakref
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
@@ -36,6 +37,7 @@ TABLE_SUFFIXES = frozenset(
 KALDI_TABLES = frozenset({"text", "segments", "utt2spk", "spk2utt", "utt2dur", "reco2dur"})
 CHUNK_BYTES = 1 << 20
 KEPT_LISTINGS = 16  # of folders
+EMPTY_FILE = "not audio"  # 0 bytes, as `speech.audio` calls it
 
 
 class Tree(Protocol):
@@ -73,6 +75,16 @@ class Tree(Protocol):
         In an archive, larger files raise CorpusError.
         """
         ...
+
+
+def spellings(name: str) -> Iterator[str]:
+    """A file's name, then other ways to write it: Unicode composed or not, Windows' separators."""
+    yield name
+    for other in (name, name.replace("\\", "/").strip()):
+        for form in ("NFC", "NFD"):
+            found = unicodedata.normalize(form, other) if not other.isascii() else other
+            if found != name:
+                yield found
 
 
 def join(folder: str, name: str) -> str:
@@ -151,14 +163,20 @@ class FolderAudio:
 
     def read(self, entries: list[Entry]) -> Iterator[Clip]:
         for source, group in by_recording(entries).items():
-            audio = self.folder / source if source else b""
+            audio = self._path(source) if source else b""
             yield from (Clip.of(entry, audio) for entry in group)
 
+    def _path(self, source: str) -> Path:
+        """The file of that name, however its name is spelt; the first spelling if none is there."""
+        paths = [self.folder / it for it in spellings(source)]
+        return next((path for path in paths if path.is_file()), paths[0])
+
     def stamp(self, entry: Entry) -> str:
-        path = self.folder / entry.source
+        path = self._path(entry.source)
         try:
             found = path.stat() if entry.source else None
-        except OSError:
+        # A name may have characters that no file can have.
+        except (OSError, ValueError):
             found = None
         if found is None:
             return f"{path} missing"
@@ -282,22 +300,21 @@ class TarAudio:
     max_bytes: int
 
     def read(self, entries: list[Entry]) -> Iterator[Clip]:
-        waiting = {
-            join(self.folder, source): group
-            for source, group in by_recording(entries).items()
-            if source
-        }
+        waiting: dict[str, list[Entry]] = {}
+        for source, group in by_recording(entries).items():
+            if source:
+                waiting.setdefault(_plain(join(self.folder, source)), []).extend(group)
         archive = Archive(self.path)
         for name, member, tar in archive.members() if waiting else ():
-            group = waiting.pop(str(name), None)
-            if group is None:
+            found = waiting.pop(_plain(str(name)), None)
+            if found is None:
                 continue
             audio = archive.read(tar, member, self.max_bytes)
-            yield from (Clip.of(entry, audio) for entry in group)
+            yield from (_clip_of(entry, audio) for entry in found)
             if not waiting:
                 break
         for entry in entries:
-            if not entry.source or join(self.folder, entry.source) in waiting:
+            if not entry.source or _plain(join(self.folder, entry.source)) in waiting:
                 yield Clip.of(entry, b"")
 
     def stamp(self, entry: Entry) -> str:
@@ -379,13 +396,28 @@ class ZipAudio:
 
     def read(self, entries: list[Entry]) -> Iterator[Clip]:
         for source, group in by_recording(entries).items():
-            name = join(self.folder, source)
-            there = source and self.tree.has(name)
-            audio = self.tree.bytes(name, self.max_bytes) if there else b""
-            yield from (Clip.of(entry, audio) for entry in group)
+            names = [join(self.folder, it) for it in spellings(source)] if source else []
+            name = next((it for it in names if self.tree.has(it)), None)
+            if name is None:
+                yield from (Clip.of(entry, b"") for entry in group)
+                continue
+            audio = self.tree.bytes(name, self.max_bytes)
+            yield from (_clip_of(entry, audio) for entry in group)
 
     def stamp(self, entry: Entry) -> str:
         return entry.source
+
+
+def _plain(name: str) -> str:
+    """A name such that all its spellings are equal."""
+    return unicodedata.normalize("NFC", name.replace("\\", "/"))
+
+
+def _clip_of(entry: Entry, audio: bytes) -> Clip:
+    """The clip of a file that is there. Missing audio is empty, so an empty file has a fault."""
+    if not audio and not entry.fault:
+        entry = replace(entry, fault=EMPTY_FILE)
+    return Clip.of(entry, audio)
 
 
 def open_tree(path: Path, tick: Tick | None = None, seconds: float = 0.0) -> Tree:

@@ -40,6 +40,11 @@ class PreprocessResult(BaseModel, frozen=True):
     test_hours: float
     dropped: dict[str, int]  # reason -> clips
     bytes: int
+    noted: dict[str, int] = {}  # remark -> clips that were kept in spite of it
+    unused: dict[
+        str, int
+    ] = {}  # reason -> rows, such as those of a split that the job does not use
+    examples: dict[str, str] = {}  # reason or remark -> one clip and why
 
 
 class ValidationPoint(BaseModel, frozen=True):

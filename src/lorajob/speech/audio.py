@@ -12,14 +12,27 @@ import soxr
 from numpy.typing import NDArray
 
 from lorajob.errors import LorajobError
+from lorajob.speech.containers import completed, find_data, has_frame_count, is_container
 
 SAMPLE_RATE = 16_000  # Hz
 MAX_CHANNELS = 16
 UNKNOWN_FRAMES = 1 << 62  # libsndfile's length of a FLAC written to a pipe, which it cannot read
-# A file with a smaller share of the frames in its header is cut off, while its text is complete.
-MIN_SHARE_READ = 0.9
+# A file with less sound than its header promises is cut off, while its text is complete.
+MISSING_SECONDS = 0.1
+# Containers whose headers know the length. FFmpeg only estimates that of others.
+AV_PROMISES = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flac"})
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
+# A sum of channels that is this much quieter than one of them has lost its sound.
+CANCELLED_SHARE = 0.25
+OVERDRIVEN = 1.5  # peak from which samples are scaled down. Codecs overshoot 1 a little.
+
+NOT_FOUND = "not found"
+NOT_AUDIO = "not audio"
+TRUNCATED = "truncated"
+NO_SOUND = "no sound in the file"
 UNREADABLE = "unreadable audio"
+# What may be mended in the files. The other reasons are facts about the sound.
+FILE_FAULTS = frozenset({NOT_FOUND, NOT_AUDIO, TRUNCATED, NO_SOUND, UNREADABLE})
 
 # Formats that PyAV may open. Without this list, a "clip" could be a playlist of other files.
 AV_FORMATS = "aac,aiff,amr,asf,caf,flac,matroska,webm,mov,mp4,m4a,3gp,3g2,mp3,mpegts,ogg,opus,wav"
@@ -35,18 +48,19 @@ class AudioError(LorajobError):
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
+        self.detail = detail
 
 
 def over(max_seconds: float) -> str:
     """The reason for dropping a longer clip."""
-    return f"over {max_seconds:g} s"
+    return f"too long, over {max_seconds:g} s"
 
 
 def decode(audio: Path | bytes, max_seconds: float) -> Samples:
     """Samples [-1, 1] of a file or of a file's bytes, in any format of libsndfile or FFmpeg.
 
-    Never decodes more than `max_seconds` and one codec frame. Raises AudioError with the reason
-    "unreadable audio" or "over N s".
+    Never decodes more than `max_seconds` and one codec frame. Raises AudioError with one of
+    FILE_FAULTS or `over` as reason. A file that holds less than its header promises is truncated.
     """
     try:
         with opened(audio) as file:
@@ -60,35 +74,83 @@ def decode(audio: Path | bytes, max_seconds: float) -> Samples:
 
 def resample(samples: Samples, rate: int) -> Samples:
     """Mono samples [samples, channels] or [samples] at `rate` Hz, as mono at 16 kHz."""
-    mono = samples.mean(axis=1) if samples.ndim == 2 else samples
+    mono = mixed(samples) if samples.ndim == 2 else samples
+    peak = float(np.abs(mono).max(initial=0.0))
+    if peak > OVERDRIVEN:
+        mono = mono / np.float32(peak)
     if rate != SAMPLE_RATE and len(mono):
         mono = soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ")
     clipped: Samples = np.clip(mono, -1, 1, dtype=np.float32)
     return clipped
 
 
+def mixed(samples: Samples) -> Samples:
+    """One channel of [samples, channels]: the mean, or the loudest if the channels cancel."""
+    mono: Samples = samples.mean(axis=1)
+    if samples.shape[1] == 1 or not len(samples):
+        return mono
+    powers = np.square(samples).mean(axis=0)
+    if np.square(mono).mean() < CANCELLED_SHARE**2 * powers.max():
+        return samples[:, int(powers.argmax())]
+    return mono
+
+
 @contextmanager
 def opened(audio: Path | bytes) -> Iterator[IO[bytes]]:
-    """A file, or a file's bytes. Raises OSError, also for a pipe or a device."""
+    """A file, or a file's bytes. Raises OSError, also for a device.
+
+    Raises AudioError for a file that is missing, and for one that is not sound at all. Missing
+    audio is empty bytes.
+    """
     if isinstance(audio, bytes):
+        if not audio:
+            raise AudioError(NOT_FOUND)
+        checked_kind(audio[:16])
         yield io.BytesIO(audio)
     elif not audio.is_file():
         # A pipe or a device may never end.
-        raise FileNotFoundError(f"{audio}: no such file")
+        raise AudioError(NOT_FOUND, str(audio))
     else:
         with audio.open("rb") as file:
+            checked_kind(file.read(16))
+            file.seek(0)
             yield file
 
 
+def checked_kind(head: bytes) -> None:
+    """Raise AudioError if a file with these first bytes cannot be sound."""
+    if not head:
+        raise AudioError(NOT_AUDIO, "0 bytes")
+    printable = sum(byte >= 0x20 or byte in b"\t\r\n" for byte in head)
+    if not is_container(head) and printable == len(head):
+        raise AudioError(NOT_AUDIO, f"begins with {head.decode('utf-8', 'replace')!r}")
+
+
 def _read(file: IO[bytes], max_seconds: float) -> tuple[Samples, int]:
+    data = find_data(file)
+    if data is not None and data.promised is None:
+        file = completed(file, data)
+    head = file.read(4096)
+    file.seek(0)
     try:
-        return _read_soundfile(file, max_seconds)
+        samples, rate = _read_soundfile(file, max_seconds, has_frame_count(head))
     except soundfile.LibsndfileError:
         file.seek(0)
-        return _read_av(file, max_seconds)
+        if data is not None and data.missing_share > 1:
+            raise AudioError(TRUNCATED, "its header promises more") from None
+        samples, rate = _read_av(file, max_seconds, is_container(head))
+    if data is not None:
+        _check_length(len(samples) / rate * (1 + data.missing_share), len(samples) / rate)
+    return samples, rate
 
 
-def _read_soundfile(file: IO[bytes], max_seconds: float) -> tuple[Samples, int]:
+def _check_length(promised: float, seconds: float) -> None:
+    """Raise AudioError if a file has less sound than its header promises, both in seconds."""
+    if promised - seconds > MISSING_SECONDS:
+        raise AudioError(TRUNCATED, f"{seconds:.2f} s of {promised:.2f} s")
+
+
+def _read_soundfile(file: IO[bytes], max_seconds: float, counted: bool) -> tuple[Samples, int]:
     with soundfile.SoundFile(file) as sound:
         rate, channels = checked_format(sound.samplerate, sound.channels)
         limit = int(max_seconds * rate)
@@ -97,26 +159,46 @@ def _read_soundfile(file: IO[bytes], max_seconds: float) -> tuple[Samples, int]:
         if sound.frames > limit:
             raise AudioError(over(max_seconds))
         samples = sound.read(limit + 1, dtype="float32", always_2d=True)
-        if len(samples) < MIN_SHARE_READ * sound.frames:
-            raise AudioError(UNREADABLE, f"ends after {len(samples)} of {sound.frames} frames")
+        # The length of other MP3 files is an estimate.
+        if counted or sound.format != "MP3":
+            _check_length(sound.frames / rate, len(samples) / rate)
     # The length in the header was wrong.
     if len(samples) > limit:
         raise AudioError(over(max_seconds))
     return samples.reshape(-1, channels), rate
 
 
-def _read_av(file: IO[bytes], max_seconds: float) -> tuple[Samples, int]:
+def _read_av(file: IO[bytes], max_seconds: float, known: bool) -> tuple[Samples, int]:
     import av
 
     try:
         with av.open(file, options={"format_whitelist": AV_FORMATS}) as container:
             if not container.streams.audio:
-                raise AudioError(UNREADABLE, "no sound in it")
-            if container.streams.audio[0].codec_context is None:
+                raise AudioError(NO_SOUND, f"only {container.format.long_name}")
+            stream = container.streams.audio[0]
+            if stream.codec_context is None:
                 raise AudioError(UNREADABLE, "a codec that FFmpeg does not know here")
-            return _decode_stream(container, container.streams.audio[0], max_seconds)
+            samples, rate = _decode_stream(container, stream, max_seconds)
+            _check_length(_promised_seconds(container, stream), len(samples) / rate)
+            return samples, rate
     except (av.FFmpegError, ValueError) as error:
-        raise AudioError(UNREADABLE, str(error)) from None
+        # A file that begins as sound and cannot be read to its end.
+        raise AudioError(TRUNCATED if known else NOT_AUDIO, _in_words(error)) from None
+
+
+def _in_words(error: Exception) -> str:
+    return str(error).partition(":")[0].partition("] ")[2] or str(error)
+
+
+def _promised_seconds(container: Any, stream: Any) -> float:
+    """The length of the sound by the header; 0 if it does not say."""
+    if container.format.name not in AV_PROMISES:
+        return 0.0
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    if container.duration and not container.streams.video:
+        return float(container.duration) / 1e6
+    return 0.0
 
 
 def _decode_stream(container: Any, stream: Any, max_seconds: float) -> tuple[Samples, int]:
@@ -134,7 +216,7 @@ def _decode_stream(container: Any, stream: Any, max_seconds: float) -> tuple[Sam
         if count > limit:
             raise AudioError(over(max_seconds))
     if not pieces:
-        raise AudioError(UNREADABLE, "no sound in it")
+        raise AudioError(NO_SOUND)
     return np.concatenate(pieces).reshape(-1, channels), rate
 
 

@@ -12,6 +12,7 @@ import soundfile
 
 from lorajob.speech.audio import (
     AV_FORMATS,
+    NO_SOUND,
     UNKNOWN_FRAMES,
     UNREADABLE,
     AudioError,
@@ -21,6 +22,7 @@ from lorajob.speech.audio import (
     over,
     resample,
 )
+from lorajob.speech.containers import completed, find_data
 
 BLOCK_SECONDS = 5
 # Times in tables are rounded, and codecs pad: a segment may end this much after its recording.
@@ -122,6 +124,9 @@ class _Stream:
 
 @contextmanager
 def _stream(file: IO[bytes]) -> Iterator[_Stream]:
+    data = find_data(file)
+    if data is not None and data.promised is None:
+        file = completed(file, data)
     try:
         sound = soundfile.SoundFile(file)
         known = sound.frames < UNKNOWN_FRAMES
@@ -152,7 +157,7 @@ def _av_stream(file: IO[bytes]) -> Iterator[_Stream]:
     try:
         with av.open(file, options={"format_whitelist": AV_FORMATS}) as container:
             if not container.streams.audio:
-                raise AudioError(UNREADABLE, "no sound in it")
+                raise AudioError(NO_SOUND)
             stream = container.streams.audio[0]
             if stream.codec_context is None:
                 raise AudioError(UNREADABLE, "a codec that FFmpeg does not know here")
