@@ -242,7 +242,7 @@ def prepare_clip(
     seconds = len(samples) / audio.SAMPLE_RATE
     if seconds < config.min_seconds:
         fault, detail = f"under {config.min_seconds:g} s", f"{seconds:.2f} s"
-    elif levels.is_silent(samples):
+    elif levels.has_no_sound(samples):
         fault, detail = levels.SILENT, f"{seconds:.2f} s"
     if fault:
         return Prepared(clip.id, target, text, clip.speaker, reason=fault, detail=detail)

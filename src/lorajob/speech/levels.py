@@ -18,7 +18,7 @@ CLIPPED_RUN = 4  # samples
 CLIPPED_SHARE = 0.001
 
 
-def is_silent(samples: Samples) -> bool:
+def has_no_sound(samples: Samples) -> bool:
     """Whether no sample stands out of digital silence."""
     return float(np.abs(samples).max(initial=0.0)) < SILENT_PEAK
 
