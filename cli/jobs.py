@@ -11,6 +11,7 @@ import click
 
 from lorajob.cli.context import check_job_id, is_batch, load_record, load_settings, open_jobs
 from lorajob.cli.errors import say_error
+from lorajob.errors import UsageError
 from lorajob.visible import visible
 
 if TYPE_CHECKING:
@@ -174,13 +175,35 @@ def _errors(records: "Sequence[JobRecord]", stream: TextIO) -> None:
             print(f"{record.id} {record.state}: {visible(record.error)}", file=stream)
 
 
+ANYONE = click.option("--anyone", is_flag=True, help="Also a job of another user.")
+
+
+def check_owner(jobs: "Jobs", name: str, anyone: bool) -> None:
+    """Raise UsageError for a job or batch of another user, unless `anyone` is set.
+
+    Jobs without a user, of older versions or of containers, belong to all.
+    """
+    if anyone:
+        return
+    if is_batch(name):
+        from lorajob.tasks.batches import load_batch
+
+        owner = load_batch(jobs, name)[0].user
+    else:
+        owner = jobs.load(name, mirrored=False).user
+    if owner is not None and jobs.user is not None and owner != jobs.user:
+        raise UsageError(f"{name} belongs to {owner}, and you are {jobs.user}; --anyone allows it")
+
+
 @click.command()
 @click.argument("job")
-def cancel(job: str) -> None:
+@ANYONE
+def cancel(job: str, anyone: bool) -> None:
     """Stop JOB, or all jobs of a BATCH. Checkpoints are kept.
 
     `lorajob retry` continues from them.
     """
+    check_owner(open_jobs(), check_job_id(job), anyone)
     if is_batch(job):
         from lorajob.tasks.batches import cancel_batch
 
@@ -194,11 +217,13 @@ def cancel(job: str) -> None:
 @click.command()
 @click.argument("job")
 @click.option("--failed", is_flag=True, help="For a BATCH: only failed jobs, not cancelled ones.")
-def retry(job: str, failed: bool) -> None:
+@ANYONE
+def retry(job: str, failed: bool, anyone: bool) -> None:
     """Queue the unfinished stages of JOB, or of each job of a BATCH, again.
 
     Training continues from its newest checkpoint. Succeeded, queued and running jobs do not change.
     """
+    check_owner(open_jobs(), check_job_id(job), anyone)
     if is_batch(job):
         from lorajob.tasks.batches import retry_batch
 
@@ -210,21 +235,46 @@ def retry(job: str, failed: bool) -> None:
 
 
 @click.command()
+@click.argument("jobs", metavar="JOB...", nargs=-1, required=True)
+@ANYONE
+def rm(jobs: tuple[str, ...], anyone: bool) -> None:
+    """Delete the files and records of the named JOBs. They must have ended.
+
+    All are checked before the first is deleted. `lorajob prune` deletes old jobs. Prints the ids of
+    the deleted jobs, one on each line.
+    """
+    from lorajob.tasks.prune import remove
+
+    opened = open_jobs()
+    for job in jobs:
+        if is_batch(check_job_id(job)):
+            raise UsageError(f"JOB: {job} is a batch; name its jobs, or use `lorajob prune`")
+        check_owner(opened, job, anyone)
+        if not (record := opened.load(job, mirrored=False)).over:
+            raise UsageError(
+                f"JOB: {job} is {record.state}; `lorajob cancel {job}` first. Nothing was deleted"
+            )
+    for job in dict.fromkeys(jobs):
+        remove(opened, job)
+        click.echo(job)
+
+
+@click.command()
 @click.option(
     "--older",
-    required=True,
     metavar="AGE",
-    help="Delete jobs that ended longer ago than this, such as 12h, 30d or 8w.",
+    help="Delete jobs that ended longer ago than this, such as 12h, 30d or 8w. Without it, jobs of "
+    "30d and older are only listed.",
 )
 @click.option(
     "--keep",
     type=click.Choice(["best", "none"]),
     default="best",
     show_default=True,
-    help="best: keep the job with the lowest WER for each language and base model.",
+    help="best: keep the job with the lowest WER for each language, base model and test set.",
 )
 @click.option("--dry-run", is_flag=True, help="Only print what would be deleted.")
-def prune(older: str, keep: "Keep", dry_run: bool) -> None:
+def prune(older: str | None, keep: "Keep", dry_run: bool) -> None:
     """Delete the files and records of jobs that ended long ago.
 
     Queued and running jobs are kept. Prints the ids of the deleted jobs, one on each line.
@@ -232,7 +282,8 @@ def prune(older: str, keep: "Keep", dry_run: bool) -> None:
     from lorajob.tasks.prune import parse_age
     from lorajob.tasks.prune import prune as prune_jobs
 
-    gone = prune_jobs(open_jobs(), parse_age(older), keep, dry_run)
+    dry_run = dry_run or older is None
+    gone = prune_jobs(open_jobs(), parse_age(older or "30d"), keep, dry_run)
     for record in gone:
         click.echo(record.id)
     word = "would be deleted" if dry_run else "deleted"

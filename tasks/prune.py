@@ -28,18 +28,20 @@ def parse_age(text: str) -> float:
     return float(found[1]) * UNIT_SECONDS[found[2]]
 
 
-def to_prune(records: Iterable[JobRecord], older_seconds: float, keep: Keep) -> list[JobRecord]:
+def to_prune(
+    records: Iterable[JobRecord], older_seconds: float, keep: Keep, now: float | None = None
+) -> list[JobRecord]:
     """The jobs that ended more than `older_seconds` ago. Jobs that have not ended are never listed.
 
-    With keep `best` the job with the lowest error rate of each language and base model is left out,
-    however old it is.
+    With keep `best` the job with the lowest error rate of each language, base model and set of test
+    clips is left out, however old it is. `now` is Redis's clock, as are the times of records.
     """
     records = list(records)
-    latest = time.time() - older_seconds
-    best: dict[tuple[str, str], JobRecord] = {}
+    latest = (time.time() if now is None else now) - older_seconds
+    best: dict[tuple[str, ...], JobRecord] = {}
     for record in records if keep == "best" else ():
         rate = error_rate(record)
-        key = record.language, record.base_model
+        key = record.language, record.base_model, *tested_on(record)
         if rate is not None and (key not in best or rate < (error_rate(best[key]) or 0.0)):
             best[key] = record
     kept = {record.id for record in best.values()}
@@ -54,6 +56,19 @@ def error_rate(record: JobRecord) -> float | None:
     """The tuned model's WER in percent; None for a job that has not succeeded."""
     tuned = record.scores.get("tuned")
     return tuned.wer if tuned is not None and record.state == "succeeded" else None
+
+
+def tested_on(record: JobRecord) -> tuple[str, ...]:
+    """What tells the test clips of a job from those of another.
+
+    That is the hash of the preprocessed clips. Results of older versions lack it: then the corpus
+    and the number of the scored clips.
+    """
+    result = record.stages["evaluate"].result
+    if result is not None and result.inputs and "preprocess" in result.inputs:
+        return (result.inputs["preprocess"],)
+    tuned = record.scores.get("tuned")
+    return record.corpus, str(tuned.clips if tuned is not None else 0)
 
 
 def ended_at(record: JobRecord) -> float:
@@ -72,18 +87,35 @@ def prune(
     """
     with service_errors(jobs.settings):
         records = jobs.records.load_many(jobs.records.ids())
-        chosen = sorted(to_prune(records, older_seconds, keep), key=ended_at)
+        seconds, micros = jobs.redis.time()
+        now = seconds + micros / 1e6
+        chosen = sorted(to_prune(records, older_seconds, keep, now), key=ended_at)
     if dry_run:
         return chosen
     for left in sweep(jobs.settings.jobs):
         logger.warning("%s cannot be deleted", left)
-    gone = []
-    for record in chosen:
-        with service_errors(jobs.settings):
-            if not jobs.records.forget(record.id):
-                continue
-            if record.batch:
-                Batches(jobs.redis).remove(record.id, record.batch)
-        gone.append(record)
-        open_job(record, jobs.settings).remove()
-    return gone
+    return [record for record in chosen if _deleted(jobs, record)]
+
+
+def remove(jobs: Jobs, job_id: str) -> None:
+    """Delete the record and the files of one job.
+
+    Raises JobNotFoundError, and UsageError for a job that is queued or runs.
+    """
+    record = jobs.load(job_id, mirrored=False)
+    if not record.over or not _deleted(jobs, record):
+        raise UsageError(
+            f"job: {job_id} is {record.state}; only an ended job is deleted, so `lorajob cancel "
+            f"{job_id}` first"
+        )
+
+
+def _deleted(jobs: Jobs, record: JobRecord) -> bool:
+    """Delete an ended job; False if it is not over any more."""
+    with service_errors(jobs.settings):
+        if not jobs.records.forget(record.id):
+            return False
+        if record.batch:
+            Batches(jobs.redis).remove(record.id, record.batch)
+    open_job(record, jobs.settings).remove()
+    return True
