@@ -33,6 +33,7 @@ from lorajob.worker.settings import Settings
 from lorajob.worker.supervision.faults import Loss, fault, limit_of, loss_of
 from lorajob.worker.supervision.outcome import (
     Committed,
+    Crashed,
     Failed,
     Listener,
     Outcome,
@@ -204,7 +205,12 @@ def settle(
                 records.cancelled(claim)
             raise Ignore(reason)
     loss = loss_of(outcome, settings)
-    if isinstance(loss, Loss):
+    twice = crashed_elsewhere(records, claim, outcome, worker)
+    if twice is not None:
+        message, kind = twice, "native"
+        if not records.fail(claim, message):
+            raise Ignore("superseded")
+    elif isinstance(loss, Loss):
         message, kind = loss.why, loss.kind
         larger = larger_card(claim, worker, settings) if kind == "memory" else 0
         fail_retryable(records, claim, loss, settings, larger)
@@ -213,6 +219,20 @@ def settle(
         if not records.fail(claim, message):
             raise Ignore("superseded")
     raise StageFailed(f"{claim.job_id} {claim.stage} ({kind}): {message}")
+
+
+def crashed_elsewhere(records: Records, claim: Claim, outcome: Outcome, worker: str) -> str | None:
+    """The error of a stage that crashed at the same place on another worker before; else None.
+
+    Two machines with the same fault at the same place are unlikely: the input causes it.
+    """
+    if not isinstance(outcome, Crashed) or outcome.place is None:
+        return None
+    crash = outcome
+    for entry in records.load(claim.job_id).ended:
+        if entry.stage == claim.stage and entry.why == crash.message and entry.worker != worker:
+            return f"{crash.message}; it crashed so on {entry.worker} and on {worker}"
+    return None
 
 
 def larger_card(claim: Claim, worker: str, settings: Settings) -> int:

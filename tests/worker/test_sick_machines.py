@@ -105,3 +105,17 @@ def test_on_one_machine_a_stage_is_tried_again_with_pauses_and_fails_with_every_
 def test_only_what_the_input_shows_is_the_jobs_own(outcome, kind, tmp_path):
     loss = faults.loss_of(outcome, settings_for(tmp_path, None))
     assert (loss.kind if isinstance(loss, faults.Loss) else loss) == kind
+
+
+def test_a_crash_at_the_same_place_on_two_machines_is_the_jobs(fleet):
+    fleet.staff(cpu=1, gpu=0)
+    names = sorted(sick_worker(fleet, "crash").name for _ in range(2))
+    record = submit(fleet, "hi-00000700")
+    failed = fleet.wait_until(record, "failed", 120)
+    runs = [entry for entry in failed.ended if entry.stage == "train"]
+    assert sorted(entry.worker.partition("@")[0] for entry in runs) == names
+    assert failed.error is not None
+    assert failed.error.startswith(
+        "stage train was ended by SIGSEGV at string_at of ctypes/__init__.py:"
+    )
+    assert all(name in failed.error for name in names)

@@ -46,6 +46,7 @@ class Crashed:
 
     returncode: int  # negative: minus the number of a signal
     message: str
+    place: str | None = None  # where Python was when native code crashed
 
 
 Outcome = Committed | Failed | Stopped | Crashed

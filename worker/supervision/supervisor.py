@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import IO, Any
 
 from lorajob import logs
@@ -35,6 +37,7 @@ from lorajob.worker.supervision.outcome import (
 )
 
 STAGE_COMMAND = (sys.executable, "-m", "lorajob.stage")
+TRACE_LINE = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>\S+)')
 TICK_SECONDS = 0.2
 STALLS_BEFORE_FIRST_STEP = 4  # a base model of gigabytes may have to come from the Hub
 PROGRESS_SECONDS = 0.5  # shortest time between two reports of progress
@@ -146,6 +149,7 @@ def supervise(
     path = job.log_path(stage)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab", buffering=0) as log:
+        begun = log.tell()
         _note(log, f"attempt {attempt} begins on {worker or 'this machine'}")
         arguments = [*command, stage, str(job.root), "--attempt", str(attempt)]
         child = _start(arguments, child_environment(gpu), log)
@@ -156,7 +160,7 @@ def supervise(
         # What the child reported just before its end. It is too late for a reason to stop.
         if (last := child.said.take_progress()) is not None:
             watcher.hear(last)
-        outcome = _outcome(stage, job, child, code)
+        outcome = _outcome(stage, job, child, code, begun)
         _note(log, f"attempt {attempt}: {outcome}")
     return outcome
 
@@ -175,6 +179,7 @@ def child_environment(gpu: bool = True) -> dict[str, str]:
         and not any(word in name for word in SECRET_WORDS)
     }
     share_cpu(kept)
+    kept.setdefault("PYTHONFAULTHANDLER", "1")  # a crash of native code leaves a trace in the log
     return kept if gpu else kept | {"CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -229,7 +234,7 @@ def _watch_child(
             time.sleep(TICK_SECONDS / 10)
 
 
-def _outcome(stage: str, job: JobDir, child: Child, code: int) -> Outcome:
+def _outcome(stage: str, job: JobDir, child: Child, code: int, begun: int) -> Outcome:
     if code == 0 and (result := job.result(stage)) is not None:
         return Committed(result)
     if code == EXIT_FAILED and (error := child.said.error) is not None:
@@ -239,7 +244,27 @@ def _outcome(stage: str, job: JobDir, child: Child, code: int) -> Outcome:
     if code in (EXIT_STOPPED, -signal.SIGTERM, -signal.SIGHUP):
         return Stopped("shutdown")  # the signal came from outside: the machine, or a person
     how = f"was ended by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
-    return Crashed(code, f"stage {stage} {how}; see log/{stage}.log")
+    place = crash_place(job.log_path(stage), begun) if code < 0 else None
+    where = f" at {place}" if place else ""
+    return Crashed(code, f"stage {stage} {how}{where}; see log/{stage}.log", place)
+
+
+def crash_place(log: Path, begun: int) -> str | None:
+    """Where Python was when native code crashed, from the trace that faulthandler wrote.
+
+    Such as `load of ctypes/__init__.py:519`; None without a trace after the byte `begun`.
+    """
+    try:
+        with log.open("rb") as file:
+            file.seek(begun)
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return None
+    _, _, trace = text.rpartition("Current thread")
+    found = TRACE_LINE.search(trace)
+    if found is None:
+        return None
+    return f"{found['function']} of {'/'.join(Path(found['file']).parts[-2:])}:{found['line']}"
 
 
 def _signal_name(number: int) -> str:
