@@ -32,7 +32,7 @@ from lorajob.speech.scoring import score
 from lorajob.whisper import ct2
 from lorajob.whisper.features import LogMel, pad_windows
 from lorajob.whisper.identity import base_of
-from lorajob.whisper.model import merge_adapter
+from lorajob.whisper.model import allow_tokens, merge_adapter
 from lorajob.whisper.tokens import Labels
 
 MAX_LOGPROB_DIFFERENCE = 1e-3  # nats for each token; float32 on both sides agrees to about 1e-6
@@ -73,12 +73,13 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     with TemporaryDirectory(dir=out) as scratch:
         adapter = job.stage_dir("train") / "adapter"
         merged = merge_adapter(folder, adapter)
+        allow_tokens(merged, labels, ClipStore(job.stage_dir("preprocess") / "train").texts)
         pace.done("merged")
         float32 = ct2.convert(folder, Path(scratch, "float32"), "float32", merged)
         difference, merged_texts = measure_parity(check, merged, float32, pace)
         pace.done("parity")
         by_type: dict[str, Scores] = {}
-        sampled = {"merged": score(check.references(sample), merged_texts)}
+        sampled = {"merged": score(check.references(sample), merged_texts, spec.language)}
         made = {}
         for number, kind in enumerate(types):
             name = "model" if number == 0 else f"model-{kind}"
@@ -87,9 +88,9 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         del merged  # frees its memory
         for kind, target in made.items():
             texts = _transcripts(check, target, pace)
-            by_type[kind] = score(check.references(indices), texts)
+            by_type[kind] = score(check.references(indices), texts, spec.language)
             chosen = [texts[index] for index in sample]
-            sampled[kind] = score(check.references(sample), chosen)
+            sampled[kind] = score(check.references(sample), chosen, spec.language)
             pace.done(f"{kind} scored")
     heard = listen(check, out / "model")
     pace.done("faster-whisper")

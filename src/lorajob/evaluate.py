@@ -22,7 +22,7 @@ from lorajob.speech.scoring import interval, score, utterance_rows
 from lorajob.storage import cache
 from lorajob.whisper import ct2
 from lorajob.whisper.identity import base_of
-from lorajob.whisper.model import merge_adapter
+from lorajob.whisper.model import allow_tokens, merge_adapter
 from lorajob.whisper.tokens import Labels
 
 # Version of how the base model decodes, part of the cache key: raise it with every change.
@@ -41,32 +41,38 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     store = ClipStore(job.stage_dir("preprocess") / "test")
     indices = range(min(len(store), spec.evaluate.max_clips or len(store)))
     folder = base_of(spec, job).folder
-    labels = Labels(folder, find_language(spec.language).token)
+    language = find_language(spec.language)
+    labels = Labels(folder, language.token)
+    train = ClipStore(job.stage_dir("preprocess") / "train")
     with TemporaryDirectory(dir=out) as scratch:
         base_texts = _base_transcripts(folder, labels, store, indices, spec, report, Path(scratch))
         adapter = job.stage_dir("train") / "adapter"
         report.check_stop()
-        tuned = ct2.convert(
-            folder, Path(scratch, "tuned"), "float32", merge_adapter(folder, adapter)
-        )
+        merged = merge_adapter(folder, adapter)
+        allow_tokens(merged, labels, train.texts)
+        tuned = ct2.convert(folder, Path(scratch, "tuned"), "float32", merged)
+        del merged  # frees its memory
         report.check_stop()
         tuned_texts = _decode(tuned, labels, store, indices, spec, report, len(indices), True)
 
     references = [store.texts[index] for index in indices]
     ids = [store.ids[index] for index in indices]
     result = EvaluateResult(
-        base=score(references, base_texts), tuned=score(references, tuned_texts)
+        base=score(references, base_texts, language.code),
+        tuned=score(references, tuned_texts, language.code),
     )
     intervals = {
-        "base": interval(references, base_texts, seed=spec.seed),
-        "tuned": interval(references, tuned_texts, seed=spec.seed),
+        "base": interval(references, base_texts, seed=spec.seed, language=language.code),
+        "tuned": interval(references, tuned_texts, seed=spec.seed, language=language.code),
     }
     context = "dynamic" if spec.decodes_cut else "full"
     write_json(
         out / "metrics.json",
         result.model_dump() | {"intervals": intervals, "tuned_audio_context": context},
     )
-    _write_rows(out / "utterances.jsonl", store, ids, references, base_texts, tuned_texts)
+    _write_rows(
+        out / "utterances.jsonl", store, ids, references, base_texts, tuned_texts, language.code
+    )
     log.info("WER %.1f -> %.1f %% on %d clips", result.base.wer, result.tuned.wer, len(indices))
     return result
 
@@ -128,10 +134,13 @@ def _write_rows(
     references: list[str],
     base: list[str],
     tuned: list[str],
+    language: str,
 ) -> None:
     """Write one JSON object for each utterance: reference, both hypotheses, errors of each."""
     rows = zip(
-        utterance_rows(ids, references, base), utterance_rows(ids, references, tuned), strict=True
+        utterance_rows(ids, references, base, language),
+        utterance_rows(ids, references, tuned, language),
+        strict=True,
     )
     with path.open("w", encoding="utf-8") as file:
         for index, (before, after) in enumerate(rows):

@@ -4,6 +4,7 @@ import unicodedata
 
 import pytest
 
+from lorajob.speech.scoring import score
 from lorajob.speech.text import clean, normalise
 
 
@@ -78,3 +79,65 @@ def test_spaces_go_only_between_letters_of_unspaced_scripts():
 @pytest.mark.parametrize("text", ["İstanbul’da", "അവന\u0d4d\u200d, പോയി", "你好，世界", "ǅ ﬁ"])
 def test_normalising_twice_changes_nothing(text):
     assert normalise(normalise(text)) == normalise(text)
+
+
+# Spellings of one text: no error may be counted between them.
+SAME = [
+    ("uk", "п\u02bcять", "п'ять"),
+    ("uk", "«п’ять»", "п'ять"),
+    ("uk", "'слово'", "слово"),
+    ("be", "сям'я", "сям\u02bcя"),
+    ("uz", "o\u02bbzbek", "o‘zbek"),
+    ("uz", "to\u02bb", "to'"),
+    ("haw", "\u02bbŌlelo Hawai\u02bbi", "'ōlelo hawai‘i"),
+    ("en", "don’t", "don't"),
+    ("he", "צ׳יפס", "צ'יפס"),
+    ("he", "צה״ל", 'צה"ל'),
+    ("hy", "վերջացրե՞լ", "վերջացրել"),
+    ("ca", "col·legi", "coŀlegi"),
+    ("ca", "col·legi", "col.legi"),
+    ("tr", "ISPARTA", "ısparta"),
+    ("tr", "İzmir", "izmir"),
+    ("az", "İSTİ", "isti"),
+    ("ja", "ＡＢＣ１２３", "abc123"),
+    ("ja", "ｶﾞｲﾄﾞ", "ガイド"),
+    ("th", "น้ำ", "น\u0e4d\u0e49\u0e32"),
+    ("th", "น้ำ", "น\u0e49\u0e4d\u0e32"),
+    ("th", "เเม่", "แม่"),
+    ("lo", "ນ້ຳ", "ນ\u0ecd\u0ec9\u0eb2"),
+    ("lo", "\u0edcາ", "ຫນາ"),
+    ("ar", "\ufefb", "لا"),
+    ("fa", "می\u200cروم", "میروم"),
+    ("km", "ខ្ញុំ\u200bទៅ", "ខ្ញុំទៅ"),
+    ("ko", "가\u3164나", "가나"),
+    ("zh", "我用 iPhone 手机", "我用iPhone手机"),
+]
+# Different words: an error has to stay one.
+DIFFERENT = [
+    ("uk", "п'ять", "пять"),
+    ("uz", "o\u02bbt", "ot"),
+    ("haw", "pau", "pa\u02bbu"),
+    ("tr", "Isparta", "isparta"),
+    ("hi", "हमने", "हमन"),
+    ("ja", "か", "が"),
+    ("th", "มา", "มำ"),
+    ("lo", "ນາ", "ນຳ"),
+    ("ca", "cola", "colla"),
+    ("en", "a b", "ab"),
+    ("ko", "가 나", "가나"),
+    ("zh", "hot dog", "hotdog"),
+]
+
+
+@pytest.mark.parametrize(("language", "one", "other"), SAME)
+def test_spellings_of_one_text_score_0(language, one, other):
+    assert normalise(one, language) == normalise(other, language)
+    assert normalise(normalise(one, language), language) == normalise(one, language)
+    scores = score([one], [other], language)
+    assert (scores.wer, scores.cer) == (0, 0)
+
+
+@pytest.mark.parametrize(("language", "one", "other"), DIFFERENT)
+def test_different_words_stay_different(language, one, other):
+    assert normalise(one, language) != normalise(other, language)
+    assert score([one], [other], language).cer > 0

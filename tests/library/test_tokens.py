@@ -1,9 +1,12 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from lorajob.errors import ModelError
+from lorajob.whisper.model import allow_tokens
 from lorajob.whisper.tokens import Labels
+from tests.support.speech import make_model
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +65,17 @@ def test_pieces_of_other_scripts_are_joined_with_a_space(labels: Labels) -> None
 def test_a_language_the_model_lacks_is_a_model_error(whisper_base: Path) -> None:
     with pytest.raises(ModelError, match=r"<\|xx\|>"):
         Labels(whisper_base, "xx")
+
+
+def test_a_model_may_say_what_its_training_texts_hold(tmp_path):
+    folder = make_model(tmp_path / "model", "hi")
+    labels = Labels(folder, "hi")
+    note, bracket = labels.encode("~")[0], labels.encode("[")[0]
+    settings = SimpleNamespace(suppress_tokens=[bracket, note], begin_suppress_tokens=[bracket])
+    model = SimpleNamespace(generation_config=settings)
+    assert allow_tokens(model, labels, ["no such sign"]) == []
+    assert settings.suppress_tokens == [bracket, note]
+    assert allow_tokens(model, labels, ["a [b", "c"]) == [bracket]
+    assert settings.suppress_tokens == [note]
+    assert allow_tokens(model, labels, ["~"]) == [note]
+    assert settings.suppress_tokens == []

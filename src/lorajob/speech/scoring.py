@@ -50,22 +50,24 @@ def _info(description: str) -> evaluate.MetricInfo:
     )
 
 
-def score(references: list[str], hypotheses: list[str]) -> Scores:
-    """Error rates over a set of utterances, in percent.
+def score(references: list[str], hypotheses: list[str], language: str = "") -> Scores:
+    """Error rates over a set of utterances, in percent. `language` is for `text.normalise`.
 
     If no utterance can be scored, all rates and `clips` are 0. Raises ValueError if the lists
     differ in length.
     """
-    pairs = _scored_pairs(references, hypotheses)
+    pairs = _scored_pairs(references, hypotheses, language)
     if not pairs:
         return Scores(wer=0, cer=0, raw_wer=0, raw_cer=0, clips=0)
-    wer, cer = _rates([(normalise(said), normalise(heard)) for said, heard in pairs])
+    wer, cer = _rates(
+        [(normalise(said, language), normalise(heard, language)) for said, heard in pairs]
+    )
     raw_wer, raw_cer = _rates(pairs)
     return Scores(wer=wer, cer=cer, raw_wer=raw_wer, raw_cer=raw_cer, clips=len(pairs))
 
 
 def utterance_rows(
-    ids: list[str], references: list[str], hypotheses: list[str]
+    ids: list[str], references: list[str], hypotheses: list[str], language: str = ""
 ) -> list[dict[str, object]]:
     """One row for each utterance: both texts, normalised rates in percent, and word errors.
 
@@ -74,7 +76,7 @@ def utterance_rows(
     """
     rows = []
     for name, reference, hypothesis in zip(ids, references, hypotheses, strict=True):
-        said, heard = normalise(reference), normalise(hypothesis)
+        said, heard = normalise(reference, language), normalise(hypothesis, language)
         words = jiwer.process_words(said, heard)
         empty = 100.0 * bool(heard)
         rows.append(
@@ -100,16 +102,19 @@ def interval(
     metric: Literal["wer", "cer"] = "wer",
     samples: int = 1000,
     seed: int = 0,
+    language: str = "",
 ) -> tuple[float, float]:
     """The 95 % interval of a normalised rate, in percent, by bootstrap over utterances.
 
     It is given by percentiles of the rate over `samples` sets, drawn with replacement (Bisani and
     Ney, ICASSP 2004). Raises ValueError if the lists differ in length.
     """
-    pairs = _scored_pairs(references, hypotheses)
+    pairs = _scored_pairs(references, hypotheses, language)
     if not pairs:
         return 0.0, 0.0
-    counts = np.array([_errors_and_length(*pair, metric) for pair in pairs], dtype=np.int64)
+    counts = np.array(
+        [_errors_and_length(*pair, metric, language) for pair in pairs], dtype=np.int64
+    )
     random = np.random.default_rng(seed)
     rates: NDArray[np.float64] = np.empty(samples)
     for number in range(samples):
@@ -119,9 +124,11 @@ def interval(
     return float(low), float(high)
 
 
-def _scored_pairs(references: list[str], hypotheses: list[str]) -> list[tuple[str, str]]:
+def _scored_pairs(
+    references: list[str], hypotheses: list[str], language: str
+) -> list[tuple[str, str]]:
     pairs = zip(references, hypotheses, strict=True)
-    return [(said, heard) for said, heard in pairs if normalise(said)]
+    return [(said, heard) for said, heard in pairs if normalise(said, language)]
 
 
 def _rates(pairs: Sequence[tuple[str, str]]) -> tuple[float, float]:
@@ -135,8 +142,10 @@ def _rates(pairs: Sequence[tuple[str, str]]) -> tuple[float, float]:
     return float(wer["wer"]), float(cer["cer"])
 
 
-def _errors_and_length(reference: str, hypothesis: str, metric: str) -> tuple[int, int]:
-    said, heard = normalise(reference), normalise(hypothesis)
+def _errors_and_length(
+    reference: str, hypothesis: str, metric: str, language: str
+) -> tuple[int, int]:
+    said, heard = normalise(reference, language), normalise(hypothesis, language)
     found: Any
     if metric == "wer":
         found = jiwer.process_words(said, heard)
