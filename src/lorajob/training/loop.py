@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -34,9 +34,11 @@ from lorajob.training.forecast import (
 from lorajob.training.history import VALIDATION, History, Taken
 from lorajob.training.passes import Passes
 from lorajob.training.trainer import Run, start_run
-from lorajob.training.validation import Validator
 from lorajob.whisper.identity import base_of
 from lorajob.whisper.tokens import Labels
+
+if TYPE_CHECKING:
+    from lorajob.training.validation import Validator
 
 STEPS_TO_FORECAST = 40  # for a shorter training a dry run costs more than it helps
 # Losses of so many steps stay on the device. Reading a loss waits for all work of the device.
@@ -76,7 +78,7 @@ class Loop:
         report: Report,
         course: Course,
         dataset: WindowDataset,
-        validator: Validator | None = None,
+        validator: "Validator | None" = None,
     ) -> None:
         self.config = run.config
         self.run = run
@@ -307,8 +309,11 @@ def prepare(
         torch.set_num_threads(course.config.threads)
     run = start_run(folder, course.config, spec.seed, len(course.plan), resume)
     windows = [window for step in course.plan for window in step]
-    validator = None
+    validator: Validator | None = None
     if course.held.clips:
+        # It loads the packages of decoding and scoring, for more than a second.
+        from lorajob.training.validation import Validator
+
         metric, cut = language.primary_metric, spec.decodes_cut
         validator = Validator(run, course.store, labels, course.held, metric, cut)
         if resume is not None:
