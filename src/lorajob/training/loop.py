@@ -1,5 +1,6 @@
 """The training loop of one process: its steps, checkpoints, history and progress."""
 
+import importlib
 import logging
 import math
 import time
@@ -309,14 +310,13 @@ def prepare(
         torch.set_num_threads(course.config.threads)
     run = start_run(folder, course.config, spec.seed, len(course.plan), resume)
     windows = [window for step in course.plan for window in step]
-    validator: Validator | None = None
+    dataset = WindowDataset(course.store, labels, windows)
+    validator = None
     if course.held.clips:
         # It loads the packages of decoding and scoring, for more than a second.
-        from lorajob.training.validation import Validator
-
+        validation = importlib.import_module("lorajob.training.validation")
         metric, cut = language.primary_metric, spec.decodes_cut
-        validator = Validator(run, course.store, labels, course.held, metric, cut)
+        validator = validation.Validator(run, course.store, labels, course.held, metric, cut)
         if resume is not None:
             validator.restore(*load_validation(resume))
-    dataset = WindowDataset(course.store, labels, windows)
     return Loop(run, report, course, dataset, validator)
