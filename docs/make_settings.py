@@ -29,6 +29,11 @@ OTHER_VARIABLES = {
         "Maximum disk space, in GB, for `LORAJOB_HOME/cache`. 0: nothing is cached.",
     ),
     "LORAJOB_CORPORA_GB": ("200", "Maximum disk space, in GB, for downloaded corpora."),
+    "LORAJOB_ALLOWED_HOSTS": (
+        "",
+        "Hosts, with commas between them, that URLs may name although they are at a link-local or "
+        "metadata address (169.254.0.0/16, fe80::/10). All others at such addresses are refused.",
+    ),
     "LORAJOB_GROUP": (
         "",
         "Group, by name or id, that may read and write new jobs' folders (2770), their `spec.json` "

@@ -76,8 +76,12 @@ class Store:
         for name in ("aiobotocore", "botocore"):
             logging.getLogger(name).setLevel(logging.WARNING)
         with store_errors(self.url):
-            if protocol in WEB:
-                options["client_kwargs"] = {"timeout": _web_timeout()}
+            if protocol in WEB or "::" in self.url:
+                from lorajob.storage.guard import guarded_client
+
+                web = {"client_kwargs": {"timeout": _web_timeout()}, "get_client": guarded_client}
+                # The links of a chained url take their options by protocol.
+                options |= web if protocol in WEB else dict.fromkeys(WEB, web)
             fs, root = fsspec.core.url_to_fs(self.url, **options)
         return fs, root
 
@@ -291,6 +295,8 @@ def _raise_if_away(error: FileNotFoundError) -> None:
 
     fsspec raises FileNotFoundError for every failed response, and also for no response.
     """
+    if isinstance(error.__cause__, LorajobError):
+        raise error.__cause__  # the address is refused
     cause = error.__cause__
     gone = isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) in (404, 410)
     web = type(cause).__module__.partition(".")[0] == "aiohttp" or isinstance(cause, OSError)
