@@ -148,6 +148,10 @@ def _check_path(name: str, text: str) -> None:
     path = local_path(text)
     if path is None:
         return
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise UsageError(
+            f"{name}: {text!r} is not UTF-8; rename it, since jobs keep paths as UTF-8"
+        )
     short = text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]}..."
     try:
         path.expanduser().stat()

@@ -54,7 +54,7 @@ def redis_configuration(folder: Path, port: int, password: str) -> str:
         "bind 127.0.0.1",
         f"port {port}",
         f"requirepass {password}",
-        f'dir "{folder}"',
+        f'dir "{_quoted(folder)}"',
         "appendonly yes",
         "appendfsync everysec",  # with `always` Redis ends when the disk is full
         "maxmemory-policy noeviction",
@@ -62,6 +62,11 @@ def redis_configuration(folder: Path, port: int, password: str) -> str:
         "daemonize no",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _quoted(folder: Path) -> str:
+    """A path between double quotes in redis.conf, where a backslash escapes."""
+    return str(folder).replace("\\", "\\\\").replace('"', '\\"')
 
 
 def free_port() -> int:
