@@ -253,7 +253,9 @@ def _decoded_lines(file: IO[bytes], name: str, encoding: str) -> Iterator[str]:
     except UnicodeError:
         raise CorpusError(f"{name}: line {number} is not {encoding.upper()}") from None
     finally:
-        text.detach()
+        # A reader that stops early may have closed the file before this generator ends.
+        if not file.closed:
+            text.detach()
 
 
 def _too_long(name: str, number: int) -> CorpusError:
