@@ -32,7 +32,7 @@ LIBRARY = (
     (*STAGES, "stage", "transcribe"),
 )
 WORKER = (
-    ("queues", "settings", "redis_url", "ticker"),
+    ("queues", "settings", "redis_url", "stopping", "ticker"),
     ("records", "heartbeats", "health", "connect"),
     ("machine", "supervision"),
     ("stack", "monitoring", "artifacts"),

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
@@ -14,6 +15,7 @@ from lorajob.cli.submit import complete_spec, read_spec
 from lorajob.corpora import open_corpus
 from lorajob.worker.settings import Settings
 from tests.support.deployment import ROOT, parse, unknown_settings
+from tests.support.needs import missing
 
 EXAMPLES = ROOT / "examples"
 UNIT = "lorajob-worker@.service"
@@ -66,6 +68,23 @@ def test_the_systemd_unit_sets_known_variables_and_waits_longer_than_a_stage_may
     assert grace == Settings.model_fields["grace_seconds"].default
     assert float(unit["Service"]["TimeoutStopSec"]) > 2 * grace
     assert values["LORAJOB_HOME"] == f"/var/lib/{unit['Service']['StateDirectory']}"
+
+
+def test_systemd_takes_the_unit_as_it_stands(tmp_path: Path) -> None:
+    program = shutil.which("systemd-analyze") or missing("needs systemd-analyze: install systemd")
+    text = (EXAMPLES / UNIT).read_text("utf-8")
+    path = tmp_path / UNIT.replace("@", "@gpu")
+    path.write_text(text.replace("/opt/lorajob/bin/lorajob", "/bin/sh"), "utf-8")
+    command = [program, "verify", "--man=no", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    ours = [line for line in done.stderr.splitlines() if "lorajob" in line]
+    assert (done.returncode, ours) == (0, [])
+
+
+def test_the_systemd_unit_signals_the_worker_alone(unit: ConfigParser) -> None:
+    service = unit["Service"]
+    assert (service["KillMode"], service["OOMPolicy"]) == ("mixed", "continue")
+    assert int(service["LimitNOFILE"]) >= 4096
 
 
 def test_the_page_of_settings_is_up_to_date() -> None:

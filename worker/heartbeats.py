@@ -1,11 +1,10 @@
 """Heartbeats: each worker adds its name to a sorted set of its queue every few seconds.
 
 It also touches files in its temporary folder, for the probe `deploy/alive.py`, which must work
-without Redis. A flag file in that folder tells the pool's children to stop.
+without Redis.
 """
 
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -35,7 +34,6 @@ return redis.call('ZRANGEBYSCORE', KEYS[1], time[1] - ARGV[1], '+inf')
 ALIVE = "alive"  # touched while the worker's process runs
 CONNECTED = "connected"  # touched after each heartbeat that reached Redis
 PULSE_SECONDS = 3.0
-STOP_FILE = "LORAJOB_WORKER_STOP_FILE"  # set by a worker for its own pool children
 
 logger = logging.getLogger(__name__)
 
@@ -102,9 +100,3 @@ def mark(folder: Path, name: str) -> None:
 def pulse(folder: Path) -> Ticker:
     """The ticker that touches ALIVE from a worker's main process."""
     return Ticker("pulse", PULSE_SECONDS, lambda: mark(folder, ALIVE), end_seconds=PULSE_SECONDS)
-
-
-def stopping() -> bool:
-    """True in a pool child once its worker was told to stop."""
-    path = os.environ.get(STOP_FILE)
-    return path is not None and Path(path).exists()

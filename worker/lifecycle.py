@@ -1,10 +1,9 @@
 """What a worker does when it starts and stops, hooked in by Celery's signals.
 
 The main process sends heartbeats, touches files for a probe and, if asked to, ends an idle worker.
-At shutdown it creates a flag file that supervisors in the pool's children look for, because a
-signal reaches the main process only and Redis may be unavailable by then. The reconciler and the
-notifier run in the main process too. They belong to lorajob.tasks, which this package does not
-import, so they pass their tickers to `run` at `worker_ready`.
+At shutdown it creates the flag file of lorajob.worker.stopping. The reconciler and the notifier run
+in the main process too. They belong to lorajob.tasks, which this package does not import, so they
+pass their tickers to `run` at `worker_ready`.
 """
 
 import logging
@@ -25,19 +24,20 @@ from redis.exceptions import RedisError
 from lorajob import logs
 from lorajob.worker.connect import connect
 from lorajob.worker.health import Unfit, may_consume
-from lorajob.worker.heartbeats import CONNECTED, STOP_FILE, heartbeat, mark, pulse
+from lorajob.worker.heartbeats import CONNECTED, heartbeat, mark, pulse
 from lorajob.worker.machine.idle import IdleWatch, idle_seconds
 from lorajob.worker.machine.self_check import SelfCheck
 from lorajob.worker.monitoring.gpu_load import GpuWatch
 from lorajob.worker.queues import class_of
-from lorajob.worker.settings import Settings
+from lorajob.worker.settings import SETTLE_SECONDS, Settings
+from lorajob.worker.stopping import STOP_FILE, raise_stop_file, stop_by_stage, stop_on_hangup
 from lorajob.worker.ticker import Ticker
 
 CHILD_SECONDS = 0.5
 
 logger = logging.getLogger(__name__)
 _tickers: list[Ticker] = []
-_before: dict[signal.Signals, Any] = {}  # in a pool child: the handlers outside of a task
+_in_child = False
 
 
 def run(ticker: Ticker) -> None:
@@ -57,11 +57,10 @@ def install() -> None:
     signals.worker_ready.connect(_start_heartbeat)
     signals.worker_ready.connect(_watch_idleness)
     signals.worker_ready.connect(_handle_sigquit)
-    signals.worker_ready.connect(_handle_sighup)
-    signals.task_prerun.connect(_leave_stop_to_supervisor)
-    signals.task_postrun.connect(_take_stop_again)
     signals.worker_ready.connect(_replace_children_soon)
-    signals.worker_shutting_down.connect(_raise_stop_file)
+    signals.worker_shutting_down.connect(_tell_children)
+    signals.worker_process_init.connect(_prepare_child)
+    signals.task_prerun.connect(_stop_by_stage)
     signals.worker_shutdown.connect(_sign_off)
 
 
@@ -90,26 +89,34 @@ def _prepare_stop_file(**_: Any) -> None:
     run(pulse(folder))
 
 
-def _raise_stop_file(**_: Any) -> None:
-    path = os.environ.get(STOP_FILE)
-    if path is None:
-        return
-    try:
-        # A cleaner of /tmp may have removed the folder.
-        Path(path).parent.mkdir(mode=0o700, exist_ok=True)
-        Path(path).touch()
-    except OSError as error:
-        logger.warning("stages cannot be told to stop: %s", error)
+def _tell_children(**_: Any) -> None:
+    raise_stop_file()
+
+
+def _prepare_child(**_: Any) -> None:
+    """In a pool child: leave a closing terminal to the main process, which tells the children."""
+    global _in_child
+    _in_child = True
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def _stop_by_stage(**_: Any) -> None:
+    """Keep a pool child, which runs one task only, from ending by SIGTERM before its stage."""
+    if _in_child:
+        stop_by_stage(Settings().grace_seconds + SETTLE_SECONDS)
 
 
 class StopStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
-    """Creates the flag file when a worker ends without a signal, as by the button in Flower."""
+    """Creates the flag file when a worker ends without a signal, as by the button in Flower.
 
-    def start(self, parent: Any) -> None:
-        _handle_sighup()
+    At its start Celery has set up its signals. The worker may then wait for Redis for long.
+    """
 
-    def close(self, parent: Any) -> None:
-        _raise_stop_file()
+    def start(self, worker: Any) -> None:
+        stop_on_hangup()
+
+    def close(self, worker: Any) -> None:
+        raise_stop_file()
 
 
 class FitStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
@@ -122,36 +129,6 @@ class FitStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no t
         qos.can_consume = may_consume(qos.can_consume)
 
 
-def _handle_sighup(**_: Any) -> None:
-    """Treat SIGHUP, as from a terminal that closes, as SIGTERM.
-
-    Celery would start this program anew, or end at once. Nothing is printed: the terminal may be
-    gone.
-    """
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        _raise_stop_file()
-        _end_warmly()
-
-    signal.signal(signal.SIGHUP, handle)
-
-
-def _leave_stop_to_supervisor(**_: Any) -> None:
-    """In a pool child: have the stage that runs stop and be given back on SIGTERM or SIGHUP.
-
-    A process manager may send the signal to every process of the worker. The child would otherwise
-    end at once, its stage without a checkpoint, and the attempt would count as lost. Installed for
-    each task, because the pool sets up its own handlers after the start of a child.
-    """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        _before[number] = signal.signal(number, lambda *_: _raise_stop_file())
-
-
-def _take_stop_again(**_: Any) -> None:
-    while _before:
-        signal.signal(*_before.popitem())
-
-
 def _handle_sigquit(**_: Any) -> None:
     """Create the flag file as soon as SIGQUIT arrives.
 
@@ -161,7 +138,7 @@ def _handle_sigquit(**_: Any) -> None:
     soften = signal.getsignal(signal.SIGQUIT)
 
     def handle(number: int, frame: FrameType | None) -> None:
-        _raise_stop_file()
+        raise_stop_file()
         if callable(soften):
             soften(number, frame)
 

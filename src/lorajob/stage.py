@@ -170,7 +170,7 @@ def _listen_for_stop(report: Report) -> None:
     def request(signum: int, frame: FrameType | None) -> None:
         report.stop_requested = True
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, request)
 
 

@@ -1,18 +1,13 @@
 """Signals that stop a worker: from a process manager to all its processes, or from a terminal."""
 
 import os
-import shutil
 import signal
-import subprocess
-from pathlib import Path
 
 import pytest
 
 from tests.support.fleet import stage_processes
 from tests.support.procs import running
 from tests.support.service import Gate, wait_for
-
-UNIT = Path(__file__).parents[2] / "examples" / "lorajob-worker@.service"
 
 
 def to_every_process(worker) -> None:
@@ -48,19 +43,3 @@ def test_a_worker_whose_every_process_is_told_to_stop_gives_its_stage_back(fleet
     assert told.stages["train"].losses == 0
     assert told.ended[-1].why == "its worker was told to stop"
     assert fleet.jobs.cancel(record.id) == "cancelled"
-
-
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
-def test_systemd_accepts_the_unit(tmp_path):
-    unit = tmp_path / "lorajob-worker@gpu.service"
-    text = UNIT.read_text("utf-8").replace("/opt/lorajob/bin/lorajob", "/bin/true")
-    unit.write_text(text, "utf-8")
-    told = subprocess.run(
-        ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False
-    )
-    assert told.returncode == 0 and not told.stderr, told.stderr
-
-
-def test_the_unit_leaves_sigterm_to_the_worker():
-    text = UNIT.read_text("utf-8")
-    assert "KillMode=mixed" in text and "TimeoutStopSec=" in text and "LimitNOFILE=" in text

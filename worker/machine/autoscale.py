@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import cast
 
 from redis import Redis
@@ -29,6 +30,7 @@ from lorajob.worker.queues import KINDS, QUEUES
 from lorajob.worker.records.records import QUEUED, RUNNING, Records
 from lorajob.worker.records.standing import Standing
 from lorajob.worker.settings import SETTLE_SECONDS, Settings
+from lorajob.worker.stopping import handled, leave_terminal
 
 LOOK_SECONDS = 2.0  # between two looks at the records
 # The pause is also at least this many times the last look's time: with ten thousand records the
@@ -180,7 +182,9 @@ def run_autoscale(
     gpus: str = "auto",
     idle: float | None = None,
 ) -> None:
-    """Scale until SIGTERM, SIGINT or SIGQUIT, then end all workers; a second signal kills them.
+    """Scale until told to stop by a signal, then end all workers; a second Ctrl-C kills them.
+
+    A closing terminal and a service manager may send several signals, which kill no worker.
 
     Raises UsageError for invalid limits, and ServiceError if no URL of a Redis is known.
     """
@@ -200,12 +204,14 @@ def run_autoscale(
     scaler = Scaler(queue, settings, least, most, places, idle)
     told, hurried = threading.Event(), threading.Event()
 
-    def stop(*_: object) -> None:
-        if told.is_set():
+    def stop(number: int, _: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            leave_terminal()
+        if told.is_set() and number in (signal.SIGINT, signal.SIGQUIT):
             hurried.set()
         told.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+    for number in handled(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, stop)
     try:
         while not told.is_set():

@@ -22,6 +22,7 @@ from lorajob.worker.machine.idle import IDLE_SECONDS
 from lorajob.worker.machine.processes import spawn
 from lorajob.worker.queues import KINDS, classes_of, lanes_of
 from lorajob.worker.settings import Settings
+from lorajob.worker.stopping import handled
 
 CELERY = (sys.executable, "-m", "celery", "-A", "lorajob.worker.app")
 FLOWER_PORT = 5555
@@ -173,7 +174,7 @@ def run_together(launches: list[Launch]) -> int:
         for child in children:
             child.send_signal(number)
 
-    before = {number: signal.signal(number, forward) for number in FORWARDED}
+    before = {number: signal.signal(number, forward) for number in handled(*FORWARDED)}
     try:
         for command, env in launches:
             if told:

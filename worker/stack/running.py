@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -23,6 +24,7 @@ from lorajob.worker.settings import Settings
 from lorajob.worker.stack.info import StackInfo, forget, only_stack
 from lorajob.worker.stack.redis_server import find_server, free_port
 from lorajob.worker.stack.services import Kept, flower_service, redis_service, worker_service
+from lorajob.worker.stopping import handled, leave_terminal
 
 TICK_SECONDS = 0.2
 READY_SECONDS = 120.0
@@ -41,7 +43,8 @@ class RunningStack:
         self._home = settings.home
         self._with_flower = flower
         self._on_ready = on_ready
-        self._signals = 0
+        self._told = False
+        self._hurried = False
         self._redis: Kept | None = None
         self._others: list[Kept] = []
         self._flower_url: str | None = None
@@ -54,7 +57,7 @@ class RunningStack:
         """
         with only_stack(self._home):
             end_leavings(self._home)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            for number in handled(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, self._on_signal)
             try:
                 self._start()
@@ -63,7 +66,13 @@ class RunningStack:
                 self._end()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._signals += 1
+        if number == signal.SIGHUP:
+            leave_terminal()
+        # A closing terminal and a service manager may send several signals. Only a second Ctrl-C
+        # is a wish not to wait.
+        if self._told and number == signal.SIGINT:
+            self._hurried = True
+        self._told = True
 
     def _start(self) -> None:
         devices()  # only to fail if a driver hangs: its worker would train on the CPU
@@ -117,7 +126,7 @@ class RunningStack:
         """Until told to stop, restart services that ended. Call `on_ready` once all answer."""
         deadline = time.monotonic() + READY_SECONDS
         redis, ready = connect(self._settings), False
-        while not self._signals:
+        while not self._told:
             if any([kept.tend() for kept in self._all()]):
                 self._save(ready)
             if not ready:
@@ -173,19 +182,20 @@ class RunningStack:
     def _end(self) -> None:
         """End workers and Flower first, then Redis: workers need it to give their stages back."""
         patience = self._settings.grace_seconds + EXTRA_SECONDS
-        # A process manager may have sent SIGTERM to Redis as well, which the workers still need.
-        end(self._running(*self._others), patience, self._hurried_with_redis)
+        end(self._running(*self._others), patience, self._tend_redis)
         if self._redis is not None:
-            end(self._running(self._redis), REDIS_END_SECONDS, self._hurried)
+            end(self._running(self._redis), REDIS_END_SECONDS, lambda: self._hurried)
         forget(self._home)
 
-    def _hurried_with_redis(self) -> bool:
-        if self._redis is not None:
-            self._redis.tend()
-        return self._hurried()
+    def _tend_redis(self) -> bool:
+        """Keep Redis up while the workers end; True once they are to be killed.
 
-    def _hurried(self) -> bool:
-        return self._signals > 1  # the second Ctrl-C
+        A service manager may have signalled every process of the stack, Redis too.
+        """
+        if self._redis is not None:
+            with suppress(OSError):  # no process can be started; the workers end all the same
+                self._redis.tend()
+        return self._hurried
 
     def _all(self) -> list[Kept]:
         return ([self._redis] if self._redis is not None else []) + self._others

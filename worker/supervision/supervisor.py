@@ -39,6 +39,7 @@ from lorajob.worker.supervision.outcome import (
 STAGE_COMMAND = (sys.executable, "-m", "lorajob.stage")
 TRACE_LINE = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>\S+)')
 TICK_SECONDS = 0.2
+POLITE = (-signal.SIGTERM, -signal.SIGHUP, -signal.SIGINT)  # exit codes
 STALLS_BEFORE_FIRST_STEP = 4  # a base model of gigabytes may have to come from the Hub
 PROGRESS_SECONDS = 0.5  # shortest time between two reports of progress
 # The credentials of stores. Only the worker fetches and pushes files, so the stage needs none.
@@ -241,8 +242,10 @@ def _outcome(stage: str, job: JobDir, child: Child, code: int, begun: int) -> Ou
         return Failed(str(error.get("kind", "error")), str(error.get("message", "")))
     if child.stop_reason is not None:
         return Stopped(child.stop_reason)
-    if code in (EXIT_STOPPED, -signal.SIGTERM, -signal.SIGHUP):
-        return Stopped("shutdown")  # the signal came from outside: the machine, or a person
+    # The signal came from outside: a service manager that stops the worker, or a person. The stage
+    # may not have set up its handlers yet.
+    if code == EXIT_STOPPED or code in POLITE:
+        return Stopped("shutdown")
     how = f"was ended by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
     place = crash_place(job.log_path(stage), begun) if code < 0 else None
     where = f" at {place}" if place else ""

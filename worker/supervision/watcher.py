@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from redis.exceptions import RedisError
 
-from lorajob.worker.heartbeats import stopping
 from lorajob.worker.records.records import Claim, Records
+from lorajob.worker.stopping import stopping
 from lorajob.worker.supervision.outcome import Listener, Progress, StopReason
 
 RENEWALS_A_LEASE = 6  # every 15 s for a lease of 90 s

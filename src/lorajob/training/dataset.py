@@ -247,10 +247,10 @@ def micro_batches(
 
 
 def _leave_stopping_to_training(worker: int) -> None:
-    """Ignore SIGTERM and SIGINT in a loader process.
+    """Ignore the signals to stop in a loader process.
 
     A stop is signalled to the whole process group. If a loader ended, the training process would
     fail before it saved its checkpoint.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

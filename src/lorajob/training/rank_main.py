@@ -12,6 +12,7 @@ from lorajob.job.jobdir import JobDir
 from lorajob.job.report import EXIT_BROKEN, EXIT_FAILED
 from lorajob.spec import JobSpec
 from lorajob.training.loop import run_rank
+from lorajob.training.ranks import STOP_SIGNALS
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +30,9 @@ def _end_with_first() -> None:
 
 def main() -> None:
     # Rank 0 decides when to stop.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     _end_with_first()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     job = JobDir(Path(sys.argv[1]))

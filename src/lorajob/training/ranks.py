@@ -28,6 +28,7 @@ from lorajob.job.jobdir import JobDir
 from lorajob.job.report import EXIT_BROKEN
 
 LOOPBACK = "127.0.0.1"
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # rank 0 handles them for all
 RANK_MODULE = "lorajob.training.rank_main"
 END_SECONDS = 10  # time for the others to end by themselves
 SECONDS_TO_SEE = 1.0  # most time from the loss of a process's connection to the end of the process
@@ -61,15 +62,20 @@ def shared_by(count: int, job: JobDir, clips: int, resume: Path | None) -> Itera
     store = _meeting_place(count)
     command = [sys.executable, "-m", RANK_MODULE, str(job.root), str(clips)]
     command += [str(resume)] if resume else []
-    others = [
-        subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            env=os.environ | environment(rank, count, store.port),
-        )
-        for rank in range(1, count)
-    ]
+    # The others start with these signals blocked, so that none ends before it ignores them.
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        others = [
+            subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                env=os.environ | environment(rank, count, store.port),
+            )
+            for rank in range(1, count)
+        ]
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
     own = environment(0, count, store.port)
     before = {name: os.environ.get(name) for name in own}
     os.environ.update(own)
