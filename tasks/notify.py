@@ -1,8 +1,9 @@
 """Notifications of jobs that have ended: to a webhook, to Slack, and to the job's trace.
 
-Every worker with such a receiver in its settings takes the notices one by one, in a thread of its
-main process, so that no stage waits for a web server. A worker takes a notice before it sends it:
-if the worker dies in between, the notice is lost, but no end of a job is reported twice.
+Every worker with such a receiver in its settings takes deliveries one by one, in a thread for each
+channel in its main process, so that no stage and no other channel waits for a web server. A
+delivery that fails is kept in Redis and tried again with growing pauses for a day. A worker that
+dies after it sent one may leave it to be sent twice, under the same id.
 """
 
 import asyncio
@@ -10,7 +11,6 @@ import hashlib
 import hmac
 import json
 import logging
-import threading
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,7 +27,7 @@ from lorajob.worker import lifecycle
 from lorajob.worker.connect import connect
 from lorajob.worker.monitoring import tallies, traces
 from lorajob.worker.records import notices
-from lorajob.worker.records.notices import Notice
+from lorajob.worker.records.notices import Delivery, Kept
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
@@ -35,79 +35,108 @@ from lorajob.worker.ticker import Ticker
 
 LOOK_SECONDS = 1.0
 WANT_SECONDS = 3600.0
-TRIES = 4
-FIRST_PAUSE_SECONDS = 1.0
+FIRST_PAUSE_SECONDS = 1.0  # it doubles with each try
+LONGEST_PAUSE_SECONDS = 3600.0
+GIVE_UP_SECONDS = 86_400.0  # after the first try
 TIMEOUT_SECONDS = 5.0
 END_SECONDS = 5.0  # for the last notice, when a worker ends
 ANSWER_SECONDS = 10.0  # from the look-up of the host's name to the end of the answer's headers
+WEBHOOK, SLACK, TRACE = "webhook", "slack", "trace"
 
 logger = logging.getLogger(__name__)
 
 
 class Notifier:
-    """Takes notices and sends them, in the turns of its ticker."""
+    """Takes the deliveries to one channel and sends them, in the turns of its ticker."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, channel: str) -> None:
         self._settings = settings
+        self._channel = channel
         self._redis = connect(settings)
         self._records = Records(self._redis, settings.place_of)
         self._looks = 0
-        self.ticker = Ticker("notices", LOOK_SECONDS, self.turn, self.turn, END_SECONDS)
+        self.ticker = Ticker(f"notices-{channel}", LOOK_SECONDS, self.turn, self.turn, END_SECONDS)
 
     def turn(self) -> None:
-        """Send all notices that are left; the last turn of a worker does so within seconds."""
-        while self._tell_next():
-            pass
-
-    def _tell_next(self) -> bool:
-        """Send the oldest notice; False if there is none or Redis is unavailable."""
+        """Send all deliveries that are due, until one fails; also when a worker ends."""
         try:
             if self._looks % int(WANT_SECONDS / LOOK_SECONDS) == 0:
                 notices.want(self._redis)
             self._looks += 1
-            notice = notices.take(self._redis)
-            if notice is None:
-                return False
-            record = self._records.load(notice.job_id)
+            notices.plan(self._redis, channels(self._settings))
+            while (delivery := notices.take(self._redis, self._channel)) is not None:
+                if not self._try(delivery):
+                    break
         except (RedisError, OSError) as error:
             self._looks = 0
             logger.debug("no notices without Redis: %s", error)
-            return False
-        except LorajobError as error:  # the job was removed
-            logger.info("no notice: %s", error)
+
+    def _try(self, delivery: Delivery) -> bool:
+        """Send a delivery. If that fails, keep it for later, or give it up after a day."""
+        try:
+            kept = delivery.kept if delivery.kept.id else self._first(delivery)
+        except LorajobError as error:  # the job was removed, or its record is damaged
+            logger.warning("%s %s: no notice: %s", delivery.job_id, delivery.state, error)
+            notices.finish(self._redis, delivery)
             return True
-        for channel, told in tell(notice, record, self._settings, self.ticker.stopped).items():
-            tallies.noticed(self._redis, channel, told)
+        if tell(delivery, kept, self._settings):
+            notices.finish(self._redis, delivery)
+            tallies.noticed(self._redis, self._channel, "sent")
+            return True
+        name = f"{delivery.job_id} {delivery.state}: the {self._channel}"
+        tallies.noticed(self._redis, self._channel, "failed")
+        if delivery.now - kept.since >= GIVE_UP_SECONDS:
+            notices.finish(self._redis, delivery)
+            tallies.noticed(self._redis, self._channel, "undelivered")
+            logger.error("%s did not take it at %d tries; it is given up", name, kept.tries + 1)
+            return False
+        pause = min(FIRST_PAUSE_SECONDS * 2**kept.tries, LONGEST_PAUSE_SECONDS)
+        kept = kept.model_copy(update={"tries": kept.tries + 1})
+        notices.keep(self._redis, delivery, kept, pause)
+        logger.warning("%s did not take it; it is tried again in %g s", name, pause)
+        return False
+
+    def _first(self, delivery: Delivery) -> Kept:
+        """Keep what to send, from the record as it is at the first try. Raises LorajobError."""
+        record = self._records.load(delivery.job_id)
+        # A job may be deleted and submitted again under its id.
+        name = f"{record.id}-{delivery.revision}.{record.created_at:.0f}"
+        body = ""
+        if self._channel == WEBHOOK:
+            body = json.dumps(describe(record), ensure_ascii=False)
+        elif self._channel == SLACK:
+            text = escaped(sentence(record, delivery.state))
+            body = json.dumps({"text": text}, ensure_ascii=False)
+        else:
+            traces.tell_job(record, delivery.state)
+        kept = Kept(id=name, body=body, since=delivery.now)
+        notices.keep(self._redis, delivery, kept, notices.HOLD_SECONDS)
+        return kept
+
+
+def channels(settings: Settings) -> list[str]:
+    """The names of the receivers in the settings."""
+    wanted = {
+        WEBHOOK: settings.webhook_url is not None,
+        SLACK: settings.slack_webhook_url is not None,
+        TRACE: traces.enabled(),
+    }
+    return [channel for channel, there in wanted.items() if there]
+
+
+def tell(delivery: Delivery, kept: Kept, settings: Settings) -> bool:
+    """Try a delivery once; True if it was accepted. The trace was told before."""
+    url = {WEBHOOK: settings.webhook_url, SLACK: settings.slack_webhook_url}.get(delivery.channel)
+    if url is None:
         return True
-
-
-def tell(
-    notice: Notice, record: JobRecord, settings: Settings, stop: threading.Event
-) -> dict[str, bool]:
-    """Send one notice to all channels; return which of them accepted it.
-
-    Does not retry once `stop` is set.
-    """
-    traces.tell_job(record, notice.state)
-    told = {}
-    if settings.webhook_url is not None:
-        body = json.dumps(describe(record), ensure_ascii=False).encode()
-        headers = {
-            "X-Lorajob-Event": notice.state,
-            "X-Lorajob-Delivery": f"{notice.job_id}-{notice.revision}",
-        }
+    body = kept.body.encode()
+    headers = {}
+    if delivery.channel == WEBHOOK:
+        headers = {"X-Lorajob-Event": delivery.state, "X-Lorajob-Delivery": kept.id}
         if settings.webhook_secret is not None:
             key = settings.webhook_secret.get_secret_value()
             headers["X-Lorajob-Signature"] = signature(key, body)
-        told["webhook"] = post(settings.webhook_url.get_secret_value(), body, headers, stop)
-    if settings.slack_webhook_url is not None:
-        text = escaped(sentence(record, notice.state))
-        body = json.dumps({"text": text}, ensure_ascii=False).encode()
-        told["slack"] = post(settings.slack_webhook_url.get_secret_value(), body, {}, stop)
-    for channel, done in told.items():
-        if not done:
-            logger.warning("%s %s: the %s did not take it", record.id, notice.state, channel)
-    return told
+    return post(url.get_secret_value(), body, headers)
 
 
 def signature(secret: str, body: bytes) -> str:
@@ -115,8 +144,8 @@ def signature(secret: str, body: bytes) -> str:
     return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
 
 
-def post(url: str, body: bytes, headers: Mapping[str, str], stop: threading.Event) -> bool:
-    """POST JSON, and retry if the server is busy or unavailable; True if the server accepted it.
+def post(url: str, body: bytes, headers: Mapping[str, str]) -> bool:
+    """POST JSON once; True if the server accepted it.
 
     The url is a secret, so the log names only the kind of an error, whose text may hold the url.
     """
@@ -124,19 +153,14 @@ def post(url: str, body: bytes, headers: Mapping[str, str], stop: threading.Even
         logger.warning("a webhook's url must begin with https:// or http://")
         return False
     kinds = {"Content-Type": "application/json", "User-Agent": f"lorajob/{__version__}"}
-    for attempt in range(TRIES):
-        try:
-            status = asyncio.run(_post_once(url, body, kinds | dict(headers)))
-            if 200 <= status < 300:
-                return True
-            logger.info("a webhook answered %d", status)
-            if status < 500 and status not in (408, 429):
-                return False
-        except (OSError, ValueError, aiohttp.ClientError) as error:
-            logger.info("a webhook does not answer: %s", type(error).__name__)
-        if attempt + 1 == TRIES or stop.wait(FIRST_PAUSE_SECONDS * 2**attempt):
-            return False
-    return False
+    try:
+        status = asyncio.run(_post_once(url, body, kinds | dict(headers)))
+    except (OSError, ValueError, aiohttp.ClientError) as error:
+        logger.info("a webhook does not answer: %s", type(error).__name__)
+        return False
+    if not 200 <= status < 300:
+        logger.info("a webhook answered %d", status)
+    return 200 <= status < 300
 
 
 async def _post_once(url: str, body: bytes, headers: Mapping[str, str]) -> int:
@@ -181,10 +205,10 @@ def _verb(state: str) -> str:
 
 
 def start(**_: Any) -> None:
-    """Start the notifier in a ready worker's main process, if the settings name a receiver."""
+    """Start a notifier for each receiver in the settings, in a ready worker's main process."""
     settings = Settings()
-    if settings.webhook_url or settings.slack_webhook_url or traces.enabled():
-        lifecycle.run(Notifier(settings).ticker)
+    for channel in channels(settings):
+        lifecycle.run(Notifier(settings, channel).ticker)
 
 
 signals.worker_ready.connect(start)

@@ -77,16 +77,16 @@ def settings(redis_server, receiver):
 
 
 @pytest.fixture
-def notifier(settings, redis, monkeypatch) -> Iterator[Callable[[], Ticker]]:
+def notifier(settings, redis, monkeypatch) -> Iterator[Callable[..., None]]:
     """Starts one, and waits until ends of jobs are kept for it."""
     monkeypatch.setattr(notify, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(notify, "FIRST_PAUSE_SECONDS", 0.05)
     made: list[Ticker] = []
 
-    def begin() -> Ticker:
-        made.append(Notifier(settings).ticker.start())
+    def begin(*names: str) -> None:
+        for name in names or ("webhook", "slack"):
+            made.append(Notifier(settings, name).ticker.start())
         wait_for(lambda: redis.exists(notices.WANTED))
-        return made[-1]
 
     yield begin
     for one in made:
@@ -104,6 +104,7 @@ def test_a_webhook_gets_the_description_and_slack_a_sentence(receiver, notifier,
     notifier()
     failed(Records(redis), "hi-00000001", tmp_path, "corpus: <none> & no clip")
     wait_for(lambda: len(receiver.heard) == 2)
+    receiver.heard.sort(key=lambda one: "x-lorajob-event" not in one[0])  # the webhook's first
     described, said = receiver.bodies()
     assert (described["id"], described["state"]) == ("hi-00000001", "failed")
     assert described["stages"]["preprocess"]["error"] == "corpus: <none> & no clip"
@@ -158,44 +159,89 @@ def test_nothing_is_kept_where_nobody_wants_to_hear(redis, tmp_path):
     assert not redis.exists(notices.KEY)
 
 
-def test_a_busy_server_is_asked_again_and_one_that_refuses_is_not(receiver, monkeypatch):
-    monkeypatch.setattr(notify, "FIRST_PAUSE_SECONDS", 0.01)
-    never = threading.Event()
-    receiver.answers = [503, 429]
-    assert post(receiver.url, b"{}", {}, never)
-    assert len(receiver.heard) == 3
-    receiver.answers = [404]
-    assert not post(receiver.url, b"{}", {}, never)
-    assert len(receiver.heard) == 4
-    assert not post("file:///etc/passwd", b"{}", {}, never)
-
-
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_not_followed_and_tells_nobody(receiver, status):
     receiver.answers = [status]
-    assert not post(receiver.url, b"{}", {}, threading.Event())
+    assert not post(receiver.url, b"{}", {})
     ((headers, _),) = receiver.heard
     assert "followed" not in headers
 
 
-def test_a_server_that_is_away_is_given_up_and_the_next_notice_told(
-    receiver, notifier, redis, tmp_path
+def test_only_http_urls_are_asked():
+    assert not post("file:///etc/passwd", b"{}", {})
+
+
+def test_a_delivery_that_fails_is_sent_again_with_the_same_id_and_body(
+    receiver, notifier, redis, settings, tmp_path
 ):
-    receiver.answers = [500] * (2 * notify.TRIES)
-    notifier()
+    receiver.answers = [503, 404, 429, 301]
+    notifier("webhook")
+    records = Records(redis)
+    failed(records, "hi-00000003", tmp_path)
+    wait_for(lambda: receiver.heard)
+    records.retry("hi-00000003")  # the job's description changes, what was told does not
+    wait_for(lambda: redis.hget(tallies.NOTICES, "webhook|sent") == "1")
+    assert len(receiver.heard) == 5
+    assert len({headers["x-lorajob-delivery"] for headers, _ in receiver.heard}) == 1
+    assert len({body for _, body in receiver.heard}) == 1
+    assert receiver.bodies()[-1]["state"] == "failed"
+    assert redis.hgetall(tallies.NOTICES) == {"webhook|failed": "4", "webhook|sent": "1"}
+    assert not redis.keys(f"{notices.DELIVERIES}:webhook*")
+
+
+def test_a_delivery_outlasts_its_worker_and_is_given_up_after_a_day(
+    receiver, settings, redis, monkeypatch, tmp_path
+):
+    receiver.answers = [500] * 4
+    notices.want(redis)
     failed(Records(redis), "hi-00000003", tmp_path)
-    failed(Records(redis), "hi-00000004", tmp_path)
-    wait_for(lambda: redis.hget(tallies.NOTICES, "slack|sent") == "1")
-    assert redis.hgetall(tallies.NOTICES) == {
-        "webhook|failed": "1", "slack|failed": "1", "webhook|sent": "1", "slack|sent": "1"
-    }  # fmt: skip
+    Notifier(settings, "webhook").turn()
+    assert (len(receiver.heard), notices.waiting(redis, "webhook")) == (1, 1)
+    assert notices.take(redis, "webhook") is None  # it pauses
+    monkeypatch.setattr(notify, "GIVE_UP_SECONDS", 0)
+    (notice,) = redis.zrange(f"{notices.DELIVERIES}:webhook", 0, -1)
+    redis.zadd(f"{notices.DELIVERIES}:webhook", {notice: 1})
+    Notifier(settings, "webhook").turn()
+    assert (len(receiver.heard), notices.waiting(redis, "webhook")) == (2, 0)
+    counted = redis.hgetall(tallies.NOTICES)
+    assert counted == {"webhook|failed": "2", "webhook|undelivered": "1"}
+
+
+def test_a_delivery_whose_worker_died_is_taken_by_another(redis, monkeypatch, tmp_path):
+    monkeypatch.setattr(notices, "HOLD_SECONDS", 0)
+    notices.want(redis)
+    failed(Records(redis), "hi-00000003", tmp_path)
+    notices.plan(redis, ["webhook"])
+    first = notices.take(redis, "webhook")
+    again = notices.take(redis, "webhook")
+    assert first is not None and again is not None
+    assert first.notice == again.notice == f"hi-00000003 failed {first.revision}"
+
+
+def test_pauses_grow_to_an_hour_and_a_channel_that_fails_holds_no_other(
+    receiver, redis_server, redis, monkeypatch, tmp_path
+):
+    away = SecretStr(f"http://127.0.0.1:{free_port()}{PATH}")
+    update = {"webhook_url": away, "slack_webhook_url": SecretStr(receiver.url)}
+    settings = redis_server.model_copy(update=update)
+    notices.want(redis)
+    failed(Records(redis), "hi-00000003", tmp_path)
+    due = f"{notices.DELIVERIES}:webhook"
+    pauses = []
+    for _ in range(14):
+        Notifier(settings, "webhook").turn()
+        ((notice, at),) = redis.zrange(due, 0, -1, withscores=True)
+        pauses.append(at - redis.time()[0])
+        redis.zadd(due, {notice: 1})
+    assert pauses[3:10] == pytest.approx([2**n for n in range(3, 10)], abs=2)
+    assert pauses[12:] == pytest.approx([3600, 3600], abs=2)
+    Notifier(settings, "slack").turn()
+    assert len(receiver.heard) == 1
 
 
 @pytest.mark.parametrize("begins", [b"HTTP/1.1 ", b"HTTP/1.1 503 Busy\r\nX-Slow: "])
 def test_a_server_that_answers_a_byte_at_a_time_holds_nobody(begins, monkeypatch):
     monkeypatch.setattr(notify, "ANSWER_SECONDS", 0.3)
-    monkeypatch.setattr(notify, "TRIES", 2)
-    monkeypatch.setattr(notify, "FIRST_PAUSE_SECONDS", 0.01)
     over = threading.Event()
 
     def drip(connection: socket.socket) -> None:
@@ -215,8 +261,7 @@ def test_a_server_that_answers_a_byte_at_a_time_holds_nobody(begins, monkeypatch
         threading.Thread(target=serve, daemon=True).start()
         url = f"http://127.0.0.1:{server.getsockname()[1]}{PATH}"
         told: list[bool] = []
-        never = threading.Event()
-        telling = threading.Thread(target=lambda: told.append(post(url, b"{}", {}, never)))
+        telling = threading.Thread(target=lambda: told.append(post(url, b"{}", {})))
         telling.start()
         telling.join(timeout=5)
         held = telling.is_alive()
@@ -225,12 +270,11 @@ def test_a_server_that_answers_a_byte_at_a_time_holds_nobody(begins, monkeypatch
     assert not held and told == [False]
 
 
-def test_the_urls_are_not_logged(caplog, monkeypatch):
-    monkeypatch.setattr(notify, "FIRST_PAUSE_SECONDS", 0.01)
+def test_the_urls_are_not_logged(caplog):
     caplog.set_level("DEBUG")
-    assert not post(f"http://127.0.0.1:{free_port()}{PATH}", b"{}", {}, threading.Event())
-    assert not post(f"http://[::1{PATH}", b"{}", {}, threading.Event())
-    assert not post(f"http://127.0.0.1:1{PATH} with a space", b"{}", {}, threading.Event())
+    assert not post(f"http://127.0.0.1:{free_port()}{PATH}", b"{}", {})
+    assert not post(f"http://[::1{PATH}", b"{}", {})
+    assert not post(f"http://127.0.0.1:1{PATH} with a space", b"{}", {})
     assert "does not answer" in caplog.text and "secret-path" not in caplog.text
 
 

@@ -145,7 +145,7 @@ def test_what_workers_count_becomes_histograms_and_counters(exporter, redis):
     tallies.attempted(redis, "train", "committed", 100.0)
     tallies.attempted(redis, "train", "shutdown", 5.0)
     tallies.lease_lost(redis)
-    tallies.noticed(redis, "slack", sent=False)
+    tallies.noticed(redis, "slack", "failed")
     found = samples(fetch(exporter))
     buckets = {
         dict(labels)["le"]: count

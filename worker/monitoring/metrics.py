@@ -210,7 +210,9 @@ def tally_metrics(
     lost.add_metric([], int(leases.get("lost", 0)))
     yield lost
     told = CounterMetricFamily(
-        "lorajob_notices", "Ends of jobs told to a webhook.", labels=["channel", "outcome"]
+        "lorajob_notices",
+        "Ends of jobs told to a webhook: sent, failed tries, and undelivered after a day.",
+        labels=["channel", "outcome"],
     )
     for name, count in sorted(notices.items()):
         told.add_metric(name.split("|", 1), int(count))

@@ -23,7 +23,7 @@ WAITS = "lorajob:tally:waits"  # seconds until a queued stage was claimed, by qu
 SECONDS = "lorajob:tally:seconds"  # of attempts that committed, by stage
 ATTEMPTS = "lorajob:tally:attempts"  # `STAGE|OUTCOME` -> how many
 LEASES = "lorajob:tally:leases"  # `lost` -> how many ran out
-NOTICES = "lorajob:tally:notices"  # `CHANNEL|sent` or `CHANNEL|failed` -> how many
+NOTICES = "lorajob:tally:notices"  # `CHANNEL|OUTCOME` -> how many
 
 WAIT_BOUNDS = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600)
 STAGE_BOUNDS = (10, 30, 60, 300, 900, 1800, 3600, 2 * 3600, 4 * 3600, 8 * 3600, 24 * 3600)
@@ -60,10 +60,10 @@ def lease_lost(redis: Redis) -> None:
         pipe.hincrby(LEASES, "lost", 1)
 
 
-def noticed(redis: Redis, channel: str, sent: bool) -> None:
-    """Count a notice of a job's end that `channel` accepted, or did not."""
+def noticed(redis: Redis, channel: str, outcome: str) -> None:
+    """Count a notice of a job's end: sent, failed (a try, which is repeated) or undelivered."""
     with _writing(redis) as pipe:
-        pipe.hincrby(NOTICES, f"{channel}|{'sent' if sent else 'failed'}", 1)
+        pipe.hincrby(NOTICES, f"{channel}|{outcome}", 1)
 
 
 def waiting_since(record: JobRecord, stage: str) -> float:
