@@ -19,7 +19,8 @@ from pydantic import TypeAdapter
 from redis import Redis
 from redis.exceptions import RedisError
 
-from lorajob.worker.heartbeats import STOP_FILE, living
+from lorajob.worker.heartbeats import living
+from lorajob.worker.stopping import STOP_FILE
 
 UNFIT = "lorajob:unfit"  # hash: worker -> JSON of an Unfit
 FLAG = "unfit"
