@@ -196,13 +196,13 @@ def test_a_delivery_outlasts_its_worker_and_is_given_up_after_a_day(
     notices.want(redis)
     failed(Records(redis), "hi-00000003", tmp_path)
     Notifier(settings, "webhook").turn()
-    assert (len(receiver.heard), notices.waiting(redis, "webhook")) == (1, 1)
+    assert (len(receiver.heard), notices.undelivered(redis, "webhook")) == (1, 1)
     assert notices.take(redis, "webhook") is None  # it pauses
     monkeypatch.setattr(notify, "GIVE_UP_SECONDS", 0)
     (notice,) = redis.zrange(f"{notices.DELIVERIES}:webhook", 0, -1)
     redis.zadd(f"{notices.DELIVERIES}:webhook", {notice: 1})
     Notifier(settings, "webhook").turn()
-    assert (len(receiver.heard), notices.waiting(redis, "webhook")) == (2, 0)
+    assert (len(receiver.heard), notices.undelivered(redis, "webhook")) == (2, 0)
     counted = redis.hgetall(tallies.NOTICES)
     assert counted == {"webhook|failed": "2", "webhook|undelivered": "1"}
 

@@ -130,7 +130,7 @@ def finish(redis: Redis, delivery: Delivery) -> None:
         pipe.execute()
 
 
-def waiting(redis: Redis, channel: str) -> int:
+def undelivered(redis: Redis, channel: str) -> int:
     """How many deliveries to a channel are not over."""
     return int(redis.zcard(_due(channel)))
 
