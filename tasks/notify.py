@@ -92,7 +92,7 @@ class Notifier:
             return False
         pause = min(FIRST_PAUSE_SECONDS * 2**kept.tries, LONGEST_PAUSE_SECONDS)
         kept = kept.model_copy(update={"tries": kept.tries + 1})
-        notices.keep(self._redis, delivery, kept, pause)
+        notices.put_off(self._redis, delivery, kept, pause)
         logger.warning("%s did not take it; it is tried again in %g s", name, pause)
         return False
 
@@ -110,7 +110,7 @@ class Notifier:
         else:
             traces.tell_job(record, delivery.state)
         kept = Kept(id=name, body=body, since=delivery.now)
-        notices.keep(self._redis, delivery, kept, notices.HOLD_SECONDS)
+        notices.put_off(self._redis, delivery, kept, notices.HOLD_SECONDS)
         return kept
 
 

@@ -98,7 +98,7 @@ def plan(redis: Redis, channels: Sequence[str]) -> None:
 def take(redis: Redis, channel: str) -> Delivery | None:
     """Take the delivery that is due for the longest time; None if none is due.
 
-    The caller tries it, and then calls `keep` or `finish`.
+    The caller tries it, and then calls `put_off` or `finish`.
     """
     found = redis.register_script(TAKE)([_due(channel), _kept(channel)], [HOLD_SECONDS])
     if found is None:
@@ -115,7 +115,7 @@ def take(redis: Redis, channel: str) -> Delivery | None:
     )
 
 
-def keep(redis: Redis, delivery: Delivery, kept: Kept, seconds: float) -> None:
+def put_off(redis: Redis, delivery: Delivery, kept: Kept, seconds: float) -> None:
     """Replace what is kept about a delivery. It is due again in `seconds`."""
     keys = [_due(delivery.channel), _kept(delivery.channel)]
     words: list[str | float] = [delivery.notice, kept.model_dump_json(), seconds, WANTED_SECONDS]
