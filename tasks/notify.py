@@ -27,7 +27,7 @@ from lorajob.worker import lifecycle
 from lorajob.worker.connect import connect
 from lorajob.worker.monitoring import tallies, traces
 from lorajob.worker.records import notices
-from lorajob.worker.records.notices import Delivery, Kept
+from lorajob.worker.records.notices import Delivery, Parcel
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
@@ -96,7 +96,7 @@ class Notifier:
         logger.warning("%s did not take it; it is tried again in %g s", name, pause)
         return False
 
-    def _first(self, delivery: Delivery) -> Kept:
+    def _first(self, delivery: Delivery) -> Parcel:
         """Keep what to send, from the record as it is at the first try. Raises LorajobError."""
         record = self._records.load(delivery.job_id)
         # A job may be deleted and submitted again under its id.
@@ -109,7 +109,7 @@ class Notifier:
             body = json.dumps({"text": text}, ensure_ascii=False)
         else:
             traces.tell_job(record, delivery.state)
-        kept = Kept(id=name, body=body, since=delivery.now)
+        kept = Parcel(id=name, body=body, since=delivery.now)
         notices.put_off(self._redis, delivery, kept, notices.HOLD_SECONDS)
         return kept
 
@@ -124,7 +124,7 @@ def channels(settings: Settings) -> list[str]:
     return [channel for channel, there in wanted.items() if there]
 
 
-def tell(delivery: Delivery, kept: Kept, settings: Settings) -> bool:
+def tell(delivery: Delivery, kept: Parcel, settings: Settings) -> bool:
     """Try a delivery once; True if it was accepted. The trace was told before."""
     url = {WEBHOOK: settings.webhook_url, SLACK: settings.slack_webhook_url}.get(delivery.channel)
     if url is None:

@@ -53,7 +53,7 @@ redis.call('EXPIRE', KEYS[2], ARGV[4])
 """
 
 
-class Kept(BaseModel):
+class Parcel(BaseModel):
     """What Redis keeps about a delivery: the same at every try, but for `tries`."""
 
     model_config = ConfigDict(frozen=True)
@@ -76,7 +76,7 @@ class Delivery(BaseModel):
     job_id: str
     state: str
     revision: str
-    kept: Kept
+    kept: Parcel
     now: float  # when it was taken, by Redis's clock
 
     @property
@@ -110,12 +110,12 @@ def take(redis: Redis, channel: str) -> Delivery | None:
         job_id=job_id,
         state=state,
         revision=revision,
-        kept=Kept.model_validate_json(text) if text else Kept(),
+        kept=Parcel.model_validate_json(text) if text else Parcel(),
         now=float(now),
     )
 
 
-def put_off(redis: Redis, delivery: Delivery, kept: Kept, seconds: float) -> None:
+def put_off(redis: Redis, delivery: Delivery, kept: Parcel, seconds: float) -> None:
     """Replace what is kept about a delivery. It is due again in `seconds`."""
     keys = [_due(delivery.channel), _kept(delivery.channel)]
     words: list[str | float] = [delivery.notice, kept.model_dump_json(), seconds, WANTED_SECONDS]
@@ -141,5 +141,5 @@ def _due(channel: str) -> str:
 
 
 def _kept(channel: str) -> str:
-    """Hash: notice -> JSON of Kept."""
+    """Hash: notice -> JSON of Parcel."""
     return f"{DELIVERIES}:{channel}:kept"
