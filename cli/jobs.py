@@ -59,6 +59,8 @@ def status(job: str | None, as_json: bool, limit: int) -> None:
         for name, found in sorted(jobs.unfit().items()):
             since = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.since))
             click.echo(f"lorajob: {name} takes no work since {since}: {found.why}", err=True)
+        for job_id, why in jobs.damaged().items():
+            click.echo(f"lorajob: {job_id} is set aside: {why}", err=True)
         if unknown := jobs.unknown():
             click.echo(
                 f"lorajob: {len(unknown)} jobs here are missing in Redis, such as {unknown[0]}; "

@@ -15,6 +15,7 @@ from lorajob.worker.health import unfit_workers
 from lorajob.worker.heartbeats import living
 from lorajob.worker.machine.gpus import Gpu, visible_gpus
 from lorajob.worker.queues import KINDS
+from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
 from lorajob.worker.stack.info import is_up
 from lorajob.worker.stack.redis_server import OLDEST, find_server, server_version
@@ -92,11 +93,14 @@ def check_service(settings: Settings) -> Iterator[Finding]:
         with service_errors(settings), connect(settings) as redis:
             info = _information(redis)
             workers = {queue: living(redis, queue) for queue in KINDS}
+            damaged = Records(redis).damaged()
             unfit = unfit_workers(redis, [name for names in workers.values() for name in names])
     except (ServiceError, UsageError) as error:
         yield _unreachable(settings, str(error))
         return
     yield from _check_redis(shown(url), info)
+    for job_id, why in damaged.items():
+        yield Finding("jobs", "warn", f"{job_id} is set aside: {why}", "the other jobs go on")
     for queue, names in workers.items():
         if names:
             yield Finding("workers", "ok", f"queue {queue}: {', '.join(sorted(names))}")

@@ -198,6 +198,11 @@ class Jobs:
         with service_errors(self._settings):
             return self.records.newest(limit)
 
+    def damaged(self) -> dict[str, str]:
+        """The jobs that were set aside because their records are damaged, and why."""
+        with service_errors(self._settings):
+            return self.records.damaged()
+
     def unknown(self) -> list[str]:
         """The jobs that have a folder, if Redis has no record at all because it lost its data."""
         with service_errors(self._settings):

@@ -188,7 +188,7 @@ class Reconciler:
                     raise
             else:
                 raise error
-        self._records.set_aside(job_id)
+        self._records.set_aside(job_id, " ".join(str(error).split()))
         if job_id not in self._damaged:
             self._damaged.add(job_id)
             logger.error("%s is set aside; its record cannot be used: %s", job_id, error)

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from lorajob.errors import RecordError
 from lorajob.tasks import broker
 from lorajob.tasks.broker import send
 from lorajob.tasks.reconciler import LOCK, Reconciler
@@ -193,3 +194,18 @@ def test_what_killed_workers_took_is_dropped_once_its_stage_is_over(
     wait_for(lambda: reconciler.turn() or not redis.hexists("unacked", tags[done.id]))
     assert set(redis.hkeys("unacked")) == {tags[going.id], "odd"}
     assert redis.zscore("unacked_index", tags[done.id]) is None
+
+
+def test_scans_leave_out_damaged_records_and_the_one_set_aside_is_named(records, redis, tmp_path):
+    bad, strange, good = (create(records, tmp_path) for _ in range(3))
+    redis.hset(f"lorajob:job:{bad.id}", "memory_class", "huge")
+    redis.delete(f"lorajob:job:{strange.id}")
+    redis.set(f"lorajob:job:{strange.id}", "not a hash")
+    assert [job.id for job in records.newest()] == [good.id]
+    assert list(records.standings([bad.id, strange.id, good.id])) == [good.id]
+    with pytest.raises(RecordError, match=strange.id):
+        records.load(strange.id)
+    records.set_aside(bad.id, "it is damaged")
+    assert records.damaged() == {bad.id: "it is damaged"}
+    records.delete(bad.id)
+    assert records.damaged() == {}

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
 from redis import Redis
-from redis.exceptions import WatchError
+from redis.exceptions import ResponseError, WatchError
 
 from lorajob.errors import JobNotFoundError, RecordError
 from lorajob.job.jobdir import JOB_ID, STAGES
@@ -31,6 +31,7 @@ QUEUED = "lorajob:queued"  # sorted set: the jobs that wait, by the time they st
 RUNNING = "lorajob:running"  # sorted set: the jobs that run, by the end of their lease
 LATER = "lorajob:later"  # sorted set: the jobs that wait for a retry, by its time
 LONGEST_PAUSE_SECONDS = 900.0  # between two attempts, as in transitions.lua
+DAMAGED = "lorajob:damaged"  # hash: the jobs that were set aside -> why
 PAGE = 500  # records read at a time
 Settled = Literal["settled", "stopped", "superseded"]
 Heard = Literal["held", "cancelled", "superseded", "forgotten"]
@@ -129,8 +130,11 @@ class Records:
         return True
 
     def load(self, job_id: str) -> JobRecord:
-        """The record of that id. Raises JobNotFoundError."""
-        fields = cast("dict[str, str]", self._redis.hgetall(_record_key(job_id)))
+        """The record of that id. Raises JobNotFoundError, and RecordError if it is damaged."""
+        try:
+            fields = cast("dict[str, str]", self._redis.hgetall(_record_key(job_id)))
+        except ResponseError as error:
+            raise _damaged(job_id, error) from None
         if not fields:
             raise _unknown(job_id)
         return self._placed(JobRecord.from_hash(fields))
@@ -150,18 +154,21 @@ class Records:
 
     def load_many(self, ids: Sequence[str]) -> list[JobRecord]:
         """The records of `ids`, in their order. Unknown and damaged ones are left out."""
-        found = []
-        for start in range(0, len(ids), PAGE):
-            with self._redis.pipeline(transaction=False) as pipe:
-                for job_id in ids[start : start + PAGE]:
-                    pipe.hgetall(_record_key(job_id))
-                found += [fields for fields in pipe.execute() if fields]
         records = []
-        for fields in found:
-            try:
-                records.append(self._placed(JobRecord.from_hash(fields)))
-            except RecordError as error:
-                logger.warning("%s", error)
+        for start in range(0, len(ids), PAGE):
+            page = ids[start : start + PAGE]
+            with self._redis.pipeline(transaction=False) as pipe:
+                for job_id in page:
+                    pipe.hgetall(_record_key(job_id))
+                answers = pipe.execute(raise_on_error=False)
+            for job_id, fields in zip(page, answers, strict=True):
+                try:
+                    if isinstance(fields, ResponseError):
+                        raise _damaged(job_id, fields)
+                    if fields:
+                        records.append(self._placed(JobRecord.from_hash(fields)))
+                except RecordError as error:
+                    logger.warning("%s", error)
         return records
 
     def standings(self, ids: Sequence[str]) -> dict[str, Standing]:
@@ -172,10 +179,15 @@ class Records:
             with self._redis.pipeline(transaction=False) as pipe:
                 for job_id in page:
                     pipe.hmget(_record_key(job_id), FIELDS)
-                answers = cast("list[list[str | None]]", pipe.execute())
+                answers = pipe.execute(raise_on_error=False)
             for job_id, values in zip(page, answers, strict=True):
-                if (at := standing_of(values)) is not None:
-                    found[job_id] = at
+                try:
+                    if isinstance(values, ResponseError):
+                        raise _damaged(job_id, values)
+                    if (at := standing_of(values)) is not None:
+                        found[job_id] = at
+                except (RecordError, ValueError) as error:
+                    logger.debug("%s is left out: %s", job_id, error)
         return found
 
     def claim(
@@ -326,10 +338,16 @@ class Records:
         """Restart the time that a queued job has waited."""
         self._run("wait_anew", job_id)
 
-    def set_aside(self, job_id: str) -> None:
+    def set_aside(self, job_id: str, why: str) -> None:
         """Take a job with a damaged record out of the sorted sets of waiting and running jobs."""
+        self._redis.hset(DAMAGED, job_id, why)
         for index in (QUEUED, RUNNING, LATER):
             self._redis.zrem(index, job_id)
+
+    def damaged(self) -> dict[str, str]:
+        """The jobs that were set aside because their records are damaged, and why."""
+        found = cast("dict[str, str]", self._redis.hgetall(DAMAGED))
+        return {job_id: why for job_id, why in found.items() if self.known(job_id)}
 
     def cancel(self, job_id: str) -> str:
         """Cancel a job.
@@ -397,6 +415,10 @@ class Records:
 
 def _record_key(job_id: str) -> str:
     return f"lorajob:job:{job_id}"
+
+
+def _damaged(job_id: str, error: ResponseError) -> RecordError:
+    return RecordError(f"the record of {job_id!r} is damaged: {error}")
 
 
 def _unknown(job_id: str) -> JobNotFoundError:
