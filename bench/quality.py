@@ -41,7 +41,7 @@ from lorajob.speech.noise import NOISE_KINDS, noise, room_tone
 from lorajob.speech.text import normalise
 from lorajob.whisper import ct2
 from lorajob.whisper.base_model import local_model
-from lorajob.whisper.model import merge
+from lorajob.whisper.model import merge_adapter
 
 TIMED = "train.clip_timestamps=0.3"
 JITTER = "train.timestamp_jitter=true"
@@ -147,7 +147,7 @@ def measure(
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     base = local_model(args.base_model)
     adapter = job.stage_dir("train") / "adapter"
-    model = ct2.convert(base, folder / "model", "float32", merge(base, adapter))
+    model = ct2.convert(base, folder / "model", "float32", merge_adapter(base, adapter))
     test = ClipStore(job.stage_dir("preprocess") / "test")
     token = find_language(lang).token
     hear = listener(model, token)

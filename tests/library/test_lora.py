@@ -14,7 +14,7 @@ from lorajob.spec import TrainConfig
 from lorajob.stage import run_stage
 from lorajob.training.lora import FlatAdapter, plain
 from lorajob.training.loss import WhisperLoss
-from lorajob.whisper.model import load_for_training, load_whisper, merge
+from lorajob.whisper.model import load_for_training, load_whisper, merge_adapter
 from tests.support.tiny import make_job
 from tests.support.training import SHORT, StopAt, adapter_bytes
 
@@ -136,6 +136,6 @@ def test_dora_trains_continues_to_the_same_bytes_and_merges(
         run_stage("train", job, 1, StopAt(2))
     run_stage("train", job, 2, Report("train"))
     assert adapter_bytes(job) == adapter_bytes(whole)
-    merged, base = merge(tiny_whisper, adapter), load_whisper(tiny_whisper)
+    merged, base = merge_adapter(tiny_whisper, adapter), load_whisper(tiny_whisper)
     moved = merged.model.decoder.layers[0].fc1.weight - base.model.decoder.layers[0].fc1.weight
     assert moved.abs().max() > 1e-5
