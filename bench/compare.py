@@ -29,23 +29,23 @@ from typing import Any
 
 from real_speech import GIB, RESULTS, machine
 
+from lorajob.decoding.config import token_limits
 from lorajob.job.jobdir import JobDir, write_json
 from lorajob.languages import find_language
 from lorajob.spec import build_spec
 from lorajob.speech.clipstore import ClipStore
 from lorajob.speech.scoring import score
 from lorajob.whisper.base_model import local_model
-from lorajob.whisper.ct2 import token_limits
 from lorajob.whisper.tokens import Labels
 
 RECIPE = Path(__file__).with_name("seed_recipe.py")
 DECODING = Path(__file__).with_name("decoding.py")
 WAYS = {
     "generate": "transformers' generate",
-    "ctranslate2": "CTranslate2, 30 s windows",
-    "ctranslate2_cut": "CTranslate2, windows cut to the clip",
-    "transcribe": "`lorajob transcribe`, were the model trained without cut windows",
-    "transcribe_cut": "`lorajob transcribe`",
+    "faster_whisper": "faster-whisper's defaults (`delivered`)",
+    "fast": "lorajob's decoder, 30 s windows",
+    "fast_cut": "lorajob's decoder, windows cut to the clip (`tuned`)",
+    "transcribe": "`lorajob transcribe`",
 }
 DEMO_TRAIN_CLIPS, DEMO_TEST_CLIPS = 96, 24
 PHASES = {"prepare": "preprocess", "train": "train", "evaluate": "evaluate"}
@@ -150,19 +150,21 @@ def run_recipe(work: Path, corpus: Path, job: JobDir, args: argparse.Namespace) 
             _run([sys.executable, str(RECIPE), phase, str(work)])
     heard = json.loads((work / "hypotheses.json").read_text("utf-8"))
     scores = score(splits["test"].texts, heard)
-    bounded = score(splits["test"].texts, cut_short(heard, splits["test"], args))
+    bounded = score(splits["test"].texts, cut_short(heard, splits, args))
     took |= {"bounded": {"wer": bounded.wer, "cer": bounded.cer}}
     stored = sum(path.stat().st_size for path in work.glob("*.arrow"))
     return took | {"bytes": stored, "wer": scores.wer, "cer": scores.cer}
 
 
-def cut_short(heard: list[str], store: ClipStore, args: argparse.Namespace) -> list[str]:
-    """Transcripts of the store's clips, cut to lorajob's limits of tokens."""
+def cut_short(
+    heard: list[str], splits: dict[str, ClipStore], args: argparse.Namespace
+) -> list[str]:
+    """Transcripts of the test clips, cut to lorajob's limits of tokens."""
     labels = Labels(local_model(args.base_model), find_language(args.lang).token)
-    limits = token_limits(store, range(len(store)))
+    limits = token_limits(splits["train"].tokens, splits["train"].seconds)
     return [
-        labels.decode(labels.encode(text)[:limit])
-        for text, limit in zip(heard, limits, strict=True)
+        labels.decode(labels.encode(text)[: limits.of(float(seconds))])
+        for text, seconds in zip(heard, splits["test"].seconds, strict=True)
     ]
 
 

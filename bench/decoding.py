@@ -2,14 +2,11 @@
 
     python bench/decoding.py JOB_DIR --clips 32
 
-JOB_DIR is a job that was trained on cut windows. CPU seconds are those of this process, without
-loading the models. WER is that of the same test clips. CTranslate2 decodes windows of 30 s first,
-then cut windows. `lorajob transcribe` is measured in both ways too, with the job's model in
-float16; there faster-whisper decodes padded windows one at a time.
+JOB_DIR is a job that has been evaluated. CPU seconds are those of this process; all ways but
+transformers' load their model in them. WER is that of the same test clips.
 """
 
 import argparse
-import gc
 import json
 import sys
 import time
@@ -22,12 +19,14 @@ from typing import Any
 import soundfile
 import torch
 
-from lorajob.convert import spread
+from lorajob.decoding.config import DecodeConfig, read_config
+from lorajob.decoding.delivered import listen
+from lorajob.decoding.fast import Sound, decode
 from lorajob.job.jobdir import JobDir
-from lorajob.languages import find_language
 from lorajob.spec import JobSpec
 from lorajob.speech.audio import SAMPLE_RATE, Samples
 from lorajob.speech.clipstore import ClipStore
+from lorajob.speech.sample import balanced
 from lorajob.speech.scoring import score
 from lorajob.transcribe import transcribe
 from lorajob.whisper import ct2
@@ -59,26 +58,28 @@ def measure(job: JobDir, clips: int, sizes: Sequence[int] = ()) -> dict[str, dic
     """CPU seconds for each clip, WER and CER of each way to decode."""
     spec = JobSpec.load(job.spec_path)
     store = ClipStore(job.stage_dir("preprocess") / "test")
-    indices = spread(range(len(store)), clips)
+    indices = balanced(range(len(store)), store.ids, store.speakers, clips, spec.seed)
     folder = local_model(spec.base_model)
-    labels = Labels(folder, find_language(spec.language).token)
+    config = read_config(job.stage_dir("evaluate"))
+    if config is None:
+        sys.exit(f"{job.root}: evaluated by an older lorajob; run its stage evaluate again")
     references = [store.texts[index] for index in indices]
+    sounds = [Sound(float(store.seconds[it]), partial(store.audio, it)) for it in indices]
     with TemporaryDirectory() as scratch:
         model = merge_adapter(folder, job.stage_dir("train") / "adapter")
-        float32 = ct2.convert(folder, Path(scratch, "ct2"), "float32", model)
-        decoder = ct2.Decoder(float32, labels)
-        ways: dict[str, Callable[[], list[str]]] = {
-            "generate": lambda: generate(model, store, indices, labels),
-            "ctranslate2": lambda: decoder.transcribe(store, indices, DECODE_BATCH),
-            "ctranslate2_cut": lambda: decoder.transcribe(store, indices, DECODE_BATCH, cut=True),
-        }
-        files = write_files([store.audio(index) for index in indices], Path(scratch))
         shipped = ct2.convert(folder, Path(scratch, "float16"), "float16", model)
-        for name, cut in (("transcribe", False), ("transcribe_cut", True)):
-            ways[name] = partial(transcribe_all, shipped, files, labels, cut)
+        padded = config.model_copy(update={"cut": False})
+        files = write_files([store.audio(index) for index in indices], Path(scratch))
+        ways: dict[str, Callable[[], list[str]]] = {
+            "generate": lambda: generate(model, sounds, folder, config),
+            "faster_whisper": lambda: listen(shipped, config.language, sounds, spec.seed),
+            "fast": lambda: decode(shipped, padded, sounds),
+            "fast_cut": lambda: decode(shipped, config, sounds),
+            "transcribe": lambda: transcribe_all(shipped, files, config),
+        }
         if sizes:
-            cut = partial(decoder.transcribe, store, indices, cut=True)
-            ways = {f"evaluate.batch_size={size}": partial(cut, batch_size=size) for size in sizes}
+            fast = partial(decode, shipped, config, sounds)
+            ways = {f"evaluate.batch_size={size}": partial(fast, size) for size in sizes}
         found = {}
         for name, way in ways.items():
             started = time.process_time()
@@ -96,33 +97,29 @@ def write_files(clips: Sequence[Samples], folder: Path) -> list[Path]:
     return paths
 
 
-def transcribe_all(model: Path, files: list[Path], labels: Labels, cut: bool) -> list[str]:
-    """Transcribe as `lorajob transcribe` does, with the model loaded once.
-
-    faster-whisper collects garbage after each file. In this process that would search all of
-    torch's objects, which a process of `lorajob transcribe` does not have; so they are frozen.
-    """
-    gc.freeze()
-    return [text for _, text in transcribe(model, files, labels.language_token, cut)]
+def transcribe_all(model: Path, files: list[Path], config: DecodeConfig) -> list[str]:
+    """Transcribe as `lorajob transcribe` does."""
+    return [text for _, text in transcribe(model, files, config)]
 
 
 @torch.no_grad()
-def generate(model: Any, store: ClipStore, indices: Sequence[int], labels: Labels) -> list[str]:
+def generate(model: Any, sounds: Sequence[Sound], folder: Path, config: DecodeConfig) -> list[str]:
     """Greedy transcripts by transformers, padded to 30 s, with lorajob's limits of tokens."""
+    labels = Labels(folder, config.language)
     log_mel = LogMel(model.config.num_mel_bins)
-    limits = ct2.token_limits(store, indices)
     texts: list[str] = []
-    for start in range(0, len(indices), GENERATE_BATCH):
-        audio = [store.audio(index) for index in indices[start : start + GENERATE_BATCH]]
+    for start in range(0, len(sounds), GENERATE_BATCH):
+        batch = sounds[start : start + GENERATE_BATCH]
+        limits = [config.limits.of(sound.seconds) for sound in batch]
         rows = model.generate(
-            input_features=log_mel(pad_windows(audio)),
-            language=labels.language_token,
+            input_features=log_mel(pad_windows([sound.read() for sound in batch])),
+            language=config.language,
             task="transcribe",
             num_beams=1,
             do_sample=False,
             max_new_tokens=max(limits),
         )
-        for row, limit in zip(rows, limits[start : start + GENERATE_BATCH], strict=True):
+        for row, limit in zip(rows, limits, strict=True):
             spoken = [token for token in row.tolist() if token < labels.end]
             texts.append(labels.decode(spoken[:limit]))
     return texts

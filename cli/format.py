@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lorajob.job.report import Progress
     from lorajob.worker.records.record import JobRecord, StageRecord
 
+SHOWN_RATES = ("base", "delivered", "tuned")
 PIPE_WIDTH = 140  # characters; width of a table if the output is not a terminal
 STATE_STYLES = {"succeeded": "green", "failed": "red", "running": "cyan", "cancelled": "yellow"}
 
@@ -60,15 +61,47 @@ def progress_words(progress: "Progress | None") -> str:
 
 
 def metrics_table(record: "JobRecord") -> "Table | None":
-    """The known error rates of base, tuned and converted; None if none is known."""
+    """The known error rates, delivered first; None if none is known.
+
+    `converted` equals `delivered`, so only older jobs have a row of it.
+    """
     from rich.table import Table
 
+    scores = record.scores
+    names = [name for name in SHOWN_RATES if name in scores]
+    if "delivered" not in scores and "converted" in scores:
+        names.append("converted")
+    if not names:
+        return None
+    measured = any(scores[name].wer_interval for name in names)
     table = Table("", box=None, pad_edge=False)
-    for heading in ("WER %", "CER %", "clips"):
+    for heading in ("WER %", *(["95 %"] if measured else []), "CER %", "clips"):
         table.add_column(heading, justify="right")
-    for name, scores in record.scores.items():
-        table.add_row(name, f"{scores.wer:.1f}", f"{scores.cer:.1f}", str(scores.clips))
-    return table if table.row_count else None
+    for name in names:
+        it = scores[name]
+        between = [_between(it.wer_interval)] if measured else []
+        table.add_row(name, f"{it.wer:.1f}", *between, f"{it.cer:.1f}", str(it.clips))
+    return table
+
+
+def rate_notes(record: "JobRecord") -> list[str]:
+    """What a reader of the error rates has to know, in sentences."""
+    result = record.stages["evaluate"].result
+    if result is None or result.delivered is None:
+        return []
+    lines = [
+        "base, delivered: decoded by faster-whisper's defaults; tuned: by `lorajob transcribe`"
+    ]
+    if gained := result.improvement:
+        lines.append(
+            f"delivered has {gained.points:.1f} points fewer word errors than base "
+            f"(95 %: {_between(gained.interval)})"
+        )
+    return [*lines, *result.notes, *result.warnings]
+
+
+def _between(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:.1f} to {interval[1]:.1f}"
 
 
 def plain_table(*headings: str) -> "Table":
@@ -138,11 +171,14 @@ def state_of_work(record: "JobRecord") -> str:
 
 
 def gain(record: "JobRecord") -> str:
-    """`115.4 -> 53.7`: WER of base and tuned model; empty until both are known."""
+    """`115.4 -> 53.7`: WER of base and delivered model; empty until both are known."""
+    from lorajob.job.results import headline
+
     scores = record.scores
-    if "base" not in scores or "tuned" not in scores:
+    after = headline(scores)
+    if "base" not in scores or after is None:
         return ""
-    return f"{scores['base'].wer:.1f} -> {scores['tuned'].wer:.1f}"
+    return f"{scores['base'].wer:.1f} -> {scores[after].wer:.1f}"
 
 
 def coloured(state: str) -> str:

@@ -42,8 +42,10 @@ def status(job: str | None, as_json: bool, limit: int) -> None:
       stages     preprocess, train, evaluate, convert, each with its state
       attempts   ended attempts: stage, worker, last step, why each ended
       artifacts  the job's folder
-      metrics    base, tuned, converted: wer and cer in percent, normalised,
-                 on the test clips; each is absent until it is measured
+      metrics    base, delivered, tuned: wer and cer in percent, normalised,
+                 wer_interval (95 %), clips; each is absent until it is
+                 measured; converted equals delivered and is deprecated
+      notes      what a reader of the metrics has to know
       error      one sentence; null unless the job failed
       base_sha256, base_commit
                  of the base model, see `lorajob verify`; absent until known
@@ -108,6 +110,7 @@ def show_job(jobs: "Jobs", record: "JobRecord", as_json: bool) -> None:
         console,
         duration,
         metrics_table,
+        rate_notes,
         stages_table,
         state_of_work,
     )
@@ -135,6 +138,8 @@ def show_job(jobs: "Jobs", record: "JobRecord", as_json: bool) -> None:
         if table is not None:
             click.echo()
             console(sys.stdout).print(table)
+    for line in rate_notes(record):
+        click.echo(line)
 
 
 def show_batch(jobs: "Jobs", batch_id: str, as_json: bool) -> None:

@@ -1,11 +1,13 @@
 """`lorajob transcribe`."""
 
 import json
+import os
 from pathlib import Path
 
 import click
 
 from lorajob.cli.context import job_folder
+from lorajob.cores import share_cpu
 from lorajob.errors import StageError
 
 
@@ -23,11 +25,13 @@ from lorajob.errors import StageError
 def transcribe(job: str, audio: tuple[Path, ...], as_json: bool) -> None:
     """Transcribe AUDIO with the model of JOB, using faster-whisper on this machine.
 
-    Prints the text. If there are several files, each line starts with the file's path. A file
-    shorter than 30 s is not padded to 30 s if the model was trained to decode without padding.
+    Prints the text. If there are several files, each line starts with the file's path. Files of any
+    length are decoded as the test clips were (`tuned` in the table of `lorajob status`).
     """
+    # Must come before the decoder is loaded.
+    share_cpu(os.environ)
+    from lorajob.decoding.config import read_config, usual_config
     from lorajob.job.chain import chain_faults
-    from lorajob.languages import find_language
     from lorajob.spec import JobSpec
     from lorajob.transcribe import transcribe as run
 
@@ -38,8 +42,9 @@ def transcribe(job: str, audio: tuple[Path, ...], as_json: bool) -> None:
         if fault := next(chain_faults(folder), None):
             raise StageError(f"{job}: {fault}; `lorajob verify {job}` names all faults")
         spec = JobSpec.load(folder.spec_path)
-        language, model = find_language(spec.language).token, folder.root / result.model
-        for path, text in run(model, list(audio), language, spec.decodes_cut):
+        model = folder.root / result.model
+        config = read_config(model) or usual_config(spec)
+        for path, text in run(model, list(audio), config):
             if as_json:
                 click.echo(json.dumps({"audio": str(path), "text": text}, ensure_ascii=False))
             else:

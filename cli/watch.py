@@ -150,11 +150,13 @@ def _note_failures(record: "JobRecord", told: int, view: "View") -> int:
 
 def show_end(record: "JobRecord", out: TextIO) -> None:
     """Print the table of error rates, if they are known, and how the job ended."""
-    from lorajob.cli.format import console, metrics_table
+    from lorajob.cli.format import console, metrics_table, rate_notes
 
     table = metrics_table(record)
     if table is not None:
         console(out).print(table)
+    for line in rate_notes(record):
+        click.echo(line, file=out)
     if record.state == "succeeded":
         click.echo(f"lorajob: {record.id} succeeded; its files: {record.folder}", err=True)
     else:

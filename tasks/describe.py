@@ -70,7 +70,8 @@ def stage_summary(stage: str, result: StageResult) -> Description:
         case "train":
             names = ["steps", "epochs", "loss"]
         case "evaluate":
-            return {"base_wer": _rounded_wer(result.base), "tuned_wer": _rounded_wer(result.tuned)}
+            rates = {f"{name}_wer": _rounded_wer(it) for name, it in result.scores.items()}
+            return rates | ({"warnings": result.warnings} if result.warnings else {})
         case _:
             return {"wer": _rounded_wer(result.converted), "warnings": result.warnings}
     found = {name: said[name] for name in names if name in said}
@@ -143,6 +144,14 @@ def awaited_queue(record: JobRecord) -> str | None:
     return class_of(queue_name(at.stage, record.lane, record.memory_class))
 
 
+def _rates(scores: Scores) -> Description:
+    """Normalised error rates in percent; the interval if it was measured."""
+    rates: Description = {"wer": scores.wer, "cer": scores.cer}
+    if scores.wer_interval is not None:
+        rates |= {"wer_interval": list(scores.wer_interval), "clips": scores.clips}
+    return rates
+
+
 def state_of(records: Sequence[JobRecord], unknown: int = 0) -> str:
     """The state of a batch: queued until a job starts, running until all jobs have ended, then
     failed, cancelled or succeeded. `unknown` is the number of jobs that are not queued yet.
@@ -180,6 +189,7 @@ def describe(record: JobRecord, waits_for: object = None) -> Description:
         )
         for name, stage in record.stages.items()
     }
+    evaluated = record.stages["evaluate"].result or StageResult()
     described: Description = {
         "id": record.id,
         "language": record.language,
@@ -196,9 +206,9 @@ def describe(record: JobRecord, waits_for: object = None) -> Description:
         "error": record.error,
         "attempts": [attempt.model_dump(mode="json") for attempt in record.ended],
         "stages": stages,
-        "metrics": {  # percent, normalised
-            name: {"wer": scores.wer, "cer": scores.cer} for name, scores in record.scores.items()
-        },
+        "metrics": {name: _rates(scores) for name, scores in record.scores.items()},
+        "improvement": evaluated.improvement.model_dump() if evaluated.improvement else None,
+        "notes": [*evaluated.notes, *evaluated.warnings],
     }
     base = zip(BASE_FIELDS, record.base, strict=True)
     return described | {name: value for name, value in base if value}

@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 
 from lorajob import __version__
 from lorajob.errors import LorajobError
+from lorajob.job.results import headline
 from lorajob.tasks.describe import describe
 from lorajob.worker import lifecycle
 from lorajob.worker.connect import connect
@@ -190,8 +191,9 @@ def sentence(record: JobRecord, state: str) -> str:
     if state == "failed" and record.error:
         return f"{text}: {record.error}"
     scores = record.scores
-    if "base" in scores and "tuned" in scores:
-        text += f": WER {scores['base'].wer:.1f} % -> {scores['tuned'].wer:.1f} %"
+    after = headline(scores)
+    if "base" in scores and after is not None:
+        text += f": WER {scores['base'].wer:.1f} % -> {scores[after].wer:.1f} %"
     return text
 
 

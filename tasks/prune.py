@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from lorajob.errors import UsageError
+from lorajob.job.results import headline
 from lorajob.storage.folders import sweep
 from lorajob.tasks.jobs import Jobs
 from lorajob.worker.artifacts.lookup import open_job
@@ -53,9 +54,9 @@ def to_prune(
 
 
 def error_rate(record: JobRecord) -> float | None:
-    """The tuned model's WER in percent; None for a job that has not succeeded."""
-    tuned = record.scores.get("tuned")
-    return tuned.wer if tuned is not None and record.state == "succeeded" else None
+    """The WER of the delivered model in percent; None for a job that has not succeeded."""
+    name = headline(record.scores)
+    return record.scores[name].wer if name is not None and record.state == "succeeded" else None
 
 
 def tested_on(record: JobRecord) -> tuple[str, ...]:

@@ -3,16 +3,21 @@
 import os
 import sys
 from collections.abc import Iterator
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
 
+from lorajob.cores import share_cpu
 from lorajob.errors import ServiceError
 from lorajob.worker.stack.redis_server import find_server
 from tests.support.object_store import bucket
 from tests.support.service import redis, redis_server, service
 
 __all__ = ["bucket", "redis", "redis_server", "service"]
+
+# As in a stage, threads wait without spinning. Must come before a test loads torch.
+share_cpu(os.environ)
 
 # A test is slow if it uses one of these fixtures or stands in one of these files: it runs a model,
 # a stack, an object store or many processes. `make quick` leaves slow tests out.
@@ -73,6 +78,21 @@ def own_accelerator() -> Iterator[None]:
     yield
     if "accelerate.state" in sys.modules:
         sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def brief() -> Iterator[None]:
+    """faster-whisper gives up after a few tokens.
+
+    An untrained model trips every threshold of its defaults, which takes seconds for each clip.
+    """
+    from faster_whisper import WhisperModel
+
+    patch = pytest.MonkeyPatch()
+    few = partialmethod(WhisperModel.transcribe, beam_size=1, temperature=0.0, max_new_tokens=12)
+    patch.setattr(WhisperModel, "transcribe", few)
+    yield
+    patch.undo()
 
 
 @pytest.fixture(scope="session")

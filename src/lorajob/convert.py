@@ -1,59 +1,75 @@
 """Stage 4: merge the adapter into the float base, convert it for faster-whisper and check it.
 
-There are three checks:
+Evaluation has measured the model that is delivered (`delivered`). This stage checks a sample:
 
 1. For each reference token, the float32 conversion and the merged transformers model give the same
    log-probability within 1e-3. Otherwise the stage fails.
-2. Every converted type is scored on the test clips.
-3. faster-whisper itself loads the result and transcribes some of the test clips.
+2. Every converted type transcribes as the merged model does.
 """
 
+import json
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
-from faster_whisper import WhisperModel
+from faster_whisper.feature_extractor import FeatureExtractor
 from numpy.typing import NDArray
 from transformers import WhisperForConditionalGeneration
 
+from lorajob.decoding.config import DecodeConfig, read_config, usual_config, write_config
+from lorajob.decoding.delivered import listen
+from lorajob.decoding.fast import BATCH_WINDOWS, Sound, decode
+from lorajob.decoding.torch_engine import TorchEngine
+from lorajob.decoding.windows import extractor, features
 from lorajob.errors import ParityError
 from lorajob.job.jobdir import JobDir, write_json
 from lorajob.job.report import Report
 from lorajob.job.results import ConvertResult, Scores
-from lorajob.languages import find_language
 from lorajob.spec import JobSpec
 from lorajob.speech.clipstore import ClipStore
+from lorajob.speech.sample import balanced
 from lorajob.speech.scoring import score
 from lorajob.whisper import ct2
-from lorajob.whisper.features import LogMel, pad_windows
+from lorajob.whisper.conversion import allowed_tokens, delivered_model
 from lorajob.whisper.identity import base_of
-from lorajob.whisper.model import allow_tokens, merge_adapter
+from lorajob.whisper.model import encode, merge_adapter, suppress_less
 from lorajob.whisper.tokens import Labels
 
 MAX_LOGPROB_DIFFERENCE = 1e-3  # nats for each token; float32 on both sides agrees to about 1e-6
 MAX_WER_DIFFERENCE = 0.5  # percentage points between transformers and a converted type
-FASTER_WHISPER_CLIPS = 4
+SHOWN_CLIPS = 4  # transcripts of faster-whisper in parity.json
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Check:
-    """What the checks share."""
+class _Sample:
+    """The test clips that are checked, and how the model is decoded."""
 
     store: ClipStore
+    places: list[int]
+    config: DecodeConfig
     labels: Labels
-    indices: Sequence[int]  # all test clips
-    sample: Sequence[int]  # test clips that transformers decodes too
-    spec: JobSpec
 
-    def references(self, indices: Sequence[int]) -> list[str]:
-        return [self.store.texts[index] for index in indices]
+    @property
+    def references(self) -> list[str]:
+        return [self.store.texts[place] for place in self.places]
+
+    @property
+    def sounds(self) -> list[Sound]:
+        store = self.store
+        return [Sound(float(store.seconds[it]), partial(store.audio, it)) for it in self.places]
+
+    @property
+    def greedy(self) -> DecodeConfig:
+        """Without beams and fallback, which transformers does not do in the same way."""
+        once = {"beam_size": 1, "temperatures": (0.0,), "no_speech": None}
+        return self.config.model_copy(update=once)
 
 
 def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> ConvertResult:
@@ -63,43 +79,50 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     model cannot be loaded or converted.
     """
     store = ClipStore(job.stage_dir("preprocess") / "test")
-    indices = range(min(len(store), spec.evaluate.max_clips or len(store)))
     folder = base_of(spec, job).folder
-    labels = Labels(folder, find_language(spec.language).token)
-    sample = spread(indices, spec.convert.check_clips)
-    check = _Check(store, labels, indices, sample, spec)
+    config = read_config(job.stage_dir("evaluate")) or usual_config(spec)
+    count = spec.convert.check_clips
+    places = balanced(range(len(store)), store.ids, store.speakers, count, spec.seed)
+    sample = _Sample(store, places, config, Labels(folder, config.language))
     types = spec.convert.compute_types
     pace = _StepProgress(report, 3 + 2 * len(types))
+    adapter = job.stage_dir("train") / "adapter"
+    warnings = []
     with TemporaryDirectory(dir=out) as scratch:
-        adapter = job.stage_dir("train") / "adapter"
         merged = merge_adapter(folder, adapter)
-        allow_tokens(merged, labels, ClipStore(job.stage_dir("preprocess") / "train").texts)
+        allowed = allowed_tokens(job, sample.labels)
+        suppress_less(merged, allowed)
         pace.done("merged")
-        float32 = ct2.convert(folder, Path(scratch, "float32"), "float32", merged)
-        difference, merged_texts = measure_parity(check, merged, float32, pace)
-        pace.done("parity")
-        by_type: dict[str, Scores] = {}
-        sampled = {"merged": score(check.references(sample), merged_texts, spec.language)}
-        made = {}
-        for number, kind in enumerate(types):
-            name = "model" if number == 0 else f"model-{kind}"
-            made[kind] = ct2.convert(folder, out / name, kind, merged)
-            pace.done(f"{kind} converted")
-        del merged  # frees its memory
+        made = {kind: out / ("model" if not n else f"model-{kind}") for n, kind in enumerate(types)}
         for kind, target in made.items():
-            texts = _transcripts(check, target, pace)
-            by_type[kind] = score(check.references(indices), texts, spec.language)
-            chosen = [texts[index] for index in sample]
-            sampled[kind] = score(check.references(sample), chosen, spec.language)
-            pace.done(f"{kind} scored")
-    heard = listen(check, out / "model")
+            if target == out / "model":
+                target.mkdir()
+                digest = delivered_model(folder, adapter, allowed, kind, target, merged)
+                warnings += _other_weights(job, digest)
+            else:
+                ct2.convert(folder, target, kind, merged)
+            write_config(target, config)
+            pace.done(f"{kind} converted")
+        float32 = made.get("float32") or ct2.convert(
+            folder, Path(scratch, "float32"), "float32", merged
+        )
+        difference, merged_texts = measure_parity(sample, merged, float32, pace)
+        pace.done("parity")
+        del merged  # frees its memory
+    by_type: dict[str, Scores] = {}
+    for kind, target in made.items():
+        texts = decode(target, sample.greedy, sample.sounds, done=lambda _: pace.goes_on("check"))
+        by_type[kind] = score(sample.references, texts, spec.language)
+        pace.done(f"{kind} scored")
+    sampled = {"merged": score(sample.references, merged_texts, spec.language), **by_type}
+    delivered, heard = _delivered(job, spec, out / "model", sample, pace)
     pace.done("faster-whisper")
     result = ConvertResult(
-        converted=by_type[types[0]],
+        converted=delivered,
         by_type=by_type,
         max_logprob_difference=difference,
         model="convert/model",
-        warnings=wer_warnings(sampled) + padding_warnings(spec, job, by_type[types[0]]),
+        warnings=warnings + wer_warnings(sampled),
     )
     _write_parity(out / "parity.json", result, sampled, heard)
     return result
@@ -116,10 +139,54 @@ class _StepProgress:
         self._report.progress(self._step, self._steps, phase=phase)
         self._report.check_stop()
 
-    def goes_on(self, phase: str, done: int, total: int) -> None:
+    def goes_on(self, phase: str) -> None:
         """Report progress within a step, so that a long step does not look stalled."""
-        self._report.progress(self._step, self._steps, phase=f"{phase} {done}/{total}")
+        self._report.progress(self._step, self._steps, phase=phase)
         self._report.check_stop()
+
+
+def _other_weights(job: JobDir, digest: str) -> list[str]:
+    """A warning if evaluation measured other weights than these."""
+    measured = _metrics(job).get("model_sha256")
+    if measured in (None, digest):
+        return []
+    return [
+        "the delivered weights differ in rounding from those that were measured, because another "
+        "machine converted them"
+    ]
+
+
+def _metrics(job: JobDir) -> dict[str, Any]:
+    try:
+        found = json.loads((job.stage_dir("evaluate") / "metrics.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _delivered(
+    job: JobDir, spec: JobSpec, model: Path, sample: _Sample, pace: _StepProgress
+) -> tuple[Scores, list[dict[str, str]]]:
+    """The scores of `delivered`, and some transcripts of faster-whisper.
+
+    Both come from evaluation. If an older version evaluated, the sample is decoded here.
+    """
+    evaluated = job.result("evaluate")
+    if evaluated is not None and evaluated.delivered is not None:
+        lines = (job.stage_dir("evaluate") / "utterances.jsonl").read_text("utf-8").splitlines()
+        rows = [row for row in map(json.loads, lines) if "delivered" in row]
+        heard = [{"id": row["id"], "text": row["delivered"]} for row in rows[:SHOWN_CLIPS]]
+        return evaluated.delivered, heard
+    texts = listen(
+        model,
+        sample.config.language,
+        sample.sounds,
+        spec.seed,
+        done=lambda clips: pace.goes_on(f"faster-whisper {clips}/{len(sample.places)}"),
+    )
+    ids = [sample.store.ids[place] for place in sample.places]
+    heard = [{"id": id, "text": text} for id, text in zip(ids, texts, strict=True)]
+    return score(sample.references, texts, spec.language), heard[:SHOWN_CLIPS]
 
 
 def _write_parity(
@@ -140,43 +207,54 @@ def _write_parity(
     )
 
 
-def spread(indices: Sequence[int], count: int) -> list[int]:
-    """At most `count` of `indices`, evenly spaced."""
-    chosen = np.linspace(0, len(indices) - 1, min(count, len(indices)))
-    return [indices[int(place)] for place in chosen.round()]
-
-
 def measure_parity(
-    check: _Check, merged: WhisperForConditionalGeneration, float32: Path, pace: _StepProgress
+    sample: _Sample, merged: WhisperForConditionalGeneration, float32: Path, pace: _StepProgress
 ) -> tuple[float, list[str]]:
     """The largest difference in log-probability over the sample, and transformers' transcripts.
 
     Raises ParityError, with the token's two values, if the difference is over
     `MAX_LOGPROB_DIFFERENCE`.
     """
-    log_mel = LogMel(merged.config.num_mel_bins)
-    decoder = ct2.Decoder(float32, check.labels)
-    limits = dict(zip(check.indices, ct2.token_limits(check.store, check.indices), strict=True))
+    store, cut = sample.store, sample.config.cut
+    scorer = ct2.Scorer(float32, sample.labels)
+    extract = extractor(merged.config.num_mel_bins)
     worst = 0.0
-    transcripts = []
-    for done, index in enumerate(check.sample):
-        pace.goes_on("parity", done, len(check.sample))
-        audio, text = check.store.audio(index), check.store.texts[index]
-        features = log_mel(pad_windows([audio]))
-        ours = log_probabilities(merged, features, check.labels, text)
-        theirs = decoder.log_probabilities(audio, text)
+    for done, place in enumerate(sample.places):
+        pace.goes_on(f"parity {done}/{len(sample.places)}")
+        mel = features(extract, [store.audio(place)], cut)
+        hidden = torch.from_numpy(mel)
+        ours = log_probabilities(merged, hidden, sample.labels, store.texts[place])
+        theirs = scorer.log_probabilities(mel, store.texts[place])
         difference = np.abs(ours - theirs)
-        place = int(difference.argmax())
+        token = int(difference.argmax())
         # Written with `not`, so that NaN fails too.
-        if not difference[place] <= MAX_LOGPROB_DIFFERENCE:
+        if not difference[token] <= MAX_LOGPROB_DIFFERENCE:
             raise ParityError(
                 f"convert: the float32 conversion differs from the merged model on clip "
-                f"{check.store.ids[index]}, token {place}: log-probability {theirs[place]:.6f} "
-                f"against {ours[place]:.6f}; at most {MAX_LOGPROB_DIFFERENCE} is allowed"
+                f"{store.ids[place]}, token {token}: log-probability {theirs[token]:.6f} "
+                f"against {ours[token]:.6f}; at most {MAX_LOGPROB_DIFFERENCE} is allowed"
             )
-        worst = max(worst, float(difference[place]))
-        transcripts.append(greedy(merged, features, check.labels, limits[index]))
-    return worst, transcripts
+        worst = max(worst, float(difference[token]))
+    return worst, _transcripts(sample, merged, extract)
+
+
+def _transcripts(
+    sample: _Sample, merged: WhisperForConditionalGeneration, extract: FeatureExtractor
+) -> list[str]:
+    """Greedy transcripts of the sample by transformers."""
+    settings = merged.generation_config
+    never, not_first = settings.suppress_tokens or (), settings.begin_suppress_tokens or ()
+    engine = TorchEngine(merged, sample.labels, never, not_first)
+    store, limits = sample.store, sample.config.limits
+    order = sorted(sample.places, key=lambda place: -store.seconds[place])
+    texts: dict[int, str] = {}
+    for start in range(0, len(order), BATCH_WINDOWS):
+        places = order[start : start + BATCH_WINDOWS]
+        mel = features(extract, [store.audio(place) for place in places], sample.config.cut)
+        most = [limits.of(float(store.seconds[place])) for place in places]
+        for place, limit, said in zip(places, most, engine.generate(mel, max(most)), strict=True):
+            texts[place] = sample.labels.decode(said.sequences_ids[0][:limit])
+    return [texts[place] for place in sample.places]
 
 
 @torch.no_grad()
@@ -186,70 +264,13 @@ def log_probabilities(
     """Teacher-forced log-probability of each token of `text`, normalised over the text tokens."""
     ids = labels.encode(text)
     given = torch.tensor([labels.prompt + ids])
-    logits = model(input_features=features, decoder_input_ids=given[:, :-1]).logits[0]
+    whisper: Any = model
+    heard = encode(whisper.model.encoder, features)
+    hidden = whisper.model.decoder(input_ids=given[:, :-1], encoder_hidden_states=heard)
+    logits = whisper.proj_out(hidden.last_hidden_state)[0]
     spoken = logits[len(labels.prompt) - 1 :, : labels.end].double().log_softmax(-1)
     values: NDArray[np.float64] = spoken.gather(1, torch.tensor(ids)[:, None])[:, 0].numpy()
     return values
-
-
-@torch.no_grad()
-def greedy(
-    model: WhisperForConditionalGeneration, features: torch.Tensor, labels: Labels, limit: int
-) -> str:
-    """The greedy transcript of transformers, without timestamps, fallback or voice detection."""
-    ids: Any = model.generate(
-        input_features=features,
-        language=labels.language_token,
-        task="transcribe",
-        num_beams=1,
-        do_sample=False,
-        max_new_tokens=limit,
-    )
-    return labels.decode(ids[0].tolist())
-
-
-def _transcripts(check: _Check, model: Path, pace: _StepProgress) -> list[str]:
-    config = check.spec.evaluate
-    decoder = ct2.Decoder(model, check.labels)
-
-    def done(clips: int) -> None:
-        pace.goes_on("decoding", clips, len(check.indices))
-
-    return decoder.transcribe(check.store, check.indices, config.batch_size, done=done)
-
-
-def listen(check: _Check, folder: Path) -> list[dict[str, str]]:
-    """Transcribe a few test clips with faster-whisper, as a user of the model does."""
-    model = WhisperModel(str(folder), device="auto")
-    heard = []
-    for index in spread(check.sample, FASTER_WHISPER_CLIPS):
-        segments, _ = model.transcribe(
-            check.store.audio(index),
-            language=check.labels.language_token,
-            beam_size=1,
-            temperature=0.0,
-            without_timestamps=True,
-            condition_on_previous_text=False,
-        )
-        text = " ".join(segment.text.strip() for segment in segments)
-        heard.append({"id": check.store.ids[index], "text": text})
-    return heard
-
-
-def padding_warnings(spec: JobSpec, job: JobDir, padded: Scores) -> list[str]:
-    """A warning if the WER on cut windows, from evaluation, differs from that on windows of 30 s,
-    which faster-whisper makes. It differs if the gap is over MAX_WER_DIFFERENCE.
-    """
-    evaluated = job.result("evaluate")
-    if evaluated is None or evaluated.tuned is None or not spec.decodes_cut:
-        return []
-    cut = evaluated.tuned.wer
-    if abs(cut - padded.wer) <= MAX_WER_DIFFERENCE:
-        return []
-    return [
-        f"WER {padded.wer:.2f} % on windows padded to 30 s, as faster-whisper makes them, against "
-        f"{cut:.2f} % on windows cut to the clip"
-    ]
 
 
 def wer_warnings(sampled: dict[str, Scores]) -> list[str]:

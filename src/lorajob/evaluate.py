@@ -1,36 +1,87 @@
 """Stage 3: measure word and character error rates of the base and the tuned model.
 
-Both models are converted to CTranslate2 in float32 and decode the same test clips greedily. The
-transcripts equal those of transformers' `generate` and take less time (bench/RESULTS.md). A model
-that was trained on cut windows decodes cut windows. `convert` scores the converted model on windows
-of 30 s.
+There are three figures:
+
+delivered   the converted model, decoded as its users decode it: by faster-whisper with its own
+            defaults and the language given, on a sample of the test clips
+base        the base model, on the same clips in the same way
+tuned       the converted model by lorajob's fast decoder, on all test clips
+
+The settings of the fast decoder follow from the spec and from the training clips. References are
+read only to count errors.
 """
 
 import json
 import logging
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from lorajob.job.jobdir import JobDir, hash_file, hash_files, write_json
+import ctranslate2
+import faster_whisper
+
+from lorajob.decoding.config import DecodeConfig, TokenLimits, token_limits, write_config
+from lorajob.decoding.delivered import listen
+from lorajob.decoding.fast import Sound, decode
+from lorajob.errors import LorajobError
+from lorajob.job.jobdir import JobDir, hash_files, write_json
 from lorajob.job.report import Report
 from lorajob.job.results import EvaluateResult
 from lorajob.languages import find_language
 from lorajob.spec import JobSpec
 from lorajob.speech.clipstore import ClipStore
-from lorajob.speech.scoring import interval, score, utterance_rows
+from lorajob.speech.gap import explain_gap
+from lorajob.speech.overlap import Overlap, overlap
+from lorajob.speech.sample import balanced
+from lorajob.speech.scoring import difference, score_with_intervals, utterance_rows
 from lorajob.storage import cache
 from lorajob.whisper import ct2
+from lorajob.whisper.conversion import allowed_tokens, base_hashes, delivered_model
 from lorajob.whisper.identity import base_of
-from lorajob.whisper.model import allow_tokens, merge_adapter
 from lorajob.whisper.tokens import Labels
 
 # Version of how the base model decodes, part of the cache key: raise it with every change.
-VERSION = 2
-# Files beside the weights that decide what the base model decodes.
-SETTINGS = ("config.json", "generation_config.json", "tokenizer.json")
+VERSION = 3
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Clips:
+    """The test clips that are decoded, as places in their store."""
+
+    store: ClipStore
+    all: list[int]  # in the order of the store
+    sample: list[int]  # those that faster-whisper decodes too, in the order of drawing
+
+    def sounds(self, places: Sequence[int]) -> list[Sound]:
+        store = self.store
+        return [Sound(float(store.seconds[it]), partial(store.audio, it)) for it in places]
+
+
+class _Pace:
+    """Reports progress over all decoding and checks for a stop."""
+
+    def __init__(self, report: Report, clips: _Clips) -> None:
+        self._report, self._before = report, 0
+        self._total = len(clips.all) + 2 * len(clips.sample)
+        self.seconds: dict[str, float] = {}
+        self._started = time.monotonic()
+
+    def done(self, clips: int) -> None:
+        """Note that `clips` clips of the current pass are decoded."""
+        self._report.progress(self._before + clips, self._total)
+        self._report.check_stop()
+
+    def passed(self, name: str, clips: int) -> None:
+        """Note that a pass over `clips` clips has ended."""
+        self._before += clips
+        now = time.monotonic()
+        self.seconds[name], self._started = round(now - self._started, 2), now
+        self.done(0)
 
 
 def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> EvaluateResult:
@@ -39,120 +90,226 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     Raises ModelError if the base model cannot be loaded.
     """
     store = ClipStore(job.stage_dir("preprocess") / "test")
-    indices = range(min(len(store), spec.evaluate.max_clips or len(store)))
+    clips = _choose(store, spec)
+    limits, shared = read_training(job, store)
+    language = find_language(spec.language).token
+    config = DecodeConfig(
+        language=language,
+        cut=spec.decodes_cut,
+        beam_size=spec.evaluate.beam_size,
+        limits=limits,
+        seed=spec.seed,
+    )
     folder = base_of(spec, job).folder
-    language = find_language(spec.language)
-    labels = Labels(folder, language.token)
-    train = ClipStore(job.stage_dir("preprocess") / "train")
+    kind = spec.convert.compute_types[0]
+    pace = _Pace(report, clips)
+    report.check_stop()
     with TemporaryDirectory(dir=out) as scratch:
-        base_texts = _base_transcripts(folder, labels, store, indices, spec, report, Path(scratch))
+        model = Path(scratch, "tuned")
+        model.mkdir()
         adapter = job.stage_dir("train") / "adapter"
-        report.check_stop()
-        merged = merge_adapter(folder, adapter)
-        allow_tokens(merged, labels, train.texts)
-        tuned = ct2.convert(folder, Path(scratch, "tuned"), "float32", merged)
-        del merged  # frees its memory
-        report.check_stop()
-        tuned_texts = _decode(tuned, labels, store, indices, spec, report, len(indices), True)
-
-    references = [store.texts[index] for index in indices]
-    ids = [store.ids[index] for index in indices]
-    result = EvaluateResult(
-        base=score(references, base_texts, language.code),
-        tuned=score(references, tuned_texts, language.code),
-    )
-    intervals = {
-        "base": interval(references, base_texts, seed=spec.seed, language=language.code),
-        "tuned": interval(references, tuned_texts, seed=spec.seed, language=language.code),
+        allowed = allowed_tokens(job, Labels(folder, language))
+        digest = delivered_model(folder, adapter, allowed, kind, model)
+        pace.passed("conversion", 0)
+        texts = decode(model, config, clips.sounds(clips.all), spec.evaluate.batch_size, pace.done)
+        pace.passed("tuned", len(clips.all))
+        budget = spec.evaluate.delivered_minutes
+        half = None if budget is None else 30 * budget
+        sounds = clips.sounds(clips.sample)
+        delivered = listen(model, language, sounds, spec.seed, half, pace.done)
+        pace.passed("delivered", len(clips.sample))
+        base = _base_transcripts(folder, clips, spec, half, pace, Path(scratch, "base"))
+        pace.passed("base", len(clips.sample))
+    heard = _Transcripts(clips, texts, delivered, base)
+    result, details = measure(heard, spec, shared)
+    details |= {
+        "tuned_audio_context": "dynamic" if config.cut else "full",
+        "decoding": config.model_dump(mode="json"),
+        "compute_type": kind,
+        "model_sha256": digest,
+        "seconds": pace.seconds,
     }
-    context = "dynamic" if spec.decodes_cut else "full"
-    write_json(
-        out / "metrics.json",
-        result.model_dump() | {"intervals": intervals, "tuned_audio_context": context},
+    # `convert` puts these settings beside the model.
+    write_config(out, config)
+    write_json(out / "metrics.json", result.model_dump(mode="json") | details)
+    _write_rows(out / "utterances.jsonl", heard, spec.language)
+    for line in (*result.notes, *result.warnings):
+        log.info("%s", line)
+    log.info(
+        "WER %.1f -> %.1f %% on %d clips as delivered, %.1f %% on %d clips by the fast decoder",
+        result.base.wer,
+        result.delivered.wer,
+        len(heard.compared),
+        result.tuned.wer,
+        len(clips.all),
     )
-    _write_rows(
-        out / "utterances.jsonl", store, ids, references, base_texts, tuned_texts, language.code
-    )
-    log.info("WER %.1f -> %.1f %% on %d clips", result.base.wer, result.tuned.wer, len(indices))
     return result
+
+
+def _choose(store: ClipStore, spec: JobSpec) -> _Clips:
+    every = range(len(store))
+    most = spec.evaluate.max_clips or len(store)
+    chosen = sorted(balanced(every, store.ids, store.speakers, most, spec.seed))
+    count = spec.evaluate.delivered_clips
+    return _Clips(store, chosen, balanced(chosen, store.ids, store.speakers, count, spec.seed))
+
+
+def read_training(job: JobDir, test: ClipStore) -> tuple[TokenLimits, Overlap | None]:
+    """What preprocessing found in the training clips: limits of tokens, and what `test` shares.
+
+    An older version wrote neither into its report. Then the training clips are read, if they are
+    on this machine; otherwise the usual limits hold.
+    """
+    folder = job.stage_dir("preprocess")
+    try:
+        found = json.loads((folder / "report.json").read_text("utf-8"))
+        limits = TokenLimits.model_validate(found["token_limits"])
+        return limits, Overlap(test_clips=len(test), **found["in_both"])
+    except (OSError, ValueError, LookupError, TypeError):
+        pass
+    try:
+        train = ClipStore(folder / "train")
+    except LorajobError:
+        return TokenLimits(), None
+    shared = overlap(train.speakers, train.texts, test.speakers, test.texts)
+    return token_limits(train.tokens, train.seconds), shared
 
 
 def _base_transcripts(
     folder: Path,
-    labels: Labels,
-    store: ClipStore,
-    indices: Sequence[int],
+    clips: _Clips,
     spec: JobSpec,
-    report: Report,
+    seconds: float | None,
+    pace: _Pace,
     scratch: Path,
 ) -> list[str]:
-    """The base model's transcripts. They are cached by base model, clips and settings."""
-    settings = [folder / name for name in SETTINGS if (folder / name).is_file()]
+    """The base model's transcripts of the sample. They are cached by base model and clips."""
+    language, kind = find_language(spec.language).token, spec.convert.compute_types[0]
     name = cache.key(
         version=VERSION,
-        base=[hash_file(it) for it in (*sorted(folder.glob("*.safetensors")), *settings)],
-        clips=hash_files(store.folder),
-        language=labels.language_token,
-        settings=spec.evaluate.model_dump(include={"max_clips", "batch_size", "beam_size"}),
+        base=base_hashes(folder),
+        clips=hash_files(clips.store.folder),
+        places=clips.sample,
+        language=language,
+        compute_type=kind,
+        seed=spec.seed,
+        seconds=seconds,
+        libraries=[ctranslate2.__version__, faster_whisper.__version__],
     )
     kept = cache.lookup("base-transcripts", name)
     if kept is None:
-        report.check_stop()
-        model = ct2.convert(folder, scratch / "base", "float32")
-        kept = {"texts": _decode(model, labels, store, indices, spec, report, 0)}
+        model = ct2.convert(folder, scratch, kind)
+        sounds = clips.sounds(clips.sample)
+        kept = {"texts": listen(model, language, sounds, spec.seed, seconds, pace.done)}
         cache.keep("base-transcripts", name, kept)
     texts: list[str] = kept["texts"]
     return texts
 
 
-def _decode(
-    model: Path,
-    labels: Labels,
-    store: ClipStore,
-    indices: Sequence[int],
-    spec: JobSpec,
-    report: Report,
-    before: int,
-    tuned: bool = False,
-) -> list[str]:
-    """Transcripts by one of the two models. `before` clips were already decoded by the other."""
+@dataclass(frozen=True)
+class _Transcripts:
+    """All transcripts: of all clips by the fast decoder, of a sample by faster-whisper."""
 
-    def done(clips: int) -> None:
-        report.progress(before + clips, 2 * len(indices))
-        report.check_stop()
+    clips: _Clips
+    tuned: list[str]  # of clips.all
+    delivered: list[str]  # of the first of clips.sample
+    base: list[str]
 
-    decoder = ct2.Decoder(model, labels)
-    config = spec.evaluate
-    cut = tuned and spec.decodes_cut
-    return decoder.transcribe(store, indices, config.batch_size, config.beam_size, done, cut)
+    @property
+    def compared(self) -> list[int]:
+        """The places of the clips that both models were decoded on, in the order of drawing."""
+        return self.clips.sample[: min(len(self.delivered), len(self.base))]
+
+    def of(self, model: str) -> dict[int, str]:
+        """The transcripts by place."""
+        if model == "tuned":
+            return dict(zip(self.clips.all, self.tuned, strict=True))
+        texts = self.delivered if model == "delivered" else self.base
+        return dict(zip(self.compared, texts, strict=False))
 
 
-def _write_rows(
-    path: Path,
-    store: ClipStore,
-    ids: list[str],
-    references: list[str],
-    base: list[str],
-    tuned: list[str],
-    language: str,
-) -> None:
-    """Write one JSON object for each utterance: reference, both hypotheses, errors of each."""
-    rows = zip(
-        utterance_rows(ids, references, base, language),
-        utterance_rows(ids, references, tuned, language),
-        strict=True,
+def measure(
+    heard: _Transcripts, spec: JobSpec, shared: Overlap | None
+) -> tuple[EvaluateResult, dict[str, object]]:
+    """The result, and what metrics.json has besides."""
+    store, compared = heard.clips.store, heard.compared
+    references = [store.texts[it] for it in compared]
+    speakers = [store.speakers[it] for it in compared]
+    base, delivered = list(heard.of("base").values()), list(heard.of("delivered").values())
+    tuned_there = [heard.of("tuned")[it] for it in compared]
+    every = heard.clips.all
+    tuned = score_with_intervals(
+        [store.texts[it] for it in every],
+        heard.tuned,
+        [store.speakers[it] for it in every],
+        spec.seed,
+        spec.language,
     )
+    there = score_with_intervals(references, tuned_there, speakers, spec.seed, spec.language)
+    result = EvaluateResult(
+        base=score_with_intervals(references, base, speakers, spec.seed, spec.language),
+        delivered=score_with_intervals(references, delivered, speakers, spec.seed, spec.language),
+        tuned=tuned,
+        improvement=difference(
+            references,
+            base,
+            delivered,
+            seed=spec.seed,
+            language=spec.language,
+            speakers=speakers,
+        ),
+        notes=_notes(heard, spec, shared),
+        warnings=explain_gap(references, tuned_there, delivered, tuned, spec.language),
+    )
+    rates = {"base": result.base, "delivered": result.delivered, "tuned": result.tuned}
+    details: dict[str, object] = {
+        "intervals": {name: it.wer_interval for name, it in rates.items()},
+        "tuned_on_delivered_clips": there.model_dump(mode="json"),
+        "overlap": None if shared is None else shared.model_dump(),
+        "test_clips": len(store),
+        "speakers": len(set(speakers) - {""}),
+    }
+    return result, details
+
+
+def _notes(heard: _Transcripts, spec: JobSpec, shared: Overlap | None) -> list[str]:
+    compared, every, tested = len(heard.compared), len(heard.clips.all), len(heard.clips.store)
+    notes = []
+    if every < tested:
+        notes.append(f"tuned: {every:,} of {tested:,} test clips, drawn at random")
+    if compared < len(heard.clips.sample):
+        notes.append(
+            f"base and delivered: {compared:,} of the {len(heard.clips.sample):,} clips that were "
+            f"drawn, because evaluate.delivered_minutes={spec.evaluate.delivered_minutes:g} ended"
+        )
+    elif compared < tested:
+        notes.append(f"base and delivered: {compared:,} of {tested:,} test clips, drawn at random")
+    return [*notes, *(shared.sentences() if shared is not None else ())]
+
+
+def _write_rows(path: Path, heard: _Transcripts, language: str) -> None:
+    """Write one JSON object for each clip: reference, and of each model text and errors.
+
+    Only clips of the sample have `base` and `delivered`.
+    """
+    store, every = heard.clips.store, heard.clips.all
+    rows: dict[int, dict[str, object]] = {
+        place: {
+            "id": store.ids[place],
+            "seconds": round(float(store.seconds[place]), 3),
+            "reference": store.texts[place],
+        }
+        for place in every
+    }
+    for model in ("base", "delivered", "tuned"):
+        texts = heard.of(model)
+        said = [store.texts[place] for place in texts]
+        ids = [store.ids[place] for place in texts]
+        counted = utterance_rows(ids, said, list(texts.values()), language)
+        for place, found in zip(texts, counted, strict=True):
+            rows[place] |= {model: texts[place], f"{model}_errors": _errors(found)}
     with path.open("w", encoding="utf-8") as file:
-        for index, (before, after) in enumerate(rows):
-            row: dict[str, object] = {
-                "id": ids[index],
-                "seconds": round(float(store.seconds[index]), 3),
-                "reference": references[index],
-                "base": base[index],
-                "tuned": tuned[index],
-                "base_errors": _errors(before),
-                "tuned_errors": _errors(after),
-            }
+        for row in rows.values():
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 

@@ -25,6 +25,7 @@ from lorajob.corpora.pieces import Piece, pieces
 from lorajob.corpora.report import CorpusReport
 from lorajob.corpora.split import choose_test, sample
 from lorajob.corpora.tables import text_fault
+from lorajob.decoding.config import token_limits
 from lorajob.errors import CorpusError
 from lorajob.job.jobdir import JobDir, hash_file, write_json
 from lorajob.job.report import Report
@@ -32,14 +33,14 @@ from lorajob.job.results import PreprocessResult
 from lorajob.languages import find_language
 from lorajob.spec import JobSpec, PreprocessConfig
 from lorajob.speech import audio, levels
-from lorajob.speech.clipstore import ClipWriter, encode
+from lorajob.speech.clipstore import ClipStore, ClipWriter, encode
 from lorajob.speech.text import clean, normalise
 from lorajob.storage import cache, places
 from lorajob.storage.urls import public
-from lorajob.whisper.tokens import Labels
+from lorajob.whisper.tokens import Labels, said_tokens, suppressed_tokens
 
 # Version of this stage's output, part of the cache key: raise it with every change of the output.
-VERSION = 3
+VERSION = 4
 EMPTY_TEXT = "text empty after normalising"
 DEV = "dev"
 LOST_TEXT = "text with characters that an earlier conversion lost (U+FFFD)"
@@ -100,6 +101,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         version=VERSION,
         corpus=[fingerprint(source, language.code, pace.tick, columns) for source in sources],
         tokenizer=hash_file(labels.folder / "tokenizer.json"),
+        suppressed=sorted(suppressed_tokens(labels.folder)),
         spec=spec.model_dump(mode="json", include={"language", "seed", "preprocess"}),
         weights=[spec.corpus_weight, *(each.weight for each in spec.more_corpora)],
         test_corpus=spec.test_corpus is not None,
@@ -118,7 +120,11 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
                 f"corpus: {public(spec.corpus)} has no usable {target} clip: {kept.reasons(target)}"
             )
     size = sum(path.stat().st_size for path in out.rglob("*.arrow"))
-    write_json(out / "report.json", kept.as_dict(size))
+    clips = ClipStore(out / "train")
+    limits = token_limits(clips.tokens, clips.seconds).model_dump(mode="json")
+    said = said_tokens(labels, clips.texts)
+    facts = {"token_limits": limits, "suppressed_tokens_said": said}
+    write_json(out / "report.json", kept.as_dict(size) | facts)
     result = kept.result(size)
     log.info(
         "%s: %d train clips (%.2f h), %d test clips (%.2f h, by %s), %d dropped, %.1f MB",

@@ -186,7 +186,14 @@ class EvaluateConfig(BaseModel):
     model_config = FROZEN
 
     max_clips: PositiveInt | None = None
-    """Maximum number of test clips to score. Null: all."""
+    """Maximum number of test clips to score, drawn at random with as many of each speaker as
+    possible. Null: all."""
+    delivered_clips: PositiveInt = 100
+    """Maximum number of test clips that faster-whisper decodes with its own defaults, once with the
+    delivered model and once with the base model. They are drawn like max_clips."""
+    delivered_minutes: PositiveFloat | None = 10.0
+    """Maximum time for both, in minutes. After it no further clip is decoded, and the result says
+    how many were. Null: no limit."""
     batch_size: PositiveInt = 16
     """Number of clips, padded to 30 s, that are decoded together. Without padding, up to twice as
     many are decoded together."""
@@ -206,7 +213,7 @@ class ConvertConfig(BaseModel):
     compute_types: Annotated[tuple[ComputeType, ...], Field(min_length=1)] = ("float16",)
     """Compute types of the converted models, one model for each. The first is the job's result."""
     check_clips: PositiveInt = 16
-    """Test clips on which the converted model is compared with the transformers model."""
+    """Test clips on which each converted type is compared with the transformers model."""
 
 
 class WeightedCorpus(BaseModel):

@@ -24,6 +24,7 @@ SETTINGS = (
     "train.save_steps=4",
     "convert.compute_types=[int8,float32]",
     "convert.check_clips=3",
+    "evaluate.delivered_clips=2",
 )
 MINUTES = 60.0
 
@@ -126,10 +127,19 @@ def test_training_lowers_the_loss_and_keeps_checkpoints(chain: Chain) -> None:
 
 
 def test_the_adapter_changes_the_transcripts(chain: Chain) -> None:
-    assert all(row["base"] != row["tuned"] for row in rows(chain))
+    compared = [row for row in rows(chain) if "base" in row]
+    assert len(compared) == 2
+    assert all(row["base"] != row["delivered"] for row in compared)
     metrics = chain.status["metrics"]
-    assert metrics["tuned"] != metrics["base"]
-    assert metrics["converted"] != metrics["base"]
+    assert metrics["delivered"] != metrics["base"]
+    assert metrics["converted"] == metrics["delivered"]
+    assert metrics["tuned"]["clips"] == 4 and metrics["delivered"]["clips"] == 2
+
+
+def test_the_settings_of_decoding_travel_with_the_model(chain: Chain) -> None:
+    model = chain.job.stage_dir("convert") / "model"
+    settings = json.loads((model / "lorajob.json").read_text())["decoding"]
+    assert settings["language"] == "hi" and settings["limits"]["tokens"] < 224
 
 
 def test_faster_whisper_loads_the_model_and_hears_what_was_evaluated(chain: Chain) -> None:

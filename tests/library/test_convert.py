@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from lorajob import convert
+from lorajob.decoding.config import read_config
 from lorajob.errors import ParityError
-from lorajob.job.jobdir import JobDir
+from lorajob.job.jobdir import JobDir, hash_file, write_json
 from lorajob.job.report import Report
 from lorajob.job.results import Scores
 from lorajob.stage import run_stage
@@ -15,6 +16,7 @@ from lorajob.whisper import ct2
 from lorajob.whisper.model import load_whisper
 from tests.support.tiny import make_job, make_tiny_whisper
 
+pytestmark = pytest.mark.usefixtures("brief")
 TYPES = ("float16", "int8", "int8_float32", "int8_float16", "float32")
 SETS = (
     "train.epochs=1",
@@ -25,7 +27,7 @@ SETS = (
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_whisper: Path, tmp_path_factory: pytest.TempPathFactory) -> JobDir:
+def trained(tiny_whisper: Path, brief: None, tmp_path_factory: pytest.TempPathFactory) -> JobDir:
     job = make_job(tmp_path_factory.mktemp("trained"), tiny_whisper, *SETS, clips=6)
     run_stage("train", job, 1, Report("train"))
     return job
@@ -46,7 +48,8 @@ def test_evaluation_leaves_a_row_an_utterance(converted: JobDir) -> None:
     folder = converted.stage_dir("evaluate")
     rows = [json.loads(line) for line in (folder / "utterances.jsonl").read_text().splitlines()]
     assert len(rows) == 4
-    assert {"id", "seconds", "reference", "base", "tuned", "base_errors"} <= set(rows[0])
+    fields = {"id", "seconds", "reference", "base", "delivered", "tuned", "base_errors"}
+    assert fields <= set(rows[0])
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["base"]["clips"] == metrics["tuned"]["clips"] == 4
     low, high = metrics["intervals"]["tuned"]
@@ -80,6 +83,40 @@ def test_parity_is_measured_and_far_below_its_limit(converted: JobDir) -> None:
     assert 0 < parity["max_logprob_difference"] < 1e-4
     assert {"merged", "float16", "int8"} <= set(parity["sample_scores"])
     assert len(parity["faster_whisper"]) == 4
+    assert parity["sample_clips"] == 4
+
+
+def test_what_is_converted_is_what_was_measured(converted: JobDir) -> None:
+    measured = json.loads((converted.stage_dir("evaluate") / "metrics.json").read_text())
+    folder = converted.stage_dir("convert")
+    assert hash_file(folder / "model" / "model.bin") == measured["model_sha256"]
+    config = read_config(converted.stage_dir("evaluate"))
+    assert config is not None
+    for name in ["model", *(f"model-{kind}" for kind in TYPES[1:])]:
+        assert read_config(folder / name) == config
+
+
+def test_conversion_without_the_cache_and_after_an_older_evaluation_gives_the_same(
+    converted: JobDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORAJOB_CACHE_GB", "0")
+    monkeypatch.setattr("lorajob.storage.places.cache", lambda: tmp_path / "cache")
+    job = JobDir(tmp_path / "job")
+    job.root.mkdir()
+    for name in ("preprocess", "train"):
+        (job.root / name).symlink_to(converted.stage_dir(name))
+    old = json.loads((converted.stage_dir("evaluate") / "manifest.json").read_text())
+    older = {name: old["result"][name] for name in ("base", "tuned")}
+    job.stage_dir("evaluate").mkdir()
+    write_json(job.stage_dir("evaluate") / "manifest.json", {"result": older})
+    job.spec_path.write_bytes(converted.spec_path.read_bytes())
+    run_stage("convert", job, 1, Report("convert"))
+    again, first = job.result("convert"), converted.result("convert")
+    assert again is not None and again.converted is not None and again.converted.clips == 4
+    assert again.warnings == first.warnings
+    name = Path("model", "model.bin")
+    folders = [it.stage_dir("convert") for it in (converted, job)]
+    assert hash_file(folders[0] / name) == hash_file(folders[1] / name)
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -129,8 +166,3 @@ def test_a_type_over_half_a_point_apart_is_warned_about() -> None:
     }
     (warning,) = convert.wer_warnings(sampled)
     assert warning.startswith("int8: WER 40.60 % against 40.00 %")
-
-
-def test_a_sample_is_spread_over_the_clips() -> None:
-    assert convert.spread(range(100), 5) == [0, 25, 50, 74, 99]
-    assert convert.spread(range(3), 16) == [0, 1, 2]

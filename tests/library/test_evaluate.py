@@ -1,58 +1,88 @@
 """The third stage, with a model that says nothing sensible, but says it quickly."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lorajob import evaluate
+from lorajob.decoding.config import read_config, token_limits
+from lorajob.decoding.fast import decode_batches
 from lorajob.job.jobdir import JobDir
 from lorajob.job.report import Report
 from lorajob.spec import build_spec
-from lorajob.speech.clipstore import ClipStore
+from lorajob.speech.clipstore import ClipStore, ClipWriter
 from lorajob.stage import run_stage
-from lorajob.whisper import ct2
-from lorajob.whisper.tokens import Labels
 from tests.support.tiny import make_job
 from tests.support.training import SHORT
 
-Calls = list[bool]
+Calls = list[str]
+pytestmark = pytest.mark.usefixtures("brief")
 
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Calls:
-    """Whether windows were cut, each time that clips are decoded."""
+    """The model that is decoded, each time that faster-whisper decodes clips."""
     calls: Calls = []
-    transcribe = ct2.Decoder.transcribe
+    listen = evaluate.listen
 
-    def noted(self: ct2.Decoder, *args: Any, **kwargs: Any) -> list[str]:
-        calls.append(bool(args[5]) if len(args) > 5 else kwargs.get("cut", False))
-        return transcribe(self, *args, **kwargs)
+    def noted(model: Path, *args: Any) -> list[str]:
+        calls.append(model.name)
+        return listen(model, *args)
 
-    monkeypatch.setattr(ct2.Decoder, "transcribe", noted)
+    monkeypatch.setattr(evaluate, "listen", noted)
     monkeypatch.setattr("lorajob.storage.places.cache", lambda: tmp_path / "cache")
     return calls
 
 
-def evaluated(folder: Path, whisper: Path, *sets: str) -> JobDir:
-    job = make_job(folder, whisper, *SHORT, "train.epochs=1", *sets, clips=4)
+@pytest.fixture(scope="module")
+def trained(tiny_whisper: Path, brief: None, tmp_path_factory: pytest.TempPathFactory) -> JobDir:
+    job = make_job(
+        tmp_path_factory.mktemp("trained"), tiny_whisper, *SHORT, "train.epochs=1", clips=4
+    )
     run_stage("train", job, 1, Report("train"))
+    return job
+
+
+def evaluated(folder: Path, trained: JobDir, *sets: str, test: Path | None = None) -> JobDir:
+    """The job `trained`, evaluated with other settings or test clips."""
+    job = JobDir(folder)
+    shutil.copytree(trained.root, folder)
+    spec = json.loads(job.spec_path.read_text())
+    given = {"language": "hi", "corpus": "unused", "base_model": spec["base_model"]}
+    job.spec_path.write_text(build_spec(given, sets=(*SHORT, *sets)).model_dump_json())
+    if test is not None:
+        shutil.rmtree(job.stage_dir("preprocess") / "test")
+        shutil.copytree(test, job.stage_dir("preprocess") / "test")
     run_stage("evaluate", job, 1, Report("evaluate"))
     return job
 
 
+def metrics_of(job: JobDir) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((job.stage_dir("evaluate") / "metrics.json").read_text())
+    return found
+
+
+def rows_of(job: JobDir) -> list[dict[str, Any]]:
+    lines = (job.stage_dir("evaluate") / "utterances.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
 def test_the_base_is_decoded_once_for_the_same_clips(
-    tiny_whisper: Path, tmp_path: Path, decoded: Calls
+    trained: JobDir, tmp_path: Path, decoded: Calls
 ) -> None:
-    first = evaluated(tmp_path / "first", tiny_whisper)
-    assert decoded == [False, True]  # the base on full windows, the tuned model on cut ones
-    second = evaluated(tmp_path / "second", tiny_whisper)
-    assert decoded == [False, True, True]
+    first = evaluated(tmp_path / "first", trained)
+    assert decoded == ["tuned", "base"]
+    second = evaluated(tmp_path / "second", trained)
+    assert decoded == ["tuned", "base", "tuned"]
     results = [job.result("evaluate") for job in (first, second)]
     assert results[0].base == results[1].base
-    other = ("evaluate.max_clips=3",)
-    evaluated(tmp_path / "third", tiny_whisper, *other)
-    assert decoded == [False, True, True, False, True]
+    # Everything is seeded.
+    assert results[0].delivered == results[1].delivered and results[0].tuned == results[1].tuned
+    evaluated(tmp_path / "third", trained, "evaluate.delivered_clips=3")
+    assert decoded == ["tuned", "base", "tuned", "tuned", "base"]
 
 
 @pytest.mark.parametrize(
@@ -72,13 +102,83 @@ def test_windows_are_cut_where_the_model_was_trained_for_it(
     assert spec.decodes_cut == (context == "dynamic")
 
 
-def test_the_metrics_say_how_the_tuned_model_heard(
-    tiny_whisper: Path, tmp_path: Path, decoded: Calls
+def with_a_wrong_reference(test: ClipStore, folder: Path) -> Path:
+    """The same clips; the reference of the first has 400 words for a second of audio."""
+    with ClipWriter(folder, "flac") as writer:
+        for place, name in enumerate(test.ids):
+            text, audio = test.texts[place], test.audio(place)
+            if place == 0:
+                text = "शब्द " * 400
+            writer.add(name, audio[:16_000] if place == 0 else audio, text, test.speakers[place], 9)
+    return folder
+
+
+def test_a_wrong_reference_changes_no_transcript_and_no_figure_of_another_clip(
+    trained: JobDir, tmp_path: Path
 ) -> None:
-    job = evaluated(tmp_path, tiny_whisper, "evaluate.audio_context=full")
-    metrics = json.loads((job.stage_dir("evaluate") / "metrics.json").read_text())
-    assert metrics["tuned_audio_context"] == "full"
-    assert decoded == [False, False]
+    test = ClipStore(trained.stage_dir("preprocess") / "test")
+    short = with_a_wrong_reference(test, tmp_path / "wrong")
+    right = tmp_path / "right"
+    with ClipWriter(right, "flac") as writer:
+        wrong = ClipStore(short)
+        for place, name in enumerate(test.ids):
+            writer.add(name, wrong.audio(place), test.texts[place], test.speakers[place], 9)
+    jobs = [evaluated(tmp_path / f"job-{it.name}", trained, test=it) for it in (right, short)]
+    before, after = (rows_of(job) for job in jobs)
+    models = ("base", "delivered", "tuned")
+    assert [[row[it] for it in models] for row in before] == [
+        [row[it] for it in models] for row in after
+    ]
+    assert before[1:] == after[1:]
+    assert metrics_of(jobs[0])["decoding"] == metrics_of(jobs[1])["decoding"]
+    assert before[0]["reference"] != after[0]["reference"]
+
+
+def test_the_settings_of_decoding_come_from_the_training_clips(
+    trained: JobDir, tmp_path: Path
+) -> None:
+    job = evaluated(tmp_path / "job", trained, "evaluate.audio_context=full", "seed=7")
+    train = ClipStore(job.stage_dir("preprocess") / "train")
+    config = read_config(job.stage_dir("evaluate"))
+    assert config is not None
+    assert config.limits == token_limits(train.tokens, train.seconds)
+    assert (config.language, config.cut, config.seed) == ("hi", False, 7)
+    found = metrics_of(job)
+    assert found["tuned_audio_context"] == "full"
+    assert found["decoding"] == config.model_dump(mode="json")
+
+
+def test_figures_have_intervals_and_say_what_they_rest_on(trained: JobDir, tmp_path: Path) -> None:
+    sets = ("evaluate.max_clips=3", "evaluate.delivered_clips=2")
+    job = evaluated(tmp_path / "job", trained, *sets)
+    result = job.result("evaluate")
+    assert result is not None
+    for scores in (result.base, result.delivered, result.tuned):
+        assert scores is not None and scores.wer_interval is not None
+        low, high = scores.wer_interval
+        assert low <= scores.wer <= high
+    gain = result.improvement
+    assert gain.points == pytest.approx(result.base.wer - result.delivered.wer)
+    assert gain.interval[0] <= gain.points <= gain.interval[1]
+    assert "tuned: 3 of 4 test clips, drawn at random" in result.notes
+    assert "base and delivered: 2 of 4 test clips, drawn at random" in result.notes
+    assert any(
+        "4 of 4 test clips are of speakers who are also in training" in it for it in result.notes
+    )
+    assert any("4 of 4 test clips have a sentence that is also in" in it for it in result.notes)
+    assert metrics_of(job)["overlap"]["speakers"] == 3
+    assert len(rows_of(job)) == 3 and sum("delivered" in row for row in rows_of(job)) == 2
+
+
+def test_when_the_time_is_over_both_models_are_scored_on_the_same_fewer_clips(
+    trained: JobDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lorajob.decoding.delivered.FEWEST_CLIPS", 2)
+    job = evaluated(tmp_path / "job", trained, "evaluate.delivered_minutes=1e-9", "seed=3")
+    result = job.result("evaluate")
+    assert result is not None and result.base is not None and result.delivered is not None
+    assert result.base.clips == result.delivered.clips == 2 and result.tuned.clips == 4
+    assert any("2 of the 4 clips that were drawn, because" in it for it in result.notes)
 
 
 @pytest.mark.parametrize(
@@ -92,32 +192,6 @@ def test_the_metrics_say_how_the_tuned_model_heard(
     ),
 )
 def test_clips_that_are_not_padded_are_decoded_more_at_a_time(seconds, cut, sizes):
-    batches = [seconds[batch] for batch in ct2.decode_batches(seconds, 16, cut)]
+    batches = [seconds[batch] for batch in decode_batches(seconds, 16, cut)]
     assert [len(batch) for batch in batches] == sizes
     assert [one for batch in batches for one in batch] == seconds
-
-
-def test_a_transcript_is_no_longer_than_the_fastest_speaker_makes_it(
-    tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = ClipStore(make_job(tmp_path, tiny_whisper).stage_dir("preprocess") / "train")
-    places = range(len(store))
-    limits = ct2.token_limits(store, places)
-    assert all(limit >= store.tokens[place] for limit, place in zip(limits, places, strict=True))
-    assert any(limit == store.tokens[place] for limit, place in zip(limits, places, strict=True))
-    spoken: list[int] = []
-    decode = Labels.decode
-
-    def noted(self: Labels, ids: list[int]) -> str:
-        spoken.append(len(ids))
-        return decode(self, ids)
-
-    monkeypatch.setattr(Labels, "decode", noted)
-    model = ct2.convert(tiny_whisper, tmp_path / "model", "float32")
-    decoder = ct2.Decoder(model, Labels(tiny_whisper, "hi"))
-    decoder.transcribe(store, places, batch_size=len(store))
-    assert sorted(spoken) == sorted(limits)  # an untrained model never ends by itself
-    spoken.clear()
-    for place in places:
-        decoder.transcribe(store, [place], batch_size=1)
-    assert spoken == [store.tokens[place] for place in places]

@@ -5,11 +5,16 @@ import socket
 import evaluate
 import pytest
 
+from lorajob.speech.gap import explain_gap
+from lorajob.speech.overlap import overlap
+from lorajob.speech.sample import balanced
 from lorajob.speech.scoring import (
     CharacterErrorRate,
     WordErrorRate,
+    difference,
     interval,
     score,
+    score_with_intervals,
     utterance_rows,
 )
 
@@ -83,3 +88,86 @@ def test_the_interval_is_seeded_and_holds_the_rate():
         assert (low, high) == interval(references, hypotheses, metric, samples=200, seed=1)
         assert (low, high) != interval(references, hypotheses, metric, samples=200, seed=2)
     assert interval(["."], ["x"]) == (0, 0)
+
+
+def test_the_interval_is_over_speakers_when_three_are_known():
+    # All errors are of one speaker: clips look certain, speakers do not.
+    references = ["one two three four"] * 60
+    hypotheses = ["x x x x"] * 20 + references[20:]
+    speakers = ["a"] * 20 + ["b"] * 20 + ["c"] * 20
+    by_clip = interval(references, hypotheses, seed=1)
+    by_speaker = interval(references, hypotheses, seed=1, speakers=speakers)
+    assert by_speaker == (0, 100)
+    assert 20 < by_clip[0] < 100 / 3 < by_clip[1] < 50
+    two = ["a"] * 20 + ["b"] * 40
+    assert interval(references, hypotheses, seed=1, speakers=two) == by_clip
+    unknown = ["a", "b", "c", *[""] * 57]
+    low, high = interval(references, hypotheses, seed=1, speakers=unknown)
+    assert by_clip[0] - 5 < low < high < by_clip[1] + 5
+
+
+def test_the_difference_is_paired():
+    references = [f"one two three {number}" for number in range(40)]
+    before = [text if index % 2 else "x x x x" for index, text in enumerate(references)]
+    # One word better on each wrong clip: the rates vary, their difference hardly.
+    after = [text if index % 2 else "one x x x" for index, text in enumerate(references)]
+    gained = difference(references, before, after, seed=1)
+    assert gained.points == pytest.approx(12.5)
+    low, high = gained.interval
+    assert 5 < low < 12.5 < high < 20
+    assert difference(references, after, before, seed=1).points == pytest.approx(-12.5)
+    same = difference(references, before, before, seed=1)
+    assert (same.points, same.interval) == (0, (0, 0))
+    assert difference(["."], ["x"], ["y"]).points == 0
+    with pytest.raises(ValueError):
+        difference(references, before, after[1:])
+
+
+def test_scores_carry_their_intervals():
+    scores = score_with_intervals(REFERENCES, HYPOTHESES, ["a", "b"], 0)
+    low, high = scores.wer_interval
+    assert low <= scores.wer <= high
+    assert scores.cer_interval[0] <= scores.cer <= scores.cer_interval[1]
+
+
+def test_a_gap_over_two_points_has_a_reason():
+    references = ["one two three four five"] * 20
+    good = list(references)
+    loops = [*references[:10], *["one two three four five " + "so " * 40] * 10]
+    tuned = score(references, good)
+    assert explain_gap(references, good, good, tuned) == []
+    (reason,) = explain_gap(references, good, loops, tuned)
+    assert "400.0 points more word errors" in reason and "are insertions" in reason
+    assert "repeat themselves: 10 against 0" in reason
+    harder = score(references, [*good[:15], *[""] * 5])
+    (reason,) = explain_gap(references, good, good, harder)
+    assert "fewer word errors" in reason and "its 20 clips are easier" in reason
+    (reason,) = explain_gap(references, good, [*good[:10], *[""] * 10], tuned)
+    assert "deletions" in reason and "empty texts: 10 against 0" in reason
+    assert explain_gap([], [], [], tuned) == []
+
+
+def test_a_sample_has_as_many_of_each_speaker_as_possible():
+    speakers = ["a"] * 50 + ["b"] * 5 + ["c"] * 2 + [""] * 3
+    ids = [f"clip-{number}" for number in range(60)]
+    drawn = balanced(range(60), ids, speakers, 12, seed=0)
+    assert {speakers[it] for it in drawn[:4]} == {"", "a", "b", "c"}
+    assert sorted(speakers[it] for it in drawn[:11]) == ["", "", "", *"aaabbbcc"]
+    assert drawn == balanced(range(60), ids, speakers, 12, seed=0)
+    assert drawn != balanced(range(60), ids, speakers, 12, seed=1)
+    # A shorter sample is the first part of a longer one.
+    assert balanced(range(60), ids, speakers, 5, seed=0) == drawn[:5]
+    assert sorted(balanced(range(60), ids, speakers, 99, seed=0)) == list(range(60))
+    assert balanced([], [], [], 5, seed=0) == []
+
+
+def test_what_test_and_training_share_is_said():
+    shared = overlap(
+        ["a", "b", ""], ["One two.", "x"], ["a", "a", "", "c"], ["one two", "y", "z", "z"]
+    )
+    assert (shared.speakers, shared.clips_of_speakers) == (1, 2)
+    assert (shared.texts, shared.clips_of_texts) == (1, 1)
+    speakers, texts = shared.sentences()
+    assert speakers.startswith("2 of 4 test clips are of speakers who are also in training")
+    assert texts.startswith("1 of 4 test clips have a sentence that is also in training")
+    assert overlap(["a"], ["x"], ["b"], ["y"]).sentences() == []

@@ -1,19 +1,30 @@
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from lorajob.decoding.config import DecodeConfig, TokenLimits
+from lorajob.decoding.fast import Sound, decode
+from lorajob.decoding.long_form import LONGEST_PIECE, pieces, split
 from lorajob.errors import CorpusError
 from lorajob.speech.clipstore import ClipStore
 from lorajob.transcribe import transcribe
 from lorajob.whisper import ct2
-from lorajob.whisper.tokens import USUAL_TOKENS, Labels
 from tests.support.tiny import make_job
 
 RATE = 16_000
+# An untrained model trips every threshold: it is not decoded again.
+CUT = DecodeConfig(
+    language="hi",
+    cut=True,
+    no_speech=None,
+    temperatures=(0.0,),
+    limits=TokenLimits(tokens=30, seconds=30),
+)
 
 
 @pytest.fixture(scope="module")
@@ -22,19 +33,17 @@ def model(tiny_whisper: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_short_file_is_decoded_as_evaluation_decodes_it(
-    tiny_whisper: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_whisper: Path, model: Path, tmp_path: Path
 ) -> None:
-    # evaluation knows how fast people speak, transcribing does not
-    monkeypatch.setattr(ct2, "token_limits", lambda store, indices: [USUAL_TOKENS] * len(indices))
     store = ClipStore(make_job(tmp_path, tiny_whisper).stage_dir("preprocess") / "train")
     files = [tmp_path / f"{index}.wav" for index in range(3)]  # one batch, in order
     for index, path in enumerate(files):
         soundfile.write(path, store.audio(index), RATE)
-    heard = list(transcribe(model, files, "hi", cut=True))
-    decoder = ct2.Decoder(model, Labels(model, "hi"))
-    expected = decoder.transcribe(store, range(3), 16, cut=True)
+    heard = list(transcribe(model, files, CUT))
+    sounds = [Sound(float(store.seconds[it]), partial(store.audio, it)) for it in range(3)]
+    expected = decode(model, CUT, sounds)
     assert heard == list(zip(files, expected, strict=True))
-    padded = [text for _, text in transcribe(model, files, "hi")]
+    padded = [text for _, text in transcribe(model, files, CUT.model_copy(update={"cut": False}))]
     assert padded != expected
 
 
@@ -44,16 +53,30 @@ def test_every_file_before_a_broken_one_is_heard(model: Path, tmp_path: Path) ->
     broken.write_text("no audio")
     heard = []
     with pytest.raises(CorpusError, match=r"broken\.wav: cannot be transcribed"):
-        for path, _ in transcribe(model, [tone, tone, broken, tone], "hi", cut=True):
+        for path, _ in transcribe(model, [tone, tone, broken, tone], CUT):
             heard.append(path)
     assert heard == [tone, tone]
 
 
 def test_a_file_longer_than_a_window_is_heard_to_its_end(model: Path, tmp_path: Path) -> None:
     path = tmp_path / "long.wav"
-    noise = 0.1 * np.random.default_rng(0).standard_normal(40 * RATE)
-    soundfile.write(path, noise.astype(np.float32), RATE)
-    assert list(transcribe(model, [path], "hi", cut=True)) == list(transcribe(model, [path], "hi"))
+    noise = (0.1 * np.random.default_rng(0).standard_normal(40 * RATE)).astype(np.float32)
+    soundfile.write(path, noise, RATE, subtype="FLOAT")
+    ((_, text),) = transcribe(model, [path], CUT)
+    # No speech is found, so nothing is left out.
+    halves = [noise[:LONGEST_PIECE], noise[LONGEST_PIECE:]]
+    assert [len(it) for it in split(noise)] == [len(it) for it in halves]
+    assert text == " ".join(decode(model, CUT, [Sound.of(it) for it in halves]))
+
+
+def test_pieces_join_neighbours_and_divide_what_is_too_long() -> None:
+    second = RATE
+    spoken = [(0, 5 * second), (6 * second, 14 * second), (15 * second, 20 * second)]
+    assert pieces(spoken) == [(0, 14 * second), (15 * second, 20 * second)]
+    long = pieces([(0, 70 * second)])
+    assert [start for start, _ in long] == [0, LONGEST_PIECE, 2 * LONGEST_PIECE]
+    assert long[-1][1] == 70 * second and max(end - start for start, end in long) <= LONGEST_PIECE
+    assert pieces([]) == []
 
 
 def test_transcribing_loads_no_torch() -> None:

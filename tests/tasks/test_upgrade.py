@@ -154,6 +154,7 @@ def test_a_folder_left_half_done_goes_on_and_trains_anew_by_this_versions_plan(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    brief: None,
 ):
     """The labels that count have changed, so the checkpoint is of another plan of windows."""
     monkeypatch.chdir(tmp_path)
@@ -171,4 +172,9 @@ def test_a_folder_left_half_done_goes_on_and_trains_anew_by_this_versions_plan(
     for stage in ("evaluate", "convert"):
         run_stage(stage, job, 1, Report(stage))
     done = record_of(job)
-    assert done.state == "succeeded" and list(done.scores) == ["base", "tuned", "converted"]
+    assert done.state == "succeeded" and list(done.scores) == [
+        "base",
+        "delivered",
+        "tuned",
+        "converted",
+    ]

@@ -24,7 +24,12 @@ from tests.support.service import wait_for
 from tests.support.speech import Spoken, make_release, pack
 from tests.support.tiny import SENTENCES
 
-SMALL = ("convert.check_clips=2", "convert.compute_types=[float32]", "evaluate.beam_size=1")
+SMALL = (
+    "convert.check_clips=2",
+    "convert.compute_types=[float32]",
+    "evaluate.beam_size=1",
+    "evaluate.delivered_clips=1",
+)
 
 
 @pytest.fixture

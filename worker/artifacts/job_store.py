@@ -29,11 +29,11 @@ from lorajob.worker.records.record import JobRecord
 
 ATTEMPT = re.compile(r"attempt-(\d+)\.json")
 # The files that a stage needs of earlier stages, by the start of their names.
-NEEDS = {
+NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
     "preprocess": {},
     "train": {"preprocess": ("train/",)},
-    "evaluate": {"preprocess": ("test/",), "train": ("adapter/",)},
-    "convert": {"preprocess": ("test/",), "train": ("adapter/",), "evaluate": ("",)},
+    "evaluate": {"preprocess": ("test/", "report.json"), "train": ("adapter/",)},
+    "convert": {"preprocess": ("test/", "report.json"), "train": ("adapter/",), "evaluate": ("",)},
 }
 STORED = ".stored"  # a folder beside a job's stages: marks what the store has of them
 

@@ -119,7 +119,7 @@ class JobRecord(BaseModel):
 
     @property
     def scores(self) -> dict[str, Scores]:
-        """The scores of the base, tuned and converted models on the test clips, as far as known."""
+        """The scores on the test clips, as far as known: base, delivered, tuned, converted."""
         results = [self.stages[name].result for name in MEASURED]
         return {
             name: scores

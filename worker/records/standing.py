@@ -37,7 +37,7 @@ class Standing:
     stage_state: str | None
     worker: str | None  # the worker that runs the stage, or ran it last
     memory_gb: int  # of the smallest card that the stage fits; 0 for any card, and on a CPU
-    scores: Mapping[str, Scores]  # of base and tuned on the test clips, once evaluated
+    scores: Mapping[str, Scores]  # on the test clips, once evaluated
 
     @property
     def over(self) -> bool:

@@ -3,12 +3,14 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
 from lorajob.job.results import PreprocessResult
 from lorajob.speech.text import normalise
 
+Key = TypeVar("Key", str, int)
 EXAMPLES = 20  # ids named for each reason
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 
@@ -18,8 +20,9 @@ class _Kept:
     """Counts of one set, train or test."""
 
     seconds: list[float] = field(default_factory=list)
-    speakers: set[str] = field(default_factory=set)
-    texts: set[int] = field(default_factory=set)  # hashes: a corpus may hold a million texts
+    speakers: Counter[str] = field(default_factory=Counter)  # clips of each known speaker
+    # Clips of each text's hash: a corpus may hold a million texts.
+    texts: Counter[int] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     noted: Counter[str] = field(default_factory=Counter)
 
@@ -82,9 +85,9 @@ class CorpusReport:
             return
         kept.noted.update(remarks)
         kept.seconds.append(seconds)
-        kept.texts.add(hash(normalise(text)))
+        kept.texts[hash(normalise(text))] += 1
         if speaker:
-            kept.speakers.add(speaker)
+            kept.speakers[speaker] += 1
 
     def clips(self, target: str) -> int:
         return len(self._kept[target].seconds)
@@ -118,8 +121,11 @@ class CorpusReport:
             "test_by": self.test_by,
             "splits": {target: kept.as_dict() for target, kept in self._kept.items()},
             "in_both": {
-                "speakers": len(train.speakers & test.speakers),
-                "texts": len(train.texts & test.texts),
+                "speakers": len(train.speakers.keys() & test.speakers.keys()),
+                "texts": len(train.texts.keys() & test.texts.keys()),
+                # Test clips of a speaker, or of a text, that is also in training.
+                "clips_of_speakers": _clips_of(train.speakers, test.speakers),
+                "clips_of_texts": _clips_of(train.texts, test.texts),
             },
             "rows": {
                 "read": self.rows,
@@ -141,3 +147,7 @@ class CorpusReport:
             }
             for name, count in sorted(counts.items())
         }
+
+
+def _clips_of(train: Counter[Key], test: Counter[Key]) -> int:
+    return sum(clips for key, clips in test.items() if key in train)

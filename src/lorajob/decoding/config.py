@@ -9,16 +9,16 @@ decodes a model as it was scored, and nothing of a test set decides a transcript
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from lorajob.errors import ModelError
 from lorajob.job.jobdir import write_json
-from lorajob.spec import MAX_LABEL_TOKENS
+from lorajob.languages import find_language
+from lorajob.spec import MAX_LABEL_TOKENS, JobSpec
 from lorajob.whisper.tokens import USUAL_TOKENS
 
 FILE = "lorajob.json"
@@ -82,15 +82,15 @@ class DecodeConfig(BaseModel):
     """Of the sampling."""
 
 
-def token_limits(tokens: Sequence[int], seconds: Sequence[float]) -> TokenLimits:
+def token_limits(tokens: ArrayLike, seconds: ArrayLike) -> TokenLimits:
     """The limits that follow from training clips: their numbers of tokens, their lengths.
 
     Both are a high percentile with a margin, at most a multiple of the median. Few clips with a
     wrong text or length do not change them.
     """
-    if not len(tokens):
-        return TokenLimits()
     counts, lengths = np.asarray(tokens, np.float64), np.asarray(seconds, np.float64)
+    if not len(counts):
+        return TokenLimits()
     most = math.ceil(MARGIN * _robust(counts)) + SPARE_TOKENS
     return TokenLimits(
         tokens_a_second=round(MARGIN * _robust(counts / lengths), 3),
@@ -101,6 +101,12 @@ def token_limits(tokens: Sequence[int], seconds: Sequence[float]) -> TokenLimits
 
 def _robust(values: NDArray[np.float64]) -> float:
     return float(min(np.percentile(values, PERCENTILE), MOST_MEDIANS * np.median(values)))
+
+
+def usual_config(spec: JobSpec) -> DecodeConfig:
+    """The settings of a job's model that has no `lorajob.json`, because it is older."""
+    language = find_language(spec.language).token
+    return DecodeConfig(language=language, cut=spec.decodes_cut, seed=spec.seed)
 
 
 def write_config(model: Path, config: DecodeConfig) -> None:

@@ -209,11 +209,10 @@ class FastDecoder:
         text = self.labels.decode(kept)
         return Heard(text, len(kept), mean, result.no_speech_prob, temperature)
 
-    def _load(self, threads_share: bool = True) -> Any:
+    def _load(self, workers: int | None = None) -> Any:
         """The model on the GPU, or on the CPU if there is no GPU.
 
-        On a CPU each core decodes batches of its own, unless `threads_share` is false: then all
-        cores share each batch, in one thread that samples.
+        On a CPU each of `workers` threads decodes batches of its own; None: one for each core.
         """
         if ctranslate2.get_cuda_device_count():
             self._workers = 1
@@ -230,14 +229,13 @@ class FastDecoder:
                 if (engine := self._load_torch()) is not None:
                     return engine
                 log.warning("PyTorch cannot use the GPU either, so the CPU decodes")
-        cores = threads_a_stage()
-        self._workers = cores if threads_share else 1
+        self._workers = workers or threads_a_stage()
         return ctranslate2.models.Whisper(
             str(self.folder),
             device="cpu",
             compute_type=self._compute_type,
             inter_threads=self._workers,
-            intra_threads=cores // self._workers,
+            intra_threads=1,
         )
 
     def _load_on_gpu(self) -> Any:
@@ -277,7 +275,8 @@ class FastDecoder:
         """Load the model again, with one thread and a new sequence of random numbers.
 
         CTranslate2 has a random sequence for each of its threads, seeded when the thread starts,
-        and any thread may take a batch. So only one thread gives the same samples every time.
+        and any thread may take a batch. So only one thread gives the same samples every time, on
+        every number of cores.
         """
         if self._in_torch:
             self._model.seed(self.config.seed)
@@ -285,7 +284,7 @@ class FastDecoder:
         del self._model
         gc.collect()
         ctranslate2.set_random_seed(self.config.seed)
-        self._model, self._sampling = self._load(threads_share=False), True
+        self._model, self._sampling = self._load(workers=1), True
 
 
 def decode(

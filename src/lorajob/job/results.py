@@ -4,6 +4,7 @@ Each stage returns its own model. `lorajob.stage` adds its cost: `seconds`, `cpu
 `peak_memory_bytes`. A written result is read as a StageResult.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
@@ -23,7 +24,7 @@ class AsWritten(BaseModel):
         return {name: value for name, value in fields if name in self.model_fields_set}
 
 
-class Scores(BaseModel, frozen=True):
+class Scores(AsWritten):
     """Error rates over a set of clips, in percent. `raw_` rates are of texts as they stand."""
 
     wer: float
@@ -31,6 +32,17 @@ class Scores(BaseModel, frozen=True):
     raw_wer: float
     raw_cer: float
     clips: int
+    wer_interval: tuple[float, float] | None = None  # 95 %, of the normalised rate
+    cer_interval: tuple[float, float] | None = None
+
+
+class Difference(BaseModel, frozen=True):
+    """How much lower one WER is than another on the same clips, in points, with the 95 % interval
+    of the paired difference.
+    """
+
+    points: float
+    interval: tuple[float, float]
 
 
 class PreprocessResult(BaseModel, frozen=True):
@@ -69,13 +81,17 @@ class TrainResult(BaseModel, frozen=True):
 
 
 class EvaluateResult(BaseModel, frozen=True):
-    base: Scores
-    tuned: Scores
+    base: Scores  # by faster-whisper's defaults, on the same clips as `delivered`
+    delivered: Scores  # the converted model by faster-whisper's defaults, on a sample
+    tuned: Scores  # the converted model by lorajob's decoder, on all test clips
+    improvement: Difference  # of `delivered` over `base`
+    notes: list[str]  # what a reader of the figures has to know
+    warnings: list[str]
 
 
 class ConvertResult(BaseModel, frozen=True):
-    converted: Scores  # of the first compute type, on all test clips
-    by_type: dict[str, Scores]
+    converted: Scores  # deprecated: equals `delivered` of evaluation
+    by_type: dict[str, Scores]  # by lorajob's decoder, all on the same few clips
     max_logprob_difference: float  # teacher-forced, float32 conversion against transformers
     model: str  # folder of the model, relative to the job
     warnings: list[str]
@@ -89,8 +105,11 @@ class StageResult(AsWritten):
     """
 
     base: Scores | None = None  # of evaluate
+    delivered: Scores | None = None
     tuned: Scores | None = None
-    converted: Scores | None = None  # of convert
+    improvement: Difference | None = None
+    notes: list[str] = []
+    converted: Scores | None = None  # of convert; deprecated
     by_type: dict[str, Scores] | None = None
     max_logprob_difference: float | None = None
     model: str | None = None
@@ -106,6 +125,16 @@ class StageResult(AsWritten):
 
     @property
     def scores(self) -> dict[str, Scores]:
-        """The scores of the models that this stage measured: base, tuned, converted."""
-        found = {"base": self.base, "tuned": self.tuned, "converted": self.converted}
+        """The scores that this stage measured: base, delivered, tuned, converted."""
+        found = {
+            "base": self.base,
+            "delivered": self.delivered,
+            "tuned": self.tuned,
+            "converted": self.converted,
+        }
         return {name: scores for name, scores in found.items() if scores is not None}
+
+
+def headline(scores: Mapping[str, Scores]) -> str | None:
+    """The name of the figure to show first: `delivered`, or `tuned` of an older job; else None."""
+    return next((name for name in ("delivered", "tuned") if name in scores), None)

@@ -16,8 +16,13 @@ import jiwer
 import numpy as np
 from numpy.typing import NDArray
 
-from lorajob.job.results import Scores
+from lorajob.job.results import Difference, Scores
 from lorajob.speech.text import normalise
+
+Metric = Literal["wer", "cer"]
+METRICS: tuple[Metric, ...] = ("wer", "cer")
+SAMPLES = 1000  # of the bootstrap
+FEWEST_SPEAKERS = 3  # known speakers from which speakers are drawn, not clips
 
 _FEATURES = datasets.Features(
     {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
@@ -66,6 +71,23 @@ def score(references: list[str], hypotheses: list[str], language: str = "") -> S
     return Scores(wer=wer, cer=cer, raw_wer=raw_wer, raw_cer=raw_cer, clips=len(pairs))
 
 
+def score_with_intervals(
+    references: list[str],
+    hypotheses: list[str],
+    speakers: Sequence[str],
+    seed: int,
+    language: str = "",
+) -> Scores:
+    """As `score`, with the intervals of the normalised rates."""
+    intervals = {
+        f"{metric}_interval": interval(
+            references, hypotheses, metric, SAMPLES, seed, language, speakers
+        )
+        for metric in METRICS
+    }
+    return score(references, hypotheses, language).model_copy(update=intervals)
+
+
 def utterance_rows(
     ids: list[str], references: list[str], hypotheses: list[str], language: str = ""
 ) -> list[dict[str, object]]:
@@ -99,27 +121,80 @@ def utterance_rows(
 def interval(
     references: list[str],
     hypotheses: list[str],
-    metric: Literal["wer", "cer"] = "wer",
-    samples: int = 1000,
+    metric: Metric = "wer",
+    samples: int = SAMPLES,
     seed: int = 0,
     language: str = "",
+    speakers: Sequence[str] | None = None,
 ) -> tuple[float, float]:
-    """The 95 % interval of a normalised rate, in percent, by bootstrap over utterances.
+    """The 95 % interval of a normalised rate, in percent, by bootstrap.
 
     It is given by percentiles of the rate over `samples` sets, drawn with replacement (Bisani and
-    Ney, ICASSP 2004). Raises ValueError if the lists differ in length.
+    Ney, ICASSP 2004). Speakers are drawn if at least `FEWEST_SPEAKERS` are known, because clips of
+    one speaker have similar rates; else clips. Clips of unknown speakers ("") are drawn one by one.
+    Raises ValueError if the lists differ in length.
     """
-    pairs = _scored_pairs(references, hypotheses, language)
-    if not pairs:
+    counts = _counts(references, hypotheses, metric, speakers, language)
+    if not len(counts):
         return 0.0, 0.0
-    counts = np.array(
-        [_errors_and_length(*pair, metric, language) for pair in pairs], dtype=np.int64
-    )
+    rates = [100 * errors / length for errors, length in _resampled(counts, samples, seed)]
+    return _middle(rates)
+
+
+def difference(
+    references: list[str],
+    before: list[str],
+    after: list[str],
+    metric: Metric = "wer",
+    samples: int = SAMPLES,
+    seed: int = 0,
+    language: str = "",
+    speakers: Sequence[str] | None = None,
+) -> Difference:
+    """How much lower the rate of `after` is than that of `before` on the same clips, in points.
+
+    The interval is that of the paired difference: each drawn set counts for both. Clips or speakers
+    are drawn as for `interval`. Raises ValueError if the lists differ in length.
+    """
+    first = _counts(references, before, metric, speakers, language)
+    second = _counts(references, after, metric, speakers, language)
+    if not len(first):
+        return Difference(points=0, interval=(0, 0))
+    both = np.column_stack([first[:, 0] - second[:, 0], first[:, 1]])
+    gains = [100 * fewer / length for fewer, length in _resampled(both, samples, seed)]
+    fewer, length = both.sum(axis=0)
+    return Difference(points=float(100 * fewer / length), interval=_middle(gains))
+
+
+def _counts(
+    references: list[str],
+    hypotheses: list[str],
+    metric: Metric,
+    speakers: Sequence[str] | None,
+    language: str,
+) -> NDArray[np.int64]:
+    """int64 [groups, 2]: errors and length of each clip, or of each speaker if enough are known."""
+    pairs = list(zip(references, hypotheses, strict=True))
+    known = set(speakers or ()) - {""}
+    by_speaker = speakers if speakers is not None and len(known) >= FEWEST_SPEAKERS else None
+    groups: dict[object, NDArray[np.int64]] = {}
+    for place, (said, heard) in enumerate(pairs):
+        if not normalise(said, language):
+            continue
+        counted = np.array(_errors_and_length(said, heard, metric, language), dtype=np.int64)
+        key: object = (by_speaker[place] if by_speaker is not None else "") or place
+        groups[key] = groups.get(key, np.zeros(2, np.int64)) + counted
+    return np.array(list(groups.values()), dtype=np.int64).reshape(-1, 2)
+
+
+def _resampled(counts: NDArray[np.int64], samples: int, seed: int) -> NDArray[np.int64]:
+    """int64 [samples, 2]: the sums of as many rows of `counts`, drawn with replacement."""
     random = np.random.default_rng(seed)
-    rates: NDArray[np.float64] = np.empty(samples)
-    for number in range(samples):
-        errors, length = counts[random.integers(len(counts), size=len(counts))].sum(axis=0)
-        rates[number] = 100 * errors / length
+    drawn = [random.integers(len(counts), size=len(counts)) for _ in range(samples)]
+    return np.array([counts[rows].sum(axis=0) for rows in drawn], dtype=np.int64)
+
+
+def _middle(rates: Sequence[float]) -> tuple[float, float]:
     low, high = np.percentile(rates, [2.5, 97.5])
     return float(low), float(high)
 

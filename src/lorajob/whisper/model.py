@@ -216,9 +216,15 @@ def allow_tokens(
     found: set[int] = set()
     for text in texts if suppressed else ():
         found |= suppressed.intersection(labels.encode(text))
-    if found:
-        settings.suppress_tokens = sorted(suppressed - found)
+    suppress_less(model, found)
     return sorted(found)
+
+
+def suppress_less(model: WhisperForConditionalGeneration, tokens: Iterable[int]) -> None:
+    """Take `tokens` off the list of those that the model never says."""
+    settings: Any = model.generation_config
+    if allowed := {*(settings.suppress_tokens or ())}.intersection(tokens):
+        settings.suppress_tokens = sorted({*settings.suppress_tokens} - allowed)
 
 
 def trainable_parameters(model: nn.Module) -> int:

@@ -1,5 +1,7 @@
 """Whisper's label tokens. Needs only the `tokenizers` library, not torch or transformers."""
 
+import json
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -126,3 +128,19 @@ class Labels:
 
 def _is_ascii_word(character: str) -> bool:
     return character.isascii() and character.isalnum()
+
+
+def suppressed_tokens(folder: Path) -> set[int]:
+    """The tokens that the base model in `folder` never says."""
+    path = folder / "generation_config.json"
+    settings = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return {*(settings.get("suppress_tokens") or ())}
+
+
+def said_tokens(labels: Labels, texts: Iterable[str]) -> list[int]:
+    """The tokens that the base model in `labels.folder` never says, although `texts` hold them."""
+    suppressed = suppressed_tokens(labels.folder)
+    found: set[int] = set()
+    for text in texts if suppressed else ():
+        found |= suppressed.intersection(labels.encode(text))
+    return sorted(found)

@@ -1,0 +1,64 @@
+"""Decodes a model as its users do: by faster-whisper with its own defaults, the language given.
+
+Clips are decoded one at a time, with timestamps, beams and fallback. That takes several times as
+long as the fast decoder, and far longer on a clip whose transcript repeats itself.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import ctranslate2
+import numpy as np
+from faster_whisper import WhisperModel
+
+from lorajob.decoding.fast import Sound
+from lorajob.speech.audio import SAMPLE_RATE
+
+FEWEST_CLIPS = 8  # decoded even if the time is over
+
+log = logging.getLogger(__name__)
+
+
+def listen(
+    model: Path,
+    language: str,
+    sounds: Sequence[Sound],
+    seed: int = 0,
+    seconds: float | None = None,
+    done: Callable[[int], None] = lambda clips: None,
+) -> list[str]:
+    """The transcripts of the first of `sounds`, as many as `seconds` of time allow.
+
+    `done` is called after each clip. `seed` decides what is sampled where a transcript trips one of
+    Whisper's thresholds.
+    """
+    # CTranslate2 warns that a CPU computes float16 in float32: that is expected here.
+    ctranslate2.set_log_level(logging.ERROR)
+    ctranslate2.set_random_seed(seed)
+    logging.getLogger("faster_whisper").setLevel(logging.WARNING)
+    whisper = _load(model)
+    started = time.monotonic()
+    texts: list[str] = []
+    for sound in sounds:
+        spent = time.monotonic() - started
+        if seconds is not None and spent > seconds and len(texts) >= FEWEST_CLIPS:
+            log.info("%d of %d clips in %.0f s", len(texts), len(sounds), spent)
+            break
+        segments, _ = whisper.transcribe(sound.read(), language=language)
+        texts.append(" ".join(segment.text.strip() for segment in segments))
+        done(len(texts))
+    return texts
+
+
+def _load(model: Path) -> WhisperModel:
+    if ctranslate2.get_cuda_device_count():
+        whisper = WhisperModel(str(model), device="cuda")
+        try:
+            whisper.encode(whisper.feature_extractor(np.zeros(SAMPLE_RATE, np.float32)))
+            return whisper
+        # The libraries that CTranslate2 needs are missing.
+        except RuntimeError as error:
+            log.warning("CTranslate2 cannot use the GPU, so the CPU decodes: %s", error)
+    return WhisperModel(str(model), device="cpu")

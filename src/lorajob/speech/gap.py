@@ -1,0 +1,74 @@
+"""Why the same model has different error rates by faster-whisper and by lorajob's decoder."""
+
+import zlib
+from collections.abc import Sequence
+
+import jiwer
+
+from lorajob.job.results import Scores
+from lorajob.speech.scoring import score
+from lorajob.speech.text import normalise
+
+ALLOWED_POINTS = 2.0
+REPEATS = 2.4  # openai/whisper's threshold of the compression ratio
+KINDS = ("insertions", "deletions", "substitutions")
+
+
+def explain_gap(
+    references: Sequence[str],
+    fast: Sequence[str],
+    delivered: Sequence[str],
+    tuned: Scores,
+    language: str = "",
+) -> list[str]:
+    """One sentence if the WER of `delivered` is over 2 points from that of `tuned`, else nothing.
+
+    The texts are of the clips that both decoders heard. `tuned` is of all test clips.
+    """
+    there = score(list(references), list(fast), language).wer
+    heard = score(list(references), list(delivered), language).wer
+    gap = heard - tuned.wer
+    if abs(gap) <= ALLOWED_POINTS or not references:
+        return []
+    more = "more" if gap > 0 else "fewer"
+    first = (
+        f"delivered has {abs(gap):.1f} points {more} word errors ({heard:.1f} %) than tuned "
+        f"({tuned.wer:.1f} %): "
+    )
+    if abs(heard - there) <= ALLOWED_POINTS:
+        harder = "harder" if there > tuned.wer else "easier"
+        return [
+            f"{first}its {len(references)} clips are {harder}, lorajob's decoder has {there:.1f} % "
+            f"on them"
+        ]
+    before = _errors(references, fast, language)
+    after = _errors(references, delivered, language)
+    words = sum(len(normalise(text, language).split()) for text in references)
+    changes = {kind: 100 * (after[kind] - before[kind]) / max(1, words) for kind in KINDS}
+    most = max(KINDS, key=lambda kind: changes[kind] * (1 if heard > there else -1))
+    reason = (
+        f"on the same {len(references)} clips lorajob's decoder has {there:.1f} %, and "
+        f"{abs(changes[most]):.1f} points of the gap are {most}"
+    )
+    loops = sum(_repeats(text) for text in delivered), sum(_repeats(text) for text in fast)
+    if max(loops):
+        reason += f"; texts that repeat themselves: {loops[0]} against {loops[1]}"
+    empty = sum(not text for text in delivered), sum(not text for text in fast)
+    if max(empty):
+        reason += f"; empty texts: {empty[0]} against {empty[1]}"
+    return [f"{first}{reason}"]
+
+
+def _errors(references: Sequence[str], hypotheses: Sequence[str], language: str) -> dict[str, int]:
+    said, heard = [], []
+    for reference, hypothesis in zip(references, hypotheses, strict=True):
+        if text := normalise(reference, language):
+            said.append(text)
+            heard.append(normalise(hypothesis, language))
+    found = jiwer.process_words(said, heard)
+    return {kind: int(getattr(found, kind)) for kind in KINDS}
+
+
+def _repeats(text: str) -> bool:
+    data = text.encode()
+    return len(data) > REPEATS * len(zlib.compress(data))
