@@ -164,7 +164,8 @@ def read_training(job: JobDir, test: ClipStore) -> tuple[TokenLimits, Overlap | 
     try:
         found = json.loads((folder / "report.json").read_text("utf-8"))
         limits = TokenLimits.model_validate(found["token_limits"])
-        return limits, Overlap(test_clips=len(test), **found["in_both"])
+        both = found["in_both"] | found["test_clips_in_both"]
+        return limits, Overlap(test_clips=len(test), **both)
     except (OSError, ValueError, LookupError, TypeError):
         pass
     try:

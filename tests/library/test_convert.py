@@ -108,7 +108,7 @@ def test_conversion_without_the_cache_and_after_an_older_evaluation_gives_the_sa
     old = json.loads((converted.stage_dir("evaluate") / "manifest.json").read_text())
     older = {name: old["result"][name] for name in ("base", "tuned")}
     job.stage_dir("evaluate").mkdir()
-    write_json(job.stage_dir("evaluate") / "manifest.json", {"result": older})
+    write_json(job.stage_dir("evaluate") / "manifest.json", {"files": {}, "result": older})
     job.spec_path.write_bytes(converted.spec_path.read_bytes())
     run_stage("convert", job, 1, Report("convert"))
     again, first = job.result("convert"), converted.result("convert")

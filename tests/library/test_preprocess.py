@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lorajob import preprocess
+from lorajob.decoding.config import TokenLimits, token_limits
 from lorajob.errors import CorpusError, ModelError, StageStopped
 from lorajob.job.jobdir import JobDir, hash_files
 from lorajob.job.report import Report
@@ -121,6 +122,10 @@ def test_the_report_tells_hours_speakers_and_lengths(tmp_path, run):
     assert list(percentiles) == ["0", "5", "25", "50", "75", "95", "100"]
     assert percentiles["0"] < percentiles["50"] < percentiles["100"]
     assert report["in_both"] == {"speakers": 1, "texts": 1}
+    assert report["test_clips_in_both"] == {"clips_of_speakers": 1, "clips_of_texts": 1}
+    train = ClipStore(out / "train")
+    limits = TokenLimits.model_validate(report["token_limits"])
+    assert limits == token_limits(train.tokens, train.seconds)
     assert report["bytes"] == result.bytes
 
 

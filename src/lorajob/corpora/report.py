@@ -123,7 +123,9 @@ class CorpusReport:
             "in_both": {
                 "speakers": len(train.speakers.keys() & test.speakers.keys()),
                 "texts": len(train.texts.keys() & test.texts.keys()),
-                # Test clips of a speaker, or of a text, that is also in training.
+            },
+            # Test clips of a speaker, or with a text, that is also in training.
+            "test_clips_in_both": {
                 "clips_of_speakers": _clips_of(train.speakers, test.speakers),
                 "clips_of_texts": _clips_of(train.texts, test.texts),
             },
