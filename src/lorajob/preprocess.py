@@ -37,7 +37,7 @@ from lorajob.speech.clipstore import ClipStore, ClipWriter, encode
 from lorajob.speech.text import clean, normalise
 from lorajob.storage import cache, places
 from lorajob.storage.urls import public
-from lorajob.whisper.tokens import Labels, said_tokens, suppressed_tokens
+from lorajob.whisper.tokens import Labels, suppressed_but_said, suppressed_tokens
 
 # Version of this stage's output, part of the cache key: raise it with every change of the output.
 VERSION = 4
@@ -122,7 +122,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     size = sum(path.stat().st_size for path in out.rglob("*.arrow"))
     clips = ClipStore(out / "train")
     limits = token_limits(clips.tokens, clips.seconds).model_dump(mode="json")
-    said = said_tokens(labels, clips.texts)
+    said = suppressed_but_said(labels, clips.texts)
     facts = {"token_limits": limits, "suppressed_tokens_said": said}
     write_json(out / "report.json", kept.as_dict(size) | facts)
     result = kept.result(size)

@@ -29,10 +29,10 @@ def split(samples: Samples) -> list[Samples]:
     if len(samples) <= LONGEST_PIECE:
         return [samples]
     spoken = [(it["start"], it["end"]) for it in get_speech_timestamps(samples, OPTIONS)]
-    return [samples[start:end] for start, end in pieces(spoken or [(0, len(samples))])]
+    return [samples[start:end] for start, end in join_spoken(spoken or [(0, len(samples))])]
 
 
-def pieces(spoken: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def join_spoken(spoken: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Join neighbouring (start, end), in samples, up to `USUAL_PIECE`; divide what is too long."""
     joined: list[tuple[int, int]] = []
     for start, end in spoken:

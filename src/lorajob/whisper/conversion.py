@@ -18,7 +18,7 @@ from lorajob.speech.clipstore import ClipStore
 from lorajob.storage import cache
 from lorajob.whisper import ct2
 from lorajob.whisper.model import PROCESSOR_FILES, merge_adapter, suppress_less
-from lorajob.whisper.tokens import Labels, said_tokens
+from lorajob.whisper.tokens import Labels, suppressed_but_said
 
 # Version of the conversion, part of the cache key: raise it with every change.
 VERSION = 1
@@ -44,7 +44,7 @@ def allowed_tokens(job: JobDir, labels: Labels) -> list[int]:
         found = json.loads((folder / "report.json").read_text("utf-8"))["suppressed_tokens_said"]
         return [int(token) for token in found]
     except (OSError, ValueError, LookupError, TypeError):
-        return said_tokens(labels, ClipStore(folder / "train").texts)
+        return suppressed_but_said(labels, ClipStore(folder / "train").texts)
 
 
 def delivered_model(

@@ -137,7 +137,7 @@ def suppressed_tokens(folder: Path) -> set[int]:
     return {*(settings.get("suppress_tokens") or ())}
 
 
-def said_tokens(labels: Labels, texts: Iterable[str]) -> list[int]:
+def suppressed_but_said(labels: Labels, texts: Iterable[str]) -> list[int]:
     """The tokens that the base model in `labels.folder` never says, although `texts` hold them."""
     suppressed = suppressed_tokens(labels.folder)
     found: set[int] = set()
