@@ -351,7 +351,7 @@ SHARED_NAMES |= {"download", "version"}  # of the services that hold corpora
 SHARED_NAMES |= {"compare", "convert", "prune", "rebuild", "transcribe", "verify"}
 # Different things with one name. The list may only become shorter.
 AMBIGUOUS_NAMES = {
-    *("Heard", "Part", "decode", "decode_batches", "encode", "settle", "token_limits"),
+    *("Heard", "Part", "decode", "encode", "settle"),
 }
 
 
