@@ -1,4 +1,9 @@
-"""The YAML of spec files, batch files and `--set`."""
+"""The YAML of spec files, batch files and `--set`.
+
+ruamel.yaml was compared on 27 values. It reads YAML 1.2, so it needs none of the changes below. But
+it gives other values to files that work today: 017 is 17 there and 15 here, 12:30:45 is text there.
+It would also be one more package, while transformers brings PyYAML.
+"""
 
 import re
 from typing import Any

@@ -26,7 +26,6 @@ from lorajob.worker.connect import connect
 from lorajob.worker.monitoring.metrics import ServiceCollector
 from lorajob.worker.settings import Settings
 
-PORT = 9808
 USER = "lorajob"
 REQUEST_SECONDS = 10.0
 

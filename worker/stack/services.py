@@ -46,7 +46,6 @@ class Kept:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.identity: Identity | None = None
-        self.starts = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._failures = 0
         self._started_at = 0.0
@@ -63,7 +62,6 @@ class Kept:
             stdin=service.stdin,
         )
         self.identity = identity_of(self._process.pid)
-        self.starts += 1
         self._started_at = time.monotonic()
 
     @property
