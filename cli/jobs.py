@@ -182,7 +182,7 @@ def _errors(records: "Sequence[JobRecord]", stream: TextIO) -> None:
             print(f"{record.id} {record.state}: {visible(record.error)}", file=stream)
 
 
-ANYONE = click.option("--anyone", is_flag=True, help="Also a job of another user.")
+ANYONE = click.option("--anyone", is_flag=True, help="Allow jobs of other users.")
 
 
 def check_owner(jobs: "Jobs", name: str, anyone: bool) -> None:
