@@ -37,7 +37,7 @@ def transcribe(
         except CorpusError:
             yield from _hear(decoder, waiting)
             raise
-        waiting.append((path, split(samples)))
+        waiting.append((path, split(samples, config.limits.seconds)))
         seconds += len(samples) / SAMPLE_RATE
         if seconds >= WAITING_SECONDS:
             yield from _hear(decoder, waiting)

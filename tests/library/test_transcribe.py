@@ -72,11 +72,12 @@ def test_a_file_longer_than_a_window_is_heard_to_its_end(model: Path, tmp_path: 
 def test_pieces_join_neighbours_and_divide_what_is_too_long() -> None:
     second = RATE
     spoken = [(0, 5 * second), (6 * second, 14 * second), (15 * second, 20 * second)]
-    assert join_spoken(spoken) == [(0, 14 * second), (15 * second, 20 * second)]
-    long = join_spoken([(0, 70 * second)])
+    assert join_spoken(spoken, 15 * second) == [(0, 14 * second), (15 * second, 20 * second)]
+    long = join_spoken([(0, 70 * second)], 15 * second)
     assert [start for start, _ in long] == [0, LONGEST_PIECE, 2 * LONGEST_PIECE]
     assert long[-1][1] == 70 * second and max(end - start for start, end in long) <= LONGEST_PIECE
-    assert join_spoken([]) == []
+    assert join_spoken(spoken, 8 * second) == spoken
+    assert join_spoken([], second) == []
 
 
 def test_transcribing_loads_no_torch() -> None:

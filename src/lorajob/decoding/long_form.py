@@ -11,8 +11,9 @@ from lorajob.whisper.window import CUT_MARGIN_SECONDS, WINDOW_SECONDS
 
 # Cut windows add half a second of silence behind a piece.
 LONGEST_PIECE = round((WINDOW_SECONDS - CUT_MARGIN_SECONDS) * SAMPLE_RATE) - 1
-# Speech is joined across pauses up to this length of a piece.
-USUAL_PIECE = round(15.0 * SAMPLE_RATE)
+# Speech is joined across pauses up to the length of the training clips, within these bounds. A
+# model trained on single clips makes more errors on longer pieces (bench/RESULTS.md).
+SHORTEST_USUAL, LONGEST_USUAL = 5.0, 15.0  # seconds
 OPTIONS = VadOptions(
     threshold=0.35,
     min_silence_duration_ms=300,
@@ -21,25 +22,28 @@ OPTIONS = VadOptions(
 )
 
 
-def split(samples: Samples) -> list[Samples]:
+def split(samples: Samples, clip_seconds: float = LONGEST_USUAL) -> list[Samples]:
     """Pieces of at most 30 s, in order, with all speech of `samples`. A short file is one piece.
 
+    `clip_seconds` is the length of the model's longer training clips.
     Pauses between pieces are left out. Audio in which no speech is found is kept whole.
     """
     if len(samples) <= LONGEST_PIECE:
         return [samples]
+    usual = round(SAMPLE_RATE * min(LONGEST_USUAL, max(SHORTEST_USUAL, clip_seconds)))
     spoken = [(it["start"], it["end"]) for it in get_speech_timestamps(samples, OPTIONS)]
-    return [samples[start:end] for start, end in join_spoken(spoken or [(0, len(samples))])]
+    whole = [(0, len(samples))]
+    return [samples[start:end] for start, end in join_spoken(spoken or whole, usual)]
 
 
-def join_spoken(spoken: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Join neighbouring (start, end), in samples, up to `USUAL_PIECE`; divide what is too long."""
+def join_spoken(spoken: list[tuple[int, int]], usual: int) -> list[tuple[int, int]]:
+    """Join neighbouring (start, end), in samples, up to `usual`; divide what is too long."""
     joined: list[tuple[int, int]] = []
     for start, end in spoken:
         while end - start > LONGEST_PIECE:
             joined.append((start, start + LONGEST_PIECE))
             start += LONGEST_PIECE
-        if joined and end - joined[-1][0] <= USUAL_PIECE:
+        if joined and end - joined[-1][0] <= usual:
             joined[-1] = joined[-1][0], end
         else:
             joined.append((start, end))
