@@ -160,7 +160,9 @@ def test_the_report_shows_the_rates_of_the_job(chain: Chain, tmp_path: Path) -> 
     page = path.read_text("utf-8")
     for scores in chain.status["metrics"].values():
         assert f"{scores['wer']:.1f} %" in page
-    assert rows(chain)[0]["reference"] in page and "<audio" in page
+    compared = [row for row in rows(chain) if "delivered" in row]
+    assert compared and "<audio" in page
+    assert any(row["reference"] in page for row in compared)
 
 
 def test_a_stage_run_again_by_hand_is_a_no_op(chain: Chain) -> None:

@@ -41,7 +41,7 @@ def test_the_loss_falls(tiny_whisper: Path, tmp_path: Path) -> None:
     result = run_stage("train", job, 1, Report("train"))
     losses = [row["loss"] for row in history(job)]
     assert len(losses) == result.as_json()["steps"]
-    assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.15  # frozen random layers allow no more
+    assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.1  # frozen random layers allow no more
 
 
 def test_training_leaves_a_peft_adapter_a_history_and_tensorboard_files(
