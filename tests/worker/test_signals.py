@@ -84,7 +84,7 @@ def test_a_worker_told_to_stop_in_any_way_saves_and_counts_no_loss(fleet, record
     tree = worker.tree()
     way(worker)
     stopped_without_loss(fleet, worker, record, 2)
-    assert not any(running(pid) for pid in tree)
+    wait_for(lambda: not any(running(pid) for pid in tree), 20)
     fleet.jobs.cancel(record.id)
 
 
