@@ -148,10 +148,10 @@ class TrainConfig(BaseModel):
     for the program. Only used with unquantised weights on GPUs of compute capability 8.0 and
     newer."""
     keep: Literal["best", "average", "last"] = "best"
-    """Weights to keep. best and average hold back a few clips of the split dev, or of all if there
-    is none, and decode them at fixed steps. best is the step with the lowest error rate, or the
-    average of the last of these steps if that is better. average is always the average. last holds
-    nothing back. With under 30 held-back clips nothing is held back either."""
+    """Weights to keep. best and average hold back a few clips of the split dev (of all
+    if no clip is in dev), and decode them at fixed steps. best is the step with the lowest error
+    rate, or the average of the last of these steps if that is better. average is always the
+    average. last holds nothing back. With under 30 held-back clips nothing is held back either."""
     validation_clips: Annotated[int, Field(ge=0)] = 200
     """Most clips to hold back for validation, at most 5 % of the clips. 0 is as keep last."""
     patience: PositiveInt | None = None

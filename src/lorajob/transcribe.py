@@ -25,7 +25,7 @@ def transcribe(
 ) -> Iterator[tuple[Path, str]]:
     """Yield (file, text) for each audio file, of any length, in their order.
 
-    A file longer than a window is split where nobody speaks. Raises CorpusError for a file that
+    A file longer than a window is split in its pauses. Raises CorpusError for a file that
     cannot be decoded, after yielding the files before it.
     """
     decoder = FastDecoder(model, config)

@@ -32,7 +32,7 @@ def test_the_header_shows_the_delimiter(mark: str) -> None:
     text = f"audio{mark}text\na.wav{mark}नमस्ते\n"
     assert found(read_csv, text) == [GOOD]
     assert found(read_csv, f"sep={mark}\n{text}") == [GOOD]
-    assert found(read_tsv, text) == [GOOD]  # a .tsv that is none
+    assert found(read_tsv, text) == [GOOD]  # a .tsv without tabs
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])

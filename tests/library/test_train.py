@@ -36,12 +36,12 @@ def undisturbed(tiny_whisper: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_the_loss_falls(tiny_whisper: Path, tmp_path: Path) -> None:
     every = "train.target_modules=[q_proj,k_proj,v_proj,out_proj,fc1,fc2]"
-    sets = (*SHORT, every, "train.epochs=8", "train.learning_rate=0.02")
+    sets = (*SHORT, every, "train.epochs=24", "train.learning_rate=0.1")
     job = make_job(tmp_path, tiny_whisper, *sets)
     result = run_stage("train", job, 1, Report("train"))
     losses = [row["loss"] for row in history(job)]
     assert len(losses) == result.as_json()["steps"]
-    assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.1  # frozen random layers allow no more
+    assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.15  # frozen random layers allow no more
 
 
 def test_training_leaves_a_peft_adapter_a_history_and_tensorboard_files(

@@ -67,28 +67,41 @@ def claimed(records: Records, job_id: str, stage: str) -> Claim:
     return claim
 
 
-def as_before(now: Any, before: Any) -> str:
-    """`now` as JSON, with the fields that `before` has. A later version may add fields."""
+# Fields that this version adds, to a record and to what `status --json` says of it.
+IN_STAGES = {f"stages.{name}.{it}" for name in STAGES for it in ("avoid", "due", "faults")}
+IN_RECORDS = IN_STAGES | {"ended.kind", "more_corpora"}
+IN_STATUS = {"attempts.kind", "improvement", "notes"}
 
-    def common(new: Any, old: Any) -> Any:
+
+def as_before(now: Any, before: Any, added: set[str]) -> str:
+    """`now` as JSON in its order, without the fields that `before` lacks, which go to `added`."""
+
+    def common(new: Any, old: Any, place: str) -> Any:
         if isinstance(new, dict) and isinstance(old, dict):
-            return {name: common(value, old[name]) for name, value in new.items() if name in old}
+            added.update(f"{place}{name}" for name in new.keys() - old.keys())
+            kept = (name for name in new if name in old)
+            return {name: common(new[name], old[name], f"{place}{name}.") for name in kept}
         if isinstance(new, list | tuple) and isinstance(old, list) and len(new) == len(old):
-            return [common(one, other) for one, other in zip(new, old, strict=True)]
+            return [common(one, other, place) for one, other in zip(new, old, strict=True)]
         return new
 
-    return json.dumps(common(now, before))
+    return json.dumps(common(now, before, ""))
 
 
 def test_records_and_job_json_say_the_same_as_before(older, records):
     found = {record.id: record for record in records.load_many(records.ids())}
     described = {job_id: describe(record) for job_id, record in found.items()}
-    assert as_before(described, older["described"]) == json.dumps(older["described"])
+    assert described.keys() == older["described"].keys()
+    told, kept = set[str](), set[str]()
+    for job_id, said in older["described"].items():
+        assert as_before(described[job_id], said, told) == json.dumps(said)
+    assert told == IN_STATUS
     for job_id, mirrored in older["mirrored"].items():
         record = JobRecord.parse(json.dumps(mirrored).encode(), "job.json")
-        assert as_before(record.model_dump(mode="json"), mirrored) == json.dumps(mirrored)
+        assert as_before(record.model_dump(mode="json"), mirrored, kept) == json.dumps(mirrored)
         if record.over:  # a running one's job.json is older than its record
             assert record == found[job_id]
+    assert kept == IN_RECORDS
 
 
 def test_a_record_written_anew_has_the_fields_it_had(older, records):

@@ -8,13 +8,12 @@ The columns are those of other manifests (manifest.py).
 
 from collections.abc import Iterator
 
-from lorajob.corpora.clip import Corpus, Entry, Tick
+from lorajob.corpora.clip import Corpus, Tick
 from lorajob.corpora.json_rows import Object, json_objects, json_tables
-from lorajob.corpora.manifest import AUDIO_COLUMNS, TEXT_COLUMNS, entry_of
+from lorajob.corpora.manifest import AUDIO_COLUMNS, TEXT_COLUMNS, read_tables
 from lorajob.corpora.names import column
 from lorajob.corpora.place import Place
 from lorajob.corpora.tables import Row, json_row
-from lorajob.errors import CorpusError
 
 NAME = "JSON manifest"
 
@@ -31,17 +30,7 @@ def check(place: Place, language: str) -> None:
 
 def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
     """Open the corpus. Raises CorpusError for a file that is damaged or lists nothing."""
-    entries: list[Entry] = []
-    ids: dict[str, int] = {}
-    for table, split in _tables(place):
-        before = len(entries)
-        for row in _rows(place, table):
-            if tick:
-                tick()
-            entries.append(entry_of(place, table, row, split, ids))
-        if len(entries) == before:
-            raise CorpusError(f"{place.path}: {table} lists no clips")
-    return Corpus(tuple(entries), place.audio())
+    return read_tables(place, _tables(place), _rows, tick)
 
 
 def _tables(place: Place) -> list[tuple[str, str | None]]:

@@ -1,6 +1,6 @@
 """Reads manifests: tables of audio files and their transcripts."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -70,11 +70,24 @@ def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
     its table or folder is named for, else in "train". Raises CorpusError for missing columns, a
     line that cannot be read and an empty table.
     """
+    return read_tables(place, _tables(place), _rows, tick)
+
+
+def read_tables(
+    place: Place,
+    tables: Sequence[tuple[str, str | None]],
+    rows: Callable[[Place, str], Iterator[Row]],
+    tick: Tick | None,
+) -> Corpus:
+    """The corpus of some tables, each with its split. `rows` reads one of them.
+
+    Raises CorpusError for missing columns and an empty table.
+    """
     entries: list[Entry] = []
     ids: dict[str, int] = {}
-    for table, split in _tables(place):
+    for table, split in tables:
         before = len(entries)
-        for row in _rows(place, table):
+        for row in rows(place, table):
             if tick:
                 tick()
             entries.append(entry_of(place, table, row, split, ids))

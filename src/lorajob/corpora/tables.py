@@ -132,7 +132,7 @@ def json_row(value: dict[str, Any], number: int, fault: str = "") -> Row:
 
 
 def parse_object(line: str) -> tuple[dict[str, Any], str]:
-    """The JSON object of a line, and the fault if there is none."""
+    """The JSON object of a line, and the fault if the line is not such an object."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):

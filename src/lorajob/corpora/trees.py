@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 from lorajob.corpora.archive import (
     FREE_BYTES,
@@ -273,8 +273,8 @@ class _Slice(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def readinto(self, buffer: object) -> int:
-        view = memoryview(buffer)  # type: ignore[arg-type]
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer)
         data = os.pread(self._descriptor, min(len(view), self._end - self._at), self._at)
         view[: len(data)] = data
         self._at += len(data)

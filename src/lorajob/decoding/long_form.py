@@ -1,6 +1,6 @@
 """Splits long audio into pieces that the fast decoder hears as it heard the test clips.
 
-Silero's voice activity detection, which faster-whisper carries, finds where somebody speaks. Pieces
+Silero's voice activity detection, which faster-whisper carries, finds the speech. Pieces
 begin and end in pauses. Loads no torch.
 """
 

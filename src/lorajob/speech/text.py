@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from functools import partial
 
 # Variation selectors, the grapheme joiner and tatweel change a glyph or its width, never the word.
 # They are listed because all but tatweel have the category Mn, which is kept otherwise.
@@ -107,16 +108,15 @@ def _apostrophes(text: str, code: str) -> str:
     return re.sub("['’‘‛`´ʹʻʽˈ＇]", "", marked)
 
 
+def _whole_sign(sign: str, whole: str, match: re.Match[str]) -> str:
+    return f"{match[1]}{whole}" if sign in match[0] else match[0]
+
+
 def _south_east(text: str) -> str:
     """Thai and Lao vowels in one spelling."""
     for pattern, sign, whole in _SARA_AM:
         if sign in text:
-            text = pattern.sub(
-                lambda match, sign=sign, whole=whole: (  # type: ignore[misc]
-                    f"{match[1]}{whole}" if sign in match[0] else match[0]
-                ),
-                text,
-            )
+            text = pattern.sub(partial(_whole_sign, sign, whole), text)
     for pair, one in _PAIRS.items():
         text = text.replace(pair, one)
     return text
