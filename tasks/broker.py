@@ -36,10 +36,16 @@ logger = logging.getLogger(__name__)
 
 def waiting(redis: Redis) -> int:
     """How many messages wait in the queues."""
+    return sum(_lengths(redis).values())
+
+
+def _lengths(redis: Redis) -> dict[str, int]:
+    """The number of messages in each of the queues' lists, in one round trip."""
+    names = lists_of(all_queues())
     with redis.pipeline(transaction=False) as pipe:
-        for name in lists_of(all_queues()):
+        for name in names:
             pipe.llen(name)
-        return sum(pipe.execute())
+        return dict(zip(names, pipe.execute(), strict=True))
 
 
 def deliveries(redis: Redis) -> set[Delivery]:
@@ -50,7 +56,7 @@ def deliveries(redis: Redis) -> set[Delivery]:
     seconds, _ = redis.time()
     taken = redis.zrangebyscore(UNACKED_INDEX, seconds - START_SECONDS, seconds + SKEW_SECONDS)
     found = _taken(redis, cast("list[str]", taken))
-    for name in lists_of(all_queues()):
+    for name in (name for name, length in _lengths(redis).items() if length):
         start = 0
         while page := cast("list[str]", redis.lrange(name, start, start + PAGE - 1)):
             found |= {delivery for text in page if (delivery := _delivery(text)) is not None}

@@ -205,9 +205,12 @@ class Reconciler:
         if not lacking and not due:
             return
         known = broker.deliveries(self._redis)
+        loaded = {record.id: record for record in self._records.load_many(overdue)}
+        checked = []
         for job_id in overdue:
             try:
-                stage = self._records.load(job_id).missing[0]
+                record = loaded.get(job_id) or self._records.load(job_id)  # says what is damaged
+                stage = record.missing[0]
             except (LorajobError, IndexError, ResponseError) as error:
                 self._set_aside(job_id, error)
                 continue
@@ -215,7 +218,8 @@ class Reconciler:
                 logger.info("%s: its message is missing; it is sent again", job_id)
                 self._send(job_id)
             else:
-                self._records.wait_anew(job_id)  # so that the next turn checks the jobs behind it
+                checked.append(job_id)
+        self._records.wait_anew(*checked)  # so that the next turn checks the jobs behind them
         if due:
             self._scanned = time.monotonic()
             self._drop_left_messages()

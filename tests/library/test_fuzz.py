@@ -174,8 +174,9 @@ def test_any_job_record(folder, done, changes, stages, whole):
     values = record.model_dump(mode="json")
     values |= changes
     for name, fields in stages.items():
-        if isinstance(values["stages"], dict) and name in values["stages"]:
-            values["stages"][name] |= fields
+        found = values["stages"].get(name) if isinstance(values["stages"], dict) else None
+        if isinstance(found, dict):
+            found |= fields
     job.spec_path.write_text(json.dumps({"language": "hi", "corpus": "/c"}), "utf-8")
     for text in (json.dumps(values), json.dumps(whole)):
         job.record_path.write_text(text, "utf-8")

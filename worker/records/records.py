@@ -334,9 +334,13 @@ class Records:
         waiting = cast("list[str]", self._redis.zrange(QUEUED, 0, limit - 1))
         return waiting + cast("list[str]", self._redis.zrange(RUNNING, 0, limit - 1))
 
-    def wait_anew(self, job_id: str) -> None:
-        """Restart the time that a queued job has waited."""
-        self._run("wait_anew", job_id)
+    def wait_anew(self, *ids: str) -> None:
+        """Restart the time that queued jobs have waited."""
+        for start in range(0, len(ids), PAGE):
+            with self._redis.pipeline(transaction=False) as pipe:
+                for job_id in ids[start : start + PAGE]:
+                    self._run("wait_anew", job_id, client=pipe)
+                pipe.execute()
 
     def set_aside(self, job_id: str, why: str) -> None:
         """Take a job with a damaged record out of the sorted sets of waiting and running jobs."""
@@ -406,11 +410,13 @@ class Records:
         """Run a transition that Redis refuses once another claim has the stage."""
         return self._run(transition, claim.job_id, claim.stage, claim.attempt, claim.owner, *args)
 
-    def _run(self, transition: str, job_id: str, *args: str | float) -> Any:
-        """Run a function of transitions.lua. `due` has no job."""
+    def _run(
+        self, transition: str, job_id: str, *args: str | float, client: Redis | None = None
+    ) -> Any:
+        """Run a function of transitions.lua. `due` has no job. `client` may be a pipeline."""
         keys = [QUEUED, RUNNING, INDEX, notices.KEY, notices.WANTED]
         keys += [_record_key(job_id)] if job_id else []
-        return self._script(keys, [transition, job_id, *args])
+        return self._script(keys, [transition, job_id, *args], client=client)
 
 
 def _record_key(job_id: str) -> str:
