@@ -9,9 +9,10 @@ from lorajob.errors import RecordError
 from lorajob.tasks import broker
 from lorajob.tasks.broker import send
 from lorajob.tasks.reconciler import LOCK, Reconciler
+from lorajob.worker import health
 from lorajob.worker.connect import connect
 from lorajob.worker.queues import all_queues, lists_of, queue_name
-from lorajob.worker.records.records import QUEUED, Records
+from lorajob.worker.records.records import QUEUED, Fault, Records
 from tests.support.records import claim, create, finish
 from tests.support.service import settings_for, wait_for
 
@@ -167,6 +168,39 @@ def test_after_redis_was_away_a_whole_lease_passes_first(
     unlucky.turn()
     assert records.load(job.id).stages["preprocess"].state == "running"
     wait_for(lambda: unlucky.turn() or records.load(job.id).stages["preprocess"].state == "queued")
+
+
+@pytest.mark.parametrize(
+    ("kind", "why", "error"),
+    [
+        (
+            "disk",
+            "/jobs/x: no room left on the disk; make some, then `lorajob retry x`",
+            "/jobs/x: no room left on the disk; make some, then `lorajob retry x`",
+        ),
+        (
+            "files",
+            "clips.bin is missing",
+            "preprocess: given up after 2 attempts in a row without a new checkpoint or result: "
+            "clips.bin is missing (cpu@here); no worker of the queue cpu takes work; "
+            "cpu@here: LORAJOB_HOME: only 0.00 GB free (cpu@here)",
+        ),
+    ],
+)
+def test_a_wait_that_no_worker_serves_leaves_a_full_disk_its_one_line(
+    records, redis, settings, tmp_path, kind, why, error
+):
+    job = create(records, tmp_path)
+    redis.zadd("lorajob:workers:cpu", {"cpu@here": redis.time()[0] + 60})
+    health.report_fitness(
+        redis, "cpu@here", health.Unfit("LORAJOB_HOME: only 0.00 GB free", time.time())
+    )
+    fault = Fault(kind, first=0.01, longest=0.01, gentle=False, offer=LEASE)
+    assert records.fail_retryable(claim(records, job), why, 2, 0, fault) == "later"
+    reconciler = Reconciler(settings.model_copy(update={"max_faults": 2}), redis)
+    wait_for(lambda: reconciler.turn() or records.load(job.id).over)
+    assert records.load(job.id).error == error
+    assert records.retry(job.id) == "retried"
 
 
 def test_one_looks_at_a_time(reconciler, records, redis, tmp_path):

@@ -9,9 +9,25 @@ from lorajob.worker.health import unfit_workers
 from lorajob.worker.supervision import faults
 from lorajob.worker.supervision.outcome import Crashed, Failed, Stopped
 from tests.support.command import run
+from tests.support.fleet import end_tree
 from tests.support.service import settings_for, wait_for
 
 SICK = Path(__file__).parents[1] / "support" / "sick"
+
+
+@pytest.fixture
+def sick_fleet(fleet):
+    """The fleet with a cpu worker; what a test leaves, also one that failed, ends with it."""
+    settings = fleet.settings
+    fleet.staff(cpu=1, gpu=0)
+    yield fleet
+    fleet.settings = settings
+    for worker in fleet.alive("gpu"):
+        end_tree(worker)
+    left = [record.id for record in fleet.records.newest(100) if not record.over]
+    for job_id in left:
+        fleet.records.cancel(job_id)  # the cpu worker ends it once its lease has run out
+    wait_for(lambda: all(fleet.records.load(job_id).over for job_id in left), 60)
 
 
 def submit(fleet, job_id):
@@ -25,8 +41,8 @@ def sick_worker(fleet, fault, **environment):
     return fleet.start_worker("gpu", LORAJOB_TEST_FAULT=fault, PYTHONPATH=str(SICK), **environment)
 
 
-def test_workers_on_broken_machines_do_not_drain_the_queue(fleet):
-    fleet.staff(cpu=1, gpu=0)
+def test_workers_on_broken_machines_do_not_drain_the_queue(sick_fleet):
+    fleet = sick_fleet
     sick = {sick_worker(fleet, fault).name for fault in ("mount", "disk", "card")}
     good = fleet.start_worker("gpu")
     records = [submit(fleet, f"hi-0000030{number}") for number in range(5)]
@@ -39,8 +55,8 @@ def test_workers_on_broken_machines_do_not_drain_the_queue(fleet):
     assert {entry.kind for entry in lost} <= {"files", "disk", "card"}
 
 
-def test_a_worker_that_fails_fast_takes_itself_out_and_says_so(fleet):
-    fleet.staff(cpu=1, gpu=0)
+def test_a_worker_that_fails_fast_takes_itself_out_and_says_so(sick_fleet):
+    fleet = sick_fleet
     sick = sick_worker(fleet, "card")
     records = [submit(fleet, f"hi-0000040{number}") for number in range(3)]
     wait_for(lambda: [n for n in unfit_workers(fleet.redis) if n.startswith(sick.name)], 60)
@@ -73,12 +89,10 @@ def test_a_worker_that_fails_fast_takes_itself_out_and_says_so(fleet):
         fleet.wait_until(record, "succeeded", 120)
 
 
-def test_on_one_machine_a_stage_is_tried_again_with_pauses_and_fails_with_every_reason(fleet):
-    fleet.staff(cpu=1, gpu=0)
-    settings = fleet.settings
-    fleet.settings = settings.model_copy(update={"max_faults": 3, "retry_seconds": 0.5})
+def test_on_one_machine_a_stage_is_tried_again_with_pauses_and_fails_with_every_reason(sick_fleet):
+    fleet = sick_fleet
+    fleet.settings = fleet.settings.model_copy(update={"max_faults": 3, "retry_seconds": 0.5})
     sick_worker(fleet, "disk")
-    fleet.settings = settings
     record = submit(fleet, "hi-00000500")
     failed = fleet.wait_until(record, "failed", 60)
     assert failed.error == (
@@ -117,8 +131,8 @@ def test_only_what_the_input_shows_is_the_jobs_own(outcome, kind, tmp_path):
     assert (loss.kind if isinstance(loss, faults.Loss) else loss) == kind
 
 
-def test_a_crash_at_the_same_place_on_two_machines_is_the_jobs(fleet):
-    fleet.staff(cpu=1, gpu=0)
+def test_a_crash_at_the_same_place_on_two_machines_is_the_jobs(sick_fleet):
+    fleet = sick_fleet
     names = sorted(sick_worker(fleet, "crash").name for _ in range(2))
     record = submit(fleet, "hi-00000700")
     failed = fleet.wait_until(record, "failed", 120)

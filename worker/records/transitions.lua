@@ -120,11 +120,11 @@ local function end_failed(stage, why)
 end
 
 -- Adds the ended attempt to the record: its worker, its last step, why it ended and, for a loss,
--- its kind.
-local function end_attempt(stage, why, kind)
+-- its kind. `unserved`: it was no attempt, but a wait for a worker that takes work.
+local function end_attempt(stage, why, kind, unserved)
     local entry = {stage = stage, number = tonumber(get(stage .. '.fence')), why = why,
         worker = get(stage .. '.worker'), started_at = tonumber(get(stage .. '.started_at')),
-        ended_at = now(), kind = kind}
+        ended_at = now(), kind = kind, unserved = unserved}
     local progress = get(stage .. '.progress')
     if progress then entry.step = cjson.decode(progress).step end
     local ended = cjson.decode(get('ended') or '[]')
@@ -164,43 +164,48 @@ local function another(stage, fit, worker)
     end
     return false
 end
--- Every different reason of the losses in a row, oldest first. One reason alone is not counted.
+-- The losses in a row: each different reason, oldest first, and its workers. A full disk has no
+-- other reason than its own line, so a wait that nothing served adds none to it.
 local function reasons(stage, losses)
     local ended, why, workers = cjson.decode(get('ended') or '[]'), {}, {}
-    local index = #ended
+    local index, all_full = #ended, true
     while index > 0 and losses > 0 do
         local entry = ended[index]
         if entry.stage == stage and entry.kind then
             losses = losses - 1
-            if not workers[entry.why] then
-                table.insert(why, 1, entry.why)
-                workers[entry.why] = {}
+            all_full = all_full and entry.kind == 'disk'
+            if not (entry.unserved and entry.kind == 'disk') then
+                if not workers[entry.why] then
+                    table.insert(why, 1, entry.why)
+                    workers[entry.why] = {}
+                end
+                workers[entry.why][entry.worker or '?'] = true
             end
-            workers[entry.why][entry.worker or '?'] = true
         end
         index = index - 1
     end
-    if #why < 2 then return nil end
-    local text = ''
-    for place, reason in ipairs(why) do
+    return why, workers, all_full
+end
+local function joined(why, workers)
+    local told = {}
+    for _, reason in ipairs(why) do
         local names = {}
         for name in pairs(workers[reason]) do table.insert(names, name) end
         table.sort(names)
-        local link = place > 1 and '; ' or ''
-        text = text .. link .. reason .. ' (' .. table.concat(names, ', ') .. ')'
+        table.insert(told, reason .. ' (' .. table.concat(names, ', ') .. ')')
     end
-    return text
+    return table.concat(told, '; ')
 end
-local function give_up(stage, why, kind, losses)
-    local all = reasons(stage, losses)
-    if all then
-        end_failed(stage, stage .. ': given up after ' .. losses ..
-            ' attempts in a row without a new checkpoint or result: ' .. all)
-    elseif kind == 'disk' then
-        end_failed(stage, why)
+local function give_up(stage, last, losses)
+    local why, workers, all_full = reasons(stage, losses)
+    local told = stage .. ': given up after ' .. losses ..
+        ' attempts in a row without a new checkpoint or result'
+    if all_full and #why < 2 then
+        end_failed(stage, why[1] or last)
+    elseif #why < 2 then
+        end_failed(stage, told .. '; the last one: ' .. last)
     else
-        end_failed(stage, stage .. ': given up after ' .. losses ..
-            ' attempts in a row without a new checkpoint or result; the last one: ' .. why)
+        end_failed(stage, told .. ': ' .. joined(why, workers))
     end
 end
 -- Queues a stage again after a loss, at once or after a pause that doubles with each.
@@ -217,7 +222,7 @@ local function requeue(stage, why, limit, fault)
         return 'cancelled'
     end
     if count >= tonumber(limit) then
-        give_up(stage, why, fault.kind, losses)
+        give_up(stage, why, losses)
         return 'failed'
     end
     set(stage .. '.state', 'queued')
@@ -425,8 +430,8 @@ function transitions.unserved(kind, why, limit, first, ...)
             changed()
             if count >= tonumber(limit) then
                 local losses = redis.call('HINCRBY', key, stage .. '.losses', 1)
-                end_attempt(stage, why, kind)
-                give_up(stage, why, kind, losses)
+                end_attempt(stage, why, kind, true)
+                give_up(stage, why, losses)
                 return 'failed'
             end
             wait_until(stage, now() + math.min(tonumber(first) * 2 ^ (count - 1), LONGEST_PAUSE))
