@@ -198,7 +198,7 @@ def counts(pairs: list[Pair], metric: str) -> NDArray[np.int64]:
     """[utterances, 2]: errors, and the words or characters of the reference."""
     rows = []
     for reference, hypothesis in pairs:
-        said, heard = normalise(reference), normalise(hypothesis)
+        said, heard = normalise(reference, "hi"), normalise(hypothesis, "hi")
         process: Any = jiwer.process_words if metric == "wer" else jiwer.process_characters
         found = process(said, heard)
         wrong = found.substitutions + found.deletions
@@ -257,7 +257,7 @@ def _section(found: dict[str, Any], corpora: dict[str, str], args: argparse.Name
                     it = difference(counts(found[first][kind], metric), own)
                     cell += f" ({it[0]:+.1f}: {it[1]:+.1f} to {it[2]:+.1f})"
                 cells.append(cell)
-        cells.append(str(sum(len(normalise(it).split()) for it in row["noise"].values())))
+        cells.append(str(sum(len(normalise(it, "hi").split()) for it in row["noise"].values())))
         cells.append(f"{sum(row['guard'])} of {len(row['guard'])}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

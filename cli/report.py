@@ -1,6 +1,7 @@
 """`lorajob report` and `lorajob compare`: pages about jobs."""
 
 import json
+import os
 import sys
 import webbrowser
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lorajob.cli.context import job_folder
+from lorajob.cli.context import job_files, job_folder
 from lorajob.errors import StageError, UsageError
+from lorajob.job.jobdir import REPORT
 
 if TYPE_CHECKING:
     from lorajob.job.jobdir import JobDir
@@ -36,15 +38,20 @@ def report(job: str, output: Path | None, show: bool, full: bool) -> None:
     """Write one HTML page about JOB, and print its path.
 
     The page has error rates with intervals, curves, errors by kind, length and speaker, and the
-    worst, most worsened and most improved clips to hear. It needs no network. The evaluation of JOB
-    must have finished.
+    worst, most worsened and most improved clips to hear. It needs no network. Every job writes it
+    as report.html when it has ended; before that, the evaluation of JOB must have finished.
     """
-    from lorajob.reporting.page import write_report
-
     path = output or Path(f"{job}.html")
-    with job_folder(job, *SHOWN) as folder:
-        check_evaluated(job, folder)
-        write_report(folder, path, full)
+    # A finished job has drawn it. Then nothing else of the job is read or downloaded.
+    drawn = None if full else job_files(job).location.read(REPORT)
+    if drawn is not None:
+        write_whole(path, drawn)
+    else:
+        from lorajob.reporting.page import write_report
+
+        with job_folder(job, *SHOWN) as folder:
+            check_evaluated(job, folder)
+            write_report(folder, path, full)
     click.echo(path)
     if show:
         webbrowser.open(path.resolve().as_uri())
@@ -77,6 +84,13 @@ def compare(jobs: tuple[str, ...], as_json: bool, html: Path | None) -> None:
         _print_comparison(comparison)
     if html is not None:
         click.echo(f"lorajob: wrote {html}", err=True)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(data)
+    temporary.replace(path)
 
 
 def check_evaluated(job: str, folder: "JobDir") -> None:

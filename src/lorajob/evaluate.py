@@ -91,7 +91,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     """
     store = ClipStore(job.stage_dir("preprocess") / "test")
     clips = _choose(store, spec)
-    limits, shared = read_training(job, store)
+    limits, shared = read_training(job, store, spec.language)
     language = find_language(spec.language).token
     config = DecodeConfig(
         language=language,
@@ -154,7 +154,9 @@ def _choose(store: ClipStore, spec: JobSpec) -> _Clips:
     return _Clips(store, chosen, balanced(chosen, store.ids, store.speakers, count, spec.seed))
 
 
-def read_training(job: JobDir, test: ClipStore) -> tuple[TokenLimits, Overlap | None]:
+def read_training(
+    job: JobDir, test: ClipStore, language: str
+) -> tuple[TokenLimits, Overlap | None]:
     """What preprocessing found in the training clips: limits of tokens, and what `test` shares.
 
     An older version wrote neither into its report. Then the training clips are read, if they are
@@ -172,7 +174,7 @@ def read_training(job: JobDir, test: ClipStore) -> tuple[TokenLimits, Overlap | 
         train = ClipStore(folder / "train")
     except LorajobError:
         return TokenLimits(), None
-    shared = overlap(train.speakers, train.texts, test.speakers, test.texts)
+    shared = overlap(train.speakers, train.texts, test.speakers, test.texts, language)
     return token_limits(train.tokens, train.seconds), shared
 
 

@@ -40,7 +40,7 @@ from lorajob.storage.urls import public
 from lorajob.whisper.tokens import Labels, suppressed_but_said, suppressed_tokens
 
 # Version of this stage's output, part of the cache key: raise it with every change of the output.
-VERSION = 4
+VERSION = 5
 EMPTY_TEXT = "text empty after normalising"
 DEV = "dev"
 LOST_TEXT = "text with characters that an earlier conversion lost (U+FFFD)"
@@ -110,7 +110,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         log.info("%s: as an earlier job read it", public(spec.corpus))
         return PreprocessResult(**kept_before)
     corpus = _opened(spec, sources, language.code, pace)
-    selection = select(corpus, spec.preprocess, spec.seed)
+    selection = select(corpus, spec.preprocess, spec.seed, language.code)
     rows = len(corpus.entries) + corpus.repeated
     kept = CorpusReport(language.code, selection.test_by, rows, selection.unused)
     _write_stores(corpus, selection, spec.preprocess, labels, out, kept, pace)
@@ -170,7 +170,7 @@ def _opened(spec: JobSpec, sources: list[Path], language: str, pace: "_ClipProgr
     )
 
 
-def select(corpus: Corpus, config: PreprocessConfig, seed: int) -> Selection:
+def select(corpus: Corpus, config: PreprocessConfig, seed: int, language: str) -> Selection:
     """Choose the clips by the corpus's splits. Without a test split, set train clips aside.
 
     `max_train_clips` and `max_test_clips` limit how many clips are read; some of those may still be
@@ -194,7 +194,7 @@ def select(corpus: Corpus, config: PreprocessConfig, seed: int) -> Selection:
         )
     test_by = "split"
     if not test:
-        test, test_by = choose_test(rest, config.test_share, seed)
+        test, test_by = choose_test(rest, config.test_share, seed, language)
     if not test:
         raise CorpusError(
             f"preprocess.test_share: {config.test_share:g} of {len(rest):,} clips sets none aside,"
@@ -224,7 +224,7 @@ def select(corpus: Corpus, config: PreprocessConfig, seed: int) -> Selection:
 
 
 def prepare_clip(
-    piece: Piece, target: Target, config: PreprocessConfig, labels: Labels
+    piece: Piece, target: Target, config: PreprocessConfig, labels: Labels, language: str
 ) -> Prepared:
     """Decode and check one clip. The cheap checks come first."""
     clip = piece.clip
@@ -233,7 +233,7 @@ def prepare_clip(
     if not fault and "\ufffd" in text:
         fault, detail = LOST_TEXT, repr(clip.text[:40])
     tokens = 0 if fault else labels.count(text)
-    if not fault and not normalise(text):
+    if not fault and not normalise(text, language):
         fault, detail = EMPTY_TEXT, repr(clip.text[:40])
     elif not fault and tokens > config.max_label_tokens:
         fault, detail = f"over {config.max_label_tokens} label tokens", f"{tokens} tokens"
@@ -285,7 +285,7 @@ def _write_stores(
         writers = {"train": train, "test": test}
 
         def work(piece: Piece) -> Prepared:
-            return prepare_clip(piece, selection.target(piece.clip), config, labels)
+            return prepare_clip(piece, selection.target(piece.clip), config, labels, kept.language)
 
         for clip in _in_order(work, pieces(clips, config.max_seconds)):
             done += 1

@@ -84,11 +84,31 @@ def _run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> StageRe
         result = module.run(spec, job, out, attempt, report)
         fields = result.model_dump(mode="json") | cost.so_far() | base.as_result()
         written = StageResult.model_validate(fields | {"inputs": inputs})
-        return job.commit(stage, out, written)
+        committed = job.commit(stage, out, written)
     except Exception:
         # Files that outlast an attempt, such as checkpoints, lie elsewhere.
         shutil.rmtree(out, ignore_errors=True)
         raise
+    if stage == STAGES[-1]:
+        draw_report(job)
+    return committed
+
+
+def draw_report(job: JobDir) -> None:
+    """Write JOB/report.html. If that fails, the log says why, and the job is unharmed.
+
+    Only the attempt that commits the last stage draws it, so that a drawing that kills its process
+    cannot keep the job from its end. `lorajob report` draws it on demand.
+    """
+    try:
+        # It loads Altair, for more than half a second, which the other stages do not need.
+        page = importlib.import_module("lorajob.reporting.page")
+        page.write_report(job, job.report_path)
+    # The model is measured and converted by now. No fault of its page may take it away.
+    except Exception:
+        logging.getLogger(__name__).exception(
+            "%s was not drawn; `lorajob report %s` tries again", job.report_path, job.root.name
+        )
 
 
 def _require_inputs(stage: str, spec: JobSpec) -> None:

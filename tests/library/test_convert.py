@@ -57,6 +57,12 @@ def test_evaluation_leaves_a_row_an_utterance(converted: JobDir) -> None:
     assert not (folder / "scratch").exists()
 
 
+def test_a_finished_job_has_its_report(converted: JobDir) -> None:
+    page = converted.report_path.read_text("utf-8")
+    assert f"{converted.result('evaluate').delivered.wer:.1f} %" in page  # type: ignore[union-attr]
+    assert "<audio" in page and 'id="data-loss"' in page
+
+
 def test_every_type_is_made_scored_and_complete(converted: JobDir) -> None:
     folder = converted.stage_dir("convert")
     result = converted.result("convert")

@@ -35,8 +35,8 @@ def test_delivered_is_what_twenty_lines_with_faster_whisper_and_jiwer_give(
     for row in rows:
         place = test.ids.index(row["id"])
         segments, _ = model.transcribe(test.audio(place), language="hi")
-        heard.append(normalise(" ".join(segment.text.strip() for segment in segments)))
-        said.append(normalise(test.texts[place]))
+        heard.append(normalise(" ".join(segment.text.strip() for segment in segments), "hi"))
+        said.append(normalise(test.texts[place], "hi"))
 
     result = job.result("evaluate")
     assert result is not None and result.delivered is not None

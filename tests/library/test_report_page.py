@@ -12,8 +12,16 @@ from lorajob.job.jobdir import JobDir
 from lorajob.reporting.compare import compare_counts, verdict
 from lorajob.reporting.findings import read_findings
 from lorajob.reporting.page import choose_clips, render, write_report
-from lorajob.reporting.words import Counts, Edit, align, confused_characters, count_words
+from lorajob.reporting.words import (
+    Counts,
+    Edit,
+    align,
+    confused_characters,
+    count_characters,
+    count_words,
+)
 from lorajob.speech.text import normalise
+from lorajob.stage import draw_report
 from tests.support import browser
 from tests.support.evaluated import make_evaluated_job
 from tests.support.tiny import SENTENCES
@@ -35,25 +43,28 @@ def job(tmp_path: Path) -> JobDir:
 
 
 def test_words_are_aligned_and_counted_as_jiwer_counts_them() -> None:
-    assert align("a b c d", "a x c d e") == [
+    assert align("a b c d", "a x c d e", "en") == [
         Edit("same", "a", "a"),
         Edit("substituted", "b", "x"),
         Edit("same", "c", "c"),
         Edit("same", "d", "d"),
         Edit("inserted", "", "e"),
     ]
-    assert align("a b", "b")[0] == Edit("deleted", "a", "")
-    assert align("...", "so what") == [Edit("inserted", "", "so"), Edit("inserted", "", "what")]
+    assert align("a b", "b", "en")[0] == Edit("deleted", "a", "")
+    assert align("...", "so what", "en") == [
+        Edit("inserted", "", "so"),
+        Edit("inserted", "", "what"),
+    ]
     for said, heard in zip(SENTENCES, BASE, strict=True):
-        expected = jiwer.process_words(normalise(said), normalise(heard))
-        counts = count_words(align(said, heard))
+        expected = jiwer.process_words(normalise(said, ""), normalise(heard, ""))
+        counts = count_words(align(said, heard, "hi"))
         assert (counts.substituted, counts.deleted, counts.inserted) == (
             expected.substitutions,
             expected.deletions,
             expected.insertions,
         )
-        assert counts.length == len(normalise(said).split())
-    assert confused_characters("कल", "खल") == {("क", "ख"): 1}
+        assert counts.length == len(normalise(said, "").split())
+    assert confused_characters("कल", "खल", "hi") == {("क", "ख"): 1}
 
 
 def counts(errors: int) -> Counts:
@@ -99,14 +110,16 @@ def test_the_numbers_of_the_page_are_those_of_the_files(job: JobDir) -> None:
     assert "train.epochs" in page and "a warning of the stage" in page
     findings = read_findings(job)
     kinds = {(row["model"], row["kind"]): row["errors"] for row in findings.kinds()}
-    said = [normalise(text) for text in SENTENCES]
+    said = [normalise(text, "") for text in SENTENCES]
     for model, texts in (("base", BASE), ("tuned", TUNED)):
-        expected = jiwer.process_words(said, [normalise(text) for text in texts])
+        expected = jiwer.process_words(said, [normalise(text, "") for text in texts])
         words = sum(len(text.split()) for text in said)
         assert kinds[model, "inserted"] == pytest.approx(100 * expected.insertions / words)
         assert kinds[model, "deleted"] == pytest.approx(100 * expected.deletions / words)
     assert len(findings.curve) <= 400 and findings.curve[-1]["step"] == 1000
     assert findings.curve[0]["loss"] == pytest.approx(5 - 2 / 500)  # the mean of steps 1, 2 and 3
+    assert findings.validation[0] == {"step": 250, "wer": 75, "cer": 35}
+    assert [point["step"] for point in findings.validation] == [250, 500, 750, 1000]
     assert {clip.speaker for clip in findings.clips} == {"speaker-0", "speaker-1", "speaker-2"}
 
 
@@ -143,13 +156,49 @@ def test_a_job_without_evaluation_or_with_a_damaged_file_is_one_line(job: JobDir
         read_findings(job)
 
 
+def test_a_damaged_history_is_one_line(job: JobDir) -> None:
+    (job.stage_dir("train") / "history.jsonl").write_text('{"step": 1')
+    with pytest.raises(StageError, match=r"history\.jsonl is damaged"):
+        read_findings(job)
+
+
+def test_words_are_those_of_the_language() -> None:
+    """Ukrainian's apostrophe is a letter; in English it is left out."""
+    assert [edit.kind for edit in align("м'ята", "мята", "uk")] == ["substituted"]
+    assert [edit.kind for edit in align("don't", "dont", "en")] == ["same"]
+    assert confused_characters("ısı", "isi", "tr") == {("ı", "i"): 2}
+    assert count_characters("İ", "i", "tr").errors == 0
+
+
+def test_the_report_of_a_finished_job_is_drawn_and_a_failure_only_logged(
+    job: JobDir, caplog: pytest.LogCaptureFixture
+) -> None:
+    draw_report(job)
+    assert job.report_path.read_text("utf-8").startswith("<!doctype html>")
+    job.report_path.unlink()
+    (job.stage_dir("evaluate") / "utterances.jsonl").write_text('{"id": "a"')
+    draw_report(job)
+    assert not job.report_path.exists()
+    (record,) = [it for it in caplog.records if it.name == "lorajob.stage"]
+    assert "report.html was not drawn" in record.getMessage() and record.exc_info
+
+
 @pytest.mark.slow
 def test_a_browser_draws_the_charts(job: JobDir, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     write_report(job, path)
     document = browser.page(path.as_uri())
     drawn = re.findall(r'id="chart-(\w+)"[^>]*>(?:<div[^>]*>)?\s*<svg', document)
-    charts = ["rates", "loss", "learning_rate", "kinds", "lengths", "speakers", "characters"]
+    charts = [
+        "rates",
+        "loss",
+        "validation",
+        "learning_rate",
+        "kinds",
+        "lengths",
+        "speakers",
+        "characters",
+    ]
     assert drawn == charts
     ours = document[: document.index("</main>")]
     assert "onerror=alert(1)&gt;" in ours and "<img" not in ours

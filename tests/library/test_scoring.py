@@ -163,11 +163,11 @@ def test_a_sample_has_as_many_of_each_speaker_as_possible():
 
 def test_what_test_and_training_share_is_said():
     shared = overlap(
-        ["a", "b", ""], ["One two.", "x"], ["a", "a", "", "c"], ["one two", "y", "z", "z"]
+        ["a", "b", ""], ["One two.", "x"], ["a", "a", "", "c"], ["one two", "y", "z", "z"], "en"
     )
     assert (shared.speakers, shared.clips_of_speakers) == (1, 2)
     assert (shared.texts, shared.clips_of_texts) == (1, 1)
     speakers, texts = shared.sentences()
     assert speakers.startswith("2 of 4 test clips are of speakers who are also in training")
     assert texts.startswith("1 of 4 test clips have a sentence that is also in training")
-    assert overlap(["a"], ["x"], ["b"], ["y"]).sentences() == []
+    assert overlap(["a"], ["x"], ["b"], ["y"], "en").sentences() == []

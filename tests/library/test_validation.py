@@ -40,19 +40,19 @@ def store_of(folder: Path, speakers: Sequence[str], dev: int = 0, texts: int | N
 def test_whole_speakers_of_dev_are_held_back_and_at_most_a_twentieth(tmp_path: Path) -> None:
     speakers = [f"t{it % 40}" for it in range(1600)] + [f"d{it % 10}" for it in range(200)]
     store = store_of(tmp_path, speakers, dev=200)
-    held = hold_back(store, TrainConfig(), seed=0)
+    held = hold_back(store, TrainConfig(), seed=0, language="hi")
     assert 30 <= len(held) <= 90
     assert min(held) >= 1600
     own = {store.speakers[it] for it in held}
     rest = {store.speakers[it] for it in range(1800) if it not in held}
     assert not own & rest
-    assert held == hold_back(store, TrainConfig(), seed=0)
-    assert held != hold_back(store, TrainConfig(), seed=1)
+    assert held == hold_back(store, TrainConfig(), seed=0, language="hi")
+    assert held != hold_back(store, TrainConfig(), seed=1, language="hi")
 
 
 def test_without_dev_speakers_of_train_are_held_back(tmp_path: Path) -> None:
     store = store_of(tmp_path, [f"t{it % 100}" for it in range(1500)])
-    held = hold_back(store, TrainConfig(), seed=0)
+    held = hold_back(store, TrainConfig(), seed=0, language="hi")
     assert 30 <= len(held) <= 75
     assert not {store.speakers[it] for it in held} & {
         store.speakers[it] for it in range(1500) if it not in held
@@ -61,18 +61,18 @@ def test_without_dev_speakers_of_train_are_held_back(tmp_path: Path) -> None:
 
 def test_few_large_speakers_give_single_clips(tmp_path: Path) -> None:
     store = store_of(tmp_path, [f"t{it % 3}" for it in range(1500)])
-    assert 30 <= len(hold_back(store, TrainConfig(), seed=0)) <= 75
+    assert 30 <= len(hold_back(store, TrainConfig(), seed=0, language="hi")) <= 75
 
 
 def test_at_most_200_clips_are_held_back(tmp_path: Path) -> None:
     store = store_of(tmp_path, [f"t{it}" for it in range(6000)])
-    assert len(hold_back(store, TrainConfig(), seed=0)) == 200
-    assert len(hold_back(store, TrainConfig(validation_clips=50), seed=0)) == 50
+    assert len(hold_back(store, TrainConfig(), seed=0, language="hi")) == 200
+    assert len(hold_back(store, TrainConfig(validation_clips=50), seed=0, language="hi")) == 50
 
 
 def test_sentences_that_occur_again_are_not_held_back(tmp_path: Path) -> None:
     store = store_of(tmp_path, [f"t{it}" for it in range(1500)], texts=1400)
-    held = hold_back(store, TrainConfig(), seed=0)
+    held = hold_back(store, TrainConfig(), seed=0, language="hi")
     assert not [it for it in held if it < 100 or it >= 1400]
 
 
@@ -86,7 +86,7 @@ def test_too_few_clips_or_the_last_weights_hold_nothing_back(
     caplog.set_level("INFO")
     count = 1500 if config else 480
     store = store_of(tmp_path, [f"t{it}" for it in range(count)])
-    assert hold_back(store, TrainConfig(**config), seed=0) == ()
+    assert hold_back(store, TrainConfig(**config), seed=0, language="hi") == ()
     off = config.get("keep") == "last" or config.get("validation_clips") == 0
     assert ("under 30 decide nothing; the last weights are kept" in caplog.text) != off
 
@@ -97,7 +97,7 @@ def test_points_cost_at_most_a_twentieth_and_end_with_the_training(
 ) -> None:
     config = TrainConfig(epochs=epochs)
     store = store_of(tmp_path, [""] * clips)
-    held = len(hold_back(store, config, seed=0))
+    held = len(hold_back(store, config, seed=0, language="hi"))
     assert held >= 30
     points = plan_points(held, clips - held, epochs, 1000)
     assert points[-1] == 1000

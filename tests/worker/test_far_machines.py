@@ -98,7 +98,7 @@ def test_a_job_crosses_machines_that_share_no_disk(far: Far, corpus, tmp_path: P
     assert not homes["user"].exists()  # who submits keeps nothing
     assert not (homes["gpu"] / "convert").exists()
     assert (homes["cpu"] / "train" / "adapter").is_dir()
-    assert not (homes["cpu"] / "train" / "history.jsonl").exists()  # what convert does without
+    assert not (homes["cpu"] / "train" / "tensorboard").exists()  # what convert does without
 
     env = environment(home=user.home, artifacts=far.artifacts, redis_url=url_of(user.settings))
     logs = run("logs", job_id, env=env)

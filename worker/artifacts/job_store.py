@@ -1,6 +1,6 @@
 """A job's files in a store that every machine reaches, and their copies on this one.
 
-    JOB/spec.json  job.json
+    JOB/spec.json  job.json  report.html
     JOB/STAGE/attempt-ATTEMPT.json      the manifest of the files that this attempt committed
     JOB/STAGE/TREE/                     its files; TREE is a hash of their names, sizes and hashes
     JOB/checkpoints/ATTEMPT-STEP/       the newest checkpoint of training
@@ -20,11 +20,11 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lorajob.job.jobdir import MANIFEST, STAGES, JobDir, hash_file, write_json
+from lorajob.job.jobdir import MANIFEST, REPORT, STAGES, JobDir, hash_file, write_json
 from lorajob.job.results import StageResult
 from lorajob.spec import JobSpec
 from lorajob.storage.folders import job_lock, locked, remove_folder
-from lorajob.storage.store import Check, DamageError, GoneError, Store, unhurried
+from lorajob.storage.store import Check, DamageError, GoneError, Store, StoreError, unhurried
 from lorajob.worker.records.record import JobRecord
 
 ATTEMPT = re.compile(r"attempt-(\d+)\.json")
@@ -33,7 +33,11 @@ NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
     "preprocess": {},
     "train": {"preprocess": ("train/",)},
     "evaluate": {"preprocess": ("test/", "report.json"), "train": ("adapter/",)},
-    "convert": {"preprocess": ("test/", "report.json"), "train": ("adapter/",), "evaluate": ("",)},
+    "convert": {
+        "preprocess": ("test/", "report.json"),
+        "train": ("adapter/", "history.jsonl"),  # the page about the job shows its curves
+        "evaluate": ("",),
+    },
 }
 STORED = ".stored"  # a folder beside a job's stages: marks what the store has of them
 
@@ -200,6 +204,17 @@ class JobStore:
             with path.open("rb") as file:
                 file.seek(start)
                 self.store.write(f"log/{stage}/{attempt}.log", file.read())
+
+    def push_report(self) -> None:
+        """Upload the page about the job, if it was drawn. A store that refuses it is only logged:
+        `lorajob report` can draw it from the files of the stages.
+        """
+        if not self.job.report_path.is_file():
+            return
+        try:
+            self.store.upload(self.job.report_path, REPORT)
+        except StoreError as error:
+            logger.warning("%s/%s is not uploaded: %s", self.store.url, REPORT, error)
 
     # -- this machine
 

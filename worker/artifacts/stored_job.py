@@ -190,6 +190,8 @@ def _run_followed(stored: JobStore, claim: Claim, errand: Errand, run: RunStage)
                 stored.push(claim.stage, claim.attempt, check)
                 if claim.stage == "train":
                     follower.remove_checkpoints()
+                if claim.stage == STAGES[-1]:
+                    stored.push_report()
             elif claim.stage == "train":
                 follower.push_checkpoint(check)
             follower.push_log()

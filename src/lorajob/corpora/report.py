@@ -85,7 +85,7 @@ class CorpusReport:
             return
         kept.noted.update(remarks)
         kept.seconds.append(seconds)
-        kept.texts[hash(normalise(text))] += 1
+        kept.texts[hash(normalise(text, self.language))] += 1
         if speaker:
             kept.speakers[speaker] += 1
 

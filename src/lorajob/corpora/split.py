@@ -11,7 +11,9 @@ from lorajob.speech.text import normalise
 By = Literal["speaker", "sentence"]
 
 
-def choose_test(entries: Iterable[Entry], share: float, seed: int) -> tuple[set[str], By]:
+def choose_test(
+    entries: Iterable[Entry], share: float, seed: int, language: str
+) -> tuple[set[str], By]:
     """Choose about `share` of the clips for testing. Returns their ids and how they were grouped.
 
     If two or more speakers are known, clips are grouped by speaker: no voice is in both sets, and
@@ -24,7 +26,8 @@ def choose_test(entries: Iterable[Entry], share: float, seed: int) -> tuple[set[
     by: By = "speaker" if len({entry.speaker for entry in entries} - {""}) > 1 else "sentence"
     groups: dict[str, list[str]] = defaultdict(list)
     for entry in entries:
-        groups[entry.speaker if by == "speaker" else normalise(entry.text)].append(entry.id)
+        key = entry.speaker if by == "speaker" else normalise(entry.text, language)
+        groups[key].append(entry.id)
     groups.pop("", None)  # unknown speakers, or empty texts
     if share == 0 or len(groups) < 2:
         return set(), by

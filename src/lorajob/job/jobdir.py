@@ -4,6 +4,7 @@
     JOB/preprocess/  train/  evaluate/  convert/   committed stages, each with a manifest.json
     JOB/checkpoints/ATTEMPT/step-N/                training's checkpoints, which outlast attempts
     JOB/attempts/STAGE-ATTEMPT/                    files of a running attempt, until its commit
+    JOB/report.html                                page about the job, drawn after the last stage
 
 A stage is finished when `JOB/STAGE/manifest.json` exists. The manifest is the last file that is
 written. Then a single rename moves the attempt's folder to JOB/STAGE.
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 STAGES = ("preprocess", "train", "evaluate", "convert")
 JOB_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 MANIFEST = "manifest.json"
+REPORT = "report.html"
 MARK = ".attempt"  # file in an attempt's folder until the commit
 
 
@@ -46,6 +48,10 @@ class JobDir:
     @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
+
+    @property
+    def report_path(self) -> Path:
+        return self.root / REPORT
 
     def log_path(self, stage: str) -> Path:
         return self.root / "log" / f"{stage}.log"

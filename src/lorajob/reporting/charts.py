@@ -23,6 +23,7 @@ def all_charts(findings: Findings) -> dict[str, Spec]:
     made: dict[str, Callable[[Findings], alt.TopLevelMixin | None]] = {
         "rates": rates,
         "loss": loss,
+        "validation": validation,
         "learning_rate": learning_rate,
         "kinds": kinds,
         "lengths": lengths,
@@ -89,6 +90,29 @@ def loss(findings: Findings) -> alt.Chart | None:
             x=alt.X("step:Q", title="step"),
             y=alt.Y("loss:Q", title="loss, nats a token", scale=alt.Scale(zero=False)),
             tooltip=["step:Q", alt.Tooltip("loss:Q", format=".3f")],
+        )
+        .properties(width="container", height=HEIGHT)
+    )
+
+
+def validation(findings: Findings) -> alt.Chart | None:
+    """Error rates of the clips that training held back, over the steps."""
+    if not findings.validation:
+        return None
+    rows = [
+        {"step": point["step"], "rate": point[name], "metric": name.upper()}
+        for point in findings.validation
+        for name in ("wer", "cer")
+    ]
+    scale = alt.Scale(domain=["WER", "CER"], range=[COLORS["tuned"], KINDS["inserted"]])
+    return (
+        alt.Chart(_data(rows))
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("step:Q", title="step"),
+            y=alt.Y("rate:Q", title="error rate, %", scale=alt.Scale(zero=False)),
+            color=alt.Color("metric:N", scale=scale, title="metric", legend=BELOW),
+            tooltip=["step:Q", "metric:N", alt.Tooltip("rate:Q", format=".1f")],
         )
         .properties(width="container", height=HEIGHT)
     )

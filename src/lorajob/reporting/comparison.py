@@ -90,6 +90,7 @@ def compare_jobs(jobs: Sequence[Findings]) -> Comparison:
     languages = sorted({job.language.code for job in jobs})
     if len(languages) > 1:
         raise UsageError(f"JOB: the jobs have different languages: {', '.join(languages)}")
+    (language,) = languages
     found = [_by_clip(job) for job in jobs]
     common = [key for key in found[0] if all(key in clips for clips in found)]
     if not common:
@@ -114,8 +115,8 @@ def compare_jobs(jobs: Sequence[Findings]) -> Comparison:
                 public(job.spec.base_model),
                 public(job.spec.corpus),
                 job.after,
-                score(references, texts),
-                interval(references, texts, seed=seed),
+                score(references, texts, language),
+                interval(references, texts, seed=seed, language=language, speakers=speakers),
                 change,
             )
         )

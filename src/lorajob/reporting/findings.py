@@ -25,6 +25,7 @@ from lorajob.speech.clipstore import ClipStore
 
 MODELS = ("base", "tuned", "delivered")  # in the order in which a report shows them
 CURVE_POINTS = 400  # at most; more cannot be told apart in a chart
+VALIDATION = "validation_"  # prefix in history.jsonl, as training writes it
 LENGTHS = ((0, 2), (2, 4), (4, 6), (6, 10), (10, 20), (20, 31))  # seconds
 MOST = 20  # rows of a table of confusions
 
@@ -89,6 +90,7 @@ class Findings:
     after: str
     change: Change | None
     curve: list[dict[str, float]]
+    validation: list[dict[str, float]]
     corpus: dict[str, Any]
     stages: dict[str, StageResult]
     warnings: list[str]
@@ -155,7 +157,8 @@ class Findings:
         """(said, heard, times) of the resulting model, most frequent first."""
         pairs: Counter[tuple[str, str]] = Counter()
         for clip in self.compared:
-            pairs += confused_characters(clip.reference, clip.heard[self.after].text)
+            text = clip.heard[self.after].text
+            pairs += confused_characters(clip.reference, text, self.spec.language)
         return [(said, heard, times) for (said, heard), times in pairs.most_common(MOST)]
 
     def settings(self) -> list[tuple[str, object, object]]:
@@ -176,13 +179,14 @@ def read_findings(job: JobDir) -> Findings:
         metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
         lines = (folder / "utterances.jsonl").read_text("utf-8").splitlines()
         rows = [json.loads(line) for line in lines]
-        clips = _read_clips(rows, job)
+        clips = _read_clips(rows, job, spec.language)
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise StageError(
             f"{folder}: metrics.json or utterances.jsonl is damaged: {error}"
         ) from None
     after = "delivered" if any("delivered" in clip.heard for clip in clips) else "tuned"
     language = find_language(spec.language)
+    history = job.stage_dir("train") / "history.jsonl"
     paired = [clip for clip in clips if {"base", after} <= clip.heard.keys()]
     change = compare_counts(
         [clip.heard["base"].counts(language.primary_metric) for clip in paired],
@@ -198,14 +202,15 @@ def read_findings(job: JobDir) -> Findings:
         clips,
         after,
         change,
-        _read_curve(job.stage_dir("train") / "history.jsonl"),
+        _read_curve(history),
+        _read_validation(history),
         _read_json(job.stage_dir("preprocess") / "report.json"),
         stages,
         [warning for result in stages.values() for warning in result.warnings],
     )
 
 
-def _read_clips(rows: list[dict[str, Any]], job: JobDir) -> list[ScoredClip]:
+def _read_clips(rows: list[dict[str, Any]], job: JobDir, language: str) -> list[ScoredClip]:
     places: dict[str, int] = {}
     speakers: list[str] = []
     if (job.stage_dir("preprocess") / "test").is_dir():
@@ -218,8 +223,8 @@ def _read_clips(rows: list[dict[str, Any]], job: JobDir) -> list[ScoredClip]:
         heard = {}
         for model in MODELS:
             if row.get(model) is not None:
-                edits = align(row["reference"], row[model])
-                characters = count_characters(row["reference"], row[model])
+                edits = align(row["reference"], row[model], language)
+                characters = count_characters(row["reference"], row[model], language)
                 heard[model] = Heard(row[model], edits, count_words(edits), characters)
         speaker = "" if place is None else speakers[place]
         clips.append(ScoredClip(row["id"], place, row["seconds"], speaker, row["reference"], heard))
@@ -237,12 +242,28 @@ def _read_rates(metrics: dict[str, Any]) -> list[ModelRates]:
     return rates
 
 
-def _read_curve(path: Path) -> list[dict[str, float]]:
-    """The steps of a training, at most CURVE_POINTS. Each point is the mean of its steps."""
+def _read_lines(path: Path) -> list[dict[str, float]]:
+    """The rows of history.jsonl; [] without one. Raises StageError if it is damaged."""
     if not path.is_file():
         return []
-    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    rows = [row for row in rows if "loss" in row]
+    try:
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    except ValueError as error:
+        raise StageError(f"{path} is damaged: {error}") from None
+
+
+def _read_validation(path: Path) -> list[dict[str, float]]:
+    """The error rates of the clips that training held back, in percent, by step."""
+    return [
+        {"step": row["step"], "wer": row[f"{VALIDATION}wer"], "cer": row[f"{VALIDATION}cer"]}
+        for row in _read_lines(path)
+        if f"{VALIDATION}wer" in row
+    ]
+
+
+def _read_curve(path: Path) -> list[dict[str, float]]:
+    """The steps of a training, at most CURVE_POINTS. Each point is the mean of its steps."""
+    rows = [row for row in _read_lines(path) if "loss" in row]
     size = -(-len(rows) // CURVE_POINTS) or 1
     points = []
     for start in range(0, len(rows), size):

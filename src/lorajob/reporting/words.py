@@ -1,6 +1,7 @@
 """Aligns hypotheses with references and counts what was confused with what.
 
-All texts are normalised, as for the error rates. An alignment has the fewest edits (Levenshtein).
+All texts are normalised by the rules of their `language` (a code), as for the error rates. An
+alignment has the fewest edits (Levenshtein).
 """
 
 from collections import Counter
@@ -44,9 +45,9 @@ class Counts:
         return self.substituted + self.deleted + self.inserted
 
 
-def align(reference: str, hypothesis: str) -> list[Edit]:
+def align(reference: str, hypothesis: str, language: str) -> list[Edit]:
     """The edits, word by word, that turn the reference into the hypothesis."""
-    said, heard = normalise(reference), normalise(hypothesis)
+    said, heard = normalise(reference, language), normalise(hypothesis, language)
     if not said:
         return [Edit("inserted", "", word) for word in heard.split()]
     found = jiwer.process_words(said, heard)
@@ -72,9 +73,9 @@ def count_words(edits: Iterable[Edit]) -> Counts:
     return Counts(kinds["substituted"], kinds["deleted"], kinds["inserted"], length)
 
 
-def count_characters(reference: str, hypothesis: str) -> Counts:
+def count_characters(reference: str, hypothesis: str, language: str) -> Counts:
     """Character errors of one hypothesis."""
-    said, heard = normalise(reference), normalise(hypothesis)
+    said, heard = normalise(reference, language), normalise(hypothesis, language)
     if not said:
         return Counts(0, 0, len(heard), 0)
     found = jiwer.process_characters(said, heard)
@@ -86,9 +87,9 @@ def count_characters(reference: str, hypothesis: str) -> Counts:
     )
 
 
-def confused_characters(reference: str, hypothesis: str) -> Counter[tuple[str, str]]:
+def confused_characters(reference: str, hypothesis: str, language: str) -> Counter[tuple[str, str]]:
     """(said, heard) -> how often one character took the place of another."""
-    said, heard = normalise(reference), normalise(hypothesis)
+    said, heard = normalise(reference, language), normalise(hypothesis, language)
     pairs: Counter[tuple[str, str]] = Counter()
     if not said:
         return pairs

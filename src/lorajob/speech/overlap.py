@@ -37,12 +37,13 @@ def overlap(
     train_texts: Sequence[str],
     test_speakers: Sequence[str],
     test_texts: Sequence[str],
+    language: str,
 ) -> Overlap:
     """Count what both sets share. Unknown speakers ("") are not compared."""
     speakers = set(train_speakers) - {""}
-    texts = {normalise(text) for text in train_texts}
+    texts = {normalise(text, language) for text in train_texts}
     same_speaker = [name for name in test_speakers if name in speakers]
-    same_text = [text for text in map(normalise, test_texts) if text in texts]
+    same_text = [text for text in (normalise(it, language) for it in test_texts) if text in texts]
     return Overlap(
         speakers=len(set(same_speaker)),
         texts=len(set(same_text)),

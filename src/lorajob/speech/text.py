@@ -64,7 +64,7 @@ def clean(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def normalise(text: str, language: str = "") -> str:
+def normalise(text: str, language: str) -> str:
     """A transcript for scoring: only the words, without typography.
 
     The text becomes NFC and case-folded. Letters, digits and all combining marks stay. (Whisper's
@@ -76,8 +76,9 @@ def normalise(text: str, language: str = "") -> str:
     a joiner are replaced by single letters first. Spaces are removed between two letters of a
     script that has no spaces between words.
 
-    `language` is a code such as `uk`. It decides whether an apostrophe is a letter, how I is
-    folded, and whether spaces beside Latin letters count in a script without spaces.
+    `language` is a code such as `uk`, or empty if it is unknown. It decides whether an apostrophe
+    is a letter, how I is folded, and whether spaces beside Latin letters count in a script without
+    spaces.
     """
     code = language.partition("-")[0]
     folded = _FORMS.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)

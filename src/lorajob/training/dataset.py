@@ -57,7 +57,7 @@ def lay_out(spec: JobSpec, job: JobDir, most_clips: int = USUAL_CLIPS) -> Course
     A step has at most `most_clips` clips, unless the spec sets the number.
     """
     store = ClipStore(job.stage_dir("preprocess") / "train")
-    held = hold_back(store, spec.train, spec.seed)
+    held = hold_back(store, spec.train, spec.seed, spec.language)
     sizes = ClipSizes(store.seconds.tolist(), store.tokens.tolist(), store.speakers, held)
     trained = len(store) - len(held)
     clips = clips_a_step(spec.train, trained, most_clips)

@@ -46,7 +46,7 @@ class HeldBack:
         return hashlib.sha256(repr((self.clips, self.points)).encode()).hexdigest()
 
 
-def hold_back(store: ClipStore, config: TrainConfig, seed: int) -> tuple[int, ...]:
+def hold_back(store: ClipStore, config: TrainConfig, seed: int, language: str) -> tuple[int, ...]:
     """The clips for validation, in ascending order; none if they would be too few.
 
     They are of the split dev, or of all clips without such a split; whole speakers while they fit,
@@ -69,8 +69,8 @@ def hold_back(store: ClipStore, config: TrainConfig, seed: int) -> tuple[int, ..
     dev = [clip for clip, own in enumerate(store.dev) if own]
     if len(dev) < LEAST_CLIPS:
         dev = list(range(count))
-    sentences = Counter(map(normalise, store.texts))
-    unique = [clip for clip in dev if sentences[normalise(store.texts[clip])] == 1]
+    sentences = Counter(normalise(text, language) for text in store.texts)
+    unique = [clip for clip in dev if sentences[normalise(store.texts[clip], language)] == 1]
     candidates = unique if len(unique) >= LEAST_CLIPS else dev
     chosen, speakers = _by_speaker(store, candidates, most, seed)
     if len(chosen) < LEAST_CLIPS:

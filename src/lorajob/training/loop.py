@@ -315,8 +315,8 @@ def prepare(
     if course.held.clips:
         # It loads the packages of decoding and scoring, for more than a second.
         validation = importlib.import_module("lorajob.training.validation")
-        metric, cut = language.primary_metric, spec.decodes_cut
-        validator = validation.Validator(run, course.store, labels, course.held, metric, cut)
+        store, held, cut = course.store, course.held, spec.decodes_cut
+        validator = validation.Validator(run, store, labels, held, language, cut)
         if resume is not None:
             validator.restore(*load_validation(resume))
     return Loop(run, report, course, dataset, validator)

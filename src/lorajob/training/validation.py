@@ -18,6 +18,7 @@ from lorajob.decoding.fast import decode_batches
 from lorajob.decoding.torch_engine import TorchEngine
 from lorajob.decoding.windows import extractor, features
 from lorajob.job.results import ValidationPoint
+from lorajob.languages import Language
 from lorajob.speech.clipstore import ClipStore
 from lorajob.speech.scoring import score
 from lorajob.training.held_back import HeldBack
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 class Validator:
     """Decodes the held-back clips with the model that trains, and keeps its best weights.
 
-    `metric` is wer or cer; the lower is better, and of equals the later.
+    The lower rate is better, by the metric of the language, and of equals the later.
     """
 
     def __init__(
@@ -42,11 +43,11 @@ class Validator:
         store: ClipStore,
         labels: Labels,
         held: HeldBack,
-        metric: str,
+        language: Language,
         cut: bool,
     ) -> None:
         self.run, self.store, self.labels, self.held = run, store, labels, held
-        self.metric, self.cut = metric, cut
+        self.language, self.cut = language, cut
         self.taken: list[ValidationPoint] = []
         self.seconds = 0.0  # spent by this attempt
         self._best: Tensor | None = None
@@ -123,7 +124,7 @@ class Validator:
         self._summed = int(tensors.get("summed", torch.tensor(0)))
 
     def _rate(self, point: ValidationPoint) -> float:
-        return point.cer if self.metric == "cer" else point.wer
+        return point.cer if self.language.primary_metric == "cer" else point.wer
 
     @torch.no_grad()
     def _set(self, weights: Tensor) -> None:
@@ -133,7 +134,8 @@ class Validator:
     def _measure(self, step: int, done: Callable[[int], None]) -> ValidationPoint:
         began = time.monotonic()
         heard = self._decode(done)
-        scores = score([self.store.texts[clip] for clip in self.held.clips], heard)
+        said = [self.store.texts[clip] for clip in self.held.clips]
+        scores = score(said, heard, self.language.code)
         took = time.monotonic() - began
         self.seconds += took
         return ValidationPoint(step=step, wer=scores.wer, cer=scores.cer, seconds=round(took, 2))
