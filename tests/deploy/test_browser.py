@@ -68,7 +68,14 @@ def refresh(states: list[str], service, job_id: str) -> bool:
 
 def test_the_tasks_page_shows_job_language_stage_progress_and_wer(flower, tmp_path):
     picture = tmp_path / "tasks.png"
-    rows = Table(page(f"{flower}tasks", picture)).cells()
+    rows: list[list[str]] = []
+
+    # The page fetches its rows after it has loaded, which a busy machine may not do in time.
+    def complete() -> bool:
+        rows[:] = Table(page(f"{flower}tasks", picture)).cells()
+        return any(row[-1].startswith(RUNNING) for row in rows if row)
+
+    wait_for(complete, 180)
     heads = next(row for row in rows if "State" in row)
     assert [head.lower() for head in heads[:4]] == ["args", "name", "state", "result"]
     shown = {row[1]: row for row in rows if row[:1] and row[0].startswith("hi-00000061")}
