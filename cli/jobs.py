@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from lorajob.worker.records.batches import JobBatch
     from lorajob.worker.records.record import JobRecord
 
+MOST_NAMED = 20  # jobs in one line
+
 
 @click.command()
 @click.argument("job", required=False)
@@ -297,21 +299,47 @@ def prune(older: str | None, keep: "Keep", dry_run: bool) -> None:
     click.echo(f"lorajob: {len(gone)} jobs {word}", err=True)
 
 
+def _some(ids: Sequence[str]) -> str:
+    """The first of many ids, for one line."""
+    more = len(ids) - MOST_NAMED
+    return ", ".join(ids[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
 @click.command()
-def rebuild() -> None:
+@click.option(
+    "--take-over",
+    is_flag=True,
+    help="Also take jobs of another service, and jobs that a worker seems to run. Stop the other "
+    "service first.",
+)
+def rebuild(take_over: bool) -> None:
     """Restore the records of jobs in LORAJOB_ARTIFACTS that are missing in Redis.
 
     Use it when Redis has lost its data. Finished stages stay finished. Unfinished jobs are queued
-    again and continue from their checkpoints. Prints the ids of the restored jobs.
+    again and continue from their checkpoints. Jobs of a service with another Redis, and jobs whose
+    worker was alive a short time ago, are left alone. Prints the ids of the restored jobs.
     """
     from lorajob.tasks.rebuild import rebuild as rebuild_records
 
-    rebuilt = rebuild_records(load_settings())
+    settings = load_settings()
+    rebuilt = rebuild_records(settings, take_over)
     for job_id in rebuilt.jobs:
         click.echo(job_id)
     for problem in rebuilt.problems:
         say_error(f"not rebuilt: {problem}")
-    if not rebuilt.jobs:
+    if rebuilt.foreign:
+        say_error(
+            f"not rebuilt: {_some(rebuilt.foreign)}: of another service, with another Redis; "
+            "if that one has ended for good, `lorajob rebuild --take-over` takes its jobs"
+        )
+    if rebuilt.leased:
+        say_error(
+            f"not rebuilt: {_some(rebuilt.leased)}: a worker ran this a short time ago; try "
+            f"again in {2 * settings.lease_seconds:.0f} s, or take it with `lorajob rebuild "
+            "--take-over`"
+        )
+    left = bool(rebuilt.problems or rebuilt.foreign or rebuilt.leased)
+    if not rebuilt.jobs and not left:
         click.echo("lorajob: no job is missing in Redis", err=True)
-    if rebuilt.problems:
+    if left:
         raise SystemExit(1)

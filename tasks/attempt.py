@@ -16,12 +16,13 @@ from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
 from lorajob import logs
+from lorajob.errors import LorajobError
 from lorajob.tasks.describe import progress_line, progress_meta
 from lorajob.worker.connect import connect
 from lorajob.worker.monitoring import tallies, traces
 from lorajob.worker.queues import QUEUES
 from lorajob.worker.records.record import JobRecord
-from lorajob.worker.records.records import Claim
+from lorajob.worker.records.records import Claim, Records
 from lorajob.worker.settings import Settings
 from lorajob.worker.supervision.outcome import (
     Committed,
@@ -33,22 +34,33 @@ from lorajob.worker.supervision.outcome import (
 )
 
 END_SECONDS = 2.0
+MIRRORS_A_LEASE = 3  # how often job.json is written while a stage runs
 
 logger = logging.getLogger(__name__)
 
 
 class ProgressMirror:
-    """Shows the latest progress of one stage while its block runs.
+    """Shows the latest progress of one stage while its block runs, and keeps job.json up to date.
 
     The supervisor never waits for it. Celery retries for a long time when Redis is unavailable, and
-    meanwhile the supervisor must renew the lease and react to a stop.
+    a store may hang; meanwhile the supervisor must renew the lease and react to a stop.
     """
 
-    def __init__(self, task: Task, job_id: str, language: str, stage: str) -> None:
+    def __init__(
+        self,
+        task: Task,
+        job_id: str,
+        language: str,
+        stage: str,
+        records: Records,
+        lease_seconds: float,
+    ) -> None:
         # The task's request is local to this thread, so the other thread needs it from here.
         self._app, self._request = task.app, task.request
         self._job_id = job_id
         self._language, self._stage = language, stage
+        self._records = records
+        self._period = lease_seconds / MIRRORS_A_LEASE
         self._latest: Progress | None = None
         self._changed = threading.Condition()
         self._ended = False
@@ -73,14 +85,28 @@ class ProgressMirror:
         self._thread.join(timeout=END_SECONDS)
 
     def _run(self) -> None:
+        due = time.monotonic() + self._period
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._ended or self._latest is not None)
+                self._changed.wait_for(
+                    lambda: self._ended or self._latest is not None,
+                    timeout=max(0.0, due - time.monotonic()),
+                )
                 if self._ended:
                     return
                 progress, self._latest = self._latest, None
             if progress is not None:
                 self._send(progress)
+            if time.monotonic() >= due:
+                self._write_record()
+                due = time.monotonic() + self._period
+
+    def _write_record(self) -> None:
+        """Write job.json, whose lease tells another service that a worker runs the job."""
+        try:
+            self._records.mirror_known(self._job_id)
+        except (LorajobError, RedisError) as error:
+            logger.info("%s: job.json was not renewed: %s", self._job_id, error)
 
     def _send(self, progress: Progress) -> None:
         meta = progress_meta(self._language, self._stage, progress)

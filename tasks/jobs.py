@@ -36,6 +36,7 @@ from lorajob.worker.connect import connect, service_errors
 from lorajob.worker.health import Unfit, serving, unfit_workers
 from lorajob.worker.heartbeats import living
 from lorajob.worker.queues import KINDS, Priority, memory_class
+from lorajob.worker.records.origin import make_origin
 from lorajob.worker.records.record import JobRecord, new_stages
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
@@ -158,6 +159,8 @@ class Jobs:
         if commit is not None:
             spec = spec.model_copy(update={"base_revision": commit})
         place = {"corpus": spec.corpus, "more_corpora": spec.places[1:]}
+        with service_errors(self._settings):
+            record = make_origin(self.redis, self._settings).mark(record)
         record = record.model_copy(update=place)
         created: JobRecord | None = None
         try:

@@ -1,6 +1,7 @@
 """Rebuilds job records from the jobs' folders, after Redis lost them."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from lorajob.errors import LorajobError
 from lorajob.job.jobdir import STAGES, JobDir
@@ -9,6 +10,7 @@ from lorajob.tasks.broker import send
 from lorajob.worker.artifacts.lookup import find_job, job_place, recorded_ids
 from lorajob.worker.connect import connect, service_errors
 from lorajob.worker.records.batches import Batches
+from lorajob.worker.records.origin import Origin, make_origin, read_origin
 from lorajob.worker.records.record import JobRecord, new_stages
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
@@ -16,31 +18,46 @@ from lorajob.worker.settings import Settings
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """The ids of the rebuilt jobs, and a sentence on each folder that could not be rebuilt."""
+    """The ids of the rebuilt jobs, and a sentence on each folder that could not be rebuilt.
+
+    `foreign` jobs belong to another service. A worker had renewed its lease of `leased` jobs a
+    short time ago. Both were left alone.
+    """
 
     jobs: tuple[str, ...]
     problems: tuple[str, ...]
+    foreign: tuple[str, ...] = ()
+    leased: tuple[str, ...] = ()
 
 
-def rebuild(settings: Settings) -> Rebuilt:
+def rebuild(settings: Settings, take_over: bool = False) -> Rebuilt:
     """Make a record for every job folder that has none in Redis, and queue unfinished jobs.
 
+    Jobs of another service, and jobs that a worker seems to run, are left alone unless `take_over`.
     Raises ServiceError if Redis does not answer.
     """
     redis = connect(settings)
     records = Records(redis, settings.place_of)
     jobs, problems = [], []
+    left: dict[str, list[str]] = {"foreign": [], "leased": []}
+    with service_errors(settings):
+        before = read_origin(redis, settings)  # the first rebuilt job gives this Redis an id
+        now = float(redis.time()[0])
     for job_id in recorded_ids(settings, "spec.json"):
         with service_errors(settings):
             if records.known(job_id):
                 continue  # its files need not be read
         try:
+            why = None if take_over else left_alone(settings, job_id, before, now)
+            if why is not None:
+                left[why].append(job_id)
+                continue
             record = record_there(settings, job_id)
         except (LorajobError, OSError) as error:
             problems.append(f"{job_id}: {' '.join(str(error).split())}")
             continue
         with service_errors(settings):
-            created = records.create(record)
+            created = records.create(make_origin(redis, settings).mark(record))
             if created is None:
                 continue
             if record.batch:
@@ -48,7 +65,27 @@ def rebuild(settings: Settings) -> Rebuilt:
         if not created.over:
             send(created, settings)
         jobs.append(record.id)
-    return Rebuilt(tuple(jobs), tuple(problems))
+    return Rebuilt(
+        tuple(jobs), tuple(problems), foreign=tuple(left["foreign"]), leased=tuple(left["leased"])
+    )
+
+
+def left_alone(
+    settings: Settings, job_id: str, origin: Origin, now: float
+) -> Literal["foreign", "leased"] | None:
+    """Why a job's files are not taken; None if they are.
+
+    Workers renew the lease in job.json while they run a stage. It counts as recent until it ended
+    one lease ago; `now` is Redis's time in seconds. Raises OSError, StoreError or RecordError.
+    """
+    mirrored = find_job(job_id, settings).read_record()
+    if mirrored is None:
+        return None
+    if not origin.has(mirrored):
+        return "foreign"
+    leases = [it.lease for it in mirrored.stages.values() if it.state == "running" and it.lease]
+    recent = any(lease > now - settings.lease_seconds for lease in leases)
+    return "leased" if recent and not mirrored.over else None
 
 
 def record_there(settings: Settings, job_id: str) -> JobRecord:

@@ -90,11 +90,13 @@ def run_claimed_stage(task: Task, job_id: str, stage: str) -> Description:
     began = time.monotonic()
     record = retry_redis(lambda: load(records, job_id))  # earlier stages may have ended since
     with observed(before, claim, worker, settings) as seen:
-        with ProgressMirror(task, job_id, record.language, stage) as mirror:
-            touched = Records(connect(settings), settings.place_of)
-            watcher = Watcher([RecordWatch(touched, claim, settings.lease_seconds), mirror])
+        touched, lease = Records(connect(settings), settings.place_of), settings.lease_seconds
+        with ProgressMirror(task, job_id, record.language, stage, touched, lease) as mirror:
+            watcher = Watcher([RecordWatch(touched, claim, lease), mirror])
             seen.outcome = outcome = attempt(files, record, claim, watcher, worker, settings)
         note_end(claim, outcome, time.monotonic() - began, settings)
+        if isinstance(outcome, Stopped) and outcome.reason == "forgotten":
+            files.end_lease(claim)
         result = retry_redis(lambda: settle(records, claim, outcome, worker, settings))
     return stage_summary(stage, result)
 

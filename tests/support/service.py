@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +65,14 @@ def settings_for(home: Path, url: str | None) -> Settings:
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """A Redis with a password, without workers."""
-    home, port = tmp_path_factory.mktemp("redis-home"), free_port()
+    with own_redis(tmp_path_factory.mktemp("redis-home")) as settings:
+        yield settings
+
+
+@contextmanager
+def own_redis(home: Path) -> Iterator[Settings]:
+    """A Redis with a password, whose data are in `home`."""
+    port = free_port()
     settings = settings_for(home, f"redis://:{PASSWORD}@127.0.0.1:{port}/0")
     kept = Kept(redis_service(settings, find_server(), port, PASSWORD))
     kept.start()

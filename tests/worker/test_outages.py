@@ -72,6 +72,7 @@ def test_a_wiped_redis_is_rebuilt_from_the_files(fleet, expected):
     fleet.kill_redis()
     fleet.start_redis(wipe=True)
     wait_for(lambda: not stage_processes(record))  # a worker whose record is gone saves and ends
+    wait_for(lambda: JobRecord.read(Path(record.folder) / "job.json").stages["train"].lease is None)
     answer = run("status", record.id, env=fleet.environment())
     assert "its job.json is shown instead" in answer.stderr
     assert "`lorajob rebuild`" in run("status", env=fleet.environment()).stderr

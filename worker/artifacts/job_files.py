@@ -3,13 +3,14 @@
 `lookup.open_job` opens a LocalJob, below, or a StoredJob.
 """
 
+import logging
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
-from lorajob.errors import JobNotFoundError
+from lorajob.errors import JobNotFoundError, LorajobError
 from lorajob.job.jobdir import JobDir
 from lorajob.storage.folders import put_aside
 from lorajob.storage.locations import Folder
@@ -21,6 +22,8 @@ from lorajob.worker.supervision.outcome import Listener, Outcome
 
 LoadRecord = Callable[[], JobRecord]  # called only if the files are not enough
 RunStage = Callable[[JobDir, Listener], Outcome]
+
+logger = logging.getLogger(__name__)
 
 
 class JobFiles(ABC):
@@ -49,6 +52,22 @@ class JobFiles(ABC):
         """Run the claimed stage in a folder of this machine that has what the stage needs."""
         with corpus_here(record, claim, errand) as failed:
             return failed or self._run(record, claim, errand, run)
+
+    def end_lease(self, claim: Claim) -> None:
+        """End the lease in job.json of an attempt that ended because Redis has no record any more.
+
+        `rebuild` then takes the job at once. An error is only logged.
+        """
+        try:
+            record = self.read_record()
+            if record is None or record.stages[claim.stage].attempt != claim.attempt:
+                return
+            stage = record.stages[claim.stage].model_copy(update={"lease": None})
+            changes = {"stages": record.stages | {claim.stage: stage}}
+            written = record.model_copy(update=changes).model_dump(mode="json")
+            self.location.write_json("job.json", written)
+        except (LorajobError, OSError) as error:
+            logger.info("%s: the lease in job.json was not ended: %s", claim.job_id, error)
 
     def withdraw(self) -> None:
         """Remove the files of a job whose submission failed, as far as possible."""

@@ -81,6 +81,8 @@ class JobRecord(BaseModel):
     cancel_requested: bool = False
     user: str | None = None  # who submitted it
     batch: str | None = None  # the batch that it belongs to
+    service: str | None = None  # the id of its service (origin.py); None: of an older version
+    redis: str | None = None  # the address of that service's Redis
     priority: Priority = "normal"
     lane: int = 0  # the lane of its batch or user, as `Records.create` found it
     memory_class: int | None = None  # GB of the smallest card that it fits; None: any

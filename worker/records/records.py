@@ -230,7 +230,7 @@ class Records:
             pause_seconds,
         )
         if answer[0] != "claimed":
-            self._mirror_known(job_id)
+            self.mirror_known(job_id)
             return Refusal(answer[0])
         if not self.load(job_id).location.remote:
             self.mirror(job_id)
@@ -379,17 +379,18 @@ class Records:
                 logger.warning("%s: job.json cannot be written: %s", job_id, error)
                 return
 
+    def mirror_known(self, job_id: str) -> None:
+        """As `mirror`, unless there is no record any more."""
+        try:
+            self.mirror(job_id)
+        except JobNotFoundError:
+            return  # the job was withdrawn after its message was sent
+
     def _placed(self, record: JobRecord) -> JobRecord:
         """The record with the folder that follows from the settings. A forged one is not obeyed."""
         if self._place is None or not JOB_ID.fullmatch(record.id):
             return record
         return record.model_copy(update={"folder": self._place(record.id, record.folder)})
-
-    def _mirror_known(self, job_id: str) -> None:
-        try:
-            self.mirror(job_id)
-        except JobNotFoundError:
-            return  # the job was withdrawn after its message was sent
 
     def _end(self, claim: Claim, state: str, payload: str = "") -> Settled:
         later = STAGES[STAGES.index(claim.stage) + 1 :]
