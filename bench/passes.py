@@ -23,7 +23,7 @@ from lorajob.job.jobdir import JobDir
 from lorajob.languages import find_language
 from lorajob.spec import MAX_LABEL_TOKENS, JobSpec, TrainConfig
 from lorajob.speech.clipstore import ClipStore
-from lorajob.training.dataset import Batch, WindowDataset, collate
+from lorajob.training.dataset import PaddedBatch, WindowDataset, collate
 from lorajob.training.loss import WhisperLoss
 from lorajob.training.packing import PAUSE_SECONDS, Window
 from lorajob.whisper.base_model import local_model
@@ -144,7 +144,7 @@ def cost(
     taken = []
     with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
         with torch.no_grad():
-            heard = Batch(batch.labels, batch.counted, encoded=loss.encode(batch.audio))
+            heard = PaddedBatch(batch.labels, batch.counted, encoded=loss.encode(batch.audio))
         compiled = torch.compile(loss) if how == "compile" else loss
         for _ in range(4):
             started = time.process_time()

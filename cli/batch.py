@@ -2,7 +2,7 @@
 
 import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -139,7 +139,7 @@ def read_batch(path: Path, sets: tuple[str, ...]) -> "list[JobSpec]":
     return [_spec({**entry}, defaults, sets, path.parent) for entry in entries]
 
 
-def _entries(languages: Any, path: Path) -> list[dict[str, Any]]:
+def _entries(languages: object, path: Path) -> list[dict[str, object]]:
     """The own settings of each language, including `language`."""
     if isinstance(languages, dict):
         pairs = [(str(name), own) for name, own in languages.items()]
@@ -163,7 +163,7 @@ def _entries(languages: Any, path: Path) -> list[dict[str, Any]]:
 
 
 def _spec(
-    own: dict[str, Any], defaults: dict[str, Any], sets: tuple[str, ...], beside: Path
+    own: dict[str, object], defaults: dict[str, object], sets: tuple[str, ...], beside: Path
 ) -> "JobSpec":
     from lorajob.spec import merge
     from lorajob.storage.urls import local_path

@@ -72,14 +72,14 @@ def _decoding_trouble(name: str) -> str:
     import numpy as np
     import soundfile
 
-    from lorajob.speech.audio import SAMPLE_RATE, AudioError, decode
+    from lorajob.speech.audio import SAMPLE_RATE, AudioError, load_audio
 
     rate = 3 * SAMPLE_RATE
     tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(TONE_SECONDS * rate) / rate)
     file = io.BytesIO()
     try:
         soundfile.write(file, tone, rate, format=name)
-        samples = decode(file.getvalue(), max_seconds=2 * TONE_SECONDS)
+        samples = load_audio(file.getvalue(), max_seconds=2 * TONE_SECONDS)
     except (AudioError, soundfile.LibsndfileError) as error:
         return str(error)
     seconds = len(samples) / SAMPLE_RATE

@@ -6,8 +6,9 @@ The list of settings in `lorajob submit --help` is made from JobSpec by docs/mak
 import errno
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -58,7 +59,7 @@ def refuse_one_language(sets: tuple[str, ...]) -> None:
             raise UsageError(f"--set: {line!r} would make all languages of the batch one")
 
 
-def read_spec(path: Path | None, option: str = "--spec") -> dict[str, Any]:
+def read_spec(path: Path | None, option: str = "--spec") -> dict[str, object]:
     """The mapping in a YAML file. Raises UsageError if the file holds something else."""
     if path is None:
         return {}
@@ -76,7 +77,7 @@ def read_spec(path: Path | None, option: str = "--spec") -> dict[str, Any]:
 
 
 def complete_spec(
-    values: dict[str, Any], preset: str, sets: tuple[str, ...], strict: bool = True
+    values: Mapping[str, object], preset: object, sets: tuple[str, ...], strict: bool = True
 ) -> "JobSpec":
     """A whole spec. If no corpus is named, it is looked for by language.
 
@@ -90,7 +91,7 @@ def complete_spec(
     named = set(values) | {line.partition("=")[0] for line in sets}
     if "language" not in named:
         raise UsageError("--lang: missing; the code or name of a language, such as hi or Hindi")
-    spec = build_spec({"corpus": ""} | values, preset, sets)
+    spec = build_spec({"corpus": "", **values}, preset, sets)
     spec = spec.with_places(lambda place: place.replace("{language}", spec.language))
     if not spec.corpus and strict:
         corpus = str(find_corpus(load_settings().corpora, spec.language))
@@ -103,9 +104,9 @@ def complete_spec(
 
 def corpus_values(
     corpora: tuple[str, ...], test_corpus: str | None, maps: tuple[str, ...]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """What --corpus, --test-corpus and --map say, as values of a spec. Raises UsageError."""
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     weighed = [_weighted(text) for text in corpora]
     if weighed:
         values["corpus"], values["corpus_weight"] = weighed[0]

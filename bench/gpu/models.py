@@ -14,7 +14,7 @@ import numpy as np
 from lorajob.job.jobdir import JobDir, write_json
 from lorajob.job.results import StageResult
 from lorajob.spec import build_spec
-from lorajob.speech.clipstore import ClipWriter, encode
+from lorajob.speech.clipstore import ClipWriter, encode_audio
 from lorajob.whisper.tokens import Labels
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
@@ -116,7 +116,7 @@ def make_job(
         time = np.arange(samples) / 16_000
         loudness = 0.1 * (1 + np.sin(2 * np.pi * 3 * time))  # syllables
         audio = (loudness * noise.standard_normal(samples)).clip(-1, 1).astype(np.float32)
-        recordings.append((encode(audio, "flac"), samples / 16_000))
+        recordings.append((encode_audio(audio, "flac"), samples / 16_000))
     for split, count in (("train", clips), ("test", test_clips)):
         with ClipWriter(out / split, "flac") as writer:
             for number in range(count):

@@ -37,7 +37,7 @@ from lorajob.speech.scoring import score
 from lorajob.whisper import ct2
 from lorajob.whisper.conversion import allowed_tokens, delivered_model
 from lorajob.whisper.identity import base_of
-from lorajob.whisper.model import encode, merge_adapter, suppress_less
+from lorajob.whisper.model import encode_features, merge_adapter, suppress_less
 from lorajob.whisper.tokens import Labels
 
 MAX_LOGPROB_DIFFERENCE = 1e-3  # nats for each token; float32 on both sides agrees to about 1e-6
@@ -265,7 +265,7 @@ def log_probabilities(
     ids = labels.encode(text)
     given = torch.tensor([labels.prompt + ids])
     whisper: Any = model
-    heard = encode(whisper.model.encoder, features)
+    heard = encode_features(whisper.model.encoder, features)
     hidden = whisper.model.decoder(input_ids=given[:, :-1], encoder_hidden_states=heard)
     logits = whisper.proj_out(hidden.last_hidden_state)[0]
     spoken = logits[len(labels.prompt) - 1 :, : labels.end].double().log_softmax(-1)

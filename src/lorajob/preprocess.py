@@ -20,7 +20,7 @@ from typing import Literal
 
 from lorajob.cores import threads_a_stage
 from lorajob.corpora import Clip, Corpus, fingerprint, local_copy, open_corpus
-from lorajob.corpora.joined import Part, join_corpora
+from lorajob.corpora.joined import CorpusShare, join_corpora
 from lorajob.corpora.pieces import Piece, pieces
 from lorajob.corpora.report import CorpusReport
 from lorajob.corpora.split import choose_test, sample
@@ -33,7 +33,7 @@ from lorajob.job.results import PreprocessResult
 from lorajob.languages import find_language
 from lorajob.spec import JobSpec, PreprocessConfig
 from lorajob.speech import audio, levels
-from lorajob.speech.clipstore import ClipStore, ClipWriter, encode
+from lorajob.speech.clipstore import ClipStore, ClipWriter, encode_audio
 from lorajob.speech.text import clean, normalise
 from lorajob.storage import cache, places
 from lorajob.storage.urls import public
@@ -108,7 +108,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     )
     if (kept_before := cache.lookup("preprocess", name, out)) is not None:
         log.info("%s: as an earlier job read it", public(spec.corpus))
-        return PreprocessResult(**kept_before)
+        return PreprocessResult.model_validate(kept_before)
     corpus = _opened(spec, sources, language.code, pace)
     selection = select(corpus, spec.preprocess, spec.seed, language.code)
     rows = len(corpus.entries) + corpus.repeated
@@ -162,7 +162,7 @@ def _opened(spec: JobSpec, sources: list[Path], language: str, pace: "_ClipProgr
     test = found.pop() if spec.test_corpus else None
     weights = [spec.corpus_weight, *(each.weight for each in spec.more_corpora)]
     return join_corpora(
-        [Part(corpus, weight) for corpus, weight in zip(found, weights, strict=True)],
+        [CorpusShare(corpus, weight) for corpus, weight in zip(found, weights, strict=True)],
         test,
         spec.preprocess.train_splits,
         spec.preprocess.test_split,
@@ -252,7 +252,7 @@ def prepare_clip(
         fault, detail = levels.SILENT, f"{seconds:.2f} s"
     if fault:
         return Prepared(clip.id, target, text, clip.speaker, reason=fault, detail=detail)
-    encoded = encode(samples, config.audio_format)
+    encoded = encode_audio(samples, config.audio_format)
     return Prepared(
         clip.id,
         target,

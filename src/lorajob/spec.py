@@ -2,9 +2,9 @@
 
 import difflib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import (
@@ -292,14 +292,14 @@ class JobSpec(BaseModel):
         return parse_spec(values)
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, dict[str, object]] = {
     "default": {},
     "fast": {"train": {"epochs": 2, "decoder_only": True}},
     "quality": {"train": {"rank": 64, "alpha": 128}},
 }
 
 
-def parse_spec(values: dict[str, Any]) -> JobSpec:
+def parse_spec(values: Mapping[str, object]) -> JobSpec:
     """Validate a spec. UsageError names the first wrong field, its value and what is allowed."""
     try:
         spec = JobSpec.model_validate(values)
@@ -309,7 +309,7 @@ def parse_spec(values: dict[str, Any]) -> JobSpec:
 
 
 def build_spec(
-    values: dict[str, Any], preset: str = "default", sets: Iterable[str] = ()
+    values: Mapping[str, object], preset: object = "default", sets: Iterable[str] = ()
 ) -> JobSpec:
     """Build a spec from a preset, then `values` (spec file and flags), then `--set a.b=c` lines.
 
@@ -328,7 +328,7 @@ def build_spec(
     return parse_spec(merged)
 
 
-def _parse_value(text: str, line: str) -> Any:
+def _parse_value(text: str, line: str) -> object:
     try:
         value = read_yaml(text)
     except yaml.YAMLError:
@@ -341,22 +341,21 @@ def _parse_value(text: str, line: str) -> Any:
     return value
 
 
-def merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, object], extra: Mapping[str, object]) -> dict[str, object]:
     """`base` with the values of `extra` over it. Mappings are merged, other values replaced."""
     merged = dict(base)
     for key, value in extra.items():
-        if isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = merge(merged[key], value)
+        inner = merged.get(key)
+        if isinstance(value, dict) and isinstance(inner, dict):
+            merged[key] = merge(inner, value)
         else:
             merged[key] = value
     return merged
 
 
-def _nested(keys: list[str], value: Any) -> dict[str, Any]:
-    for key in reversed(keys):
-        value = {key: value}
-    result: dict[str, Any] = value
-    return result
+def _nested(keys: list[str], value: object) -> dict[str, object]:
+    first, *rest = keys
+    return {first: _nested(rest, value) if rest else value}
 
 
 def _explain(error: ValidationError) -> str:

@@ -14,7 +14,7 @@ from lorajob.decoding.fast import FastDecoder, Sound
 from lorajob.decoding.long_form import split
 from lorajob.errors import CorpusError
 from lorajob.languages import find_language
-from lorajob.speech.audio import SAMPLE_RATE, AudioError, Samples, decode
+from lorajob.speech.audio import SAMPLE_RATE, AudioError, Samples, load_audio
 from lorajob.whisper.window import WINDOW_SECONDS
 
 WAITING_SECONDS = 600.0  # audio held in memory to be sorted by length; 40 MB
@@ -48,7 +48,7 @@ def transcribe(
 def _read(path: Path) -> Samples:
     """The samples of a file at 16 kHz. Raises CorpusError."""
     try:
-        return decode(path, WINDOW_SECONDS)
+        return load_audio(path, WINDOW_SECONDS)
     except AudioError:
         pass
     # faster-whisper reads long files in pieces, and knows more formats.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from lorajob.speech.audio import SAMPLE_RATE, AudioError, decode
+from lorajob.speech.audio import SAMPLE_RATE, AudioError, load_audio
 from tests.support.speech import mp3, sound_bytes, tone
 
 
@@ -41,7 +41,7 @@ def pitch(samples: np.ndarray) -> float:
     ],
 )
 def test_what_libsndfile_reads_becomes_16_khz(kind, subtype, rate):
-    samples = decode(sound_bytes(tone(1.0, rate), rate, kind, subtype), 30)
+    samples = load_audio(sound_bytes(tone(1.0, rate), rate, kind, subtype), 30)
     assert samples.dtype == np.float32
     assert samples.ndim == 1
     assert len(samples) == pytest.approx(SAMPLE_RATE, rel=0.1)
@@ -57,23 +57,23 @@ def test_what_libsndfile_cannot_read_goes_through_pyav(container, codec, tmp_pat
     path = tmp_path / "clip"
     path.write_bytes(data)
     for audio in (data, path):
-        samples = decode(audio, 30)
+        samples = load_audio(audio, 30)
         assert len(samples) == pytest.approx(SAMPLE_RATE, rel=0.1)
         assert pitch(samples) == pytest.approx(440, abs=3)
     with pytest.raises(AudioError, match=r"over 0\.5 s"):
-        decode(data, 0.5)
+        load_audio(data, 0.5)
 
 
 def test_channels_are_averaged():
     stereo = np.stack([tone(1.0), np.zeros(SAMPLE_RATE, dtype=np.float32)], axis=1)
-    samples = decode(sound_bytes(stereo, SAMPLE_RATE), 30)
+    samples = load_audio(sound_bytes(stereo, SAMPLE_RATE), 30)
     assert np.abs(samples).max() == pytest.approx(0.15, abs=0.01)
 
 
 def test_exactly_the_limit_is_allowed_and_a_little_more_is_not():
-    assert len(decode(sound_bytes(tone(2.0, 48_000), 48_000), 2.0)) == 2 * SAMPLE_RATE
+    assert len(load_audio(sound_bytes(tone(2.0, 48_000), 48_000), 2.0)) == 2 * SAMPLE_RATE
     with pytest.raises(AudioError) as caught:
-        decode(sound_bytes(tone(2.01, 48_000), 48_000), 2.0)
+        load_audio(sound_bytes(tone(2.01, 48_000), 48_000), 2.0)
     assert caught.value.reason == "too long, over 2 s"
 
 
@@ -84,7 +84,7 @@ def test_a_long_file_is_refused_before_it_is_decoded(monkeypatch):
     data = mp3(3.0)
     monkeypatch.setattr(soundfile.SoundFile, "read", refuse)
     with pytest.raises(AudioError, match="over 2 s"):
-        decode(data, 2.0)
+        load_audio(data, 2.0)
 
 
 @pytest.mark.parametrize(
@@ -102,20 +102,20 @@ def test_what_cannot_be_decoded_is_dropped_by_its_true_reason(data, reason, tmp_
     path.write_bytes(data)
     for audio in (data, path):
         with pytest.raises(AudioError) as caught:
-            decode(audio, 30)
+            load_audio(audio, 30)
         assert caught.value.reason == reason
 
 
 def test_a_missing_file_is_not_found_and_an_empty_one_is_not_audio(tmp_path):
     for audio in (b"", tmp_path / "none.mp3", tmp_path):
         with pytest.raises(AudioError) as caught:
-            decode(audio, 30)
+            load_audio(audio, 30)
         assert caught.value.reason == "not found"
     with pytest.raises(AudioError, match=f"not found: {tmp_path}/none.mp3"):
-        decode(tmp_path / "none.mp3", 30)
+        load_audio(tmp_path / "none.mp3", 30)
     (tmp_path / "empty.wav").touch()
     with pytest.raises(AudioError, match="not audio: 0 bytes"):
-        decode(tmp_path / "empty.wav", 30)
+        load_audio(tmp_path / "empty.wav", 30)
 
 
 @pytest.mark.parametrize(
@@ -144,9 +144,9 @@ def test_what_the_header_promises_must_be_there(kind, subtype, endian, share):
     file = io.BytesIO()
     soundfile.write(file, noise, SAMPLE_RATE, format=kind, subtype=subtype, endian=endian)
     data = file.getvalue()
-    assert len(decode(data, 30)) == pytest.approx(2 * SAMPLE_RATE, abs=1200)
+    assert len(load_audio(data, 30)) == pytest.approx(2 * SAMPLE_RATE, abs=1200)
     with pytest.raises(AudioError) as caught:
-        decode(data[: int(share * len(data))], 30)
+        load_audio(data[: int(share * len(data))], 30)
     assert caught.value.reason == "truncated"
 
 
@@ -158,9 +158,9 @@ def test_what_ffmpeg_reads_is_held_to_its_promise_too(container, codec):
     data = encode_av(tone(2.0, 48_000), 48_000, container, codec)
     with av.open(io.BytesIO(data)) as opened:
         seconds = sum(it.samples for it in opened.decode(audio=0)) / 48_000
-    assert len(decode(data, 30)) / SAMPLE_RATE == pytest.approx(seconds, abs=0.03)
+    assert len(load_audio(data, 30)) / SAMPLE_RATE == pytest.approx(seconds, abs=0.03)
     with pytest.raises(AudioError) as caught:
-        decode(data[: len(data) // 2], 30)
+        load_audio(data[: len(data) // 2], 30)
     assert caught.value.reason == "truncated"
 
 
@@ -174,7 +174,7 @@ def test_lengths_agree_with_ffmpeg(kind, subtype, rate):
     with av.open(io.BytesIO(data)) as opened:
         stream = opened.streams.audio[0]
         seconds = sum(it.samples for it in opened.decode(stream)) / stream.rate
-    assert len(decode(data, 30)) / SAMPLE_RATE == pytest.approx(seconds, abs=0.08)
+    assert len(load_audio(data, 30)) / SAMPLE_RATE == pytest.approx(seconds, abs=0.08)
 
 
 @pytest.mark.parametrize("size", [0, 0x7FFFF000, 0x80000000, 0xFFFFFFFF])
@@ -186,14 +186,14 @@ def test_a_wav_of_unknown_size_is_read_to_its_end(size, tmp_path):
     path = tmp_path / "a.wav"
     path.write_bytes(data)
     for audio in (bytes(data), path):
-        assert len(decode(audio, 30)) == SAMPLE_RATE
+        assert len(load_audio(audio, 30)) == SAMPLE_RATE
         with pytest.raises(AudioError, match="too long"):
-            decode(audio, 0.5)
+            load_audio(audio, 0.5)
 
 
 def test_an_empty_wav_with_more_chunks_stays_empty():
     data = sound_bytes(tone(0), SAMPLE_RATE)
-    assert len(decode(data + b"LIST\x04\x00\x00\x00INFO", 30)) == 0
+    assert len(load_audio(data + b"LIST\x04\x00\x00\x00INFO", 30)) == 0
 
 
 def test_a_video_without_sound_says_so():
@@ -204,27 +204,27 @@ def test_a_video_without_sound_says_so():
         for packet in [*stream.encode(av.VideoFrame(64, 64, "yuv420p")), *stream.encode(None)]:
             output.mux(packet)
     with pytest.raises(AudioError) as caught:
-        decode(file.getvalue(), 30)
+        load_audio(file.getvalue(), 30)
     assert caught.value.reason == "no sound in the file"
 
 
 @pytest.mark.parametrize("other", [-1.0, -0.9, 0.0])
 def test_channels_that_cancel_are_not_averaged_to_silence(other):
     one = tone(1.0)
-    samples = decode(sound_bytes(np.stack([one, other * one], axis=1), SAMPLE_RATE), 30)
+    samples = load_audio(sound_bytes(np.stack([one, other * one], axis=1), SAMPLE_RATE), 30)
     assert np.abs(samples).max() == pytest.approx(0.15 if other == 0 else 0.3, abs=0.01)
 
 
 def test_the_only_loud_channel_of_six_is_heard():
     channels = np.zeros((SAMPLE_RATE, 6), np.float32)
     channels[:, 2] = tone(1.0)
-    samples = decode(sound_bytes(channels, SAMPLE_RATE), 30)
+    samples = load_audio(sound_bytes(channels, SAMPLE_RATE), 30)
     assert np.abs(samples).max() == pytest.approx(0.3, abs=0.01)
 
 
 def test_float_samples_beyond_full_scale_keep_their_shape():
     loud = tone(1.0) * 32768
-    samples = decode(sound_bytes(loud, SAMPLE_RATE, "WAV", "FLOAT"), 30)
+    samples = load_audio(sound_bytes(loud, SAMPLE_RATE, "WAV", "FLOAT"), 30)
     assert samples == pytest.approx(tone(1.0) / 0.3, abs=0.01)
 
 
@@ -239,24 +239,24 @@ def test_a_playlist_is_not_followed_to_other_files(tmp_path):
         path = tmp_path / name
         path.write_text(text)
         with pytest.raises(AudioError, match="not audio"):
-            decode(path, 30)
+            load_audio(path, 30)
 
 
 def test_samples_that_are_no_numbers_are_unreadable():
     samples = tone(1.0)
     samples[100] = np.nan
     with pytest.raises(AudioError, match="not numbers"):
-        decode(sound_bytes(samples, SAMPLE_RATE, "WAV", "FLOAT"), 30)
+        load_audio(sound_bytes(samples, SAMPLE_RATE, "WAV", "FLOAT"), 30)
 
 
 def test_a_flac_that_does_not_know_its_length_is_read_all_the_same():
     data = bytearray(sound_bytes(tone(1.0), SAMPLE_RATE, "FLAC"))
     data[21] &= 0xF0  # the last 36 bits before the checksum: total samples, 0 for unknown
     data[22:26] = bytes(4)
-    assert len(decode(bytes(data), 30)) == SAMPLE_RATE
+    assert len(load_audio(bytes(data), 30)) == SAMPLE_RATE
     with pytest.raises(AudioError, match=r"over 0\.5 s"):
-        decode(bytes(data), 0.5)
+        load_audio(bytes(data), 0.5)
 
 
 def test_an_empty_recording_has_no_samples():
-    assert len(decode(sound_bytes(tone(0), 48_000), 30)) == 0
+    assert len(load_audio(sound_bytes(tone(0), 48_000), 30)) == 0

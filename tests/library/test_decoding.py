@@ -26,7 +26,7 @@ from lorajob.decoding.config import (
     token_limits,
     write_config,
 )
-from lorajob.decoding.fast import FastDecoder, Heard, Sound, best, settle, trips
+from lorajob.decoding.fast import FastDecoder, Sound, Transcript, best, emptied_if_silent, trips
 from lorajob.errors import ModelError
 from lorajob.whisper import ct2
 from lorajob.whisper.tokens import Labels
@@ -35,8 +35,8 @@ HINDI = DecodeConfig(language="hi")
 LOOP = "हाँ हाँ " * 40
 
 
-def heard(text: str = "नमस्ते", mean: float = -0.2, silent: float = 0.0) -> Heard:
-    return Heard(text, 3, mean, silent, 0.0)
+def heard(text: str = "नमस्ते", mean: float = -0.2, silent: float = 0.0) -> Transcript:
+    return Transcript(text, 3, mean, silent, 0.0)
 
 
 def noise(seconds: float, seed: int = 0) -> np.ndarray:
@@ -109,9 +109,11 @@ def test_cut_windows_end_half_a_second_behind_the_longest_clip() -> None:
         (heard(""), False, ""),
     ],
 )
-def test_a_transcript_is_decoded_again_by_whispers_rules(it: Heard, again: bool, text: str) -> None:
+def test_a_transcript_is_decoded_again_by_whispers_rules(
+    it: Transcript, again: bool, text: str
+) -> None:
     assert trips(it, HINDI) == again
-    assert settle(it, HINDI).text == text
+    assert emptied_if_silent(it, HINDI).text == text
 
 
 def test_when_every_temperature_fails_the_most_probable_fluent_text_is_taken() -> None:

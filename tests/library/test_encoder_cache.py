@@ -44,7 +44,7 @@ def encoded_windows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         heard.append(len(features))
         return encode(encoder, features)
 
-    monkeypatch.setattr(loss, "encode", counted)
+    monkeypatch.setattr(loss, "encode_features", counted)
     return heard
 
 

@@ -8,7 +8,7 @@ import pytest
 from lorajob import preprocess
 from lorajob.cli.spec_options import corpus_values
 from lorajob.corpora import open_corpus
-from lorajob.corpora.joined import Part, join_corpora
+from lorajob.corpora.joined import CorpusShare, join_corpora
 from lorajob.errors import UsageError
 from lorajob.job.jobdir import JobDir
 from lorajob.job.report import Report
@@ -38,7 +38,9 @@ def test_a_share_of_the_training_clips_is_sampled_by_the_seed(tmp_path):
     a, b = opened(corpus(tmp_path, "a", 10, 2), corpus(tmp_path, "b", 20, 4))
     chosen = {}
     for seed in (0, 0, 1):
-        joined = join_corpora([Part(a), Part(b, 0.3)], None, ("train", "dev"), "test", seed)
+        joined = join_corpora(
+            [CorpusShare(a), CorpusShare(b, 0.3)], None, ("train", "dev"), "test", seed
+        )
         assert joined.splits == {"train": 10 + 6, "test": 2 + 4}
         chosen.setdefault(seed, set()).add(frozenset(it.id for it in joined.entries))
     assert len(chosen[0]) == 1 and chosen[0] != chosen[1]
@@ -47,7 +49,7 @@ def test_a_share_of_the_training_clips_is_sampled_by_the_seed(tmp_path):
 def test_clips_of_the_same_name_stay_apart_and_keep_their_audio(tmp_path):
     a, b = corpus(tmp_path, "a", 2), corpus(tmp_path, "b", 2)
     put(b / "1.wav", sound(5))
-    joined = join_corpora([Part(it) for it in opened(a, b)], None, ("train",), "test", 0)
+    joined = join_corpora([CorpusShare(it) for it in opened(a, b)], None, ("train",), "test", 0)
     clips = {clip.id: clip for clip in joined.clips(["train"])}
     assert list(clips) == ["0.wav", "1.wav", "2/0.wav", "2/1.wav"]
     assert (clips["2/1.wav"].text, clips["2/1.wav"].audio) == ("b 1", b / "1.wav")
@@ -56,7 +58,7 @@ def test_clips_of_the_same_name_stay_apart_and_keep_their_audio(tmp_path):
 @pytest.mark.parametrize(("held_out", "tested"), [(0, 5), (2, 2)])
 def test_a_corpus_to_test_on_replaces_the_test_splits(tmp_path, held_out, tested):
     a, c = opened(corpus(tmp_path, "a", 4, 3), corpus(tmp_path, "c", 5 - held_out, held_out))
-    joined = join_corpora([Part(a)], c, ("train", "dev"), "test", 0)
+    joined = join_corpora([CorpusShare(a)], c, ("train", "dev"), "test", 0)
     assert joined.splits == {"train": 4, "test": tested}
     assert {it.text[0] for it in joined.entries if it.split == "test"} == {"c"}
 

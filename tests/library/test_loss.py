@@ -8,7 +8,7 @@ from torch import nn
 
 from lorajob.training.loss import CHUNK_TOKENS, cross_entropy
 from lorajob.whisper.features import pad_windows
-from lorajob.whisper.model import encode, load_whisper
+from lorajob.whisper.model import encode_features, load_whisper
 from lorajob.whisper.window import FRAME_SAMPLES, WINDOW_SAMPLES
 
 CHUNK = CHUNK_TOKENS["cpu"]
@@ -61,8 +61,10 @@ def test_the_encoder_takes_fewer_frames_and_is_transformers_at_full_length(
     model = load_whisper(tiny_whisper).eval()
     encoder = model.model.encoder
     features = torch.randn(2, 80, 3000)
-    torch.testing.assert_close(encode(encoder, features), encoder(features).last_hidden_state)
-    short = encode(encoder, features[..., :400])
+    torch.testing.assert_close(
+        encode_features(encoder, features), encoder(features).last_hidden_state
+    )
+    short = encode_features(encoder, features[..., :400])
     assert short.shape == (2, 200, 64)
     encoder.config.max_source_positions = 200  # transformers', told to take as few
     encoder.embed_positions = nn.Embedding.from_pretrained(encoder.embed_positions.weight[:200])

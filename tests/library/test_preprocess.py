@@ -240,7 +240,7 @@ def test_a_second_job_on_the_same_corpus_reads_no_audio(tmp_path, run, monkeypat
     first, out = run(corpus)
     assert "as an earlier job read it" not in caplog.text
     monkeypatch.setattr(
-        "lorajob.speech.audio.decode", lambda *_: pytest.fail("audio was decoded again")
+        "lorajob.speech.audio.load_audio", lambda *_: pytest.fail("audio was decoded again")
     )
     again, copy = run(corpus, attempt=2)
     assert "as an earlier job read it" in caplog.text

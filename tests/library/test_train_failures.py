@@ -20,7 +20,7 @@ from lorajob.speech.clipstore import ClipStore
 from lorajob.stage import run_stage
 from lorajob.training import checkpoint
 from lorajob.training.checkpoint import flatten_optimizer, take_over
-from lorajob.training.dataset import Batch, WindowDataset, collate
+from lorajob.training.dataset import PaddedBatch, WindowDataset, collate
 from lorajob.training.loss import WhisperLoss
 from lorajob.training.packing import Window
 from lorajob.training.trainer import start_run
@@ -43,7 +43,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_steps(
     run_stage("train", plain, 1, Report("train"))
     fits, forward = 1, WhisperLoss.forward
 
-    def small_card(self: Any, batch: Batch) -> torch.Tensor:
+    def small_card(self: Any, batch: PaddedBatch) -> torch.Tensor:
         if batch.audio is not None and batch.audio.numel() > fits * WINDOW_SAMPLES:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(self, batch)

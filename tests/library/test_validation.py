@@ -22,7 +22,7 @@ from lorajob.training.held_back import HeldBack, hold_back, plan_points
 from lorajob.training.loop import prepare
 from lorajob.training.validation import Validator
 from lorajob.whisper.features import LogMel, pad_windows
-from lorajob.whisper.model import encode
+from lorajob.whisper.model import encode_features
 from tests.support.tiny import make_job
 from tests.support.training import SHORT, StopAt, adapter_bytes, history
 
@@ -200,7 +200,7 @@ def without_cache(validator: Validator, clip: int, limit: int) -> str:
     model, settings = loss.whisper, loss.whisper.generation_config
     assert validator.cut
     features = LogMel(80)(pad_windows([validator.store.audio(clip)], cut=True))
-    heard = encode(model.model.encoder, features)
+    heard = encode_features(model.model.encoder, features)
     said: list[int] = []
     while len(said) < limit:
         given = torch.tensor([[*labels.prompt, *said]])

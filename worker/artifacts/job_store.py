@@ -18,9 +18,18 @@ import json
 import logging
 import re
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from lorajob.job.jobdir import MANIFEST, REPORT, STAGES, JobDir, hash_file, write_json
+from lorajob.job.jobdir import (
+    MANIFEST,
+    REPORT,
+    STAGES,
+    FileEntry,
+    Files,
+    JobDir,
+    Manifest,
+    hash_file,
+    write_json,
+)
 from lorajob.job.results import StageResult
 from lorajob.spec import JobSpec
 from lorajob.storage.folders import job_lock, locked, remove_folder
@@ -41,7 +50,6 @@ NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 STORED = ".stored"  # a folder beside a job's stages: marks what the store has of them
 
-Manifest = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 
@@ -70,7 +78,7 @@ class JobStore:
         self._point(stage, attempt, manifest)
         self._mark(stage, manifest)
 
-    def push_files(self, folder: Path, files: Manifest, target: str, check: Check) -> None:
+    def push_files(self, folder: Path, files: Files, target: str, check: Check) -> None:
         """Upload the files that are missing or different in the store."""
         there = self.store.names(target)
         for name, entry in files.items():
@@ -246,7 +254,7 @@ class JobStore:
         text = json.dumps(manifest | {"tree": tree_name(manifest)}, ensure_ascii=False, indent=2)
         self.store.write(f"{stage}/attempt-{attempt}.json", text.encode())
 
-    def _is(self, key: str, entry: dict[str, Any], check: Check) -> bool:
+    def _is(self, key: str, entry: FileEntry, check: Check) -> bool:
         return self.store.hash(key, check) == str(entry["sha256"])
 
     def _mark(self, stage: str, manifest: Manifest) -> None:

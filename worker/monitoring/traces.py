@@ -12,7 +12,7 @@ import os
 import time
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.records.records import Claim
@@ -29,7 +29,11 @@ logger = logging.getLogger(__name__)
 
 def tell_attempt(record: JobRecord, claim: Claim, worker: str, outcome: str, began: float) -> None:
     """Export the span of an attempt that has just ended. Never raises."""
-    attributes = {"stage": claim.stage, "attempt": claim.attempt, "worker": worker}
+    attributes: dict[str, str | int] = {
+        "stage": claim.stage,
+        "attempt": claim.attempt,
+        "worker": worker,
+    }
     _tell(_Span(record, claim.stage, outcome, began, time.time(), attributes))
 
 
@@ -82,7 +86,7 @@ class _Span:
     outcome: str
     began: float
     ended: float
-    attributes: dict[str, Any]
+    attributes: dict[str, str | int]
 
 
 def _tell(span: _Span) -> None:
@@ -110,7 +114,7 @@ def _export(told: _Span) -> None:
         stage or "job", context=parent, start_time=_nanoseconds(told.began)
     )
     span.set_attributes(
-        {"job": record.id, "language": record.language, "outcome": outcome} | told.attributes
+        {"job": record.id, "language": record.language, "outcome": outcome, **told.attributes}
     )
     if outcome not in GOOD:
         span.set_status(trace.Status(trace.StatusCode.ERROR, outcome))

@@ -34,7 +34,7 @@ LONGEST_PAUSE_SECONDS = 900.0  # between two attempts, as in transitions.lua
 DAMAGED = "lorajob:damaged"  # hash: the jobs that were set aside -> why
 PAGE = 500  # records read at a time
 Settled = Literal["settled", "stopped", "superseded"]
-Heard = Literal["held", "cancelled", "superseded", "forgotten"]
+LeaseAnswer = Literal["held", "cancelled", "superseded", "forgotten"]
 Requeued = Literal["queued", "later", "cancelled", "failed", "superseded"]
 Expired = Literal["queued", "cancelled", "failed", "held"]
 
@@ -241,7 +241,7 @@ class Records:
         claim: Claim,
         progress: Progress | None = None,
         lease_seconds: float = 0,
-    ) -> Heard:
+    ) -> LeaseAnswer:
         """Write progress and renew the lease, if given. Returns whether to continue.
 
         An expired lease is renewed unless the stage has a later claim. Progress with a newer
@@ -252,7 +252,7 @@ class Records:
         saved = None if progress is None else progress.checkpoint
         checkpoint = "" if saved is None else saved
         answer = self._by_owner("touch", claim, text, checkpoint, lease_seconds)
-        return cast(Heard, answer)
+        return cast(LeaseAnswer, answer)
 
     def commit(self, claim: Claim, result: StageResult) -> Settled:
         """The stage succeeded; the next is queued. `stopped`: the job was cancelled, too."""

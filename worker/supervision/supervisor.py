@@ -103,7 +103,7 @@ class Said:
     """The latest event of each kind from a stage. The reader's thread writes it."""
 
     progress: Progress | None = None
-    error: dict[str, Any] | None = None
+    error: dict[str, object] | None = None
     heard_at: float = field(default_factory=time.monotonic)  # of its last step, or its start
     stepped: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)

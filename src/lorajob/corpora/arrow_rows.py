@@ -3,7 +3,7 @@
 A value of the audio column is a file's bytes, a path, or both in {"bytes", "path"}.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -23,7 +23,7 @@ TEXTS = (*TEXT_COLUMNS, "raw_transcription", "normalized_text")
 
 
 @dataclass(frozen=True)
-class Part:
+class ArrowFile:
     """A file of rows. `open(columns)` yields batches; without columns it yields all."""
 
     name: str
@@ -50,7 +50,7 @@ class Columns:
         return [name for name in dict.fromkeys(found) if name]
 
 
-def find_columns(place: Place, part: Part) -> Columns:
+def find_columns(place: Place, part: ArrowFile) -> Columns:
     """The columns of the roles, by their names or as mapped. Raises CorpusError without one."""
     names = {name.strip().lower(): name for name in part.schema.names}
 
@@ -81,7 +81,7 @@ def _audio_features(schema: Any) -> list[str]:
     return [it.name.lower() for it in found if it.type.get_field_index("bytes") >= 0]
 
 
-def read_entries(place: Place, parts: Sequence[Part], tick: Tick | None) -> list[Entry]:
+def read_entries(place: Place, parts: Sequence[ArrowFile], tick: Tick | None) -> list[Entry]:
     """An entry for each row. Its source is the part's number and the row."""
     entries: list[Entry] = []
     ids: dict[str, int] = {}
@@ -110,7 +110,11 @@ def _path_column(schema: Any, audio: str) -> str | None:
 
 
 def _entry(
-    part: Part, columns: Columns, values: dict[str, Any], source: str, ids: dict[str, int]
+    part: ArrowFile,
+    columns: Columns,
+    values: Mapping[str, object],
+    source: str,
+    ids: dict[str, int],
 ) -> Entry:
     audio = values.get(columns.audio)
     path = audio.get("path") if isinstance(audio, dict) else audio
@@ -142,7 +146,7 @@ class ArrowAudio:
     """Audio in the rows of parts."""
 
     place: Place
-    parts: Sequence[Part]
+    parts: Sequence[ArrowFile]
 
     def read(self, entries: list[Entry]) -> Iterator[Clip]:
         wanted: dict[int, dict[int, Entry]] = {}
@@ -152,7 +156,7 @@ class ArrowAudio:
         for number in sorted(wanted):
             yield from self._read_part(self.parts[number], wanted[number])
 
-    def _read_part(self, part: Part, wanted: dict[int, Entry]) -> Iterator[Clip]:
+    def _read_part(self, part: ArrowFile, wanted: dict[int, Entry]) -> Iterator[Clip]:
         audio = find_columns(self.place, part).audio
         row, last = 0, max(wanted)
         with part.open([audio]) as batches:
@@ -165,7 +169,7 @@ class ArrowAudio:
                         yield self._clip(part, entry, column[index].as_py())
                 row += batch.num_rows
 
-    def _clip(self, part: Part, entry: Entry, value: Any) -> Clip:
+    def _clip(self, part: ArrowFile, entry: Entry, value: Any) -> Clip:
         data = value.get("bytes") if isinstance(value, dict) else value
         path = value.get("path") if isinstance(value, dict) else value
         if isinstance(data, bytes):

@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lorajob.corpora.clip import Clip, Corpus
 from lorajob.corpora.names import is_audio
@@ -85,7 +84,7 @@ def _write_manifest(corpus: Corpus, folder: Path, left_out: Counter[str]) -> int
                 recordings += 1
                 _copy(clip.audio, folder / name)
             last = clip.audio
-            row: dict[str, Any] = {"audio": name, "text": clip.text, "split": clip.split}
+            row: dict[str, object] = {"audio": name, "text": clip.text, "split": clip.split}
             row |= {"speaker": clip.speaker} if clip.speaker else {}
             row |= {"start": clip.start} if clip.is_segment else {}
             row |= {"end": clip.end} if clip.end is not None else {}
@@ -113,7 +112,7 @@ def _write_parquet(corpus: Corpus, target: Path, left_out: Counter[str]) -> int:
     }
     known = json.dumps({"info": {"features": features}})
     schema = pa.schema([("audio", audio), *texts], metadata={"huggingface": known})
-    count, rows = 0, list[dict[str, Any]]()
+    count, rows = 0, list[dict[str, object]]()
     with pq.ParquetWriter(target, schema) as writer:
         for row in _rows(corpus, left_out):
             rows.append(row)
@@ -126,7 +125,7 @@ def _write_parquet(corpus: Corpus, target: Path, left_out: Counter[str]) -> int:
     return count
 
 
-def _rows(corpus: Corpus, left_out: Counter[str]) -> Iterator[dict[str, Any]]:
+def _rows(corpus: Corpus, left_out: Counter[str]) -> Iterator[dict[str, object]]:
     # A segment of any length is written: whether it is too long is for the job to say.
     for number, piece in enumerate(pieces(_clips(corpus, left_out), float("inf"))):
         clip = piece.clip

@@ -169,8 +169,8 @@ def _write_rows(rows: Any, folder: Path, split: str, check: Check) -> None:
             writer.close()
 
 
-def _batches(rows: Iterable[dict[str, Any]], check: Check) -> Iterator[list[dict[str, Any]]]:
-    batch: list[dict[str, Any]] = []
+def _batches(rows: Iterable[dict[str, object]], check: Check) -> Iterator[list[dict[str, object]]]:
+    batch: list[dict[str, object]] = []
     for row in rows:
         check()
         batch.append(row)

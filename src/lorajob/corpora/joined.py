@@ -8,7 +8,7 @@ from lorajob.corpora.split import sample
 
 
 @dataclass(frozen=True)
-class Part:
+class CorpusShare:
     """A corpus, and the share of its training clips that is used."""
 
     corpus: Corpus
@@ -16,7 +16,7 @@ class Part:
 
 
 def join_corpora(
-    parts: Sequence[Part],
+    parts: Sequence[CorpusShare],
     test: Corpus | None,
     train_splits: Collection[str],
     test_split: str,

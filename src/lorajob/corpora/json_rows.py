@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from lorajob.corpora.names import split_of, stem
 from lorajob.corpora.place import Place
@@ -12,7 +11,7 @@ from lorajob.errors import CorpusError
 SUFFIXES = (".json", ".jsonl")
 MAX_LIST_BYTES = 1 << 30  # of a file that is one list, which is read as a whole
 
-Object = dict[str, Any]
+Object = dict[str, object]
 
 
 def json_tables(place: Place, fits: Callable[[Object], bool]) -> list[tuple[str, str | None]]:

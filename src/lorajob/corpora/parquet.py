@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from lorajob.corpora.arrow_rows import BATCH_ROWS, ArrowAudio, Part, find_columns, read_entries
+from lorajob.corpora.arrow_rows import BATCH_ROWS, ArrowAudio, ArrowFile, find_columns, read_entries
 from lorajob.corpora.clip import TRAIN, Corpus, Tick
 from lorajob.corpora.names import split_name, split_of, split_of_folders, stem
 from lorajob.corpora.place import Place
@@ -40,7 +40,7 @@ def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
     return Corpus(tuple(read_entries(place, parts, tick)), ArrowAudio(place, parts))
 
 
-def _parts(place: Place, language: str) -> list[Part]:
+def _parts(place: Place, language: str) -> list[ArrowFile]:
     names = list(_names(place))
     locales = {name: name.partition("/")[0].partition("_")[0] for name in names if "/" in name}
     locales = {name: code for name, code in locales.items() if is_locale(code)}
@@ -52,7 +52,7 @@ def _parts(place: Place, language: str) -> list[Part]:
     return [_part(place, name) for name in names]
 
 
-def _part(place: Place, name: str) -> Part:
+def _part(place: Place, name: str) -> ArrowFile:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -69,7 +69,7 @@ def _part(place: Place, name: str) -> Part:
             schema = table.schema_arrow
     except (pa.ArrowException, OSError) as error:
         raise CorpusError(f"{place.path}: {name} is not a whole Parquet file: {error}") from None
-    return Part(name, _split(place, name), name.rpartition("/")[0], schema, opened)
+    return ArrowFile(name, _split(place, name), name.rpartition("/")[0], schema, opened)
 
 
 def _split(place: Place, name: str) -> str:

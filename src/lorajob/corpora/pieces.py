@@ -19,7 +19,7 @@ class Piece:
     def samples(self, max_seconds: float) -> audio.Samples:
         """The clip's samples, mono at 16 kHz. Raises AudioError with the reason to drop it."""
         found = self.cut(max_seconds)
-        return audio.decode(self.clip.audio, max_seconds) if found is None else found.mono()
+        return audio.load_audio(self.clip.audio, max_seconds) if found is None else found.mono()
 
     def cut(self, max_seconds: float) -> Cut | None:
         """The segment of the recording; None if the clip is all of it. Raises AudioError."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from lorajob.corpora.arrow_rows import ArrowAudio, Part, find_columns, read_entries
+from lorajob.corpora.arrow_rows import ArrowAudio, ArrowFile, find_columns, read_entries
 from lorajob.corpora.clip import TRAIN, Corpus, Tick
 from lorajob.corpora.names import split_name, split_of
 from lorajob.corpora.place import Place
@@ -38,12 +38,12 @@ def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
     return Corpus(tuple(read_entries(place, parts, tick)), ArrowAudio(place, parts))
 
 
-def _parts(place: Place) -> list[Part]:
+def _parts(place: Place) -> list[ArrowFile]:
     folders = [""] if _is_dataset(place, "") else place.folders()
     return [part for folder in folders if _is_dataset(place, folder) for part in _of(place, folder)]
 
 
-def _of(place: Place, folder: str) -> list[Part]:
+def _of(place: Place, folder: str) -> list[ArrowFile]:
     state = _json(place, f"{folder}/{STATE}" if folder else STATE)
     named = folder or state.get("_split") or ""
     split = (split_of(named) or split_name(named) or TRAIN) if isinstance(named, str) else TRAIN
@@ -57,7 +57,7 @@ def _of(place: Place, folder: str) -> list[Part]:
     return [_part(place, name, split, folder) for name in names]
 
 
-def _part(place: Place, name: str, split: str, folder: str) -> Part:
+def _part(place: Place, name: str, split: str, folder: str) -> ArrowFile:
     import pyarrow as pa
 
     @contextmanager
@@ -73,7 +73,7 @@ def _part(place: Place, name: str, split: str, folder: str) -> Part:
             schema = stream.schema
     except (pa.ArrowException, OSError) as error:
         raise CorpusError(f"{place.path}: {name} is not an Arrow file: {error}") from None
-    return Part(name, split, folder, schema, opened)
+    return ArrowFile(name, split, folder, schema, opened)
 
 
 def _selected(batch: Any, columns: Sequence[str] | None) -> Any:

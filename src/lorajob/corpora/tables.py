@@ -10,8 +10,8 @@ import itertools
 import json
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import IO, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import IO
 
 from lorajob.corpora.clip import Entry
 from lorajob.errors import CorpusError
@@ -118,7 +118,7 @@ def read_jsonl(lines: Iterable[str], name: str) -> Iterator[Row]:
         yield json_row(value, number, fault)
 
 
-def json_row(value: dict[str, Any], number: int, fault: str = "") -> Row:
+def json_row(value: Mapping[str, object], number: int, fault: str = "") -> Row:
     """The row of a JSON object. null becomes ""."""
     row = Row((), number, fault)
     for key, item in value.items():
@@ -131,7 +131,7 @@ def json_row(value: dict[str, Any], number: int, fault: str = "") -> Row:
     return row
 
 
-def parse_object(line: str) -> tuple[dict[str, Any], str]:
+def parse_object(line: str) -> tuple[dict[str, object], str]:
     """The JSON object of a line, and the fault if the line is not such an object."""
     try:
         value = json.loads(line)

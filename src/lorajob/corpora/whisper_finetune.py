@@ -9,7 +9,6 @@ A row is one clip. A row over 30 s, or without `sentence`, gives a clip for each
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 from lorajob.corpora.clip import TRAIN, Corpus, Entry, Tick
 from lorajob.corpora.json_rows import Object, json_objects, json_tables
@@ -69,9 +68,9 @@ def _parts(place: Place, row: Object) -> Iterator[tuple[str, Span, str]]:
     """Text, span and fault of each clip of a row."""
     sentences = row.get("sentences")
     (key,) = column(place, "text", ("sentence",))
-    timed = isinstance(sentences, list) and bool(sentences)
-    if timed and (not row.get(key) or _seconds(row) > LONGEST_SECONDS):
-        for sentence in sentences if isinstance(sentences, list) else ():
+    whole = row.get(key) and _seconds(row) <= LONGEST_SECONDS
+    if isinstance(sentences, list) and sentences and not whole:
+        for sentence in sentences:
             yield _part(sentence, "text") if isinstance(sentence, dict) else _NO_SENTENCE
     else:
         yield _part({**_times(row), key: row.get(key)}, key)
@@ -80,7 +79,7 @@ def _parts(place: Place, row: Object) -> Iterator[tuple[str, Span, str]]:
 _NO_SENTENCE = ("", WHOLE, "sentence that is not a JSON object")
 
 
-def _part(values: dict[str, Any], key: str) -> tuple[str, Span, str]:
+def _part(values: Object, key: str) -> tuple[str, Span, str]:
     try:
         times = {name: text_of(values.get(name)) for name in ("start", "end")}
         return text_of(values.get(key)), span_of(times), ""
@@ -88,7 +87,7 @@ def _part(values: dict[str, Any], key: str) -> tuple[str, Span, str]:
         return "", WHOLE, str(error)
 
 
-def _times(row: Object) -> dict[str, Any]:
+def _times(row: Object) -> Object:
     audio = row.get("audio")
     if not isinstance(audio, dict):
         return {}
@@ -97,7 +96,9 @@ def _times(row: Object) -> dict[str, Any]:
 
 def _seconds(row: Object) -> float:
     """The length of the row's audio, if the row states it."""
-    ends = [it.get("end") for it in row.get("sentences") or () if isinstance(it, dict)]
+    sentences = row.get("sentences")
+    listed = sentences if isinstance(sentences, list) else []
+    ends = [it.get("end") for it in listed if isinstance(it, dict)]
     numbers = [it for it in (row.get("duration"), *ends) if isinstance(it, int | float)]
     return max(numbers, default=0.0)
 
@@ -120,5 +121,6 @@ def _language_fault(row: Object, language: str) -> str:
 
 
 def _fits(row: Object) -> bool:
-    has_path = isinstance(row.get("audio"), dict) and "path" in row["audio"]
+    audio = row.get("audio")
+    has_path = isinstance(audio, dict) and "path" in audio
     return has_path and ("sentence" in row or "sentences" in row)

@@ -44,7 +44,7 @@ class Sound:
 
 
 @dataclass(frozen=True)
-class Heard:
+class Transcript:
     """A transcript, and the values that decide whether it is kept."""
 
     text: str
@@ -91,7 +91,7 @@ class FastDecoder:
         sounds: Sequence[Sound],
         batch_windows: int = BATCH_WINDOWS,
         done: Callable[[int], None] = lambda clips: None,
-    ) -> list[Heard]:
+    ) -> list[Transcript]:
         """The transcripts of `sounds`, in their order.
 
         `batch_windows` windows of 30 s are decoded at a time, or as much audio in cut windows.
@@ -116,7 +116,7 @@ class FastDecoder:
             waiting = [place for place in waiting if trips(tries[place][-1], config)]
         failed = set(waiting)
         return [
-            settle(best(it, config) if place in failed else it[-1], config)
+            emptied_if_silent(best(it, config) if place in failed else it[-1], config)
             for place, it in sorted(tries.items())
         ]
 
@@ -126,7 +126,7 @@ class FastDecoder:
         batch_windows: int,
         temperature: float,
         done: Callable[[int], None],
-    ) -> Iterator[tuple[int, Heard]]:
+    ) -> Iterator[tuple[int, Transcript]]:
         """Decode all `sounds` once. Yields (place, transcript), the longest sounds first."""
         order = sorted(range(len(sounds)), key=lambda place: -sounds[place].seconds)
         seconds = [sounds[place].seconds for place in order]
@@ -201,13 +201,13 @@ class FastDecoder:
         )
         return futures
 
-    def _heard(self, result: Any, limit: int, temperature: float) -> Heard:
+    def _heard(self, result: Any, limit: int, temperature: float) -> Transcript:
         tokens = result.sequences_ids[0]
         # The score is the mean over the tokens; Whisper's mean counts the end token too.
         mean = result.scores[0] * len(tokens) / (len(tokens) + 1)
         kept = tokens[:limit]
         text = self.labels.decode(kept)
-        return Heard(text, len(kept), mean, result.no_speech_prob, temperature)
+        return Transcript(text, len(kept), mean, result.no_speech_prob, temperature)
 
     def _load(self, workers: int | None = None) -> Any:
         """The model on the GPU, or on the CPU if there is no GPU.
@@ -299,39 +299,39 @@ def decode(
     return [it.text for it in heard]
 
 
-def trips(heard: Heard, config: DecodeConfig) -> bool:
+def trips(heard: Transcript, config: DecodeConfig) -> bool:
     """Whether a transcript has to be decoded again, by openai/whisper's rules."""
     if is_silent(heard, config):
         return False
     return _repeats(heard, config) or _improbable(heard, config)
 
 
-def is_silent(heard: Heard, config: DecodeConfig) -> bool:
+def is_silent(heard: Transcript, config: DecodeConfig) -> bool:
     """Whether the audio has no speech: probably none, and an improbable transcript."""
     if config.no_speech is None or config.log_probability is None:
         return False
     return heard.no_speech > config.no_speech and _improbable(heard, config)
 
 
-def best(tries: Sequence[Heard], config: DecodeConfig) -> Heard:
+def best(tries: Sequence[Transcript], config: DecodeConfig) -> Transcript:
     """The most probable of the transcripts that all tripped; if possible one without repetition."""
     fluent = [it for it in tries if not _repeats(it, config)]
     return max(fluent or tries, key=lambda it: it.log_probability)
 
 
-def settle(heard: Heard, config: DecodeConfig) -> Heard:
+def emptied_if_silent(heard: Transcript, config: DecodeConfig) -> Transcript:
     """The transcript; empty if the audio is silent."""
     if not is_silent(heard, config):
         return heard
-    return Heard("", 0, heard.log_probability, heard.no_speech, heard.temperature)
+    return Transcript("", 0, heard.log_probability, heard.no_speech, heard.temperature)
 
 
-def _repeats(heard: Heard, config: DecodeConfig) -> bool:
+def _repeats(heard: Transcript, config: DecodeConfig) -> bool:
     limit = config.compression_ratio
     return limit is not None and heard.compression_ratio > limit
 
 
-def _improbable(heard: Heard, config: DecodeConfig) -> bool:
+def _improbable(heard: Transcript, config: DecodeConfig) -> bool:
     limit = config.log_probability
     return limit is not None and heard.log_probability < limit
 

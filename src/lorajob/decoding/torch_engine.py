@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from lorajob.whisper.ct2_import import read_whisper
-from lorajob.whisper.model import encode
+from lorajob.whisper.model import encode_features
 from lorajob.whisper.tokens import Labels
 
 STEPS_UNREAD = 8  # steps between two checks whether all rows have ended
@@ -85,7 +85,7 @@ class TorchEngine:
         """
         model, device = self.model, self.model.device
         log_mel = torch.as_tensor(features).to(device, model.dtype, non_blocking=True)
-        heard = encode(model.model.encoder, log_mel)
+        heard = encode_features(model.model.encoder, log_mel)
         copies = best_of if temperature > 0 else 1
         heard = heard.repeat_interleave(copies, 0)
         count = len(heard)
@@ -142,7 +142,7 @@ def load_engine(folder: Path, labels: Labels, device: str) -> TorchEngine:
     Raises ModelError if the model's format is unknown.
     """
     config, weights = read_whisper(folder / "model.bin")
-    model = WhisperForConditionalGeneration(WhisperConfig(**config))
+    model = WhisperForConditionalGeneration(WhisperConfig.from_dict(config))
     state = {name: torch.tensor(it) for name, it in weights.items()}
     state["proj_out.weight"] = state["model.decoder.embed_tokens.weight"]
     model.load_state_dict(state)

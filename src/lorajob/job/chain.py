@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from lorajob.errors import StageError
-from lorajob.job.jobdir import MANIFEST, STAGES, JobDir, hash_files
+from lorajob.job.jobdir import MANIFEST, STAGES, Files, JobDir, hash_files
 from lorajob.job.results import StageResult
 
 
@@ -26,11 +26,11 @@ def finished_stages(job: JobDir) -> dict[str, StageResult]:
     return found
 
 
-def manifest_files(job: JobDir, stage: str) -> dict[str, dict[str, object]]:
+def manifest_files(job: JobDir, stage: str) -> Files:
     """Name -> size and hash of the files that a stage committed. Raises StageError."""
     path = job.stage_dir(stage) / MANIFEST
     try:
-        files: dict[str, dict[str, object]] = dict(json.loads(path.read_bytes())["files"])
+        files: Files = dict(json.loads(path.read_bytes())["files"])
     except (OSError, ValueError, LookupError, TypeError):
         raise StageError(f"{path} is missing or damaged") from None
     return files

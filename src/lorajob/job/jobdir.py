@@ -17,7 +17,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from lorajob.errors import AttemptSuperseded, StageError
 
@@ -29,6 +29,25 @@ JOB_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 MANIFEST = "manifest.json"
 REPORT = "report.html"
 MARK = ".attempt"  # file in an attempt's folder until the commit
+
+
+class FileEntry(TypedDict):
+    """What a manifest says of a file."""
+
+    bytes: int
+    sha256: str
+
+
+Files = dict[str, FileEntry]  # by the name below the manifest's folder
+
+
+class Manifest(TypedDict):
+    """The JSON of a manifest."""
+
+    files: Files
+    stage: NotRequired[str]  # of a stage; a checkpoint has only `files`
+    result: NotRequired[dict[str, object]]
+    tree: NotRequired[str]  # in a store: the folder of the files
 
 
 @dataclass(frozen=True)
@@ -136,7 +155,7 @@ class JobDir:
                 return standing
             raise AttemptSuperseded(f"{attempt_dir}: a later attempt has taken over") from None
         files = hash_files(attempt_dir)
-        manifest = {"stage": stage, "files": files, "result": result.as_json()}
+        manifest: Manifest = {"stage": stage, "files": files, "result": result.as_json()}
         write_json(attempt_dir / MANIFEST, manifest)
         sync_tree(attempt_dir)
         try:
@@ -151,9 +170,9 @@ class JobDir:
         return result
 
 
-def hash_files(folder: Path) -> dict[str, dict[str, int | str]]:
+def hash_files(folder: Path) -> Files:
     """Relative name -> {bytes, sha256} of each file below `folder`, without the manifest."""
-    files: dict[str, dict[str, int | str]] = {}
+    files: Files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name != MANIFEST:

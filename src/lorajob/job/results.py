@@ -5,7 +5,6 @@ Each stage returns its own model. `lorajob.stage` adds its cost: `seconds`, `cpu
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
@@ -19,7 +18,7 @@ class AsWritten(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     @model_serializer(mode="wrap")
-    def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
         fields = write(self).items()
         return {name: value for name, value in fields if name in self.model_fields_set}
 
@@ -119,7 +118,7 @@ class StageResult(AsWritten):
     base_commit: str | None = None  # its commit on the Hub; None for a model from elsewhere
     inputs: dict[str, str] | None = None  # earlier stage -> hash of the files that it committed
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """The result as JSON values."""
         return self.model_dump(mode="json")
 

@@ -2,7 +2,6 @@
 
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import altair as alt
 
@@ -15,10 +14,10 @@ KINDS = {"substituted": "#E69F00", "deleted": "#56B4E9", "inserted": "#CC79A7"}
 
 BELOW = alt.Legend(orient="bottom")
 
-Spec = dict[str, Any]
+VegaLite = Mapping[str, object]  # a specification of a chart
 
 
-def all_charts(findings: Findings) -> dict[str, Spec]:
+def all_charts(findings: Findings) -> dict[str, VegaLite]:
     """Name -> Vega-Lite specification, of each chart for which the job has data."""
     made: dict[str, Callable[[Findings], alt.TopLevelMixin | None]] = {
         "rates": rates,
@@ -34,8 +33,8 @@ def all_charts(findings: Findings) -> dict[str, Spec]:
     return {name: chart.to_dict() for name, chart in found.items() if chart is not None}
 
 
-def _data(rows: list[dict[str, Any]]) -> alt.Data:
-    return alt.Data(values=rows)
+def _data(rows: Sequence[Mapping[str, object]]) -> alt.Data:
+    return alt.Data(values=[dict(row) for row in rows])
 
 
 def _models(findings: Findings) -> alt.Color:
@@ -55,7 +54,7 @@ def rates(findings: Findings) -> alt.LayerChart:
     return _bars(rows, COLORS)
 
 
-def bars_with_intervals(rows: Sequence[tuple[str, float, float, float]]) -> Spec:
+def bars_with_intervals(rows: Sequence[tuple[str, float, float, float]]) -> VegaLite:
     """A bar for each (name, word error rate, low, high), all in percent."""
     return _bars(rows, {}).to_dict()
 
@@ -84,7 +83,7 @@ def loss(findings: Findings) -> alt.Chart | None:
     if not findings.curve:
         return None
     return (
-        alt.Chart(_data(list(findings.curve)))
+        alt.Chart(_data(findings.curve))
         .mark_line(color=COLORS["tuned"])
         .encode(
             x=alt.X("step:Q", title="step"),
@@ -123,7 +122,7 @@ def learning_rate(findings: Findings) -> alt.Chart | None:
     if not findings.curve:
         return None
     return (
-        alt.Chart(_data(list(findings.curve)))
+        alt.Chart(_data(findings.curve))
         .mark_line(color=KINDS["substituted"])
         .encode(
             x=alt.X("step:Q", title="step"),

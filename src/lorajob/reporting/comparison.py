@@ -1,16 +1,15 @@
 """Compares finished jobs on the test clips that all of them have."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lorajob.errors import UsageError
 from lorajob.job.results import Scores
-from lorajob.reporting.charts import Spec, bars_with_intervals
+from lorajob.reporting.charts import VegaLite, bars_with_intervals
 from lorajob.reporting.compare import Change, compare_counts, verdict
-from lorajob.reporting.findings import Findings, Heard, ScoredClip
+from lorajob.reporting.findings import Findings, ScoredClip, ScoredTranscript
 from lorajob.reporting.html import fill, write_page
 from lorajob.speech.scoring import interval, score
 from lorajob.storage.urls import public
@@ -37,7 +36,7 @@ class CommonClip:
 
     id: str
     reference: str
-    heard: list[Heard]
+    heard: list[ScoredTranscript]
 
     @property
     def gap(self) -> int:
@@ -56,7 +55,7 @@ class Comparison:
     settings: list[tuple[str, list[object]]]  # name, value of each job
     unit: str  # word or character
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """The figures for scripts. `change` is against the first job."""
         return {
             "clips": len(self.clips),
@@ -153,7 +152,7 @@ def _settings(jobs: Sequence[Findings]) -> list[tuple[str, list[object]]]:
     return [(name, values) for name, values in rows if any(it != values[0] for it in values)]
 
 
-def _flat(values: dict[str, Any], prefix: str) -> dict[str, object]:
+def _flat(values: Mapping[str, object], prefix: str) -> dict[str, object]:
     found: dict[str, object] = {}
     for name, value in values.items():
         if isinstance(value, dict):
@@ -178,7 +177,7 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
     write_page(path, page)
 
 
-def _chart(comparison: Comparison) -> Spec:
+def _chart(comparison: Comparison) -> VegaLite:
     return bars_with_intervals(
         [(row.job, row.scores.wer, *row.interval) for row in comparison.rows]
     )

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -50,7 +50,7 @@ class ModelRates:
 
 
 @dataclass(frozen=True)
-class Heard:
+class ScoredTranscript:
     """One model's transcript of a clip."""
 
     text: str
@@ -71,7 +71,7 @@ class ScoredClip:
     seconds: float
     speaker: str
     reference: str
-    heard: dict[str, Heard]
+    heard: dict[str, ScoredTranscript]
 
     def change(self, before: str, after: str, metric: Literal["wer", "cer"]) -> int:
         """How many errors fewer `after` has."""
@@ -225,7 +225,7 @@ def _read_clips(rows: list[dict[str, Any]], job: JobDir, language: str) -> list[
             if row.get(model) is not None:
                 edits = align(row["reference"], row[model], language)
                 characters = count_characters(row["reference"], row[model], language)
-                heard[model] = Heard(row[model], edits, count_words(edits), characters)
+                heard[model] = ScoredTranscript(row[model], edits, count_words(edits), characters)
         speaker = "" if place is None else speakers[place]
         clips.append(ScoredClip(row["id"], place, row["seconds"], speaker, row["reference"], heard))
     return clips
@@ -282,13 +282,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _defaults(spec: JobSpec) -> dict[str, Any]:
+def _defaults(spec: JobSpec) -> dict[str, object]:
     plain = JobSpec(language=spec.language, corpus=spec.corpus, base_model=spec.base_model)
     return plain.model_dump(mode="json")
 
 
 def _differences(
-    values: dict[str, Any], defaults: dict[str, Any], prefix: str
+    values: Mapping[str, object], defaults: Mapping[str, object], prefix: str
 ) -> list[tuple[str, object, object]]:
     found: list[tuple[str, object, object]] = []
     for name, value in values.items():

@@ -6,9 +6,9 @@ policy allows `unsafe-eval`. Text that comes from a corpus is escaped.
 
 import json
 import os
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import vl_convert
@@ -16,7 +16,7 @@ import vl_convert
 from lorajob.visible import visible_lines
 
 
-def fill(template: str, charts: dict[str, dict[str, Any]], **values: object) -> str:
+def fill(template: str, charts: Mapping[str, object], **values: object) -> str:
     """A page as HTML. `charts` are Vega-Lite specifications by name."""
     scripts = {name: _script_json(spec) for name, spec in charts.items()}
     page = _environment().get_template(template)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from lorajob.job.jobdir import JobDir
 from lorajob.job.results import StageResult
@@ -107,7 +106,7 @@ def _sounds(job: JobDir, groups: Sequence[ClipGroup], most: int | None) -> dict[
     return sounds
 
 
-def _cost(name: str, result: StageResult) -> dict[str, Any]:
+def _cost(name: str, result: StageResult) -> dict[str, object]:
     """What a stage took. Stages of older versions do not tell."""
     told = result.model_extra or {}
     return {

@@ -56,7 +56,7 @@ def over(max_seconds: float) -> str:
     return f"too long, over {max_seconds:g} s"
 
 
-def decode(audio: Path | bytes, max_seconds: float) -> Samples:
+def load_audio(audio: Path | bytes, max_seconds: float) -> Samples:
     """Samples [-1, 1] of a file or of a file's bytes, in any format of libsndfile or FFmpeg.
 
     Never decodes more than `max_seconds` and one codec frame. Raises AudioError with one of

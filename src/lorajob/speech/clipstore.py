@@ -40,7 +40,7 @@ SCHEMA = pa.schema(
 )
 
 
-def encode(samples: Samples, audio_format: AudioFormat) -> bytes:
+def encode_audio(samples: Samples, audio_format: AudioFormat) -> bytes:
     """Samples [-1, 1] at 16 kHz as 16-bit FLAC or little-endian PCM."""
     integers = np.clip(np.rint(samples * 32768), -32768, 32767).astype("<i2")
     if audio_format == "pcm16":
@@ -76,7 +76,7 @@ class ClipWriter:
         self, id: str, samples: Samples, text: str, speaker: str, tokens: int, dev: bool = False
     ) -> None:
         """Append a clip: float32 mono samples at 16 kHz, its text and its number of labels."""
-        audio = encode(samples, self.audio_format)
+        audio = encode_audio(samples, self.audio_format)
         self.add_encoded(id, audio, len(samples) / SAMPLE_RATE, text, speaker, tokens, dev)
 
     def add_encoded(
@@ -89,7 +89,7 @@ class ClipWriter:
         tokens: int,
         dev: bool = False,
     ) -> None:
-        """As `add`, for audio that `encode` has already encoded in this writer's format."""
+        """As `add`, for audio that `encode_audio` has already encoded in this writer's format."""
         if self._writer is None:
             self._writer = pa.ipc.new_stream(str(self._partial), SCHEMA)
         row = {"id": id, "audio": audio, "format": self.audio_format, "seconds": seconds}

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def lookup(kind: str, name: str, target: Path | None = None) -> dict[str, Any] |
     return value
 
 
-def keep(kind: str, name: str, value: dict[str, Any], files: Path | None = None) -> None:
+def keep(kind: str, name: str, value: Mapping[str, object], files: Path | None = None) -> None:
     """Store `value` and the files in the folder `files`. If that fails, only logs a warning."""
     limit = places.cache_bytes()
     parent = places.cache() / kind

@@ -9,7 +9,7 @@ import importlib.util
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, cached_property
 from pathlib import Path
@@ -119,11 +119,11 @@ class Store:
         names = [entry["name"] for entry in listed if entry["type"] == "directory"]
         return sorted(name.rstrip("/").rpartition("/")[2] for name in names)
 
-    def info(self, name: str = "") -> dict[str, Any] | None:
+    def info(self, name: str = "") -> Mapping[str, object] | None:
         """fsspec's description of a file, with `size` and its version; None if it is missing."""
         with store_errors(self.url):
             try:
-                info: dict[str, Any] = self.fs.info(self.key(name))
+                info: Mapping[str, object] = self.fs.info(self.key(name))
             except FileNotFoundError as error:
                 _raise_if_away(error)
                 return None

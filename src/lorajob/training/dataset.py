@@ -71,7 +71,7 @@ def lay_out(spec: JobSpec, job: JobDir, most_clips: int = USUAL_CLIPS) -> Course
 
 
 @dataclass(frozen=True)
-class Batch:
+class PaddedBatch:
     """Labels of some windows, and their audio or their encoder outputs.
 
     - `labels`: int64 [windows, tokens], padded with -100. The decoder's input follows from them.
@@ -95,15 +95,15 @@ class Batch:
         """Number of labels that count in the loss."""
         return len(self.counted)
 
-    def pin_memory(self) -> "Batch":
+    def pin_memory(self) -> "PaddedBatch":
         return self._each(lambda tensor: tensor.pin_memory())
 
-    def to(self, device: torch.device) -> "Batch":
+    def to(self, device: torch.device) -> "PaddedBatch":
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "PaddedBatch":
         there = {name: tensor for name, tensor in vars(self).items() if tensor is not None}
-        return Batch(**{name: change(tensor) for name, tensor in there.items()})
+        return PaddedBatch(**{name: change(tensor) for name, tensor in there.items()})
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def _draw_borders(clip: NDArray[np.float32], rng: np.random.Generator) -> tuple[
     return rng.uniform(0.0, first), rng.uniform(last, len(clip) / SAMPLE_RATE)
 
 
-def collate(items: list[Item]) -> Batch:
+def collate(items: list[Item]) -> PaddedBatch:
     """Make a batch of items that all have audio or all have encoder outputs.
 
     Labels and encoder outputs are padded to the longest. Audio is padded to 30 s or, if all windows
@@ -217,9 +217,11 @@ def collate(items: list[Item]) -> Batch:
     if encoded:
         frames = torch.tensor([len(rows) for rows in encoded])
         padded = pad_sequence(encoded, batch_first=True)
-        return Batch(labels, counted, None, padded, frames if frames.min() < frames.max() else None)
+        return PaddedBatch(
+            labels, counted, None, padded, frames if frames.min() < frames.max() else None
+        )
     audio = [item.audio for item in items if item.audio is not None]
-    return Batch(labels, counted, pad_windows(audio, cut=all(item.cut for item in items)))
+    return PaddedBatch(labels, counted, pad_windows(audio, cut=all(item.cut for item in items)))
 
 
 def micro_batches(

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 
 from lorajob.job.jobdir import write_json
-from lorajob.training.dataset import Batch
+from lorajob.training.dataset import PaddedBatch
 from lorajob.training.packed import PackedBatch
 from lorajob.training.passes import Passes
 from lorajob.training.trainer import Run
@@ -123,7 +123,7 @@ def write_measured(path: Path, ahead: Forecast, seconds: float) -> None:
     )
 
 
-def dry_pass(run: Run, batch: Batch | PackedBatch) -> float:
+def dry_pass(run: Run, batch: PaddedBatch | PackedBatch) -> float:
     """Seconds of one forward and backward pass. Its gradients are always discarded."""
     device = run.accelerator.device
     started = time.monotonic()
@@ -152,7 +152,7 @@ def _resident_memory() -> int:
     return int(pages) * resource.getpagesize()
 
 
-def pick_micro_batch(run: Run, full: Batch) -> int:
+def pick_micro_batch(run: Run, full: PaddedBatch) -> int:
     """How many full windows fit into a forward pass on this device.
 
     On a CPU it is 1, because more windows are not faster. `full` is one window of 30 s with its

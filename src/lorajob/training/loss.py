@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.models.whisper.modeling_whisper import WhisperAttention
 
 from lorajob.training.attention import attend_without_copies
-from lorajob.training.dataset import IGNORED, Batch
+from lorajob.training.dataset import IGNORED, PaddedBatch
 from lorajob.training.packed import (
     PackedBatch,
     packed_convolutions,
@@ -18,7 +18,7 @@ from lorajob.training.packed import (
     run_layers,
 )
 from lorajob.whisper.features import LogMel
-from lorajob.whisper.model import encode
+from lorajob.whisper.model import encode_features
 
 # Tokens whose logits exist at a time. 128 x 51,865 float32 are 27 MB, 2,048 x 51,865 are 425 MB.
 CHUNK_TOKENS = {"cpu": 128, "cuda": 2048}
@@ -58,7 +58,7 @@ class WhisperLoss(nn.Module):
         """The WhisperForConditionalGeneration with LoRA layers in it."""
         return self.model.get_base_model()
 
-    def forward(self, batch: Batch | PackedBatch) -> Tensor:
+    def forward(self, batch: PaddedBatch | PackedBatch) -> Tensor:
         if isinstance(batch, PackedBatch):
             with self.ends.at(batch.heard_ends, batch.said_ends):
                 return self._packed(batch)
@@ -70,7 +70,9 @@ class WhisperLoss(nn.Module):
 
     def encode(self, audio: Tensor) -> Tensor:
         """Encoder outputs [windows, frames, width] of float32 audio [windows, samples]."""
-        return encode(self.whisper.model.encoder, self.log_mel(audio).to(self.whisper.dtype))
+        return encode_features(
+            self.whisper.model.encoder, self.log_mel(audio).to(self.whisper.dtype)
+        )
 
     def front(self, batch: PackedBatch) -> Tensor:
         """The input of the encoder's first layer for a batch's audio: [frames, width]."""
@@ -91,7 +93,7 @@ class WhisperLoss(nn.Module):
         hidden = decoder.layer_norm(run_layers(decoder.layers, said[None], heard))
         return cross_entropy(hidden[0], self.whisper.proj_out, batch.labels)
 
-    def _decode(self, encoded: Tensor, batch: Batch, frames: Tensor | None) -> Tensor:
+    def _decode(self, encoded: Tensor, batch: PaddedBatch, frames: Tensor | None) -> Tensor:
         self._heard = None
         if frames is not None:
             places = torch.arange(encoded.shape[1], device=frames.device)

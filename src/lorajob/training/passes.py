@@ -4,7 +4,14 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 
-from lorajob.training.dataset import Batch, Course, Item, WindowDataset, collate, micro_batches
+from lorajob.training.dataset import (
+    Course,
+    Item,
+    PaddedBatch,
+    WindowDataset,
+    collate,
+    micro_batches,
+)
 from lorajob.training.device import loader_workers
 from lorajob.training.packed import PackedBatch, Packer, PassSize, choose_shapes
 from lorajob.training.packing import (
@@ -74,7 +81,7 @@ class Passes:
         """The index of the window that costs most."""
         return max(range(len(self.windows)), key=lambda index: self.seconds([index]))
 
-    def collate(self) -> Callable[[list[Item]], Batch | PackedBatch]:
+    def collate(self) -> Callable[[list[Item]], PaddedBatch | PackedBatch]:
         """The function that makes a batch of a pass's items. Packed passes have few shapes."""
         if not self.run.packs:
             return collate
@@ -89,7 +96,7 @@ class Passes:
         needs = [window_size(self.windows[index], self.sizes) for index in batch]
         return PassSize(sum(it[0] for it in needs), sum(it[1] for it in needs), len(needs))
 
-    def batches(self) -> Iterator[list[Batch | PackedBatch]]:
+    def batches(self) -> Iterator[list[PaddedBatch | PackedBatch]]:
         """Yield the batches of each remaining step. They are read ahead."""
         accelerator = self.run.accelerator
         wanted = self.run.config.loader_workers
@@ -104,7 +111,7 @@ class Passes:
         for batches in steps:
             yield [next(stream) for _ in batches]
 
-    def count_labels(self, step: range, ready: Sequence[Batch | PackedBatch]) -> int:
+    def count_labels(self, step: range, ready: Sequence[PaddedBatch | PackedBatch]) -> int:
         """Labels of the whole step that count in the loss.
 
         With several processes, `ready` is only a share of the step.

@@ -25,7 +25,7 @@ from lorajob.errors import ModelError
 from lorajob.spec import TrainConfig
 from lorajob.training.attention import packs
 from lorajob.training.checkpoint import TrainingState, load_checkpoint
-from lorajob.training.dataset import Batch
+from lorajob.training.dataset import PaddedBatch
 from lorajob.training.graphs import NotRecorded, RecordedPasses
 from lorajob.training.lora import FlatAdapter, plain
 from lorajob.training.loss import WhisperLoss
@@ -93,7 +93,7 @@ class Run:
             batch_clips=self.config.batch_clips,
         )
 
-    def take_pass(self, batch: Batch | PackedBatch, tokens: int) -> Tensor:
+    def take_pass(self, batch: PaddedBatch | PackedBatch, tokens: int) -> Tensor:
         """Add the gradients of a pass. Returns its summed loss divided by the step's `tokens`."""
         if self.recorded is not None and isinstance(batch, PackedBatch):
             try:
@@ -106,7 +106,7 @@ class Run:
         self.adapter.collect()
         return loss.detach()
 
-    def take_step(self, batches: Sequence[Batch | PackedBatch], tokens: int) -> Tensor:
+    def take_step(self, batches: Sequence[PaddedBatch | PackedBatch], tokens: int) -> Tensor:
         """Take one optimizer step. Returns the mean loss of a token in nats, on the device.
 
         Reading the loss waits for the step. `tokens` is the number of labels in the whole step.

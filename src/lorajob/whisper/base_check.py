@@ -8,6 +8,7 @@ import json
 import re
 import struct
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,23 @@ SPECIAL = (
 )
 
 
+@dataclass(frozen=True)
+class ModelDimensions:
+    """The sizes of a Whisper, named as in the config.json of transformers."""
+
+    vocab_size: int
+    d_model: int
+    num_mel_bins: int
+    max_source_positions: int
+    max_target_positions: int
+    encoder_layers: int
+    encoder_attention_heads: int
+    encoder_ffn_dim: int
+    decoder_layers: int
+    decoder_attention_heads: int
+    decoder_ffn_dim: int
+
+
 def check_base(folder: Path, language_token: str | None = None) -> None:
     """Raise ModelError, which says why, unless a folder can be trained and converted.
 
@@ -47,11 +65,11 @@ def check_base(folder: Path, language_token: str | None = None) -> None:
     config = read_json(folder / "config.json")
     if not config:
         return  # it states nothing that could be checked; training refuses it
-    _check_config(folder, config)
-    _check_features(folder, config)
-    _check_tokens(folder, config, language_token)
+    dimensions = dimensions_of(folder, config)
+    _check_features(folder, dimensions)
+    _check_tokens(folder, dimensions, language_token)
     if (shapes := weight_shapes(folder)) is not None:
-        _check_weights(folder, config, shapes)
+        _check_weights(folder, dimensions, shapes)
 
 
 def check_name(base_model: str, language_token: str) -> None:
@@ -135,46 +153,47 @@ def no_language(folder: Path | str, code: str) -> ModelError:
     return ModelError(f"base_model: {folder} has no token <|{code}|>; {known}{stand_in}")
 
 
-def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
+def dimensions_of(folder: Path, config: Mapping[str, object]) -> ModelDimensions:
+    """The sizes in a config.json. Raises ModelError for those that are not supported."""
     kind = config.get("model_type")
     if kind != "whisper":
         raise ModelError(f"base_model: {folder} is a {kind!r}, not a Whisper")
-    vocabulary = _positive(folder, config, "vocab_size")
-    if vocabulary < MULTILINGUAL_VOCABULARY:
+    found = ModelDimensions(
+        **{it.name: _positive(folder, config, it.name) for it in fields(ModelDimensions)}
+    )
+    if found.vocab_size < MULTILINGUAL_VOCABULARY:
         raise ModelError(
-            f"base_model: {folder} is an English-only Whisper, with {vocabulary} tokens; use a "
-            "multilingual one, such as openai/whisper-small"
+            f"base_model: {folder} is an English-only Whisper, with {found.vocab_size} tokens; use"
+            " a multilingual one, such as openai/whisper-small"
         )
-    width = _positive(folder, config, "d_model")
-    for side in ("encoder", "decoder"):
-        _positive(folder, config, f"{side}_layers")
-        _positive(folder, config, f"{side}_ffn_dim")
-        heads = _positive(folder, config, f"{side}_attention_heads")
-        if width % heads:
-            raise ModelError(f"base_model: {folder}: d_model {width} is no multiple of {heads}")
+    for heads in (found.encoder_attention_heads, found.decoder_attention_heads):
+        if found.d_model % heads:
+            raise ModelError(
+                f"base_model: {folder}: d_model {found.d_model} is no multiple of {heads}"
+            )
     limits = {
         "num_mel_bins": MEL_BINS,
         "max_source_positions": (POSITIONS,),
         "max_target_positions": (LABEL_POSITIONS,),
     }
     for name, allowed in limits.items():
-        value = _positive(folder, config, name)
-        if value not in allowed:
+        if (value := getattr(found, name)) not in allowed:
             words = " or ".join(map(str, allowed))
             raise ModelError(f"base_model: {folder} has {name} {value}; {words} is supported")
+    return found
 
 
-def _positive(folder: Path, config: Mapping[str, Any], name: str) -> int:
+def _positive(folder: Path, config: Mapping[str, object], name: str) -> int:
     value = config.get(name)
     if not isinstance(value, int) or value < 1:
         raise ModelError(f"base_model: {folder}/config.json has {name} {value!r}")
     return value
 
 
-def _check_features(folder: Path, config: Mapping[str, Any]) -> None:
+def _check_features(folder: Path, dimensions: ModelDimensions) -> None:
     said = features_of(folder)
     wanted = {
-        "feature_size": config["num_mel_bins"],
+        "feature_size": dimensions.num_mel_bins,
         "sampling_rate": 16_000,
         "n_fft": 400,
         "hop_length": 160,
@@ -188,7 +207,7 @@ def _check_features(folder: Path, config: Mapping[str, Any]) -> None:
             )
 
 
-def _check_tokens(folder: Path, config: Mapping[str, Any], language_token: str | None) -> None:
+def _check_tokens(folder: Path, dimensions: ModelDimensions, language_token: str | None) -> None:
     tokens = tokens_of(folder)
     for token in SPECIAL:
         if token not in tokens:
@@ -198,10 +217,10 @@ def _check_tokens(folder: Path, config: Mapping[str, Any], language_token: str |
     if language_token is not None and f"<|{language_token}|>" not in tokens:
         raise no_language(folder, language_token)
     highest = max(tokens.values())
-    if highest >= config["vocab_size"]:
+    if highest >= dimensions.vocab_size:
         raise ModelError(
             f"base_model: {folder} has a tokenizer of {highest + 1} tokens, but weights for "
-            f"{config['vocab_size']}; resize the embeddings, or take the tokenizer of the model"
+            f"{dimensions.vocab_size}; resize the embeddings, or take the tokenizer of the model"
         )
     first = tokens["<|notimestamps|>"] + 1
     behind = {it: number for it, number in tokens.items() if number >= first}
@@ -277,10 +296,10 @@ def _header(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _check_weights(
-    folder: Path, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+    folder: Path, dimensions: ModelDimensions, shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
     found = {name.removeprefix("model."): shape for name, shape in shapes.items()}
-    for name, shape in expected_shapes(config):
+    for name, shape in expected_shapes(dimensions):
         if name not in found:
             raise ModelError(f"base_model: {folder} has no weights {name}, which config.json needs")
         if found[name] != shape:
@@ -290,20 +309,21 @@ def _check_weights(
             )
 
 
-def expected_shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of the matrices of a Whisper with these settings."""
-    width = config["d_model"]
-    yield "encoder.conv1.weight", (width, config["num_mel_bins"], 3)
+def expected_shapes(dimensions: ModelDimensions) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of the matrices of a Whisper with these dimensions."""
+    width = dimensions.d_model
+    yield "encoder.conv1.weight", (width, dimensions.num_mel_bins, 3)
     yield "encoder.conv2.weight", (width, width, 3)
-    yield "encoder.embed_positions.weight", (config["max_source_positions"], width)
-    yield "decoder.embed_positions.weight", (config["max_target_positions"], width)
-    yield "decoder.embed_tokens.weight", (config["vocab_size"], width)
-    for side, attentions in (
-        ("encoder", ["self_attn"]),
-        ("decoder", ["self_attn", "encoder_attn"]),
+    yield "encoder.embed_positions.weight", (dimensions.max_source_positions, width)
+    yield "decoder.embed_positions.weight", (dimensions.max_target_positions, width)
+    yield "decoder.embed_tokens.weight", (dimensions.vocab_size, width)
+    encoder = dimensions.encoder_layers, dimensions.encoder_ffn_dim
+    decoder = dimensions.decoder_layers, dimensions.decoder_ffn_dim
+    for side, attentions, (layers, inner) in (
+        ("encoder", ["self_attn"], encoder),
+        ("decoder", ["self_attn", "encoder_attn"], decoder),
     ):
-        inner = config[f"{side}_ffn_dim"]
-        for number in range(config[f"{side}_layers"]):
+        for number in range(layers):
             layer = f"{side}.layers.{number}"
             for attention in attentions:
                 for part in ("q_proj", "k_proj", "v_proj", "out_proj"):

@@ -10,7 +10,6 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -18,7 +17,9 @@ from lorajob.errors import ModelError
 from lorajob.job.jobdir import write_json
 from lorajob.whisper.base_check import (
     WEIGHTS,
+    ModelDimensions,
     check_base,
+    dimensions_of,
     features_of,
     is_special,
     is_timestamp,
@@ -57,17 +58,16 @@ def is_complete(folder: Path) -> bool:
     if not said.get("lang_to_id") or missing_between(tokens_of(folder)):
         return False
     heads = said.get("alignment_heads")
-    return heads is None or heads == _heads(said, read_json(folder / "config.json"))
+    return heads is None or heads == _heads(heads, _dimensions(folder))
 
 
 def complete(source: Path, target: Path) -> None:
     """Write to `target` a complete folder of the base in `source`. Raises ModelError."""
-    config = read_json(source / "config.json")
     _put_weights(source, target)
     shutil.copyfile(source / "config.json", target / "config.json")
     write_json(target / "preprocessor_config.json", features_of(source))
     _put_tokenizer(source, target)
-    write_json(target / "generation_config.json", _generation(source, config))
+    write_json(target / "generation_config.json", _generation(source))
     tokenizer = source / "tokenizer_config.json"
     if tokenizer.is_file():
         shutil.copyfile(tokenizer, target / tokenizer.name)
@@ -156,7 +156,7 @@ def _renewed(path: Path, tokens: Mapping[str, int]) -> Tokenizer:
         raise ModelError(f"base_model: {path} does not load: {error}") from None
 
 
-def _generation(source: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+def _generation(source: Path) -> dict[str, object]:
     """The settings of generation, with the languages and tasks of the tokenizer."""
     path = source / "generation_config.json"
     said = read_json(path) if path.is_file() else {}
@@ -169,7 +169,7 @@ def _generation(source: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         if first < number < last and is_special(token) and token not in NOT_LANGUAGES
     }
     tasks = {name: tokens[f"<|{name}|>"] for name in ("transcribe", "translate")}
-    usual: dict[str, Any] = {
+    usual: dict[str, object] = {
         "bos_token_id": end,
         "eos_token_id": end,
         "pad_token_id": end,
@@ -186,11 +186,12 @@ def _generation(source: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     }
     if (before := tokens.get("<|startofprev|>")) is not None:
         usual["prev_sot_token_id"] = before
+    config = read_json(source / "config.json")
     legacy = {name: config[name] for name in LEGACY if config.get(name) is not None}
     made = usual | legacy | {name: value for name, value in said.items() if value is not None}
     made |= {name: usual[name] for name in ("lang_to_id", "task_to_id") if not made.get(name)}
     made.pop("forced_decoder_ids", None)  # transformers 5 refuses it
-    heads = _heads(made, config)
+    heads = _heads(said.get("alignment_heads"), _dimensions(source))
     if heads is None:
         made.pop("alignment_heads", None)
     else:
@@ -198,10 +199,13 @@ def _generation(source: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _heads(said: Mapping[str, Any], config: Mapping[str, Any]) -> list[list[int]] | None:
+def _heads(said: list[list[int]] | None, dimensions: ModelDimensions) -> list[list[int]] | None:
     """The alignment heads that the decoder has. A distilled one lacks those of its teacher's other
     layers. None without any: CTranslate2 then takes the upper half of the layers.
     """
-    layers, heads = config["decoder_layers"], config["decoder_attention_heads"]
-    given = said.get("alignment_heads") or []
-    return [it for it in given if it[0] < layers and it[1] < heads] or None
+    layers, heads = dimensions.decoder_layers, dimensions.decoder_attention_heads
+    return [it for it in said or () if it[0] < layers and it[1] < heads] or None
+
+
+def _dimensions(folder: Path) -> ModelDimensions:
+    return dimensions_of(folder, read_json(folder / "config.json"))

@@ -12,6 +12,7 @@ import json
 import shutil
 import struct
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,11 +22,11 @@ from safetensors.numpy import save_file
 
 from lorajob.errors import ModelError
 from lorajob.job.jobdir import write_json
+from lorajob.whisper.base_check import MULTILINGUAL_VOCABULARY, ModelDimensions
 
 BINARY_VERSION = 6
 DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2", 5: "bfloat16"}
 MAX_NAME_BYTES = 1024
-MULTILINGUAL_VOCABULARY = 51865  # tokens; large-v3 has one more, English-only models one less
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -36,27 +37,27 @@ def import_ctranslate2(source: Path, target: Path) -> None:
     """
     arrays = read_model_bin(source / "model.bin")
     weights = dict(_whisper_weights(arrays))
-    config = _config(arrays)
-    if config["vocab_size"] < MULTILINGUAL_VOCABULARY:
+    dimensions = _dimensions(arrays)
+    if dimensions.vocab_size < MULTILINGUAL_VOCABULARY:
         raise ModelError(f"base_model: {source} is an English-only Whisper; use a multilingual one")
     if not (source / "tokenizer.json").is_file():
         raise ModelError(f"base_model: {source} has no tokenizer.json")
     target.mkdir(parents=True, exist_ok=True)
     save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
     shutil.copyfile(source / "tokenizer.json", target / "tokenizer.json")
-    write_json(target / "config.json", config)
-    write_json(target / "generation_config.json", _generation_config(source, config))
+    write_json(target / "config.json", _config(arrays, dimensions))
+    write_json(target / "generation_config.json", _generation_config(source, dimensions))
     write_json(target / "tokenizer_config.json", TOKENIZER_CONFIG)
-    write_json(target / "preprocessor_config.json", _preprocessor_config(config["num_mel_bins"]))
+    write_json(target / "preprocessor_config.json", _preprocessor_config(dimensions.num_mel_bins))
 
 
-def read_whisper(path: Path) -> tuple[dict[str, Any], Arrays]:
+def read_whisper(path: Path) -> tuple[dict[str, object], Arrays]:
     """The values of transformers' WhisperConfig, and its weights by name, of a model.bin.
 
     Raises ModelError as `read_model_bin` does.
     """
     arrays = read_model_bin(path)
-    return _config(arrays), dict(_whisper_weights(arrays))
+    return _config(arrays, _dimensions(arrays)), dict(_whisper_weights(arrays))
 
 
 def read_model_bin(path: Path) -> Arrays:
@@ -183,34 +184,40 @@ def _layers(arrays: Arrays, side: str) -> int:
     return 1 + max(int(number) for number in numbers if number.isdigit())
 
 
-def _config(arrays: Arrays) -> dict[str, Any]:
-    """The values of transformers' WhisperConfig, from the shapes of the arrays."""
-    conv1 = arrays["encoder/conv1/weight"]
+def _dimensions(arrays: Arrays) -> ModelDimensions:
     vocabulary, width = arrays["decoder/embeddings/weight"].shape
-    config: dict[str, Any] = {
+    sides = {}
+    for side in ("encoder", "decoder"):
+        sides[f"{side}_layers"] = _layers(arrays, side)
+        sides[f"{side}_attention_heads"] = int(arrays[f"{side}/num_heads"])
+        sides[f"{side}_ffn_dim"] = arrays[f"{side}/layer_0/ffn/linear_0/weight"].shape[0]
+    return ModelDimensions(
+        vocab_size=vocabulary,
+        d_model=width,
+        num_mel_bins=arrays["encoder/conv1/weight"].shape[1],
+        max_source_positions=arrays["encoder/position_encodings/encodings"].shape[0],
+        max_target_positions=arrays["decoder/position_encodings/encodings"].shape[0],
+        **sides,
+    )
+
+
+def _config(arrays: Arrays, dimensions: ModelDimensions) -> dict[str, object]:
+    """The values of transformers' WhisperConfig."""
+    return {
         "architectures": ["WhisperForConditionalGeneration"],
         "model_type": "whisper",
-        "vocab_size": vocabulary,
-        "d_model": width,
-        "num_mel_bins": conv1.shape[1],
-        "max_source_positions": arrays["encoder/position_encodings/encodings"].shape[0],
-        "max_target_positions": arrays["decoder/position_encodings/encodings"].shape[0],
+        **asdict(dimensions),
         "bos_token_id": 50257,
         "eos_token_id": 50257,
         "pad_token_id": 50257,
         "decoder_start_token_id": 50258,
         "activation_function": "gelu",
         "scale_embedding": False,
-        "dtype": "float32" if conv1.dtype == np.float32 else "float16",
+        "dtype": "float32" if arrays["encoder/conv1/weight"].dtype == np.float32 else "float16",
     }
-    for side in ("encoder", "decoder"):
-        config[f"{side}_layers"] = _layers(arrays, side)
-        config[f"{side}_attention_heads"] = int(arrays[f"{side}/num_heads"])
-        config[f"{side}_ffn_dim"] = arrays[f"{side}/layer_0/ffn/linear_0/weight"].shape[0]
-    return config
 
 
-def _generation_config(source: Path, config: dict[str, Any]) -> dict[str, object]:
+def _generation_config(source: Path, dimensions: ModelDimensions) -> dict[str, object]:
     """The generation config for generate() and for the conversion to CTranslate2.
 
     An empty one would lose the languages.
@@ -235,7 +242,7 @@ def _generation_config(source: Path, config: dict[str, Any]) -> dict[str, object
         "is_multilingual": True,
         "lang_to_id": languages,
         "max_initial_timestamp_index": 50,
-        "max_length": config["max_target_positions"],
+        "max_length": dimensions.max_target_positions,
         "no_timestamps_token_id": ids["<|notimestamps|>"],
         "prev_sot_token_id": ids["<|startofprev|>"],
         "return_timestamps": False,

@@ -172,7 +172,7 @@ def _quieten_bitsandbytes() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
-def encode(encoder: Any, features: Tensor) -> Tensor:
+def encode_features(encoder: Any, features: Tensor) -> Tensor:
     """Run the encoder on log-mel features [batch, mel_bins, frames].
 
     Returns hidden states [batch, frames / 2, width]. Fewer than 3000 frames use the first
