@@ -38,7 +38,7 @@ def losses(job: JobDir) -> list[float]:
 def encoded_windows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many windows the encoder has heard, pass by pass."""
     heard: list[int] = []
-    encode = loss.encode
+    encode = loss.encode_features
 
     def counted(encoder: Any, features: Tensor) -> Tensor:
         heard.append(len(features))
