@@ -28,10 +28,10 @@ from typing import Any
 import jiwer
 import numpy as np
 from faster_whisper import WhisperModel
+from identify import heard_languages
 from numpy.typing import NDArray
 from real_speech import machine
 
-from lorajob.decoding.identify import heard_languages
 from lorajob.job.jobdir import JobDir, write_json
 from lorajob.languages import find_language
 from lorajob.spec import build_spec

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -217,12 +217,8 @@ def _ended_by_signals() -> Iterator[None]:
     def end(signum: int, frame: FrameType | None) -> NoReturn:
         raise SystemExit(128 + signum)
 
-    before = {number: signal.signal(number, end) for number in ENDING_SIGNALS}
-    try:
+    with _handled(ENDING_SIGNALS, end):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -233,12 +229,20 @@ def _uninterrupted() -> Iterator[None]:
     def note(signum: int, frame: FrameType | None) -> None:
         came.append(signum)
 
-    numbers = (signal.SIGINT, *ENDING_SIGNALS)
-    before = {number: signal.signal(number, note) for number in numbers}
+    with _handled((signal.SIGINT, *ENDING_SIGNALS), note):
+        yield
+    if came:
+        signal.raise_signal(came[0])
+
+
+@contextmanager
+def _handled(
+    numbers: Iterable[int], handler: Callable[[int, FrameType | None], None]
+) -> Iterator[None]:
+    """Have `handler` receive these signals until the block has ended."""
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if came:
-        signal.raise_signal(came[0])
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

@@ -1,11 +1,12 @@
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from lorajob.errors import ModelError
-from lorajob.whisper.model import allow_tokens
-from lorajob.whisper.tokens import Labels
+from lorajob.whisper.model import suppress_less
+from lorajob.whisper.tokens import Labels, suppressed_but_said
 from tests.support.speech import make_model
 
 
@@ -71,11 +72,14 @@ def test_a_model_may_say_what_its_training_texts_hold(tmp_path):
     folder = make_model(tmp_path / "model", "hi")
     labels = Labels(folder, "hi")
     note, bracket = labels.encode("~")[0], labels.encode("[")[0]
-    settings = SimpleNamespace(suppress_tokens=[bracket, note], begin_suppress_tokens=[bracket])
-    model = SimpleNamespace(generation_config=settings)
-    assert allow_tokens(model, labels, ["no such sign"]) == []
-    assert settings.suppress_tokens == [bracket, note]
-    assert allow_tokens(model, labels, ["a [b", "c"]) == [bracket]
-    assert settings.suppress_tokens == [note]
-    assert allow_tokens(model, labels, ["~"]) == [note]
-    assert settings.suppress_tokens == []
+    given = {"suppress_tokens": [bracket, note], "begin_suppress_tokens": [bracket]}
+    (folder / "generation_config.json").write_text(json.dumps(given))
+    assert suppressed_but_said(labels, ["no such sign"]) == []
+    assert suppressed_but_said(labels, ["a [b", "c"]) == [bracket]
+    assert suppressed_but_said(labels, ["a [b", "~"]) == sorted([bracket, note])
+    model = SimpleNamespace(generation_config=SimpleNamespace(**given))
+    suppress_less(model, [])
+    assert model.generation_config.suppress_tokens == [bracket, note]
+    suppress_less(model, [bracket])
+    assert model.generation_config.suppress_tokens == [note]
+    assert model.generation_config.begin_suppress_tokens == [bracket]

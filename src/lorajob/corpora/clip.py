@@ -29,27 +29,8 @@ Tick = Callable[[], None]
 class Entry:
     """A clip without its audio, as a table lists it. The reader finds the audio by `source`."""
 
-    id: str
-    source: str
-    text: str
-    speaker: str
-    split: str
-    start: float = 0.0  # seconds in the recording
-    end: float | None = None  # seconds; None: the recording's end
-    fault: str = ""  # why its row in the table cannot be used, as a reason to drop it
-
-    @property
-    def is_segment(self) -> bool:
-        """Whether the clip is a part of its recording."""
-        return self.end is not None or self.start > 0
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """One utterance. `audio` is a file, or a file's bytes. Missing audio is empty bytes."""
-
     id: str  # unique in its corpus
-    audio: Path | bytes
+    source: str
     text: str
     speaker: str  # "" if unknown
     split: str
@@ -62,18 +43,26 @@ class Clip:
         """Whether the clip is a part of its recording."""
         return self.end is not None or self.start > 0
 
+
+@dataclass(frozen=True, slots=True)
+class Clip(Entry):
+    """An entry with its audio: a file, or a file's bytes. Missing audio is empty bytes."""
+
+    audio: Path | bytes = b""
+
     @classmethod
     def of(cls, entry: Entry, audio: Path | bytes) -> "Clip":
         """The clip of an entry."""
         return cls(
-            id=entry.id,
-            audio=audio,
-            text=entry.text,
-            speaker=entry.speaker,
-            split=entry.split,
-            start=entry.start,
-            end=entry.end,
-            fault=entry.fault,
+            entry.id,
+            entry.source,
+            entry.text,
+            entry.speaker,
+            entry.split,
+            entry.start,
+            entry.end,
+            entry.fault,
+            audio,
         )
 
 

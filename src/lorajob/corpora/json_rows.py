@@ -1,9 +1,10 @@
 """Reads objects of JSON files: one on each line, or in a list."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
-from lorajob.corpora.names import split_of, stem
+from lorajob.corpora.clip import TRAIN, Corpus, Entry, Tick
+from lorajob.corpora.names import split_of, stem, unique
 from lorajob.corpora.place import Place
 from lorajob.corpora.tables import NOT_AN_OBJECT, parse_object, text_lines
 from lorajob.errors import CorpusError
@@ -47,6 +48,33 @@ def json_objects(place: Place, table: str) -> Iterator[tuple[Object, str]]:
             if fault and number == 1:
                 raise CorpusError(f"{table}: row 1 is {fault.removeprefix('line that is ')}")
             yield {str(key).strip().lower(): item for key, item in value.items()}, fault
+
+
+def json_corpus(
+    place: Place,
+    fits: Callable[[Object], bool],
+    read: Callable[[Object, str, str, dict[str, int]], Iterable[Entry]],
+    tick: Tick | None,
+) -> Corpus:
+    """The corpus of the JSON files whose first object fits.
+
+    `read` returns the entries of an object, given its file, the split in the file's name (`train`
+    without one) and the ids of earlier entries. A row that is no object becomes an entry with that
+    fault. Raises CorpusError as `json_objects`.
+    """
+    entries: list[Entry] = []
+    ids: dict[str, int] = {}
+    for table, in_name in json_tables(place, fits):
+        split = in_name or TRAIN
+        for number, (row, fault) in enumerate(json_objects(place, table), start=1):
+            if tick:
+                tick()
+            if fault:
+                name = unique(ids, f"{table} row {number}")
+                entries.append(Entry(name, "", "", "", split, fault=fault))
+            else:
+                entries += read(row, table, split, ids)
+    return Corpus(tuple(entries), place.audio())
 
 
 def _first(place: Place, table: str) -> Object | None:

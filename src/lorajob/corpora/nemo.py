@@ -7,8 +7,8 @@
 manifest for each split.
 """
 
-from lorajob.corpora.clip import TRAIN, Corpus, Entry, Tick
-from lorajob.corpora.json_rows import Object, json_objects, json_tables
+from lorajob.corpora.clip import Corpus, Entry, Tick
+from lorajob.corpora.json_rows import Object, json_corpus, json_objects, json_tables
 from lorajob.corpora.names import column, locate, split_name, unique
 from lorajob.corpora.place import Place
 from lorajob.corpora.spans import WHOLE, span_of
@@ -32,22 +32,17 @@ def check(place: Place, language: str) -> None:
 
 def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
     """Open the manifests. Raises CorpusError for a line that is not a JSON object."""
-    entries, ids = [], dict[str, int]()
-    for table, split in json_tables(place, _fits):
-        key = ""
-        for number, (row, fault) in enumerate(json_objects(place, table), start=1):
-            if tick:
-                tick()
-            if fault:
-                name = unique(ids, f"{table} row {number}")
-                entries.append(Entry(name, "", "", "", split or TRAIN, fault=fault))
-                continue
-            key = key or _text_key(place, table, row)
-            entries.append(_entry(place, row, key, split, ids))
-    return Corpus(tuple(entries), place.audio())
+    keys: dict[str, str] = {}  # of the text in each table
+
+    def read(row: Object, table: str, split: str, ids: dict[str, int]) -> list[Entry]:
+        if table not in keys:
+            keys[table] = _text_key(place, table, row)
+        return [_entry(place, row, keys[table], split, ids)]
+
+    return json_corpus(place, _fits, read, tick)
 
 
-def _entry(place: Place, row: Object, key: str, split: str | None, ids: dict[str, int]) -> Entry:
+def _entry(place: Place, row: Object, key: str, split: str, ids: dict[str, int]) -> Entry:
     text = fault = ""
     start, end = WHOLE
     try:
@@ -64,7 +59,7 @@ def _entry(place: Place, row: Object, key: str, split: str | None, ids: dict[str
         source=locate(place, "", name),
         text=text,
         speaker=str(row.get("speaker") or row.get("speaker_id") or ""),
-        split=split_name(own) if isinstance(own, str) and own else split or TRAIN,
+        split=split_name(own) if isinstance(own, str) and own else split,
         start=start,
         end=end,
         fault=fault,

@@ -35,6 +35,7 @@ from lorajob.storage.store import (
     DamageError,
     Store,
     StoreError,
+    read_chunks,
     store_errors,
     unhurried,
 )
@@ -256,12 +257,7 @@ def _append(store: Store, part: Path, block_bytes: int, check: Check) -> None:
             if target.tell():
                 with store_errors(store.url):
                     source.seek(target.tell())
-            while True:
-                check()
-                with store_errors(store.url):
-                    chunk = source.read(CHUNK_BYTES)
-                if not chunk:
-                    break
+            for chunk in read_chunks(store.url, source, CHUNK_BYTES, check):
                 target.write(chunk)
         target.flush()
         os.fsync(target.fileno())

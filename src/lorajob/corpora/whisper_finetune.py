@@ -10,8 +10,8 @@ A row is one clip. A row over 30 s, or without `sentence`, gives a clip for each
 
 from collections.abc import Iterator
 
-from lorajob.corpora.clip import TRAIN, Corpus, Entry, Tick
-from lorajob.corpora.json_rows import Object, json_objects, json_tables
+from lorajob.corpora.clip import Corpus, Entry, Tick
+from lorajob.corpora.json_rows import Object, json_corpus, json_objects, json_tables
 from lorajob.corpora.names import column, locate, unique
 from lorajob.corpora.place import Place
 from lorajob.corpora.spans import WHOLE, Span, span_of
@@ -39,29 +39,22 @@ def check(place: Place, language: str) -> None:
 
 def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
     """Open the tables. Rows in other languages are dropped."""
-    entries, ids = [], dict[str, int]()
-    for table, split in json_tables(place, _fits):
-        for number, (row, wrong) in enumerate(json_objects(place, table), start=1):
-            if tick:
-                tick()
-            if wrong:
-                name = unique(ids, f"{table} row {number}")
-                entries.append(Entry(name, "", "", "", split or TRAIN, fault=wrong))
-                continue
-            for part in _parts(place, row):
-                name = _path(row)
-                entry = Entry(
-                    id=unique(ids, name or f"row {len(ids) + 1}"),
-                    source=locate(place, "", name),
-                    text=part[0],
-                    speaker=str(row.get("speaker") or ""),
-                    split=split or TRAIN,
-                    start=part[1][0],
-                    end=part[1][1],
-                    fault=_language_fault(row, language) or part[2],
-                )
-                entries.append(entry)
-    return Corpus(tuple(entries), place.audio())
+
+    def read(row: Object, table: str, split: str, ids: dict[str, int]) -> Iterator[Entry]:
+        name = _path(row)
+        for text, (start, end), fault in _parts(place, row):
+            yield Entry(
+                id=unique(ids, name or f"row {len(ids) + 1}"),
+                source=locate(place, "", name),
+                text=text,
+                speaker=str(row.get("speaker") or ""),
+                split=split,
+                start=start,
+                end=end,
+                fault=_language_fault(row, language) or fault,
+            )
+
+    return json_corpus(place, _fits, read, tick)
 
 
 def _parts(place: Place, row: Object) -> Iterator[tuple[str, Span, str]]:

@@ -3,9 +3,7 @@
 Needs only numpy and faster-whisper, which load much faster than torch.
 """
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from faster_whisper.feature_extractor import FeatureExtractor
@@ -24,14 +22,6 @@ from lorajob.whisper.window import (
 def extractor(mel_bins: int) -> FeatureExtractor:
     """faster-whisper's log-mel of audio at 16 kHz."""
     return FeatureExtractor(feature_size=mel_bins)
-
-
-def mel_bins_of(model: Path) -> int:
-    """The mel bins of a model's folder, as faster-whisper reads them; 80 if they are not given."""
-    path = model / "preprocessor_config.json"
-    if not path.is_file():
-        return 80
-    return int(json.loads(path.read_text("utf-8")).get("feature_size", 80))
 
 
 def features(extract: FeatureExtractor, clips: Sequence[Samples], cut: bool) -> NDArray[np.float32]:

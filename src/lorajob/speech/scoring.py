@@ -137,8 +137,7 @@ def interval(
     counts = _counts(references, hypotheses, metric, speakers, language)
     if not len(counts):
         return 0.0, 0.0
-    rates = [100 * errors / length for errors, length in _resampled(counts, samples, seed)]
-    return _middle(rates)
+    return _interval(counts, samples, seed)
 
 
 def difference(
@@ -161,9 +160,8 @@ def difference(
     if not len(first):
         return Difference(points=0, interval=(0, 0))
     both = np.column_stack([first[:, 0] - second[:, 0], first[:, 1]])
-    gains = [100 * fewer / length for fewer, length in _resampled(both, samples, seed)]
     fewer, length = both.sum(axis=0)
-    return Difference(points=float(100 * fewer / length), interval=_middle(gains))
+    return Difference(points=float(100 * fewer / length), interval=_interval(both, samples, seed))
 
 
 def _counts(
@@ -187,15 +185,15 @@ def _counts(
     return np.array(list(groups.values()), dtype=np.int64).reshape(-1, 2)
 
 
-def _resampled(counts: NDArray[np.int64], samples: int, seed: int) -> NDArray[np.int64]:
-    """int64 [samples, 2]: the sums of as many rows of `counts`, drawn with replacement."""
+def _interval(counts: NDArray[np.int64], samples: int, seed: int) -> tuple[float, float]:
+    """The middle 95 % of the rates, in percent, of sets of rows drawn with replacement.
+
+    A row of `counts` is the errors and the length of a clip or a speaker. A set has as many rows.
+    """
     random = np.random.default_rng(seed)
     drawn = [random.integers(len(counts), size=len(counts)) for _ in range(samples)]
-    return np.array([counts[rows].sum(axis=0) for rows in drawn], dtype=np.int64)
-
-
-def _middle(rates: Sequence[float]) -> tuple[float, float]:
-    low, high = np.percentile(rates, [2.5, 97.5])
+    sums = np.array([counts[rows].sum(axis=0) for rows in drawn], dtype=np.int64)
+    low, high = np.percentile(100 * sums[:, 0] / sums[:, 1], [2.5, 97.5])
     return float(low), float(high)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from lorajob.errors import LorajobError, UsageError
@@ -199,13 +199,7 @@ class Store:
                 _raise_if_away(error)
                 raise DamageError(f"{public(self.url)}/{name} is missing") from None
         with file:
-            while True:
-                check()
-                with store_errors(self.url):
-                    chunk = file.read(CHUNK_BYTES)
-                if not chunk:
-                    return
-                yield chunk
+            yield from read_chunks(self.url, file, CHUNK_BYTES, check)
 
     def _make_parent(self, name: str) -> None:
         """Make the parent folder on a file system. Object stores have no folders."""
@@ -238,6 +232,17 @@ def checked_url(url: str) -> str:
             f"{public(url)}: {package} is not installed; `pip install 'lorajob[s3]'` installs it"
         )
     return url
+
+
+def read_chunks(url: str, file: IO[bytes], size: int, check: Check) -> Iterator[bytes]:
+    """The rest of a file of the store at `url`, `size` bytes at once. Each calls `check` first."""
+    while True:
+        check()
+        with store_errors(url):
+            chunk = file.read(size)
+        if not chunk:
+            return
+        yield chunk
 
 
 @contextmanager

@@ -15,7 +15,6 @@ from transformers.utils import logging as transformers_logging
 from lorajob.errors import ModelError, UsageError, says_out_of_memory
 from lorajob.gpu_memory import GB, fitting_quantization
 from lorajob.spec import TrainConfig
-from lorajob.whisper.tokens import Labels
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}
 # The projection to the vocabulary stays in float.
@@ -201,23 +200,6 @@ def merge_adapter(folder: Path, adapter: Path) -> WhisperForConditionalGeneratio
     merged: Any = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
     result: WhisperForConditionalGeneration = merged.eval()
     return result
-
-
-def allow_tokens(
-    model: WhisperForConditionalGeneration, labels: Labels, texts: Iterable[str]
-) -> list[int]:
-    """Let a model say what it was trained on. Returns the tokens that it was forbidden before.
-
-    The generation_config of a base suppresses tokens such as quotes, brackets and notes. Those that
-    the texts of the training hold are taken off its list.
-    """
-    settings: Any = model.generation_config
-    suppressed = {*(settings.suppress_tokens or ())}
-    found: set[int] = set()
-    for text in texts if suppressed else ():
-        found |= suppressed.intersection(labels.encode(text))
-    suppress_less(model, found)
-    return sorted(found)
 
 
 def suppress_less(model: WhisperForConditionalGeneration, tokens: Iterable[int]) -> None:

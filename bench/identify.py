@@ -1,7 +1,7 @@
 """Language identification: which language a model hears in a clip.
 
 A training on one language may turn every answer into that language. So the share of clips of other
-languages that a model still identifies is measured before and after.
+languages that a model still identifies is measured before and after (quality.py).
 """
 
 import logging
@@ -37,21 +37,3 @@ def heard_languages(
         mel = ctranslate2.StorageView.from_array(features(extract, samples, cut=False))
         codes += [ranked[0][0].strip("<|>") for ranked in whisper.detect_language(mel)]
     return codes
-
-
-def language_share(
-    model: Path,
-    clips: Sequence[Callable[[], Samples]],
-    languages: Sequence[str],
-    compute_type: str = "default",
-) -> float:
-    """The share, 0 to 1, of clips in which the model hears their own language.
-
-    `languages` are the Whisper codes of the clips. Raises ValueError if the lengths differ or there
-    are no clips.
-    """
-    if len(clips) != len(languages) or not clips:
-        raise ValueError(f"{len(clips)} clips of {len(languages)} languages; needs as many, over 0")
-    heard = heard_languages(model, clips, compute_type)
-    right = sum(code == own for code, own in zip(heard, languages, strict=True))
-    return right / len(clips)
