@@ -32,6 +32,7 @@ COMMANDS = {
     "flower": ("lorajob.cli.services:flower", "Run Flower, the web monitor of tasks."),
     "metrics": ("lorajob.cli.services:metrics", "Serve metrics of jobs and workers."),
     "transcribe": ("lorajob.cli.transcribe:transcribe", "Transcribe audio with a job's model."),
+    "export": ("lorajob.cli.export:export", "Write or publish a job's model with a card."),
     "corpus": ("lorajob.cli.corpus:corpus", "Convert a corpus to a manifest or Parquet."),
     "languages": ("lorajob.cli.languages:languages", "List the languages of jobs."),
     "verify": ("lorajob.cli.verify:verify", "Check a job's files and its base model."),

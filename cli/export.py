@@ -1,0 +1,103 @@
+"""`lorajob export`: a job's model in the forms of other tools, with a card, at its destination."""
+
+import os
+
+import click
+
+from lorajob.cli.context import job_folder
+from lorajob.cores import share_cpu
+from lorajob.errors import UsageError
+
+NEEDED = ("preprocess/report.json", "train", "evaluate", "convert")
+
+
+@click.command()
+@click.argument("job")
+@click.argument("dest")
+@click.option(
+    "--what",
+    default="adapter,merged,ctranslate2,ggml",
+    show_default=True,
+    help="Forms, comma-separated: adapter (PEFT), merged (transformers), ctranslate2 "
+    "(faster-whisper), ggml (whisper.cpp).",
+)
+@click.option(
+    "--license",
+    help="Identifier of the licence for the card, such as apache-2.0. Needed for the Hub.",
+)
+@click.option(
+    "--base-model",
+    metavar="OWNER/NAME",
+    help="The base model on the Hub, if the job has it from a folder.",
+)
+@click.option("--base-revision", metavar="COMMIT", help="The commit of --base-model.")
+@click.option("--private", is_flag=True, help="Make the repository on the Hub a private one.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Replace what is at DEST, and publish a model whose gate failed.",
+)
+def export(
+    job: str,
+    dest: str,
+    what: str,
+    license: str | None,
+    base_model: str | None,
+    base_revision: str | None,
+    private: bool,
+    force: bool,
+) -> None:
+    """Write the model of JOB with a model card to DEST.
+
+    DEST is a folder, a .tar or .tar.gz, s3://BUCKET/PATH, or hf:OWNER/NAME for a repository of the
+    Hugging Face Hub (HF_TOKEN must allow writing). Nothing is left half written there. Prints the
+    path or url.
+
+    \b
+    lorajob export JOB my-model --license apache-2.0
+    lorajob export JOB hf:me/whisper-hindi --license cc-by-4.0 --what adapter,ctranslate2
+    """
+    # Must come before torch is loaded.
+    share_cpu(os.environ)
+    from lorajob.bundle.destination import HubPlace, find_destination
+    from lorajob.bundle.layout import parse_forms
+
+    forms = parse_forms(what)
+    place = find_destination(dest)
+    if base_revision is not None and base_model is None:
+        raise UsageError("--base-revision: needs --base-model")
+    if isinstance(place, HubPlace):
+        place.private = private
+        if license is None:
+            raise UsageError(
+                "--license: the Hub needs the licence of the model, such as --license apache-2.0"
+            )
+    elif private:
+        raise UsageError("--private: is for hf:OWNER/NAME")
+    from lorajob.bundle.facts import read_facts, refuse_failed_gate
+    from lorajob.bundle.make import Order, check_job, check_license, make_bundle
+
+    licence = check_license(license)
+    with job_folder(job, *NEEDED) as folder:
+        check_job(folder, forms)
+        facts = read_facts(folder, base_model, base_revision)
+        if place.repo is not None:
+            refuse_failed_gate(facts, force)
+        place.check(force)
+        order = Order(forms, licence, place.repo, forced=force and facts.gate.failed)
+        with place.scratch() as scratch:
+            make_bundle(folder, scratch, facts, order, _say)
+            _say(f"writing {dest}")
+            shown = place.put(scratch, force)
+    if licence is None:
+        _say("the card states no licence; --license names one")
+    if facts.base.name is None and set(forms) & {"adapter"}:
+        _say(
+            "the base model came from a folder, so the adapter names none; "
+            "--base-model OWNER/NAME names it"
+        )
+    click.echo(shown)
+
+
+def _say(text: str) -> None:
+    click.echo(f"lorajob: {text}", err=True)

@@ -1,0 +1,49 @@
+"""Which forms of a model a bundle has, and where they lie in it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lorajob.errors import UsageError
+
+FORMS = ("adapter", "merged", "ctranslate2", "ggml")
+INDEX = "bundle.json"
+CARD = "README.md"
+GGML_FILE = "ggml/ggml-model.bin"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths in the bundle, "" for its root; None, or empty, for a form that it lacks."""
+
+    adapter: str | None
+    merged: str | None
+    ctranslate2: tuple[str, ...]  # a folder for each type, the main one first
+    ggml: str | None
+
+    @property
+    def forms(self) -> list[str]:
+        return [form for form in FORMS if getattr(self, form) not in (None, ())]
+
+
+def parse_forms(text: str) -> tuple[str, ...]:
+    """The forms of a comma-separated list. Raises UsageError for an unknown one."""
+    named = [word.strip() for word in text.split(",") if word.strip()]
+    for word in named:
+        if word not in FORMS:
+            raise UsageError(f"--what: {word!r} is not a form; allowed: {', '.join(FORMS)}")
+    if not named:
+        raise UsageError(f"--what: names no form; allowed: {', '.join(FORMS)}")
+    return tuple(form for form in FORMS if form in named)
+
+
+def plan_layout(forms: Sequence[str], types: Sequence[str], hub: bool) -> Layout:
+    """Where the forms lie. In a repository of the Hub, transformers and PEFT look in the root:
+    there lies the merged model, or the adapter if there is no merged model.
+    """
+    adapter_folder = "" if hub and "merged" not in forms else "adapter"
+    return Layout(
+        adapter=adapter_folder if "adapter" in forms else None,
+        merged=("" if hub else "merged") if "merged" in forms else None,
+        ctranslate2=tuple(f"ctranslate2/{it}" for it in types) if "ctranslate2" in forms else (),
+        ggml=GGML_FILE if "ggml" in forms else None,
+    )
