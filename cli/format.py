@@ -97,7 +97,23 @@ def rate_notes(record: "JobRecord") -> list[str]:
             f"delivered has {gained.points:.1f} points fewer word errors than base "
             f"(95 %: {_between(gained.interval)})"
         )
-    return [*lines, *result.notes, *result.warnings]
+    return [*lines, *result.notes, *result.warnings, *gate_lines(record)]
+
+
+def gate_lines(record: "JobRecord") -> list[str]:
+    """The verdict of the gate with its reasons, and what was not checked; empty without one."""
+    from lorajob.job.results import verdict_of
+
+    found = verdict_of({name: stage.result for name, stage in record.stages.items()})
+    if found is None:
+        return []
+    passed = [guard.name for guard in found.guards if guard.state == "passed"]
+    left = [guard for guard in found.guards if guard.state == "not_checked"]
+    lines = [f"gate: {found.gate or 'not checked'}"]
+    lines += [f"  {it.name} failed: {it.reason}" for it in found.guards if it.state == "failed"]
+    if passed:
+        lines.append(f"  passed: {', '.join(passed)}")
+    return [*lines, *(f"  {guard.name} not checked: {guard.reason}" for guard in left)]
 
 
 def _between(interval: tuple[float, float] | None) -> str:

@@ -21,6 +21,7 @@ STAGES = {
     "train": "The training of the adapter.",
     "evaluate": "How the test clips are decoded and scored.",
     "convert": "The model for faster-whisper and the comparison that it must pass.",
+    "gate": "What the delivered model has to pass. The job succeeds in any case.",
 }
 # Variables that do not belong to Settings: name -> default, description.
 OTHER_VARIABLES = {
@@ -115,7 +116,7 @@ def help_texts() -> str:
 
 
 def job_settings() -> Iterator[Setting]:
-    """The seed, then all settings of preprocess, train, evaluate and convert, in order."""
+    """The seed, then all settings of the stages and of the gate, in order."""
     schema = JobSpec.model_json_schema()
     yield _setting("seed", schema["properties"]["seed"])
     for name, field in schema["properties"].items():

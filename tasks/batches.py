@@ -227,7 +227,7 @@ def _ids_asked_for(
 
 
 def _unset(spec: JobSpec) -> dict[str, Any]:
-    newer = ("base_revision", "corpus_weight", "more_corpora", "test_corpus")
+    newer = ("base_revision", "corpus_weight", "more_corpora", "test_corpus", "gate")
     fields = JobSpec.model_fields
     unset: dict[str, Any] = {
         name: True for name in newer if getattr(spec, name) == fields[name].default

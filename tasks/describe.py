@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from lorajob.errors import UsageError
 from lorajob.job.report import Progress
-from lorajob.job.results import Scores, StageResult
+from lorajob.job.results import Scores, StageResult, verdict_of
 from lorajob.languages import find_language
 from lorajob.storage.urls import public
 from lorajob.worker.queues import class_of, queue_name
@@ -73,7 +73,8 @@ def stage_summary(stage: str, result: StageResult) -> Description:
             rates = {f"{name}_wer": _rounded_wer(it) for name, it in result.scores.items()}
             return rates | ({"warnings": result.warnings} if result.warnings else {})
         case _:
-            return {"wer": _rounded_wer(result.converted), "warnings": result.warnings}
+            rate = {"wer": _rounded_wer(result.converted), "warnings": result.warnings}
+            return rate | ({"gate": result.gate} if result.gate else {})
     found = {name: said[name] for name in names if name in said}
     return {k: round(v, 3) if isinstance(v, float) else v for k, v in found.items()}
 
@@ -189,7 +190,9 @@ def describe(record: JobRecord, waits_for: object = None) -> Description:
         )
         for name, stage in record.stages.items()
     }
-    evaluated = record.stages["evaluate"].result or StageResult()
+    results = {name: stage.result for name, stage in record.stages.items()}
+    evaluated = results["evaluate"] or StageResult()
+    checked = verdict_of(results) or StageResult()
     described: Description = {
         "id": record.id,
         "language": record.language,
@@ -209,6 +212,9 @@ def describe(record: JobRecord, waits_for: object = None) -> Description:
         "metrics": {name: _rates(scores) for name, scores in record.scores.items()},
         "improvement": evaluated.improvement.model_dump() if evaluated.improvement else None,
         "notes": [*evaluated.notes, *evaluated.warnings],
+        "gate": checked.gate,
+        "gate_reasons": checked.gate_reasons,
+        "guards": [guard.model_dump(mode="json") for guard in checked.guards],
     }
     base = zip(BASE_FIELDS, record.base, strict=True)
     return described | {name: value for name, value in base if value}

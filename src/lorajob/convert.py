@@ -27,9 +27,10 @@ from lorajob.decoding.fast import BATCH_WINDOWS, Sound, decode
 from lorajob.decoding.torch_engine import TorchEngine
 from lorajob.decoding.windows import extractor, features
 from lorajob.errors import ParityError
+from lorajob.gate.conversion import check_conversion, with_conversion
 from lorajob.job.jobdir import JobDir, write_json
 from lorajob.job.report import Report
-from lorajob.job.results import ConvertResult, Scores
+from lorajob.job.results import ConvertResult, Guard, Scores, gate_fields
 from lorajob.spec import JobSpec
 from lorajob.speech.clipstore import ClipStore
 from lorajob.speech.sample import balanced
@@ -117,12 +118,14 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     sampled = {"merged": score(sample.references, merged_texts, spec.language), **by_type}
     delivered, heard = _delivered(job, spec, out / "model", sample, pace)
     pace.done("faster-whisper")
+    guards = _guards(job, spec, sampled, list(made.values()), sample)
     result = ConvertResult(
         converted=delivered,
         by_type=by_type,
         max_logprob_difference=difference,
         model="convert/model",
         warnings=warnings + wer_warnings(sampled),
+        **gate_fields(guards),
     )
     _write_parity(out / "parity.json", result, sampled, heard)
     return result
@@ -143,6 +146,17 @@ class _StepProgress:
         """Report progress within a step, so that a long step does not look stalled."""
         self._report.progress(self._step, self._steps, phase=phase)
         self._report.check_stop()
+
+
+def _guards(
+    job: JobDir, spec: JobSpec, sampled: dict[str, Scores], models: list[Path], sample: _Sample
+) -> list[Guard]:
+    """The guards of evaluation and of this stage. An older evaluation has none."""
+    evaluated = job.result("evaluate")
+    if evaluated is None or not evaluated.guards:
+        return []
+    found = check_conversion(spec.gate, sampled, models, sample.labels, sample.references)
+    return with_conversion(evaluated.guards, found)
 
 
 def _other_weights(job: JobDir, digest: str) -> list[str]:
@@ -203,6 +217,8 @@ def _write_parity(
             "sample_scores": {name: scores.model_dump() for name, scores in sampled.items()},
             "faster_whisper": heard,
             "warnings": result.warnings,
+            "gate": result.gate,
+            "guards": [guard.model_dump(mode="json") for guard in result.guards],
         },
     )
 

@@ -27,9 +27,12 @@ from lorajob.decoding.config import DecodeConfig, TokenLimits, token_limits, wri
 from lorajob.decoding.delivered import listen
 from lorajob.decoding.fast import Sound, decode
 from lorajob.errors import LorajobError
+from lorajob.gate.checks import Candidate, check_all
+from lorajob.gate.hearing import Clock, KeptModel, LoadedModel, Slot
+from lorajob.gate.texts import Transcripts
 from lorajob.job.jobdir import JobDir, hash_files, write_json
 from lorajob.job.report import Report
-from lorajob.job.results import EvaluateResult
+from lorajob.job.results import EvaluateResult, Guard, gate_fields
 from lorajob.languages import find_language
 from lorajob.spec import JobSpec
 from lorajob.speech.clipstore import ClipStore
@@ -62,12 +65,31 @@ class _Clips:
         return [Sound(float(store.seconds[it]), partial(store.audio, it)) for it in places]
 
 
+class _BaseModel:
+    """The base model. It is converted when it is first needed: what it hears is often cached."""
+
+    def __init__(self, source: Path, compute_type: str, target: Path) -> None:
+        self.source, self.compute_type = source, compute_type
+        self._target = target
+
+    def folder(self) -> Path:
+        """The folder of the base model in CTranslate2's format."""
+        if not (self._target / "model.bin").exists():
+            ct2.convert(self.source, self._target, self.compute_type)
+        return self._target
+
+    def identity(self) -> dict[str, object]:
+        """What decides the transcripts of the base model, as JSON."""
+        return {"base": base_hashes(self.source), "compute_type": self.compute_type}
+
+
 class _Pace:
     """Reports progress over all decoding and checks for a stop."""
 
     def __init__(self, report: Report, clips: _Clips) -> None:
         self._report, self._before = report, 0
-        self._total = len(clips.all) + 2 * len(clips.sample)
+        # The gate counts as one clip.
+        self._total = len(clips.all) + 2 * len(clips.sample) + 1
         self.seconds: dict[str, float] = {}
         self._started = time.monotonic()
 
@@ -118,10 +140,14 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         sounds = clips.sounds(clips.sample)
         delivered = listen(model, language, sounds, spec.seed, half, pace.done)
         pace.passed("delivered", len(clips.sample))
-        base = _base_transcripts(folder, clips, spec, half, pace, Path(scratch, "base"))
+        base_model = _BaseModel(folder, kind, Path(scratch, "base"))
+        base = _base_transcripts(base_model, clips, spec, half, pace)
         pace.passed("base", len(clips.sample))
-    heard = _Transcripts(clips, texts, delivered, base)
+        heard = _Transcripts(clips, texts, delivered, base)
+        guards = _check_gate(spec, heard, model, base_model, pace)
+        pace.passed("gate", 1)
     result, details = measure(heard, spec, shared)
+    result = result.model_copy(update=gate_fields(guards))
     details |= {
         "tuned_audio_context": "dynamic" if config.cut else "full",
         "decoding": config.model_dump(mode="json"),
@@ -179,31 +205,24 @@ def read_training(
 
 
 def _base_transcripts(
-    folder: Path,
-    clips: _Clips,
-    spec: JobSpec,
-    seconds: float | None,
-    pace: _Pace,
-    scratch: Path,
+    base: _BaseModel, clips: _Clips, spec: JobSpec, seconds: float | None, pace: _Pace
 ) -> list[str]:
     """The base model's transcripts of the sample. They are cached by base model and clips."""
-    language, kind = find_language(spec.language).token, spec.convert.compute_types[0]
+    language = find_language(spec.language).token
     name = cache.key(
         version=VERSION,
-        base=base_hashes(folder),
+        **base.identity(),
         clips=hash_files(clips.store.folder),
         places=clips.sample,
         language=language,
-        compute_type=kind,
         seed=spec.seed,
         seconds=seconds,
         libraries=[ctranslate2.__version__, faster_whisper.__version__],
     )
     kept = cache.lookup("base-transcripts", name)
     if kept is None:
-        model = ct2.convert(folder, scratch, kind)
         sounds = clips.sounds(clips.sample)
-        kept = {"texts": listen(model, language, sounds, spec.seed, seconds, pace.done)}
+        kept = {"texts": listen(base.folder(), language, sounds, spec.seed, seconds, pace.done)}
         cache.keep("base-transcripts", name, kept)
     texts: list[str] = kept["texts"]
     return texts
@@ -273,6 +292,26 @@ def measure(
         "speakers": len(set(speakers) - {""}),
     }
     return result, details
+
+
+def _check_gate(
+    spec: JobSpec, heard: _Transcripts, tuned: Path, base: _BaseModel, pace: _Pace
+) -> list[Guard]:
+    """The guards of the converted model in `tuned`."""
+    store, minutes = heard.clips.store, spec.gate.minutes
+    clock = Clock(None if minutes is None else 60 * minutes, lambda: pace.done(0))
+    slot = Slot()
+    candidate = Candidate(
+        tuned=LoadedModel(lambda: tuned, clock, slot),
+        base=KeptModel(LoadedModel(base.folder, clock, slot), base.identity()),
+        clips=Transcripts(
+            references=[store.texts[it] for it in heard.compared],
+            base=list(heard.of("base").values()),
+            delivered=list(heard.of("delivered").values()),
+            language=spec.language,
+        ),
+    )
+    return check_all(spec.gate, candidate, clock)
 
 
 def _notes(heard: _Transcripts, spec: JobSpec, shared: Overlap | None) -> list[str]:

@@ -25,6 +25,7 @@ SETTINGS = (
     "convert.compute_types=[int8,float32]",
     "convert.check_clips=3",
     "evaluate.delivered_clips=2",
+    "gate.max_noise_words=null",
 )
 MINUTES = 60.0
 

@@ -34,11 +34,8 @@ def listen(
     `done` is called after each clip. `seed` decides what is sampled where a transcript trips one of
     Whisper's thresholds.
     """
-    # CTranslate2 warns that a CPU computes float16 in float32: that is expected here.
-    ctranslate2.set_log_level(logging.ERROR)
     ctranslate2.set_random_seed(seed)
-    logging.getLogger("faster_whisper").setLevel(logging.WARNING)
-    whisper = _load(model)
+    whisper = load_for_users(model)
     started = time.monotonic()
     texts: list[str] = []
     for sound in sounds:
@@ -52,7 +49,11 @@ def listen(
     return texts
 
 
-def _load(model: Path) -> WhisperModel:
+def load_for_users(model: Path) -> WhisperModel:
+    """The model as faster-whisper loads it, on the GPU if CTranslate2 can use it."""
+    # CTranslate2 warns that a CPU computes float16 in float32: that is expected here.
+    ctranslate2.set_log_level(logging.ERROR)
+    logging.getLogger("faster_whisper").setLevel(logging.WARNING)
     if ctranslate2.get_cuda_device_count():
         whisper = WhisperModel(str(model), device="cuda")
         try:

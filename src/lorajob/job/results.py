@@ -4,7 +4,8 @@ Each stage returns its own model. `lorajob.stage` adds its cost: `seconds`, `cpu
 `peak_memory_bytes`. A written result is read as a StageResult.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
@@ -42,6 +43,39 @@ class Difference(BaseModel, frozen=True):
 
     points: float
     interval: tuple[float, float]
+
+
+GuardState = Literal["passed", "failed", "not_checked", "reported"]
+GateState = Literal["passed", "failed"]
+
+
+class Guard(AsWritten):
+    """One check of the delivered model. The figures are in `unit`; None if there is no such one."""
+
+    name: str
+    state: GuardState  # "reported" figures have no limit
+    reason: str  # one sentence: what was measured, or why it was not
+    value: float | None = None
+    base: float | None = None  # the same of the base model
+    limit: float | None = None
+    unit: str = ""
+    seconds: float | None = None  # that the check took
+
+
+class GateFields(TypedDict):
+    """The verdict of the gate, as fields of a result."""
+
+    gate: GateState | None
+    gate_reasons: list[str]
+    guards: list[Guard]
+
+
+def gate_fields(guards: Sequence[Guard]) -> GateFields:
+    """The fields of a result that follow from all guards. `gate` is None if none was checked."""
+    failed = [it.reason for it in guards if it.state == "failed"]
+    checked = any(it.state in ("passed", "failed") for it in guards)
+    state: GateState | None = ("failed" if failed else "passed") if checked else None
+    return {"gate": state, "gate_reasons": failed, "guards": list(guards)}
 
 
 class PreprocessResult(BaseModel, frozen=True):
@@ -86,6 +120,9 @@ class EvaluateResult(BaseModel, frozen=True):
     improvement: Difference  # of `delivered` over `base`
     notes: list[str]  # what a reader of the figures has to know
     warnings: list[str]
+    gate: GateState | None = None  # `convert` adds its own guard
+    gate_reasons: list[str] = []
+    guards: list[Guard] = []
 
 
 class ConvertResult(BaseModel, frozen=True):
@@ -94,6 +131,9 @@ class ConvertResult(BaseModel, frozen=True):
     max_logprob_difference: float  # teacher-forced, float32 conversion against transformers
     model: str  # folder of the model, relative to the job
     warnings: list[str]
+    gate: GateState | None = None  # of evaluation's guards and the conversion's
+    gate_reasons: list[str] = []
+    guards: list[Guard] = []
 
 
 class StageResult(AsWritten):
@@ -113,6 +153,10 @@ class StageResult(AsWritten):
     max_logprob_difference: float | None = None
     model: str | None = None
     warnings: list[str] = []
+    # Of evaluate and convert; None in results of older versions, and if nothing was checked.
+    gate: GateState | None = None
+    gate_reasons: list[str] = []  # one for each guard that failed
+    guards: list[Guard] = []
     # Of every stage; None in results of older versions.
     base_sha256: str | None = None  # identity of the base model (whisper/identity.py)
     base_commit: str | None = None  # its commit on the Hub; None for a model from elsewhere
@@ -137,3 +181,12 @@ class StageResult(AsWritten):
 def headline(scores: Mapping[str, Scores]) -> str | None:
     """The name of the figure to show first: `delivered`, or `tuned` of an older job; else None."""
     return next((name for name in ("delivered", "tuned") if name in scores), None)
+
+
+def verdict_of(stages: Mapping[str, StageResult | None]) -> StageResult | None:
+    """The result that has the verdict of the gate: convert's, or evaluate's before; else None."""
+    for stage in ("convert", "evaluate"):
+        result = stages.get(stage)
+        if result is not None and result.guards:
+            return result
+    return None

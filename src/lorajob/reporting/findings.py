@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from lorajob.errors import StageError
 from lorajob.job.jobdir import STAGES, JobDir
-from lorajob.job.results import StageResult
+from lorajob.job.results import StageResult, verdict_of
 from lorajob.languages import Language, find_language
 from lorajob.reporting.compare import Change, compare_counts
 from lorajob.reporting.words import (
@@ -98,6 +98,11 @@ class Findings:
     @property
     def metric(self) -> Literal["wer", "cer"]:
         return self.language.primary_metric
+
+    @property
+    def checked(self) -> StageResult | None:
+        """The result with the verdict of the gate; None if the gate did not run."""
+        return verdict_of(self.stages)
 
     @property
     def compared(self) -> list[ScoredClip]:

@@ -69,6 +69,11 @@ def _errors(references: Sequence[str], hypotheses: Sequence[str], language: str)
     return {kind: int(getattr(found, kind)) for kind in KINDS}
 
 
-def _repeats(text: str) -> bool:
+def compression_ratio(text: str) -> float:
+    """Bytes of a text divided by its compressed bytes, as openai/whisper counts them."""
     data = text.encode()
-    return len(data) > REPEATS * len(zlib.compress(data))
+    return len(data) / len(zlib.compress(data))
+
+
+def _repeats(text: str) -> bool:
+    return compression_ratio(text) > REPEATS

@@ -1,0 +1,159 @@
+"""What a model hears in sounds, by faster-whisper with its own defaults.
+
+Checks know only `Hearing`, so a test can give them any transcripts.
+"""
+
+import gc
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import ctranslate2
+import faster_whisper
+from pydantic import BaseModel, TypeAdapter
+
+from lorajob.decoding.delivered import load_for_users
+from lorajob.speech.audio import Samples
+from lorajob.storage import cache
+
+# Version of what is kept of the base model, part of the cache key: raise it with every change.
+VERSION = 1
+KIND = "gate"
+
+
+class TimeOver(Exception):
+    """`gate.minutes` have passed."""
+
+
+class Word(BaseModel, frozen=True):
+    """A word and its times in the sound, in seconds."""
+
+    start: float
+    end: float
+    text: str
+
+
+class Line(BaseModel, frozen=True):
+    """A segment of a transcript and its times in the sound, in seconds."""
+
+    start: float
+    end: float
+    text: str
+    words: list[Word] = []
+
+
+_LINES = TypeAdapter(list[list[Line]])
+
+
+class Hearing(Protocol):
+    """A model, as its users run it."""
+
+    def transcribe(
+        self, sounds: Sequence[Samples], language: str, words: bool = False
+    ) -> list[list[Line]]:
+        """The transcripts of sounds of any length, at 16 kHz; with `words`, their times too."""
+
+    def languages(self, sounds: Sequence[Samples]) -> list[str]:
+        """The Whisper language code that the model hears in the first 30 s of each sound."""
+
+
+@dataclass
+class Clock:
+    """Bounds the time of all checks. `tick` is called at each sound, and may raise to stop."""
+
+    seconds: float | None
+    tick: Callable[[], None] = lambda: None
+    _started: float = field(default_factory=time.monotonic)
+
+    def check(self) -> None:
+        """Raises TimeOver if the time has passed."""
+        self.tick()
+        if self.seconds is not None and time.monotonic() - self._started > self.seconds:
+            raise TimeOver
+
+
+@dataclass
+class Slot:
+    """Holds one loaded model at a time: two large ones may not fit the memory."""
+
+    owner: object = None
+    whisper: Any = None
+
+
+class LoadedModel:
+    """The CTranslate2 model in a folder. It is loaded when it hears something."""
+
+    def __init__(self, folder: Callable[[], Path], clock: Clock, slot: Slot) -> None:
+        self._folder, self._clock, self._slot = folder, clock, slot
+
+    def transcribe(
+        self, sounds: Sequence[Samples], language: str, words: bool = False
+    ) -> list[list[Line]]:
+        found = []
+        for sound in sounds:
+            self._clock.check()
+            lines: list[Line] = []
+            segments, _ = self._model().transcribe(sound, language=language, word_timestamps=words)
+            for it in segments:
+                spoken = [Word(start=w.start, end=w.end, text=w.word) for w in it.words or ()]
+                lines.append(Line(start=it.start, end=it.end, text=it.text.strip(), words=spoken))
+                self._clock.check()
+            found.append(lines)
+        return found
+
+    def languages(self, sounds: Sequence[Samples]) -> list[str]:
+        codes = []
+        for sound in sounds:
+            self._clock.check()
+            codes.append(self._model().detect_language(sound)[0])
+        return codes
+
+    def _model(self) -> Any:
+        slot = self._slot
+        if slot.owner is not self:
+            slot.owner = slot.whisper = None
+            gc.collect()
+            # What is sampled must not depend on what was decoded before.
+            ctranslate2.set_random_seed(0)
+            slot.owner, slot.whisper = self, load_for_users(self._folder())
+        return slot.whisper
+
+
+@dataclass(frozen=True)
+class KeptModel:
+    """A model whose answers are kept in this machine's cache, by model and content of the sounds.
+
+    `identity` is JSON that names the model.
+    """
+
+    model: Hearing
+    identity: dict[str, object]
+
+    def transcribe(
+        self, sounds: Sequence[Samples], language: str, words: bool = False
+    ) -> list[list[Line]]:
+        def hear() -> object:
+            return _LINES.dump_python(self.model.transcribe(sounds, language, words), mode="json")
+
+        return _LINES.validate_python(self._kept(sounds, hear, language=language, words=words))
+
+    def languages(self, sounds: Sequence[Samples]) -> list[str]:
+        kept: list[str] = self._kept(sounds, lambda: self.model.languages(sounds))
+        return kept
+
+    def _kept(self, sounds: Sequence[Samples], hear: Callable[[], object], **how: object) -> Any:
+        name = cache.key(
+            version=VERSION,
+            sounds=[hashlib.sha256(sound.tobytes()).hexdigest() for sound in sounds],
+            libraries=[ctranslate2.__version__, faster_whisper.__version__],
+            model=self.identity,
+            **how,
+        )
+        found = cache.lookup(KIND, name)
+        if found is None:
+            found = {"heard": hear()}
+            cache.keep(KIND, name, found)
+        return found["heard"]

@@ -1,0 +1,102 @@
+"""Guards that need only the transcripts of the test clips."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lorajob.job.results import Guard, Scores
+from lorajob.languages import find_language
+from lorajob.speech.gap import REPEATS, compression_ratio
+from lorajob.speech.scoring import score
+
+FEWEST_CLIPS = 8  # on which a share of clips, or other clips' references, say something
+OTHER_CLIPS = 3  # whose references each transcript is compared with
+OVER_REFERENCE = 1.25  # a loop's compression ratio, divided by that of its reference
+
+
+@dataclass(frozen=True)
+class Transcripts:
+    """The test clips that both models were decoded on, by faster-whisper."""
+
+    references: list[str]
+    base: list[str]
+    delivered: list[str]
+    language: str
+
+    def __len__(self) -> int:
+        return len(self.references)
+
+
+def check_rate(clips: Transcripts, limit: float) -> Guard:
+    """The error rate against that of the base model."""
+    metric = find_language(clips.language).primary_metric
+    before, after = (
+        getattr(score(clips.references, texts, clips.language), metric)
+        for texts in (clips.base, clips.delivered)
+    )
+    return Guard(
+        name="wer",
+        state="failed" if after - before > limit else "passed",
+        reason=f"{metric.upper()} {after:.1f} % on {len(clips)} clips, base {before:.1f} %; "
+        f"at most {limit:g} points more are allowed",
+        value=after,
+        base=before,
+        limit=limit,
+        unit="%",
+    )
+
+
+def check_own_clips(clips: Transcripts, limit: float) -> Guard:
+    """Whether transcripts fit their own clips better than other clips.
+
+    A model that was trained on the texts of other clips says something else than it hears, and may
+    still make fewer errors than its base.
+    """
+    if len(clips) < FEWEST_CLIPS:
+        return not_checked("own_clips", f"{len(clips)} clips, {FEWEST_CLIPS} are needed")
+    own = score(clips.references, clips.delivered, clips.language).cer
+    rest = [_moved(clips.references, step) for step in range(1, OTHER_CLIPS + 1)]
+    scores: list[Scores] = [score(other, clips.delivered, clips.language) for other in rest]
+    others = sum(it.cer for it in scores) / len(scores)
+    return Guard(
+        name="own_clips",
+        state="failed" if others - own < limit else "passed",
+        reason=f"CER of the transcripts {own:.1f} % against their own clips, {others:.1f} % "
+        f"against other clips; at least {limit:g} points less are needed",
+        value=others - own,
+        limit=limit,
+        unit="points",
+    )
+
+
+def check_loops(clips: Transcripts, limit: float) -> Guard:
+    """Transcripts that repeat themselves, and more so than their references."""
+    loops, before = (
+        sum(_loops(said, heard) for said, heard in zip(clips.references, texts, strict=True))
+        for texts in (clips.delivered, clips.base)
+    )
+    allowed = max(1, int(limit * len(clips)))
+    return Guard(
+        name="loops",
+        state="failed" if loops > allowed else "passed",
+        reason=f"{loops} of {len(clips)} transcripts repeat themselves, base {before}; "
+        f"at most {allowed} may",
+        value=loops,
+        base=before,
+        limit=allowed,
+        unit="clips",
+    )
+
+
+def not_checked(name: str, reason: str) -> Guard:
+    """A guard that was not checked, and why."""
+    return Guard(name=name, state="not_checked", reason=reason)
+
+
+def _moved(texts: Sequence[str], step: int) -> list[str]:
+    return [*texts[step:], *texts[:step]]
+
+
+def _loops(reference: str, text: str) -> bool:
+    ratio = compression_ratio(text)
+    # Scripts of three bytes a letter compress better, and so do long texts.
+    return ratio > REPEATS and ratio > OVER_REFERENCE * compression_ratio(reference)
