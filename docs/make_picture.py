@@ -40,29 +40,36 @@ def record() -> list[dict[str, Any]]:
         demo_env = env | {"LORAJOB_HOME": f"{home}/demo"}
         with subprocess.Popen([*LORAJOB, "demo"], env=env) as demo:
             frames: list[dict[str, Any]] = []
+            # The demo ends by itself: a stage that makes no step is stopped.
             while demo.poll() is None:
                 time.sleep(POLL_SECONDS)
-                frames += jobs(demo_env)
+                frames += status(demo_env)
         if demo.returncode != 0:
             sys.exit("the demo failed")
-    training = [frame for frame in frames if share(frame) > 0]
-    if not training or frames[-1]["state"] != "succeeded":
+        training = [frame for frame in frames if share(frame) > 0]
+        # The service has ended, so this is read from job.json. A look at the running service could
+        # miss the end of the job.
+        end = status(demo_env, training[0]["id"]) if training else []
+    if not end or end[0]["state"] != "succeeded":
         sys.exit("the recording lacks the training or the end of the job")
     middle = min(training, key=lambda frame: abs(share(frame) - SHOWN_SHARE))
-    return [cleaned(middle), cleaned(frames[-1])]
+    return [cleaned(middle), cleaned(end[0])]
 
 
-def jobs(env: dict[str, str]) -> list[dict[str, Any]]:
-    """What `lorajob status --json` answers; empty if no service is up."""
+def status(env: dict[str, str], *job: str) -> list[dict[str, Any]]:
+    """The jobs that `lorajob status --json` prints; empty if no service is up.
+
+    With the id of a job only that one, also without a service.
+    """
     done = subprocess.run(
-        [*LORAJOB, "status", "--json"],
+        [*LORAJOB, "status", *job, "--json"],
         env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         check=False,
     )
-    found: list[dict[str, Any]] = json.loads(done.stdout) if done.returncode == 0 else []
-    return found
+    found = json.loads(done.stdout) if done.returncode == 0 else []
+    return found if isinstance(found, list) else [found]
 
 
 def share(frame: dict[str, Any]) -> float:

@@ -1,5 +1,6 @@
 """examples/ and the generated parts of docs/: the product's own parsers take them as they stand."""
 
+import ast
 import re
 import shlex
 import shutil
@@ -13,6 +14,8 @@ import pytest
 from lorajob.cli.batch import read_batch
 from lorajob.cli.submit import complete_spec, read_spec
 from lorajob.corpora import open_corpus
+from lorajob.demo.packaged import PACKAGED_NAME
+from lorajob.speech.audio import SAMPLE_RATE, load_audio
 from lorajob.worker.settings import Settings
 from tests.support.deployment import ROOT, parse, unknown_settings
 from tests.support.needs import missing
@@ -40,6 +43,10 @@ def test_the_example_of_a_manifest_is_a_corpus() -> None:
     corpus = open_corpus(EXAMPLES / "speech" / "manifest.tsv", "hi")
     assert corpus.splits == {"train": 2, "dev": 1, "test": 1}
     assert {entry.speaker for entry in corpus.entries} == {"anita", "ravi", "meena"}
+    clips = list(corpus.clips(corpus.splits))
+    assert [clip.fault for clip in clips] == [""] * 4
+    seconds = [len(load_audio(clip.audio, 30.0)) / SAMPLE_RATE for clip in clips]
+    assert all(1 < it < 4 for it in seconds), seconds
 
 
 @pytest.fixture
@@ -109,6 +116,37 @@ def test_the_picture_shows_what_watch_prints_today(tmp_path: Path) -> None:
     subprocess.run(command, check=True)
     now = (tmp_path / "progress.svg").read_text("utf-8")
     assert now == before, "run `python docs/make_picture.py` and commit docs/progress.svg"
+
+
+OF_CTRANSLATE2 = "Library libcublas.so.12 is not found"
+
+
+def said_texts() -> str:
+    """All texts in the code, one a line. The values of an f-string are left out."""
+    texts = []
+    for folder in ("src", "cli", "tasks", "worker"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.JoinedStr):
+                    parts = (getattr(it, "value", "") for it in node.values)
+                    texts.append("".join(it if isinstance(it, str) else "\0" for it in parts))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    texts.append(node.value)
+    return "\n".join(texts)
+
+
+def test_the_messages_on_the_page_of_troubles_are_those_of_the_product() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+    rows = re.findall(r"^\| (``? ?)(.+?) ?\1 \|", page, re.MULTILINE)
+    texts = said_texts().replace(PACKAGED_NAME, "\0")
+    parts = [
+        part.strip(" :;,()")
+        for _, message in rows
+        for part in message.replace(PACKAGED_NAME, "...").split("...")
+    ]
+    wanted = [part for part in parts if len(part) > 3 and part != OF_CTRANSLATE2]
+    assert len(wanted) > 15
+    assert [part for part in wanted if part not in texts] == []
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
