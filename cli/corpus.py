@@ -13,12 +13,13 @@ def corpus() -> None:
 
 
 @corpus.command(
+    short_help="Write a corpus as a manifest or a Parquet file.",
     epilog="""\b
 Examples:
   lorajob corpus convert recordings/ clean/ --lang hi
   lorajob corpus convert cv-corpus-23.0-2025-09-05-hi.tar.gz hi.parquet --lang hi
   lorajob corpus convert 'hf:google/fleurs?config=hi_in' fleurs/ --lang hi
-"""
+""",
 )
 @click.argument("source", metavar="CORPUS")
 @click.argument("out", type=click.Path(path_type=Path))

@@ -227,6 +227,23 @@ def test_every_folder_is_a_package_that_says_what_it_holds_and_may_import() -> N
         assert "\n\nMay import: " in said, f"{path.relative_to(ROOT)}/__init__.py says too little"
 
 
+@pytest.mark.parametrize(("title", "rows"), [("library", LIBRARY), ("`worker`", WORKER)])
+def test_the_page_of_the_layout_shows_these_rows(title: str, rows: tuple[tuple[str, ...]]) -> None:
+    page = (ROOT / "docs" / "how-it-works.md").read_text("utf-8")
+    _, _, below = page.partition(f"   | {title} |\n   | --- |\n")
+    table = below.partition("\n\n")[0].replace("the four stages", ", ".join(STAGES))
+    shown = [set(line.strip(" |").split(", ")) for line in table.splitlines()]
+    assert shown == [set(row) for row in reversed(rows)]
+
+
+def test_the_page_of_the_layout_names_every_folder() -> None:
+    page = (ROOT / "docs" / "how-it-works.md").read_text("utf-8")
+    named = re.findall(r"^ {4,6}([\w/]+)/ ", page, re.MULTILINE)
+    for path in {path.parent for path in MODULES.values()}:
+        folder = path.relative_to(ROOT).as_posix()
+        assert folder in named or path.name in named, f"{folder} is missing in docs/how-it-works.md"
+
+
 def test_files_that_are_not_python_are_packed() -> None:
     packed: set[Path] = set()
     for package, patterns in PYPROJECT["tool"]["setuptools"]["package-data"].items():
