@@ -385,6 +385,20 @@ def test_the_version_stands_in_one_more_place_and_agrees() -> None:
     assert f"## [{lorajob.__version__}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
 
 
+def modules_with(word: str) -> set[str]:
+    return {it for it, path in MODULES.items() if re.search(word, path.read_text("utf-8"))}
+
+
+def test_the_key_of_a_record_is_spelled_in_one_module() -> None:
+    assert modules_with(r"lorajob:job:") == {"lorajob.worker.records.records"}
+
+
+def test_one_module_decides_whether_the_files_of_jobs_are_in_a_store() -> None:
+    checks = {"lorajob.cli.doctor"}  # only reports whether the store can be reached
+    deciding = modules_with(r"\.store_url\b") - {"lorajob.worker.settings"} - checks
+    assert deciding == {"lorajob.worker.artifacts.lookup"}
+
+
 def test_no_module_asserts_on_its_input() -> None:
     for module in MODULES:
         asserts = [node for node in ast.walk(tree(module)) if isinstance(node, ast.Assert)]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lorajob.cli.batch import read_batch
+from lorajob.cli.main import COMMANDS
 from lorajob.cli.submit import complete_spec, read_spec
 from lorajob.corpora import open_corpus
 from lorajob.demo.packaged import PACKAGED_NAME
@@ -147,6 +148,12 @@ def test_the_messages_on_the_page_of_troubles_are_those_of_the_product() -> None
     wanted = [part for part in parts if len(part) > 3 and part != OF_CTRANSLATE2]
     assert len(wanted) > 15
     assert [part for part in wanted if part not in texts] == []
+
+
+def test_the_readme_names_every_command() -> None:
+    table = re.findall(r"^\| (`.+?) \|", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    named = {word for row in table for word in re.findall(r"`([a-z]+)", row)}
+    assert set(COMMANDS) - named == set()
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])

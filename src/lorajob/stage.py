@@ -104,7 +104,7 @@ def draw_report(job: JobDir) -> None:
         # It loads Altair, for more than half a second, which the other stages do not need.
         page = importlib.import_module("lorajob.reporting.page")
         page.write_report(job, job.report_path)
-    # The model is measured and converted by now. No fault of its page may take it away.
+    # The job has its model by now. An error in its page must not fail it.
     except Exception:
         logging.getLogger(__name__).exception(
             "%s was not drawn; `lorajob report %s` tries again", job.report_path, job.root.name

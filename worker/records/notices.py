@@ -34,7 +34,7 @@ while true do
 end
 """
 # Returns the notice that is due for the longest time, what is kept about it, and Redis's clock in
-# seconds. Nobody else gets it for the given seconds.
+# seconds. No other worker gets it for the given seconds.
 TAKE = """
 local now = redis.call('TIME')[1]
 local notice = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 1)[1]
