@@ -4,12 +4,16 @@ from pathlib import Path
 
 import click
 
+from lorajob.cli.corpus_check import check
 from lorajob.cli.spec_options import corpus_values
 
 
 @click.group()
 def corpus() -> None:
     """Commands about corpora."""
+
+
+corpus.add_command(check)
 
 
 @corpus.command(

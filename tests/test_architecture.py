@@ -30,7 +30,7 @@ LIBRARY = (
     ("speech", "corpora", "demo"),
     ("whisper",),
     ("training", "decoding", "reporting"),
-    ("bundle", "gate"),
+    ("bundle", "gate", "checking"),
     (*STAGES, "stage", "transcribe"),
 )
 WORKER = (

@@ -1,12 +1,19 @@
 """Clips with their samples. A recording of which a corpus gives segments is decoded once."""
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TypeVar
 
+from lorajob.cores import threads_a_stage
 from lorajob.corpora.clip import Clip
 from lorajob.speech import audio
 from lorajob.speech.segments import Cut, cut
+
+Done = TypeVar("Done")
+CLIPS_AHEAD = 4  # for each thread: clips decoded before the first of them is used
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +58,23 @@ def _recording(clip: Clip) -> object:
     if not clip.is_segment or not clip.audio:
         return clip.id
     return id(clip.audio) if isinstance(clip.audio, bytes) else clip.audio
+
+
+def in_threads(work: Callable[[Piece], Done], found: Iterable[Piece]) -> Iterator[Done]:
+    """Call `work` on every piece in this stage's threads. Yields the results in their order.
+
+    Few clips are in memory at a time. Threads are enough, because libsndfile, soxr, FFmpeg and the
+    tokenizer all release Python's global lock.
+    """
+    threads = threads_a_stage()
+    pending: deque[Future[Done]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+        try:
+            for piece in found:
+                pending.append(pool.submit(work, piece))
+                if len(pending) >= CLIPS_AHEAD * (threads or 1):
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -225,3 +225,54 @@ def checked_format(rate: int, channels: int) -> tuple[int, int]:
     if not (MIN_RATE <= rate <= MAX_RATE and 1 <= channels <= MAX_CHANNELS):
         raise AudioError(UNREADABLE, f"{channels} channels at {rate} Hz")
     return rate, channels
+
+
+def length(audio: Path | bytes) -> float:
+    """The length in seconds by the header alone. Raises AudioError as `decode` does.
+
+    What only decoding shows is not found. Headerless MP3 and AAC have an estimated length.
+    """
+    try:
+        with opened(audio) as file:
+            return _header_seconds(file)
+    except OSError as error:
+        raise AudioError(UNREADABLE, str(error)) from None
+
+
+def _header_seconds(file: IO[bytes]) -> float:
+    data = find_data(file)
+    if data is not None and data.promised is None:
+        file = completed(file, data)
+    head = file.read(4096)
+    file.seek(0)
+    try:
+        with soundfile.SoundFile(file) as sound:
+            rate, _ = checked_format(sound.samplerate, sound.channels)
+            if sound.frames >= UNKNOWN_FRAMES:
+                raise soundfile.LibsndfileError(0, "length unknown; ")
+            seconds = float(sound.frames / rate)
+    except soundfile.LibsndfileError:
+        file.seek(0)
+        if data is not None and data.missing_share > 1:
+            raise AudioError(TRUNCATED, "its header promises more") from None
+        return _av_header_seconds(file, is_container(head))
+    if data is not None:
+        _check_length(seconds * (1 + data.missing_share), seconds)
+    return seconds
+
+
+def _av_header_seconds(file: IO[bytes], known: bool) -> float:
+    import av
+
+    try:
+        with av.open(file, options={"format_whitelist": AV_FORMATS}) as container:
+            if not container.streams.audio:
+                raise AudioError(NO_SOUND, f"only {container.format.long_name}")
+            stream = container.streams.audio[0]
+            if stream.codec_context is None:
+                raise AudioError(UNREADABLE, "a codec that FFmpeg does not know here")
+            checked_format(stream.rate, stream.channels)
+            whole = float(getattr(container, "duration", 0) or 0) / 1e6
+            return _promised_seconds(container, stream) or whole
+    except (av.FFmpegError, ValueError) as error:
+        raise AudioError(TRUNCATED if known else NOT_AUDIO, _in_words(error)) from None

@@ -1,0 +1,71 @@
+"""Decides whether a clip can be used, for preprocessing and for the check of a corpus."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lorajob.corpora.clip import Clip
+from lorajob.corpora.pieces import Piece
+from lorajob.corpora.tables import text_fault
+from lorajob.spec import PreprocessConfig
+from lorajob.speech import audio, levels
+from lorajob.speech.text import clean, normalise
+
+EMPTY_TEXT = "text empty after normalising"
+LOST_TEXT = "text with characters that an earlier conversion lost (U+FFFD)"
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A clip as it is trained on, or the `reason` why it is dropped; `detail` says more.
+
+    `remarks` are what is wrong with a clip that is kept.
+    """
+
+    text: str
+    tokens: int = 0
+    seconds: float = 0.0
+    samples: audio.Samples | None = None
+    reason: str | None = None
+    detail: str = ""
+    remarks: tuple[str, ...] = ()
+
+
+def examine(
+    piece: Piece, config: PreprocessConfig, count: Callable[[str], int], language: str
+) -> Examined:
+    """Decode and check one clip. The cheap checks come first. `count` counts a text's tokens."""
+    found = examine_text(piece.clip, config, count, language)
+    if found.reason:
+        return found
+    text, tokens = found.text, found.tokens
+    try:
+        samples = piece.samples(config.max_seconds)
+    except audio.AudioError as error:
+        return Examined(text, tokens, reason=error.reason, detail=error.detail)
+    seconds = len(samples) / audio.SAMPLE_RATE
+    if reason := too_short(seconds, config):
+        return Examined(text, tokens, reason=reason, detail=f"{seconds:.2f} s")
+    if levels.has_no_sound(samples):
+        return Examined(text, tokens, reason=levels.SILENT, detail=f"{seconds:.2f} s")
+    return Examined(text, tokens, seconds, samples, remarks=levels.remarks(samples))
+
+
+def examine_text(
+    clip: Clip, config: PreprocessConfig, count: Callable[[str], int], language: str
+) -> Examined:
+    """Check the text of a clip alone."""
+    text = clean(clip.text)
+    fault, detail = clip.fault or text_fault(text), ""
+    if not fault and "\ufffd" in text:
+        fault, detail = LOST_TEXT, repr(clip.text[:40])
+    tokens = 0 if fault else count(text)
+    if not fault and not normalise(text, language):
+        fault, detail = EMPTY_TEXT, repr(clip.text[:40])
+    elif not fault and tokens > config.max_label_tokens:
+        fault, detail = f"over {config.max_label_tokens} label tokens", f"{tokens} tokens"
+    return Examined(text, tokens, reason=fault or None, detail=detail)
+
+
+def too_short(seconds: float, config: PreprocessConfig) -> str | None:
+    """The reason for dropping a clip that is too short; None if it is not."""
+    return f"under {config.min_seconds:g} s" if seconds < config.min_seconds else None
