@@ -58,11 +58,15 @@ def status(job: str | None, as_json: bool, limit: int) -> None:
     If Redis is unavailable, JOB is shown from its job.json, if this machine can read that file.
     """
     if job is None:
+        from lorajob.worker.heartbeats import mixture
+
         jobs = open_jobs()
         show_jobs(jobs, jobs.newest(limit), as_json)
         for name, found in sorted(jobs.unfit().items()):
             since = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.since))
             click.echo(f"lorajob: {name} takes no work since {since}: {found.why}", err=True)
+        if mixed := mixture(jobs.versions()):
+            click.echo(f"lorajob: workers of several versions: {mixed}", err=True)
         for job_id, why in jobs.damaged().items():
             click.echo(f"lorajob: {job_id} is set aside: {why}", err=True)
         if unknown := jobs.unknown():

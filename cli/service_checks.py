@@ -12,7 +12,8 @@ from lorajob.cli.doctor_checks import GIB, Finding
 from lorajob.errors import ServiceError, UsageError
 from lorajob.worker.connect import connect, redis_url, service_errors, shown
 from lorajob.worker.health import unfit_workers
-from lorajob.worker.heartbeats import living
+from lorajob.worker.heartbeats import HERE, Version, living, mixture
+from lorajob.worker.heartbeats import versions as found_versions
 from lorajob.worker.machine.gpus import Gpu, visible_gpus
 from lorajob.worker.queues import KINDS
 from lorajob.worker.records.records import Records
@@ -94,6 +95,7 @@ def check_service(settings: Settings) -> Iterator[Finding]:
             info = _information(redis)
             workers = {queue: living(redis, queue) for queue in KINDS}
             damaged = Records(redis).damaged()
+            versions = found_versions(redis, sorted({*workers["cpu"], *workers["gpu"]}))
             unfit = unfit_workers(redis, [name for names in workers.values() for name in names])
     except (ServiceError, UsageError) as error:
         yield _unreachable(settings, str(error))
@@ -107,9 +109,21 @@ def check_service(settings: Settings) -> Iterator[Finding]:
         else:
             advice = f"start one with `lorajob worker --queue {queue}`; jobs wait until then"
             yield Finding("workers", "warn", f"queue {queue}: none", advice)
+    yield from _check_versions(versions)
     for name, found in sorted(unfit.items()):
         advice = "repair that machine; the worker takes work again by itself"
         yield Finding("workers", "warn", f"{name} takes no work: {found.why}", advice)
+
+
+def _check_versions(versions: dict[str, Version]) -> Iterator[Finding]:
+    """Check that all workers run one version, and that they read the jobs submitted here."""
+    if mixed := mixture(versions):
+        advice = "update the older ones; jobs of a newer format wait for the workers that read it"
+        yield Finding("workers", "warn", f"several versions: {mixed}", advice)
+    old = sorted(name for name, it in versions.items() if it.format < HERE.format)
+    if old:
+        text = f"too old for jobs submitted here (format {HERE.format}): {', '.join(old)}"
+        yield Finding("workers", "warn", text, "update lorajob on their machines")
 
 
 def _information(redis: Redis) -> dict[str, object]:

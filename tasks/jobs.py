@@ -19,7 +19,7 @@ from lorajob.errors import JobNotFoundError, LorajobError, ModelError, ServiceEr
 from lorajob.gpu_memory import job_gb
 from lorajob.job.jobdir import JOB_ID
 from lorajob.languages import find_language
-from lorajob.spec import JobSpec
+from lorajob.spec import FORMAT, JobSpec
 from lorajob.storage.hub import hub_commit
 from lorajob.storage.store import StoreError
 from lorajob.storage.urls import local_path
@@ -34,7 +34,7 @@ from lorajob.worker.artifacts.lookup import (
 from lorajob.worker.artifacts.signature import SIGNATURE, sign
 from lorajob.worker.connect import connect, service_errors
 from lorajob.worker.health import Unfit, serving, unfit_workers
-from lorajob.worker.heartbeats import living
+from lorajob.worker.heartbeats import Version, living, versions
 from lorajob.worker.queues import KINDS, Priority, memory_class
 from lorajob.worker.records.origin import make_origin
 from lorajob.worker.records.record import JobRecord, new_stages
@@ -143,6 +143,7 @@ class Jobs:
             batch=batch,
             priority=priority,
             memory_class=_memory_class(spec),
+            version=FORMAT,
             stages=new_stages(),
         )
 
@@ -164,7 +165,7 @@ class Jobs:
         record = record.model_copy(update=place)
         created: JobRecord | None = None
         try:
-            files, written = open_job(record, self._settings), spec.model_dump(mode="json")
+            files, written = open_job(record, self._settings), spec.as_written()
             files.put_spec(written)
             if self._settings.signing_key is not None:
                 signature = sign(self._settings.signing_key, record.id, written)
@@ -247,10 +248,18 @@ class Jobs:
         except ServiceError as error:  # the reconciler sends queued jobs that have no message
             logger.warning("%s", error)
 
-    def workers(self, served: str) -> int:
-        """How many live workers take work of a kind or class of queues, such as cpu or gpu24."""
+    def workers(self, served: str, format: int = 0) -> int:
+        """How many live workers take work of a kind or class of queues, such as cpu or gpu24, and
+        read jobs of a format.
+        """
         with service_errors(self._settings):
-            return len(serving(self.redis, served))
+            return len(serving(self.redis, served, format))
+
+    def versions(self) -> dict[str, Version]:
+        """What the live workers run."""
+        with service_errors(self._settings):
+            names = {name for queue in KINDS for name in living(self.redis, queue)}
+            return versions(self.redis, sorted(names))
 
     def unfit(self) -> dict[str, Unfit]:
         """The live workers that take no work, and why."""
@@ -340,12 +349,19 @@ def _commit_of(base_model: str, revision: str | None) -> str | None:
     return hub_commit(base_model, revision)
 
 
-def _unfit(jobs: Jobs, queue: str) -> str:
-    """Why the live workers of a queue take no work, in words; "" if none lives."""
+def _unfit(jobs: Jobs, queue: str, format: int) -> str:
+    """Why the live workers of a queue do not take a job of a format, in words; "" if none lives."""
     with service_errors(jobs.settings):
         names = living(jobs.redis, queue)
         found = sorted(unfit_workers(jobs.redis, names).items())
-    return "; ".join(f"{name} takes no work: {unfit.why}" for name, unfit in found)
+        known = versions(jobs.redis, names)
+    why = [f"{name} takes no work: {unfit.why}" for name, unfit in found]
+    why += [
+        f"{name} runs lorajob {it.package}, which is too old for the job"
+        for name, it in known.items()
+        if it.format < format
+    ]
+    return "; ".join(why)
 
 
 def waits(jobs: Jobs, records: Iterable[JobRecord]) -> dict[str, Wait]:
@@ -354,19 +370,19 @@ def waits(jobs: Jobs, records: Iterable[JobRecord]) -> dict[str, Wait]:
     Returns {} if Redis does not answer.
     """
     found: dict[str, Wait] = {}
-    workers: dict[str, int] = {}
-    unfit: dict[str, str] = {}
+    workers: dict[tuple[str, int], int] = {}
+    unfit: dict[tuple[str, int], str] = {}
     for record in records:
         queue = awaited_queue(record)
         if queue is None:
             continue
-        if queue not in workers:
+        asked = queue, record.version
+        if asked not in workers:
             try:
-                workers[queue] = jobs.workers(queue)
-                unfit[queue] = "" if workers[queue] else _unfit(jobs, queue)
+                workers[asked] = jobs.workers(*asked)
+                unfit[asked] = "" if workers[asked] else _unfit(jobs, *asked)
             except ServiceError:
                 return {}
         card = record.memory_class if queue[3:] else None
-        why = "" if workers[queue] else unfit.get(queue, "")
-        found[record.id] = Wait(queue, workers[queue], card, after_failure(record), why)
+        found[record.id] = Wait(queue, workers[asked], card, after_failure(record), unfit[asked])
     return found

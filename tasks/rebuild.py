@@ -5,7 +5,7 @@ from typing import Literal
 
 from lorajob.errors import LorajobError
 from lorajob.job.jobdir import STAGES, JobDir
-from lorajob.spec import JobSpec
+from lorajob.spec import FORMAT, JobSpec
 from lorajob.tasks.broker import send
 from lorajob.worker.artifacts.lookup import find_job, job_place, recorded_ids
 from lorajob.worker.connect import connect, service_errors
@@ -143,6 +143,7 @@ def _mirrored(job: JobDir) -> JobRecord:
             more_corpora=spec.places[1:],
             base_model=spec.base_model,
             folder=str(job.root),
+            version=FORMAT,
             stages=new_stages(),
         )
 

@@ -28,12 +28,12 @@ from lorajob.tasks.broker import send
 from lorajob.tasks.describe import awaited_queue
 from lorajob.worker import health, lifecycle
 from lorajob.worker.connect import connect
-from lorajob.worker.heartbeats import living
+from lorajob.worker.heartbeats import living, new_enough
 from lorajob.worker.machine.self_check import Silence
 from lorajob.worker.monitoring import tallies
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
-from lorajob.worker.supervision.faults import limit_of
+from lorajob.worker.supervision.faults import first_pause, limit_of
 from lorajob.worker.supervision.watcher import RENEWALS_A_LEASE
 from lorajob.worker.ticker import Ticker
 
@@ -160,7 +160,12 @@ class Reconciler:
         if queue is None or stage is None:
             self._records.wait_anew(job_id)
             return
-        names = living(self._redis, queue)
+        living_names = living(self._redis, queue)
+        names = new_enough(self._redis, living_names, record.version)
+        if living_names and not names:
+            # No worker of the queue reads the job yet, so none has to start a process to say so.
+            self._records.decline(job_id, record.version, first_pause(self._settings))
+            return
         unfit = health.unfit_workers(self._redis, names)
         losses = [entry for entry in record.ended if entry.stage == stage and entry.kind]
         if not names or len(unfit) < len(names) or not losses:

@@ -8,13 +8,15 @@ import logging
 import secrets
 import time
 from dataclasses import replace
+from typing import NoReturn
 
 from celery import Task
 from celery.exceptions import Ignore
 
-from lorajob.errors import JobNotFoundError, ServiceError, says_full
+from lorajob.errors import JobNotFoundError, ServiceError, VersionError, says_full
 from lorajob.job.jobdir import JobDir
 from lorajob.job.results import StageResult
+from lorajob.spec import FORMAT
 from lorajob.tasks.attempt import ProgressMirror, observed
 from lorajob.tasks.broker import send
 from lorajob.tasks.describe import Description, awaited_queue, stage_summary
@@ -30,7 +32,7 @@ from lorajob.worker.queues import QUEUES, class_of, queue_name
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.records.records import Claim, Records, Refusal
 from lorajob.worker.settings import Settings
-from lorajob.worker.supervision.faults import Loss, fault, limit_of, loss_of
+from lorajob.worker.supervision.faults import Loss, fault, first_pause, limit_of, loss_of
 from lorajob.worker.supervision.outcome import (
     Committed,
     Crashed,
@@ -84,6 +86,7 @@ def run_claimed_stage(task: Task, job_id: str, stage: str) -> Description:
     worker = task.request.hostname
     before = load(records, job_id)
     refuse_if_unfit(before, settings)
+    refuse_newer(records, before, settings)
     files = open_job(before, settings)
     fit = fit_workers(before, settings)
     claim = claim_stage(records, job_id, stage, files.last_attempt(stage), worker, settings, fit)
@@ -116,11 +119,30 @@ def refuse_if_unfit(record: JobRecord, settings: Settings) -> None:
         raise Ignore("unfit")
 
 
+def refuse_newer(records: Records, record: JobRecord, settings: Settings) -> None:
+    """Leave a job that is too new for this worker to others; then raise Ignore."""
+    if record.version > FORMAT:
+        decline(records, record.id, record.version, settings)
+
+
+def decline(records: Records, job_id: str, version: int, settings: Settings) -> NoReturn:
+    """Have the reconciler send a job again after a pause. Raises Ignore."""
+    first = first_pause(settings)
+    answer = retry_redis(lambda: records.decline(job_id, version, first))
+    logger.warning(
+        "%s needs a newer worker (format %d; this one reads up to %d): %s",
+        *(job_id, version, FORMAT, answer),
+    )
+    raise Ignore("newer")
+
+
 def fit_workers(record: JobRecord, settings: Settings) -> list[str]:
     """The workers that can take the job's next stage."""
     queue = awaited_queue(record)
     redis = connect(settings, patient=True)
-    return [] if queue is None else retry_redis(lambda: health.serving(redis, queue))
+    if queue is None:
+        return []
+    return retry_redis(lambda: health.serving(redis, queue, record.version))
 
 
 def note_end(claim: Claim, outcome: Outcome, seconds: float, settings: Settings) -> None:
@@ -147,7 +169,7 @@ def claim_stage(
     the job's queue: if the stage has just failed on this one, another goes first.
     """
     lease, losses, owner = settings.lease_seconds, settings.max_losses, secrets.token_hex(16)
-    pause = min(settings.retry_seconds, lease / 3)
+    pause = first_pause(settings)
     claim = retry_redis(
         lambda: records.claim(job_id, stage, worker, lease, losses, owner, known, fit, pause)
     )
@@ -206,6 +228,10 @@ def settle(
             elif reason == "cancelled":
                 records.cancelled(claim)
             raise Ignore(reason)
+        case Failed(kind=VersionError.kind, message=why):  # spec.json says more than the record
+            if not records.release(claim, why):
+                raise Ignore("superseded")
+            decline(records, claim.job_id, FORMAT + 1, settings)
     loss = loss_of(outcome, settings)
     twice = crashed_elsewhere(records, claim, outcome, worker)
     if twice is not None:
@@ -256,7 +282,8 @@ def fail_retryable(
     Returns only if the stage was lost too often and has failed; otherwise raises Ignore.
     """
     record = records.load(claim.job_id)
-    fit = health.serving(connect(settings, patient=True), queue_of(record, claim.stage))
+    redis = connect(settings, patient=True)
+    fit = health.serving(redis, queue_of(record, claim.stage), record.version)
     after = fault(loss.kind, settings, fit)
     if larger:
         after = replace(after, first=0.0)  # no need to wait for another card

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from redis import Redis
 from redis.exceptions import RedisError
 
-from lorajob.worker.heartbeats import living
+from lorajob.worker.heartbeats import living, new_enough
 from lorajob.worker.stopping import STOP_FILE
 
 UNFIT = "lorajob:unfit"  # hash: worker -> JSON of an Unfit
@@ -60,9 +60,11 @@ def unfit_workers(redis: Redis, names: Iterable[str] | None = None) -> dict[str,
     return found
 
 
-def serving(redis: Redis, queue: str) -> list[str]:
-    """The names of the live workers of a kind or class of queues that take work."""
-    names = living(redis, queue)
+def serving(redis: Redis, queue: str, format: int = 0) -> list[str]:
+    """The names of the live workers of a kind or class of queues that take work, and that are new
+    enough for jobs of a format.
+    """
+    names = new_enough(redis, living(redis, queue), format)
     unfit = unfit_workers(redis, names)
     return [name for name in names if name not in unfit]
 

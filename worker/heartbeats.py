@@ -1,17 +1,22 @@
-"""Heartbeats: each worker adds its name to a sorted set of its queue every few seconds.
+"""Heartbeats: each worker adds its name to a sorted set of its queue every few seconds, and states
+its version.
 
 It also touches files in its temporary folder, for the probe `deploy/alive.py`, which must work
 without Redis.
 """
 
+import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
 from redis import Redis
 from redis.exceptions import RedisError
 
+from lorajob import __version__
+from lorajob.spec import FORMAT
 from lorajob.worker.queues import MEMORY_CLASSES_GB
 from lorajob.worker.ticker import Ticker, nothing
 
@@ -35,7 +40,54 @@ ALIVE = "alive"  # touched while the worker's process runs
 CONNECTED = "connected"  # touched after each heartbeat that reached Redis
 PULSE_SECONDS = 3.0
 
+VERSIONS = "lorajob:versions"  # hash: worker -> JSON of a Version
+
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Version:
+    """What a worker runs: its package's version, and the newest format of jobs that it reads."""
+
+    package: str
+    format: int
+
+
+HERE = Version(__version__, FORMAT)
+EARLIER = Version("an earlier version", 0)  # of a worker that does not state it
+
+
+def versions(redis: Redis, names: Sequence[str]) -> dict[str, Version]:
+    """What each of these workers runs."""
+    found = {}
+    texts = cast("list[str | None]", redis.hmget(VERSIONS, list(names))) if names else []
+    for name, text in zip(names, texts, strict=True):
+        try:
+            said = json.loads(text or "{}")
+            found[name] = Version(str(said["package"]), int(said["format"]))
+        except (ValueError, TypeError, LookupError):
+            found[name] = EARLIER
+    return found
+
+
+def new_enough(redis: Redis, names: Sequence[str], format: int) -> list[str]:
+    """Those of the workers that read jobs of this format."""
+    if format <= EARLIER.format or not names:
+        return list(names)
+    found = versions(redis, names)
+    return [name for name in names if found[name].format >= format]
+
+
+def mixture(found: Mapping[str, Version]) -> str:
+    """The workers by version, for a line; "" if all run the same."""
+    kinds = sorted(set(found.values()), key=lambda it: (it.format, it.package))
+    if len(kinds) < 2:
+        return ""
+    parts = []
+    for kind in kinds:
+        names = sorted(name for name in found if found[name] == kind)
+        parts.append(f"{kind.package} (format {kind.format}) on {', '.join(names)}")
+    return "; ".join(parts)
 
 
 def living(redis: Redis, queue: str) -> list[str]:
@@ -70,6 +122,7 @@ def heartbeat(
         try:
             for queue in queues:
                 script([_key(queue)], [name])
+            redis.hset(VERSIONS, name, json.dumps(asdict(HERE)))
             heard()
         except RedisError as error:
             logger.warning("no heartbeat: %s", error)
@@ -78,6 +131,7 @@ def heartbeat(
         try:
             for queue in queues:
                 redis.zrem(_key(queue), name)
+            redis.hdel(VERSIONS, name)
         except RedisError as error:
             logger.info("the heartbeat could not sign off: %s", error)
 

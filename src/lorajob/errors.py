@@ -110,6 +110,12 @@ class NetworkError(LorajobError):
     kind = "network"
 
 
+class VersionError(LorajobError):
+    """The job is of a newer lorajob than this one. A worker of that version can run it."""
+
+    kind = "version"
+
+
 class DiskError(LorajobError):
     """The disk has no space left for the output of a stage."""
 

@@ -17,7 +17,8 @@ from pydantic import (
     model_validator,
 )
 
-from lorajob.errors import UsageError
+from lorajob import __version__
+from lorajob.errors import UsageError, VersionError
 from lorajob.languages import find_language
 from lorajob.spec_yaml import read_yaml
 
@@ -33,6 +34,9 @@ MAX_LABEL_TOKENS = 444  # 448 decoder positions less the four tokens of the prom
 ENOUGH_CUT = 0.2
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 DEFAULT_BASE_MODEL = "openai/whisper-small"
+# The format of jobs, in spec.json and in the record. Raise it in a release that adds a setting or
+# an allowed value: workers of earlier releases then leave new jobs to others.
+FORMAT = 1
 
 
 class PreprocessConfig(BaseModel):
@@ -307,9 +311,14 @@ class JobSpec(BaseModel):
         trained = train.audio_context == "dynamic" and train.cut_clips >= ENOUGH_CUT
         return wanted == "dynamic" or (wanted == "auto" and trained)
 
+    def as_written(self) -> dict[str, object]:
+        """The content of spec.json: the settings and the format."""
+        return {"version": FORMAT} | self.model_dump(mode="json")
+
     @classmethod
     def load(cls, path: Path) -> "JobSpec":
-        """Read the spec that `submit` wrote to a job's folder. Raises UsageError as `parse_spec`.
+        """Read the spec that `submit` wrote to a job's folder. Raises UsageError as `parse_spec`,
+        and VersionError for a spec of a newer lorajob.
 
         A spec without `audio_context` is older than cut windows: it gets full windows.
         """
@@ -319,6 +328,15 @@ class JobSpec(BaseModel):
             raise UsageError(f"{path}: damaged; not JSON") from None
         if isinstance(values, dict) and isinstance(train := values.get("train"), dict):
             train.setdefault("audio_context", "full")
+        if isinstance(values, dict):
+            version = values.pop("version", 0)  # 0: older than formats
+            if not isinstance(version, int):
+                raise UsageError(f"{path}: damaged; version: {version!r} is not a whole number")
+            if version > FORMAT:
+                raise VersionError(
+                    f"{path}: of a newer lorajob (format {version}; {__version__} reads up to "
+                    f"{FORMAT}); update lorajob on this machine"
+                )
         return parse_spec(values)
 
 

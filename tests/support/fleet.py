@@ -166,7 +166,9 @@ class Fleet:
             while len(self.alive(queue)) < count:
                 self.start_worker(queue)
 
-    def new_job(self, job_id: str, *sets: str, real: tuple[str, ...] = ("train",)) -> JobRecord:
+    def new_job(
+        self, job_id: str, *sets: str, real: tuple[str, ...] = ("train",), version: int = 0
+    ) -> JobRecord:
         """A queued job, not sent: preprocess is finished, of the other stages all but `real`."""
         job = make_job(self.settings.jobs / job_id, self.base, *TRAINING, *sets)
         for stage in STAGES[1:]:
@@ -179,6 +181,7 @@ class Fleet:
             corpus="unused",
             base_model=str(self.base),
             folder=str(job.root),
+            version=version,
             stages=new_stages(),
         )
         self.records.create(record)

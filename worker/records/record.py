@@ -81,6 +81,7 @@ class JobRecord(BaseModel):
     cancel_requested: bool = False
     user: str | None = None  # who submitted it
     batch: str | None = None  # the batch that it belongs to
+    version: int = 0  # the format of its settings, as in spec.py; 0: older than formats
     service: str | None = None  # the id of its service (origin.py); None: of an older version
     redis: str | None = None  # the address of that service's Redis
     priority: Priority = "normal"
@@ -148,10 +149,14 @@ class JobRecord(BaseModel):
         self.location.write_json("job.json", self.model_dump(mode="json"))
 
     def to_hash(self) -> dict[Any, str]:
-        """The record as flat text fields, such as `train.state`. None and empty are left out."""
+        """The record as flat text fields, such as `train.state`. None, empty and version 0 are
+        left out.
+        """
         apart = {"stages", "ended", "more_corpora"}
         fields = self.model_dump(mode="json", exclude=apart, exclude_none=True)
         fields["cancel_requested"] = int(self.cancel_requested)
+        if not self.version:
+            del fields["version"]
         if self.ended:
             fields["ended"] = json.dumps([entry.model_dump(mode="json") for entry in self.ended])
         if self.more_corpora:

@@ -31,6 +31,7 @@ QUEUED = "lorajob:queued"  # sorted set: the jobs that wait, by the time they st
 RUNNING = "lorajob:running"  # sorted set: the jobs that run, by the end of their lease
 LATER = "lorajob:later"  # sorted set: the jobs that wait for a retry, by its time
 LONGEST_PAUSE_SECONDS = 900.0  # between two attempts, as in transitions.lua
+LONGEST_DECLINE_SECONDS = 60.0  # until a job that is too new for a worker is sent again
 DAMAGED = "lorajob:damaged"  # hash: the jobs that were set aside -> why
 PAGE = 500  # records read at a time
 Settled = Literal["settled", "stopped", "superseded"]
@@ -307,6 +308,13 @@ class Records:
         if answer != "held":
             self.mirror(job_id)
         return answer
+
+    def decline(self, job_id: str, version: int, first: float) -> str:
+        """The job's format, at least `version`, is too new for a worker: it waits `first` seconds,
+        each time twice as long. Returns later, or held if it does not wait.
+        """
+        longest = max(first, LONGEST_DECLINE_SECONDS)
+        return str(self._run("decline", job_id, version, first, longest, *STAGES))
 
     def expired(self, limit: int, lease_seconds: float = 90.0) -> list[str]:
         """The jobs whose lease ran out, the longest ago first.

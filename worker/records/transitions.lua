@@ -329,7 +329,7 @@ function transitions.claim(stage, previous, owner, worker, seconds, limit, known
     local fence = math.max(tonumber(get(stage .. '.fence') or '0'), tonumber(known)) + 1
     set(stage .. '.fence', fence)
     redis.call('HINCRBY', key, stage .. '.attempts', 1)
-    forget(stage, 'finished_at', 'progress', 'result', 'error', 'expired', 'due')
+    forget(stage, 'finished_at', 'progress', 'result', 'error', 'expired', 'due', 'declined')
     set('state', 'running', stage .. '.state', 'running', stage .. '.owner', owner,
         stage .. '.worker', worker, stage .. '.started_at', now())
     rest()
@@ -435,6 +435,24 @@ function transitions.unserved(kind, why, limit, first, ...)
                 return 'failed'
             end
             wait_until(stage, now() + math.min(tonumber(first) * 2 ^ (count - 1), LONGEST_PAUSE))
+            return 'later'
+        end
+    end
+    redis.call('ZREM', LATER, id)
+    return 'held'
+end
+
+-- No worker that was asked is new enough for the job: it waits, each time twice as long, from
+-- `first` up to `longest` seconds. That is no loss. `version`: the least format that the job has.
+-- The stages follow in order
+-- -> later, or held if the job does not wait
+function transitions.decline(version, first, longest, ...)
+    for _, stage in ipairs({...}) do
+        if get(stage .. '.state') == 'queued' then
+            if tonumber(version) > tonumber(get('version') or '0') then set('version', version) end
+            local count = redis.call('HINCRBY', key, stage .. '.declined', 1)
+            local pause = math.min(tonumber(first) * 2 ^ (count - 1), tonumber(longest))
+            wait_until(stage, now() + pause)
             return 'later'
         end
     end

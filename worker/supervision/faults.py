@@ -51,6 +51,11 @@ def limit_of(kind: str, settings: Settings) -> int:
     return settings.max_crashes if kind in CRASHES else settings.max_faults
 
 
+def first_pause(settings: Settings) -> float:
+    """Seconds until a worker that must not have a stage may be asked again."""
+    return min(settings.retry_seconds, settings.lease_seconds / 3)
+
+
 def fault(kind: str, settings: Settings, fit: list[str]) -> Fault:
     """When the next attempt may start. `fit` are the workers that serve the job's queue."""
     longest = {
