@@ -1,6 +1,5 @@
 """Opens what commands need: settings, the jobs of the service, one job by its id."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -9,7 +8,6 @@ import click
 
 from lorajob.errors import JobNotFoundError, RecordError, ServiceError, UsageError
 from lorajob.job.jobdir import JOB_ID, JobDir
-from lorajob.storage.urls import public
 
 if TYPE_CHECKING:
     from lorajob.tasks.jobs import Jobs
@@ -20,18 +18,9 @@ if TYPE_CHECKING:
 
 def load_settings() -> "Settings":
     """Settings from LORAJOB_* variables. Raises UsageError, which names the wrong variable."""
-    from pydantic import ValidationError
+    from lorajob.client.requests import load_settings as load
 
-    from lorajob.worker.settings import Settings
-
-    try:
-        return Settings()
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        name = f"LORAJOB_{first['loc'][0]}".upper()
-        secret = any(word in name for word in ("PASSWORD", "SECRET", "URL"))
-        value = "***" if secret else repr(public(os.environ.get(name, "")))
-        raise UsageError(f"{name}: {value} is not allowed: {first['msg'].lower()}") from None
+    return load()
 
 
 def open_jobs() -> "Jobs":

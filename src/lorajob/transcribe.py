@@ -5,19 +5,30 @@ own, which load much faster than torch.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from faster_whisper.audio import decode_audio
 
 from lorajob.decoding.config import DecodeConfig
 from lorajob.decoding.fast import FastDecoder, Sound
-from lorajob.decoding.long_form import split
+from lorajob.decoding.long_form import piece_bounds
 from lorajob.errors import CorpusError
 from lorajob.languages import find_language
 from lorajob.speech.audio import SAMPLE_RATE, AudioError, Samples, load_audio
+from lorajob.speech.spoken import FileTranscript, Passage
 from lorajob.whisper.window import WINDOW_SECONDS
 
 WAITING_SECONDS = 600.0  # audio held in memory to be sorted by length; 40 MB
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A file that was read, and the (start, end) of its pieces in samples."""
+
+    path: Path
+    samples: Samples
+    bounds: list[tuple[int, int]]
 
 
 def transcribe(
@@ -28,8 +39,16 @@ def transcribe(
     A file longer than a window is split in its pauses. Raises CorpusError for a file that
     cannot be decoded, after yielding the files before it.
     """
+    for heard in transcribe_files(model, audio, config):
+        yield heard.path, heard.text
+
+
+def transcribe_files(
+    model: Path, audio: Iterable[Path], config: DecodeConfig
+) -> Iterator[FileTranscript]:
+    """The same, with the times of the pieces that a file was split into."""
     decoder = FastDecoder(model, config)
-    waiting: list[tuple[Path, list[Samples]]] = []
+    waiting: list[_Waiting] = []
     seconds = 0.0
     for path in audio:
         try:
@@ -37,7 +56,7 @@ def transcribe(
         except CorpusError:
             yield from _hear(decoder, waiting)
             raise
-        waiting.append((path, split(samples, config.limits.seconds)))
+        waiting.append(_Waiting(path, samples, piece_bounds(samples, config.limits.seconds)))
         seconds += len(samples) / SAMPLE_RATE
         if seconds >= WAITING_SECONDS:
             yield from _hear(decoder, waiting)
@@ -59,12 +78,16 @@ def _read(path: Path) -> Samples:
     return samples
 
 
-def _hear(
-    decoder: FastDecoder, files: Sequence[tuple[Path, list[Samples]]]
-) -> Iterator[tuple[Path, str]]:
-    """Yield (file, text) for files given as pieces. Pieces of similar length share a batch."""
+def _hear(decoder: FastDecoder, files: Sequence[_Waiting]) -> Iterator[FileTranscript]:
+    """Decode files. Pieces of similar length share a batch."""
     space = "" if find_language(decoder.config.language).primary_metric == "cer" else " "
-    heard = iter(decoder.decode([Sound.of(piece) for _, pieces in files for piece in pieces]))
-    for path, pieces in files:
-        texts = [next(heard).text for _ in pieces]
-        yield path, space.join(text for text in texts if text)
+    pieces = [Sound.of(it.samples[start:end]) for it in files for start, end in it.bounds]
+    heard = iter(decoder.decode(pieces))
+    for file in files:
+        passages = []
+        for start, end in file.bounds:
+            text = next(heard).text
+            if text:
+                passages.append(Passage(start / SAMPLE_RATE, end / SAMPLE_RATE, text))
+        text = space.join(it.text for it in passages)
+        yield FileTranscript(file.path, len(file.samples) / SAMPLE_RATE, text, tuple(passages))

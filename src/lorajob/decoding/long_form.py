@@ -28,12 +28,17 @@ def split(samples: Samples, clip_seconds: float = LONGEST_USUAL) -> list[Samples
     `clip_seconds` is the length of the model's longer training clips.
     Pauses between pieces are left out. Audio in which no speech is found is kept whole.
     """
+    return [samples[start:end] for start, end in piece_bounds(samples, clip_seconds)]
+
+
+def piece_bounds(samples: Samples, clip_seconds: float = LONGEST_USUAL) -> list[tuple[int, int]]:
+    """The (start, end) of these pieces, in samples."""
     if len(samples) <= LONGEST_PIECE:
-        return [samples]
+        return [(0, len(samples))]
     usual = round(SAMPLE_RATE * min(LONGEST_USUAL, max(SHORTEST_USUAL, clip_seconds)))
     spoken = [(it["start"], it["end"]) for it in get_speech_timestamps(samples, OPTIONS)]
     whole = [(0, len(samples))]
-    return [samples[start:end] for start, end in join_spoken(spoken or whole, usual)]
+    return join_spoken(spoken or whole, usual)
 
 
 def join_spoken(spoken: list[tuple[int, int]], usual: int) -> list[tuple[int, int]]:

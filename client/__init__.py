@@ -1,0 +1,12 @@
+"""The Python interface: submit jobs, follow them, read their results, train without a service.
+
+`import lorajob` gives all of it and loads a module when it is first used:
+
+    service    connect() and the jobs of one service
+    job        one job: wait for it, cancel it
+    results    what a finished job has left: error rates, page, model, transcripts
+    local      train_locally(): the four stages without Redis and workers
+    corpus     load_corpus()
+
+May import: lorajob.tasks, lorajob.worker and the library.
+"""

@@ -1,0 +1,79 @@
+"""Makes the settings of a job from the arguments of `submit` and `train_locally`."""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from lorajob.corpora import check_corpus, check_remote, find_corpus
+from lorajob.errors import UsageError
+from lorajob.spec import JobSpec, build_spec
+from lorajob.storage.urls import local_path, public
+from lorajob.worker.settings import Settings
+
+PathOrUrl = str | os.PathLike[str]
+
+
+def load_settings(**given: object) -> Settings:
+    """Settings from LORAJOB_* variables. Those of `given` that are not None take their place.
+
+    Raises UsageError, which names the wrong setting.
+    """
+    from pydantic import ValidationError
+
+    named = {name: value for name, value in given.items() if value is not None}
+    try:
+        return Settings.model_validate(Settings().model_dump() | named) if named else Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = str(first["loc"][0])
+        secret = any(word in name for word in ("password", "secret", "url"))
+        value = named.get(name, os.environ.get(f"LORAJOB_{name.upper()}", ""))
+        shown = "***" if secret else repr(public(str(value)))
+        said = name if name in named else f"LORAJOB_{name.upper()}"
+        raise UsageError(f"{said}: {shown} is not allowed: {first['msg'].lower()}") from None
+
+
+def make_spec(
+    settings: Settings,
+    language: str,
+    corpus: PathOrUrl | None,
+    base_model: PathOrUrl | None,
+    preset: str,
+    sets: Iterable[str],
+    more: Mapping[str, object],
+) -> JobSpec:
+    """The settings of a job, with absolute paths. Without a corpus the language's is looked for.
+
+    Raises UsageError for a wrong setting or a corpus that is missing or of another language,
+    CorpusError if no corpus is found.
+    """
+    if isinstance(sets, str):
+        raise UsageError(f"sets: {sets!r} is one text; give a list, such as ['train.epochs=2']")
+    values: dict[str, object] = {"language": language, "corpus": ""} | dict(more)
+    given = {"corpus": corpus, "base_model": base_model}
+    values |= {name: os.fspath(value) for name, value in given.items() if value is not None}
+    spec = build_spec(values, preset, sets)
+    spec = spec.with_places(lambda place: place.replace("{language}", spec.language))
+    if not spec.corpus:
+        found = str(find_corpus(settings.corpora, spec.language))
+        spec = spec.model_copy(update={"corpus": found})
+    spec = spec.with_places(_absolute_place)
+    folder = Path(spec.base_model).expanduser()
+    if folder.is_dir():
+        spec = spec.model_copy(update={"base_model": str(folder.resolve())})
+    return spec
+
+
+def check_places(spec: JobSpec) -> None:
+    """Raise UsageError or CorpusError for a corpus that is missing or of another language."""
+    for place in spec.places:
+        path = local_path(place)
+        if path is None:
+            check_remote(place)
+        else:
+            check_corpus(path, spec.language, spec.preprocess.columns)
+
+
+def _absolute_place(place: str) -> str:
+    path = local_path(place)
+    return place if path is None or not place else str(path.expanduser().resolve())
