@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
@@ -154,7 +154,7 @@ def _run_job(commands: Commands, corpus: Path, sets: tuple[str, ...]) -> Path | 
     if submitted.returncode != 0:
         return None
     status = commands.run("status", submitted.stdout.strip(), "--json", show=False)
-    job: dict[str, Any] = json.loads(status.stdout)
+    job = json.loads(status.stdout)
     base, delivered = (job["metrics"][name] for name in ("base", "delivered"))
     click.echo(
         f"Word error rate on sentences it never heard: "

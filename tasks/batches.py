@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lorajob.corpora import find_corpus
 from lorajob.errors import CorpusError, JobNotFoundError, LorajobError, UsageError
@@ -226,10 +225,10 @@ def _ids_asked_for(
     return PREFIX + batch, [ids[one] for one in range(len(specs))]
 
 
-def _unset(spec: JobSpec) -> dict[str, Any]:
+def _unset(spec: JobSpec) -> dict[str, bool | set[str]]:
     newer = ("base_revision", "corpus_weight", "more_corpora", "test_corpus", "gate")
     fields = JobSpec.model_fields
-    unset: dict[str, Any] = {
+    unset: dict[str, bool | set[str]] = {
         name: True for name in newer if getattr(spec, name) == fields[name].default
     }
     return unset if spec.preprocess.columns else unset | {"preprocess": {"columns"}}

@@ -99,10 +99,10 @@ def _unpacked(text: str) -> Delivery | None:
         return None
 
 
-def _delivery(message: str | dict[str, Any]) -> Delivery | None:
+def _delivery(message: object) -> Delivery | None:
     """Stage and job of a message; None for a message that is not lorajob's."""
     try:
-        fields: dict[str, Any] = json.loads(message) if isinstance(message, str) else message
+        fields: Any = json.loads(message) if isinstance(message, str) else message
         stage = fields["headers"]["task"].removeprefix("lorajob.")
         args, _, _ = json.loads(base64.b64decode(fields["body"]))
         return stage, str(args[0])

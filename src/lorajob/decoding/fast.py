@@ -184,7 +184,7 @@ class FastDecoder:
                 return list(self._model.generate(mel, longest, temperature, config.best_of))
             except RuntimeError as error:
                 return [_Failed(error)] * len(sounds)
-        search: dict[str, Any] = {"beam_size": config.beam_size}
+        search: dict[str, int | float] = {"beam_size": config.beam_size}
         if temperature > 0:
             search = {"beam_size": 1, "num_hypotheses": config.best_of, "sampling_topk": 0}
             search["sampling_temperature"] = temperature

@@ -63,7 +63,7 @@ class Store:
 
         protocol = urlsplit(self.url).scheme
         # No cache of listings, because other machines write to the store.
-        options: dict[str, Any] = {"use_listings_cache": False}
+        options: dict[str, object] = {"use_listings_cache": False}
         if protocol in EXTRAS:
             options["session"] = _session()
             options["config_kwargs"] = {
