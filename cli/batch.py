@@ -9,7 +9,9 @@ import click
 from lorajob.cli.context import open_jobs
 from lorajob.cli.spec_options import (
     ANEW,
+    NAME,
     PRIORITY,
+    TAG,
     WAIT,
     complete_spec,
     read_spec,
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from lorajob.tasks.batches import Submitted
     from lorajob.tasks.jobs import Jobs
     from lorajob.worker.queues import Priority
+    from lorajob.worker.records.names import Naming
 
 KEYS = ("defaults", "languages")
 PLACE = "{language}"
@@ -57,6 +60,8 @@ Exit code: 0 queued (with --wait: all succeeded), 1 failed, 2 wrong usage."""
     metavar="NAME=VALUE",
     help="As for `lorajob submit`; for all languages.",
 )
+@NAME
+@TAG
 @PRIORITY
 @ANEW
 @WAIT
@@ -65,6 +70,8 @@ def batch(
     ctx: click.Context,
     file: Path,
     sets: tuple[str, ...],
+    name: str | None,
+    tags: tuple[str, ...],
     priority: "Priority",
     anew: bool,
     wait: bool,
@@ -74,19 +81,27 @@ def batch(
     Relative paths start from the current folder. A relative corpus that FILE names may also be
     beside FILE: that place is tried first.
     """
+    from lorajob.tasks.naming import parse_naming
+
+    naming = parse_naming(name, tags)
     specs = read_batch(file, sets)
-    ctx.exit(submit_specs(open_jobs(), specs, priority, anew, wait))
+    ctx.exit(submit_specs(open_jobs(), specs, priority, anew, wait, naming))
 
 
 def submit_specs(
-    jobs: "Jobs", specs: "list[JobSpec]", priority: "Priority", anew: bool, wait: bool
+    jobs: "Jobs",
+    specs: "list[JobSpec]",
+    priority: "Priority",
+    anew: bool,
+    wait: bool,
+    naming: "Naming",
 ) -> int:
     """Queue the batch, print its id and, with `wait`, follow it. Returns the exit code."""
     from lorajob.tasks.batches import submit_batch
 
     _check_specs(specs)
     salt = secrets.token_hex(8) if anew else ""
-    submitted = submit_batch(jobs, specs, priority, salt)
+    submitted = submit_batch(jobs, specs, priority, salt, naming)
     for job, why in submitted.rejected.items():
         click.echo(f"lorajob: {job} is rejected: {why}", err=True)
     if note := _found_before(submitted, priority):

@@ -42,6 +42,20 @@ def is_batch(name: str) -> bool:
     return name.startswith("batch-")
 
 
+class JobName(click.ParamType[str]):
+    """A job or batch, by its id, the beginning of its id, its name or `@last`; gives its id."""
+
+    name = "job"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from lorajob.tasks.naming import find_id
+
+        return find_id(open_jobs(), value)
+
+
+JOB = JobName()
+
+
 @contextmanager
 def job_folder(job: str, *stages: str) -> Iterator[JobDir]:
     """The folder of a job on this machine.

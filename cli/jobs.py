@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from lorajob.cli.context import check_job_id, is_batch, load_record, load_settings, open_jobs
+from lorajob.cli.context import JOB, check_job_id, is_batch, load_record, load_settings, open_jobs
 from lorajob.cli.errors import say_error
 from lorajob.errors import UsageError
 from lorajob.visible import visible
@@ -17,14 +17,19 @@ from lorajob.visible import visible
 if TYPE_CHECKING:
     from lorajob.tasks.jobs import Jobs
     from lorajob.tasks.prune import Keep
+    from lorajob.tasks.selection import Sort
     from lorajob.worker.records.batches import JobBatch
     from lorajob.worker.records.record import JobRecord
 
 MOST_NAMED = 20  # jobs in one line
 
 
+STATES = ("queued", "running", "succeeded", "failed", "cancelled", "rejected")
+SORTS = ("newest", "oldest", "wer", "name", "language", "state")
+
+
 @click.command()
-@click.argument("job", required=False)
+@click.argument("job", type=JOB, required=False)
 @click.option("--json", "as_json", is_flag=True, help="For scripts: one object, or a list of them.")
 @click.option(
     "--limit",
@@ -33,8 +38,35 @@ MOST_NAMED = 20  # jobs in one line
     show_default=True,
     help="Without JOB: most jobs to show.",
 )
-def status(job: str | None, as_json: bool, limit: int) -> None:
+@click.option("--lang", metavar="LANGUAGE,...", help="Only jobs of these languages.")
+@click.option(
+    "--state", "states", multiple=True, type=click.Choice(STATES), help="Only jobs in this state."
+)
+@click.option(
+    "--tag", "tags", multiple=True, metavar="KEY[=VALUE]", help="Only jobs with this tag."
+)
+@click.option("--since", metavar="AGE", help="Only jobs submitted since 12h, 2d, 8w or 2026-11-30.")
+@click.option(
+    "--sort",
+    type=click.Choice(SORTS),
+    default="newest",
+    show_default=True,
+    help="wer: the lowest word error rate first.",
+)
+def status(
+    job: str | None,
+    as_json: bool,
+    limit: int,
+    lang: str | None,
+    states: tuple[str, ...],
+    tags: tuple[str, ...],
+    since: str | None,
+    sort: "Sort",
+) -> None:
     """Show the newest jobs in a table, or JOB (or BATCH) in full.
+
+    JOB is a job's id, the beginning of its id, its name, or @last for your newest job. Other
+    commands take the same.
 
     \b
     Some fields of the --json object:
@@ -57,11 +89,22 @@ def status(job: str | None, as_json: bool, limit: int) -> None:
 
     If Redis is unavailable, JOB is shown from its job.json, if this machine can read that file.
     """
+    from lorajob.cli.format import state_of_work
+    from lorajob.tasks.selection import parse_selection, select
+
+    wanted = parse_selection(lang, states, tags, since)
+    if job is not None and not (wanted.everything and sort == "newest"):
+        raise UsageError("JOB: --lang, --state, --tag, --since and --sort are for the list of jobs")
     if job is None:
         from lorajob.worker.heartbeats import mixture
 
         jobs = open_jobs()
-        show_jobs(jobs, jobs.newest(limit), as_json)
+        shown = (lambda record: record.state) if as_json else state_of_work
+        records = select(jobs, wanted, limit, sort, shown)
+        if not records and not wanted.everything and not as_json:
+            click.echo("lorajob: no job fits; without options all are listed", err=True)
+        else:
+            show_jobs(jobs, records, as_json)
         for name, found in sorted(jobs.unfit().items()):
             since = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.since))
             click.echo(f"lorajob: {name} takes no work since {since}: {found.why}", err=True)
@@ -97,6 +140,7 @@ def show_jobs(jobs: "Jobs", records: "list[JobRecord]", as_json: bool) -> None:
 
         screen = console(sys.stdout)
         screen.print(jobs_table(records, waiting, time.time(), screen.width))
+        _errors(records, sys.stdout)
     else:
         click.echo("lorajob: no jobs yet; `lorajob submit --lang hi` queues one", err=True)
 
@@ -126,6 +170,8 @@ def show_job(jobs: "Jobs", record: "JobRecord", as_json: bool) -> None:
     for name, value in (
         ("job", record.id),
         ("state", state_of_work(record)),
+        ("name", record.name),
+        ("tags", ", ".join(f"{key}={value}" for key, value in record.tags.items())),
         ("language", record.language),
         ("batch", record.batch),
         ("priority", record.priority if record.priority != "normal" else None),
@@ -209,7 +255,7 @@ def check_owner(jobs: "Jobs", name: str, anyone: bool) -> None:
 
 
 @click.command()
-@click.argument("job")
+@click.argument("job", type=JOB)
 @ANYONE
 def cancel(job: str, anyone: bool) -> None:
     """Stop JOB, or all jobs of a BATCH. Checkpoints are kept.
@@ -228,7 +274,7 @@ def cancel(job: str, anyone: bool) -> None:
 
 
 @click.command()
-@click.argument("job")
+@click.argument("job", type=JOB)
 @click.option("--failed", is_flag=True, help="For a BATCH: only failed jobs, not cancelled ones.")
 @ANYONE
 def retry(job: str, failed: bool, anyone: bool) -> None:
@@ -248,7 +294,7 @@ def retry(job: str, failed: bool, anyone: bool) -> None:
 
 
 @click.command()
-@click.argument("jobs", metavar="JOB...", nargs=-1, required=True)
+@click.argument("jobs", type=JOB, metavar="JOB...", nargs=-1, required=True)
 @ANYONE
 def rm(jobs: tuple[str, ...], anyone: bool) -> None:
     """Delete the files and records of the named JOBs. They must have ended.

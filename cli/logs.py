@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from lorajob.cli.context import job_files, load_record
+from lorajob.cli.context import JOB, job_files, load_record
 from lorajob.job.jobdir import STAGES, JobDir
 
 POLL_SECONDS = 0.5
 
 
 @click.command()
-@click.argument("job")
+@click.argument("job", type=JOB)
 @click.option(
     "-f", "--follow", is_flag=True, help="Print new lines as they come, until the job ends."
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lorajob.cli.context import job_files, job_folder
+from lorajob.cli.context import JOB, job_files, job_folder
 from lorajob.errors import StageError, UsageError
 from lorajob.job.jobdir import REPORT
 
@@ -23,7 +23,7 @@ SHOWN = ("preprocess/report.json", "preprocess/test", "train/history.jsonl", "ev
 
 
 @click.command()
-@click.argument("job")
+@click.argument("job", type=JOB)
 @click.option(
     "-o",
     "--output",
@@ -58,7 +58,7 @@ def report(job: str, output: Path | None, show: bool, full: bool) -> None:
 
 
 @click.command()
-@click.argument("jobs", metavar="JOB JOB...", nargs=-1, required=True)
+@click.argument("jobs", type=JOB, metavar="JOB JOB...", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
     "--html",

@@ -26,6 +26,19 @@ PRIORITY = click.option(
     show_default=True,
     help="Jobs of a higher priority run first.",
 )
+NAME = click.option(
+    "--name",
+    metavar="NAME",
+    help="What to call the job: letters, digits and . _ + -. Every command that takes a job takes "
+    "its name. With several languages, each job's name ends with its language.",
+)
+TAG = click.option(
+    "--tag",
+    "tags",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A tag to find the job by, with `lorajob status --tag`. May be repeated.",
+)
 ANEW = click.option(
     "--anew", is_flag=True, help="Queue a batch even if the same batch was submitted before."
 )

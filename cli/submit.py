@@ -1,5 +1,6 @@
 """`lorajob submit`: queue a job for a language, a corpus and a base model."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,9 @@ import click
 from lorajob.cli.context import open_jobs
 from lorajob.cli.spec_options import (
     ANEW,
+    NAME,
     PRIORITY,
+    TAG,
     WAIT,
     complete_spec,
     corpus_values,
@@ -19,6 +22,8 @@ from lorajob.cli.spec_options import (
 from lorajob.errors import UsageError
 
 if TYPE_CHECKING:
+    from lorajob.spec import JobSpec
+    from lorajob.tasks.jobs import Jobs
     from lorajob.worker.queues import Priority
 
 
@@ -99,6 +104,8 @@ Examples:
     help="YAML file of settings (language, corpus, base_model, train: {epochs: 2}, ...). It "
     "overrides the preset. --lang, --corpus, --base-model and --set override the file.",
 )
+@NAME
+@TAG
 @PRIORITY
 @ANEW
 @WAIT
@@ -119,6 +126,8 @@ def submit(
     preset: str,
     sets: tuple[str, ...],
     spec_path: Path | None,
+    name: str | None,
+    tags: tuple[str, ...],
     priority: "Priority",
     anew: bool,
     wait: bool,
@@ -135,6 +144,9 @@ def submit(
     if worker_timeout is not None and not wait:
         raise UsageError("--worker-timeout: needs --wait")
     from lorajob.spec import merge
+    from lorajob.tasks.naming import parse_naming
+
+    naming = parse_naming(name, tags)
 
     flags = {"language": lang, "base_model": base_model}
     values = read_spec(spec_path) | {name: value for name, value in flags.items() if value}
@@ -152,12 +164,26 @@ def submit(
         ]
         from lorajob.cli.batch import submit_specs
 
-        ctx.exit(submit_specs(open_jobs(), specs, priority, anew, wait))
+        ctx.exit(submit_specs(open_jobs(), specs, priority, anew, wait, naming))
     spec = complete_spec(values, preset, sets)
     jobs = open_jobs()
-    job_id = jobs.submit(spec, priority)
+    job_id = jobs.submit(spec, priority, naming)
+    tell_twin(jobs, spec, job_id)
     click.echo(job_id)
     if wait:
         from lorajob.cli.watch import follow_to_exit_code
 
         ctx.exit(follow_to_exit_code(jobs, job_id, worker_timeout))
+
+
+def tell_twin(jobs: "Jobs", spec: "JobSpec", job_id: str) -> None:
+    """Say if a job with the same settings was submitted within the last day."""
+    from lorajob.cli.format import duration, state_of_work
+
+    if (twin := jobs.twin(job_id, spec)) is not None:
+        age = duration(time.time() - twin.created_at)
+        click.echo(
+            f"lorajob: {twin.id} has the same settings, was submitted {age} ago and is "
+            f"{state_of_work(twin)}; {job_id} is queued all the same",
+            err=True,
+        )

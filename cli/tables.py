@@ -3,11 +3,13 @@
 The id and the state of a job are never shortened. Other commands take the id.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lorajob.cli.format import coloured, current_stage, duration, gain, plain_table, state_of_work
+from lorajob.storage.urls import public
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,15 +34,27 @@ BATCH_ORDER = (
 )
 JOBS_ORDER = (
     "PROGRESS",
-    "WER %",
+    "AGE",
+    "BASE",
+    "CORPUS",
+    "NAME",
+    "BATCH",
     "LANGUAGE",
+    "PROGRESS",
     "AGE",
-    "AGE",
+    "CORPUS",
+    "NAME",
+    "PROGRESS",
     "WER %",
     "PROGRESS",
-    "STAGE",
-    "BATCH",
+    "PROGRESS",
+    "BASE",
+    "CORPUS",
+    "NAME",
+    "PROGRESS",
 )
+ARCHIVE = re.compile(r"(\.(tar|tgz|zip|gz|bz2|xz|zst|tsv|csv|jsonl?|parquet))+$", re.IGNORECASE)
+LONGEST_WHY = 60  # characters of a failure's reason in a table; `status JOB` shows it whole
 
 
 @dataclass
@@ -84,19 +98,93 @@ def fit(columns: Sequence[Column], order: Sequence[str], width: int) -> "Table":
 def jobs_table(
     records: "Sequence[JobRecord]", waits: "Mapping[str, Wait]", now: float, width: int
 ) -> "Table":
-    """A table with one row for each job, in the given order. `now` is seconds since the epoch."""
+    """A table with one row for each job, in the given order. `now` is seconds since the epoch.
+
+    If there is no room for both, a job's error rates stand in its PROGRESS, which has ended then.
+    """
     columns = [
         Column("JOB", [[record.id for record in records]]),
+        _cut("NAME", [record.name or "" for record in records], (16, 10)),
         Column("LANGUAGE", [[record.language for record in records]]),
-        *_state_columns(records),
-        _progress(records, waits),
-        _rates(records),
+        _cut("CORPUS", [corpus_words(record) for record in records], (16, 10)),
+        Column("BASE", [[base_words(it) for it in records], [base_size(it) for it in records]]),
+        Column("STATE", [[coloured(state_of_work(record)) for record in records]]),
+        _work(records, waits),
+        Column("WER %", [[gain(record) for record in records]]),
         _ages(records, now),
         Column("BATCH", [[record.batch or "" for record in records]]),
     ]
-    if not any(record.batch for record in records):
-        columns[-1].shorten()
+    for column in columns:
+        if column.heading in ("NAME", "BATCH") and not any(column.forms[0]):
+            column.forms = []
     return fit(columns, JOBS_ORDER, width)
+
+
+def corpus_words(record: "JobRecord") -> str:
+    """`cv-corpus-24-hi` for a path or url of that archive; `+1` behind it for a further corpus."""
+    whole = public(record.corpus).partition("?")[0].rstrip("/")
+    name = ARCHIVE.sub("", whole.rpartition("/")[2].rpartition(":")[2]) or whole
+    return f"{name}+{len(record.more_corpora)}" if record.more_corpora else name
+
+
+def base_words(record: "JobRecord") -> str:
+    """`whisper-small` for openai/whisper-small or a folder of that name."""
+    return record.base_model.rstrip("/").rpartition("/")[2]
+
+
+def base_size(record: "JobRecord") -> str:
+    """`small` for whisper-small, `turbo` for whisper-large-v3-turbo; other names are cut."""
+    name = base_words(record).removeprefix("whisper-")
+    return "turbo" if name == "large-v3-turbo" else shortened(name, 10)
+
+
+def shortened(text: str, width: int) -> str:
+    """The text if it fits into `width` cells of a terminal, else its beginning and `…`."""
+    from rich.cells import cell_len, set_cell_size
+
+    if cell_len(text) <= width:
+        return text
+    return set_cell_size(text, width - 1).rstrip() + "…"
+
+
+def _cut(heading: str, texts: list[str], widths: tuple[int, ...]) -> Column:
+    from rich.markup import escape
+
+    forms = [texts, *([shortened(text, width) for text in texts] for width in widths)]
+    return Column(heading, [[escape(text) for text in form] for form in forms])
+
+
+def _work(records: "Sequence[JobRecord]", waits: "Mapping[str, Wait]") -> Column:
+    """Stage and progress of a running job, what a queued one waits for, why another one ended.
+
+    The last three forms have the error rates of ended jobs, too.
+    """
+    from rich.markup import escape
+
+    whole, short, least = [], [], []
+    for record in records:
+        stage, progress = current_stage(record)
+        if record.error:
+            # An error often begins with its stage.
+            why = " ".join(record.error.split()).removeprefix(f"{stage}: ")
+            words = shortened(f"{stage}: {why}" if stage else why, LONGEST_WHY)
+            brief = last = words
+        elif record.over:
+            words = brief = last = ""
+        else:
+            wait = waits.get(record.id)
+            words = f"{stage} {wait.short if wait else progress}".strip()
+            brief = words.partition(",")[0]
+            last = wait.short if wait else brief
+        whole.append(words)
+        short.append(brief)
+        least.append(last)
+    ended = [gain(record) for record in records]
+    forms = [whole, short, [shortened(it, 28) for it in short]]
+    for size, texts in ((28, short), (24, short), (18, least)):
+        both = zip(texts, ended, strict=True)
+        forms.append([shortened(text or rates, size) for text, rates in both])
+    return Column("PROGRESS", [[escape(text) for text in form] for form in forms])
 
 
 def batch_table(records: "Sequence[JobRecord]", waits: "Mapping[str, Wait]", width: int) -> "Table":

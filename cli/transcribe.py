@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from lorajob.cli.context import job_folder
+from lorajob.cli.context import JOB, job_folder
 from lorajob.cores import share_cpu
 from lorajob.errors import StageError
 
 
 @click.command()
-@click.argument("job")
+@click.argument("job", type=JOB)
 @click.argument(
     "audio",
     nargs=-1,

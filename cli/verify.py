@@ -4,7 +4,7 @@ import json
 
 import click
 
-from lorajob.cli.context import job_files, load_record
+from lorajob.cli.context import JOB, job_files, load_record
 
 HERE = {
     "same": "ok",
@@ -15,7 +15,7 @@ HERE = {
 
 
 @click.command()
-@click.argument("job")
+@click.argument("job", type=JOB)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def verify(job: str, as_json: bool) -> None:
     """Check that all files of JOB are those that its stages committed.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from lorajob.cli.context import check_job_id, is_batch, load_record, open_jobs
+from lorajob.cli.context import JOB, check_job_id, is_batch, load_record, open_jobs
 from lorajob.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, say_error
 from lorajob.cli.jobs import show_batch
 from lorajob.cli.progress_bars import open_view
@@ -87,7 +87,7 @@ def _advice(queue: str) -> str:
 
 
 @click.command()
-@click.argument("job")
+@click.argument("job", type=JOB)
 @click.pass_context
 def watch(ctx: click.Context, job: str) -> None:
     """Follow the progress of JOB (or BATCH) until it ends.

@@ -10,7 +10,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lorajob.corpora import find_corpus
@@ -23,6 +23,7 @@ from lorajob.worker.artifacts.lookup import find_job
 from lorajob.worker.connect import service_errors
 from lorajob.worker.queues import Priority
 from lorajob.worker.records.batches import Batches, JobBatch
+from lorajob.worker.records.names import UNNAMED, Naming
 from lorajob.worker.records.record import JobRecord
 
 PREFIX = "batch-"
@@ -39,7 +40,11 @@ class Submitted:
 
 
 def submit_batch(
-    jobs: Jobs, specs: Sequence[JobSpec], priority: Priority = "normal", salt: str = ""
+    jobs: Jobs,
+    specs: Sequence[JobSpec],
+    priority: Priority = "normal",
+    salt: str = "",
+    naming: Naming = UNNAMED,
 ) -> Submitted:
     """Queue one job per spec, under one batch.
 
@@ -49,7 +54,8 @@ def submit_batch(
     A spec without a corpus gets the newest corpus in LORAJOB_CORPORA; which one that is does not
     change the job's id. If the corpus of a spec is missing, its job is rejected and the other jobs
     are queued. Submitting the batch again once the corpus exists queues the rejected job. A `salt`
-    makes a new batch of the same specs. Raises UsageError if a training fits no card, UsageError
+    makes a new batch of the same specs. The name of `naming` gets the code of each job's language.
+    Raises UsageError if a training fits no card, UsageError
     or CorpusError if every corpus is refused, and ServiceError if Redis does not answer.
     """
     asked = [jobs.resolve(spec) for spec in specs]
@@ -75,7 +81,7 @@ def submit_batch(
     queued, rejected = 0, {}
     with open_sender(jobs.settings) as send:
         for job_id, spec in zip(job_ids, specs, strict=True):
-            record = _queue(jobs, batch, job_id, spec, problems[job_id], send)
+            record = _queue(jobs, batch, job_id, spec, problems[job_id], send, naming)
             if record is None:
                 continue
             queued += not record.over
@@ -121,6 +127,7 @@ def _queue(
     spec: JobSpec,
     problem: LorajobError | None,
     send: Callable[[JobRecord], None],
+    naming: Naming,
 ) -> JobRecord | None:
     """Create a job of the batch, send it unless it is rejected, and return its record.
 
@@ -134,7 +141,9 @@ def _queue(
         elif jobs.records.known(job_id):
             return None
     error = None if problem is None else str(problem)
-    record = jobs.new_record(spec, job_id, batch.priority, batch.id, error)
+    name = None if naming.name is None else f"{naming.name}-{spec.language.lower()}"
+    naming = replace(naming, name=name)
+    record = jobs.new_record(spec, job_id, batch.priority, batch.id, error, naming)
     if find_job(job_id, jobs.settings).has_spec() and not mended:
         return _take_up(jobs, record, send)
     jobs.queue(record, spec, send)

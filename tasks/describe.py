@@ -196,6 +196,8 @@ def describe(record: JobRecord, waits_for: object = None) -> Description:
     described: Description = {
         "id": record.id,
         "language": record.language,
+        "name": record.name,
+        "tags": record.tags,
         "batch": record.batch,
         "user": record.user,
         "priority": record.priority,

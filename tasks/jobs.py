@@ -36,6 +36,8 @@ from lorajob.worker.connect import connect, service_errors
 from lorajob.worker.health import Unfit, serving, unfit_workers
 from lorajob.worker.heartbeats import Version, living, versions
 from lorajob.worker.queues import KINDS, Priority, memory_class
+from lorajob.worker.records import twins
+from lorajob.worker.records.names import UNNAMED, Naming
 from lorajob.worker.records.origin import make_origin
 from lorajob.worker.records.record import JobRecord, new_stages
 from lorajob.worker.records.records import Records
@@ -74,7 +76,7 @@ class Jobs:
         except (KeyError, OSError):  # a container's user may have no name
             return None
 
-    def submit(self, spec: JobSpec, priority: Priority = "normal") -> str:
+    def submit(self, spec: JobSpec, priority: Priority = "normal", naming: Naming = UNNAMED) -> str:
         """Queue a job and return its id, such as `hi-1a2b3c4d`.
 
         Raises UsageError or CorpusError for a corpus that is missing or of another language. If
@@ -85,8 +87,17 @@ class Jobs:
         with service_errors(self._settings):
             self.redis.ping()  # before anything is written
         job_id = f"{spec.language.lower()}-{secrets.token_hex(4)}"
-        self.queue(self.new_record(spec, job_id, priority), spec)
+        record = self.new_record(spec, job_id, priority, naming=naming)
+        self.queue(record, spec)
+        twins.note(self.redis, spec, job_id)
         return job_id
+
+    def twin(self, job_id: str, spec: JobSpec) -> JobRecord | None:
+        """An earlier job with the same spec, submitted at most a day before `job_id`; else None."""
+        with service_errors(self._settings):
+            earlier = twins.earlier(self.redis, self.resolve(spec), job_id)
+            found = self.records.load_many(earlier)
+        return found[0] if found else None
 
     def resolve(self, spec: JobSpec) -> JobSpec:
         """The spec with absolute paths, since workers run in other folders; a url stays unchanged.
@@ -127,6 +138,7 @@ class Jobs:
         priority: Priority = "normal",
         batch: str | None = None,
         error: str | None = None,
+        naming: Naming = UNNAMED,
     ) -> JobRecord:
         """The record of a new job. With an `error` the job is rejected."""
         return JobRecord(
@@ -140,6 +152,8 @@ class Jobs:
             folder=job_place(self._settings, job_id),
             error=error,
             user=self.user,
+            name=naming.name,
+            tags=dict(naming.tags),
             batch=batch,
             priority=priority,
             memory_class=_memory_class(spec),

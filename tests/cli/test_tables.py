@@ -145,8 +145,11 @@ def test_a_job_that_runs_or_has_ended_waits_for_nothing(env, batch):
 
 
 def test_the_jobs_on_a_terminal_of_80_columns_have_their_batch_progress_and_error_rates(env, batch):
-    lines = shown("status", env=env, columns=80)
+    lines = shown("status", env=env, columns=140)
     assert [line.split()[-1] for line in lines] == ["BATCH", *[BATCH] * 3]
+    lines = shown("status", env=env, columns=80)
+    assert lines[0].split() == ["JOB", "CORPUS", "BASE", "STATE", "PROGRESS", "WER", "%"]
+    assert "207.3 -> 52.0" in next(line for line in lines if line.startswith("hi-1a2b3c4d"))
     assert "90/180" in next(line for line in lines if line.startswith("yue-2b3c4d5e"))
     assert "52.0" in next(line for line in lines if line.startswith("hi-1a2b3c4d"))
 

@@ -233,7 +233,9 @@ def test_patience_ends_a_training_early_and_the_best_weights_are_kept(
         def __init__(self, text: str) -> None:
             self.wer = self.cer = float(text)
 
-    monkeypatch.setattr("lorajob.training.validation.score", lambda texts, heard: Rated(heard[0]))
+    monkeypatch.setattr(
+        "lorajob.training.validation.score", lambda texts, heard, language: Rated(heard[0])
+    )
     job = make_job(tmp_path, tiny_whisper, *SETS, "train.patience=2")
     result = run_stage("train", job, 1, Report("train")).as_json()
     points = lay_out(spec_of(job), job).held.points
@@ -270,7 +272,9 @@ def test_the_average_is_kept_only_if_it_is_better(
         def __init__(self, text: str) -> None:
             self.wer = self.cer = float(text)
 
-    monkeypatch.setattr("lorajob.training.validation.score", lambda texts, heard: Rated(heard[0]))
+    monkeypatch.setattr(
+        "lorajob.training.validation.score", lambda texts, heard, language: Rated(heard[0])
+    )
     result = run_stage("train", job, 1, Report("train")).as_json()
     assert result["kept"] == (kept or str(points[-1]))
 

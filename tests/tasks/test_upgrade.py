@@ -70,7 +70,9 @@ def claimed(records: Records, job_id: str, stage: str) -> Claim:
 # Fields that this version adds, to a record and to what `status --json` says of it.
 IN_STAGES = {f"stages.{name}.{it}" for name in STAGES for it in ("avoid", "due", "faults")}
 IN_RECORDS = IN_STAGES | {"ended.kind", "more_corpora", "redis", "service", "version"}
+IN_RECORDS |= {"name", "tags"}
 IN_STATUS = {"attempts.kind", "improvement", "notes", "gate", "gate_reasons", "guards"}
+IN_STATUS |= {"name", "tags"}
 
 
 def as_before(now: Any, before: Any, added: set[str]) -> str:

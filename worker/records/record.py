@@ -22,7 +22,7 @@ from lorajob.worker.records.standing import (
 )
 
 JSON_FIELDS = ("progress", "result", "faults", "avoid")  # of a stage
-LISTS = ("ended", "more_corpora")  # of a job, kept as JSON
+LISTS = ("ended", "more_corpora", "tags")  # of a job, kept as JSON
 MEASURED = ("evaluate", "convert")  # the stages that measure error rates
 
 
@@ -80,6 +80,8 @@ class JobRecord(BaseModel):
     error: str | None = None
     cancel_requested: bool = False
     user: str | None = None  # who submitted it
+    name: str | None = None  # what the user calls it; other jobs may have the same name
+    tags: dict[str, str] = {}
     batch: str | None = None  # the batch that it belongs to
     version: int = 0  # the format of its settings, as in spec.py; 0: older than formats
     service: str | None = None  # the id of its service (origin.py); None: of an older version
@@ -152,7 +154,7 @@ class JobRecord(BaseModel):
         """The record as flat text fields, such as `train.state`. None, empty and version 0 are
         left out.
         """
-        apart = {"stages", "ended", "more_corpora"}
+        apart = {"stages", "ended", "more_corpora", "tags"}
         fields = self.model_dump(mode="json", exclude=apart, exclude_none=True)
         fields["cancel_requested"] = int(self.cancel_requested)
         if not self.version:
@@ -161,6 +163,8 @@ class JobRecord(BaseModel):
             fields["ended"] = json.dumps([entry.model_dump(mode="json") for entry in self.ended])
         if self.more_corpora:
             fields["more_corpora"] = json.dumps(self.more_corpora)
+        if self.tags:
+            fields["tags"] = json.dumps(self.tags)
         for name, stage in self.stages.items():
             for field, value in stage.model_dump(mode="json").items():
                 if value is None:

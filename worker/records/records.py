@@ -148,6 +148,12 @@ class Records:
         """The ids of all jobs, newest first."""
         return cast("list[str]", self._redis.zrevrange(INDEX, 0, -1))
 
+    def ids_from(self, start: int, count: int, since: float | None = None) -> list[str]:
+        """`count` ids from place `start` on, newest first, of jobs that were made `since` then."""
+        least = "-inf" if since is None else since
+        found = self._redis.zrevrangebyscore(INDEX, "+inf", least, start=start, num=count)
+        return cast("list[str]", found)
+
     def newest(self, limit: int = 20) -> list[JobRecord]:
         """The newest `limit` records, newest first."""
         ids = cast("list[str]", self._redis.zrevrange(INDEX, 0, limit - 1))

@@ -11,6 +11,8 @@
 -- Keys that only this file uses. Both are sets of the ids of jobs that are not over:
 --   lorajob:open:share:SHARE   the jobs of one batch, or of one user as `user:NAME`
 --   lorajob:open:lane:LANE     the jobs of one lane of the queues
+-- Key that this file fills and names.py reads:
+--   lorajob:name:NAME          sorted set: the jobs of that name, by the time they were made
 -- Key that this file fills and the reconciler reads:
 --   lorajob:later              sorted set: jobs that wait for a retry, by the time of the retry
 --
@@ -278,6 +280,8 @@ function transitions.create(lanes, created_at, state, lease, ...)
     if get('id') then return nil end
     for index = 1, #fields, 2 do set(fields[index], fields[index + 1]) end
     redis.call('ZADD', all_jobs, created_at, id)
+    local name = get('name')
+    if name then redis.call('ZADD', 'lorajob:name:' .. name, created_at, id) end
     if state ~= '' then open(lanes) end
     if state == 'running' then
         redis.call('ZADD', running_jobs, lease, id)
@@ -291,6 +295,8 @@ end
 function transitions.delete()
     rest()
     close()
+    local name = get('name')
+    if name then redis.call('ZREM', 'lorajob:name:' .. name, id) end
     redis.call('DEL', key)
     redis.call('ZREM', all_jobs, id)
 end

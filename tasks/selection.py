@@ -1,0 +1,131 @@
+"""Which jobs a list shows: by language, state, tag and time, in an order."""
+
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from lorajob.errors import UsageError
+from lorajob.job.results import headline
+from lorajob.languages import find_language
+from lorajob.tasks.jobs import Jobs
+from lorajob.tasks.prune import parse_age
+from lorajob.worker.connect import service_errors
+from lorajob.worker.records.record import JobRecord
+
+Sort = Literal["newest", "oldest", "wer", "name", "language", "state"]
+_DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?)?")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a list shows. Empty fields leave nothing out. `since` is in seconds since the epoch."""
+
+    languages: frozenset[str] = frozenset()
+    states: frozenset[str] = frozenset()
+    tags: tuple[tuple[str, str | None], ...] = ()  # key, and its value if it matters
+    since: float | None = None
+
+    @property
+    def everything(self) -> bool:
+        return self == Selection()
+
+    def has(self, record: JobRecord, state: str) -> bool:
+        """Whether it shows a job, which is in `state`."""
+        return (
+            (not self.languages or _code(record.language) in self.languages)
+            and (not self.states or state in self.states)
+            and (self.since is None or record.created_at >= self.since)
+            and all(
+                key in record.tags and value in (None, record.tags[key]) for key, value in self.tags
+            )
+        )
+
+
+def parse_selection(
+    languages: str | None, states: Iterable[str], tags: Sequence[str], since: str | None
+) -> Selection:
+    """A selection of `hi,mr`, states, `key=value` or `key`, and `2d` or `2026-11-01`.
+
+    Raises UsageError.
+    """
+    codes = frozenset(find_language(it).code for it in (languages or "").split(",") if it.strip())
+    wanted = []
+    for line in tags:
+        key, equals, value = line.partition("=")
+        if not key:
+            raise UsageError(f"--tag: {line!r} is not of the form KEY or KEY=VALUE")
+        wanted.append((key, value if equals else None))
+    earliest = None if since is None else _parse_since(since)
+    return Selection(codes, frozenset(states), tuple(wanted), earliest)
+
+
+def _parse_since(text: str) -> float:
+    if _DATE.fullmatch(text.strip()):
+        try:
+            return datetime.fromisoformat(text.strip()).timestamp()  # of the machine's time zone
+        except ValueError:
+            pass
+    try:
+        return time.time() - parse_age(text)
+    except UsageError:
+        raise UsageError(
+            f"--since: {text!r} is not allowed; such as 12h, 2d, 8w or 2026-11-30"
+        ) from None
+
+
+def select(
+    jobs: Jobs,
+    wanted: Selection,
+    limit: int,
+    sort: Sort = "newest",
+    state: Callable[[JobRecord], str] = lambda record: record.state,
+) -> list[JobRecord]:
+    """At most `limit` jobs, in the order of `sort`. `state` says which state a job shows.
+
+    Records are read from the newest on, and no more than are needed.
+    """
+    with service_errors(jobs.settings):
+        fitting = (it for it in _records(jobs, wanted) if wanted.has(it, state(it)))
+        if sort == "newest":
+            return [record for record, _ in zip(fitting, range(limit), strict=False)]
+        return sorted(fitting, key=_ORDERS[sort](state))[:limit]
+
+
+def _records(jobs: Jobs, wanted: Selection) -> Iterator[JobRecord]:
+    """All records since the wanted time, newest first, some at a time."""
+    start, size = 0, 50
+    while ids := jobs.records.ids_from(start, size, wanted.since):
+        start += len(ids)
+        size = 500
+        # The id of a job begins with its language.
+        own = [
+            it
+            for it in ids
+            if not wanted.languages or _code(it.rpartition("-")[0]) in wanted.languages
+        ]
+        yield from jobs.records.load_many(own)
+
+
+def _code(language: str) -> str:
+    try:
+        return find_language(language).code
+    except UsageError:  # of a version with more languages
+        return language
+
+
+def _rate(record: JobRecord) -> float:
+    name = headline(record.scores)
+    return float("inf") if name is None else record.scores[name].wer
+
+
+State = Callable[[JobRecord], str]
+_ORDERS: dict[str, Callable[[State], Callable[[JobRecord], tuple[object, ...]]]] = {
+    "oldest": lambda state: lambda it: (it.created_at,),
+    "wer": lambda state: lambda it: (_rate(it), -it.created_at),
+    "name": lambda state: lambda it: (it.name is None, it.name or "", -it.created_at),
+    "language": lambda state: lambda it: (it.language, -it.created_at),
+    "state": lambda state: lambda it: (state(it), -it.created_at),
+}
