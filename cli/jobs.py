@@ -16,8 +16,8 @@ from lorajob.visible import visible
 
 if TYPE_CHECKING:
     from lorajob.tasks.jobs import Jobs
+    from lorajob.tasks.listing import Sort
     from lorajob.tasks.prune import Keep
-    from lorajob.tasks.selection import Sort
     from lorajob.worker.records.batches import JobBatch
     from lorajob.worker.records.record import JobRecord
 
@@ -90,9 +90,9 @@ def status(
     If Redis is unavailable, JOB is shown from its job.json, if this machine can read that file.
     """
     from lorajob.cli.format import state_of_work
-    from lorajob.tasks.selection import parse_selection, select
+    from lorajob.tasks.listing import list_jobs, parse_filter
 
-    wanted = parse_selection(lang, states, tags, since)
+    wanted = parse_filter(lang, states, tags, since)
     if job is not None and not (wanted.everything and sort == "newest"):
         raise UsageError("JOB: --lang, --state, --tag, --since and --sort are for the list of jobs")
     if job is None:
@@ -100,7 +100,7 @@ def status(
 
         jobs = open_jobs()
         shown = (lambda record: record.state) if as_json else state_of_work
-        records = select(jobs, wanted, limit, sort, shown)
+        records = list_jobs(jobs, wanted, limit, sort, shown)
         if not records and not wanted.everything and not as_json:
             click.echo("lorajob: no job fits; without options all are listed", err=True)
         else:

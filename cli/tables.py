@@ -106,11 +106,11 @@ def jobs_table(
         Column("JOB", [[record.id for record in records]]),
         _cut("NAME", [record.name or "" for record in records], (16, 10)),
         Column("LANGUAGE", [[record.language for record in records]]),
-        _cut("CORPUS", [corpus_words(record) for record in records], (16, 10)),
-        Column("BASE", [[base_words(it) for it in records], [base_size(it) for it in records]]),
         Column("STATE", [[coloured(state_of_work(record)) for record in records]]),
         _work(records, waits),
         Column("WER %", [[gain(record) for record in records]]),
+        _cut("CORPUS", [corpus_words(record) for record in records], (16, 10)),
+        Column("BASE", [[base_words(it) for it in records], [base_size(it) for it in records]]),
         _ages(records, now),
         Column("BATCH", [[record.batch or "" for record in records]]),
     ]

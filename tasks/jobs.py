@@ -89,7 +89,7 @@ class Jobs:
         job_id = f"{spec.language.lower()}-{secrets.token_hex(4)}"
         record = self.new_record(spec, job_id, priority, naming=naming)
         self.queue(record, spec)
-        twins.note(self.redis, spec, job_id)
+        twins.remember(self.redis, spec, job_id)
         return job_id
 
     def twin(self, job_id: str, spec: JobSpec) -> JobRecord | None:

@@ -49,8 +49,8 @@ def find_id(jobs: Jobs, text: str) -> str:
     """The id of a job or batch that is called by its id, its beginning, its name or `@last`.
 
     `@last` is the newest job of this user. A whole id is returned at once, and any id if Redis does
-    not answer, since job.json may still be read. Raises UsageError if several jobs fit, and
-    JobNotFoundError if none does.
+    not answer, since job.json may still be read. Raises UsageError if several jobs fit or
+    if none does, and JobNotFoundError if `@last` has none.
     """
     if is_whole_id(text):
         return text
@@ -76,7 +76,7 @@ def find_id(jobs: Jobs, text: str) -> str:
         return found[0]
     if JOB_ID.fullmatch(name):  # it may have files and no record
         return name
-    raise JobNotFoundError(f"JOB: no job is called {text!r}; `lorajob status` lists the jobs")
+    raise UsageError(f"JOB: no job is called {text!r}; `lorajob status` lists the jobs")
 
 
 def _fitting(jobs: Jobs, name: str) -> list[str]:

@@ -12,8 +12,8 @@ from redis import Redis
 from lorajob.cli.tables import base_size, corpus_words, jobs_table
 from lorajob.errors import JobNotFoundError, UsageError
 from lorajob.tasks.jobs import Jobs
+from lorajob.tasks.listing import JobFilter, list_jobs, parse_filter
 from lorajob.tasks.naming import find_id, parse_naming
-from lorajob.tasks.selection import Selection, parse_selection, select
 from lorajob.worker.connect import connect
 from lorajob.worker.records.names import Naming
 from lorajob.worker.records.record import JobRecord
@@ -60,7 +60,7 @@ def test_a_job_is_found_by_id_name_and_beginning(
     assert find_id(jobs, "ta-00000000") == "ta-00000000"  # a whole id is not looked up
     with pytest.raises(UsageError, match=r"^JOB: 'hi-1a' fits hi-1a2b3c4d, hi-1a9; name one"):
         find_id(jobs, "hi-1a")
-    with pytest.raises(JobNotFoundError, match="no job is called 'Second'"):
+    with pytest.raises(UsageError, match="no job is called 'Second'"):
         find_id(jobs, "Second")
     for wrong in ("../x", "hi*", "a b", "\x1b"):
         with pytest.raises(UsageError, match="is not a job's id"):
@@ -112,27 +112,27 @@ def several(records: Records, tmp_path: Path) -> list[JobRecord]:
 
 
 def test_lists_are_filtered_and_sorted(jobs: Jobs, several: list[JobRecord]) -> None:
-    def ids(wanted: Selection, limit: int = 9, **how: str) -> list[str]:
-        return [it.id for it in select(jobs, wanted, limit, **how)]  # type: ignore[arg-type]
+    def ids(wanted: JobFilter, limit: int = 9, **how: str) -> list[str]:
+        return [it.id for it in list_jobs(jobs, wanted, limit, **how)]  # type: ignore[arg-type]
 
-    assert ids(Selection()) == ["hi-1", "hi-2", "ml-3", "pa-in-4"]
-    assert ids(Selection(), limit=2) == ["hi-1", "hi-2"]
-    assert ids(parse_selection("Hindi,ml", [], [], None)) == ["hi-1", "hi-2", "ml-3"]
-    assert ids(parse_selection("pa-IN", [], [], None)) == ["pa-in-4"]
-    assert ids(parse_selection(None, ["failed"], [], "2d")) == ["ml-3"]
-    assert ids(parse_selection(None, ["failed", "succeeded"], [], None), limit=2) == [
+    assert ids(JobFilter()) == ["hi-1", "hi-2", "ml-3", "pa-in-4"]
+    assert ids(JobFilter(), limit=2) == ["hi-1", "hi-2"]
+    assert ids(parse_filter("Hindi,ml", [], [], None)) == ["hi-1", "hi-2", "ml-3"]
+    assert ids(parse_filter("pa-IN", [], [], None)) == ["pa-in-4"]
+    assert ids(parse_filter(None, ["failed"], [], "2d")) == ["ml-3"]
+    assert ids(parse_filter(None, ["failed", "succeeded"], [], None), limit=2) == [
         "hi-2",
         "ml-3",
     ]
-    assert ids(parse_selection(None, [], ["kind"], None)) == ["hi-1", "hi-2"]
-    assert ids(parse_selection(None, [], ["kind=b"], None)) == ["hi-2"]
-    assert ids(parse_selection(None, [], [], "1970-01-03")) == ["hi-1", "hi-2", "ml-3"]
-    assert ids(Selection(), sort="oldest") == ["pa-in-4", "ml-3", "hi-2", "hi-1"]
-    assert ids(Selection(), sort="wer", limit=1) == ["hi-2"]
-    assert ids(Selection(), sort="name") == ["pa-in-4", "hi-1", "hi-2", "ml-3"]
+    assert ids(parse_filter(None, [], ["kind"], None)) == ["hi-1", "hi-2"]
+    assert ids(parse_filter(None, [], ["kind=b"], None)) == ["hi-2"]
+    assert ids(parse_filter(None, [], [], "1970-01-03")) == ["hi-1", "hi-2", "ml-3"]
+    assert ids(JobFilter(), sort="oldest") == ["pa-in-4", "ml-3", "hi-2", "hi-1"]
+    assert ids(JobFilter(), sort="wer", limit=1) == ["hi-2"]
+    assert ids(JobFilter(), sort="name") == ["pa-in-4", "hi-1", "hi-2", "ml-3"]
     for wrong in ("yesterday", "2026-13-01", "2"):
         with pytest.raises(UsageError, match=r"^--since: "):
-            parse_selection(None, [], [], wrong)
+            parse_filter(None, [], [], wrong)
 
 
 def test_the_table_has_name_corpus_base_and_rates_on_80_columns(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_the_table_has_name_corpus_base_and_rates_on_80_columns(tmp_path: Path) 
     screen = Console(width=80, record=True, file=io.StringIO())
     screen.print(jobs_table([job, broken], {}, time.time(), 80))
     heading, first, second = screen.export_text().splitlines()
-    assert heading.split()[:5] == ["JOB", "NAME", "CORPUS", "BASE", "STATE"]
+    assert heading.split() == ["JOB", "NAME", "STATE", "PROGRESS", "CORPUS", "BASE"]
     for words in (job.id, "baseline-", "cv-corpus…", "turbo", "succeeded", "207.3 -> 52.0"):
         assert words in first
     assert "failed" in second and "preprocess: no clips" in second

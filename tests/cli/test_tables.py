@@ -148,7 +148,7 @@ def test_the_jobs_on_a_terminal_of_80_columns_have_their_batch_progress_and_erro
     lines = shown("status", env=env, columns=140)
     assert [line.split()[-1] for line in lines] == ["BATCH", *[BATCH] * 3]
     lines = shown("status", env=env, columns=80)
-    assert lines[0].split() == ["JOB", "CORPUS", "BASE", "STATE", "PROGRESS", "WER", "%"]
+    assert lines[0].split() == ["JOB", "STATE", "PROGRESS", "WER", "%", "CORPUS", "BASE"]
     assert "207.3 -> 52.0" in next(line for line in lines if line.startswith("hi-1a2b3c4d"))
     assert "90/180" in next(line for line in lines if line.startswith("yue-2b3c4d5e"))
     assert "52.0" in next(line for line in lines if line.startswith("hi-1a2b3c4d"))

@@ -14,7 +14,7 @@ from redis import Redis
 
 from lorajob.languages import is_locale
 from lorajob.worker.records import batches
-from lorajob.worker.records.records import INDEX, PAGE
+from lorajob.worker.records.records import INDEX, PAGE, record_key
 
 _WHOLE_ID = re.compile(r"([a-z]{2,}(?:-[a-z0-9]+)*)-[0-9a-f]{8}")
 LONGEST = 64  # letters of a name, and of a tag's key or value
@@ -64,7 +64,7 @@ def named(redis: Redis, name: str) -> list[str]:
     ids = cast("list[str]", redis.zrevrange(f"lorajob:name:{name}", 0, -1))
     with redis.pipeline(transaction=False) as pipe:
         for job_id in ids:
-            pipe.hget(f"lorajob:job:{job_id}", "name")
+            pipe.hget(record_key(job_id), "name")
         found = pipe.execute(raise_on_error=False)
     # A job that was removed by an older version is still listed.
     return [job_id for job_id, own in zip(ids, found, strict=True) if own == name]
@@ -83,7 +83,7 @@ def newest_of(redis: Redis, user: str | None) -> str | None:
     while ids := cast("list[str]", redis.zrevrange(INDEX, start, start + PAGE - 1)):
         with redis.pipeline(transaction=False) as pipe:
             for job_id in ids:
-                pipe.hget(f"lorajob:job:{job_id}", "user")
+                pipe.hget(record_key(job_id), "user")
             owners = pipe.execute(raise_on_error=False)
         for job_id, owner in zip(ids, owners, strict=True):
             if user is None or owner is None or owner == user:

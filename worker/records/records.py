@@ -118,11 +118,11 @@ class Records:
     def forget(self, job_id: str) -> bool:
         """As `delete`, for an ended job. Returns False and changes nothing for any other job."""
         with self._redis.pipeline(transaction=True) as pipe:
-            pipe.watch(_record_key(job_id))  # type: ignore[no-untyped-call]  # redis-py has no types for it
-            if cast("str | None", pipe.hget(_record_key(job_id), "state")) not in ENDED:
+            pipe.watch(record_key(job_id))  # type: ignore[no-untyped-call]  # redis-py has no types for it
+            if cast("str | None", pipe.hget(record_key(job_id), "state")) not in ENDED:
                 return False
             pipe.multi()
-            pipe.delete(_record_key(job_id))
+            pipe.delete(record_key(job_id))
             pipe.zrem(INDEX, job_id)
             try:
                 pipe.execute()
@@ -133,7 +133,7 @@ class Records:
     def load(self, job_id: str) -> JobRecord:
         """The record of that id. Raises JobNotFoundError, and RecordError if it is damaged."""
         try:
-            fields = cast("dict[str, str]", self._redis.hgetall(_record_key(job_id)))
+            fields = cast("dict[str, str]", self._redis.hgetall(record_key(job_id)))
         except ResponseError as error:
             raise _damaged(job_id, error) from None
         if not fields:
@@ -142,7 +142,7 @@ class Records:
 
     def known(self, job_id: str) -> bool:
         """Whether a record of that id exists."""
-        return bool(self._redis.exists(_record_key(job_id)))
+        return bool(self._redis.exists(record_key(job_id)))
 
     def ids(self) -> list[str]:
         """The ids of all jobs, newest first."""
@@ -166,7 +166,7 @@ class Records:
             page = ids[start : start + PAGE]
             with self._redis.pipeline(transaction=False) as pipe:
                 for job_id in page:
-                    pipe.hgetall(_record_key(job_id))
+                    pipe.hgetall(record_key(job_id))
                 answers = pipe.execute(raise_on_error=False)
             for job_id, fields in zip(page, answers, strict=True):
                 try:
@@ -185,7 +185,7 @@ class Records:
             page = ids[start : start + PAGE]
             with self._redis.pipeline(transaction=False) as pipe:
                 for job_id in page:
-                    pipe.hmget(_record_key(job_id), FIELDS)
+                    pipe.hmget(record_key(job_id), FIELDS)
                 answers = pipe.execute(raise_on_error=False)
             for job_id, values in zip(page, answers, strict=True):
                 try:
@@ -430,11 +430,12 @@ class Records:
     ) -> Any:
         """Run a function of transitions.lua. `due` has no job. `client` may be a pipeline."""
         keys = [QUEUED, RUNNING, INDEX, notices.KEY, notices.WANTED]
-        keys += [_record_key(job_id)] if job_id else []
+        keys += [record_key(job_id)] if job_id else []
         return self._script(keys, [transition, job_id, *args], client=client)
 
 
-def _record_key(job_id: str) -> str:
+def record_key(job_id: str) -> str:
+    """The key of a record's hash."""
     return f"lorajob:job:{job_id}"
 
 

@@ -19,7 +19,7 @@ KEPT_SECONDS = 86_400
 logger = logging.getLogger(__name__)
 
 
-def note(redis: Redis, spec: JobSpec, job_id: str) -> None:
+def remember(redis: Redis, spec: JobSpec, job_id: str) -> None:
     """Remember a submission. The job is queued already, so an error is only logged."""
     key, now = _key(spec), time.time()
     try:

@@ -20,7 +20,7 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?)?")
 
 
 @dataclass(frozen=True)
-class Selection:
+class JobFilter:
     """What a list shows. Empty fields leave nothing out. `since` is in seconds since the epoch."""
 
     languages: frozenset[str] = frozenset()
@@ -30,7 +30,7 @@ class Selection:
 
     @property
     def everything(self) -> bool:
-        return self == Selection()
+        return self == JobFilter()
 
     def has(self, record: JobRecord, state: str) -> bool:
         """Whether it shows a job, which is in `state`."""
@@ -44,10 +44,10 @@ class Selection:
         )
 
 
-def parse_selection(
+def parse_filter(
     languages: str | None, states: Iterable[str], tags: Sequence[str], since: str | None
-) -> Selection:
-    """A selection of `hi,mr`, states, `key=value` or `key`, and `2d` or `2026-11-01`.
+) -> JobFilter:
+    """A filter of `hi,mr`, states, `key=value` or `key`, and `2d` or `2026-11-01`.
 
     Raises UsageError.
     """
@@ -59,7 +59,7 @@ def parse_selection(
             raise UsageError(f"--tag: {line!r} is not of the form KEY or KEY=VALUE")
         wanted.append((key, value if equals else None))
     earliest = None if since is None else _parse_since(since)
-    return Selection(codes, frozenset(states), tuple(wanted), earliest)
+    return JobFilter(codes, frozenset(states), tuple(wanted), earliest)
 
 
 def _parse_since(text: str) -> float:
@@ -76,9 +76,9 @@ def _parse_since(text: str) -> float:
         ) from None
 
 
-def select(
+def list_jobs(
     jobs: Jobs,
-    wanted: Selection,
+    wanted: JobFilter,
     limit: int,
     sort: Sort = "newest",
     state: Callable[[JobRecord], str] = lambda record: record.state,
@@ -94,7 +94,7 @@ def select(
         return sorted(fitting, key=_ORDERS[sort](state))[:limit]
 
 
-def _records(jobs: Jobs, wanted: Selection) -> Iterator[JobRecord]:
+def _records(jobs: Jobs, wanted: JobFilter) -> Iterator[JobRecord]:
     """All records since the wanted time, newest first, some at a time."""
     start, size = 0, 50
     while ids := jobs.records.ids_from(start, size, wanted.since):
