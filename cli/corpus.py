@@ -36,10 +36,11 @@ Examples:
     help="Column that holds audio, text, speaker, split, start, end or duration. May be repeated.",
 )
 def convert(source: str, out: Path, lang: str, maps: tuple[str, ...]) -> None:
-    """Write all clips of CORPUS to OUT: a folder with a manifest, or a .parquet file.
+    """Write all clips of CORPUS to OUT: a folder with a manifest, or a .parquet or .jsonl file.
 
     CORPUS is what `lorajob submit --corpus` takes. Texts and audio stay as they are. In a
     manifest, clips that are segments keep their recording; in Parquet they are cut out as FLAC.
+    A .jsonl file is a manifest alone, which names the audio where it lies.
     Clips without audio and rows that cannot be read are left out, and counted on standard error.
     """
     from lorajob.corpora import local_copy, open_corpus

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -19,6 +20,7 @@ SECONDS_BETWEEN_LINES = 1.0
 Examples:
   lorajob corpus check cv-corpus-23.0-2025-09-05-hi.tar.gz --lang hi
   lorajob corpus check recordings/ --lang Hindi --quick --json
+  lorajob corpus check recordings/ --lang hi --html check.html --fix clean/
 """
 )
 @click.argument("source", metavar="CORPUS")
@@ -42,6 +44,17 @@ Examples:
 @click.option(
     "--quick", is_flag=True, help="Read only tables and the headers of audio; decode nothing."
 )
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the report to this file as a page, with examples to hear.",
+)
+@click.option(
+    "--fix",
+    type=click.Path(path_type=Path),
+    metavar="OUT",
+    help="Write the corpus without faulty clips: a folder, a .parquet or a .jsonl file.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def check(
     source: str,
@@ -51,6 +64,8 @@ def check(
     sets: tuple[str, ...],
     base_model: str | None,
     quick: bool,
+    html: Path | None,
+    fix: Path | None,
     as_json: bool,
 ) -> None:
     """Check CORPUS before a job trains on it.
@@ -61,28 +76,42 @@ def check(
     and every clip that a job would drop, with the reason.
 
     CORPUS is what `lorajob submit --corpus` takes. The exit code is 1 if there is an error: one
-    recording in train and test, a corpus in another script, or no clip left. docs/corpora.md
+    recording in train and test, a corpus in another script, or no clip left. --fix leaves out what
+    the findings marked `fixed` name, and says on standard error what it left out. docs/corpora.md
     describes the findings and the fields of --json.
     """
+    from lorajob.checking.clean import write_clean
     from lorajob.checking.run import Plan, check_clips
     from lorajob.checking.table import open_table
     from lorajob.checking.tokens import token_counter
     from lorajob.checking.words import report_lines
     from lorajob.corpora import local_copy
+    from lorajob.corpora.export import check_free
     from lorajob.corpora.selection import open_sources
     from lorajob.languages import find_language
 
+    if fix:
+        check_free(fix)
     spec = _spec(source, lang, test_corpus, maps, sets, base_model)
     language = find_language(spec.language)
     corpus = open_sources(spec, [local_copy(place) for place in spec.places], language.code)
     plan = Plan(spec, corpus, token_counter(spec.base_model, language), quick)
     with open_table() as table:
         report = check_clips(plan, table, _Progress())
+        written = write_clean(plan, table, fix) if fix else None
+    if html:
+        from lorajob.checking.page import write_check_page
+
+        write_check_page(report, plan, html)
     if as_json:
         click.echo(report.model_dump_json(indent=2))
     else:
         for line in report_lines(report):
             click.echo(line)
+    if written:
+        click.echo(f"{written.clips:,} clips are in {fix}", err=True)
+        for reason, count in sorted(written.left_out.items()):
+            click.echo(f"left out: {count:,} {reason}", err=True)
     if report.errors:
         click.get_current_context().exit(1)
 

@@ -1,6 +1,7 @@
 """`lorajob corpus check`: each kind of fault is planted once and found under its name."""
 
 import json
+import tarfile
 import unicodedata
 
 import numpy as np
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 
 from lorajob.cli.corpus import corpus
 from lorajob.corpora import open_corpus
+from lorajob.errors import UsageError
 from tests.support.planted import RATE, Planted, as_mp3, sentence, speech
 from tests.support.speech import make_model
 
@@ -274,7 +276,7 @@ def test_the_report_is_text_for_people(planted, model):
     lines = done.stdout.splitlines()
     assert lines[0].endswith("manifest.jsonl: check as Hindi")
     assert "train     25        0" in done.stdout
-    assert "warning narrow-band: 1 clips without sound above 4 kHz" in done.stdout
+    assert "warning narrow-band: 1 clip without sound above 4 kHz" in done.stdout
     assert "    00030.wav (train, " in done.stdout
     assert lines[-1] == "0 errors, 1 warning"
 
@@ -290,3 +292,61 @@ def test_the_check_drops_what_the_reader_cannot_use(tmp_path, check):
     (name,) = found(report)
     assert name == "4 fields where 3 are named"
     assert len(open_corpus(path, "hi").entries) == 9
+
+
+@pytest.mark.parametrize("out", ["clean", "clean.jsonl", "clean.parquet"])
+def test_fix_writes_a_corpus_without_the_faults_and_says_what_it_left_out(
+    planted, model, check, tmp_path, out
+):
+    names = [row["audio"] for row in planted.rows]
+    planted.add("test", planted.samples(names[0]), planted.text(names[0]))
+    planted.add("train", planted.samples(names[1]), planted.text(names[1]))
+    planted.add("train", speech(5, planted.rng), sentence(30, planted.rng))
+    planted.row("gone.wav", "कहाँ")
+    planted.add("other")
+    # A warning that `--fix` leaves as it is.
+    planted.add("train", text=sentence(9, planted.rng) + " 7")
+    target = tmp_path / out
+    args = ["check", str(planted.write()), "--lang", "hi", "--base-model", str(model)]
+    done = CliRunner().invoke(corpus, [*args, "--fix", str(target)])
+    assert done.exit_code == 1
+    assert done.stderr.splitlines() == [
+        f"31 clips are in {target}",
+        "left out: 1 duplicate",
+        "left out: 1 in split other",
+        "left out: 1 not found",
+        "left out: 1 same-recording",
+        "left out: 1 too-much-text",
+    ]
+    report = check(target)
+    assert found(report) == {"digits": ("warning", 1)}
+    assert {name: it["clips"] for name, it in report["splits"].items()} == {"train": 24, "test": 7}
+    # The training clip was left out, and the test clip stays.
+    texts = [entry.text for entry in open_corpus(target, "hi").entries]
+    assert texts.count(planted.text(names[0])) == texts.count(planted.text(names[1])) == 1
+
+
+def test_fix_overwrites_nothing_and_names_no_file_in_an_archive(planted, model, check, tmp_path):
+    with pytest.raises(UsageError, match="exists; name a new folder"):
+        check(planted.write(), "--fix", planted.folder)
+    packed = tmp_path / "corpus.tar"
+    with tarfile.open(packed, "w") as tar:
+        tar.add(planted.folder, "corpus")
+    with pytest.raises(UsageError, match="in an archive; name a folder"):
+        check(packed, "--fix", tmp_path / "clean.jsonl")
+    assert not [path for path in tmp_path.iterdir() if "clean" in path.name]
+
+
+def test_the_page_has_the_findings_their_sound_and_no_address(planted, check, tmp_path):
+    name = planted.add("train", narrow(planted.rng), "<b>" + sentence(8, planted.rng))
+    page = tmp_path / "check.html"
+    check(planted.write(), "--html", page)
+    html = page.read_text("utf-8")
+    assert "Check of a corpus in Hindi" in html
+    assert "1 clip without sound above 4 kHz" in html
+    assert f'aria-label="{name}"' in html and "data:audio/mpeg;base64," in html
+    assert "&lt;b&gt;" in html and "<b>" not in html.partition("<script>")[0]
+    assert "default-src 'none'" in html
+    for chart in ("seconds", "words", "characters_a_second", "snr_db"):
+        assert f'id="data-{chart}"' in html
+    assert 'src="http' not in html and 'href="http' not in html

@@ -51,7 +51,7 @@ def _ask(table: Table, rule: Rule) -> Iterator[CorpusFinding]:
     if not count:
         return
     if rule.fix:
-        table.leave_out(rule.name, rule.fix, **rule.values)
+        table.leave_out(rule.label or rule.name, rule.fix, **rule.values)
     query = f"""SELECT c.id, c.split, c.text, c.seconds, f.detail FROM
         (SELECT n, detail, row_number() OVER () AS place FROM ({rule.query}) LIMIT {EXAMPLES}) f
         JOIN clips c ON c.n = f.n ORDER BY f.place"""
@@ -159,5 +159,6 @@ def _dropped(table: Table) -> Iterator[CorpusFinding]:
                 rows,
                 rows,
                 {"reason": row["reason"]},
+                label=row["reason"],
             ),
         )

@@ -13,7 +13,7 @@ LEAST_SNR_DB = 6.0
 NARROW_DB = -55.0
 LONGEST_EDGE_SECONDS = 3.0
 # Of characters a second, against the median of the corpus.
-TOO_FAST, TOO_SLOW = 2.2, 0.38
+TOO_FAST, TOO_SLOW = 2.2, 0.3
 LEAST_DEVIATIONS = 4.0  # robust standard deviations of its logarithm
 CLEAR_DB = 15.0  # with more noise, pauses are taken for speech
 LEAST_CHARACTERS = 4  # a word of fewer letters may be spoken at any pace
@@ -31,6 +31,7 @@ class Rule:
     fix: str = ""
     values: Mapping[str, object] = field(default_factory=dict)
     quick: bool = True  # whether headers tell
+    label: str = ""  # of the clips that a clean corpus lacks; "": the name
 
 
 _TWINS = """

@@ -128,6 +128,11 @@ class Table:
             values | {"name": name},
         )
 
+    def excluded(self) -> dict[str, str]:
+        """Id -> name of the finding, of the clips that a clean corpus lacks."""
+        query = "SELECT c.id, l.name FROM left_out l JOIN clips c ON c.n = l.n"
+        return {row["id"]: row["name"] for row in self.each(query)}
+
     def _write(self) -> None:
         many = self._connection.executemany
         many(_INSERT, self._rows)

@@ -1,11 +1,19 @@
 """The report of a check as text."""
 
+import re
 from collections.abc import Iterator
 
 from lorajob.checking.model import CheckReport, CorpusFinding, SplitStatistics
 from lorajob.languages import find_language
 
 HEADER = ("split", "clips", "dropped", "hours", "speakers", "words", "vocabulary", "sentences")
+_SINGULAR = (
+    ("clips", "clip"),
+    ("segments", "segment"),
+    ("that are", "that is"),
+    ("speakers who are", "a speaker who is"),
+    ("their", "its"),
+)
 SHOWN_LETTERS = 70  # of an example's text
 MEDIANS = {
     "seconds": "{:.1f} s a clip",
@@ -43,8 +51,12 @@ def report_lines(report: CheckReport) -> Iterator[str]:
 
 
 def sentence_of(finding: CorpusFinding) -> str:
-    """`3 clips with digits in their text`."""
-    return f"{finding.count:,} {finding.says}" if finding.count else finding.says
+    """`3 clips with digits in their text`, or `1 clip with digits in its text`."""
+    says = finding.says
+    if finding.count == 1:
+        for many, one in _SINGULAR:
+            says = re.sub(rf"\b{many}\b", one, says, count=1)
+    return f"{finding.count:,} {says}" if finding.count else says
 
 
 def _finding_lines(finding: CorpusFinding) -> Iterator[str]:

@@ -3,6 +3,7 @@
     OUT/manifest.jsonl      {"audio": "clips/000000.mp3", "text": ..., "speaker": ..., "split": ...}
     OUT/clips/000000.mp3    each recording once, in its own format
     OUT.parquet             audio {"bytes", "path"}, text, speaker, split
+    OUT.jsonl               a manifest alone, which names the audio where it lies
 
 In a manifest, segments keep their recording and have `start` and `end`. In Parquet they are cut out
 and stored as FLAC at the recording's rate. Clips without audio and rows with a fault are left out.
@@ -13,9 +14,10 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from lorajob.corpora.clip import Clip, Corpus
 from lorajob.corpora.names import is_audio
@@ -24,7 +26,8 @@ from lorajob.errors import CorpusError, UsageError
 from lorajob.speech.audio import AudioError
 from lorajob.speech.segments import Cut
 
-PARQUET = ".parquet"
+PARQUET, LIST = ".parquet", ".jsonl"
+NOTHING: Mapping[str, str] = MappingProxyType({})
 MISSING = "not found"
 ROWS = 64  # in a row group
 _MAGIC = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", b"\xff\xfb": ".mp3"}
@@ -38,20 +41,28 @@ class Written:
     left_out: dict[str, int]
 
 
-def export_corpus(corpus: Corpus, out: Path) -> Written:
-    """Write all clips of a corpus to `out`: a Parquet file if it ends in .parquet, else a folder.
-
-    Nothing is at `out` until all is written. Raises UsageError if something is there already,
-    CorpusError if no clip can be written, OSError from writing.
-    """
+def check_free(out: Path) -> None:
+    """Raise UsageError if something is at `out`."""
     if out.exists():
         raise UsageError(f"OUT: {out} exists; name a new folder or file")
+
+
+def export_corpus(corpus: Corpus, out: Path, excluded: Mapping[str, str] = NOTHING) -> Written:
+    """Write the clips of a corpus to `out`.
+
+    It becomes a Parquet file if its name ends in .parquet, a manifest without audio if it ends in
+    .jsonl, else a folder. `excluded` clips, by their ids, are left out for the reason given.
+    Nothing is at `out` until all is written. Raises UsageError if something is there already or if
+    a manifest cannot name audio in an archive, CorpusError if no clip can be written, OSError from
+    writing.
+    """
+    check_free(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".part-{os.getpid()}-{out.name}")
     left_out: Counter[str] = Counter()
     try:
-        write = _write_parquet if out.suffix.lower() == PARQUET else _write_manifest
-        clips = write(corpus, part, left_out)
+        write = _WRITERS.get(out.suffix.lower(), _write_manifest)
+        clips = write(_clips(corpus, left_out, excluded), part, left_out)
         if not clips:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
             raise CorpusError(f"corpus: no clip to write: {reasons or 'it lists none'}")
@@ -63,9 +74,12 @@ def export_corpus(corpus: Corpus, out: Path) -> Written:
     return Written(clips, dict(left_out))
 
 
-def _clips(corpus: Corpus, left_out: Counter[str]) -> Iterator[Clip]:
-    """The clips that have audio and no fault. The others are counted."""
+def _clips(corpus: Corpus, left_out: Counter[str], excluded: Mapping[str, str]) -> Iterator[Clip]:
+    """The clips that have audio and no fault, and are not excluded. The others are counted."""
     for clip in corpus.reader.read(list(corpus.entries)):
+        if (reason := excluded.get(clip.id)) is not None:
+            left_out[reason] += 1
+            continue
         there = bool(clip.audio) if isinstance(clip.audio, bytes) else clip.audio.is_file()
         if clip.fault or not there:
             left_out[clip.fault or MISSING] += 1
@@ -73,24 +87,43 @@ def _clips(corpus: Corpus, left_out: Counter[str]) -> Iterator[Clip]:
             yield clip
 
 
-def _write_manifest(corpus: Corpus, folder: Path, left_out: Counter[str]) -> int:
+def _write_manifest(clips: Iterator[Clip], folder: Path, left_out: Counter[str]) -> int:
     (folder / "clips").mkdir(parents=True)
     count, recordings, last, name = 0, 0, None, ""
     with (folder / "manifest.jsonl").open("w", encoding="utf-8") as table:
-        for clip in _clips(corpus, left_out):
+        for clip in clips:
             # Segments of a recording come together and share it.
             if clip.audio is not last or not clip.is_segment:
                 name = f"clips/{recordings:06d}{_suffix(clip)}"
                 recordings += 1
                 _copy(clip.audio, folder / name)
             last = clip.audio
-            row: dict[str, object] = {"audio": name, "text": clip.text, "split": clip.split}
-            row |= {"speaker": clip.speaker} if clip.speaker else {}
-            row |= {"start": clip.start} if clip.is_segment else {}
-            row |= {"end": clip.end} if clip.end is not None else {}
-            table.write(json.dumps(row, ensure_ascii=False) + "\n")
+            table.write(_line(clip, name))
             count += 1
     return count
+
+
+def _write_list(clips: Iterator[Clip], target: Path, left_out: Counter[str]) -> int:
+    count = 0
+    with target.open("w", encoding="utf-8") as table:
+        for clip in clips:
+            if isinstance(clip.audio, bytes):
+                raise UsageError(
+                    "OUT: a .jsonl manifest names audio files, and this corpus has its audio in an"
+                    " archive; name a folder or a .parquet file"
+                )
+            table.write(_line(clip, str(clip.audio.absolute())))
+            count += 1
+    return count
+
+
+def _line(clip: Clip, audio: str) -> str:
+    """The line of a manifest."""
+    row: dict[str, object] = {"audio": audio, "text": clip.text, "split": clip.split}
+    row |= {"speaker": clip.speaker} if clip.speaker else {}
+    row |= {"start": clip.start} if clip.is_segment else {}
+    row |= {"end": clip.end} if clip.end is not None else {}
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def _copy(audio: Path | bytes, target: Path) -> None:
@@ -100,7 +133,7 @@ def _copy(audio: Path | bytes, target: Path) -> None:
         shutil.copyfile(audio, target)
 
 
-def _write_parquet(corpus: Corpus, target: Path, left_out: Counter[str]) -> int:
+def _write_parquet(clips: Iterator[Clip], target: Path, left_out: Counter[str]) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -114,7 +147,7 @@ def _write_parquet(corpus: Corpus, target: Path, left_out: Counter[str]) -> int:
     schema = pa.schema([("audio", audio), *texts], metadata={"huggingface": known})
     count, rows = 0, list[dict[str, object]]()
     with pq.ParquetWriter(target, schema) as writer:
-        for row in _rows(corpus, left_out):
+        for row in _rows(clips, left_out):
             rows.append(row)
             count += 1
             if len(rows) == ROWS:
@@ -125,9 +158,9 @@ def _write_parquet(corpus: Corpus, target: Path, left_out: Counter[str]) -> int:
     return count
 
 
-def _rows(corpus: Corpus, left_out: Counter[str]) -> Iterator[dict[str, object]]:
+def _rows(clips: Iterator[Clip], left_out: Counter[str]) -> Iterator[dict[str, object]]:
     # A segment of any length is written: whether it is too long is for the job to say.
-    for number, piece in enumerate(pieces(_clips(corpus, left_out), float("inf"))):
+    for number, piece in enumerate(pieces(clips, float("inf"))):
         clip = piece.clip
         try:
             data, suffix = _bytes(clip, piece.cut(float("inf")))
@@ -162,3 +195,6 @@ def _suffix(clip: Clip) -> str:
     if is_audio(name := clip.id.partition("#")[0]):
         return Path(name).suffix
     return next((it for magic, it in _MAGIC.items() if clip.audio.startswith(magic)), "")
+
+
+_WRITERS = {PARQUET: _write_parquet, LIST: _write_list}

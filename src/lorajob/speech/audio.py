@@ -228,7 +228,7 @@ def checked_format(rate: int, channels: int) -> tuple[int, int]:
 
 
 def length(audio: Path | bytes) -> float:
-    """The length in seconds by the header alone. Raises AudioError as `decode` does.
+    """The length in seconds by the header alone. Raises AudioError as `load_audio` does.
 
     What only decoding shows is not found. Headerless MP3 and AAC have an estimated length.
     """
