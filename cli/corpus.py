@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from lorajob.cli.corpus_check import check
-from lorajob.cli.spec_options import corpus_values
+from lorajob.cli.spec_options import MAPS, corpus_values
 
 
 @click.group()
@@ -28,13 +28,7 @@ Examples:
 @click.argument("source", metavar="CORPUS")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--lang", required=True, metavar="LANGUAGE", help="Code or name of the language.")
-@click.option(
-    "--map",
-    "maps",
-    multiple=True,
-    metavar="ROLE=COLUMN",
-    help="Column that holds audio, text, speaker, split, start, end or duration. May be repeated.",
-)
+@MAPS
 def convert(source: str, out: Path, lang: str, maps: tuple[str, ...]) -> None:
     """Write all clips of CORPUS to OUT: a folder with a manifest, or a .parquet or .jsonl file.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lorajob.cli.spec_options import corpus_values
+from lorajob.cli.spec_options import MAPS, corpus_values
 
 if TYPE_CHECKING:
     from lorajob.spec import JobSpec
@@ -26,13 +26,7 @@ Examples:
 @click.argument("source", metavar="CORPUS")
 @click.option("--lang", required=True, metavar="LANGUAGE", help="Code or name of the language.")
 @click.option("--test-corpus", metavar="CORPUS", help="Corpus of the test clips, if it is another.")
-@click.option(
-    "--map",
-    "maps",
-    multiple=True,
-    metavar="ROLE=COLUMN",
-    help="Column that holds audio, text, speaker, split, start, end or duration. May be repeated.",
-)
+@MAPS
 @click.option(
     "--set",
     "sets",

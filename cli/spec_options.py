@@ -46,6 +46,15 @@ WAIT = click.option(
     "--wait", is_flag=True, help="Wait for the end and show progress, as `lorajob watch` does."
 )
 
+MAPS = click.option(
+    "--map",
+    "maps",
+    multiple=True,
+    metavar="ROLE=COLUMN",
+    help="Column that holds audio, text, speaker, split, start, end or duration, such as "
+    "text=raw_transcription. May be repeated.",
+)
+
 # owner/name. A path that begins with . or ~ does not match.
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 

@@ -9,6 +9,7 @@ import click
 from lorajob.cli.context import open_jobs
 from lorajob.cli.spec_options import (
     ANEW,
+    MAPS,
     NAME,
     PRIORITY,
     TAG,
@@ -71,14 +72,7 @@ Examples:
     metavar="PATH_OR_URL",
     help="Corpus to test on, instead of the test split of --corpus: its test split, or all of it.",
 )
-@click.option(
-    "--map",
-    "maps",
-    multiple=True,
-    metavar="ROLE=COLUMN",
-    help="Column that holds audio, text, speaker, split, start, end or duration, such as "
-    "text=raw_transcription. May be repeated.",
-)
+@MAPS
 @click.option(
     "--base-model",
     metavar="ID_OR_DIR",

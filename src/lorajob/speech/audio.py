@@ -173,11 +173,7 @@ def _read_av(file: IO[bytes], max_seconds: float, known: bool) -> tuple[Samples,
 
     try:
         with av.open(file, options={"format_whitelist": AV_FORMATS}) as container:
-            if not container.streams.audio:
-                raise AudioError(NO_SOUND, f"only {container.format.long_name}")
-            stream = container.streams.audio[0]
-            if stream.codec_context is None:
-                raise AudioError(UNREADABLE, "a codec that FFmpeg does not know here")
+            stream = _first_stream(container)
             samples, rate = _decode_stream(container, stream, max_seconds)
             _check_length(_promised_seconds(container, stream), len(samples) / rate)
             return samples, rate
@@ -261,16 +257,22 @@ def _header_seconds(file: IO[bytes]) -> float:
     return seconds
 
 
+def _first_stream(container: Any) -> Any:
+    """The first stream of audio. Raises AudioError."""
+    if not container.streams.audio:
+        raise AudioError(NO_SOUND, f"only {container.format.long_name}")
+    stream = container.streams.audio[0]
+    if stream.codec_context is None:
+        raise AudioError(UNREADABLE, "a codec that FFmpeg does not know here")
+    return stream
+
+
 def _av_header_seconds(file: IO[bytes], known: bool) -> float:
     import av
 
     try:
         with av.open(file, options={"format_whitelist": AV_FORMATS}) as container:
-            if not container.streams.audio:
-                raise AudioError(NO_SOUND, f"only {container.format.long_name}")
-            stream = container.streams.audio[0]
-            if stream.codec_context is None:
-                raise AudioError(UNREADABLE, "a codec that FFmpeg does not know here")
+            stream = _first_stream(container)
             checked_format(stream.rate, stream.channels)
             whole = float(getattr(container, "duration", 0) or 0) / 1e6
             return _promised_seconds(container, stream) or whole
