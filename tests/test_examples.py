@@ -105,7 +105,7 @@ def test_the_page_of_settings_names_every_variable_that_the_code_reads() -> None
     page = (ROOT / "docs" / "settings.md").read_text("utf-8")
     own = {"LORAJOB_WORKER_IDLE_SECONDS", "LORAJOB_WORKER_STOP_FILE"}  # set by the worker itself
     used = set()
-    for folder in ("src", "cli", "tasks", "worker"):
+    for folder in ("src", "cli", "client", "server", "tasks", "worker"):
         for path in (ROOT / folder).rglob("*.py"):
             used |= set(re.findall(r"\bLORAJOB_[A-Z_]*[A-Z]\b", path.read_text("utf-8")))
     assert used - own <= set(re.findall(r"LORAJOB_[A-Z_]+", page))
@@ -125,7 +125,7 @@ OF_CTRANSLATE2 = "Library libcublas.so.12 is not found"
 def said_texts() -> str:
     """All texts in the code, one a line. The values of an f-string are left out."""
     texts = []
-    for folder in ("src", "cli", "tasks", "worker"):
+    for folder in ("src", "cli", "client", "server", "tasks", "worker"):
         for path in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text("utf-8"))):
                 if isinstance(node, ast.JoinedStr):

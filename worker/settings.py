@@ -83,6 +83,9 @@ class Settings(BaseSettings):
     signing_key: SecretStr | None = None
     """Secret of the machines that submit and of the workers. If it is set, `submit` signs the
     settings of each job, and workers refuse a job whose settings are unsigned or altered."""
+    api_key: SecretStr | None = None
+    """Key of `lorajob serve`; several are separated by commas. Unset: on a loopback address every
+    request is accepted, and on another address the server does not start."""
     scale_down_seconds: float = Field(default=120, gt=0)
     """A worker of `lorajob autoscale` ends after this many seconds without work."""
     stages_here: int = Field(default=1, ge=1)

@@ -25,6 +25,7 @@ from parts import CLIPS, HERE, MATRIX, PARTS, TRAININGS, Bench
 
 from lorajob.job.jobdir import write_json
 
+SERVICE_FOLDERS = {"cli", "client", "server", "tasks", "worker"}
 SOURCES = HERE.parents[1] / "src" / "lorajob"
 HOUR = 3600.0
 MEASURED = ("large-v3", "turbo", "small", "base")
@@ -44,7 +45,9 @@ def code_digest() -> str:
     digest = hashlib.sha256()
     for folder in (SOURCES, HERE):
         for path in sorted(folder.rglob("*.py")):
-            if not path.is_symlink() and not {"cli", "tasks", "worker"} & set(path.parts):
+            if not path.is_symlink() and not {"cli", "client", "server", "tasks", "worker"} & set(
+                path.parts
+            ):
                 digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -8,16 +8,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from faster_whisper.audio import decode_audio
-
 from lorajob.decoding.config import DecodeConfig
 from lorajob.decoding.fast import FastDecoder, Sound
 from lorajob.decoding.long_form import piece_bounds
 from lorajob.errors import CorpusError
 from lorajob.languages import find_language
-from lorajob.speech.audio import SAMPLE_RATE, AudioError, Samples, load_audio
+from lorajob.speech.audio import SAMPLE_RATE, AudioError, Samples
+from lorajob.speech.long_audio import load_any_length
 from lorajob.speech.spoken import FileTranscript, Passage
-from lorajob.whisper.window import WINDOW_SECONDS
 
 WAITING_SECONDS = 600.0  # audio held in memory to be sorted by length; 40 MB
 
@@ -67,15 +65,9 @@ def transcribe_files(
 def _read(path: Path) -> Samples:
     """The samples of a file at 16 kHz. Raises CorpusError."""
     try:
-        return load_audio(path, WINDOW_SECONDS)
-    except AudioError:
-        pass
-    # faster-whisper reads long files in pieces, and knows more formats.
-    try:
-        samples: Samples = decode_audio(str(path), sampling_rate=SAMPLE_RATE)
-    except (OSError, ValueError, RuntimeError, IndexError) as error:
+        return load_any_length(path)
+    except AudioError as error:
         raise CorpusError(f"{path}: cannot be transcribed: {error}") from None
-    return samples
 
 
 def _hear(decoder: FastDecoder, files: Sequence[_Waiting]) -> Iterator[FileTranscript]:

@@ -55,7 +55,15 @@ def test_a_wrong_command_line_is_noticed(line: list[str]) -> None:
 def test_the_image_copies_only_what_is_there_and_not_ignored() -> None:
     copies = [line.split()[1:-1] for line in instructions("COPY")]
     sources = {source for copy in copies if "--from" not in copy[0] for source in copy}
-    assert {"src", "cli", "tasks", "worker", "deploy/alive.py", "deploy/bucket.py"} <= sources
+    assert {
+        "src",
+        "cli",
+        "server",
+        "tasks",
+        "worker",
+        "deploy/alive.py",
+        "deploy/bucket.py",
+    } <= sources
     for source in sources:
         assert (ROOT / source).exists(), source
         assert f"!{source}" in IGNORED, f"{source} does not reach the build"
@@ -137,7 +145,7 @@ def test_the_image_speaks_to_object_stores_and_collectors() -> None:
     (line,) = [line for line in instructions("RUN") if "requirements.py" in line]
     words = line.partition("&&")[0].split()
     extras = words[words.index("/src/pyproject.toml") + 1 : words.index(">")]
-    assert extras == ["s3", "otel"]
+    assert extras == ["s3", "otel", "serve"]
 
 
 def test_the_bucket_is_made_once_and_again_is_no_error(

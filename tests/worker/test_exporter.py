@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lorajob.worker.monitoring.exporter import Exporter, admitted, is_loopback
+from lorajob.storage.urls import is_loopback
+from lorajob.worker.monitoring.exporter import Exporter, admitted
 from lorajob.worker.stack.redis_server import free_port
 from tests.support.command import environment, run, url_of
 from tests.support.scrape import fetch, serving

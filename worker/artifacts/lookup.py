@@ -6,7 +6,7 @@ from typing import Any
 
 from lorajob.corpora import bring_corpus
 from lorajob.job.jobdir import JOB_ID
-from lorajob.storage.locations import open_location
+from lorajob.storage.locations import Folder, open_location
 from lorajob.storage.store import Store
 from lorajob.worker.artifacts.job_files import JobFiles, LocalJob
 from lorajob.worker.artifacts.job_store import JobStore
@@ -37,6 +37,11 @@ def _open(place: str, settings: Settings) -> JobFiles:
 def job_place(settings: Settings, job_id: str) -> str:
     """The folder or url of a job, as its record names it."""
     return settings.place_of(job_id)
+
+
+def jobs_location(settings: Settings) -> Folder | Store:
+    """The folder or store that holds the folders of all jobs."""
+    return open_location(settings.store_url or str(settings.jobs.expanduser().resolve()))
 
 
 def put_corpus(settings: Settings, corpus: str, language: str, columns: Mapping[Any, str]) -> str:

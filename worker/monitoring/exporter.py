@@ -8,7 +8,6 @@ file.
 
 import base64
 import hmac
-import ipaddress
 import logging
 import signal
 import socket
@@ -22,6 +21,7 @@ from prometheus_client.exposition import choose_encoder
 
 from lorajob import logs
 from lorajob.errors import ServiceError, UsageError
+from lorajob.storage.urls import is_loopback
 from lorajob.worker.connect import connect
 from lorajob.worker.monitoring.metrics import ServiceCollector
 from lorajob.worker.settings import Settings
@@ -128,13 +128,3 @@ def run_exporter(settings: Settings, host: str, port: int, insecure: bool = Fals
             server.serve_forever()
         except KeyboardInterrupt:
             return
-
-
-def is_loopback(host: str) -> bool:
-    """True for localhost and for addresses that only this machine can reach."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -6,6 +6,7 @@ are decoded again, in batches, by sampling at rising temperatures (openai/whispe
 `decode_with_fallback`). Loads no torch.
 """
 
+import copy
 import gc
 import logging
 import zlib
@@ -17,12 +18,14 @@ from typing import Any
 
 import ctranslate2
 import numpy as np
+from numpy.typing import NDArray
 
 from lorajob.cores import threads_a_stage
 from lorajob.decoding.config import DecodeConfig
 from lorajob.decoding.windows import extractor, features
 from lorajob.errors import ModelError, says_out_of_memory
 from lorajob.speech.audio import SAMPLE_RATE, Samples
+from lorajob.whisper.base_check import LABEL_POSITIONS
 from lorajob.whisper.tokens import Labels
 from lorajob.whisper.window import CUT_MARGIN_SECONDS, WINDOW_SECONDS
 
@@ -79,12 +82,44 @@ class FastDecoder:
     def __init__(self, folder: Path, config: DecodeConfig, compute_type: str = "default") -> None:
         self.folder, self.config = folder, config
         self.labels = Labels(folder, config.language)
+        self.prompt = self.labels.prompt
+        self._shared = False  # whether other decoders use the same model
         self._compute_type = compute_type
         # CTranslate2 warns that a CPU computes float16 in float32: that is expected here.
         ctranslate2.set_log_level(logging.ERROR)
         self._in_torch = False  # whether `_model` is a TorchEngine
         self._model, self._sampling = self._load(), False
         self._extract = extractor(self._model.n_mels)
+
+    def sharing(self, config: DecodeConfig, prompt: Sequence[int]) -> "FastDecoder":
+        """A decoder with other settings and another prompt, which uses this one's model.
+
+        Such decoders may run in several threads at a time. What they sample differs from run to
+        run: the model is not loaded again to seed it. Raises ModelError if PyTorch decodes, because
+        its prompt is fixed.
+        """
+        if self._in_torch and list(prompt) != self.prompt:
+            raise ModelError(
+                "CTranslate2 cannot use the GPU, and PyTorch decodes only with the usual prompt: "
+                "leave out prompt, translation and other languages, or use the device cpu"
+            )
+        other = copy.copy(self)
+        other.config, other.prompt, other._shared = config, list(prompt), True
+        return other
+
+    @property
+    def engine(self) -> Any:
+        """The `ctranslate2.models.Whisper`; None if PyTorch decodes."""
+        return None if self._in_torch else self._model
+
+    @property
+    def threads(self) -> int:
+        """How many batches run at a time."""
+        return int(self._workers)
+
+    def mel(self, clips: Sequence[Samples]) -> NDArray[np.float32]:
+        """The features of clips of up to 30 s: float32 [clips, mel bins, frames]."""
+        return features(self._extract, clips, self.config.cut)
 
     def decode(
         self,
@@ -177,8 +212,9 @@ class FastDecoder:
     def _start(self, sounds: Sequence[Sound], temperature: float) -> list[Any]:
         """Start decoding one batch. Returns a future for each sound."""
         config = self.config
-        mel = features(self._extract, [sound.read() for sound in sounds], config.cut)
+        mel = self.mel([sound.read() for sound in sounds])
         longest = max(config.limits.of(sound.seconds) for sound in sounds)
+        longest = min(longest, LABEL_POSITIONS - len(self.prompt))
         if self._in_torch:
             try:
                 return list(self._model.generate(mel, longest, temperature, config.best_of))
@@ -190,10 +226,10 @@ class FastDecoder:
             search["sampling_temperature"] = temperature
         futures: list[Any] = self._model.generate(
             ctranslate2.StorageView.from_array(mel),
-            [self.labels.prompt] * len(sounds),
+            [self.prompt] * len(sounds),
             asynchronous=True,
-            # CTranslate2 generates at most half of max_length.
-            max_length=2 * longest,
+            # CTranslate2 generates at most half of max_length, and at most what the prompt leaves.
+            max_length=max(2 * longest, longest + len(self.prompt)),
             suppress_blank=True,
             return_scores=True,
             return_no_speech_prob=True,
@@ -280,6 +316,8 @@ class FastDecoder:
         """
         if self._in_torch:
             self._model.seed(self.config.seed)
+            return
+        if self._shared:
             return
         del self._model
         gc.collect()

@@ -1,5 +1,6 @@
 """Urls, and how to show them without secrets. Logins and queries may contain secrets."""
 
+import ipaddress
 import re
 from pathlib import Path
 
@@ -56,3 +57,13 @@ def public_text(text: str, url: str) -> str:
     `url` itself may contain spaces and quotes. In any other url they may end it.
     """
     return _URL.sub(lambda found: public(found[0]), text.replace(url, public(url)))
+
+
+def is_loopback(host: str) -> bool:
+    """True for localhost and for addresses that only this machine can reach."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

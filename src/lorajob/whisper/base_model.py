@@ -39,7 +39,7 @@ def local_model(base_model: str, revision: str | None = None, download: bool = T
     Raises ModelError, and NetworkError if the Hub cannot be reached.
     """
     if base_model == PACKAGED_NAME:
-        return _made_once(f"whisper-base-{SHA256[:12]}", _make_packaged)
+        return made_once(f"whisper-base-{SHA256[:12]}", _make_packaged)
     folder = Path(base_model).expanduser()
     if not folder.is_dir():
         return _from_hub(base_model, revision, download)
@@ -47,7 +47,7 @@ def local_model(base_model: str, revision: str | None = None, download: bool = T
         parts = [file_hash(folder / "model.bin")]
         parts += [hash_file(path) for path in sorted(folder.glob("*.json"))]
         digest = hashlib.sha256(" ".join(parts).encode()).hexdigest()
-        return _made_once(f"ct2-{digest[:12]}", lambda target: import_ctranslate2(folder, target))
+        return made_once(f"ct2-{digest[:12]}", lambda target: import_ctranslate2(folder, target))
     return _checked(folder)
 
 
@@ -68,7 +68,7 @@ def _checked(folder: Path) -> Path:
         commit = folder.name if folder.parent.name == "snapshots" else None
         write_json(target / SOURCE, {"folder": str(folder), "commit": commit})
 
-    return _made_once(name, make)
+    return made_once(name, make)
 
 
 def _from_hub(name: str, revision: str | None, download: bool) -> Path:
@@ -98,8 +98,8 @@ def _make_packaged(target: Path) -> None:
         import_ctranslate2(join_packaged_model(Path(scratch)), target)
 
 
-def _made_once(name: str, make: Callable[[Path], None]) -> Path:
-    """The folder `name` in `LORAJOB_HOME/models`, made if it is missing.
+def made_once(name: str, make: Callable[[Path], None]) -> Path:
+    """The folder `name` in `LORAJOB_HOME/models`, made by `make` if it is missing.
 
     It is made under another name and then renamed, so it is never incomplete.
     """

@@ -1,5 +1,6 @@
 """Whisper's label tokens. Needs only the `tokenizers` library, not torch or transformers."""
 
+import copy
 import json
 from collections.abc import Iterable
 from functools import cached_property
@@ -15,6 +16,7 @@ TIMESTAMP_STEP_SECONDS = 0.02  # openai/whisper: one timestamp token for each en
 TIMESTAMPS = 1501  # <|0.00|> to <|30.00|>
 # Most tokens that openai/whisper and faster-whisper generate: half of the 448 decoder positions.
 USUAL_TOKENS = 224
+MOST_CONTEXT = 223  # tokens of a text before the transcript: openai/whisper, n_text_ctx // 2 - 1
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer makes of a part of a character
 
 
@@ -57,6 +59,30 @@ class Labels:
                 f"base_model: {self.folder} has no token {token}; a multilingual Whisper is needed"
             )
         return number
+
+    def speaking(self, language_token: str) -> "Labels":
+        """The labels of the same tokenizer in another language. Raises ModelError."""
+        other = copy.copy(self)
+        other.language_token = language_token
+        other.language = other._language()
+        return other
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of tokenizer.json."""
+        return self._tokenizer
+
+    def translation_prompt(self) -> list[int]:
+        """The tokens at the start of a translation to English without timestamps."""
+        return [self.start, self.language, self._id("<|translate|>"), self.no_timestamps]
+
+    def with_context(self, prompt: list[int], context: str) -> list[int]:
+        """`prompt` behind the end of a text that may have come before, as openai/whisper puts it.
+
+        At most 223 tokens of the text are kept.
+        """
+        spoken = self.encode(f" {context.strip()}")[-MOST_CONTEXT:]
+        return [self._id("<|startofprev|>"), *spoken, *prompt] if context.strip() else prompt
 
     @property
     def prompt(self) -> list[int]:

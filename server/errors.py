@@ -1,0 +1,75 @@
+"""Errors as OpenAI's clients read them: a status code and {"error": {...}}."""
+
+import math
+
+from starlette.responses import JSONResponse, Response
+
+from lorajob.errors import LorajobError
+from lorajob.serving.pool import ModelResting
+
+RETRY_SECONDS = 1.0
+
+# Kind of a LorajobError -> status code, for errors of a model's process.
+STATUS_OF_KIND = {
+    "usage": 400,
+    "audio": 400,
+    "corpus": 400,
+    "job": 404,
+    "crash": 503,
+    "memory": 503,
+}
+TYPE_OF_STATUS = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    404: "invalid_request_error",
+    405: "invalid_request_error",
+    408: "invalid_request_error",
+    413: "invalid_request_error",
+    429: "rate_limit_error",
+    503: "server_error",
+    504: "server_error",
+}
+
+
+class ApiError(Exception):
+    """An answer that is an error. `param` is the field that is wrong."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message = status, message
+        self.param, self.code, self.retry_after = param, code, retry_after
+
+    @property
+    def body(self) -> dict[str, object]:
+        """The error as OpenAI writes it."""
+        kind = TYPE_OF_STATUS.get(self.status, "server_error")
+        values = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return {"error": values}
+
+    def response(self) -> Response:
+        """The response."""
+        headers = {}
+        if self.retry_after is not None:
+            headers["Retry-After"] = str(max(1, math.ceil(self.retry_after)))
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return JSONResponse(self.body, self.status, headers)
+
+
+def api_error(error: LorajobError) -> ApiError:
+    """The answer for an error of the library or of a model's process."""
+    status = STATUS_OF_KIND.get(error.kind, 500)
+    message = str(error)
+    if error.kind == "usage":
+        param, colon, rest = message.partition(": ")
+        known = param in ("file", "language", "model", "prompt", "temperature")
+        return ApiError(400, rest if known and colon else message, param if known else None)
+    pause = error.seconds if isinstance(error, ModelResting) else RETRY_SECONDS
+    return ApiError(status, message, retry_after=pause if status == 503 else None)

@@ -1,0 +1,280 @@
+"""Decodes the requests of one model: reads their audio, cuts windows, decodes them in batches.
+
+Every window is decoded as the model was scored: by the fast decoder with the settings that travel
+with the model. Several threads take batches, so that a fallback of one window delays no other.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import ctranslate2
+import numpy as np
+
+from lorajob.decoding.config import DecodeConfig
+from lorajob.decoding.fast import FastDecoder, Sound, Transcript
+from lorajob.decoding.long_form import piece_bounds
+from lorajob.errors import LorajobError, first_line
+from lorajob.languages import CER_TOKENS
+from lorajob.serving.batcher import Queued, WindowQueue
+from lorajob.serving.models import Answer, Begun, Failure, Request, SpokenPiece, TimedWord
+from lorajob.serving.sound import read_sound
+from lorajob.serving.words import word_times
+from lorajob.speech.audio import SAMPLE_RATE, Samples
+from lorajob.whisper.window import WINDOW_SAMPLES
+
+GATHER_SECONDS = 0.005  # a batch waits so long for more windows; only if its device likes batches
+READERS = 2  # files that are decoded to samples at a time
+MOST_WINDOWS = 64
+MEASURE_SECONDS = 5.0  # at most about so long for the measurement at the start
+WORTH_IT = 0.95  # a larger batch must take at most this share of the time for each window
+GPU_THREADS = 2  # while the GPU runs one batch, the features of the next are made
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the windows of one batch have in common."""
+
+    language: str
+    prompt: tuple[int, ...]
+    temperature: float
+    translate: bool
+    times: bool
+
+
+@dataclass(frozen=True)
+class AudioWindow:
+    """A window of a request: samples, and where they start in the audio, in seconds."""
+
+    samples: Samples
+    start: float
+
+
+@dataclass
+class _Open:
+    """A request that is being decoded. Pieces are sent in their order."""
+
+    windows: int
+    sent: int = 0
+    pieces: dict[int, SpokenPiece] = field(default_factory=dict)
+
+
+class Engine:
+    """Decodes requests with one model. `say` sends an answer; any thread may call it."""
+
+    def __init__(
+        self, decoder: FastDecoder, any_language: bool, say: Callable[[Answer], None]
+    ) -> None:
+        self._decoder, self._any_language, self._say = decoder, any_language, say
+        self.batch_windows = best_batch(decoder)
+        on_cpu = decoder.engine is not None and decoder.engine.device == "cpu"
+        gather = GATHER_SECONDS if self.batch_windows > 1 else 0.0
+        self._queue: WindowQueue[AudioWindow] = WindowQueue(self.batch_windows, gather)
+        self._open: dict[int, _Open] = {}
+        self._lock = threading.Lock()
+        self._readers = ThreadPoolExecutor(READERS, "read")
+        threads = decoder.threads if on_cpu else (1 if decoder.engine is None else GPU_THREADS)
+        for number in range(threads):
+            threading.Thread(target=self._decode, name=f"decode-{number}", daemon=True).start()
+
+    def submit(self, request: Request) -> None:
+        """Decode a request. Its answers are begun, a piece for each window, and done or failure."""
+        with self._lock:
+            self._open[request.id] = _Open(0)
+        self._readers.submit(self._read, request)
+
+    def cancel(self, request: int) -> None:
+        """Forget a request: windows that wait are not decoded."""
+        with self._lock:
+            self._open.pop(request, None)
+        self._queue.drop(request)
+
+    def _read(self, request: Request) -> None:
+        try:
+            if request.id in self._open:
+                self._begin(request)
+        except Exception as error:
+            self._fail(request.id, error)
+
+    def _begin(self, request: Request) -> None:
+        samples = read_sound(request.path)
+        language = request.language or self._language(samples, request.among)
+        space = "" if language in CER_TOKENS and not request.translate else " "
+        seconds = len(samples) / SAMPLE_RATE
+        begun = Begun(language=language, seconds=seconds, separator=space)
+        if request.detect_only:
+            self._say(Answer(id=request.id, begun=begun))
+            self._finish(request.id)
+            return
+        labels = self._decoder.labels.speaking(language)
+        prompt = labels.translation_prompt() if request.translate else labels.prompt
+        options = Options(
+            language=language,
+            prompt=tuple(labels.with_context(prompt, request.prompt)),
+            temperature=request.temperature,
+            translate=request.translate,
+            times=request.times,
+        )
+        # Raises before anything is queued if this machine cannot decode such a request.
+        self._variant(options)
+        bounds = piece_bounds(samples, self._decoder.config.limits.seconds) if len(samples) else []
+        windows = [AudioWindow(samples[start:end], start / SAMPLE_RATE) for start, end in bounds]
+        self._say(Answer(id=request.id, begun=begun))
+        if not windows:
+            self._finish(request.id)
+            return
+        with self._lock:
+            if request.id not in self._open:
+                return
+            self._open[request.id] = _Open(len(windows))
+        lengths = [len(it.samples) / SAMPLE_RATE for it in windows]
+        self._queue.put(request.id, options, windows, lengths)
+        with self._lock:
+            left = request.id not in self._open
+        if left:
+            self._queue.drop(request.id)
+
+    def _language(self, samples: Samples, among: tuple[str, ...]) -> str:
+        """The language of the audio's first 30 s, as openai/whisper detects it."""
+        own = self._decoder.config.language
+        engine = self._decoder.engine
+        if not among and not self._any_language:
+            return own
+        if len(among) == 1:
+            return among[0]
+        if engine is None:
+            return own if own in among or not among else among[0]
+        mel = self._decoder.mel([samples[:WINDOW_SAMPLES]])
+        (ranked,) = engine.detect_language(ctranslate2.StorageView.from_array(mel))
+        codes = [token.strip("<|>") for token, _ in ranked]
+        return next((code for code in codes if not among or code in among), own)
+
+    def _variant(self, options: Options) -> FastDecoder:
+        """The decoder with the settings of some options."""
+        config: DecodeConfig = self._decoder.config
+        changes: dict[str, object] = {"language": options.language}
+        if options.temperature > 0:
+            changes["temperatures"] = (options.temperature,)
+        return self._decoder.sharing(config.model_copy(update=changes), options.prompt)
+
+    def _decode(self) -> None:
+        """Decode batches until the queue is closed: the loop of a thread."""
+        while (batch := self._queue.take()) is not None:
+            with self._lock:
+                batch = [it for it in batch if it.request in self._open]
+            if not batch:
+                continue
+            try:
+                self._decode_batch(batch)
+            except Exception as error:
+                for request in {it.request for it in batch}:
+                    self._fail(request, error)
+
+    def _decode_batch(self, batch: list[Queued[AudioWindow]]) -> None:
+        options = batch[0].key
+        if not isinstance(options, Options):
+            raise TypeError("windows are queued with Options")
+        decoder = self._variant(options)
+        clips = [it.item.samples for it in batch]
+        heard = decoder.decode([Sound.of(clip) for clip in clips], self.batch_windows)
+        words: list[list[TimedWord]] = [[] for _ in batch]
+        if options.times:
+            labels = self._decoder.labels.speaking(options.language)
+            texts = [it.text for it in heard]
+            words = word_times(decoder, labels, clips, texts, options.translate)
+        for window, said, timed in zip(batch, heard, words, strict=True):
+            piece = _piece(window.item, said, timed)
+            self._add(window.request, window.place, piece, len(batch))
+
+    def _add(self, request: int, place: int, piece: SpokenPiece, batch: int) -> None:
+        """Send the piece, and those that waited for it."""
+        with self._lock:
+            found = self._open.get(request)
+            if found is None:
+                return
+            found.pieces[place] = piece
+            # Sent under the lock, so that two threads keep the order.
+            while found.sent in found.pieces:
+                piece = found.pieces.pop(found.sent)
+                self._say(Answer(id=request, piece=piece, batch=batch))
+                found.sent += 1
+            done = found.sent == found.windows
+        if done:
+            self._finish(request)
+
+    def _finish(self, request: int) -> None:
+        with self._lock:
+            known = self._open.pop(request, None)
+        if known is not None:
+            self._say(Answer(id=request, done=True))
+
+    def _fail(self, request: int, error: Exception) -> None:
+        with self._lock:
+            known = self._open.pop(request, None)
+        self._queue.drop(request)
+        if not isinstance(error, LorajobError):
+            log.error("request failed", exc_info=error)
+        if known is not None:
+            self._say(Answer(id=request, failure=failure_of(error)))
+
+
+def failure_of(error: Exception) -> Failure:
+    """What a client is told: a LorajobError in full, another error only by its class."""
+    if isinstance(error, LorajobError):
+        return Failure(kind=error.kind, message=first_line(error))
+    return Failure(kind="internal", message=f"decoding failed ({type(error).__name__})")
+
+
+def _piece(window: AudioWindow, heard: Transcript, words: list[TimedWord]) -> SpokenPiece:
+    start, seconds = window.start, len(window.samples) / SAMPLE_RATE
+    moved = [
+        it.model_copy(update={"start": it.start + start, "end": it.end + start}) for it in words
+    ]
+    return SpokenPiece(
+        start=start,
+        end=start + seconds,
+        text=heard.text,
+        words=moved,
+        temperature=heard.temperature,
+        avg_logprob=heard.log_probability,
+        compression_ratio=heard.compression_ratio if heard.text else 0.0,
+        no_speech_prob=heard.no_speech,
+    )
+
+
+def best_batch(decoder: FastDecoder) -> int:
+    """The number of windows that this device decodes fastest at a time, measured on noise.
+
+    Sizes double while each window gets cheaper, for some seconds at most. On a CPU core batches do
+    not pay; on a GPU they do.
+    """
+    if decoder.engine is None:
+        return 8
+    noise = np.random.default_rng(0).normal(0, 0.05, 5 * SAMPLE_RATE).astype(np.float32)
+    best, cheapest, began = 1, float("inf"), time.monotonic()
+    _run(decoder, noise, 1)  # the first run loads libraries
+    size = 1
+    while size <= MOST_WINDOWS and time.monotonic() - began < MEASURE_SECONDS:
+        try:
+            seconds = _run(decoder, noise, size)
+        except RuntimeError:  # out of memory
+            break
+        if seconds > WORTH_IT * cheapest:
+            break
+        best, cheapest, size = size, seconds, 2 * size
+    return best
+
+
+def _run(decoder: FastDecoder, noise: Samples, windows: int) -> float:
+    """Seconds a window for the encoder and a few steps of the decoder."""
+    mel = ctranslate2.StorageView.from_array(decoder.mel([noise] * windows))
+    began = time.monotonic()
+    decoder.engine.generate(
+        mel, [decoder.prompt] * windows, beam_size=decoder.config.beam_size, max_length=32
+    )
+    return (time.monotonic() - began) / windows

@@ -1,0 +1,141 @@
+"""What a server and the process of a model say to each other: the model, requests, transcripts.
+
+Each message is one line of JSON.
+"""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+_FROZEN = ConfigDict(frozen=True)
+
+
+class ServedModel(BaseModel):
+    """A CTranslate2 model that requests can name."""
+
+    model_config = _FROZEN
+
+    name: str
+    folder: Path
+    language: str | None = None
+    """Whisper code of the only language that it was tuned for; None: every language."""
+    spec: Path | None = None
+    """spec.json of its job, for a model that is older than lorajob.json."""
+    sha256: dict[str, str] = {}
+    """Name -> hash of the files in `folder`, as the job's manifest states them."""
+    created: int = 0
+    """When it was made, in seconds since the epoch."""
+
+    @property
+    def key(self) -> str:
+        """Tells the weights of two models with one name apart."""
+        return f"{self.folder}:{self.sha256.get('model.bin', '')}"
+
+
+class Request(BaseModel):
+    """Audio to decode, with one model."""
+
+    model_config = _FROZEN
+
+    id: int
+    path: Path
+    language: str | None = None
+    """Whisper code; None: the model's own, or the one that it hears."""
+    among: tuple[str, ...] = ()
+    """The Whisper codes to choose from when the language is heard; empty: all."""
+    translate: bool = False
+    """Translate to English."""
+    prompt: str = ""
+    """Text that may have come before."""
+    temperature: float = 0.0
+    """0: as the model was scored, with fallback. Above: only this temperature."""
+    times: bool = False
+    """Find the times of words."""
+    detect_only: bool = False
+    """Only name the language."""
+
+
+class TimedWord(BaseModel):
+    """A word of a transcript, with its times in seconds of the whole audio."""
+
+    model_config = _FROZEN
+
+    word: str
+    start: float
+    end: float
+    tokens: list[int] = []
+
+
+class SpokenPiece(BaseModel):
+    """The transcript of one window. Times are seconds of the whole audio."""
+
+    model_config = _FROZEN
+
+    start: float
+    end: float
+    text: str
+    words: list[TimedWord] = []
+    """Empty if times were not asked for."""
+    temperature: float = 0.0
+    avg_logprob: float = 0.0
+    compression_ratio: float = 0.0
+    no_speech_prob: float = 0.0
+
+
+class Begun(BaseModel):
+    """The first answer to a request: what the audio is."""
+
+    model_config = _FROZEN
+
+    language: str
+    seconds: float
+    separator: str = " "
+    """What stands between the texts of two pieces."""
+
+
+class Ready(BaseModel):
+    """A model's process has loaded the model."""
+
+    model_config = _FROZEN
+
+    device: str
+    batch_windows: int
+    """Windows that its device decodes fastest at a time."""
+    bytes: int
+    """Memory of the process."""
+
+
+class Failure(BaseModel):
+    """A request, or the loading of the model, failed."""
+
+    model_config = _FROZEN
+
+    kind: str
+    """`kind` of a LorajobError, or `internal`."""
+    message: str
+
+
+class Answer(BaseModel):
+    """One line of a model's process. Exactly one of the fields after `id` is set."""
+
+    model_config = _FROZEN
+
+    id: int = 0
+    """The request; 0: the process itself."""
+    ready: Ready | None = None
+    begun: Begun | None = None
+    piece: SpokenPiece | None = None
+    failure: Failure | None = None
+    done: bool = False
+    batch: int = 0
+    """Windows that were decoded together, for the metrics."""
+
+
+class Instruction(BaseModel):
+    """One line to a model's process."""
+
+    model_config = _FROZEN
+
+    request: Request | None = None
+    cancel: int = 0
+    """Id of a request whose client has left."""

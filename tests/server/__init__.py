@@ -1,0 +1,1 @@
+"""Tests of server/: a real `lorajob serve`, as OpenAI's client uses it."""
