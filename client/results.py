@@ -16,6 +16,7 @@ from lorajob.job.results import Scores
 from lorajob.spec import JobSpec
 
 if TYPE_CHECKING:
+    from lorajob.reporting.comparison import Comparison
     from lorajob.speech.spoken import FileTranscript
 
 # What a page needs. Neither the training clips nor weights.
@@ -107,6 +108,17 @@ class Results(ABC):
             rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
         names = list(dict.fromkeys(name for row in rows for name in row))
         return pyarrow.table({name: [row.get(name) for row in rows] for name in names})
+
+    def compare(self, *others: "Results") -> "Comparison":
+        """Compare this job with others of its language, on the test clips that all have.
+
+        `rows` have the error rates. `change` of the others' rows is the paired difference to this
+        job. Raises UsageError for jobs of other languages or without common clips.
+        """
+        from lorajob.reporting.comparison import compare_jobs
+        from lorajob.reporting.findings import read_findings
+
+        return compare_jobs([read_findings(it._folder(*PAGE_FILES)) for it in (self, *others)])
 
     @overload
     def transcribe(self, audio: AudioPath) -> "FileTranscript": ...  # type: ignore[overload-overlap]

@@ -392,7 +392,9 @@ def test_what_the_hub_refuses_is_one_line_and_leaves_no_repository(
 def test_a_failed_gate_is_published_only_with_force_and_said(
     hub: Hub, tiny_whisper: Path, jobs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gate = {"gate": "failed", "gate_reasons": ["silence: 12 words in 60 s"]}
+    why = "silence: 12 words in 60 s"
+    guard = {"name": "silence", "state": "failed", "reason": why, "value": 12.0, "limit": 1.0}
+    gate = {"gate": "failed", "gate_reasons": [why], "guards": [guard]}
     make_finished_job(jobs / "hi-4", tiny_whisper, TYPES, **gate)
     assert publish(job="hi-4") == 1
     said = capsys.readouterr().err
@@ -403,4 +405,5 @@ def test_a_failed_gate_is_published_only_with_force_and_said(
     assert json.loads(files["bundle.json"])["forced"] is True
     card = " ".join(files["README.md"].decode().split())
     assert "The checks of this model failed**: silence: 12 words in 60 s." in card
+    assert "| silence | failed | 12 | | 1 | silence: 12 words in 60 s |" in card
     assert "It was published with `--force` all the same." in card

@@ -70,7 +70,7 @@ def _template() -> Template:
     text = files("lorajob.bundle").joinpath("card.md").read_text("utf-8")
     # The text is Markdown that the Hub sanitises: nothing is escaped as HTML.
     made = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    made.globals |= {"interval": _between, "span": _span, "hours": _hours}
+    made.globals |= {"interval": _between, "span": _span, "hours": _hours, "figure": _figure}
     return made.from_string(text)
 
 
@@ -155,3 +155,7 @@ def _span(pair: Sequence[float] | None) -> str:
 
 def _hours(hours: float | None) -> str:
     return "" if hours is None else f" ({hours:.2f} h)"
+
+
+def _figure(value: float | None, unit: str) -> str:
+    return "" if value is None else f"{value:.3g} {unit}".strip()

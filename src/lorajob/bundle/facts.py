@@ -16,7 +16,7 @@ from lorajob.demo.packaged import PACKAGED_NAME
 from lorajob.errors import LorajobError, UsageError
 from lorajob.job.chain import finished_stages
 from lorajob.job.jobdir import JobDir
-from lorajob.job.results import Scores, StageResult
+from lorajob.job.results import Guard, Scores, StageResult, verdict_of
 from lorajob.languages import Language, find_language
 from lorajob.spec import JobSpec
 from lorajob.storage.hub import HUB_ID
@@ -41,6 +41,7 @@ class Gate:
 
     state: str | None
     reasons: list[str]
+    guards: list[Guard]
 
     @property
     def failed(self) -> bool:
@@ -119,17 +120,11 @@ def read_facts(job: JobDir, base: str | None = None, revision: str | None = None
 
 
 def read_gate(stages: Mapping[str, StageResult]) -> Gate:
-    """The verdict that a stage's result carries: `gate`, and why."""
-    for result in stages.values():
-        values: dict[str, Any] = result.as_json()
-        said = values.get("gate")
-        reasons = values.get("gate_reasons") or []
-        if isinstance(said, dict):
-            reasons = said.get("reasons") or reasons
-            said = said.get("state") or said.get("gate") or said.get("verdict")
-        if isinstance(said, str):
-            return Gate(said, [str(it) for it in reasons])
-    return Gate(None, [])
+    """The verdict of a job's checks, and the reasons of those that failed."""
+    found = verdict_of(stages)
+    if found is None:
+        return Gate(None, [], [])
+    return Gate(found.gate, found.gate_reasons, found.guards)
 
 
 def _hub_base(spec: JobSpec, stages: Mapping[str, StageResult]) -> HubBase:
