@@ -4,7 +4,7 @@ import os
 
 import click
 
-from lorajob.cli.context import job_folder
+from lorajob.cli.context import JOB, job_folder
 from lorajob.cores import share_cpu
 from lorajob.errors import UsageError
 
@@ -12,7 +12,7 @@ NEEDED = ("preprocess/report.json", "train", "evaluate", "convert")
 
 
 @click.command()
-@click.argument("job")
+@click.argument("job", type=JOB)
 @click.argument("dest")
 @click.option(
     "--what",

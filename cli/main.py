@@ -22,6 +22,7 @@ COMMANDS = {
     "logs": ("lorajob.cli.logs:logs", "Print the logs of a job's stages."),
     "report": ("lorajob.cli.report:report", "Write a page about a job: rates, curves, clips."),
     "compare": ("lorajob.cli.report:compare", "Compare jobs on the same test clips."),
+    "board": ("lorajob.cli.board:board", "List the languages by their best model."),
     "cancel": ("lorajob.cli.jobs:cancel", "Stop a job and keep its checkpoints."),
     "retry": ("lorajob.cli.jobs:retry", "Queue a job's unfinished stages again."),
     "rebuild": ("lorajob.cli.jobs:rebuild", "Restore the jobs that Redis lost."),

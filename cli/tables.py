@@ -6,7 +6,7 @@ The id and the state of a job are never shortened. Other commands take the id.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lorajob.cli.format import coloured, current_stage, duration, gain, plain_table, state_of_work
 from lorajob.storage.urls import public
@@ -102,40 +102,51 @@ def jobs_table(
 
     If there is no room for both, a job's error rates stand in its PROGRESS, which has ended then.
     """
+    bases = [base_name(record.base_model) for record in records]
     columns = [
         Column("JOB", [[record.id for record in records]]),
-        _cut("NAME", [record.name or "" for record in records], (16, 10)),
+        cut_column("NAME", [record.name or "" for record in records], (16, 10)),
         Column("LANGUAGE", [[record.language for record in records]]),
         Column("STATE", [[coloured(state_of_work(record)) for record in records]]),
         _work(records, waits),
         Column("WER %", [[gain(record) for record in records]]),
-        _cut("CORPUS", [corpus_words(record) for record in records], (16, 10)),
-        Column("BASE", [[base_words(it) for it in records], [base_size(it) for it in records]]),
+        cut_column("CORPUS", [corpus_words(record) for record in records], (16, 10)),
+        Column("BASE", [[base.whole for base in bases], [base.short for base in bases]]),
         _ages(records, now),
         Column("BATCH", [[record.batch or "" for record in records]]),
     ]
-    for column in columns:
-        if column.heading in ("NAME", "BATCH") and not any(column.forms[0]):
-            column.forms = []
+    if not any(record.batch for record in records):
+        columns[-1].shorten()
     return fit(columns, JOBS_ORDER, width)
 
 
 def corpus_words(record: "JobRecord") -> str:
     """`cv-corpus-24-hi` for a path or url of that archive; `+1` behind it for a further corpus."""
-    whole = public(record.corpus).partition("?")[0].rstrip("/")
-    name = ARCHIVE.sub("", whole.rpartition("/")[2].rpartition(":")[2]) or whole
+    name = corpus_name(record.corpus)
     return f"{name}+{len(record.more_corpora)}" if record.more_corpora else name
 
 
-def base_words(record: "JobRecord") -> str:
-    """`whisper-small` for openai/whisper-small or a folder of that name."""
-    return record.base_model.rstrip("/").rpartition("/")[2]
+def corpus_name(place: str) -> str:
+    """The last part of a path or url, without the endings of an archive."""
+    whole = public(place).partition("?")[0].rstrip("/")
+    return ARCHIVE.sub("", whole.rpartition("/")[2].rpartition(":")[2]) or whole
 
 
-def base_size(record: "JobRecord") -> str:
-    """`small` for whisper-small, `turbo` for whisper-large-v3-turbo; other names are cut."""
-    name = base_words(record).removeprefix("whisper-")
-    return "turbo" if name == "large-v3-turbo" else shortened(name, 10)
+class BaseName(NamedTuple):
+    """The name of a base model, and a shorter form."""
+
+    whole: str
+    short: str
+
+
+def base_name(model: str) -> BaseName:
+    """`whisper-small` and `small` for openai/whisper-small or a folder of that name.
+
+    The short form of whisper-large-v3-turbo is `turbo`; that of other names is cut.
+    """
+    whole = model.rstrip("/").rpartition("/")[2]
+    size = whole.removeprefix("whisper-")
+    return BaseName(whole, "turbo" if size == "large-v3-turbo" else shortened(size, 10))
 
 
 def shortened(text: str, width: int) -> str:
@@ -147,10 +158,16 @@ def shortened(text: str, width: int) -> str:
     return set_cell_size(text, width - 1).rstrip() + "…"
 
 
-def _cut(heading: str, texts: list[str], widths: tuple[int, ...]) -> Column:
+def cut_column(heading: str, texts: list[str], widths: tuple[int, ...]) -> Column:
+    """A column of texts, which are cut to each of `widths` if there is less room.
+
+    It is left out if all texts are empty.
+    """
     from rich.markup import escape
 
     forms = [texts, *([shortened(text, width) for text in texts] for width in widths)]
+    if not any(texts):
+        return Column(heading, [])
     return Column(heading, [[escape(text) for text in form] for form in forms])
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from lorajob.cli.tables import base_size, corpus_words, jobs_table
+from lorajob.cli.tables import base_name, corpus_words, jobs_table
 from lorajob.errors import JobNotFoundError, UsageError
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.listing import JobFilter, list_jobs, parse_filter
@@ -161,7 +161,8 @@ def test_the_table_has_name_corpus_base_and_rates_on_80_columns(tmp_path: Path) 
         ("mdc:abc", "abc"),
     ):
         assert corpus_words(job.model_copy(update={"corpus": corpus})) == words
-    assert base_size(job.model_copy(update={"base_model": "/models/mine"})) == "mine"
+    assert base_name("/models/mine/") == ("mine", "mine")
+    assert base_name("openai/whisper-small") == ("whisper-small", "small")
 
 
 @pytest.mark.slow

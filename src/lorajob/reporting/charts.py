@@ -12,6 +12,7 @@ HEIGHT = 220  # pixels; a chart is as wide as its place on the page
 COLORS = {"base": "#999999", "tuned": "#0072B2", "delivered": "#009E73"}
 KINDS = {"substituted": "#E69F00", "deleted": "#56B4E9", "inserted": "#CC79A7"}
 
+WORD_ERRORS = "word error rate, %"
 BELOW = alt.Legend(orient="bottom")
 
 VegaLite = Mapping[str, object]  # a specification of a chart
@@ -54,13 +55,17 @@ def rates(findings: Findings) -> alt.LayerChart:
     return _bars(rows, COLORS)
 
 
-def bars_with_intervals(rows: Sequence[tuple[str, float, float, float]]) -> VegaLite:
-    """A bar for each (name, word error rate, low, high), all in percent."""
-    return _bars(rows, {}).to_dict()
+def bars_with_intervals(
+    rows: Sequence[tuple[str, float, float, float]], title: str = WORD_ERRORS
+) -> VegaLite:
+    """A bar for each (name, error rate, low, high), all in percent."""
+    return _bars(rows, {}, title).to_dict()
 
 
 def _bars(
-    rows: Sequence[tuple[str, float, float, float]], colors: Mapping[str, str]
+    rows: Sequence[tuple[str, float, float, float]],
+    colors: Mapping[str, str],
+    title: str = WORD_ERRORS,
 ) -> alt.LayerChart:
     fields = ("name", "rate", "low", "high", "color")
     values = [
@@ -72,7 +77,7 @@ def _bars(
         tooltip=["name:N", *(alt.Tooltip(f"{name}:Q", format=".1f") for name in fields[1:4])],
     )
     bars = base.mark_bar(height=18).encode(
-        x=alt.X("rate:Q", title="word error rate, %"), color=alt.Color("color:N", scale=None)
+        x=alt.X("rate:Q", title=title), color=alt.Color("color:N", scale=None)
     )
     whiskers = base.mark_rule(strokeWidth=2, color="#D55E00").encode(x="low:Q", x2="high:Q")
     return (bars + whiskers).properties(width="container", height=40 * len(rows))

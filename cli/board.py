@@ -1,0 +1,129 @@
+"""`lorajob board`: the languages by their best delivered model."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lorajob.cli.context import open_jobs
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from lorajob.reporting.board import BoardRow
+
+ORDERS = ("language", "rate", "gain", "newest")
+# The order in which columns are shortened.
+SHORTENED = (
+    "BASE",
+    "JOBS",
+    "CORPUS",
+    "NAME",
+    "FINISHED",
+    "95 %",
+    "CORPUS",
+    "NAME",
+    "LANGUAGE",
+    "BASE",
+    "CLIPS",
+    "CORPUS",
+    "NAME",
+    "BEFORE",
+)
+
+
+@click.command()
+@click.option("--lang", metavar="LANGUAGE,...", help="Only these languages.")
+@click.option(
+    "--sort",
+    type=click.Choice(ORDERS),
+    default="language",
+    show_default=True,
+    help="rate: the lowest error rate first; gain: the largest share of the errors avoided first.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print a table in Markdown.")
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write a page to this file, whose table can be sorted. It needs no network.",
+)
+def board(lang: str | None, sort: str, as_json: bool, as_markdown: bool, html: Path | None) -> None:
+    """List each language with its best delivered model.
+
+    The best model has the lowest error rate on the test clips of its job: word errors, or
+    character errors in languages without spaces. A model that failed its checks comes last.
+    Jobs may have different test clips; `lorajob compare` compares them on common ones.
+    """
+    from lorajob.reporting.board import markdown, write_board
+    from lorajob.tasks.board import read_board
+    from lorajob.tasks.listing import parse_filter
+
+    if as_json and as_markdown:
+        raise click.UsageError("--json and --markdown exclude each other")
+    rows = read_board(open_jobs(), parse_filter(lang, (), (), None).languages)
+    rows = sorted(rows, key=_order(sort))
+    if html is not None:
+        write_board(rows, html)
+        click.echo(f"lorajob: wrote {html}", err=True)
+    if as_json:
+        said = [row.model_dump(mode="json") | {"fewer": row.fewer} for row in rows]
+        click.echo(json.dumps(said, ensure_ascii=False, indent=2))
+    elif as_markdown:
+        click.echo(markdown(rows))
+    elif rows:
+        from lorajob.cli.format import console
+
+        screen = console(sys.stdout)
+        screen.print(board_table(rows, screen.width))
+    else:
+        click.echo("lorajob: no job has delivered a model; `lorajob status` lists them", err=True)
+
+
+def _order(sort: str) -> "Callable[[BoardRow], tuple[float | str, ...]]":
+    def key(row: "BoardRow") -> tuple[float | str, ...]:
+        match sort:
+            case "rate":
+                return (row.after.rate,)
+            case "gain":
+                return (float("inf") if row.fewer is None else -row.fewer,)
+            case "newest":
+                return (-row.finished_at,)
+            case _:
+                return (row.language_name,)
+
+    return key
+
+
+def board_table(rows: "Sequence[BoardRow]", width: int) -> "Table":
+    """A table with one row for each language, fitted to `width`."""
+    from lorajob.cli.tables import Column, base_name, corpus_name, cut_column, fit
+
+    def rate(value: float | None) -> str:
+        return "" if value is None else f"{value:.1f}"
+
+    def interval(row: "BoardRow") -> str:
+        return "" if row.after.interval is None else "{:.1f} to {:.1f}".format(*row.after.interval)
+
+    names = [row.language_name for row in rows]
+    bases = [base_name(row.base_model) for row in rows]
+    corpora = [corpus_name(row.corpus) for row in rows]
+    jobs = [f"{row.job} (failed its checks)" if row.gate == "failed" else row.job for row in rows]
+    columns = [
+        Column("LANGUAGE", [names, [row.language for row in rows]]),
+        Column("", [[row.metric.upper() for row in rows]]),
+        Column("BEFORE", [[rate(row.before) for row in rows]]),
+        Column("AFTER", [[rate(row.after.rate) for row in rows]]),
+        Column("95 %", [[interval(row) for row in rows]]),
+        Column("CLIPS", [[str(row.clips) for row in rows]]),
+        Column("JOB", [jobs]),
+        cut_column("NAME", [row.name or "" for row in rows], (16, 10)),
+        Column("BASE", [[base.whole for base in bases], [base.short for base in bases]]),
+        cut_column("CORPUS", corpora, (16, 10)),
+        Column("FINISHED", [[row.day for row in rows]]),
+        Column("JOBS", [[str(row.jobs) for row in rows]]),
+    ]
+    return fit(columns, SHORTENED, width)
