@@ -30,7 +30,10 @@ LONGEST_SUBMISSION_SECONDS = 600
 
 
 class WorkerWatch:
-    """Notes once for each queue without a worker. Cancels the job after `timeout` seconds."""
+    """While `submit --wait` follows a job: notes once for each queue that it has no worker.
+
+    After `timeout` seconds without a worker it cancels the job.
+    """
 
     def __init__(self, jobs: "Jobs", timeout: float | None) -> None:
         self._jobs = jobs

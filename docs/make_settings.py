@@ -65,7 +65,7 @@ Later entries override earlier ones:
 1. the defaults below;
 2. `--preset NAME`;
 3. `--spec job.yaml`;
-4. `--lang`, `--corpus`, `--base-model`;
+4. the options for single settings, such as `--lang` and `--corpus`;
 5. `--set NAME=VALUE`, such as `--set train.epochs=2`.
 
 In a YAML file a setting of a stage stands below the name of the stage:
@@ -189,7 +189,7 @@ def _job_fields() -> list[tuple[str, str, str]]:
     return [
         (
             f"`{name}`",
-            "required" if field.is_required() else f"`{field.default}`",
+            "required" if field.is_required() else f"`{_value(field.default)}`",
             field.description or "",
         )
         for name, field in JobSpec.model_fields.items()

@@ -40,7 +40,9 @@ logger = logging.getLogger(__name__)
 
 
 class ProgressMirror:
-    """Shows the latest progress of one stage while its block runs, and keeps job.json up to date.
+    """Copies a stage's latest progress to Celery's state and Flower, and the record to job.json.
+
+    It is a listener, and works in a thread of its own while its block runs.
 
     The supervisor never waits for it. Celery retries for a long time when Redis is unavailable, and
     a store may hang; meanwhile the supervisor must renew the lease and react to a stop.

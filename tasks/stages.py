@@ -1,7 +1,8 @@
-"""The four Celery tasks. Each claims its stage, supervises it and commits it.
+"""The four Celery tasks. Each claims its stage, supervises it and settles it.
 
-Only the delivery that commits a stage returns normally, so that Celery sends the next task of the
-chain. Any other delivery raises Ignore, which sends nothing, or StageFailed, which ends the chain.
+The child commits the files of a stage; then the record is settled. Only the task that settles a
+stage as succeeded returns normally, so that Celery sends the next task of the chain. Any other task
+raises Ignore, which sends nothing, or StageFailed, which ends the chain.
 """
 
 import logging
@@ -191,8 +192,8 @@ def attempt(
     errand = Errand(watcher, watch_seconds(settings.lease_seconds), settings.grace_seconds)
 
     def run(job: JobDir, listener: Listener) -> Outcome:
-        if (why := unsigned(files, job, settings.signing_key)) is not None:
-            return Failed("unsigned", why)
+        if (refused := unsigned(files, job, settings.signing_key)) is not None:
+            return refused
         return supervise(
             claim.stage,
             job,
@@ -215,7 +216,7 @@ def attempt(
 def settle(
     records: Records, claim: Claim, outcome: Outcome, worker: str, settings: Settings
 ) -> StageResult:
-    """Write the outcome to the record; raise unless this delivery committed the stage."""
+    """Write the outcome to the record; raise unless the stage has succeeded by this task."""
     match outcome:
         case Committed(result=result):
             answer = records.commit(claim, result)

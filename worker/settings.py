@@ -43,7 +43,8 @@ class Settings(BaseSettings):
     flower_password: SecretStr | None = None
     """Password for Flower's pages. `lorajob up` makes one; `lorajob flower` needs one."""
     lease_seconds: float = Field(default=90, gt=0)
-    """A worker that Redis does not hear from for this many seconds counts as dead."""
+    """A worker's lease on a stage. If the worker does not renew it for this many seconds, another
+    one may take the stage."""
     grace_seconds: float = Field(default=60, gt=0)
     """Seconds that a stage has to save a checkpoint after it was told to stop. Then it is
     killed."""
@@ -72,7 +73,7 @@ class Settings(BaseSettings):
     """Format of the logs of workers, stages, `autoscale` and `metrics`; `json` writes one object a
     line."""
     metrics_password: SecretStr | None = None
-    """Password for `lorajob metrics`. It is required if the server listens on another address than
+    """Password for `lorajob metrics`. It is required if the server does not listen on
     a loopback address, such as 127.0.0.1 or ::1, unless `--insecure` is given."""
     webhook_url: SecretStr | None = None
     """URL that receives the description of every job that ends, in a POST request."""
@@ -82,7 +83,8 @@ class Settings(BaseSettings):
     """Slack webhook that receives one sentence about every job that ends."""
     signing_key: SecretStr | None = None
     """Secret of the machines that submit and of the workers. If it is set, `submit` signs the
-    settings of each job, and workers refuse a job whose settings are unsigned or altered."""
+    settings of each job, and workers refuse a job whose settings are unsigned or altered. An
+    unsigned job fails at once."""
     api_key: SecretStr | None = None
     """Key of `lorajob serve`; several are separated by commas. Unset: on a loopback address every
     request is accepted, and on another address the server does not start."""

@@ -11,7 +11,7 @@ import re
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_MEMORY = ("out of memory", "_status_alloc_failed")  # torch's words; cuBLAS's and cuDNN's
 # The kinds of errors that another attempt at the same job would meet again, on any machine.
-JOBS_OWN = frozenset({"usage", "corpus", "model", "parity", "damage", "audio"})
+JOBS_OWN = frozenset({"usage", "corpus", "model", "parity", "damage", "audio", "unsigned"})
 # Words of the libraries that drive GPUs; torch raises them as RuntimeError.
 CARD = re.compile(
     r"\b(CUDA|HIP|NCCL|cuBLAS|cuDNN|NVML)\b.{0,20}\b(error|driver|failure|failed)\b"

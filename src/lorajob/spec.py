@@ -59,7 +59,7 @@ class PreprocessConfig(BaseModel):
     max_seconds: Annotated[float, Field(gt=0, le=30)] = 30.0
     """Longer clips are dropped. The encoder takes at most 30 s."""
     max_label_tokens: Annotated[int, Field(gt=0, le=MAX_LABEL_TOKENS)] = MAX_LABEL_TOKENS
-    """Clips with more text tokens are dropped."""
+    """Clips whose text has more tokens are dropped."""
     max_train_clips: PositiveInt | None = None
     """Maximum number of clips to train on. Null: all."""
     max_test_clips: PositiveInt | None = None
@@ -155,10 +155,10 @@ class TrainConfig(BaseModel):
     keep: Literal["best", "average", "last"] = "best"
     """Weights to keep. best and average hold back a few clips of the split dev (of all
     if no clip is in dev), and decode them at fixed steps. best is the step with the lowest error
-    rate, or the average of the last of these steps if that is better. average is always the
-    average. last holds nothing back. With under 30 held-back clips nothing is held back either."""
+    rate, or the average of the last of these steps if that is better. average is always that
+    average. last holds no clips back. If fewer than 30 clips could be held back, last is used."""
     validation_clips: Annotated[int, Field(ge=0)] = 200
-    """Most clips to hold back for validation, at most 5 % of the clips. 0 is as keep last."""
+    """Most clips to hold back for validation, at most 5 % of the clips. 0: as with keep=last."""
     patience: PositiveInt | None = None
     """End the training early after so many validations without a better one. Null: never. The
     learning rate falls at the end of the full training, so an early end often costs accuracy."""
@@ -191,14 +191,14 @@ class EvaluateConfig(BaseModel):
     model_config = FROZEN
 
     max_clips: PositiveInt | None = None
-    """Maximum number of test clips to score, drawn at random with as many of each speaker as
-    possible. Null: all."""
+    """Maximum number of test clips to score, drawn at random, with equal numbers of each speaker as
+    far as possible. Null: all."""
     delivered_clips: PositiveInt = 100
     """Maximum number of test clips that faster-whisper decodes with its own defaults, once with the
     delivered model and once with the base model. They are drawn like max_clips."""
     delivered_minutes: PositiveFloat | None = 10.0
-    """Maximum time for both, in minutes. After it no further clip is decoded, and the result says
-    how many were. Null: no limit."""
+    """Maximum time, in minutes, to decode delivered_clips with both models. After it no further
+    clip is decoded, and the result says how many were. Null: no limit."""
     batch_size: PositiveInt = 16
     """Number of clips, padded to 30 s, that are decoded together. Without padding, up to twice as
     many are decoded together."""
@@ -230,7 +230,7 @@ class GateConfig(BaseModel):
     check: bool = True
     """false: nothing is checked, and the result has no verdict."""
     minutes: PositiveFloat | None = 10.0
-    """Maximum time for all checks, in minutes. Checks that it leaves no time for are named as not
+    """Maximum time for all checks, in minutes. Checks for which no time is left count as not
     checked. Null: no limit."""
     max_wer_rise: Threshold = 0.0
     """Points by which the error rate of the delivered model may be over that of the base model.
@@ -240,7 +240,7 @@ class GateConfig(BaseModel):
     than other clips. Null: not checked."""
     max_loops: Annotated[float, Field(ge=0, le=1)] | None = 0.02
     """Share of the delivered transcripts that may repeat themselves, by Whisper's compression
-    ratio; one clip always may. Null: not checked."""
+    ratio. One such clip is always allowed. Null: not checked."""
     max_noise_words: Threshold = 10.0
     """Words (characters in scripts without spaces) that the model may invent in 60 s of silence,
     hum, noise or tones beyond those of the base model. Null: not checked."""
@@ -268,13 +268,14 @@ class JobSpec(BaseModel):
     language: str
     """Code or name of the language, for example hi or Hindi."""
     corpus: str
-    """Folder, archive, manifest or url of a corpus, or hf:OWNER/NAME."""
+    """Folder, archive, manifest or URL of a corpus, hf:OWNER/NAME or mdc:DATASET_ID. `submit` takes
+    it from `LORAJOB_CORPORA` if it is not given."""
     corpus_weight: Weight = 1.0
-    """Share of its training clips that is used, sampled by the seed."""
+    """Share of the training clips of `corpus` that is used. The seed decides which."""
     more_corpora: tuple[WeightedCorpus, ...] = ()
     """Further corpora of the same language to train on."""
     test_corpus: str | None = None
-    """Corpus to test on, instead of the test splits of the others. Null: those."""
+    """Corpus to test on. Null: the test splits of `corpus` and `more_corpora`."""
     base_model: str = DEFAULT_BASE_MODEL
     """Hub id, folder of a Whisper in transformers or CTranslate2 format, or demo/whisper-base."""
     base_revision: str | None = None

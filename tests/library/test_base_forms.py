@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lorajob.errors import ModelError
+from lorajob.job.jobdir import write_json
 from lorajob.job.report import Report
 from lorajob.job.results import StageResult
 from lorajob.stage import run_stage
@@ -189,6 +190,38 @@ def test_a_complete_base_is_used_where_it_lies(tiny_whisper: Path, large_v3: Pat
     for folder in (tiny_whisper, large_v3):
         assert local_model(str(folder)) == folder
     assert tokens_of(large_v3)["<|yue|>"] == 50358
+
+
+def without_a_start_token(folder: Path) -> None:
+    said = read(folder / "config.json")
+    del said["decoder_start_token_id"]
+    write_json(folder / "config.json", said)
+
+
+def with_another_start_token(folder: Path) -> None:
+    set_config(folder, decoder_start_token_id=50257)
+    path = folder / "generation_config.json"
+    write_json(path, read(path) | {"decoder_start_token_id": 50257})
+
+
+def without_a_padding_token(folder: Path) -> None:
+    set_config(folder, pad_token_id=None)
+
+
+@pytest.mark.parametrize(
+    "change", [without_a_start_token, with_another_start_token, without_a_padding_token]
+)
+def test_labels_begin_with_the_start_token_of_the_tokenizer_whatever_the_config_says(
+    tiny_whisper: Path, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    from transformers import GenerationConfig, WhisperConfig
+
+    folder = local_model(str(copy_of(tiny_whisper, tmp_path / "base", change)))
+    start = tokens_of(tiny_whisper)["<|startoftranscript|>"]
+    config = WhisperConfig.from_pretrained(folder)
+    assert config.decoder_start_token_id == start == Labels(folder, "hi").prompt[0]
+    assert GenerationConfig.from_pretrained(folder).decoder_start_token_id == start
+    assert 0 <= config.pad_token_id < config.vocab_size
 
 
 def test_a_completed_base_follows_its_source(tiny_whisper: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import gc
 import os
 import re
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from lorajob.corpora import check_corpus, open_corpus, readers
-from lorajob.errors import LorajobError, UsageError
+from lorajob.corpora.archive import Archive
+from lorajob.corpora.trees import TarTree
+from lorajob.errors import CorpusError, LorajobError, UsageError
 from tests.support.speech import Spoken, make_release, mp3, pack
 
 DOCS = Path(__file__).parents[2] / "docs" / "corpora.md"
@@ -132,10 +135,39 @@ def test_the_documented_reader_of_another_package_reads_its_layout(
     corpus = tmp_path / "corpus"
     (corpus / "sound").mkdir(parents=True)
     (corpus / "lines.psv").write_text("a|one, two\n")
+    (corpus / "sound" / "a.wav").write_bytes(b"RIFF")
     check_corpus(corpus, "hi")
     (clip,) = open_corpus(corpus, "hi").clips(["train"])
     assert (clip.text, clip.audio) == ("one, two", corpus / "sound" / "a.wav")
+    for packed in (packed_as(corpus, "gztar"), packed_as(corpus, "zip")):
+        check_corpus(packed, "hi")
+        (clip,) = open_corpus(packed, "hi").clips(["train"])
+        assert (clip.text, clip.audio) == ("one, two", b"RIFF")
     sys.modules.pop("psv_reader")
+
+
+def packed_as(folder: Path, form: str) -> Path:
+    return Path(shutil.make_archive(str(folder), form, folder.parent, folder.name))
+
+
+def test_files_of_any_suffix_in_a_tar_are_copied_in_one_more_scan(tmp_path, monkeypatch):
+    folder = tmp_path / "corpus"
+    (folder / "notes").mkdir(parents=True)
+    for name in ("a.lab", "b.LAB", "c.wav", "text", "readme"):
+        (folder / "notes" / name).write_text(f"of {name}")
+    tree = TarTree(packed_as(folder, "tar"))
+    scans = []
+    members = Archive.members
+    monkeypatch.setattr(Archive, "members", lambda self: scans.append(1) or members(self))
+    for name in ("a.lab", "b.LAB", "a.lab", "text"):
+        with tree.open(f"corpus/notes/{name}") as file:
+            assert file.read() == f"of {name}".encode()
+    assert len(scans) == 1
+    with tree.open("corpus/notes/readme") as file:
+        assert file.read() == b"of readme"
+    with pytest.raises(CorpusError, match=r"no file corpus/none\.lab in it"):
+        tree.open("corpus/none.lab")
+    assert len(scans) == 2
 
 
 def test_a_reader_that_cannot_be_imported_is_named(tmp_path, monkeypatch, plain_readers):

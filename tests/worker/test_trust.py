@@ -18,6 +18,7 @@ from lorajob.worker.artifacts.lookup import open_job
 from lorajob.worker.artifacts.signature import unsigned
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
+from lorajob.worker.supervision.faults import Loss, loss_of
 from tests.support.command import JOB, job_record, succeeded_record
 
 
@@ -89,9 +90,15 @@ def test_an_altered_or_unsigned_spec_is_refused(jobs: Jobs, tmp_path: Path) -> N
     files, job = open_job(record, signing.settings), JobDir(signing.settings.jobs / record.id)
     assert unsigned(files, job, key) is None
     assert unsigned(files, job, None) is None
-    assert "another LORAJOB_SIGNING_KEY" in str(unsigned(files, job, SecretStr("other")))
+    other = unsigned(files, job, SecretStr("other"))
+    assert other is not None and "another LORAJOB_SIGNING_KEY" in other.message
     written = json.loads(job.spec_path.read_bytes())
     write_json(job.spec_path, written | {"corpus": "/etc"})
-    assert "does not match its signature" in str(unsigned(files, job, key))
+    altered = unsigned(files, job, key)
+    assert altered is not None and "does not match its signature" in altered.message
+    # Another worker may have the right key.
+    assert isinstance(loss_of(altered, signing.settings), Loss)
     (job.root / "spec.sig").unlink()
-    assert "are not signed" in str(unsigned(files, job, key))
+    missing = unsigned(files, job, key)
+    assert missing is not None and "are not signed" in missing.message
+    assert loss_of(missing, signing.settings) == "own"

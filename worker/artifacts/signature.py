@@ -2,8 +2,8 @@
 
     JOB/spec.sig    HMAC-SHA256 of the job's id and of spec.json, as a JSON text
 
-Whoever can write to Redis or to the store, but does not know LORAJOB_SIGNING_KEY, can then not make
-a worker run other settings.
+An attacker that can write to Redis or to the store, but does not know LORAJOB_SIGNING_KEY, can then
+not make a worker run other settings.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from lorajob.job.jobdir import JobDir
 from lorajob.worker.artifacts.job_files import JobFiles
+from lorajob.worker.supervision.outcome import Failed
 
 SIGNATURE = "spec.sig"
 
@@ -25,8 +26,11 @@ def sign(key: SecretStr, job_id: str, spec: Mapping[str, object]) -> str:
     return hmac.new(key.get_secret_value().encode(), text.encode(), hashlib.sha256).hexdigest()
 
 
-def unsigned(files: JobFiles, job: JobDir, key: SecretStr | None) -> str | None:
-    """Why a job is refused; None for a signed one, and without a key.
+def unsigned(files: JobFiles, job: JobDir, key: SecretStr | None) -> Failed | None:
+    """The failure of a job whose settings are not signed with `key`; None without a key.
+
+    A missing signature is the job's own failure (`unsigned`). A wrong one (`signature`) may be the
+    fault of a worker with another key, so that another worker is tried.
 
     Raises OSError or StoreError if the signature cannot be read.
     """
@@ -34,9 +38,10 @@ def unsigned(files: JobFiles, job: JobDir, key: SecretStr | None) -> str | None:
         return None
     written = files.location.read(SIGNATURE)
     if written is None:
-        return (
+        return Failed(
+            "unsigned",
             f"{job.root.name}: its settings are not signed, and LORAJOB_SIGNING_KEY is set; submit "
-            "it again from a machine with that key"
+            "it again from a machine with that key",
         )
     try:
         given = str(json.loads(written))
@@ -45,7 +50,8 @@ def unsigned(files: JobFiles, job: JobDir, key: SecretStr | None) -> str | None:
         given, spec = "", {}
     if hmac.compare_digest(given.encode(), sign(key, job.root.name, spec).encode()):
         return None
-    return (
+    return Failed(
+        "signature",
         f"{job.root.name}: spec.json does not match its signature: it was altered, or signed with "
-        "another LORAJOB_SIGNING_KEY; submit it again"
+        "another LORAJOB_SIGNING_KEY; submit it again",
     )

@@ -262,7 +262,10 @@ class Records:
         return cast(LeaseAnswer, answer)
 
     def commit(self, claim: Claim, result: StageResult) -> Settled:
-        """The stage succeeded; the next is queued. `stopped`: the job was cancelled, too."""
+        """The stage succeeded, and its files are committed; the next stage is queued.
+
+        `stopped`: the job was cancelled, too.
+        """
         return self._end(claim, "succeeded", json.dumps(result.as_json(), ensure_ascii=False))
 
     def fail(self, claim: Claim, message: str) -> bool:

@@ -12,7 +12,10 @@ StopReason = Literal["cancelled", "shutdown", "superseded", "forgotten", "stalle
 
 
 class Listener(Protocol):
-    """Hears of a running stage periodically."""
+    """Hears of a running stage periodically.
+
+    Watcher passes on to the others: RecordWatch, ProgressMirror, and one that pushes checkpoints.
+    """
 
     def hear(self, progress: Progress | None) -> StopReason | None:
         """Take new progress, or None if there is none. Return a reason to stop, or None."""

@@ -2,7 +2,8 @@
 
 The child has a process group of its own and reads a pipe that the supervisor never writes to. The
 pipe closes when the supervisor ends, even if it is killed; the child then ends itself and its own
-children. The child's environment holds neither the url of Redis nor any password.
+children. The child's environment holds neither the url of Redis nor any password; of the
+secrets it keeps HF_TOKEN and MDC_API_KEY, with which it downloads.
 """
 
 import json
@@ -130,7 +131,7 @@ def supervise(
     stage: str,
     job: JobDir,
     attempt: int,
-    watcher: Listener,
+    listener: Listener,
     *,
     grace_seconds: float,
     stall_seconds: float = math.inf,
@@ -141,10 +142,11 @@ def supervise(
 ) -> Outcome:
     """Run a stage to its end.
 
-    `watcher` hears new progress, or None, about every `watch_seconds`, and returns a reason to stop
-    or None. To stop the stage the supervisor sends SIGTERM, and SIGKILL after `grace_seconds`; if
-    the claim is superseded it sends SIGKILL at once. It also stops a stage that reports no step for
-    `stall_seconds`; before the first step the limit is four times as long.
+    `listener` hears new progress, or None, about every `watch_seconds`, and returns a reason to
+    stop or None. To stop the stage the supervisor sends SIGTERM, and SIGKILL after `grace_seconds`;
+    if the claim is superseded it sends SIGKILL at once. It also stops a stage that reports no step
+    for `stall_seconds`; before the first step the limit is four times as long.
+
     The child's standard error goes to log/STAGE.log, between a line at the start and one at the
     end.
     """
@@ -156,12 +158,12 @@ def supervise(
         arguments = [*command, stage, str(job.root), "--attempt", str(attempt)]
         child = _start(arguments, child_environment(gpu), log)
         try:
-            _watch_child(child, watcher, grace_seconds, stall_seconds, watch_seconds)
+            _watch_child(child, listener, grace_seconds, stall_seconds, watch_seconds)
         finally:
             code = child.reap()
         # What the child reported just before its end. It is too late for a reason to stop.
         if (last := child.said.take_progress()) is not None:
-            watcher.hear(last)
+            listener.hear(last)
         outcome = _outcome(stage, job, child, code, begun)
         _note(log, f"attempt {attempt}: {outcome}")
     return outcome
@@ -169,6 +171,8 @@ def supervise(
 
 def child_environment(gpu: bool = True) -> dict[str, str]:
     """This process's environment without the url of Redis and without secrets.
+
+    HF_TOKEN and MDC_API_KEY stay, because a stage downloads base models and corpora.
 
     Without `gpu` no card is visible, so that a stage of the cpu queue takes no memory from
     training. The stage gets its share of the CPU's threads (lorajob.cores).
@@ -213,7 +217,7 @@ def _listen(stdout: IO[bytes], said: Said, log: IO[bytes]) -> None:
 
 def _watch_child(
     child: Child,
-    watcher: Listener,
+    listener: Listener,
     grace_seconds: float,
     stall_seconds: float,
     watch_seconds: float,
@@ -223,7 +227,7 @@ def _watch_child(
     while not child.ended:
         now = time.monotonic()
         if now - told >= (soon if child.said.progress else watch_seconds):
-            told, reason = now, watcher.hear(child.said.take_progress())
+            told, reason = now, listener.hear(child.said.take_progress())
             if reason is not None:
                 child.stop(reason, grace_seconds)
         patience = stall_seconds * (1 if child.said.stepped else STALLS_BEFORE_FIRST_STEP)

@@ -20,7 +20,9 @@ class UnreachableError(Exception):
 
 
 class Watcher:
-    """Passes progress to its listeners in order, then checks whether the worker was told to stop.
+    """The listener of `supervise`: passes progress to other listeners, in order.
+
+    Then it checks whether the worker was told to stop.
 
     A listener that returns a reason to stop, or is unreachable, ends the round. Progress that did
     not reach the record is therefore shown nowhere else.
@@ -42,7 +44,7 @@ class Watcher:
 
 
 class RecordWatch:
-    """Writes progress to the record, renews the lease and hears of a cancel."""
+    """The listener that writes progress to the record, renews the lease and hears of a cancel."""
 
     def __init__(self, records: Records, claim: Claim, lease_seconds: float) -> None:
         self._records = records

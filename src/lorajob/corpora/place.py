@@ -61,7 +61,7 @@ class Place:
             yield from self.walk(f"{prefix}{name}")
 
     def open(self, name: str) -> IO[bytes]:
-        """A table. Raises CorpusError if it is missing."""
+        """A file that is not audio. Raises CorpusError if it is missing."""
         return self.tree.open(self._inner(name))
 
     def local(self, name: str) -> Path | None:

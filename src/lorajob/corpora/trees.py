@@ -1,13 +1,13 @@
 """The files of a corpus, the same for a folder, a tar archive and a zip archive.
 
 Hidden files and what macOS adds to archives are left out. An archive is never unpacked: tables of a
-tar archive are copied to a temporary file when the archive is scanned, audio is read as it comes.
+tar archive are copied to a temporary file when the archive is scanned, audio is read as it comes. A
+file with another suffix than those of tables is copied when a reader opens it.
 """
 
 import io
 import os
 import stat
-import tempfile
 import time
 import unicodedata
 import weakref
@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Protocol
+from typing import IO, Protocol
 
 from lorajob.corpora.archive import (
     FREE_BYTES,
@@ -27,15 +27,16 @@ from lorajob.corpora.archive import (
     Archive,
 )
 from lorajob.corpora.clip import AudioSource, Clip, Entry, Tick, by_recording
+from lorajob.corpora.copies import Copies
 from lorajob.errors import CorpusError, UsageError
-from lorajob.storage import places
 
+# Of the files that are copied from a tar archive when it is scanned. Others cost a second scan.
 TABLE_SUFFIXES = frozenset(
     {".tsv", ".csv", ".jsonl", ".json", ".txt", ".srt", ".vtt", ".textgrid", ".eaf", ".scp"}
     | {".parquet", ".arrow"}
 )
 KALDI_TABLES = frozenset({"text", "segments", "utt2spk", "spk2utt", "utt2dur", "reco2dur"})
-CHUNK_BYTES = 1 << 20
+MAX_LIKE_BYTES = 256 << 20  # of files that are copied beside the one that a reader opens
 KEPT_LISTINGS = 16  # of folders
 EMPTY_FILE = "not audio"  # 0 bytes, as `speech.audio` calls it
 
@@ -66,7 +67,10 @@ class Tree(Protocol):
         ...
 
     def open(self, name: str) -> IO[bytes]:
-        """A table. Audio is read by the source of `audio`. Raises CorpusError if it is missing."""
+        """A file that is not audio, which the source of `audio` reads.
+
+        Raises CorpusError if it is missing.
+        """
         ...
 
     def audio(self, folder: str, max_bytes: int = MAX_RECORDING_BYTES) -> AudioSource:
@@ -225,10 +229,7 @@ class TarTree(_Index):
     def __init__(self, path: Path, tick: Tick | None = None, seconds: float = 0.0) -> None:
         super().__init__()
         self.path, self.whole = path, True
-        self._spans: dict[str, tuple[int, int]] = {}  # of the tables in the temporary file
-        places.home().mkdir(parents=True, exist_ok=True)
-        self._tables = tempfile.TemporaryFile(dir=places.home())  # noqa: SIM115
-        weakref.finalize(self, self._tables.close)
+        self._tables, self._tick = Copies(), tick
         archive, start = Archive(path), time.monotonic()
         for member_name, member, tar in archive.members():
             if tick:
@@ -236,59 +237,40 @@ class TarTree(_Index):
             name = str(member_name)
             if _is_table(name):
                 with archive.stream(tar, member, MAX_TABLE_BYTES) as file:
-                    self._copy(name, file)
+                    self._tables.add(name, file)
             if not _hidden(name):
                 self.add(name)
             if seconds and time.monotonic() - start > seconds:
                 self.whole = False
                 break
 
-    def _copy(self, name: str, file: IO[bytes]) -> None:
-        start = self._tables.seek(0, os.SEEK_END)
-        while chunk := file.read(CHUNK_BYTES):
-            self._tables.write(chunk)
-        self._spans[name] = start, self._tables.tell()
-
     def open(self, name: str) -> IO[bytes]:
-        if name not in self._spans:
-            raise CorpusError(f"{self.path}: no table {name} in it")
-        self._tables.flush()
-        return io.BufferedReader(_Slice(self._tables.fileno(), *self._spans[name]))
+        if name not in self._tables:
+            if not self.has(name):
+                raise CorpusError(f"{self.path}: no file {name} in it")
+            self._copy_like(name)
+        return self._tables.open(name)
+
+    def _copy_like(self, name: str) -> None:
+        """Copy a file that no built-in reader reads, and the small ones with its suffix.
+
+        So a reader that opens many such files reads the archive a second time only once.
+        """
+        archive, suffix, copied = Archive(self.path), PurePosixPath(name).suffix.lower(), 0
+        for member_name, member, tar in archive.members():
+            if self._tick:
+                self._tick()
+            found = str(member_name)
+            like = PurePosixPath(found).suffix.lower() == suffix and not _is_table(found)
+            if found == name or (like and copied + member.size <= MAX_LIKE_BYTES):
+                copied += member.size
+                with archive.stream(tar, member, MAX_TABLE_BYTES) as file:
+                    self._tables.add(found, file)
+            if found == name and not self.whole:
+                break
 
     def audio(self, folder: str, max_bytes: int = MAX_RECORDING_BYTES) -> AudioSource:
         return TarAudio(self.path, folder, max_bytes)
-
-
-class _Slice(io.RawIOBase):
-    """A part of a file from `start` to `end`, with a position of its own."""
-
-    def __init__(self, descriptor: int, start: int, end: int) -> None:
-        # The descriptor of its own keeps the file open after its tree is closed.
-        self._descriptor = os.dup(descriptor)
-        self._start, self._end, self._at = start, end, start
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer)
-        data = os.pread(self._descriptor, min(len(view), self._end - self._at), self._at)
-        view[: len(data)] = data
-        self._at += len(data)
-        return len(data)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: self._start, os.SEEK_CUR: self._at, os.SEEK_END: self._end}[whence]
-        self._at = min(max(base + offset, self._start), self._end)
-        return self._at - self._start
-
-    def close(self) -> None:
-        if not self.closed:
-            os.close(self._descriptor)
-        super().close()
 
 
 @dataclass(frozen=True)

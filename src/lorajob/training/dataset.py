@@ -74,7 +74,8 @@ def lay_out(spec: JobSpec, job: JobDir, most_clips: int = USUAL_CLIPS) -> Course
 class PaddedBatch:
     """Labels of some windows, and their audio or their encoder outputs.
 
-    - `labels`: int64 [windows, tokens], padded with -100. The decoder's input follows from them.
+    - `labels`: int64 [windows, tokens], padded with -100. `WhisperLoss.decoder_input` makes the
+      decoder's input from them.
     - `counted`: int64 [labels], the places of the labels that count in the loss, row after row:
       text, timestamps and end, without prompt and padding. A mask on the device would give the
       same, but the program would have to wait for the device.

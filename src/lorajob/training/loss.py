@@ -113,7 +113,10 @@ class WhisperLoss(nn.Module):
         return args, kwargs | {"encoder_attention_mask": self._heard}
 
     def decoder_input(self, labels: Tensor) -> Tensor:
-        """The labels shifted right by one, with <|startoftranscript|> first."""
+        """The labels shifted right by one, with the config's `decoder_start_token_id` first.
+
+        It is <|startoftranscript|>: `local_model` gives no base with another one.
+        """
         config = self.whisper.config
         shifted = labels.roll(1, dims=-1)
         shifted = shifted.masked_fill(shifted == IGNORED, config.pad_token_id)

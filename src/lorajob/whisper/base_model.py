@@ -19,7 +19,7 @@ from lorajob.whisper.base_repair import complete, is_complete
 from lorajob.whisper.ct2_import import import_ctranslate2
 
 SOURCE = "source.json"  # in a completed folder: what it was made from
-REPAIR_VERSION = 1  # of the folders that `complete` makes: raise it with every change of them
+REPAIR_VERSION = 2  # of the folders that `complete` makes: raise it with every change of them
 
 HUB_FILES = ["*.json", "*.safetensors", "*.txt"]
 PICKLED_FILES = ["pytorch_model*.bin"]
@@ -32,9 +32,10 @@ def local_model(base_model: str, revision: str | None = None, download: bool = T
 
     `base_model` is `demo/whisper-base`, a transformers folder, a CTranslate2 folder, or a Hub id.
     A conversion is made once and kept in `LORAJOB_HOME/models`. So is a complete folder of a model
-    that lacks files, as transformers 5 or old versions save it. Pickled weights are read without
-    running code. A model's own code is never run. `revision` is a commit, tag or branch of a
-    repository on the Hub. Without `download` only what this machine has is found.
+    that lacks files, as transformers 5 or old versions save it, or whose config.json names another
+    start token than the tokenizer's. Pickled weights are read without running code. A model's own
+    code is never run. `revision` is a commit, tag or branch of a repository on the Hub. Without
+    `download` only what this machine has is found.
 
     Raises ModelError, and NetworkError if the Hub cannot be reached.
     """

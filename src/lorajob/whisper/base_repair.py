@@ -1,8 +1,8 @@
 """Completes a transformers folder in another folder, in the form that the stages read.
 
 transformers 5 saves one processor_config.json, older models have pickled weights, vocab.json and
-merges.txt, or a generation_config.json without languages. The weights are linked, not copied,
-unless they are pickled.
+merges.txt, a generation_config.json without languages, or a config.json without Whisper's start
+token. The weights are linked, not copied, unless they are pickled.
 """
 
 import importlib
@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -41,21 +42,28 @@ NOT_LANGUAGES = {
     "<|nocaptions|>",
     "<|notimestamps|>",
 }
+END = "<|endoftext|>"
+START = "<|startoftranscript|>"
+START_NAME = "decoder_start_token_id"
 # Settings of generation that older models keep in config.json.
 LEGACY = ("suppress_tokens", "begin_suppress_tokens")
 
 
 def is_complete(folder: Path) -> bool:
     """Whether the stages can read a checked folder as it is."""
-    if not read_json(folder / "config.json"):
+    config = read_json(folder / "config.json")
+    if not config:
         return True  # nothing is known about it that could be completed
     names = ("preprocessor_config.json", "tokenizer.json", "generation_config.json")
     if not all((folder / name).is_file() for name in names):
         return False
     if not any((folder / name).is_file() for name in WEIGHTS):
         return False
-    said = read_json(folder / "generation_config.json")
-    if not said.get("lang_to_id") or missing_between(tokens_of(folder)):
+    said, tokens = read_json(folder / "generation_config.json"), tokens_of(folder)
+    if not said.get("lang_to_id") or missing_between(tokens):
+        return False
+    start = tokens[START]
+    if config != _with_tokens(config, tokens) or said.get(START_NAME) not in (None, start):
         return False
     heads = said.get("alignment_heads")
     return heads is None or heads == _heads(heads, _dimensions(folder))
@@ -64,7 +72,8 @@ def is_complete(folder: Path) -> bool:
 def complete(source: Path, target: Path) -> None:
     """Write to `target` a complete folder of the base in `source`. Raises ModelError."""
     _put_weights(source, target)
-    shutil.copyfile(source / "config.json", target / "config.json")
+    config = read_json(source / "config.json")
+    write_json(target / "config.json", _with_tokens(config, tokens_of(source)))
     write_json(target / "preprocessor_config.json", features_of(source))
     _put_tokenizer(source, target)
     write_json(target / "generation_config.json", _generation(source))
@@ -74,6 +83,19 @@ def complete(source: Path, target: Path) -> None:
     else:
         write_json(target / tokenizer.name, TOKENIZER_CONFIG)
     check_base(target)  # now with the shapes of weights that were pickled
+
+
+def _with_tokens(config: Mapping[str, Any], tokens: Mapping[str, int]) -> dict[str, Any]:
+    """A config.json with the tokenizer's start token and a token for padding.
+
+    Decoding takes its start token from the tokenizer, training from this file. transformers' value
+    for a missing one, 50257, is <|endoftext|> in multilingual models.
+    """
+    fixed = dict(config) | {START_NAME: tokens[START]}
+    padding = config.get("pad_token_id", tokens[END])
+    if not isinstance(padding, int) or not 0 <= padding < config["vocab_size"]:
+        fixed["pad_token_id"] = tokens[END]
+    return fixed
 
 
 def _put_weights(source: Path, target: Path) -> None:
@@ -161,8 +183,8 @@ def _generation(source: Path) -> dict[str, object]:
     path = source / "generation_config.json"
     said = read_json(path) if path.is_file() else {}
     tokens = tokens_of(source)
-    end = tokens["<|endoftext|>"]
-    first, last = tokens["<|startoftranscript|>"], tokens["<|transcribe|>"]
+    end = tokens[END]
+    first, last = tokens[START], tokens["<|transcribe|>"]
     languages = {
         token: number
         for token, number in tokens.items()
@@ -173,7 +195,7 @@ def _generation(source: Path) -> dict[str, object]:
         "bos_token_id": end,
         "eos_token_id": end,
         "pad_token_id": end,
-        "decoder_start_token_id": first,
+        START_NAME: first,
         "is_multilingual": True,
         "lang_to_id": languages,
         "task_to_id": tasks,
@@ -190,6 +212,7 @@ def _generation(source: Path) -> dict[str, object]:
     legacy = {name: config[name] for name in LEGACY if config.get(name) is not None}
     made = usual | legacy | {name: value for name, value in said.items() if value is not None}
     made |= {name: usual[name] for name in ("lang_to_id", "task_to_id") if not made.get(name)}
+    made[START_NAME] = first
     made.pop("forced_decoder_ids", None)  # transformers 5 refuses it
     heads = _heads(said.get("alignment_heads"), _dimensions(source))
     if heads is None:

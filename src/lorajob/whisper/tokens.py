@@ -133,7 +133,10 @@ class Labels:
         return " " if latin else ""
 
     def window(self, pieces: list[tuple[str, float, float]], timestamps: bool) -> list[int]:
-        """The labels of one window, without the start token, which the model adds itself.
+        """The labels of one window, without the start token.
+
+        The input of the decoder begins with it: `WhisperLoss.decoder_input` and `Packer` of
+        lorajob.training put it in front.
 
         `pieces` are (text, start, end) in order, with times in seconds within the window. A window
         without speech has none.
