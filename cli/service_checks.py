@@ -10,7 +10,7 @@ from redis.exceptions import NoPermissionError
 
 from lorajob.cli.doctor_checks import GIB, Finding
 from lorajob.errors import ServiceError, UsageError
-from lorajob.worker.connect import connect, redis_url, service_errors, shown
+from lorajob.worker.connect import NO_CLUSTER, connect, redis_url, service_errors, shown
 from lorajob.worker.health import unfit_workers
 from lorajob.worker.heartbeats import HERE, Version, living, mixture
 from lorajob.worker.heartbeats import versions as found_versions
@@ -93,6 +93,10 @@ def check_service(settings: Settings) -> Iterator[Finding]:
     try:
         with service_errors(settings), connect(settings) as redis:
             info = _information(redis)
+            if info.get("redis_mode") == "cluster":
+                advice = "set LORAJOB_REDIS_URL to a single Redis, or to Sentinels"
+                yield Finding("redis", "fail", f"{shown(url)} {NO_CLUSTER}", advice)
+                return
             workers = {queue: living(redis, queue) for queue in KINDS}
             damaged = Records(redis).damaged()
             versions = found_versions(redis, sorted({*workers["cpu"], *workers["gpu"]}))
@@ -133,7 +137,8 @@ def _information(redis: Redis) -> dict[str, object]:
     except NoPermissionError:
         said = cast("list[object] | dict[str, object]", redis.execute_command("HELLO"))  # type: ignore[no-untyped-call]
         pairs = said if isinstance(said, dict) else dict(zip(said[::2], said[1::2], strict=True))
-        return {"redis_version": pairs["version"], "aof_enabled": None}
+        mode = pairs.get("mode")
+        return {"redis_version": pairs["version"], "redis_mode": mode, "aof_enabled": None}
 
 
 def _unreachable(settings: Settings, text: str) -> Finding:

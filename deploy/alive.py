@@ -1,11 +1,13 @@
-"""`python3 -IS alive.py live|ready`: exit code 0 if the worker of this container is well.
+"""`python3 -IS alive.py live|ready|flower [PORT]`: exit code 0 if what this container runs is well.
 
 live   The worker's process runs. This does not depend on Redis. If Redis is unavailable, the worker
        waits and its stage continues. A restart would only lose work.
 ready  The worker runs, and its heartbeats reach Redis.
+flower Flower answers on that port (5555) to LORAJOB_FLOWER_USER and LORAJOB_FLOWER_PASSWORD, which
+       the container has. Its page for this needs the password.
 
-It reads the times of two files that a worker touches every three seconds. It imports nothing of
-lorajob. So a probe costs some hundredths of a second and needs neither Redis nor a password.
+For a worker it reads the times of two files that a worker touches every three seconds. It imports
+nothing of lorajob. So a probe costs some hundredths of a second and needs no Redis.
 """
 
 import sys
@@ -15,6 +17,8 @@ from pathlib import Path
 
 PATTERN = "lorajob-worker-*"  # the temporary folder of each worker
 ALIVE_SECONDS = 60  # a machine that swaps is slow, not dead
+FLOWER_PORT = "5555"
+FLOWER_SECONDS = 5
 CONNECTED_SECONDS = 30  # a worker without a heartbeat for 15 s counts as dead
 
 
@@ -26,8 +30,30 @@ def age(path: Path) -> float:
         return float("inf")
 
 
-def main(question: str) -> int:
+def flower(port: str) -> int:
+    """Ask Flower as its user does."""
+    # Only for this question, which is asked seldom.
+    import base64
+    import os
+    import urllib.request
+
+    user = os.environ.get("LORAJOB_FLOWER_USER") or "lorajob"
+    login = f"{user}:{os.environ.get('LORAJOB_FLOWER_PASSWORD', '')}"
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/healthcheck")
+    request.add_header("Authorization", f"Basic {base64.b64encode(login.encode()).decode()}")
+    try:
+        urllib.request.urlopen(request, timeout=FLOWER_SECONDS).close()
+    except OSError as error:
+        print(f"Flower does not answer: {error}")
+        return 1
+    print("Flower answers")
+    return 0
+
+
+def main(question: str, port: str = FLOWER_PORT) -> int:
     """Print one line and return the exit code, 0 for yes."""
+    if question == "flower":
+        return flower(port)
     folders = list(Path(tempfile.gettempdir()).glob(PATTERN))
     alive = [folder for folder in folders if age(folder / "alive") < ALIVE_SECONDS]
     if not alive:
@@ -42,6 +68,6 @@ def main(question: str) -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] not in (["live"], ["ready"]):
-        sys.exit("usage: alive.py live|ready")
-    sys.exit(main(sys.argv[1]))
+    if sys.argv[1:] not in (["live"], ["ready"]) and sys.argv[1:2] != ["flower"]:
+        sys.exit("usage: alive.py live|ready|flower [PORT]")
+    sys.exit(main(*sys.argv[1:3]))

@@ -54,9 +54,10 @@ class ProgressMirror:
         job_id: str,
         language: str,
         stage: str,
-        records: Records,
-        lease_seconds: float,
+        records: Records | None = None,
+        lease_seconds: float = 90.0,
     ) -> None:
+        """`records` write job.json; without them only the progress is shown."""
         # The task's request is local to this thread, so the other thread needs it from here.
         self._app, self._request = task.app, task.request
         self._job_id = job_id
@@ -106,7 +107,8 @@ class ProgressMirror:
     def _write_record(self) -> None:
         """Write job.json, whose lease tells another service that a worker runs the job."""
         try:
-            self._records.mirror_known(self._job_id)
+            if self._records is not None:
+                self._records.mirror_known(self._job_id)
         except (LorajobError, RedisError) as error:
             logger.info("%s: job.json was not renewed: %s", self._job_id, error)
 

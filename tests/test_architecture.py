@@ -47,7 +47,7 @@ WORKER = (
     ("records", "heartbeats", "health", "connect"),
     ("machine", "supervision"),
     ("stack", "monitoring", "artifacts"),
-    ("app", "lifecycle"),
+    ("app", "lifecycle", "flower_app"),
 )
 WATCHERS = ("lorajob.worker.lifecycle", "lorajob.worker.monitoring", "lorajob.tasks")
 WATCHERS += ("lorajob.cli.services",)  # `lorajob metrics`

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from redis import Redis
 from redis.backoff import ConstantBackoff, ExponentialBackoff
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
+from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError, RedisError
 from redis.retry import Retry
 
 from lorajob.errors import ServiceError, UsageError
@@ -22,6 +22,8 @@ LONGEST_PAUSE_SECONDS = 5.0
 # Temporary errors. A script's error holds the word within a sentence; redis-py turns some errors
 # into classes whose text lacks the word.
 PASSING = ("MISCONF", "-OOM", "-READONLY", "-LOADING")
+CLUSTER = ("CROSSSLOT", "CLUSTERDOWN", "MOVED ")  # errors that only a Redis Cluster has
+NO_CLUSTER = "is a Redis Cluster, which is not supported; use a single Redis, or Sentinels"
 FULL = (OutOfMemoryError, ReadOnlyError)
 
 Answer = TypeVar("Answer")
@@ -102,4 +104,6 @@ def service_errors(settings: Settings) -> Iterator[None]:
         yield
     except (RedisError, OSError) as error:
         url = shown(redis_url(settings))
+        if any(word in str(error) for word in CLUSTER) or isinstance(error, ClusterDownError):
+            raise ServiceError(f"Redis at {url} {NO_CLUSTER}") from error
         raise ServiceError(f"Redis at {url} is unavailable: {error}") from error

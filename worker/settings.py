@@ -69,6 +69,9 @@ class Settings(BaseSettings):
     doubles with each failure, up to 15 minutes."""
     min_free_gb: float = Field(default=0.2, ge=0)
     """A worker takes no work while a disk that it writes to has less free space, in GB."""
+    log_mb: float = Field(default=50, ge=0)
+    """A log of `lorajob up` that is larger, in MB, is moved to `NAME.log.1`. The last three of each
+    are kept. 0: logs are never moved."""
     log_format: Literal["text", "json"] = "text"
     """Format of the logs of workers, stages, `autoscale` and `metrics`; `json` writes one object a
     line."""

@@ -1,6 +1,7 @@
 """`lorajob doctor`: what it finds, what it advises, and when it fails."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from lorajob.cli import doctor_checks, service_checks
 from lorajob.worker.connect import connect
 from lorajob.worker.machine.gpus import Gpu
 from lorajob.worker.settings import Settings
-from lorajob.worker.stack.redis_server import free_port
+from lorajob.worker.stack.redis_server import find_server, free_port
 from tests.support.command import environment, run, url_of
 
 
@@ -115,3 +116,29 @@ def test_a_store_is_tried(bucket: str, tmp_path: Path) -> None:
     denied = run("doctor", env=env | {"AWS_SECRET_ACCESS_KEY": "another"})
     assert denied.returncode == 1
     assert "fail store" in denied.stdout and "another" not in denied.stdout
+
+
+def test_a_redis_cluster_is_named_as_unsupported(tmp_path: Path) -> None:
+    port = free_port()
+    words = f"port {port}\ncluster-enabled yes\nbind 127.0.0.1\ndir {tmp_path}\n"
+    env = environment(redis_url=f"redis://127.0.0.1:{port}/0", home=tmp_path / "home")
+    with subprocess.Popen(
+        [find_server(), "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            assert server.stdin is not None and server.stdout is not None
+            server.stdin.write(words)
+            server.stdin.close()
+            assert any("Ready to accept" in line for line in server.stdout)
+            found = json.loads(run("doctor", "--json", env=env).stdout)
+            told = run("status", env=env)
+        finally:
+            server.kill()
+    (redis,) = [it for it in found if it["name"] == "redis"]
+    assert (
+        redis["state"] == "fail" and "is a Redis Cluster, which is not supported" in redis["text"]
+    )
+    assert told.returncode == 1 and told.stderr == (
+        f"lorajob: Redis at redis://127.0.0.1:{port}/0 is a Redis Cluster, which is not supported; "
+        "use a single Redis, or Sentinels\n"
+    )

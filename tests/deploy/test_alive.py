@@ -134,4 +134,4 @@ def test_the_probe_says_how_it_is_used() -> None:
         run = subprocess.run(
             [sys.executable, "-IS", PROBE, *arguments], capture_output=True, text=True
         )
-        assert run.returncode == 1 and run.stderr == "usage: alive.py live|ready\n"
+        assert run.returncode == 1 and run.stderr == "usage: alive.py live|ready|flower [PORT]\n"

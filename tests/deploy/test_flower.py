@@ -12,14 +12,31 @@ from lorajob.worker.machine.launch import flower_command, flower_environment
 from tests.support.flower import SHOW_PROGRESS, fetch, tasks_of
 from tests.support.service import FLOWER_PASSWORD, command_lines, settings_for, wait_for
 
+PROBE = Path(__file__).parents[2] / "deploy" / "alive.py"
 
-@pytest.mark.parametrize("path", ["", "tasks", "workers", "broker", "api/tasks", "api/workers"])
+
+@pytest.mark.parametrize(
+    "path", ["", "tasks", "workers", "broker", "api/tasks", "metrics", "healthcheck", "nowhere"]
+)
 def test_flower_shows_nothing_without_the_password(service, path):
     for user, password in ((None, ""), ("lorajob", "wrong"), ("other", FLOWER_PASSWORD)):
         with pytest.raises(urllib.error.HTTPError) as error:
             fetch(service, path, user, password)
         assert error.value.code == 401
         error.value.close()
+
+
+def test_the_probe_of_flowers_container_knows_the_password(service):
+    port = service.info.flower_url.rstrip("/").rpartition(":")[2]
+
+    def probe(password):
+        env = os.environ | {"LORAJOB_FLOWER_PASSWORD": password}
+        command = [sys.executable, "-IS", str(PROBE), "flower", port]
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+
+    assert (probe(FLOWER_PASSWORD).returncode, probe(FLOWER_PASSWORD).stderr) == (0, "")
+    refused = probe("wrong")
+    assert (refused.returncode, refused.stderr) == (1, "") and "401" in refused.stdout
 
 
 def test_flower_listens_on_loopback_only(service):

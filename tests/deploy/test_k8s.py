@@ -155,6 +155,18 @@ def test_a_redis_that_is_away_kills_no_worker(template: Manifest) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
+def test_flowers_probes_know_its_password(overlay: str) -> None:
+    (flower,) = [
+        m for m in of_kind(overlay, "Deployment") if m["metadata"]["name"] == "lorajob-flower"
+    ]
+    pod = container(flower["spec"]["template"])
+    assert "LORAJOB_FLOWER_PASSWORD" in {entry["name"] for entry in pod["env"]}
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        asked = ["python3", "-IS", "/opt/probe/alive.py", "flower"]
+        assert pod[probe]["exec"]["command"] == asked
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_a_worker_outwaits_its_stage(overlay: str) -> None:
     (settings,) = [m for m in of_kind(overlay, "ConfigMap") if "redis.conf" not in m["data"]]
     grace = float(settings["data"]["LORAJOB_GRACE_SECONDS"])

@@ -20,6 +20,7 @@ from lorajob.worker.machine.processes import (
 )
 from lorajob.worker.stack.info import StackInfo, is_up
 from lorajob.worker.stack.redis_server import find_server, free_port, server_version
+from lorajob.worker.stack.rotation import Rotation
 from lorajob.worker.stack.stack import Stack
 from tests.support.service import command_lines, settings_for, wait_for
 
@@ -179,3 +180,33 @@ def test_an_up_file_shows_no_password_when_printed(tmp_path):
     info.save(tmp_path)
     assert StackInfo.load(tmp_path) == info
     assert Path(tmp_path / "up.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_log_that_grew_too_large_is_rotated_under_its_writer(tmp_path):
+    path = tmp_path / "gpu-worker.log"
+    settings = settings_for(tmp_path, None).model_copy(update={"log_mb": 0.001})
+    with path.open("ab", buffering=0) as writer:
+        for number in range(5):
+            writer.write(b"%d" % number * 2000)
+            Rotation(tmp_path, settings).tend()
+            assert path.read_bytes() == b""
+        writer.write(b"short")
+        Rotation(tmp_path, settings).tend()
+    kept = {it.name: it.read_bytes()[:1] for it in tmp_path.iterdir()}
+    assert kept == {
+        "gpu-worker.log": b"s",
+        "gpu-worker.log.1": b"4",
+        "gpu-worker.log.2": b"3",
+        "gpu-worker.log.3": b"2",
+    }
+    assert (tmp_path / "gpu-worker.log.1").stat().st_size == 2000
+
+
+def test_logs_are_left_whole_if_rotation_is_off_or_impossible(tmp_path, caplog):
+    path = tmp_path / "up.log"
+    path.write_bytes(b"x" * 2000)
+    settings = settings_for(tmp_path, None)
+    Rotation(tmp_path, settings.model_copy(update={"log_mb": 0})).tend()
+    (tmp_path / "up.log.new").mkdir()
+    Rotation(tmp_path, settings.model_copy(update={"log_mb": 0.001})).tend()
+    assert path.read_bytes() == b"x" * 2000 and "cannot be rotated" in caplog.text

@@ -25,6 +25,7 @@ from lorajob.worker.settings import Settings
 from lorajob.worker.stopping import handled
 
 CELERY = (sys.executable, "-m", "celery", "-A", "lorajob.worker.app")
+FLOWER = (*CELERY[:-1], "lorajob.worker.flower_app", "flower")
 FLOWER_PORT = 5555
 TASKS_COLUMNS = "args,name,state,result,received,runtime,worker,uuid"  # args: job; result: WER
 
@@ -127,7 +128,7 @@ def worker_command(
 def flower_command(port: int, address: str) -> list[str]:
     """The command of Flower. All users can read it, so it holds no password."""
     columns = f"--tasks_columns={TASKS_COLUMNS}"
-    return [*CELERY, "flower", f"--address={address}", f"--port={port}", columns]
+    return [*FLOWER, f"--address={address}", f"--port={port}", columns]
 
 
 def service_environment(settings: Settings) -> dict[str, str]:

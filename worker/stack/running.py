@@ -6,6 +6,7 @@ import signal
 import time
 import urllib.error
 import urllib.request
+from base64 import b64encode
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ from lorajob.worker.queues import KINDS
 from lorajob.worker.settings import Settings
 from lorajob.worker.stack.info import StackInfo, forget, only_stack
 from lorajob.worker.stack.redis_server import find_server, free_port
+from lorajob.worker.stack.rotation import Rotation
 from lorajob.worker.stack.services import Kept, flower_service, redis_service, worker_service
 from lorajob.worker.stopping import handled, leave_terminal
 
@@ -126,7 +128,9 @@ class RunningStack:
         """Until told to stop, restart services that ended. Call `on_ready` once all answer."""
         deadline = time.monotonic() + READY_SECONDS
         redis, ready = connect(self._settings), False
+        logs = Rotation(self._home / "log", self._settings)
         while not self._told:
+            logs.tend()
             if any([kept.tend() for kept in self._all()]):
                 self._save(ready)
             if not ready:
@@ -153,7 +157,8 @@ class RunningStack:
         here = {name.partition("@")[0] for name in names}
         services = [kept.service for kept in self._others]
         missing = [one.name for one in services if one.node is not None and one.node not in here]
-        if self._flower_url is not None and not healthy(self._flower_url):
+        login = self._settings.flower_user, self._settings.flower_password
+        if self._flower_url is not None and not healthy(self._flower_url, *login):
             missing.append("flower")
         return missing
 
@@ -212,10 +217,13 @@ def end_leavings(home: Path) -> None:
         forget(home)
 
 
-def healthy(flower_url: str) -> bool:
-    """True when Flower answers."""
+def healthy(flower_url: str, user: str, password: SecretStr | None) -> bool:
+    """True when Flower answers to its user."""
+    login = f"{user}:{password.get_secret_value() if password else ''}"
+    request = urllib.request.Request(f"{flower_url}healthcheck")
+    request.add_header("Authorization", f"Basic {b64encode(login.encode()).decode()}")
     try:
-        with urllib.request.urlopen(f"{flower_url}healthcheck", timeout=2) as answer:
+        with urllib.request.urlopen(request, timeout=2) as answer:
             return bool(answer.status == 200)
     except (OSError, urllib.error.URLError):
         return False

@@ -79,7 +79,8 @@ class Stack:
     def _detach(self, flower: bool) -> StackInfo:
         log = self._home / "log" / "up.log"
         options = [] if flower else ["--no-flower"]
-        with log.open("wb") as stream:
+        log.write_bytes(b"")
+        with log.open("ab") as stream:  # for appending, because the log is rotated
             process = subprocess.Popen(
                 [sys.executable, "-m", "lorajob.worker.stack", *options],
                 env=_own_environment(self._settings),
