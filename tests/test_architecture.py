@@ -131,14 +131,15 @@ def test_rooms_import_downwards_only(prefix: str, rows: tuple[tuple[str, ...], .
                 assert heights[room(name, prefix)] <= height, f"{module} imports {name}"
 
 
-def neighbours(module: str, everywhere: bool = True) -> set[str]:
+@cache
+def neighbours(module: str, everywhere: bool = True) -> frozenset[str]:
     """The modules of this project that a module imports."""
     found = set()
     for name in imports(tree(module), everywhere):
         target = name if name in MODULES else name.rpartition(".")[0]
         if target in MODULES and target != module:
             found.add(target)
-    return found
+    return frozenset(found)
 
 
 def reached(start: str, everywhere: bool = True) -> set[str]:
