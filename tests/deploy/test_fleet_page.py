@@ -89,7 +89,7 @@ class Machine:
             os.kill(pid, signal.SIGTERM)
         wait_for(lambda: not any(running(pid) for pid in pids[1:]), 60)
         for shell in self.shells:
-            shell.wait(timeout=10)
+            shell.wait(timeout=120)
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_two_machines_serve_after_its_lines(machines: tuple[Machine, Machine], b
     one, two = machines
     every, first, other = blocks()
     for machine in machines:
-        assert machine.start(every).wait(timeout=30) == 0, machine.log.read_text()
+        assert machine.start(every).wait(timeout=120) == 0, machine.log.read_text()
         packages, project = (machine.checkout / "installed").read_text("utf-8").splitlines()
         assert "redis-server" in packages and project == "install -c constraints.txt .[s3]"
     port = free_port()

@@ -162,6 +162,25 @@ def test_a_damaged_history_is_one_line(job: JobDir) -> None:
         read_findings(job)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("evaluate/utterances.jsonl", '{"id": "a", "seconds": 1}'),
+        ("evaluate/utterances.jsonl", "[]"),
+        ("evaluate/metrics.json", '{"tuned": {"wer": 1.0}}'),
+        ("evaluate/metrics.json", "[]"),
+        ("preprocess/report.json", "{"),
+        ("preprocess/report.json", "[]"),
+        ("train/history.jsonl", '{"loss": 1.0}'),
+        ("train/history.jsonl", "7"),
+    ],
+)
+def test_a_file_of_another_form_is_one_line(job: JobDir, name: str, text: str) -> None:
+    (job.root / name).write_text(text)
+    with pytest.raises(StageError, match=re.escape(Path(name).name) + ".* is damaged"):
+        read_findings(job)
+
+
 def test_words_are_those_of_the_language() -> None:
     """Ukrainian's apostrophe is a letter; in English it is left out."""
     assert [edit.kind for edit in align("м'ята", "мята", "uk")] == ["substituted"]

@@ -43,7 +43,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run `lorajob ARGS` to its end."""
     return subprocess.run(
-        [*LORAJOB, *args], env=env, cwd=cwd, capture_output=True, text=True, timeout=30
+        [*LORAJOB, *args], env=env, cwd=cwd, capture_output=True, text=True, timeout=300
     )
 
 

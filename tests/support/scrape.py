@@ -32,7 +32,7 @@ class serving:
 
     def __exit__(self, *_: object) -> None:
         self.process.terminate()
-        _, errors = self.process.communicate(timeout=10)
+        _, errors = self.process.communicate(timeout=120)
         assert self.process.returncode == 0, errors
 
 

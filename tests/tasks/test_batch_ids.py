@@ -165,7 +165,7 @@ def test_who_follows_a_batch_waits_for_jobs_that_are_still_to_be_queued(
     follower.join(timeout=1)
     early = list(ended)
     jobs.records.create(second)
-    follower.join(timeout=20)
+    follower.join(timeout=120)
     assert (early, ended) == ([], [0])
 
 

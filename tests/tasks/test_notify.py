@@ -266,7 +266,7 @@ def test_a_server_that_answers_a_byte_at_a_time_holds_nobody(begins, monkeypatch
         telling.join(timeout=5)
         held = telling.is_alive()
         over.set()
-    telling.join(timeout=20)
+    telling.join(timeout=120)
     assert not held and told == [False]
 
 

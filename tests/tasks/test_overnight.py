@@ -136,7 +136,7 @@ def flower(env: dict[str, str]) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=120)
 
 
 def submitted(env: dict[str, str], corpora: Path, base: Path, place: Path) -> str:

@@ -104,7 +104,7 @@ def scaler(redis_server: Settings, records: Records, tmp_path: Path) -> Iterator
         for pid in descendants(process.pid) if process.poll() is None else []:
             if running(pid):
                 os.kill(pid, signal.SIGKILL)
-        process.wait(timeout=10)
+        process.wait(timeout=120)
 
 
 def workers_of(scaler: subprocess.Popen[str]) -> list[int]:
@@ -147,7 +147,7 @@ def test_workers_come_with_the_work_and_go_after_it_with_no_stage_interrupted(
         evaluated = [records.load(name).stages["evaluate"].attempts for name in names]
         assert evaluated == [1, 1, 1]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=120) == 0
 
 
 def test_a_scaler_told_to_stop_gives_back_what_its_workers_run(redis_server, records, scaler):

@@ -74,9 +74,9 @@ def test_two_that_fetch_at_once_take_nothing_from_each_other(stored: JobStore, t
     assert begun.wait(20)
     second = threading.Thread(target=fetch, args=(here[1], goes_on.set))
     second.start()
-    second.join(timeout=20)
+    second.join(timeout=120)
     goes_on.set()
-    first.join(timeout=20)
+    first.join(timeout=120)
     assert errors == []
 
 

@@ -79,7 +79,7 @@ def test_a_slow_push_of_the_log_does_not_undo_the_last(stored: JobStore, monkeyp
     last.start()
     last.join(timeout=0.5)  # it waits for the other, which is older
     goes_on.set()
-    last.join(timeout=20)
+    last.join(timeout=120)
     wait_for(lambda: not any(t.name == "follower" for t in threading.enumerate()), 20)
     assert stored.store.read("log/train/3.log") == b"early\nlate\n"
 

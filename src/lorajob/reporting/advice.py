@@ -43,8 +43,7 @@ def _worse(findings: Findings) -> str:
 
 
 def _same_speakers(findings: Findings) -> str:
-    both = findings.corpus.get("in_both", {})
-    speakers, texts = both.get("speakers", 0), both.get("texts", 0)
+    speakers, texts = findings.corpus.in_both.speakers, findings.corpus.in_both.texts
     if not speakers and not texts:
         return ""
     return (
@@ -76,13 +75,13 @@ def _insertions(findings: Findings) -> str:
 
 def _more_data(findings: Findings) -> str:
     rate = next((it for it in findings.rates if it.name == findings.after), None)
-    hours = findings.corpus.get("splits", {}).get("train", {}).get("hours")
-    if rate is None or hours is None:
+    train = findings.corpus.splits.get("train")
+    if rate is None or train is None:
         return ""
     value = rate.wer.value if findings.metric == "wer" else rate.cer.value
-    if value <= HIGH_RATE or hours >= LITTLE_HOURS:
+    if value <= HIGH_RATE or train.hours >= LITTLE_HOURS:
         return ""
     return (
-        f"The training set has {60 * hours:.0f} minutes. More speech, or a larger base model, "
-        "helps more than other settings."
+        f"The training set has {60 * train.hours:.0f} minutes. More speech, or a larger base "
+        "model, helps more than other settings."
     )

@@ -1,11 +1,13 @@
 """Reads the files of a finished job and computes what its report shows."""
 
-import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from pydantic import BaseModel, ValidationError
 
 from lorajob.errors import StageError
 from lorajob.job.jobdir import STAGES, JobDir
@@ -23,11 +25,76 @@ from lorajob.reporting.words import (
 from lorajob.spec import JobSpec
 from lorajob.speech.clipstore import ClipStore
 
-MODELS = ("base", "tuned", "delivered")  # in the order in which a report shows them
 CURVE_POINTS = 400  # at most; more cannot be told apart in a chart
-VALIDATION = "validation_"  # prefix in history.jsonl, as training writes it
 LENGTHS = ((0, 2), (2, 4), (4, 6), (6, 10), (10, 20), (20, 31))  # seconds
 MOST = 20  # rows of a table of confusions
+
+
+class SplitCounts(BaseModel, frozen=True):
+    """What preprocessing kept of a set of clips."""
+
+    clips: int
+    hours: float
+    speakers: int
+    texts: int
+
+
+class ReasonCount(BaseModel, frozen=True):
+    """The clips that were dropped for one reason, and some of their ids."""
+
+    clips: int
+    examples: list[str] = []
+
+
+class SharedCounts(BaseModel, frozen=True):
+    """How many speakers and texts are in training and in the test set."""
+
+    speakers: int = 0
+    texts: int = 0
+
+
+class CorpusCounts(BaseModel, frozen=True):
+    """Those counts of report.json that a report shows. Empty if the file is missing."""
+
+    splits: dict[str, SplitCounts] = {}
+    dropped: dict[str, ReasonCount] = {}
+    in_both: SharedCounts = SharedCounts()
+
+
+class _Utterance(BaseModel, frozen=True):
+    """A row of utterances.jsonl."""
+
+    id: str
+    seconds: float
+    reference: str
+    base: str | None = None
+    tuned: str | None = None
+    delivered: str | None = None
+
+
+class _Scores(BaseModel, frozen=True):
+    wer: float
+    cer: float
+    clips: int
+
+
+class _Metrics(BaseModel, frozen=True):
+    """Those values of metrics.json that a report shows."""
+
+    base: _Scores | None = None
+    tuned: _Scores | None = None
+    delivered: _Scores | None = None
+    intervals: dict[str, tuple[float, float] | None] = {}
+
+
+class _Step(BaseModel, frozen=True):
+    """A row of history.jsonl: a step, or a validation after it."""
+
+    step: int
+    loss: float | None = None
+    learning_rate: float = 0.0
+    validation_wer: float | None = None
+    validation_cer: float | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +158,7 @@ class Findings:
     change: Change | None
     curve: list[dict[str, float]]
     validation: list[dict[str, float]]
-    corpus: dict[str, Any]
+    corpus: CorpusCounts
     stages: dict[str, StageResult]
     warnings: list[str]
 
@@ -180,18 +247,15 @@ def read_findings(job: JobDir) -> Findings:
     spec = JobSpec.load(job.spec_path)
     stages = {name: result for name in STAGES if (result := job.result(name)) is not None}
     folder = job.stage_dir("evaluate")
-    try:
-        metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
-        lines = (folder / "utterances.jsonl").read_text("utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
-        clips = _read_clips(rows, job, spec.language)
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise StageError(
-            f"{folder}: metrics.json or utterances.jsonl is damaged: {error}"
-        ) from None
+    with _damage(folder / "metrics.json"):
+        metrics = _Metrics.model_validate_json((folder / "metrics.json").read_bytes())
+    with _damage(folder / "utterances.jsonl"):
+        lines = (folder / "utterances.jsonl").read_bytes().splitlines()
+        rows = [_Utterance.model_validate_json(line) for line in lines]
+    clips = _read_clips(rows, job, spec.language)
     after = "delivered" if any("delivered" in clip.heard for clip in clips) else "tuned"
     language = find_language(spec.language)
-    history = job.stage_dir("train") / "history.jsonl"
+    steps = _read_steps(job.stage_dir("train") / "history.jsonl")
     paired = [clip for clip in clips if {"base", after} <= clip.heard.keys()]
     change = compare_counts(
         [clip.heard["base"].counts(language.primary_metric) for clip in paired],
@@ -203,19 +267,19 @@ def read_findings(job: JobDir) -> Findings:
         job.root.name,
         spec,
         language,
-        _read_rates(metrics),
+        _model_rates(metrics),
         clips,
         after,
         change,
-        _read_curve(history),
-        _read_validation(history),
-        _read_json(job.stage_dir("preprocess") / "report.json"),
+        _curve(steps),
+        _validation(steps),
+        _read_corpus(job.stage_dir("preprocess") / "report.json"),
         stages,
         [warning for result in stages.values() for warning in result.warnings],
     )
 
 
-def _read_clips(rows: list[dict[str, Any]], job: JobDir, language: str) -> list[ScoredClip]:
+def _read_clips(rows: list[_Utterance], job: JobDir, language: str) -> list[ScoredClip]:
     places: dict[str, int] = {}
     speakers: list[str] = []
     if (job.stage_dir("preprocess") / "test").is_dir():
@@ -224,67 +288,79 @@ def _read_clips(rows: list[dict[str, Any]], job: JobDir, language: str) -> list[
         speakers = store.speakers
     clips = []
     for row in rows:
-        place = places.get(row["id"])
+        place = places.get(row.id)
         heard = {}
-        for model in MODELS:
-            if row.get(model) is not None:
-                edits = align(row["reference"], row[model], language)
-                characters = count_characters(row["reference"], row[model], language)
-                heard[model] = ScoredTranscript(row[model], edits, count_words(edits), characters)
+        for model, text in (("base", row.base), ("tuned", row.tuned), ("delivered", row.delivered)):
+            if text is not None:
+                edits = align(row.reference, text, language)
+                characters = count_characters(row.reference, text, language)
+                heard[model] = ScoredTranscript(text, edits, count_words(edits), characters)
         speaker = "" if place is None else speakers[place]
-        clips.append(ScoredClip(row["id"], place, row["seconds"], speaker, row["reference"], heard))
+        clips.append(ScoredClip(row.id, place, row.seconds, speaker, row.reference, heard))
     return clips
 
 
-def _read_rates(metrics: dict[str, Any]) -> list[ModelRates]:
+def _model_rates(metrics: _Metrics) -> list[ModelRates]:
+    # In the order in which a report shows them.
+    scores = {"base": metrics.base, "tuned": metrics.tuned, "delivered": metrics.delivered}
     rates = []
-    for name in MODELS:
-        if not isinstance(scores := metrics.get(name), dict):
-            continue
-        low, high = metrics.get("intervals", {}).get(name, (None, None))
-        wer, cer = Rate(scores["wer"], low, high), Rate(scores["cer"], None, None)
-        rates.append(ModelRates(name, wer, cer, scores["clips"]))
+    for name, it in scores.items():
+        if it is not None:
+            low, high = metrics.intervals.get(name) or (None, None)
+            wer, cer = Rate(it.wer, low, high), Rate(it.cer, None, None)
+            rates.append(ModelRates(name, wer, cer, it.clips))
     return rates
 
 
-def _read_lines(path: Path) -> list[dict[str, float]]:
+def _read_steps(path: Path) -> list[_Step]:
     """The rows of history.jsonl; [] without one. Raises StageError if it is damaged."""
     if not path.is_file():
         return []
-    try:
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    except ValueError as error:
-        raise StageError(f"{path} is damaged: {error}") from None
+    with _damage(path):
+        return [_Step.model_validate_json(line) for line in path.read_bytes().splitlines()]
 
 
-def _read_validation(path: Path) -> list[dict[str, float]]:
+def _validation(steps: Sequence[_Step]) -> list[dict[str, float]]:
     """The error rates of the clips that training held back, in percent, by step."""
     return [
-        {"step": row["step"], "wer": row[f"{VALIDATION}wer"], "cer": row[f"{VALIDATION}cer"]}
-        for row in _read_lines(path)
-        if f"{VALIDATION}wer" in row
+        {"step": it.step, "wer": it.validation_wer, "cer": it.validation_cer}
+        for it in steps
+        if it.validation_wer is not None and it.validation_cer is not None
     ]
 
 
-def _read_curve(path: Path) -> list[dict[str, float]]:
+def _curve(steps: Sequence[_Step]) -> list[dict[str, float]]:
     """The steps of a training, at most CURVE_POINTS. Each point is the mean of its steps."""
-    rows = [row for row in _read_lines(path) if "loss" in row]
+    rows = [it for it in steps if it.loss is not None]
     size = -(-len(rows) // CURVE_POINTS) or 1
     points = []
     for start in range(0, len(rows), size):
         group = rows[start : start + size]
-        mean = {
-            key: sum(row[key] for row in group) / len(group) for key in ("loss", "learning_rate")
-        }
-        points.append({"step": group[-1]["step"], **mean})
+        loss = sum(it.loss or 0.0 for it in group) / len(group)
+        rate = sum(it.learning_rate for it in group) / len(group)
+        points.append({"step": group[-1].step, "loss": loss, "learning_rate": rate})
     return points
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_corpus(path: Path) -> CorpusCounts:
     if not path.is_file():
-        return {}
-    values: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return values
+        return CorpusCounts()
+    with _damage(path):
+        return CorpusCounts.model_validate_json(path.read_bytes())
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Turn the errors of reading a file into StageError."""
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(map(str, first["loc"]))
+        where = f"{name}: " if name else ""
+        raise StageError(f"{path} is damaged: {where}{first['msg']}") from None
+    except OSError as error:
+        raise StageError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _defaults(spec: JobSpec) -> dict[str, object]:
