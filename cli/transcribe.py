@@ -2,50 +2,259 @@
 
 import json
 import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from lorajob.cli.audio_files import AudioFile, audio_files
 from lorajob.cli.context import JOB, job_folder
+from lorajob.cli.errors import EXIT_FAILED, say_error
+from lorajob.cli.report import write_whole
+from lorajob.cli.transcript_formats import (
+    CUT_BY_WORDS,
+    parse_formats,
+    render_transcript,
+    timed,
+)
 from lorajob.cores import share_cpu
-from lorajob.errors import StageError
+from lorajob.errors import CorpusError, StageError, UsageError
+
+if TYPE_CHECKING:
+    from lorajob.decoding.config import DecodeConfig
+    from lorajob.job.jobdir import JobDir
+    from lorajob.speech.spoken import FileTranscript
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How transcripts are shown or written."""
+
+    formats: tuple[str, ...]
+    folder: Path | None
+    as_json: bool
+    words: bool
+
+    @property
+    def times(self) -> bool:
+        """Whether the times of words are needed."""
+        return self.words or any(it in CUT_BY_WORDS or it == "json" for it in self.formats)
 
 
 @click.command()
 @click.argument("job", type=JOB)
-@click.argument(
-    "audio",
-    nargs=-1,
-    required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+@click.argument("audio", nargs=-1, required=True)
+@click.option(
+    "--output-format",
+    "formats",
+    multiple=True,
+    metavar="FORMAT,...",
+    help="txt, srt, vtt, json, tsv or all. Without --output-dir, one of them goes to standard "
+    "output. Default: txt.",
 )
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print a JSON object for each file: audio, text."
+    "-o",
+    "--output-dir",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write a file for each audio file and format, such as DIR/talk.srt. Files of folders keep "
+    "their subfolders. An earlier transcript is replaced.",
 )
-def transcribe(job: str, audio: tuple[Path, ...], as_json: bool) -> None:
-    """Transcribe AUDIO with the model of JOB, using faster-whisper on this machine.
+@click.option(
+    "--word-times", is_flag=True, help="Give the times of words, in json and with --json."
+)
+@click.option(
+    "--base", is_flag=True, help="Transcribe with the base model, too, decoded in the same way."
+)
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print a JSON object for each file: audio, text, seconds.",
+)
+@click.pass_context
+def transcribe(
+    ctx: click.Context,
+    job: str,
+    audio: tuple[str, ...],
+    formats: tuple[str, ...],
+    folder: Path | None,
+    word_times: bool,
+    base: bool,
+    as_json: bool,
+) -> None:
+    """Transcribe AUDIO with the model of JOB on this machine.
 
-    Prints the text. If there are several files, each line starts with the file's path. Files of any
-    length are decoded as the test clips were (`tuned` in the table of `lorajob status`).
+    AUDIO are files, folders, patterns such as 'talks/*.mp3', or - for standard input. Prints the
+    text. If there are several files, each line starts with the file's path. Files of any
+    length are decoded as the test clips were (`tuned` in the table of `lorajob status`). A file
+    that cannot be decoded is named on standard error, and the exit code is then 1.
+
+    \b
+    lorajob transcribe JOB talk.mp3
+    lorajob transcribe JOB recordings/ -o subtitles --output-format srt,txt
+    ffmpeg -i talk.mkv -f wav - | lorajob transcribe JOB - --output-format vtt
     """
+    wish = Wish(parse_formats(formats), folder, as_json, word_times)
+    _check(wish, base)
     # Must come before the decoder is loaded.
     share_cpu(os.environ)
+    with audio_files(audio) as files, job_folder(job, "convert") as here:
+        model, config = _model_of(job, here)
+        models = {"": model} | ({"base": _base_of(here)} if base else {})
+        failed = _transcribe_all(models, config, files, wish)
+    if failed:
+        ctx.exit(EXIT_FAILED)
+
+
+def _check(wish: Wish, base: bool) -> None:
+    """Raise UsageError for options that exclude each other."""
+    if wish.as_json and (wish.formats or wish.folder):
+        raise UsageError("--json: prints to standard output; use --output-format json with -o DIR")
+    if len(wish.formats) > 1 and wish.folder is None:
+        raise UsageError("--output-format: several formats need --output-dir")
+    if wish.words and not (wish.as_json or "json" in wish.formats):
+        raise UsageError("--word-times: are part of json; add --output-format json, or --json")
+    if base and wish.formats not in ((), ("txt",)) and wish.folder is None:
+        raise UsageError("--base: with --output-format it needs --output-dir")
+
+
+def _model_of(job: str, folder: "JobDir") -> "tuple[Path, DecodeConfig]":
+    """The converted model of a job, and how it is decoded. Raises StageError."""
     from lorajob.decoding.config import read_config, usual_config
     from lorajob.job.chain import chain_faults
     from lorajob.spec import JobSpec
-    from lorajob.transcribe import transcribe as run
 
-    with job_folder(job, "convert") as folder:
-        result = folder.result("convert")
-        if result is None or result.model is None:
-            raise StageError(f"{job}: has no model yet; `lorajob status {job}` shows its progress")
-        if fault := next(chain_faults(folder), None):
-            raise StageError(f"{job}: {fault}; `lorajob verify {job}` names all faults")
-        spec = JobSpec.load(folder.spec_path)
-        model = folder.root / result.model
-        config = read_config(model) or usual_config(spec)
-        for path, text in run(model, list(audio), config):
-            if as_json:
-                click.echo(json.dumps({"audio": str(path), "text": text}, ensure_ascii=False))
+    result = folder.result("convert")
+    if result is None or result.model is None:
+        raise StageError(f"{job}: has no model yet; `lorajob status {job}` shows its progress")
+    if fault := next(chain_faults(folder), None):
+        raise StageError(f"{job}: {fault}; `lorajob verify {job}` names all faults")
+    model = folder.root / result.model
+    return model, read_config(model) or usual_config(JobSpec.load(folder.spec_path))
+
+
+def _base_of(folder: "JobDir") -> Path:
+    """The job's base model in the type of its converted model. It is converted once."""
+    from lorajob.spec import JobSpec
+    from lorajob.whisper import ct2
+    from lorajob.whisper.base_model import made_once
+    from lorajob.whisper.identity import base_of
+
+    spec = JobSpec.load(folder.spec_path)
+    found, kind = base_of(spec, folder), spec.convert.compute_types[0]
+
+    def convert(target: Path) -> None:
+        ct2.convert(found.folder, target, kind)
+
+    return made_once(f"base-{found.sha256[:12]}-{kind}", convert)
+
+
+def _transcribe_all(
+    models: dict[str, Path], config: "DecodeConfig", files: Sequence[AudioFile], wish: Wish
+) -> bool:
+    """Transcribe `files` with each model, and show or write what it says.
+
+    Returns whether a file could not be decoded. What another model says is shown beside each file.
+    """
+    from lorajob.transcribe import transcribe_files
+
+    by_path = {it.path: it for it in files}
+    broken: set[str] = set()
+
+    def unreadable(error: CorpusError) -> None:
+        if str(error) not in broken:
+            say_error(_as_named(str(error), files))
+        broken.add(str(error))
+
+    def hear(name: str, done: Callable[[float], None]) -> "Iterator[FileTranscript]":
+        paths = list(by_path)
+        return transcribe_files(models[name], paths, config, wish.times, unreadable, done)
+
+    with _bar(len(files) * len(models)) as show:
+        # The base model is heard first, so that a file's two texts come together.
+        others = {it.path: it for it in hear("base", show)} if "base" in models else {}
+        before = len(files) if "base" in models else 0
+        for heard in hear("", lambda count: show(before + count)):
+            file = by_path[heard.path]
+            beside = others.get(heard.path)
+            if wish.folder is not None:
+                _write(wish.folder, file, heard, config.language, wish)
+                if beside is not None:
+                    _write(wish.folder, file, beside, config.language, wish, ".base")
             else:
-                click.echo(f"{path}: {text}" if len(audio) > 1 else text)
+                _print(file, heard, beside, config.language, wish, len(files) > 1)
+    return bool(broken)
+
+
+def _as_named(text: str, files: Sequence[AudioFile]) -> str:
+    """A message with the files' names as the user gave them: `-`, not a temporary file."""
+    for file in files:
+        text = text.replace(str(file.path), file.shown)
+    return text
+
+
+def _write(
+    folder: Path,
+    file: AudioFile,
+    heard: "FileTranscript",
+    language: str,
+    wish: Wish,
+    mark: str = "",
+) -> None:
+    for kind in wish.formats or ("txt",):
+        path = folder / f"{file.output}{mark}.{kind}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = render_transcript(heard, kind, language, file.shown, wish.words)
+        write_whole(path, text.encode())
+        click.echo(f"lorajob: wrote {path}", err=True)
+
+
+def _print(
+    file: AudioFile,
+    heard: "FileTranscript",
+    beside: "FileTranscript | None",
+    language: str,
+    wish: Wish,
+    several: bool,
+) -> None:
+    if wish.as_json:
+        values: dict[str, object] = {"audio": file.shown, "text": heard.text}
+        values |= {} if beside is None else {"base": beside.text}
+        values["seconds"] = round(heard.seconds, 3)
+        if wish.words:
+            values["words"] = [timed(it) for part in heard.passages for it in part.words]
+        click.echo(json.dumps(values, ensure_ascii=False))
+    elif wish.formats in ((), ("txt",)):
+        front = f"{file.shown}: " if several else ""
+        if beside is not None:
+            click.echo(f"{front}base:  {beside.text}")
+            front += "tuned: "
+        click.echo(f"{front}{heard.text}")
+    else:
+        (kind,) = wish.formats
+        text = render_transcript(heard, kind, language, file.shown, wish.words)
+        click.echo(text, nl=False)
+
+
+@contextmanager
+def _bar(files: int) -> Iterator[Callable[[float], None]]:
+    """A bar on a terminal's standard error, which is told how many files are done."""
+    if not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from lorajob.cli.format import console
+
+    percent = TextColumn("{task.percentage:.0f} %")
+    columns = (TextColumn("transcribing"), BarColumn(), percent, TimeRemainingColumn())
+    # On a terminal, transcripts are drawn above the bar. In a pipe they stay on standard output.
+    above = sys.stdout.isatty()
+    with Progress(*columns, console=console(sys.stderr), redirect_stdout=above) as progress:
+        task = progress.add_task("", total=files)
+        yield lambda count: progress.update(task, completed=count)

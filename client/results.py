@@ -121,28 +121,30 @@ class Results(ABC):
         return compare_jobs([read_findings(it._folder(*PAGE_FILES)) for it in (self, *others)])
 
     @overload
-    def transcribe(self, audio: AudioPath) -> "FileTranscript": ...  # type: ignore[overload-overlap]
+    def transcribe(self, audio: AudioPath, words: bool = False) -> "FileTranscript": ...  # type: ignore[overload-overlap]
 
     @overload
-    def transcribe(self, audio: Iterable[AudioPath]) -> "list[FileTranscript]": ...
+    def transcribe(
+        self, audio: Iterable[AudioPath], words: bool = False
+    ) -> "list[FileTranscript]": ...
 
     def transcribe(
-        self, audio: AudioPath | Iterable[AudioPath]
+        self, audio: AudioPath | Iterable[AudioPath], words: bool = False
     ) -> "FileTranscript | list[FileTranscript]":
         """The transcript of a file, or of each of several files, of any length.
 
-        They are decoded by this process as the test clips were (`tuned`). Raises CorpusError for a
-        file that cannot be decoded.
+        They are decoded by this process as the test clips were (`tuned`). With `words`, passages
+        have the times of their words. Raises CorpusError for a file that cannot be decoded.
         """
         one = isinstance(audio, str | os.PathLike)
         paths = [Path(audio)] if isinstance(audio, str | os.PathLike) else [Path(p) for p in audio]
         for path in paths:
             if not path.is_file():
                 raise UsageError(f"audio: {path} is not a file")
-        heard = list(self._hear(paths))
+        heard = list(self._hear(paths, words))
         return heard[0] if one else heard
 
-    def _hear(self, paths: list[Path]) -> "Iterator[FileTranscript]":
+    def _hear(self, paths: list[Path], words: bool) -> "Iterator[FileTranscript]":
         from lorajob.cores import share_cpu
 
         # Must come before the decoder is loaded.
@@ -155,7 +157,7 @@ class Results(ABC):
         if fault := next(chain_faults(folder), None):
             raise StageError(f"{self.id}: {fault}; `lorajob verify {self.id}` names all faults")
         config = read_config(model) or usual_config(JobSpec.load(folder.spec_path))
-        return transcribe_files(model, paths, config)
+        return transcribe_files(model, paths, config, words)
 
     def _require(self, folder: JobDir, stage: str) -> None:
         if folder.result(stage) is None:

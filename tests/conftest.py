@@ -21,7 +21,15 @@ share_cpu(os.environ)
 
 # A test is slow if it uses one of these fixtures or stands in one of these files: it runs a model,
 # a stack, an object store or many processes. `make quick` leaves slow tests out.
-SLOW_FIXTURES = {"bucket", "far", "fleet", "service", "tiny_whisper", "whisper_base"}
+SLOW_FIXTURES = {
+    "bucket",
+    "far",
+    "finished_job",
+    "fleet",
+    "service",
+    "tiny_whisper",
+    "whisper_base",
+}
 SLOW_FILES = {
     "test_autoscale.py",
     "test_chain.py",
@@ -109,3 +117,12 @@ def tiny_whisper(whisper_base: Path, tmp_path_factory: pytest.TempPathFactory) -
     from tests.support.tiny import make_tiny_whisper
 
     return make_tiny_whisper(whisper_base, tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def finished_job(tiny_whisper: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder jobs/hi-1 of a job with all stages, on the tiny Whisper; not to be changed."""
+    from tests.support.finished import make_finished_job
+
+    root = tmp_path_factory.mktemp("finished") / "jobs" / "hi-1"
+    return make_finished_job(root, tiny_whisper, "convert.compute_types=[float32]").root

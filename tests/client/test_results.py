@@ -21,17 +21,15 @@ from lorajob.tasks.jobs import Jobs
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.settings import Settings
 from tests.support.command import finished
-from tests.support.finished import RATES, make_finished_job
+from tests.support.finished import RATES
 
 FAKE = str(Path(__file__).parents[1] / "support" / "fake_stage.py")
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def done(tiny_whisper: Path, tmp_path_factory: pytest.TempPathFactory) -> LocalResults:
-    root = tmp_path_factory.mktemp("jobs") / "hi-1"
-    make_finished_job(root, tiny_whisper, "convert.compute_types=[float32]")
-    return LocalResults(JobDir(root))
+@pytest.fixture
+def done(finished_job: Path) -> LocalResults:
+    return LocalResults(JobDir(finished_job))
 
 
 def test_error_rates_are_those_of_metrics_json(done: LocalResults) -> None:
@@ -68,6 +66,10 @@ def test_the_model_transcribes(done: LocalResults, tmp_path: Path) -> None:
     assert one.path == path and one.seconds == 1.0 and str(one) == one.text
     assert [it.text for it in one.passages] == [one.text] and one.passages[0].end == 1.0
     assert done.transcribe([path, path]) == [one, one]
+    (timed,) = done.transcribe([path], words=True)
+    words = timed.passages[0].words
+    assert timed.text == one.text and words
+    assert all(0 <= it.start <= it.end <= 1.0 for it in words)
     with pytest.raises(UsageError, match=r"no\.wav is not a file"):
         done.transcribe([path, tmp_path / "no.wav"])
 

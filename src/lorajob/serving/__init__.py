@@ -1,7 +1,7 @@
 """Models that answer: each in a process of its own, fed by a queue of windows of all requests.
 
-`pool` and `process` run in the server's process and load no model package. `engine`, `batcher`,
-`words` and `child` run in the process of a model.
+`pool` and `process` run in the server's process and load no model package. `engine`, `batcher`
+and `child` run in the process of a model.
 
 May import: decoding, whisper, speech, storage, job and the modules below them; no HTTP.
 """

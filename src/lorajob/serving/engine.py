@@ -17,13 +17,14 @@ import numpy as np
 from lorajob.decoding.config import DecodeConfig
 from lorajob.decoding.fast import FastDecoder, Sound, Transcript
 from lorajob.decoding.long_form import piece_bounds
+from lorajob.decoding.words import word_times
 from lorajob.errors import LorajobError, first_line
 from lorajob.languages import CER_TOKENS
 from lorajob.serving.batcher import Queued, WindowQueue
-from lorajob.serving.models import Answer, Begun, Failure, Request, SpokenPiece, TimedWord
+from lorajob.serving.models import Answer, Begun, Failure, Request, SpokenPiece
 from lorajob.serving.sound import read_sound
-from lorajob.serving.words import word_times
 from lorajob.speech.audio import SAMPLE_RATE, Samples
+from lorajob.speech.spoken import TimedWord
 from lorajob.whisper.window import WINDOW_SAMPLES
 
 GATHER_SECONDS = 0.005  # a batch waits so long for more windows; only if its device likes batches

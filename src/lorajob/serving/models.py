@@ -7,6 +7,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from lorajob.speech.spoken import TimedWord
+
 _FROZEN = ConfigDict(frozen=True)
 
 
@@ -53,17 +55,6 @@ class Request(BaseModel):
     """Find the times of words."""
     detect_only: bool = False
     """Only name the language."""
-
-
-class TimedWord(BaseModel):
-    """A word of a transcript, with its times in seconds of the whole audio."""
-
-    model_config = _FROZEN
-
-    word: str
-    start: float
-    end: float
-    tokens: list[int] = []
 
 
 class SpokenPiece(BaseModel):

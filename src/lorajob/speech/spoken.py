@@ -3,14 +3,18 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict
 
-@dataclass(frozen=True)
-class SpokenWord:
-    """A word and its times in the file, in seconds."""
 
+class TimedWord(BaseModel):
+    """A word of a transcript, with its times in seconds of the whole audio."""
+
+    model_config = ConfigDict(frozen=True)
+
+    word: str
     start: float
     end: float
-    text: str
+    tokens: list[int] = []
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Passage:
     start: float
     end: float
     text: str
-    words: tuple[SpokenWord, ...] = ()
+    words: tuple[TimedWord, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import numpy as np
 from faster_whisper.tokenizer import Tokenizer
 
 from lorajob.decoding.fast import FastDecoder
-from lorajob.serving.models import TimedWord
 from lorajob.speech.audio import SAMPLE_RATE, Samples
+from lorajob.speech.spoken import TimedWord
 from lorajob.whisper.tokens import Labels
 from lorajob.whisper.window import FRAMES_A_SECOND, HOP_SAMPLES
 
