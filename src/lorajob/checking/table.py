@@ -21,6 +21,7 @@ SHORT_FRAMES, SHORT_DISTANCE = 32, 0.2  # of an overlap of about a second
 LEAST_FRAMES = 12
 LEAST_OVERLAP = 0.7  # of the shorter fingerprint
 COMMON_MARKS = 2  # that two clips must have to be compared
+FEW_CLIPS = 10_000  # of which all pairs with a common mark are compared: seconds, and finds more
 MOST_HOLDERS = 50  # of a mark; a mark of more clips says nothing
 OVERLAP = 0.5  # share of the shorter of two segments that is the same sound
 
@@ -145,7 +146,8 @@ class Table:
         """Compare the fingerprints of clips that have marks in common."""
         run = self._connection.execute
         run("CREATE INDEX marks_mark ON marks (mark)")
-        candidates = run(_CANDIDATES, {"holders": MOST_HOLDERS, "common": COMMON_MARKS})
+        common = 1 if self._count <= FEW_CLIPS else COMMON_MARKS
+        candidates = run(_CANDIDATES, {"holders": MOST_HOLDERS, "common": common})
         found = []
         for pair in candidates:
             shifts = [pair["low"], pair["high"]]
