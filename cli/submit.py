@@ -74,6 +74,11 @@ Examples:
 )
 @MAPS
 @click.option(
+    "--allow-script",
+    is_flag=True,
+    help="Accept texts in another script than the language is usually written in.",
+)
+@click.option(
     "--base-model",
     metavar="ID_OR_DIR",
     help="Multilingual Whisper to start from: a Hub id (default: openai/whisper-small), the folder "
@@ -116,6 +121,7 @@ def submit(
     corpora: tuple[str, ...],
     test_corpus: str | None,
     maps: tuple[str, ...],
+    allow_script: bool,
     base_model: str | None,
     preset: str,
     sets: tuple[str, ...],
@@ -145,6 +151,8 @@ def submit(
     flags = {"language": lang, "base_model": base_model}
     values = read_spec(spec_path) | {name: value for name, value in flags.items() if value}
     values = merge(values, corpus_values(corpora, test_corpus, maps))
+    if allow_script:
+        values = merge(values, {"preprocess": {"allow_script": True}})
     languages = [name.strip() for name in (lang or "").split(",")]
     if len(languages) > 1:
         if not all(languages):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from redis import Redis
 
-from lorajob.corpora import check_corpus, check_remote
+from lorajob.corpora import Corpus, check_corpus, check_remote
 from lorajob.demo.packaged import PACKAGED_NAME
 from lorajob.errors import JobNotFoundError, LorajobError, ModelError, ServiceError, UsageError
 from lorajob.gpu_memory import job_gb
@@ -118,18 +118,27 @@ class Jobs:
         base = spec.base_model, spec.base_revision
         if base not in self._commits:
             self._commits[base] = _commit_of(*base)
-        for corpus in spec.places:
-            self._check_corpus(corpus, spec)
+        from lorajob.checking.glance import check_tables
 
-    def _check_corpus(self, corpus: str, spec: JobSpec) -> None:
+        found = [self._check_corpus(corpus, spec) for corpus in spec.places]
+        read = [corpus for corpus in found if corpus is not None]
+        if len(read) == len(found):
+            check_tables(read, spec)
+
+    def _check_corpus(self, corpus: str, spec: JobSpec) -> Corpus | None:
+        """Check one corpus. Returns it if it is on this machine and its tables are short."""
+        from lorajob.checking.glance import glance
+
         path, columns = local_path(corpus), spec.preprocess.columns
         if path is None:
             check_remote(corpus)
-            return
+            return None
         check_corpus(path, spec.language, columns)
+        found = glance(path, spec.language, columns)
         asked = _asked(corpus, spec)
         if asked not in self._places:
             self._places[asked] = put_corpus(self._settings, corpus, spec.language, columns)
+        return found
 
     def new_record(
         self,

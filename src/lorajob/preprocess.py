@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorajob.checking.glance import check_script
 from lorajob.corpora import Corpus, fingerprint, local_copy
 from lorajob.corpora.pieces import Piece, in_threads, pieces
 from lorajob.corpora.report import CorpusReport
@@ -83,6 +84,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         log.info("%s: as an earlier job read it", public(spec.corpus))
         return PreprocessResult.model_validate(kept_before)
     corpus = open_sources(spec, sources, language.code, pace.tick)
+    check_script(corpus.entries, spec)
     selection = select(corpus, spec.preprocess, spec.seed, language.code)
     rows = len(corpus.entries) + corpus.repeated
     kept = CorpusReport(language.code, selection.test_by, rows, selection.unused)

@@ -51,6 +51,9 @@ class PreprocessConfig(BaseModel):
     columns: dict[Role, str] = {}
     """Columns of the corpus by their role, if lorajob does not find them: audio, text, speaker,
     split, start, end, duration. `--map text=raw_transcription` does the same."""
+    allow_script: bool = False
+    """Accept a corpus whose texts are in another script than the language is usually written in.
+    `--allow-script` does the same."""
     test_share: Fraction = 0.1
     """Share of the clips to set aside for testing if the corpus has no test split. If speakers are
     known, no speaker is in both parts."""

@@ -110,7 +110,8 @@ def test_flags_override_the_spec_file_which_overrides_the_preset(
     path = tmp_path / "job.yaml"
     path.write_text(
         f"language: no\ncorpus: {corpus}\nseed: 7\nbase_model: demo/whisper-base\n"
-        "train: {epochs: 2, rank: 8, learning_rate: 1e-4}\n",
+        "train: {epochs: 2, rank: 8, learning_rate: 1e-4}\n"
+        "preprocess: {allow_script: true}\n",
         "utf-8",
     )
     args = ["--spec", str(path), "--preset", "fast", "--set", "train.rank=4"]

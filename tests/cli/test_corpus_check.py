@@ -350,3 +350,8 @@ def test_the_page_has_the_findings_their_sound_and_no_address(planted, check, tm
     for chart in ("seconds", "words", "characters_a_second", "snr_db"):
         assert f'id="data-{chart}"' in html
     assert 'src="http' not in html and 'href="http' not in html
+
+
+def test_a_script_that_the_job_allows_is_a_warning(planted, check):
+    report = check(planted.write(), "--set", "preprocess.allow_script=true", lang="en")
+    assert found(report) == {"wrong-script": ("warning", 30)}

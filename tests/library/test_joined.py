@@ -68,7 +68,8 @@ def test_a_job_trains_on_all_and_tests_on_one(tmp_path, monkeypatch):
     a, b, c = corpus(tmp_path, "a", 4), corpus(tmp_path, "b", 10), corpus(tmp_path, "c", 3)
     values = corpus_values((str(a), f"{b}=0.5"), str(c), ())
     model = make_model(tmp_path / "model", "hi")
-    spec = build_spec(values | {"language": "hi", "base_model": str(model)})
+    values |= {"language": "hi", "base_model": str(model), "preprocess": {"allow_script": True}}
+    spec = build_spec(values)
     out = tmp_path / "out"
     out.mkdir()
     report = Report("preprocess", io.StringIO())

@@ -198,7 +198,7 @@ def test_splits_that_hold_nothing_are_named_with_those_there_are(tmp_path, run):
     root = make_release(tmp_path, [Spoken("a.mp3", "एक", split="validated")])
     with pytest.raises(CorpusError, match=r"no clips in train, dev; .*: validated \(1\)$"):
         run(root)
-    (tmp_path / "m.csv").write_text("audio,text\na.wav,one\n")
+    (tmp_path / "m.csv").write_text("audio,text\na.wav,एक\n", "utf-8")
     with pytest.raises(CorpusError, match=r"^preprocess\.test_share: 0\.1 of 1 clips"):
         run(tmp_path / "m.csv", attempt=2)
 

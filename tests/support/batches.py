@@ -25,8 +25,8 @@ def env(redis_server: Settings, redis: Redis, tmp_path: Path) -> dict[str, str]:
 def data(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
     folder.mkdir()
-    for code in ("hi", "mr", "ta"):
-        (folder / f"{code}.tsv").write_text("audio\ttext\na.wav\tनमस्ते\n", "utf-8")
+    for code, text in {"hi": "नमस्ते", "mr": "नमस्कार", "ta": "வணக்கம்"}.items():
+        (folder / f"{code}.tsv").write_text(f"audio\ttext\na.wav\t{text}\n", "utf-8")
     return folder
 
 

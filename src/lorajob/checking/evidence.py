@@ -1,7 +1,7 @@
 """Asks the rules about a table of clips, and notes what a clean corpus leaves out."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from lorajob.checking.model import CorpusFinding, Example, Level
@@ -33,15 +33,21 @@ _PACED = "reason IS NULL AND characters >= :characters AND speech > 0 AND NOT tr
 
 
 def findings(
-    table: Table, language: Language, quick: bool, problem: str = ""
+    table: Table, language: Language, quick: bool, problem: str = "", allowed: Collection[str] = ()
 ) -> list[CorpusFinding]:
-    """All findings, errors first. `problem` is why no clip was selected; "" if some were."""
+    """All findings, errors first. `problem` is why no clip was selected; "" if some were.
+
+    Errors of the names in `allowed` are warnings.
+    """
     found = [*_nothing_left(table, problem), *_scripts(table, language)]
     rules = [*RECORDINGS, *SHARED, *_pace_rules(table), *SOUND, *TEXT, *_forms(table)]
     for rule in rules:
         if rule.quick or not quick:
             found += _ask(table, rule)
     found += _dropped(table)
+    found = [
+        it.model_copy(update={"level": "warning"}) if it.name in allowed else it for it in found
+    ]
     return sorted(found, key=lambda it: it.level != "error")
 
 

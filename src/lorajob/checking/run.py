@@ -78,7 +78,8 @@ def make_report(
     """The report about the clips in a finished table. `problem` is why none was selected."""
     if plan.count is None:
         notes = [*notes, UNCOUNTED.format(base=public(plan.spec.base_model))]
-    found = findings(table, plan.language, plan.quick, problem)
+    allowed = {"wrong-script"} if plan.spec.preprocess.allow_script else set()
+    found = findings(table, plan.language, plan.quick, problem, allowed)
     errors = sum(it.level == "error" for it in found)
     return CheckReport(
         corpus=public(plan.spec.corpus),

@@ -41,6 +41,17 @@ def open_corpus(
     return reader_of(place).clips(place, language, tick)
 
 
+def open_whole(
+    path: Path, language: str, tick: Tick, columns: Columns = NO_COLUMNS
+) -> Corpus | None:
+    """As `open_corpus`, but None for an archive whose files cannot all be listed quickly.
+
+    `tick` may raise to give up.
+    """
+    place = open_place(_existing(path), seconds=GLANCE_SECONDS, columns=columns)
+    return reader_of(place).clips(place, language, tick) if place.whole else None
+
+
 def fingerprint(path: Path, language: str, tick: Tick, columns: Columns = NO_COLUMNS) -> str:
     """A hash of the corpus's content. Raises as `open_corpus` does."""
     path = _existing(path)

@@ -61,20 +61,9 @@ def select(corpus: Corpus, config: PreprocessConfig, seed: int, language: str) -
     """
     usable = [entry for entry in corpus.entries if not entry.fault]
     test = {entry.id for entry in usable if entry.split == config.test_split}
-    rest = [
-        entry for entry in usable if entry.split in config.train_splits and entry.id not in test
-    ]
+    rest = usable_for_training(corpus, config)
     if not rest:
-        have = ", ".join(f"{name} ({count:,})" for name, count in corpus.splits.items())
-        faults = Counter(entry.fault for entry in corpus.entries if entry.fault)
-        if faults:
-            have += "; rows that cannot be read: " + ", ".join(
-                f"{count:,} {fault}" for fault, count in faults.most_common(3)
-            )
-        raise CorpusError(
-            f"preprocess.train_splits: no clips in {', '.join(config.train_splits) or 'none'};"
-            f" splits of this corpus: {have or 'none'}"
-        )
+        raise no_clips(corpus, config)
     test_by = "split"
     if not test:
         test, test_by = choose_test(rest, config.test_share, seed, language)
@@ -103,4 +92,29 @@ def select(corpus: Corpus, config: PreprocessConfig, seed: int, language: str) -
         test_by=test_by,
         dev=frozenset(entry.id for entry in rest if entry.split == DEV) - test,
         unused=unused,
+    )
+
+
+def usable_for_training(corpus: Corpus, config: PreprocessConfig) -> list[Entry]:
+    """The entries without a fault in the splits for training."""
+    return [
+        entry
+        for entry in corpus.entries
+        if not entry.fault
+        and entry.split in config.train_splits
+        and entry.split != config.test_split
+    ]
+
+
+def no_clips(corpus: Corpus, config: PreprocessConfig) -> CorpusError:
+    """The error for a corpus without clips for training. It names the splits that there are."""
+    have = ", ".join(f"{name} ({count:,})" for name, count in corpus.splits.items())
+    faults = Counter(entry.fault for entry in corpus.entries if entry.fault)
+    if faults:
+        have += "; rows that cannot be read: " + ", ".join(
+            f"{count:,} {fault}" for fault, count in faults.most_common(3)
+        )
+    return CorpusError(
+        f"preprocess.train_splits: no clips in {', '.join(config.train_splits) or 'none'};"
+        f" splits of this corpus: {have or 'none'}"
     )

@@ -1,0 +1,84 @@
+"""A look at the tables of a corpus before a job is queued: what preprocessing would refuse."""
+
+import logging
+import time
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+from lorajob.checking.texts import Trait, measure_text
+from lorajob.corpora.clip import Columns, Corpus, Entry
+from lorajob.corpora.find import open_whole
+from lorajob.corpora.selection import no_clips, usable_for_training
+from lorajob.errors import CorpusError
+from lorajob.languages import Language, find_language
+from lorajob.spec import JobSpec
+
+GLANCE_SECONDS = 2.0  # most time for the tables of one corpus
+TEXTS = 2_000  # most texts whose script is looked at
+WRONG_SHARE = 0.5  # of texts in another script, from which the corpus is in it
+
+log = logging.getLogger(__name__)
+
+
+class _TimeUp(Exception):
+    """The tables take too long. The worker reads them whole."""
+
+
+def glance(path: Path, language: str, columns: Columns) -> Corpus | None:
+    """The corpus at a path if its tables can be read in GLANCE_SECONDS, else None.
+
+    Raises UsageError or CorpusError as `open_corpus` does.
+    """
+    deadline = time.monotonic() + GLANCE_SECONDS
+
+    def tick() -> None:
+        if time.monotonic() > deadline:
+            raise _TimeUp
+
+    try:
+        return open_whole(path, language, tick, columns)
+    except _TimeUp:
+        log.debug("%s: its tables take over %g s", path, GLANCE_SECONDS)
+        return None
+
+
+def check_tables(corpora: Sequence[Corpus], spec: JobSpec) -> None:
+    """Raise CorpusError if a job would find no training clip, or texts in another script.
+
+    `corpora` are all of the job's, the test corpus last.
+    """
+    config = spec.preprocess
+    train = corpora[:-1] if spec.test_corpus else corpora
+    if not any(usable_for_training(corpus, config) for corpus in train):
+        raise no_clips(train[0], config)
+    for corpus in corpora:
+        check_script(corpus.entries, spec)
+
+
+def check_script(entries: Sequence[Entry], spec: JobSpec) -> None:
+    """Raise CorpusError if most texts are in another script than the language's.
+
+    At most TEXTS texts, spread over all, are looked at.
+    """
+    if spec.preprocess.allow_script:
+        return
+    config, language = spec.preprocess, find_language(spec.language)
+    used = {*config.train_splits, config.test_split}
+    step = max(1, len(entries) // TEXTS)
+    texts = [
+        entry.text
+        for entry in islice(entries, 0, None, step)
+        if entry.split in used and not entry.fault and entry.text
+    ]
+    wrong = [text for text in texts if _is_foreign(text, language)]
+    if texts and len(wrong) > WRONG_SHARE * len(texts):
+        raise CorpusError(
+            f"corpus: {len(wrong):,} of {len(texts):,} texts are in another script than"
+            f" {language.name} is written in ({' or '.join(language.scripts)}), such as"
+            f" {wrong[0][:40]!r}; give the right corpus or language, or --allow-script"
+        )
+
+
+def _is_foreign(text: str, language: Language) -> bool:
+    return Trait.OTHER_SCRIPT in measure_text(text, language).traits
