@@ -161,7 +161,8 @@ class ModelCatalogue:
         models = [await self._of_language(it) for it in languages]
         models += [await self._job(it) for it in self._names if _is_job(it)]
         # A base hears a language better than a model that was tuned for one.
-        models = [*dict.fromkeys(self._bases.values()), *models]
+        bases = {it.key: it for it in self._bases.values()}
+        models = [*bases.values(), *models]
         if not models:
             raise _unknown(name)
         if len(models) == 1:

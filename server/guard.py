@@ -55,12 +55,11 @@ class RequestGuard:
             self._count(key, self._a_minute)
 
     def _key_of(self, scope: Scope) -> bytes:
-        given = _header(scope, b"authorization").decode("latin-1")
-        kind, _, token = given.partition(" ")
-        digest = hashlib.sha256(token.strip().encode()).digest()
+        kind, _, token = _header(scope, b"authorization").partition(b" ")
+        digest = hashlib.sha256(token.strip()).digest()
         # All keys are compared, so that the time does not tell which one is similar.
         same = [hmac.compare_digest(digest, key) for key in self._keys]
-        if kind.lower() != "bearer" or not any(same):
+        if kind.lower() != b"bearer" or not any(same):
             said = "Incorrect API key" if token else "No API key; send it as a bearer token"
             raise ApiError(401, said, code="invalid_api_key")
         return digest
@@ -102,7 +101,8 @@ class _Body:
             self._count += len(message.get("body", b""))
             self._complete = not message.get("more_body", False)
             if self._count > self._most:
-                await _drain(self._receive)
+                if not self._complete:
+                    await _drain(self._receive)
                 raise too_large(self._most)
         return message
 

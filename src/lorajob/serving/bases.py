@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lorajob.errors import LorajobError, ModelError, first_line
 
+NEEDED = ("model.bin", "config.json", "tokenizer.json")  # of a folder that is served as it is
 COMPUTE_TYPE = "int8_float16"  # int8 weights, which are fast on CPUs and GPUs
 
 
@@ -20,9 +21,7 @@ def base_folder(name: str) -> Path:
     `name` is also a transformers folder, `demo/whisper-base` or a Hub id. Raises ModelError.
     """
     path = Path(name).expanduser()
-    if (path / "model.bin").is_file():
-        if not (path / "tokenizer.json").is_file():
-            raise ModelError(f"--models: {name} has no tokenizer.json; copy it from its base")
+    if all((path / it).is_file() for it in NEEDED) and any(path.glob("vocabulary.*")):
         return path.resolve()
     if path.is_absolute() and not path.is_dir():
         raise ModelError(f"--models: {name} is not a folder")
