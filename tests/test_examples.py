@@ -161,3 +161,16 @@ def test_links_of_a_page_outside_docs_lead_to_files(name: str) -> None:
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / name).read_text("utf-8"))
     local = [link for link in links if "://" not in link]
     assert [link for link in local if not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/way-of-a-job.md"])
+def test_pages_name_every_file_with_a_version_to_raise(page: str) -> None:
+    text = (ROOT / page).read_text("utf-8")
+    library = ROOT / "src" / "lorajob"
+    files = [
+        path.relative_to(library).as_posix()
+        for path in library.rglob("*.py")
+        if re.search(r"^(REPAIR_)?VERSION = \d", path.read_text("utf-8"), re.MULTILINE)
+    ]
+    assert len(files) >= 6
+    assert [name for name in files if f"`{name}`" not in text] == []

@@ -139,3 +139,22 @@ def test_the_last_progress_of_a_stage_is_passed_on_after_its_end(job, monkeypatc
     watch = Watch()
     assert isinstance(run("preprocess", job, watch, watch_seconds=600), Committed)
     assert watch.progress == [Progress(step=2, total=2)]
+
+
+def test_of_the_secrets_a_stage_gets_only_those_of_downloads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    secrets = {
+        "HF_TOKEN": "h",
+        "MDC_API_KEY": "m",
+        "LORAJOB_API_KEY": "a",
+        "LORAJOB_SIGNING_KEY": "s",
+        "LORAJOB_FLOWER_PASSWORD": "f",
+        "LORAJOB_METRICS_PASSWORD": "p",
+        "LORAJOB_WEBHOOK_SECRET": "w",
+        "LORAJOB_REDIS_URL": "redis://:r@127.0.0.1/0",
+        "AWS_SECRET_ACCESS_KEY": "k",
+    }
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    assert secrets.keys() & child_environment().keys() == {"HF_TOKEN", "MDC_API_KEY"}

@@ -47,7 +47,7 @@ PROGRESS_SECONDS = 0.5  # shortest time between two reports of progress
 SECRET_STARTS = ("AWS_", "AZURE_STORAGE_", "GOOGLE_APPLICATION_")
 SECRET_WORDS = (
     "SIGNING_KEY",
-    "API_KEY",
+    "LORAJOB_API_KEY",
     "PASSWORD",
     "SECRET",
     "BASIC_AUTH",
