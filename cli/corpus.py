@@ -32,9 +32,9 @@ Examples:
 def convert(source: str, out: Path, lang: str, maps: tuple[str, ...]) -> None:
     """Write all clips of CORPUS to OUT: a folder with a manifest, or a .parquet or .jsonl file.
 
-    CORPUS is what `lorajob submit --corpus` takes. Texts and audio stay as they are. In a
-    manifest, clips that are segments keep their recording; in Parquet they are cut out as FLAC.
-    A .jsonl file is a manifest alone, which names the audio where it lies.
+    CORPUS is what `lorajob submit --corpus` takes. Texts and audio stay as they are. If a clip is
+    a part of a recording, a manifest names the recording with start and end, and Parquet holds the
+    part as FLAC. A .jsonl file is a manifest alone, which names the audio where it lies.
     Clips without audio and rows that cannot be read are left out, and counted on standard error.
     """
     from lorajob.corpora import local_copy, open_corpus

@@ -105,7 +105,8 @@ def demo(ctx: click.Context, keep: bool, sets: tuple[str, ...]) -> None:
 
     The demo uses the real queue and workers. It needs `pip install 'lorajob[demo]'` and no network.
     All files, including the tuned model, are in LORAJOB_HOME/demo until the next run. At the end
-    everything is stopped, unless --keep is given. A running service of yours is not touched.
+    everything is stopped, unless --keep is given. It does not use a service that is already
+    running.
     """
     from lorajob.demo.packaged import packaged_files
     from lorajob.demo.speech import RELEASE, demo_corpus

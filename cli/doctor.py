@@ -28,8 +28,9 @@ STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 def doctor(ctx: click.Context, as_json: bool) -> None:
     """Check whether jobs can run here, and give advice if they cannot.
 
-    Each line says ok, warn or fail. warn: jobs can run, but read the advice. fail: jobs cannot run.
-    A service that is not up is only a warn. The exit code is 1 if a line says fail, else 0.
+    Each line says ok, warn or fail. warn: read the advice; jobs run, unless the warning is about
+    the service or its workers. fail: jobs cannot run. The exit code is 1 if a line says fail, else
+    0.
     """
     settings = load_settings()
     findings = []

@@ -71,14 +71,14 @@ def status(
     \b
     Some fields of the --json object:
       state      queued, running, succeeded, failed, cancelled, rejected
-      waits_for  in words, what the job waits for: a free worker, or that
-                 a worker is started; null if a stage runs or the job ended
+      waits_for  a sentence that says what the job waits for, such as a free
+                 worker; null if a stage runs or the job ended
       stages     preprocess, train, evaluate, convert, each with its state
       attempts   ended attempts: stage, worker, last step, why each ended
       artifacts  the job's folder
       metrics    base, delivered, tuned: wer and cer in percent, normalised,
-                 wer_interval (95 %), clips; each is absent until it is
-                 measured; converted equals delivered and is deprecated
+                 wer_interval (95 %), clips; a model that has not been measured
+                 yet is left out; converted equals delivered and is deprecated
       notes      what a reader of the metrics has to know
       error      one sentence; null unless the job failed
       base_sha256, base_commit
@@ -278,7 +278,7 @@ def cancel(job: str, anyone: bool) -> None:
 @click.option("--failed", is_flag=True, help="For a BATCH: only failed jobs, not cancelled ones.")
 @ANYONE
 def retry(job: str, failed: bool, anyone: bool) -> None:
-    """Queue the unfinished stages of JOB, or of each job of a BATCH, again.
+    """Queue again the unfinished stages of JOB, or of each job of a BATCH.
 
     Training continues from its newest checkpoint. Succeeded, queued and running jobs do not change.
     """
@@ -323,8 +323,8 @@ def rm(jobs: tuple[str, ...], anyone: bool) -> None:
 @click.option(
     "--older",
     metavar="AGE",
-    help="Delete jobs that ended longer ago than this, such as 12h, 30d or 8w. Without it, jobs of "
-    "30d and older are only listed.",
+    help="Delete jobs that ended more than this time ago, such as 12h, 30d or 8w. Without it, jobs "
+    "of 30d and older are only listed.",
 )
 @click.option(
     "--keep",
@@ -365,7 +365,7 @@ def _some(ids: Sequence[str]) -> str:
     "service first.",
 )
 def rebuild(take_over: bool) -> None:
-    """Restore the records of jobs in LORAJOB_ARTIFACTS that are missing in Redis.
+    """Restore the Redis records of jobs whose files are in LORAJOB_ARTIFACTS.
 
     Use it when Redis has lost its data. Finished stages stay finished. Unfinished jobs are queued
     again and continue from their checkpoints. Jobs of a service with another Redis, and jobs whose

@@ -10,8 +10,8 @@ import click
 def languages(as_json: bool) -> None:
     """List the languages that a job can be for.
 
-    Each has its code, its name, its scripts (ISO 15924), the language token of Whisper with which
-    its training starts, and its error rate: wer or cer. A language without a token of its own has
+    Each has its code, its name, its scripts (ISO 15924), the language token of Whisper that
+    its labels contain, and its error rate: wer or cer. A language without a token of its own has
     that of a related one, and the list says why.
 
     \b

@@ -38,8 +38,8 @@ def report(job: str, output: Path | None, show: bool, full: bool) -> None:
     """Write one HTML page about JOB, and print its path.
 
     The page has error rates with intervals, curves, errors by kind, length and speaker, and the
-    worst, most worsened and most improved clips to hear. It needs no network. Every job writes it
-    as report.html when it has ended; before that, the evaluation of JOB must have finished.
+    worst, most worsened and most improved clips to hear. It needs no network. Every job that
+    succeeds writes it as report.html. For any other job its evaluation must have finished.
     """
     path = output or Path(f"{job}.html")
     # A finished job has drawn it. Then nothing else of the job is read or downloaded.
@@ -68,7 +68,7 @@ def report(job: str, output: Path | None, show: bool, full: bool) -> None:
 def compare(jobs: tuple[str, ...], as_json: bool, html: Path | None) -> None:
     """Compare finished jobs of one language on their common test clips.
 
-    Each job is compared with the first one. Intervals are of 95 %, from a paired bootstrap. A
+    Each job is compared with the first one. Intervals are 95 % intervals from a paired bootstrap. A
     difference whose interval contains zero may be chance.
     """
     from lorajob.reporting.comparison import compare_jobs, write_comparison

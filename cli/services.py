@@ -90,10 +90,10 @@ def worker(
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Workers to keep without work.",
+    help="Minimum number of workers.",
 )
 @click.option(
-    "--max", "most", type=click.IntRange(min=1), required=True, help="Workers to run at most."
+    "--max", "most", type=click.IntRange(min=1), required=True, help="Maximum number of workers."
 )
 @click.option(
     "--queue",
@@ -162,7 +162,10 @@ def up(detach: bool, no_flower: bool) -> None:
 
 @click.command()
 def down() -> None:
-    """Stop everything that `lorajob up` started. Queued jobs are kept."""
+    """Stop everything that `lorajob up` started. Queued jobs are kept.
+
+    A running job saves a checkpoint and goes back to its queue.
+    """
     from lorajob.worker.stack.stack import Stack
 
     click.echo("stopped" if Stack(load_settings()).down() else "nothing is up")
@@ -202,8 +205,9 @@ def metrics(port: int, host: str, insecure: bool) -> None:
     """Serve the service's metrics to Prometheus at /metrics, until Ctrl-C.
 
     One exporter covers all workers and jobs, because it reads Redis. If LORAJOB_METRICS_PASSWORD
-    is set, /metrics requires it, as a bearer token or as basic auth of the user lorajob. On another
-    address than loopback it must be set, unless --insecure is given. /healthz never requires it.
+    is set, /metrics requires it, as a bearer token or as basic auth of the user lorajob. It
+    must be set if the address is not loopback, unless --insecure is given. /healthz never requires
+    it.
     """
     from lorajob.worker.monitoring.exporter import run_exporter
 

@@ -40,8 +40,8 @@ class SubmitCommand(click.Command):
     cls=SubmitCommand,
     epilog="""\b
 Standard output: only the job's id. All else goes to standard error.
-Exit code: 0 queued (with --wait: succeeded), 1 failed, cancelled or
-service unavailable, 2 wrong usage, nothing queued.
+Exit code: 0: queued (with --wait: succeeded). 1: failed, cancelled, or
+no service. 2: wrong usage; nothing was queued.
 
 \b
 Examples:
@@ -62,15 +62,16 @@ Examples:
     metavar="PATH_OR_URL",
     help="Common Voice release (.tar.gz or unpacked folder); or its url, such as "
     "s3://bucket/cv_hi.tar.gz; or a manifest (.tsv, .csv, .jsonl) with columns audio and text, "
-    "and optionally split and speaker; or hf:OWNER/NAME?config=hi_in of the Hub; or any layout of "
-    "docs/corpora.md. {language} in it becomes the language's code. May be repeated; B=0.3 takes "
-    "that share of B's training clips. Default: the newest *-LANGUAGE.tar.gz or folder named "
-    "LANGUAGE in $LORAJOB_CORPORA.",
+    "and optionally split and speaker; or hf:OWNER/NAME?config=hi_in of the Hub; or "
+    "mdc:DATASET_ID; or any layout of docs/corpora.md. {language} in it becomes the language's "
+    "code. May be repeated. PATH=0.3 takes 30 % of the training clips of that corpus. Default: the "
+    "newest *-LANGUAGE.tar.gz or folder named LANGUAGE in $LORAJOB_CORPORA.",
 )
 @click.option(
     "--test-corpus",
     metavar="PATH_OR_URL",
-    help="Corpus to test on, instead of the test split of --corpus: its test split, or all of it.",
+    help="Corpus to test on, instead of the test split of --corpus. Its test split is used, or all "
+    "of it if it has none.",
 )
 @MAPS
 @click.option(

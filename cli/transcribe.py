@@ -87,7 +87,7 @@ def transcribe(
     base: bool,
     as_json: bool,
 ) -> None:
-    """Transcribe AUDIO with the model of JOB on this machine.
+    """Transcribe AUDIO with the model of JOB and lorajob's own decoder, on this machine.
 
     AUDIO are files, folders, patterns such as 'talks/*.mp3', or - for standard input. Prints the
     text. If there are several files, each line starts with the file's path. Files of any

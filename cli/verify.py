@@ -20,8 +20,9 @@ HERE = {
 def verify(job: str, as_json: bool) -> None:
     """Check that all files of JOB are those that its stages committed.
 
-    Every file is read and hashed. Each stage must have used the files of the earlier stages that
-    lie here, and all stages the same base model, which is compared with the one on this machine.
+    Every file is read and hashed. Each stage must have used exactly the files of the earlier
+    stages that are in this job's folder, and all stages the same base model, which is compared with
+    the one on this machine.
 
     Prints a line for each stage and for the base model, then one line for each fault. The exit code
     is 1 if there is a fault.
