@@ -37,6 +37,10 @@ def user_errors() -> Iterator[Outcome]:
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         outcome.code = EXIT_USAGE
+    except click.NoSuchOption as error:
+        command = error.ctx.command_path if error.ctx else "lorajob"
+        say_error(f"{_unknown_option(error)}; see `{command} --help`")
+        outcome.code = EXIT_USAGE
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "lorajob"
         say_error(f"{error.format_message().rstrip('.')}; see `{command} --help`")
@@ -77,6 +81,22 @@ def visible_output() -> Iterator[None]:
 def say_error(message: str) -> None:
     """Print `lorajob: message` on standard error. Line breaks become spaces."""
     click.echo(f"lorajob: {visible(' '.join(message.split()))}", err=True)
+
+
+def _unknown_option(error: click.NoSuchOption) -> str:
+    """`No such option: --language; did you mean --lang?`, also for a setting of a job."""
+    command = error.ctx.command if error.ctx else None
+    options = [name for it in command.params for name in it.opts] if command else []
+    hint = ""
+    if "--set" in options:
+        from lorajob.cli.spec_options import settings_in_help
+        from lorajob.setting_words import similar_option
+
+        flags = [name for name in options if name.startswith("--")]
+        hint = similar_option(error.option_name, flags, settings_in_help())
+    if not hint:
+        return error.format_message().rstrip(".")
+    return f"No such option: {error.option_name}; did you mean {hint}?"
 
 
 def _discard_stdout() -> None:

@@ -1,6 +1,6 @@
 """How `submit` and `batch` make a JobSpec: common options, YAML file, --set and checks.
 
-The list of settings in `lorajob submit --help` is made from JobSpec by docs/make_settings.py.
+The list of settings in `lorajob submit --help-all` is made from JobSpec by docs/make_settings.py.
 """
 
 import errno
@@ -55,21 +55,68 @@ MAPS = click.option(
     "text=raw_transcription. May be repeated.",
 )
 
+COMMON_SETTINGS = (
+    "seed",
+    "preprocess.max_train_clips",
+    "preprocess.test_share",
+    "train.epochs",
+    "train.learning_rate",
+    "train.batch_clips",
+    "train.rank",
+    "train.alpha",
+    "train.warmup_steps",
+    "train.decoder_only",
+    "train.quantization",
+    "train.keep",
+    "evaluate.max_clips",
+    "convert.compute_types",
+)
+
 # owner/name. A path that begins with . or ~ does not match.
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+# Of the Whisper models on the Hub: what people call them -> the end of the id.
+SIZES = {it: it for it in ("tiny", "base", "small", "medium", "large", "large-v2", "large-v3")}
+SIZES |= {
+    "turbo": "large-v3-turbo",
+    "large-v3-turbo": "large-v3-turbo",
+    "large-turbo": "large-v3-turbo",
+}
 
 SHOWN_LETTERS = 80  # of a malformed path in an error message
 
 
-def write_settings(formatter: click.HelpFormatter) -> None:
-    """Append the settings and the presets to a command's help.
+def _settings_texts() -> dict[str, dict[str, str]]:
+    """The settings and presets: term -> text.
 
     `docs/make_settings.py` writes them to settings.json. Making them here would load pydantic and
     build its models, which takes more time than the rest of `--help`.
     """
-    texts = json.loads(Path(__file__).with_name("settings.json").read_bytes())
-    with formatter.section("Settings of --set, with their defaults"):
-        formatter.write_dl(list(texts["settings"].items()), col_max=34)
+    texts: dict[str, dict[str, str]] = json.loads(
+        Path(__file__).with_name("settings.json").read_bytes()
+    )
+    return texts
+
+
+def settings_in_help() -> list[str]:
+    """The names of the settings that `submit --help-all` lists."""
+    return [line.partition("=")[0] for line in _settings_texts()["settings"]]
+
+
+def write_settings(formatter: click.HelpFormatter, whole: bool) -> None:
+    """Append the settings, all of them or the common ones, and the presets to a command's help."""
+    texts = _settings_texts()
+    lines = list(texts["settings"].items())
+    if not whole:
+        lines = [it for it in lines if it[0].partition("=")[0] in COMMON_SETTINGS]
+    which = "Settings" if whole else "Common settings"
+    with formatter.section(f"{which} of --set, with their defaults"):
+        formatter.write_dl(lines, col_max=34)
+    if not whole:
+        more = len(texts["settings"]) - len(lines)
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(f"`lorajob submit --help-all` lists {more} more.")
     with formatter.section("Presets"):
         formatter.write_dl(list(texts["presets"].items()))
 
@@ -194,7 +241,13 @@ def check_base_model(text: str) -> None:
     if text.startswith("~"):
         here = here.expanduser()
     if not here.is_dir() and (here.exists() or not HUB_ID.fullmatch(text)):
+        size = text.lower().removeprefix("openai/").removeprefix("whisper-").removeprefix("whisper")
+        if size.endswith(".en") and size[:-3] in SIZES:
+            hint = f"; it knows English only: did you mean openai/whisper-{size[:-3]}?"
+        elif size in SIZES:
+            hint = f"; did you mean openai/whisper-{SIZES[size]}?"
+        else:
+            hint = " such as openai/whisper-small"
         raise UsageError(
-            f"base_model: {public(text)!r} is neither a folder here nor a Hub id"
-            " such as openai/whisper-small"
+            f"base_model: {public(text)!r} is neither a folder here nor a Hub id{hint}"
         )

@@ -28,12 +28,62 @@ if TYPE_CHECKING:
     from lorajob.worker.queues import Priority
 
 
+HELP_ALL = "lorajob.help_all"
+COMMON = ("lang", "corpora", "base_model", "name", "preset", "sets", "wait")  # come first in help
+
+
 class SubmitCommand(click.Command):
-    """A command that lists all settings of a job in its help."""
+    """A command whose help has common options first, and settings of a job.
+
+    `--help-all` lists all settings.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse as click does, and explain an argument where an option is meant."""
+        allowed, ctx.allow_extra_args = ctx.allow_extra_args, True
+        super().parse_args(ctx, args)
+        ctx.allow_extra_args = allowed
+        if ctx.args and not ctx.resilient_parsing:
+            ctx.fail(_explain_extra(ctx.args))
+        return ctx.args
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        texts = {
+            it.name: found for it in self.get_params(ctx) if (found := it.get_help_record(ctx))
+        }
+        common = {name: texts.pop(name) for name in COMMON}
+        with formatter.section("Options"):
+            formatter.write_dl(list(common.values()))
+        with formatter.section("More options"):
+            formatter.write_dl(list(texts.values()))
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        write_settings(formatter)
+        write_settings(formatter, whole=bool(ctx.meta.get(HELP_ALL)))
         super().format_epilog(ctx, formatter)
+
+
+def _explain_extra(extra: list[str]) -> str:
+    """What to do about arguments, which `submit` does not have."""
+    from lorajob.languages import find_language
+
+    text = " ".join(extra)
+    path = Path(extra[0])
+    try:
+        code = find_language(extra[0]).code
+    except UsageError:
+        code = ""
+    if code:
+        return f"unexpected argument {text!r}: a language is given as `--lang {code}`"
+    if path.exists() or "/" in extra[0] or ":" in extra[0]:
+        return f"unexpected argument {text!r}: a corpus is given as `--corpus {extra[0]}`"
+    return f"unexpected argument {text!r}: all is given by options, such as `--lang hi`"
+
+
+def _show_all(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        ctx.meta[HELP_ALL] = True
+        click.echo(ctx.get_help(), color=ctx.color)
+        ctx.exit()
 
 
 @click.command(
@@ -87,14 +137,14 @@ Examples:
     "which is in the demo extra.",
 )
 @click.option(
-    "--preset", default="default", metavar="NAME", help="Settings to start from, listed below."
+    "--preset", default="default", metavar="NAME", help="Settings to start from, in the list below."
 )
 @click.option(
     "--set",
     "sets",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Change one setting, listed below. May be repeated. Values are YAML.",
+    help="Change one setting, in the list below. May be repeated. Values are YAML.",
 )
 @click.option(
     "--spec",
@@ -114,6 +164,14 @@ Examples:
     type=click.FloatRange(min=0),
     metavar="SECONDS",
     help="With --wait: cancel the job when its queue has had no worker for this many seconds.",
+)
+@click.option(
+    "--help-all",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_all,
+    help="Show this help with all settings.",
 )
 @click.pass_context
 def submit(

@@ -1,4 +1,4 @@
-"""Write docs/settings.md and cli/settings.json, the list in `lorajob submit --help`.
+"""Write docs/settings.md and cli/settings.json, the list in `lorajob submit --help-all`.
 
 `make docs` runs it; `--check` only compares and exits with 1. The descriptions are the text under
 each field of JobSpec in src/lorajob/spec.py and of Settings in worker/settings.py.
@@ -105,7 +105,7 @@ def page() -> str:
 
 
 def help_texts() -> str:
-    """The settings and presets of `lorajob submit --help`, as JSON: term -> text."""
+    """The settings and presets of `lorajob submit --help-all`, as JSON: term -> text."""
     settings = {
         f"{each.name}={each.default}": f"{each.description} [{each.allowed}]"
         for each in job_settings()

@@ -32,7 +32,7 @@ from lorajob.gate.hearing import Clock, KeptModel, LoadedModel, Slot
 from lorajob.gate.texts import Transcripts
 from lorajob.job.jobdir import JobDir, hash_files, write_json
 from lorajob.job.report import Report
-from lorajob.job.results import EvaluateResult, Guard, gate_fields
+from lorajob.job.results import EvaluateResult, Guard, Scores, gate_fields
 from lorajob.languages import find_language
 from lorajob.spec import JobSpec
 from lorajob.speech.clipstore import ClipStore
@@ -48,6 +48,7 @@ from lorajob.whisper.tokens import Labels
 
 # Version of how the base model decodes, part of the cache key: raise it with every change.
 VERSION = 3
+FEW_CLIPS = 30  # under so many test clips the rates say little
 
 log = logging.getLogger(__name__)
 
@@ -268,9 +269,10 @@ def measure(
         spec.language,
     )
     there = score_with_intervals(references, tuned_there, speakers, spec.seed, spec.language)
+    scored = score_with_intervals(references, delivered, speakers, spec.seed, spec.language)
     result = EvaluateResult(
         base=score_with_intervals(references, base, speakers, spec.seed, spec.language),
-        delivered=score_with_intervals(references, delivered, speakers, spec.seed, spec.language),
+        delivered=scored,
         tuned=tuned,
         improvement=difference(
             references,
@@ -281,7 +283,10 @@ def measure(
             speakers=speakers,
         ),
         notes=_notes(heard, spec, shared),
-        warnings=explain_gap(references, tuned_there, delivered, tuned, spec.language),
+        warnings=[
+            *few_clips(scored),
+            *explain_gap(references, tuned_there, delivered, tuned, spec.language),
+        ],
     )
     rates = {"base": result.base, "delivered": result.delivered, "tuned": result.tuned}
     details: dict[str, object] = {
@@ -312,6 +317,18 @@ def _check_gate(
         ),
     )
     return check_all(spec.gate, candidate, clock)
+
+
+def few_clips(delivered: Scores) -> list[str]:
+    """A warning if the rates are of so few clips that they say little."""
+    clips = delivered.clips
+    if clips >= FEW_CLIPS:
+        return []
+    words = f"{clips} test clip{' says' if clips == 1 else 's say'} little"
+    if clips > 1 and delivered.wer_interval is not None:
+        low, high = delivered.wer_interval
+        words += f": by the clips drawn, the word error rate is between {low:.0f} and {high:.0f} %"
+    return [f"{words}; test on {FEW_CLIPS} clips or more, better 200"]
 
 
 def _notes(heard: _Transcripts, spec: JobSpec, shared: Overlap | None) -> list[str]:

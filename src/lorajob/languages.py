@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lorajob.errors import UsageError
-from lorajob.language_tables import ALIASES, REGIONAL, SCRIPTS, STAND_INS, WHISPER
+from lorajob.language_tables import (
+    ALIASES,
+    REGIONAL,
+    SCRIPTS,
+    STAND_INS,
+    THREE_LETTERS,
+    WHISPER,
+)
 
 # Languages without spaces between words (or with spaces only between phrases). Their error rate
 # counts characters, because words are not marked.
@@ -103,6 +110,8 @@ def _keys() -> dict[str, str]:
 
 
 def _hint(key: str) -> str:
+    if (code := THREE_LETTERS.get(key)) in _LANGUAGES:
+        return f"did you mean {code} ({_LANGUAGES[code].name})?"
     near = difflib.get_close_matches(key, _KEYS, n=6, cutoff=0.6)
     codes = list(dict.fromkeys(_KEYS[match] for match in near))[:3]
     if not codes:

@@ -1,6 +1,5 @@
 """JobSpec: every setting that decides what a job computes. Where the job runs is not part of it."""
 
-import difflib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from pydantic import (
 from lorajob import __version__
 from lorajob.errors import UsageError, VersionError
 from lorajob.languages import find_language
+from lorajob.setting_words import similar_settings
 from lorajob.spec_yaml import read_yaml
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -27,7 +27,7 @@ Weight = Annotated[float, Field(gt=0, le=1)]
 Threshold = Annotated[float, Field(ge=0)] | None
 Role = Literal["audio", "text", "speaker", "split", "start", "end", "duration"]
 ComputeType = Literal["float16", "int8", "int8_float16", "int8_float32", "float32"]
-# The text under a field describes it in the schema, `lorajob submit --help` and docs/settings.md.
+# The text under a field describes it in the schema, `submit --help-all` and docs/settings.md.
 FROZEN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 MAX_LABEL_TOKENS = 444  # 448 decoder positions less the four tokens of the prompt
 # Share of cut clips in training from which a model is trusted to decode cut windows.
@@ -417,7 +417,7 @@ def _explain(error: ValidationError) -> str:
     name = ".".join(path)
     if first["type"] == "extra_forbidden":
         known = setting_names()
-        near = difflib.get_close_matches(name, known, n=3)
+        near = similar_settings(name, known)
         hint = f"did you mean {', '.join(near)}?" if near else f"settings: {', '.join(known)}"
         return f"{name}: no such setting; {hint}"
     if first["type"] == "missing":

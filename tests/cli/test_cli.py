@@ -104,7 +104,7 @@ def test_the_help_of_the_group_agrees_with_its_commands() -> None:
 
 
 def test_the_help_of_submit_names_every_setting_with_default_and_meaning() -> None:
-    text = " ".join(run("submit", "--help", env=environment()).stdout.split())
+    text = " ".join(run("submit", "--help-all", env=environment()).stdout.split())
     for name in setting_names():
         if "." in name:
             config, _, field = name.partition(".")

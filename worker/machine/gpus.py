@@ -62,6 +62,10 @@ def pins(asked: str) -> list[Pin]:
     if asked == "none":
         return [Pin(visible="")]
     found = devices()
+    if asked == "all" and not found:
+        raise UsageError(
+            "gpus: all: no GPU is visible here (see `nvidia-smi`); `--gpus auto` then takes the CPU"
+        )
     if asked == "all":
         sizes = [pin.memory_gb for pin in found if pin.memory_gb is not None]
         return [Pin(memory_gb=min(sizes, default=None))]

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
 
+from lorajob import logs
 from lorajob.errors import ServiceError, UsageError
-from lorajob.worker.connect import connect, redis_url
+from lorajob.worker.connect import connect, redis_url, shown
 from lorajob.worker.machine.gpus import Pin, pins
 from lorajob.worker.machine.idle import IDLE_SECONDS
 from lorajob.worker.machine.processes import spawn
@@ -59,9 +60,26 @@ def run_worker(
     stages = len(pinned) * (options.autoscale or (options.concurrency, 0))[0]
     shared = settings.model_copy(update={"stages_here": max(settings.stages_here, stages)})
     launches = [launch(queue, shared, options, pin) for pin in pinned]
+    _say_start(queue, settings, options, pinned)
     if len(launches) == 1:
         _become(*launches[0])
     sys.exit(run_together(launches))
+
+
+def _say_start(queue: str, settings: Settings, options: WorkerOptions, pinned: list[Pin]) -> None:
+    """One line on standard error. Celery's lines about Redis and readiness follow it."""
+    if logs.wants_json():
+        return
+    stages = options.concurrency if options.autoscale is None else options.autoscale[0]
+    many = f"{len(pinned)} workers" if len(pinned) > 1 else "worker"
+    gpus = [pin.index for pin in pinned if pin.index]
+    place = f", GPU {', '.join(gpus)}" if gpus else ""
+    print(
+        f"lorajob: {many} of the queue {queue}{place}, {stages} stage{'s' * (stages > 1)} at a "
+        f"time, Redis {shown(redis_url(settings))}; Ctrl-C stops after a checkpoint",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def launch(
@@ -122,7 +140,9 @@ def worker_command(
         options = ["--pool", "prefork", f"--autoscale={autoscale[0]},{autoscale[1]}"]
     options += ["--queues", ",".join(lanes_of(classes_of(queue, memory_gb)))]
     quiet = ["--without-mingle", "--without-gossip"]  # workers need not know of each other
-    return [*CELERY, "worker", *options, "-n", f"{name}@%h", "-E", "--loglevel", "INFO", *quiet]
+    # -q leaves out Celery's banner, which lists each lane of the queues.
+    worker = [*CELERY, "-q", "worker", *options]
+    return [*worker, "-n", f"{name}@%h", "-E", "--loglevel", "INFO", *quiet]
 
 
 def flower_command(port: int, address: str) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from lorajob.job.results import PreprocessResult
+from lorajob.speech.audio import NOT_FOUND
 from lorajob.speech.text import normalise
 
 Key = TypeVar("Key", str, int)
@@ -59,6 +60,7 @@ class CorpusReport:
         self._kept = {"train": _Kept(), "test": _Kept()}
         self._ids: dict[str, list[str]] = defaultdict(list)
         self._examples: dict[str, str] = {}
+        self._details: dict[str, str] = {}
 
     def add(
         self,
@@ -79,6 +81,7 @@ class CorpusReport:
         for name in (reason,) if reason is not None else remarks:
             if len(self._ids[name]) < EXAMPLES:
                 self._ids[name].append(id)
+            self._details.setdefault(name, detail)
             self._examples.setdefault(name, f"{id}: {detail}" if detail else id)
         if reason is not None:
             kept.dropped[reason] += 1
@@ -95,7 +98,9 @@ class CorpusReport:
     def reasons(self, target: str) -> str:
         """`12 not found, 3 too long, over 30 s`: dropped clips of one set, most frequent first."""
         dropped = self._kept[target].dropped.most_common()
-        return ", ".join(f"{count:,} {reason}" for reason, count in dropped) or "none were listed"
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in dropped)
+        missing = self._details.get(NOT_FOUND)
+        return f"{counts}; {NOT_FOUND}: {missing}" if missing else counts or "none were listed"
 
     def result(self, size: int) -> PreprocessResult:
         """The stage's result. `size` is the size of the clip stores on disk, in bytes."""
