@@ -4,7 +4,7 @@ import os
 
 import click
 
-from lorajob.cli.context import JOB, job_folder
+from lorajob.cli.context import JOB, job_folder, quiet_libraries
 from lorajob.cores import share_cpu
 from lorajob.errors import UsageError
 
@@ -74,11 +74,11 @@ def export(
             )
     elif private:
         raise UsageError("--private: is for hf:OWNER/NAME")
-    from lorajob.bundle.facts import read_facts, refuse_failed_gate
-    from lorajob.bundle.make import Order, check_job, check_license, make_bundle
+    with quiet_libraries(), job_folder(job, *NEEDED) as folder:
+        from lorajob.bundle.facts import read_facts, refuse_failed_gate
+        from lorajob.bundle.make import Order, check_job, check_license, make_bundle
 
-    licence = check_license(license)
-    with job_folder(job, *NEEDED) as folder:
+        licence = check_license(license)
         check_job(folder, forms)
         facts = read_facts(folder, base_model, base_revision)
         if place.repo is not None:

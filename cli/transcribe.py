@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lorajob.cli.audio_files import AudioFile, audio_files
-from lorajob.cli.context import JOB, job_folder
+from lorajob.cli.context import JOB, job_folder, quiet_libraries
 from lorajob.cli.errors import EXIT_FAILED, say_error
 from lorajob.cli.report import write_whole
 from lorajob.cli.transcript_formats import (
@@ -105,7 +105,8 @@ def transcribe(
     share_cpu(os.environ)
     with audio_files(audio) as files, job_folder(job, "convert") as here:
         model, config = _model_of(job, here)
-        models = {"": model} | ({"base": _base_of(here)} if base else {})
+        with quiet_libraries():
+            models = {"": model} | ({"base": _base_of(here)} if base else {})
         failed = _transcribe_all(models, config, files, wish)
     if failed:
         ctx.exit(EXIT_FAILED)

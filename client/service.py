@@ -1,14 +1,14 @@
 """The jobs of one service: `connect()` finds it, `submit` queues a job, `job` names one."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from pydantic import SecretStr
 
 from lorajob.client.job import Job
 from lorajob.client.requests import PathOrUrl, load_settings, make_spec
-from lorajob.spec import JobSpec
 from lorajob.tasks.jobs import Jobs
+from lorajob.tasks.naming import find_id, parse_naming
 from lorajob.worker.connect import service_errors
 
 
@@ -27,6 +27,8 @@ class Client:
         preset: str = "default",
         sets: Iterable[str] = (),
         priority: Literal["high", "normal", "low"] = "normal",
+        name: str | None = None,
+        tags: Mapping[str, str] | None = None,
         **settings: object,
     ) -> Job:
         """Queue a job and return it.
@@ -34,23 +36,23 @@ class Client:
         `corpus` is a path or url as for `lorajob submit --corpus`; without it, the language's is
         looked for in LORAJOB_CORPORA. `settings` are those of docs/settings.md, such as
         `train={"epochs": 2}`; `sets` are lines such as `"train.epochs=2"`, which override them.
+        `job` finds the job by its `name`, too.
 
         Raises UsageError or CorpusError for a wrong setting or corpus, ServiceError without Redis.
         """
         own = self._jobs.settings
         spec = make_spec(own, language, corpus, base_model, preset, sets, settings)
-        return self.submit_spec(spec, priority)
+        naming = parse_naming(name, [f"{key}={value}" for key, value in (tags or {}).items()])
+        return Job(self._jobs, self._jobs.submit(spec, priority, naming))
 
-    def submit_spec(
-        self, spec: JobSpec, priority: Literal["high", "normal", "low"] = "normal"
-    ) -> Job:
-        """Queue a job with these settings and return it."""
-        return Job(self._jobs, self._jobs.submit(spec, priority))
+    def job(self, job: str) -> Job:
+        """The job with this id, beginning of an id, or name; `@last` is this user's newest one.
 
-    def job(self, job_id: str) -> Job:
-        """The job with this id. Raises JobNotFoundError."""
-        found = Job(self._jobs, job_id)
-        return found if found.record.id == job_id else Job(self._jobs, found.record.id)
+        Raises JobNotFoundError, and UsageError if several jobs fit.
+        """
+        found = Job(self._jobs, find_id(self._jobs, job))
+        self._jobs.load(found.id)
+        return found
 
     def jobs(self, limit: int = 20) -> list[Job]:
         """The newest jobs, the newest first."""
@@ -79,6 +81,8 @@ def submit(
     preset: str = "default",
     sets: Iterable[str] = (),
     priority: Literal["high", "normal", "low"] = "normal",
+    name: str | None = None,
+    tags: Mapping[str, str] | None = None,
     **settings: object,
 ) -> Job:
     """Queue a job in the service that `connect()` finds, and return it. See `Client.submit`."""
@@ -89,5 +93,7 @@ def submit(
         preset=preset,
         sets=sets,
         priority=priority,
+        name=name,
+        tags=tags,
         **settings,
     )

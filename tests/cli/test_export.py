@@ -76,6 +76,7 @@ def test_a_bundle_has_every_form_and_lists_its_files(bundle: Path) -> None:
     ):
         assert name in files
     assert {it.name for it in bundle.parent.iterdir()} == {"bundle"}
+    assert {it.stat().st_mode & 0o777 for it in bundle.rglob("*") if it.is_file()} == {0o644}
 
 
 def test_the_adapter_names_its_base_on_the_hub_and_no_folder(bundle: Path, jobs: Path) -> None:

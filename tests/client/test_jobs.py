@@ -56,6 +56,16 @@ def test_a_submitted_job_has_the_settings_that_were_asked_for(
     assert repr(queued) == f"Job('{queued.id}')"
 
 
+def test_a_job_is_found_by_what_it_was_called(client: Client, corpus: Path) -> None:
+    tags = {"kind": "baseline"}
+    job = client.submit("hi", corpus, "demo/whisper-base", name="first-try", tags=tags)
+    assert job.record.name == "first-try" and job.record.tags == tags
+    for called in (job.id, job.id[:-2], "first-try", "@last"):
+        assert client.job(called).id == job.id
+    with pytest.raises(UsageError, match="batch-1"):
+        client.submit("hi", corpus, "demo/whisper-base", name="batch-1")
+
+
 def test_the_interface_finds_the_service_of_the_environment(
     redis: Redis, redis_server: Settings, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,7 +95,8 @@ class FolderPlace(Destination):
             shutil.rmtree(made, ignore_errors=True)
 
     def put(self, folder: Path, force: bool) -> str:
-        folder.chmod(0o755)
+        for path in (folder, *folder.rglob("*")):  # safetensors writes for its user alone
+            path.chmod(0o755 if path.is_dir() else 0o644)
         sync_tree(folder)
         self.check(force)  # another export may have made it meanwhile
         old = self.path.with_name(f"{folder.name}.old")
