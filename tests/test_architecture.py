@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from importlib import metadata
@@ -393,6 +394,12 @@ def test_the_version_stands_in_one_more_place_and_agrees() -> None:
 
     assert PYPROJECT["project"]["version"] == lorajob.__version__
     assert f"## [{lorajob.__version__}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_no_line_of_the_changelog_stands_twice() -> None:
+    lines = (ROOT / "CHANGELOG.md").read_text("utf-8").splitlines()
+    times = Counter(line for line in lines if len(line) > 40)
+    assert [line for line, count in times.items() if count > 1] == []
 
 
 def modules_with(word: str) -> set[str]:
