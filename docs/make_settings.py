@@ -45,6 +45,16 @@ OTHER_VARIABLES = {
         "",
         "Processes that share one training. Unset: one for each GPU.",
     ),
+    "HF_TOKEN": (
+        "",
+        "Token of the Hugging Face Hub, for private and gated base models and data sets, and for "
+        "`lorajob export`.",
+    ),
+    "HF_ENDPOINT": ("", "Another server in place of the Hugging Face Hub."),
+    "MDC_API_KEY": (
+        "",
+        "Key of the Mozilla Data Collective, for `--corpus mdc:DATASET_ID`.",
+    ),
     "OTEL_EXPORTER_OTLP_ENDPOINT": (
         "",
         "Collector that receives one trace for each job. It needs the extra `otel`.",
