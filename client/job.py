@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from lorajob.client.progress import ProgressLine
 from lorajob.client.results import Results
 from lorajob.errors import LorajobError, ServiceError
-from lorajob.job.jobdir import JobDir
+from lorajob.job.jobdir import REPORT, JobDir
 from lorajob.tasks.jobs import Jobs, waits
 from lorajob.worker.artifacts.lookup import find_job
 from lorajob.worker.records.record import JobRecord
@@ -91,6 +91,14 @@ class Job(Results):
             if ends is not None and time.monotonic() > ends:
                 raise TimeoutError(f"{self.id} has not ended in time; it continues")
             time.sleep(POLL_SECONDS)
+
+    def _fetch_page(self, folder: JobDir) -> bool:
+        files = find_job(self.id, self._jobs.settings)
+        if not folder.report_path.is_file() and files.location.remote:
+            page = files.location.read(REPORT)
+            if page is not None:
+                folder.report_path.write_bytes(page)
+        return folder.report_path.is_file()
 
     @contextmanager
     def _open(self, *stages: str) -> Iterator[JobDir]:

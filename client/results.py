@@ -63,6 +63,9 @@ class Results(ABC):
     @property
     def report(self) -> Path:
         """The page about the job, one HTML file. It is drawn if the job has not drawn it."""
+        job = self._folder()
+        if self._fetch_page(job):
+            return job.report_path
         folder = self._folder(*PAGE_FILES)
         self._require(folder, "evaluate")
         if not folder.report_path.is_file():
@@ -158,6 +161,10 @@ class Results(ABC):
             raise StageError(f"{self.id}: {fault}; `lorajob verify {self.id}` names all faults")
         config = read_config(model) or usual_config(JobSpec.load(folder.spec_path))
         return transcribe_files(model, paths, config, words)
+
+    def _fetch_page(self, folder: JobDir) -> bool:
+        """Whether the job's own page is in the folder, after it was fetched if need be."""
+        return folder.report_path.is_file()
 
     def _require(self, folder: JobDir, stage: str) -> None:
         if folder.result(stage) is None:

@@ -257,6 +257,7 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
         (["out", "--base-model", "tiny"], "is not a name on the Hub"),
         (["out.zip"], "archives are .tar, .tar.gz, .tgz"),
         (["hf:me"], "hf:me is no repository; write hf:OWNER/NAME"),
+        (["https://host/model"], "https://host/model cannot be written; s3://BUCKET/PATH can"),
         (["mdc:1"], "a folder, FILE.tar, s3://BUCKET/PATH or hf:OWNER/NAME"),
         (["hf:me/model"], "the Hub needs the licence"),
     ],

@@ -16,12 +16,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from lorajob.bundle.layout import INDEX
 from lorajob.errors import LorajobError, NetworkError, UsageError, fault_of, first_line
 from lorajob.job.jobdir import sync_tree
 from lorajob.storage import places
-from lorajob.storage.store import Store
+from lorajob.storage.store import WEB, Store
 from lorajob.storage.urls import is_named, is_url, public
 
 HUB = "hf:"
@@ -156,7 +157,10 @@ class StorePlace(Destination):
 
     def __init__(self, url: str) -> None:
         self.shown = public(url)
-        ending = next((it for it in TAR_MODES if url.endswith(it)), None)
+        parts = urlsplit(url)
+        if parts.scheme in WEB or "::" in url:
+            raise UsageError(f"DEST: {self.shown} cannot be written; s3://BUCKET/PATH can")
+        ending = next((it for it in TAR_MODES if parts.path.endswith(it)), None)
         self.tar = None if ending is None else TAR_MODES[ending]
         where, _, self.name = url.rstrip("/").rpartition("/") if self.tar else (url, "", "")
         self.store = Store(where)
