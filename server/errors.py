@@ -8,6 +8,7 @@ from lorajob.errors import LorajobError
 from lorajob.serving.pool import ModelResting
 
 RETRY_SECONDS = 1.0
+LEFT = 499  # status of a request whose client left, as nginx writes it
 
 # Kind of a LorajobError -> status code, for errors of a model's process.
 STATUS_OF_KIND = {

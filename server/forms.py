@@ -16,7 +16,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-from lorajob.server.errors import ApiError
+from lorajob.server.errors import LEFT, ApiError
 from lorajob.server.formats import FORMATS, Format
 
 Task = Literal["transcribe", "translate"]
@@ -64,7 +64,7 @@ async def speech_form(request: Request, task: Task, folder: Path) -> AsyncIterat
     except HTTPException as error:
         raise ApiError(400, f"The form is malformed: {error.detail}") from None
     except ClientDisconnect:
-        raise ApiError(400, "The client left before the form was complete") from None
+        raise ApiError(LEFT, "The client left before the form was complete") from None
     try:
         checked = _checked(form, task)
         upload = cast(UploadFile, form["file"])

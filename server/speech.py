@@ -13,12 +13,10 @@ from starlette.types import Receive, Scope, Send
 
 from lorajob.languages import find_language
 from lorajob.server import formats
-from lorajob.server.errors import ApiError
+from lorajob.server.errors import LEFT, ApiError
 from lorajob.server.forms import SpeechForm, Task, speech_form
 from lorajob.server.service import SpeechService
 from lorajob.serving.models import Begun, SpokenPiece
-
-LEFT = 499  # status of a request whose client left, as nginx writes it
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +24,15 @@ log = logging.getLogger(__name__)
 async def answer(request: Request, task: Task) -> Response:
     """Answer one request. Raises ApiError."""
     service: SpeechService = request.app.state.service
+    came = time.monotonic()
+    try:
+        return await _answer(service, request, task)
+    except ApiError as error:
+        service.metrics.answered(task, error.status, time.monotonic() - came)
+        raise
+
+
+async def _answer(service: SpeechService, request: Request, task: Task) -> Response:
     # Before the upload, so that nothing is sent to a server that is full.
     service.check_room()
     async with AsyncExitStack() as held:
@@ -35,23 +42,12 @@ async def answer(request: Request, task: Task) -> Response:
         if form.stream:
             stream = aclosing(service.decode(form))
             answers = await held.enter_async_context(stream)
-            try:
-                # What is wrong with a request shows before its first answer.
-                begun = await anext(answers)
-            except ApiError as error:
-                service.metrics.answered(task, error.status, time.monotonic() - began)
-                raise
+            # What is wrong with a request shows before its first answer.
+            begun = await anext(answers)
             return EventStream(service, form, begun, answers, held.pop_all(), began)
-        status = LEFT
-        try:
-            work = asyncio.create_task(_whole(service, form))
-            response = await _unless_left(request, work)
-            status = response.status_code
-        except ApiError as error:
-            status = error.status
-            raise
-        finally:
-            service.metrics.answered(task, status, time.monotonic() - began)
+        work = asyncio.create_task(_whole(service, form))
+        response = await _unless_left(request, work)
+        service.metrics.answered(task, response.status_code, time.monotonic() - began)
         return response
 
 

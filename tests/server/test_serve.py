@@ -63,6 +63,12 @@ def texts_of(server: Server, job: str, *names: str) -> list[str]:
     return [text for _, text in transcribe(model, files, config)]
 
 
+def metrics(server: Server) -> str:
+    with urllib.request.urlopen(f"{server.url}/metrics") as answer:
+        text: str = answer.read().decode()
+    return text
+
+
 def cue_texts(subtitles: str) -> str:
     """The texts of all cues, which stand behind their times."""
     lines = subtitles.splitlines()
@@ -180,6 +186,25 @@ def test_a_client_that_stands_still_stops_no_other(client: OpenAI, server: Serve
         assert hear(client, server).text
 
 
+def test_a_client_that_leaves_frees_its_place(client: OpenAI, server: Server) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    body = (
+        b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nhi\r\n'
+        b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+        + (server.home / "long.wav").read_bytes()
+        + b"\r\n--x--\r\n"
+    )
+    with socket.create_connection((host, int(port))) as leaving:
+        leaving.sendall(
+            b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Type: multipart/form-data; boundary=x\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(body) + body
+        )
+    wait_for(lambda: 'status="499"' in metrics(server), 120)
+    assert "\nlorajob_serve_open_requests 0.0\n" in metrics(server)
+    assert hear(client, server).text
+
+
 def test_a_promotion_and_a_rollback_drop_no_request(client: OpenAI, server: Server) -> None:
     heard: list[str] = []
     failed: list[Exception] = []
@@ -214,8 +239,7 @@ def test_a_model_that_is_killed_is_started_again(client: OpenAI, server: Server)
         os.kill(pid, signal.SIGKILL)
     wait_for(lambda: not any(map(running, killed)))
     assert hear(client, server).text == text
-    with urllib.request.urlopen(f"{server.url}/metrics") as answer:
-        assert "\nlorajob_serve_model_crashes 1.0\n" in answer.read().decode()
+    assert "\nlorajob_serve_model_crashes 1.0\n" in metrics(server)
 
 
 def test_no_upload_is_kept(client: OpenAI, server: Server) -> None:
