@@ -130,6 +130,11 @@ Examples:
     help="Accept texts in another script than the language is usually written in.",
 )
 @click.option(
+    "--allow-leakage",
+    is_flag=True,
+    help="Accept recordings that are in training and in test: the error rates are too good.",
+)
+@click.option(
     "--base-model",
     metavar="ID_OR_DIR",
     help="Multilingual Whisper to start from: a Hub id (default: openai/whisper-small), the folder "
@@ -181,6 +186,7 @@ def submit(
     test_corpus: str | None,
     maps: tuple[str, ...],
     allow_script: bool,
+    allow_leakage: bool,
     base_model: str | None,
     preset: str,
     sets: tuple[str, ...],
@@ -210,8 +216,9 @@ def submit(
     flags = {"language": lang, "base_model": base_model}
     values = read_spec(spec_path) | {name: value for name, value in flags.items() if value}
     values = merge(values, corpus_values(corpora, test_corpus, maps))
-    if allow_script:
-        values = merge(values, {"preprocess": {"allow_script": True}})
+    allowed = {"allow_script": allow_script, "allow_leakage": allow_leakage}
+    given = {name: True for name, flag in allowed.items() if flag}
+    values = merge(values, {"preprocess": given} if given else {})
     languages = [name.strip() for name in (lang or "").split(",")]
     if len(languages) > 1:
         if not all(languages):

@@ -2,6 +2,7 @@
 
     OUT/train/  OUT/test/   clips in the format of `clipstore`
     OUT/report.json         how many clips were kept, which were dropped and why
+    OUT/check.json          what `lorajob corpus check` would say about the corpus
 
 A clip is dropped if its text is empty or only punctuation, its text has too many tokens, its audio
 cannot be read, is cut off or silent, or it is too long or too short. Training on it would teach the
@@ -15,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorajob.checking.glance import check_script
-from lorajob.corpora import Corpus, fingerprint, local_copy
+from lorajob.checking.run import Plan, make_report, measured, refuse_leakage
+from lorajob.checking.table import MeasuredClip, Table, open_table
+from lorajob.corpora import fingerprint, local_copy
 from lorajob.corpora.pieces import Piece, in_threads, pieces
 from lorajob.corpora.report import CorpusReport
 from lorajob.corpora.selection import Selection, Target, open_sources, select
@@ -26,7 +29,7 @@ from lorajob.job.jobdir import JobDir, hash_file, write_json
 from lorajob.job.report import Report
 from lorajob.job.results import PreprocessResult
 from lorajob.languages import find_language
-from lorajob.spec import JobSpec, PreprocessConfig
+from lorajob.spec import JobSpec
 from lorajob.speech import audio
 from lorajob.speech.clipstore import ClipStore, ClipWriter, encode_audio
 from lorajob.storage import cache, places
@@ -34,7 +37,7 @@ from lorajob.storage.urls import public
 from lorajob.whisper.tokens import Labels, suppressed_but_said, suppressed_tokens
 
 # Version of this stage's output, part of the cache key: raise it with every change of the output.
-VERSION = 5
+VERSION = 6
 SECONDS_BETWEEN_REPORTS = 0.5
 
 log = logging.getLogger(__name__)
@@ -88,12 +91,18 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     selection = select(corpus, spec.preprocess, spec.seed, language.code)
     rows = len(corpus.entries) + corpus.repeated
     kept = CorpusReport(language.code, selection.test_by, rows, selection.unused)
-    _write_stores(corpus, selection, spec.preprocess, labels, out, kept, pace)
+    plan = Plan(spec, corpus, labels.count)
+    with open_table() as table:
+        _write_stores(plan, selection, labels, out, kept, table, pace)
+        table.finish()
+        check = make_report(plan, table, selection, [])
+    write_json(out / "check.json", check.model_dump(mode="json"))
     for target in ("train", "test"):
         if not kept.clips(target):
             raise CorpusError(
                 f"corpus: {public(spec.corpus)} has no usable {target} clip: {kept.reasons(target)}"
             )
+    refuse_leakage(check, spec)
     size = sum(path.stat().st_size for path in out.rglob("*.arrow"))
     clips = ClipStore(out / "train")
     limits = token_limits(clips.tokens, clips.seconds).model_dump(mode="json")
@@ -129,12 +138,12 @@ def _verb(name: str, result: PreprocessResult) -> str:
 
 
 def prepare_clip(
-    piece: Piece, target: Target, config: PreprocessConfig, labels: Labels, language: str
-) -> Prepared:
+    piece: Piece, target: Target, plan: Plan, labels: Labels
+) -> tuple[Prepared, MeasuredClip]:
     """Decode and check one clip, and encode it if it is kept."""
-    clip = piece.clip
-    found = examine(piece, config, labels.count, language)
-    return Prepared(
+    clip, config = piece.clip, plan.spec.preprocess
+    found = examine(piece, config, labels.count, plan.language.code)
+    prepared = Prepared(
         clip.id,
         target,
         found.text,
@@ -146,17 +155,20 @@ def prepare_clip(
         found.detail,
         found.remarks,
     )
+    return prepared, measured(clip, target, plan.language, found)
 
 
 def _write_stores(
-    corpus: Corpus,
+    plan: Plan,
     selection: Selection,
-    config: PreprocessConfig,
     labels: Labels,
     out: Path,
     kept: CorpusReport,
+    table: Table,
     pace: "_ClipProgress",
 ) -> None:
+    config, corpus = plan.spec.preprocess, plan.corpus
+    table.add_segments(corpus.entries)
     splits = {*config.train_splits, config.test_split}
     wanted = selection.train | selection.test
     clips = corpus.clips(splits, only=wanted)
@@ -167,11 +179,12 @@ def _write_stores(
     ):
         writers = {"train": train, "test": test}
 
-        def work(piece: Piece) -> Prepared:
-            return prepare_clip(piece, selection.target(piece.clip), config, labels, kept.language)
+        def work(piece: Piece) -> tuple[Prepared, MeasuredClip]:
+            return prepare_clip(piece, selection.target(piece.clip), plan, labels)
 
-        for clip in in_threads(work, pieces(clips, config.max_seconds)):
+        for clip, measures in in_threads(work, pieces(clips, config.max_seconds)):
             done += 1
+            table.add(measures)
             kept.add(
                 clip.target,
                 clip.id,

@@ -54,6 +54,8 @@ class PreprocessConfig(BaseModel):
     allow_script: bool = False
     """Accept a corpus whose texts are in another script than the language is usually written in.
     `--allow-script` does the same."""
+    allow_leakage: bool = False
+    """Accept recordings that are in training and in test. `--allow-leakage` does the same."""
     test_share: Fraction = 0.1
     """Share of the clips to set aside for testing if the corpus has no test split. If speakers are
     known, no speaker is in both parts."""

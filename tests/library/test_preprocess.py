@@ -141,7 +141,7 @@ def test_a_second_run_writes_the_same_bytes(tmp_path, run):
     path = pack(make_release(tmp_path, [*LINES, *SPOILT]), tmp_path / "r.tar.gz")
     first, second = run(path, 1)[1], run(path, 2)[1]
     names = sorted(file.relative_to(first) for file in first.rglob("*") if file.is_file())
-    assert len(names) == 3
+    assert len(names) == 4
     for name in names:
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
@@ -150,7 +150,8 @@ def test_a_manifest_without_a_test_split_gets_one_by_speaker(tmp_path, run):
     rows = ["audio\ttext\tspeaker"]
     for number in range(20):
         name = f"{number}.wav"
-        (tmp_path / name).write_bytes(sound_bytes(tone(0.5), 16_000))
+        sound = tone(0.5, hertz=300 + 20 * number)
+        (tmp_path / name).write_bytes(sound_bytes(sound, 16_000))
         rows.append(f"{name}\tशब्द {number}\ts{number % 10}")
     (tmp_path / "m.tsv").write_text("\n".join(rows), "utf-8")
     result, out = run(tmp_path / "m.tsv", test_share=0.2)
@@ -297,7 +298,7 @@ def test_every_row_is_kept_or_counted_by_its_true_reason(tmp_path, run, kind):
     path = root
     if kind != "folder":
         path = Path(shutil.make_archive(str(root), {"zip": "zip"}.get(kind, "gztar"), root))
-    result, out = run(path)
+    result, out = run(path, allow_leakage=True)
     assert result.dropped == {
         "4 fields where 3 are named": 1,
         "NUL character": 1,
@@ -315,3 +316,31 @@ def test_every_row_is_kept_or_counted_by_its_true_reason(tmp_path, run, kind):
     assert counts["read"] == len(rows) == counts["kept"] + counts["dropped"] + 2
     assert set(result.examples) == {*result.dropped, *result.noted}
     assert result.examples["4 fields where 3 are named"] == f"manifest.tsv line {len(names) + 3}"
+
+
+def test_a_recording_in_train_and_test_is_refused_unless_it_is_allowed(tmp_path, run):
+    root = make_release(tmp_path, LINES)
+    shutil.copy(root / "clips" / "t3.mp3", root / "clips" / "x1.mp3")
+    with pytest.raises(CorpusError) as refused:
+        run(root)
+    assert str(refused.value) == (
+        "corpus: 1 training clip with the recording of a test clip, such as t3.mp3 (as x1.mp3 of"
+        " test); write a corpus without them by `lorajob corpus check CORPUS --lang hi --fix OUT`,"
+        " or give --allow-leakage"
+    )
+    result, out = run(root, 2, allow_leakage=True)
+    assert (result.train_clips, result.test_clips) == (7, 2)
+    check = json.loads((out / "check.json").read_text("utf-8"))
+    (leak,) = [it for it in check["findings"] if it["name"] == "same-recording"]
+    assert (leak["level"], leak["count"]) == ("warning", 1)
+
+
+def test_the_check_is_kept_with_the_clips(tmp_path, run):
+    _, out = run(make_release(tmp_path, [*LINES, *SPOILT]))
+    check = json.loads((out / "check.json").read_text("utf-8"))
+    assert (check["format"], check["quick"], check["errors"]) == (1, False, 0)
+    report = report_of(out)
+    dropped = {it["says"].rpartition(": ")[2]: it["count"] for it in check["findings"]
+               if it["name"] == "dropped"}  # fmt: skip
+    assert dropped == {name: it["clips"] for name, it in report["dropped"].items()}
+    assert check["splits"]["test"]["clips"] == 3

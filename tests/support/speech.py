@@ -40,8 +40,8 @@ def sound_bytes(samples: np.ndarray, rate: int, kind: str = "WAV", subtype: str 
     return file.getvalue()
 
 
-def mp3(seconds: float, rate: int = 48_000) -> bytes:
-    return sound_bytes(tone(seconds, rate), rate, "MP3")
+def mp3(seconds: float, rate: int = 48_000, hertz: float = 440.0) -> bytes:
+    return sound_bytes(tone(seconds, rate, hertz), rate, "MP3")
 
 
 def make_release(
@@ -61,9 +61,11 @@ def make_release(
             values["locale"] = language
             rows.append("\t".join(values.get(column, "") for column in columns))
         (root / f"{split}.tsv").write_text("\n".join(rows) + "\n", "utf-8")
-    for line in lines:
+    for number, line in enumerate(lines):
         if line.seconds:
-            (root / "clips" / line.name).write_bytes(mp3(line.seconds))
+            # No two clips are the same recording.
+            sound = mp3(line.seconds, hertz=440.0 + 20 * number)
+            (root / "clips" / line.name).write_bytes(sound)
     return root
 
 

@@ -10,6 +10,7 @@ from lorajob.checking.sound import content_hash, measure_sound
 from lorajob.checking.statistics import histograms, medians, split_statistics, total_statistics
 from lorajob.checking.table import MeasuredClip, Table
 from lorajob.checking.texts import measure_text
+from lorajob.checking.words import sentence_of
 from lorajob.corpora.clip import Clip, Corpus
 from lorajob.corpora.pieces import Piece, in_threads, pieces
 from lorajob.corpora.selection import Selection, select
@@ -20,6 +21,7 @@ from lorajob.spec import JobSpec, PreprocessConfig
 from lorajob.speech import audio
 from lorajob.storage.urls import public
 
+LEAK = "same-recording"
 HEAD_BYTES = 1 << 16  # of a file, by which a quick check compares files
 NO_SELECTION = Selection(frozenset(), frozenset(), "")
 UNHEARD = (
@@ -78,7 +80,9 @@ def make_report(
     """The report about the clips in a finished table. `problem` is why none was selected."""
     if plan.count is None:
         notes = [*notes, UNCOUNTED.format(base=public(plan.spec.base_model))]
-    allowed = {"wrong-script"} if plan.spec.preprocess.allow_script else set()
+    config = plan.spec.preprocess
+    allowed = {"wrong-script"} if config.allow_script else set()
+    allowed |= {LEAK} if config.allow_leakage else set()
     found = findings(table, plan.language, plan.quick, problem, allowed)
     errors = sum(it.level == "error" for it in found)
     return CheckReport(
@@ -95,6 +99,19 @@ def make_report(
         histograms=histograms(table),
         unused={reason: rows for reason, rows in selection.unused.items() if rows},
         notes=tuple(notes),
+    )
+
+
+def refuse_leakage(report: CheckReport, spec: JobSpec) -> None:
+    """Raise CorpusError if a recording is in training and test, unless the job allows it."""
+    leak = next((it for it in report.findings if it.name == LEAK), None)
+    if leak is None or spec.preprocess.allow_leakage:
+        return
+    example = leak.examples[0]
+    raise CorpusError(
+        f"corpus: {sentence_of(leak)}, such as {example.id} ({example.detail}); write a corpus"
+        f" without them by `lorajob corpus check CORPUS --lang {report.language} --fix OUT`, or"
+        " give --allow-leakage"
     )
 
 

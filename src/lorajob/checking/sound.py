@@ -23,6 +23,7 @@ _BAND_HERTZ = np.geomspace(300, 3400, _BITS + 2)
 _NOISE_HERTZ = np.linspace(100, 3800, 25)
 LOW_HERTZ, HIGH_HERTZ = (100, 3700), (4300, 7600)  # below and above what 8 kHz can hold
 MARKS = 64  # frames of a fingerprint by which similar clips are found
+LEAST_VARIETY = 8  # different frames that a fingerprint must have to be compared
 SILENT_RMS = 1e-5  # digital silence
 LEAST_SPEECH = 0.02  # -34 dB below the loud frames: quieter frames are never speech
 OVER_FLOOR = 2.0  # a frame of speech is so many times louder than the quietest tenth
@@ -143,6 +144,9 @@ def _marks(bits: NDArray[np.uint32], spoken: NDArray[np.bool_]) -> tuple[tuple[i
     middle = np.arange(len(bits)) + (_SMOOTHED + _LAG) // 2
     heard = np.flatnonzero(spoken[np.minimum(middle, len(spoken) - 1)]) if len(bits) else middle
     values, first = np.unique(bits[heard], return_index=True)
+    # A hum or a tone is like any other.
+    if len(values) < LEAST_VARIETY:
+        return ()
     # Fibonacci hashing spreads neighbouring values.
     order = np.argsort(values * np.uint32(2654435769), kind="stable")[:MARKS]
     return tuple((int(values[at]), int(heard[first[at]])) for at in order)
