@@ -104,6 +104,8 @@ def transcribe(
     # Must come before the decoder is loaded.
     share_cpu(os.environ)
     with audio_files(audio) as files, job_folder(job, "convert") as here:
+        if len(files) > 1 and folder is None and wish.formats not in ((), ("txt",)):
+            raise UsageError(f"--output-format: {len(files)} files need --output-dir")
         model, config = _model_of(job, here)
         with quiet_libraries():
             models = {"": model} | ({"base": _base_of(here)} if base else {})

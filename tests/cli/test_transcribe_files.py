@@ -116,6 +116,8 @@ def test_a_folder_becomes_files_of_each_format(
     assert main(["transcribe", job, "talks", "-o", "out", "--output-format", "all"]) == 0
     out = talks.parent / "out"
     names = {it.relative_to(out).as_posix() for it in out.rglob("*") if it.is_file()}
+    assert main(["transcribe", job, "talks", "--output-format", "srt"]) == 2
+    assert "--output-format: 3 files need --output-dir" in capsys.readouterr().err
     stems = ("a.flac", "a.wav", "day 2/b")
     assert names == {
         f"{it}.{kind}" for it in stems for kind in ("txt", "srt", "vtt", "json", "tsv")
