@@ -24,7 +24,7 @@ TEXT = (ROOT / "docker-compose.yml").read_text("utf-8")
 COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 WORKERS = ("cpu", "gpu", "gpu-on-cpu")
-OURS = (*WORKERS, "flower", "metrics")
+OURS = (*WORKERS, "flower", "serve", "metrics")
 SECRETS = {
     "LORAJOB_REDIS_PASSWORD",
     "LORAJOB_FLOWER_PASSWORD",
@@ -67,6 +67,7 @@ def test_what_starts_with_which_profile() -> None:
         "": {"redis", "objects", "bucket", "cpu", "flower"},
         "gpu": {"gpu"},
         "cpu-only": {"gpu-on-cpu"},
+        "serve": {"serve"},
         "monitoring": {"metrics", "prometheus", "grafana"},
     }
 
@@ -194,9 +195,9 @@ def test_a_worker_is_told_where_its_jobs_ends_and_traces_go(name: str) -> None:
     assert "LORAJOB_LOG_FORMAT" in SERVICES["metrics"]["environment"]
 
 
-def test_only_flower_and_grafana_are_published_and_on_loopback() -> None:
+def test_only_flower_serve_and_grafana_are_published_and_on_loopback() -> None:
     published = {name: s["ports"] for name, s in SERVICES.items() if "ports" in s}
-    assert published.keys() == {"flower", "grafana"}
+    assert published.keys() == {"flower", "serve", "grafana"}
     assert {port.split(":")[0] for ports in published.values() for port in ports} == {"127.0.0.1"}
 
 
