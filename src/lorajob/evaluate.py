@@ -315,6 +315,8 @@ def _check_gate(
             delivered=list(heard.of("delivered").values()),
             language=spec.language,
         ),
+        sounds=[partial(store.audio, it) for it in heard.compared],
+        seed=spec.seed,
     )
     return check_all(spec.gate, candidate, clock)
 

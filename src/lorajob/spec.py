@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     PositiveFloat,
     PositiveInt,
@@ -20,15 +19,13 @@ from lorajob import __version__
 from lorajob.errors import UsageError, VersionError
 from lorajob.languages import find_language
 from lorajob.setting_words import similar_settings
+from lorajob.spec_gate import FROZEN, GateConfig
 from lorajob.spec_yaml import read_yaml
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(gt=0, le=1)]
-Threshold = Annotated[float, Field(ge=0)] | None
 Role = Literal["audio", "text", "speaker", "split", "start", "end", "duration"]
 ComputeType = Literal["float16", "int8", "int8_float16", "int8_float32", "float32"]
-# The text under a field describes it in the schema, `submit --help-all` and docs/settings.md.
-FROZEN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 MAX_LABEL_TOKENS = 444  # 448 decoder positions less the four tokens of the prompt
 # Share of cut clips in training from which a model is trusted to decode cut windows.
 ENOUGH_CUT = 0.2
@@ -224,34 +221,6 @@ class ConvertConfig(BaseModel):
     """Compute types of the converted models, one model for each. The first is the job's result."""
     check_clips: PositiveInt = 16
     """Test clips on which each converted type is compared with the transformers model."""
-
-
-class GateConfig(BaseModel):
-    """What the delivered model has to pass. The job succeeds in any case; the result says whether
-    the model passed."""
-
-    model_config = FROZEN
-
-    check: bool = True
-    """false: nothing is checked, and the result has no verdict."""
-    minutes: PositiveFloat | None = 10.0
-    """Maximum time for all checks, in minutes. Checks for which no time is left count as not
-    checked. Null: no limit."""
-    max_wer_rise: Threshold = 0.0
-    """Points by which the error rate of the delivered model may be over that of the base model.
-    Characters are counted in scripts without spaces. Null: not checked."""
-    min_own_gain: Threshold = 3.0
-    """Points of the character error rate by which transcripts have to fit their own clip better
-    than other clips. Null: not checked."""
-    max_loops: Annotated[float, Field(ge=0, le=1)] | None = 0.02
-    """Share of the delivered transcripts that may repeat themselves, by Whisper's compression
-    ratio. One such clip is always allowed. Null: not checked."""
-    max_noise_words: Threshold = 10.0
-    """Words (characters in scripts without spaces) that the model may invent in 60 s of silence,
-    hum, noise or tones beyond those of the base model. Null: not checked."""
-    max_conversion_difference: Threshold = 0.5
-    """Points by which the WER of a converted type may differ from that before the conversion, on
-    convert.check_clips test clips. Null: not checked."""
 
 
 class WeightedCorpus(BaseModel):

@@ -26,6 +26,8 @@ SETTINGS = (
     "convert.check_clips=3",
     "evaluate.delivered_clips=2",
     "gate.max_noise_words=null",
+    "gate.max_forgetting=null",
+    "gate.max_language_drop=null",
 )
 MINUTES = 60.0
 

@@ -1,23 +1,30 @@
 """The gate: spoiled models fail for the right reason, and a good one passes."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tokenizers.pre_tokenizers import ByteLevel
 
+from lorajob.demo.espeak import MissingExtraError
+from lorajob.demo.foreign import FOREIGN_SENTENCES, foreign_sounds
 from lorajob.gate.checks import Candidate, check_all
 from lorajob.gate.conversion import check_conversion, with_conversion
-from lorajob.gate.hearing import Clock, KeptModel, Line, TimeOver
+from lorajob.gate.hearing import Clock, KeptModel, Line, TimeOver, Word
+from lorajob.gate.memory import Spoken
+from lorajob.gate.noises import noise_sounds
+from lorajob.gate.recordings import Recordings, SpokenClip
 from lorajob.gate.texts import Transcripts
 from lorajob.job.results import Guard, Scores, StageResult, gate_fields, verdict_of
-from lorajob.spec import GateConfig
+from lorajob.spec_gate import GateConfig
 from lorajob.speech.audio import Samples
 from lorajob.whisper.tokens import Labels
-from tests.support.hearing import Scripted, lines
-from tests.support.speech import make_model
+from tests.support.hearing import Scripted, key, lines, spoken
+from tests.support.speech import make_model, tone
 
 SAID = [
     "नमस्ते दुनिया आप कैसे हैं",
@@ -43,9 +50,51 @@ def with_errors(texts: list[str]) -> list[str]:
     ]
 
 
-def candidate(delivered: list[str], tuned: Scripted | None = None) -> Candidate:
+SECONDS = 6.5  # of a clip
+ON_FILES = ("long_form", "segments", "timestamps", "word_times")
+
+
+def sound(number: int) -> Samples:
+    return tone(SECONDS, hertz=200 + 50 * number)
+
+
+def recordings() -> Recordings:
+    clips = [SpokenClip(partial(sound, n), text, text) for n, text in enumerate(SAID)]
+    return Recordings.of(clips, "hi", Scripted(), Scripted(), 0)
+
+
+@pytest.fixture(scope="module")
+def good() -> Scripted:
+    """A model that hears joined clips and foreign sentences right, and nothing in noise."""
+    made = recordings()
+    answers = {key(it.samples): spoken(it) for it in (made.long, made.window)}
+    codes = {}
+    for language, sounds in foreign_sounds().items():
+        for samples, text in zip(sounds, FOREIGN_SENTENCES[language], strict=True):
+            answers[key(samples)] = lines(text)
+            codes[key(samples)] = language
+    return Scripted(lambda samples: answers.get(key(samples), []), codes)
+
+
+def candidate(delivered: list[str], tuned: Scripted) -> Candidate:
     clips = Transcripts(SAID, HEARD_BY_BASE, delivered, "hi")
-    return Candidate(tuned or Scripted(), Scripted(), clips)
+    return Candidate(tuned, tuned, clips, [partial(sound, n) for n in range(len(SAID))])
+
+
+def changed(good: Scripted, change: Callable[[list[Line]], list[Line]]) -> Scripted:
+    """The good model with other segments of long files."""
+
+    def say(samples: Samples) -> list[Line]:
+        found = good.say(samples)
+        return change(found) if len(found) > 1 else found
+
+    return replace(good, say=say)
+
+
+def talking(good: Scripted, found: list[Line]) -> Scripted:
+    """The good model, which says `found` in noise."""
+    noises = {key(it) for it in noise_sounds().values()}
+    return replace(good, say=lambda it: found if key(it) in noises else good.say(it))
 
 
 def checked(given: Candidate, **thresholds: float | None) -> dict[str, Guard]:
@@ -57,75 +106,201 @@ def failed(guards: dict[str, Guard]) -> list[str]:
     return [name for name, guard in guards.items() if guard.state == "failed"]
 
 
-def test_a_good_model_passes_and_what_was_not_checked_is_named() -> None:
-    guards = checked(candidate(with_errors(SAID)))
+def test_a_good_model_passes_and_what_was_not_checked_is_named(good: Scripted) -> None:
+    guards = checked(candidate(with_errors(SAID), good))
     assert failed(guards) == []
-    assert [guards[name].state for name in (*ONLY_TEXTS, "noise")] == ["passed"] * 4
+    names = (*ONLY_TEXTS, *ON_FILES, "forgetting", "language", "other_languages", "noise")
+    assert [guards[name].state for name in names] == ["passed"] * len(names)
+    assert guards["timestamps"].value == guards["word_times"].value == 0
     assert guards["conversion"].state == "not_checked"
     found = gate_fields([*guards.values()])
     assert (found["gate"], found["gate_reasons"]) == ("passed", [])
 
 
-def test_a_model_of_shuffled_texts_fails_although_its_base_makes_more_errors() -> None:
+def test_a_model_of_shuffled_texts_fails_although_its_base_makes_more_errors(
+    good: Scripted,
+) -> None:
     shuffled = [SAID[(n + 5) % len(SAID)] for n in range(len(SAID))]
-    guards = checked(candidate(shuffled))
+    guards = checked(candidate(shuffled, good))
     assert failed(guards) == ["own_clips"]
     assert guards["own_clips"].value < 3
     assert gate_fields([*guards.values()])["gate"] == "failed"
 
 
-def test_a_model_that_always_says_the_same_does_not_follow_the_sound() -> None:
-    assert failed(checked(candidate(["हम यह है"] * len(SAID)))) == ["own_clips"]
+def test_a_model_that_always_says_the_same_does_not_follow_the_sound(good: Scripted) -> None:
+    assert failed(checked(candidate(["हम यह है"] * len(SAID), good))) == ["own_clips"]
 
 
-def test_more_errors_than_the_base_fail() -> None:
+def test_more_errors_than_the_base_fail(good: Scripted) -> None:
     clips = Transcripts(SAID, SAID, with_errors(SAID), "hi")
-    given = replace(candidate(SAID), clips=clips)
+    given = replace(candidate(SAID, good), clips=clips)
     guards = checked(given)
     assert failed(guards) == ["wer"]
     assert guards["wer"].reason.startswith("WER 9.1 % on 10 clips, base 0.0 %; at most 0 points")
     assert failed(checked(given, max_wer_rise=10)) == []
 
 
-def test_transcripts_that_repeat_themselves_fail_unless_the_speaker_did() -> None:
+def test_transcripts_that_repeat_themselves_fail_unless_the_speaker_did(good: Scripted) -> None:
     looped = [f"{text} " * 30 for text in SAID[:3]] + SAID[3:]
-    guards = checked(candidate(looped))
+    guards = checked(candidate(looped, good))
     assert "loops" in failed(guards) and guards["loops"].value == 3
     said = Transcripts(looped, HEARD_BY_BASE, looped, "hi")
-    assert failed(checked(replace(candidate(looped), clips=said))) == []
+    assert "loops" not in failed(checked(replace(candidate(looped, good), clips=said)))
 
 
-def test_a_model_that_speaks_on_silence_fails_with_the_words_of_each_noise() -> None:
-    talker = Scripted(lambda sound: lines(*["है यह तो"] * 10))
-    guards = checked(candidate(SAID, talker))
+def test_a_model_that_speaks_on_silence_fails_with_the_words_of_each_noise(good: Scripted) -> None:
+    talker = talking(good, lines(*["है यह तो"] * 10))
+    guards = checked(replace(candidate(SAID, talker), base=good))
     assert failed(guards) == ["noise"]
     assert "silence 30 (base 0)" in guards["noise"].reason
     assert "hum50 30 (base 0)" in guards["noise"].reason
-    assert failed(checked(candidate(SAID, talker), max_noise_words=30)) == []
-    both = replace(candidate(SAID, talker), base=talker)
-    assert failed(checked(both)) == []
+    assert failed(checked(replace(candidate(SAID, talker), base=good), max_noise_words=30)) == []
+    assert failed(checked(replace(candidate(SAID, talker), base=talker))) == []
 
 
-def test_few_clips_and_a_null_threshold_are_not_checked_and_say_so() -> None:
+def test_a_model_that_lost_its_timestamps_fails(good: Scripted) -> None:
+    def whole_windows(found: list[Line]) -> list[Line]:
+        text = " ".join(line.text for line in found)
+        last = found[-1].end
+        return [Line(start=n, end=min(n + 30, last), text=text) for n in range(0, int(last), 30)]
+
+    guards = checked(replace(candidate(SAID, changed(good, whole_windows)), base=good))
+    assert "timestamps" in failed(guards)
+    assert guards["timestamps"].value > 1 and guards["timestamps"].base == 0
+    # The base may have none either.
+    both = changed(good, whole_windows)
+    assert "timestamps" not in failed(checked(candidate(SAID, both)))
+
+
+def test_words_far_from_the_borders_of_their_clips_fail(good: Scripted) -> None:
+    def late(found: list[Line]) -> list[Line]:
+        return [
+            line.model_copy(
+                update={
+                    "words": [
+                        Word(start=it.start + 2.5, end=it.end + 2.5, text=it.text)
+                        for it in line.words
+                    ]
+                }
+            )
+            for line in found
+        ]
+
+    guards = checked(replace(candidate(SAID, changed(good, late)), base=good))
+    assert failed(guards) == ["word_times"]
+    assert guards["word_times"].limit == 0.5
+
+
+def test_segments_that_go_back_or_lie_outside_the_file_fail(good: Scripted) -> None:
+    def back(found: list[Line]) -> list[Line]:
+        outside = found[0].model_copy(update={"start": found[-1].end + 5, "end": 200.0})
+        return [*found, found[0], outside]
+
+    guards = checked(candidate(SAID, changed(good, back)), max_long_form_rise=None)
+    assert failed(guards) == ["segments"] and guards["segments"].value == 2
+
+
+def test_a_long_file_with_more_errors_than_its_clips_fails(good: Scripted) -> None:
+    guards = checked(candidate(SAID, changed(good, lambda found: found[::2])))
+    assert "long_form" in failed(guards)
+    assert guards["long_form"].limit == 10 and guards["long_form"].value > 40
+
+
+def test_the_joined_clips_are_long_enough_and_their_speech_is_known() -> None:
+    made = recordings()
+    assert 60 <= made.long.seconds < 60 + SECONDS + 2
+    assert made.window.seconds <= 30 and len(made.window.clips) == 3
+    assert [clip.reference for clip in made.long.clips] == SAID[: len(made.long.clips)]
+    for clip, (start, end) in zip(made.long.clips, made.long.speech, strict=True):
+        part = made.long.samples[round(start * 16_000) : round(end * 16_000)]
+        np.testing.assert_array_equal(part, clip.read())
+
+
+def in_devanagari(good: Scripted) -> Scripted:
+    """The good model, which has forgotten every language but Hindi."""
+
+    def say(samples: Samples) -> list[Line]:
+        return lines("यह क्या है") if key(samples) in good.codes else good.say(samples)
+
+    return replace(good, say=say)
+
+
+def test_a_model_that_forgot_the_other_languages_fails(good: Scripted) -> None:
+    guards = checked(replace(candidate(SAID, in_devanagari(good)), base=good))
+    assert failed(guards) == ["forgetting"]
+    assert guards["forgetting"].value == 100 and guards["forgetting"].base == 0
+    assert (
+        "14 synthetic sentences in en, es, de, fr, it, pt, base 0.0 %"
+        in guards["forgetting"].reason
+    )
+    # A base that does not know a language either has nothing to forget.
+    ignorant = in_devanagari(good)
+    guards = checked(candidate(SAID, ignorant))
+    assert guards["forgetting"].state == "not_checked"
+    assert "the base has 50 % word errors or more in each of en, es" in guards["forgetting"].reason
+
+
+def test_a_model_that_hears_its_own_language_everywhere_fails(good: Scripted) -> None:
+    guards = checked(replace(candidate(SAID, replace(good, codes={})), base=good))
+    assert failed(guards) == ["other_languages"]
+    assert guards["other_languages"].value == 0 and guards["language"].value == 100
+    english = {key(sound(n)): "en" for n in range(len(SAID))}
+    deaf = replace(good, codes={**good.codes, **english})
+    assert failed(checked(replace(candidate(SAID, deaf), base=good))) == ["language"]
+
+
+def test_without_espeak_other_languages_are_named_as_not_checked(
+    good: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise MissingExtraError("eSpeak NG is not installed: pip install 'lorajob[demo]'")
+
+    monkeypatch.setattr("lorajob.gate.memory.foreign_sounds", missing)
+    guards = checked(candidate(SAID, good))
+    for name in ("forgetting", "other_languages"):
+        assert guards[name].state == "not_checked"
+        assert guards[name].reason.startswith("eSpeak NG is not installed: pip install")
+    assert failed(guards) == []
+
+
+def test_a_corpus_of_the_users_is_a_guard_of_its_own(good: Scripted) -> None:
+    sounds = [tone(2.0, hertz=90 + n) for n in range(4)]
+    said = [f"sentence number {n}" for n in range(4)]
+    answers = {key(it): lines(text) for it, text in zip(sounds, said, strict=True)}
+    clips = Spoken("en", said, [partial(tone, 2.0, hertz=90 + n) for n in range(4)])
+    base = replace(
+        good,
+        say=lambda it: answers.get(key(it)) or good.say(it),
+        codes={**good.codes, **dict.fromkeys(answers, "en")},
+    )
+    own = [("en.tar.gz", clips)]
+    assert failed(checked(replace(candidate(SAID, base), guards=own))) == []
+    guards = checked(replace(candidate(SAID, good), base=base, guards=own))
+    assert failed(guards) == ["forgetting_1", "other_languages"]
+    assert guards["forgetting_1"].reason.startswith("WER 100.0 % on 4 clips of en.tar.gz (en), ba")
+
+
+def test_few_clips_and_a_null_threshold_are_not_checked_and_say_so(good: Scripted) -> None:
     clips = Transcripts(SAID[:4], HEARD_BY_BASE[:4], SAID[:4], "hi")
-    guards = checked(replace(candidate(SAID), clips=clips), max_loops=None)
+    few = replace(candidate(SAID, good), clips=clips, sounds=[partial(sound, n) for n in range(4)])
+    guards = checked(few, max_loops=None)
+    assert guards["long_form"].reason.endswith("are 31 s long, 60 s are needed")
     assert guards["own_clips"].reason == "4 clips, 8 are needed"
     assert guards["loops"].reason == "gate.max_loops is null"
     assert {guards[name].state for name in ("own_clips", "loops")} == {"not_checked"}
-    assert check_all(GateConfig(check=False), candidate(SAID), Clock(None)) == []
+    assert check_all(GateConfig(check=False), candidate(SAID, good), Clock(None)) == []
 
 
-def test_when_the_time_is_over_the_rest_is_named_as_not_checked() -> None:
+def test_when_the_time_is_over_the_rest_is_named_as_not_checked(good: Scripted) -> None:
     def too_late(sound: Samples) -> list[Line]:
         raise TimeOver
 
     config = GateConfig(minutes=3)
     found = check_all(config, candidate(SAID, Scripted(too_late)), Clock(None))
     guards = {guard.name: guard for guard in found}
-    assert (guards["noise"].state, guards["noise"].reason) == (
-        "not_checked",
-        "gate.minutes=3 ended",
-    )
+    for name in ON_FILES:
+        assert guards[name].reason == "gate.minutes=3 ended"
+        assert guards[name].state == "not_checked"
     assert failed(guards) == [] and guards["wer"].state == "passed"
     ticks: list[int] = []
     with pytest.raises(TimeOver):
@@ -153,7 +328,7 @@ def test_what_the_base_hears_is_kept_by_model_sounds_and_language(
     kept("a").transcribe(sounds[:1], "hi")
     kept("b").transcribe(sounds[:1], "hi")
     kept("a").transcribe(sounds[:1], "ml")
-    kept("a").transcribe(sounds[:1], "hi", words=True)
+    kept("a").transcribe(sounds[:1], "hi", "words")
     assert heard == [1, 2, 1, 1, 1, 1]
     assert kept("a").languages(sounds) == ["hi", "hi"]
 
@@ -173,18 +348,20 @@ def with_another_tokenizer(folder: Path) -> Path:
     return folder
 
 
-def test_a_model_that_was_converted_with_another_tokenizer_fails(tmp_path: Path) -> None:
+def test_a_model_that_was_converted_with_another_tokenizer_fails(
+    good: Scripted, tmp_path: Path
+) -> None:
     base = make_model(tmp_path / "base")
     same, other = make_model(tmp_path / "same"), make_model(tmp_path / "model")
     labels, config = Labels(base, "hi"), GateConfig()
     sampled = {"merged": scores(40.0), "float16": scores(40.3)}
-    good = check_conversion(config, sampled, [same, other], labels, SAID)
-    assert good.state == "passed" and good.value == pytest.approx(0.3)
+    right = check_conversion(config, sampled, [same, other], labels, SAID)
+    assert right.state == "passed" and right.value == pytest.approx(0.3)
     with_another_tokenizer(other)
     bad = check_conversion(config, sampled, [same, other], labels, SAID)
     assert bad.state == "failed"
     assert bad.reason.startswith("the tokenizer in model is not that of the base model: it encodes")
-    evaluated = [*checked(candidate(SAID)).values()]
+    evaluated = [*checked(candidate(SAID, good)).values()]
     found = gate_fields(with_conversion(evaluated, bad))
     assert (found["gate"], found["gate_reasons"]) == ("failed", [bad.reason])
     assert [guard.name for guard in found["guards"]].count("conversion") == 1

@@ -13,6 +13,7 @@ from lorajob.speech.scoring import (
     WordErrorRate,
     difference,
     interval,
+    rate_of_set,
     score,
     score_with_intervals,
     utterance_rows,
@@ -28,6 +29,9 @@ def test_rates_are_of_the_whole_set_and_in_percent():
     assert scores.raw_wer == pytest.approx(100 * 4 / 5)
     assert 0 < scores.cer < scores.raw_cer
     assert scores.clips == 2
+    for metric in ("wer", "cer"):
+        assert rate_of_set(REFERENCES, HYPOTHESES, metric) == pytest.approx(getattr(scores, metric))
+    assert rate_of_set(["..."], ["x"]) == 0
 
 
 def test_the_metrics_are_evaluates_and_work_by_themselves(tmp_path):

@@ -1,13 +1,30 @@
-"""Runs all guards of a job, in the order of their cost, within `gate.minutes`."""
+"""Runs all guards of a job, the cheap ones first, within `gate.minutes`."""
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from lorajob.gate.conversion import CONVERSION
-from lorajob.gate.hearing import Clock, Hearing, TimeOver
+from lorajob.gate.hearing import Clock, Hearing, Line, TimeOver
+from lorajob.gate.memory import (
+    Spoken,
+    check_foreign,
+    check_guard_corpus,
+    check_other_languages,
+    check_own_language,
+)
 from lorajob.gate.noises import check_noise
+from lorajob.gate.recordings import (
+    Recordings,
+    SpokenClip,
+    check_long_form,
+    check_segments,
+    check_timestamps,
+    check_word_times,
+    without_long_file,
+)
 from lorajob.gate.texts import (
     Transcripts,
     check_loops,
@@ -16,50 +33,111 @@ from lorajob.gate.texts import (
     not_checked,
 )
 from lorajob.job.results import Guard
-from lorajob.spec import GateConfig
+from lorajob.spec_gate import GateConfig
+from lorajob.speech.audio import Samples
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """The delivered model and its base, and what was heard of both so far."""
+    """The delivered model and its base, and what was heard of both so far.
+
+    `sounds` read the test clips of `clips`, in their order. `guards` are clips of the corpora of
+    `gate.guard`, by the name of each corpus.
+    """
 
     tuned: Hearing
     base: Hearing
     clips: Transcripts
+    sounds: Sequence[Callable[[], Samples]]
+    seed: int = 0
+    guards: Sequence[tuple[str, Spoken]] = ()
+
+    @cached_property
+    def recordings(self) -> Recordings:
+        """Test clips joined to long files."""
+        clips = self.clips
+        given = zip(self.sounds, clips.references, clips.delivered, strict=True)
+        spoken = [SpokenClip(*it) for it in given]
+        return Recordings.of(spoken, clips.language, self.tuned, self.base, self.seed)
+
+    @cached_property
+    def long_lines(self) -> list[Line]:
+        """The segments of the long file by the delivered model."""
+        return self.recordings.heard(self.tuned)
+
+
+Check = Callable[[float], Guard]
 
 
 def check_all(config: GateConfig, candidate: Candidate, clock: Clock) -> list[Guard]:
     """The guards of evaluation. Empty if `gate.check` is false."""
     if not config.check:
         return []
-    clips, language = candidate.clips, candidate.clips.language
-    tuned, base = candidate.tuned, candidate.base
-    checks: dict[str, tuple[str, Callable[[float], Guard]]] = {
-        "wer": ("max_wer_rise", lambda limit: check_rate(clips, limit)),
-        "own_clips": ("min_own_gain", lambda limit: check_own_clips(clips, limit)),
-        "loops": ("max_loops", lambda limit: check_loops(clips, limit)),
-        "noise": ("max_noise_words", lambda limit: check_noise(language, tuned, base, limit)),
-    }
     found = [
-        _checked(name, setting, config, check, clock) for name, (setting, check) in checks.items()
+        _checked(name, setting, config, check, clock)
+        for name, (setting, check) in _checks(candidate).items()
     ]
     return [*found, not_checked(CONVERSION, "the stage convert checks it")]
 
 
-def _checked(
-    name: str,
-    setting: str,
-    config: GateConfig,
-    check: Callable[[float], Guard],
-    clock: Clock,
-) -> Guard:
+def _checks(it: Candidate) -> dict[str, tuple[str, Check]]:
+    """The guards by name: the setting of their threshold, and what checks them."""
+
+    def on_long_file(name: str, check: Callable[..., Guard]) -> Check:
+        def checked(limit: float) -> Guard:
+            missing = without_long_file(it.recordings, name)
+            return missing or check(it.recordings, it.long_lines, limit)
+
+        return checked
+
+    language, tuned, base = it.clips.language, it.tuned, it.base
+    own = Spoken(language, it.clips.references, it.sounds)
+    others = [clips for _, clips in it.guards]
+
+    def on_corpus(name: str, corpus: str, clips: Spoken) -> Check:
+        return lambda limit: check_guard_corpus(name, corpus, clips, tuned, base, limit)
+
+    corpora: dict[str, tuple[str, Check]] = {}
+    for number, (corpus, clips) in enumerate(it.guards, start=1):
+        name = f"forgetting_{number}"
+        corpora[name] = ("max_forgetting", on_corpus(name, corpus, clips))
+    return {
+        "wer": ("max_wer_rise", lambda limit: check_rate(it.clips, limit)),
+        "own_clips": ("min_own_gain", lambda limit: check_own_clips(it.clips, limit)),
+        "loops": ("max_loops", lambda limit: check_loops(it.clips, limit)),
+        "long_form": ("max_long_form_rise", on_long_file("long_form", check_long_form)),
+        "segments": ("max_faulty_segments", on_long_file("segments", check_segments)),
+        "timestamps": ("max_timestamp_error", on_long_file("timestamps", check_timestamps)),
+        "word_times": (
+            "max_word_error",
+            lambda limit: check_word_times(it.recordings, limit),
+        ),
+        **corpora,
+        "forgetting": (
+            "max_forgetting",
+            lambda limit: check_foreign(language, tuned, base, limit),
+        ),
+        "language": (
+            "max_language_drop",
+            lambda limit: check_own_language(own, tuned, base, limit),
+        ),
+        "other_languages": (
+            "max_language_drop",
+            lambda limit: check_other_languages(others, language, tuned, base, limit),
+        ),
+        "noise": ("max_noise_words", lambda limit: check_noise(language, tuned, base, limit)),
+    }
+
+
+def _checked(name: str, setting: str, config: GateConfig, check: Check, clock: Clock) -> Guard:
     limit: float | None = getattr(config, setting)
     if limit is None:
         return not_checked(name, f"gate.{setting} is null")
     started = time.monotonic()
     try:
+        clock.check()
         found = check(limit)
     except TimeOver:
         return not_checked(name, f"gate.minutes={config.minutes:g} ended")

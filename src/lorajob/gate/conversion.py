@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lorajob.gate.texts import not_checked
 from lorajob.job.results import Guard, Scores
-from lorajob.spec import GateConfig
+from lorajob.spec_gate import GateConfig
 from lorajob.whisper.tokens import Labels
 
 CONVERSION = "conversion"

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import ctranslate2
 import faster_whisper
@@ -45,6 +45,17 @@ class Line(BaseModel, frozen=True):
     words: list[Word] = []
 
 
+# How a sound is transcribed: by all defaults of faster-whisper; with the times of words, too; or
+# briefly, to see whether a model speaks at all: a loop of an untamed model takes minutes by the
+# defaults.
+Manner = Literal["usual", "words", "brief"]
+OPTIONS: dict[Manner, dict[str, object]] = {
+    "usual": {},
+    "words": {"word_timestamps": True},
+    "brief": {"max_new_tokens": 48, "temperature": (0.0, 0.4, 1.0)},
+}
+BRIEF_CHARACTERS = 400  # after which a brief transcription ends
+
 _LINES = TypeAdapter(list[list[Line]])
 
 
@@ -52,9 +63,9 @@ class Hearing(Protocol):
     """A model, as its users run it."""
 
     def transcribe(
-        self, sounds: Sequence[Samples], language: str, words: bool = False
+        self, sounds: Sequence[Samples], language: str, manner: Manner = "usual"
     ) -> list[list[Line]]:
-        """The transcripts of sounds of any length, at 16 kHz; with `words`, their times too."""
+        """The transcripts of sounds of any length, at 16 kHz. `language` is a Whisper code."""
 
     def languages(self, sounds: Sequence[Samples]) -> list[str]:
         """The Whisper language code that the model hears in the first 30 s of each sound."""
@@ -90,17 +101,19 @@ class LoadedModel:
         self._folder, self._clock, self._slot = folder, clock, slot
 
     def transcribe(
-        self, sounds: Sequence[Samples], language: str, words: bool = False
+        self, sounds: Sequence[Samples], language: str, manner: Manner = "usual"
     ) -> list[list[Line]]:
         found = []
         for sound in sounds:
             self._clock.check()
             lines: list[Line] = []
-            segments, _ = self._model().transcribe(sound, language=language, word_timestamps=words)
+            segments, _ = self._model().transcribe(sound, language=language, **OPTIONS[manner])
             for it in segments:
                 spoken = [Word(start=w.start, end=w.end, text=w.word) for w in it.words or ()]
                 lines.append(Line(start=it.start, end=it.end, text=it.text.strip(), words=spoken))
                 self._clock.check()
+                if manner == "brief" and sum(len(it.text) for it in lines) > BRIEF_CHARACTERS:
+                    break
             found.append(lines)
         return found
 
@@ -133,12 +146,12 @@ class KeptModel:
     identity: dict[str, object]
 
     def transcribe(
-        self, sounds: Sequence[Samples], language: str, words: bool = False
+        self, sounds: Sequence[Samples], language: str, manner: Manner = "usual"
     ) -> list[list[Line]]:
         def hear() -> object:
-            return _LINES.dump_python(self.model.transcribe(sounds, language, words), mode="json")
+            return _LINES.dump_python(self.model.transcribe(sounds, language, manner), mode="json")
 
-        return _LINES.validate_python(self._kept(sounds, hear, language=language, words=words))
+        return _LINES.validate_python(self._kept(sounds, hear, language=language, manner=manner))
 
     def languages(self, sounds: Sequence[Samples]) -> list[str]:
         kept: list[str] = self._kept(sounds, lambda: self.model.languages(sounds))

@@ -32,7 +32,7 @@ def check_noise(language: str, tuned: Hearing, base: Hearing, limit: float) -> G
     unit = "words" if found.primary_metric == "wer" else "characters"
     sounds = noise_sounds()
     heard = [
-        dict(zip(sounds, model.transcribe(list(sounds.values()), found.token), strict=True))
+        dict(zip(sounds, model.transcribe([*sounds.values()], found.token, "brief"), strict=True))
         for model in (tuned, base)
     ]
     counts, before = (

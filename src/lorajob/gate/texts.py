@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lorajob.job.results import Guard, Scores
+from lorajob.job.results import Guard
 from lorajob.languages import find_language
 from lorajob.speech.gap import REPEATS, compression_ratio
-from lorajob.speech.scoring import score
+from lorajob.speech.scoring import rate_of_set
 
 FEWEST_CLIPS = 8  # on which a share of clips, or other clips' references, say something
 OTHER_CLIPS = 3  # whose references each transcript is compared with
@@ -30,7 +30,7 @@ def check_rate(clips: Transcripts, limit: float) -> Guard:
     """The error rate against that of the base model."""
     metric = find_language(clips.language).primary_metric
     before, after = (
-        getattr(score(clips.references, texts, clips.language), metric)
+        rate_of_set(clips.references, texts, metric, clips.language)
         for texts in (clips.base, clips.delivered)
     )
     return Guard(
@@ -53,10 +53,10 @@ def check_own_clips(clips: Transcripts, limit: float) -> Guard:
     """
     if len(clips) < FEWEST_CLIPS:
         return not_checked("own_clips", f"{len(clips)} clips, {FEWEST_CLIPS} are needed")
-    own = score(clips.references, clips.delivered, clips.language).cer
-    rest = [_moved(clips.references, step) for step in range(1, OTHER_CLIPS + 1)]
-    scores: list[Scores] = [score(other, clips.delivered, clips.language) for other in rest]
-    others = sum(it.cer for it in scores) / len(scores)
+    own = rate_of_set(clips.references, clips.delivered, "cer", clips.language)
+    moved = [_moved(clips.references, step) for step in range(1, OTHER_CLIPS + 1)]
+    rates = [rate_of_set(other, clips.delivered, "cer", clips.language) for other in moved]
+    others = sum(rates) / len(rates)
     return Guard(
         name="own_clips",
         state="failed" if others - own < limit else "passed",

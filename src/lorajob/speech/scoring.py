@@ -71,6 +71,20 @@ def score(references: list[str], hypotheses: list[str], language: str = "") -> S
     return Scores(wer=wer, cer=cer, raw_wer=raw_wer, raw_cer=raw_cer, clips=len(pairs))
 
 
+def rate_of_set(
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    metric: Metric = "wer",
+    language: str = "",
+) -> float:
+    """One normalised rate, in percent: the same as that of `score`, in less time."""
+    counts = _counts([*references], [*hypotheses], metric, None, language)
+    if not len(counts):
+        return 0.0
+    errors, length = counts.sum(axis=0)
+    return float(100 * errors / length)
+
+
 def score_with_intervals(
     references: list[str],
     hypotheses: list[str],

@@ -1,0 +1,160 @@
+"""Guards against forgetting: other languages, and which language is spoken."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lorajob.demo.espeak import MissingExtraError
+from lorajob.demo.foreign import FOREIGN_SENTENCES, foreign_sounds
+from lorajob.gate.hearing import Hearing
+from lorajob.gate.texts import not_checked
+from lorajob.job.results import Guard
+from lorajob.languages import find_language
+from lorajob.speech.audio import Samples
+from lorajob.speech.scoring import rate_of_set
+
+KNOWN_WER = 50.0  # percent: a language in which the base has more errors cannot be forgotten
+OWN_CLIPS = 16  # test clips whose language is identified
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """Clips of one language, with their texts."""
+
+    language: str  # code
+    texts: list[str]
+    read: Sequence[Callable[[], Samples]]
+
+
+def foreign_clips(language: str) -> list[Spoken]:
+    """The spoken sentences of all languages but `language`, a Whisper code.
+
+    Raises MissingExtraError without eSpeak NG.
+    """
+    return [
+        Spoken(code, list(FOREIGN_SENTENCES[code]), [_reader(it) for it in sounds])
+        for code, sounds in foreign_sounds().items()
+        if code != language
+    ]
+
+
+def _reader(samples: Samples) -> Callable[[], Samples]:
+    return lambda: samples
+
+
+def check_foreign(language: str, tuned: Hearing, base: Hearing, limit: float) -> Guard:
+    """The error rate of short sentences in languages that the base knows."""
+    try:
+        spoken = foreign_clips(find_language(language).token)
+    except MissingExtraError as error:
+        return not_checked("forgetting", f"{error}; or name a corpus with gate.guard")
+    by_base = [_texts(base, clips, brief=True) for clips in spoken]
+    known = [
+        (clips, heard)
+        for clips, heard in zip(spoken, by_base, strict=True)
+        if rate_of_set(clips.texts, heard) < KNOWN_WER
+    ]
+    if not known:
+        return not_checked(
+            "forgetting",
+            f"the base has {KNOWN_WER:g} % word errors or more in each of "
+            f"{', '.join(clips.language for clips in spoken)}",
+        )
+    said = [text for clips, _ in known for text in clips.texts]
+    before = [text for _, heard in known for text in heard]
+    after = [text for clips, _ in known for text in _texts(tuned, clips, brief=True)]
+    return _forgotten(
+        "forgetting",
+        f"{len(said)} synthetic sentences in {', '.join(clips.language for clips, _ in known)}",
+        (rate_of_set(said, before), rate_of_set(said, after)),
+        "WER",
+        limit,
+    )
+
+
+def check_guard_corpus(
+    name: str, corpus: str, clips: Spoken, tuned: Hearing, base: Hearing, limit: float
+) -> Guard:
+    """The error rate on a corpus of the user's, of another language or domain."""
+    metric = find_language(clips.language).primary_metric
+    rates = [
+        rate_of_set(clips.texts, _texts(model, clips), metric, clips.language)
+        for model in (base, tuned)
+    ]
+    what = f"{len(clips.texts)} clips of {corpus} ({clips.language})"
+    return _forgotten(name, what, (rates[0], rates[1]), metric.upper(), limit)
+
+
+def check_own_language(clips: Spoken, tuned: Hearing, base: Hearing, limit: float) -> Guard:
+    """The share of test clips whose language the model identifies."""
+    few = Spoken(clips.language, clips.texts[:OWN_CLIPS], clips.read[:OWN_CLIPS])
+    return _identified("language", "test clips", [few], tuned, base, limit)
+
+
+def check_other_languages(
+    clips: Sequence[Spoken], language: str, tuned: Hearing, base: Hearing, limit: float
+) -> Guard:
+    """The share of clips of other languages whose language the model identifies.
+
+    `clips` are those of guard corpora. The spoken sentences are added.
+    """
+    token = find_language(language).token
+    others = [it for it in clips if find_language(it.language).token != token]
+    try:
+        others += foreign_clips(token)
+    except MissingExtraError as error:
+        if not others:
+            return not_checked("other_languages", f"{error}; or name a corpus with gate.guard")
+    return _identified("other_languages", "clips of other languages", others, tuned, base, limit)
+
+
+def _identified(
+    name: str,
+    what: str,
+    clips: Sequence[Spoken],
+    tuned: Hearing,
+    base: Hearing,
+    limit: float,
+) -> Guard:
+    total = sum(len(it.read) for it in clips)
+    before, after = (
+        sum(
+            model.languages([read() for read in it.read]).count(find_language(it.language).token)
+            for it in clips
+        )
+        for model in (base, tuned)
+    )
+    allowed = 100 * before / max(1, total) - limit
+    share = 100 * after / max(1, total)
+    return Guard(
+        name=name,
+        state="failed" if share < allowed else "passed",
+        reason=f"the language of {after} of {total} {what} is identified, by the base of {before}; "
+        f"at most {limit:g} % fewer are allowed",
+        value=share,
+        base=100 * before / max(1, total),
+        limit=allowed,
+        unit="%",
+    )
+
+
+def _forgotten(
+    name: str, what: str, rates: tuple[float, float], metric: str, limit: float
+) -> Guard:
+    before, after = rates
+    return Guard(
+        name=name,
+        state="failed" if after - before > limit else "passed",
+        reason=f"{metric} {after:.1f} % on {what}, base {before:.1f} %; at most {limit:g} points "
+        "more are allowed",
+        value=after,
+        base=before,
+        limit=before + limit,
+        unit="%",
+    )
+
+
+def _texts(model: Hearing, clips: Spoken, brief: bool = False) -> list[str]:
+    token = find_language(clips.language).token
+    sounds = [read() for read in clips.read]
+    heard = model.transcribe(sounds, token, "brief" if brief else "usual")
+    return [" ".join(line.text for line in lines) for lines in heard]
