@@ -53,6 +53,8 @@ def progress_words(progress: "Progress | None") -> str:
     if progress is None or not progress.total:
         return ""
     words = [f"{progress.step}/{progress.total}"]
+    if isinstance(phase := (progress.model_extra or {}).get("phase"), str):
+        words.append(phase)
     if progress.loss is not None:
         words.append(f"loss {progress.loss:.3g}")
     if progress.eta_seconds:

@@ -1,6 +1,7 @@
 """How progress is shown: as bars on a terminal, else as lines."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -12,6 +13,31 @@ if TYPE_CHECKING:
     from lorajob.worker.records.record import JobRecord, StageRecord
 
 LINE_SHARE = 0.1  # share of a stage between two lines about its progress
+LINE_SECONDS = 120.0  # longest time between two lines about a running stage
+QUIET_SECONDS = 20.0  # without a step, after which the time since the last one is shown
+
+
+class Signs:
+    """When each stage was last seen to make progress, by this process's clock."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seen: dict[str, tuple[object, float]] = {}
+
+    def words(self, name: str, stage: "StageRecord") -> str:
+        """`running 12 min, last step 40 s ago` for a running stage that was quiet so long."""
+        now = self._clock()
+        mark = (stage.attempts, stage.progress)
+        before = self._seen.get(name)
+        if before is None or before[0] != mark:
+            self._seen[name] = before = (mark, now)
+        words = []
+        if stage.started_at:
+            words.append(f"running {duration(time.time() - stage.started_at)}")
+        if (quiet := now - before[1]) >= QUIET_SECONDS:
+            last = "last step" if stage.progress is not None else "no step for"
+            words.append(f"{last} {duration(quiet)}{' ago' if stage.progress is not None else ''}")
+        return ", ".join(words)
 
 
 class View(Protocol):
@@ -39,6 +65,8 @@ class LineView:
         self._stream = stream
         self._states: dict[str, str] = {}
         self._shares: dict[str, float] = {}
+        self._signs = Signs()
+        self._told = time.monotonic()
 
     def update(self, record: "JobRecord") -> None:
         for name, stage in record.stages.items():
@@ -51,8 +79,14 @@ class LineView:
             if stage.state == "running" and share - self._shares.get(name, 0.0) >= LINE_SHARE:
                 self._shares[name] = share
                 self.note(f"{record.id} {name}: {progress_words(stage.progress)}")
+            elif stage.state == "running":
+                signs = self._signs.words(name, stage)
+                if time.monotonic() - self._told >= LINE_SECONDS:
+                    told = ", ".join(it for it in (progress_words(stage.progress), signs) if it)
+                    self.note(f"{record.id} {name}: {told}")
 
     def note(self, line: str) -> None:
+        self._told = time.monotonic()
         print(line, file=self._stream, flush=True)
 
 
@@ -61,6 +95,7 @@ class BarView:
 
     def __init__(self, progress: "Progress", record: "JobRecord") -> None:
         self._progress = progress
+        self._signs = Signs()
         self._bars: dict[str, TaskID] = {
             name: progress.add_task(name, total=1, words="") for name in record.stages
         }
@@ -71,11 +106,16 @@ class BarView:
             # Until the first step is reported, the total is None and the bar only pulses.
             total = None if stage.state == "running" and not words else 1
             completed = 1.0 if stage.state == "succeeded" else _share(stage)
+            if stage.state == "running":
+                signs = self._signs.words(name, stage)
+                shown = ", ".join(it for it in (words or _described(stage), signs) if it)
+            else:
+                shown = _described(stage)
             self._progress.update(
                 self._bars[name],
                 total=total,
                 completed=completed,
-                words=words or _described(stage),
+                words=shown,
             )
 
     def note(self, line: str) -> None:

@@ -112,7 +112,12 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         del merged  # frees its memory
     by_type: dict[str, Scores] = {}
     for kind, target in made.items():
-        texts = decode(target, sample.greedy, sample.sounds, done=lambda _: pace.goes_on("check"))
+        texts = decode(
+            target,
+            sample.greedy,
+            sample.sounds,
+            done=partial(pace.counts, kind, len(sample.places)),
+        )
         by_type[kind] = score(sample.references, texts, spec.language)
         pace.done(f"{kind} scored")
     sampled = {"merged": score(sample.references, merged_texts, spec.language), **by_type}
@@ -141,6 +146,10 @@ class _StepProgress:
         self._step += 1
         self._report.progress(self._step, self._steps, phase=phase)
         self._report.check_stop()
+
+    def counts(self, phase: str, total: int, done: int) -> None:
+        """As `goes_on`, with how many of `total` clips are done."""
+        self.goes_on(f"{phase} {done}/{total}")
 
     def goes_on(self, phase: str) -> None:
         """Report progress within a step, so that a long step does not look stalled."""

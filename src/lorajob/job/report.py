@@ -10,6 +10,7 @@ Events are JSON objects on standard output, one on each line:
 """
 
 import json
+import math
 import sys
 import time
 from typing import Any, TextIO
@@ -21,6 +22,9 @@ from lorajob.job.results import AsWritten, StageResult
 EXIT_FAILED = 1
 EXIT_STOPPED = 3
 EXIT_BROKEN = 4
+# A rate forgets what is older than this time, or than this share of the stage, by two thirds.
+FADE_SECONDS = 60.0
+FADE_SHARE = 0.2
 
 
 class Progress(AsWritten):
@@ -40,6 +44,38 @@ class Progress(AsWritten):
         return (self.step or 0) / self.total if self.total else 0.0
 
 
+class Pace:
+    """Forecasts the end of a stage by its recent rate, which old steps leave slowly.
+
+    Steps and seconds are sums that fade with a time constant. The time before the first report,
+    which goes into loading models, does not count.
+    """
+
+    def __init__(self) -> None:
+        self._steps = self._seconds = 0.0
+        self._last: tuple[int, float] | None = None  # step, monotonic seconds
+        self._began: float | None = None
+
+    def eta(self, step: int, total: int, now: float) -> float | None:
+        """Seconds until `total`, if `step` steps are done `now`; None until a step has ended."""
+        if self._last is None or self._began is None or step < self._last[0]:
+            self._steps = self._seconds = 0.0
+            self._last, self._began = (step, now), now
+        elif step > self._last[0]:
+            passed = now - self._last[1]
+            constant = max(FADE_SECONDS, FADE_SHARE * (now - self._began))
+            kept = math.exp(-passed / constant)
+            self._steps = self._steps * kept + step - self._last[0]
+            self._seconds = self._seconds * kept + passed
+            self._last = step, now
+        if step >= total:
+            return 0.0
+        if not self._steps:
+            return None
+        since = now - self._last[1]  # in the step that runs now
+        return max(0.0, (total - step) * self._seconds / self._steps - since)
+
+
 class Report:
     """Writes the events of a stage, and holds the request to stop."""
 
@@ -47,12 +83,11 @@ class Report:
         self.stage = stage
         self.stop_requested = False
         self._stream = stream or sys.stdout
-        self._started = time.monotonic()
+        self._pace = Pace()
 
     def progress(self, step: int, total: int, **fields: Any) -> None:
         """Report that `step` of `total` is done. Adds an eta unless `fields` has eta_seconds."""
-        seconds = time.monotonic() - self._started
-        eta = seconds * (total - step) / step if step else None
+        eta = self._pace.eta(step, total, time.monotonic())
         self._send("progress", step=step, total=total, **({"eta_seconds": eta} | fields))
 
     def result(self, result: StageResult) -> None:

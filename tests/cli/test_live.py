@@ -1,0 +1,91 @@
+"""What a user sees of a running job: a steady forecast, signs of life, and the end of `logs -f`."""
+
+import io
+from pathlib import Path
+
+import pytest
+
+from lorajob.cli.format import progress_words
+from lorajob.cli.logs import print_logs
+from lorajob.cli.progress_bars import LineView, Signs
+from lorajob.job.jobdir import JobDir
+from lorajob.job.report import Pace, Progress
+from lorajob.worker.records.record import StageRecord
+from tests.support.command import JOB, job_record
+
+
+def test_a_forecast_is_exact_at_a_steady_rate_and_follows_a_change_slowly() -> None:
+    pace = Pace()
+    assert pace.eta(0, 100, 50.0) is None  # 50 s of loading do not count
+    assert pace.eta(1, 100, 52.0) == pytest.approx(198)
+    for step in range(2, 51):
+        assert pace.eta(step, 100, 50.0 + 2 * step) == pytest.approx(2 * (100 - step))
+    slow = pace.eta(51, 100, 190.0)  # one step took 40 s
+    assert slow is not None and 98 < slow < 250
+    for number in range(1, 9):  # from now on each takes 20 s
+        slow = pace.eta(51 + number, 100, 190.0 + 20 * number)
+    assert slow == pytest.approx(41 * 20, rel=0.2)
+    assert pace.eta(100, 100, 400.0) == 0
+
+
+def test_a_forecast_begins_anew_if_the_steps_do() -> None:
+    pace = Pace()
+    pace.eta(0, 10, 0.0)
+    assert pace.eta(5, 10, 10.0) == pytest.approx(10)
+    assert pace.eta(1, 10, 20.0) is None
+
+
+def test_the_time_within_a_long_step_is_taken_off() -> None:
+    pace = Pace()
+    pace.eta(0, 3, 0.0)
+    assert pace.eta(1, 3, 30.0) == pytest.approx(60)
+    assert pace.eta(1, 3, 40.0) == pytest.approx(50)
+
+
+def test_a_phase_stands_in_the_progress() -> None:
+    progress = Progress.model_validate({"step": 2, "total": 5, "phase": "parity 3/16"})
+    assert progress_words(progress) == "2/5, parity 3/16"
+
+
+def test_a_quiet_stage_says_how_long_ago_its_last_step_was() -> None:
+    now = [0.0]
+    signs = Signs(lambda: now[0])
+    stage = StageRecord(state="running", progress=Progress(step=1, total=9))
+    assert signs.words("train", stage) == ""
+    now[0] = 45.0
+    assert signs.words("train", stage) == "last step 45 s ago"
+    assert signs.words("evaluate", StageRecord(state="running")) == ""
+    later = stage.model_copy(update={"progress": Progress(step=2, total=9)})
+    assert signs.words("train", later) == ""
+    now[0] = 100.0
+    assert signs.words("evaluate", StageRecord(state="running")) == "no step for 55 s"
+
+
+def test_lines_go_on_while_a_stage_is_quiet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lorajob.cli.progress_bars.LINE_SECONDS", 0.0)
+    stream = io.StringIO()
+    view = LineView(stream)
+    record = job_record(tmp_path, state="running")
+    stages = {"preprocess": StageRecord(state="running", progress=Progress(step=1, total=99))}
+    for _ in range(2):
+        view.update(record.model_copy(update={"stages": record.stages | stages}))
+    assert f"{JOB} preprocess: 1/99" in stream.getvalue().splitlines()[-1]
+
+
+def test_following_a_log_ends_when_the_service_is_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LORAJOB_HOME", str(tmp_path))
+    for name in ("LORAJOB_REDIS_URL", "LORAJOB_ARTIFACTS"):
+        monkeypatch.delenv(name, raising=False)
+    record = job_record(tmp_path / "jobs", state="running")
+    record.save()
+    folder = JobDir(Path(record.folder))
+    folder.log_path("train").parent.mkdir()
+    folder.log_path("train").write_text("step 1\n", "utf-8")
+    print_logs(JOB, folder, lambda: None, follow=True, stage="train")
+    told = capsys.readouterr()
+    assert told.out == "step 1\n"
+    assert f"the service is down, and {JOB} has not ended; `lorajob up` continues it" in told.err
