@@ -53,6 +53,7 @@ SORTS = ("newest", "oldest", "wer", "name", "language", "state")
     show_default=True,
     help="wer: the lowest word error rate first.",
 )
+@click.option("--disk", is_flag=True, help="Show what is on this machine's disk instead.")
 def status(
     job: str | None,
     as_json: bool,
@@ -62,6 +63,7 @@ def status(
     tags: tuple[str, ...],
     since: str | None,
     sort: "Sort",
+    disk: bool,
 ) -> None:
     """Show the newest jobs in a table, or JOB (or BATCH) in full.
 
@@ -92,6 +94,13 @@ def status(
     from lorajob.cli.format import state_of_work
     from lorajob.tasks.listing import list_jobs, parse_filter
 
+    if disk:
+        from lorajob.cli.clean import show_disk
+
+        if job is not None:
+            raise UsageError("JOB: --disk is for this machine, not for one job")
+        show_disk(as_json)
+        return
     wanted = parse_filter(lang, states, tags, since)
     if job is not None and not (wanted.everything and sort == "newest"):
         raise UsageError("JOB: --lang, --state, --tag, --since and --sort are for the list of jobs")

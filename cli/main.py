@@ -27,6 +27,7 @@ COMMANDS = {
     "retry": ("lorajob.cli.jobs:retry", "Queue a job's unfinished stages again."),
     "rebuild": ("lorajob.cli.jobs:rebuild", "Restore the jobs that Redis lost."),
     "prune": ("lorajob.cli.jobs:prune", "Delete jobs that ended long ago."),
+    "clean": ("lorajob.cli.clean:clean_command", "Delete caches and models on this machine."),
     "rm": ("lorajob.cli.jobs:rm", "Delete the named jobs."),
     "worker": ("lorajob.cli.services:worker", "Run a worker for one of the queues."),
     "autoscale": ("lorajob.cli.services:autoscale", "Run as many workers here as the jobs need."),

@@ -1,0 +1,75 @@
+"""`lorajob clean` and `lorajob status --disk`: what is on this machine's disk."""
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from lorajob.cli.context import load_settings, open_jobs
+
+if TYPE_CHECKING:
+    from lorajob.tasks.disk import Kind
+
+KINDS = ("cache", "corpora", "models")
+
+
+@click.command("clean")
+@click.argument("what", nargs=-1, type=click.Choice(KINDS))
+@click.option("--yes", is_flag=True, help="Delete. Without it, only sizes are printed.")
+def clean_command(what: tuple["Kind", ...], yes: bool) -> None:
+    """Delete what lorajob can make or fetch again on this machine.
+
+    \b
+    WHAT is one or more of these; without it, all:
+      cache    preprocessed corpora and transcripts of base models
+      corpora  corpora that were downloaded from a url
+      models   base models that were converted from packages or CTranslate2
+
+    Jobs stay: `lorajob rm` and `lorajob prune` delete them. Models that the Hub's own cache holds
+    stay, too, since other tools use it. `lorajob status --disk` shows all sizes.
+    """
+    from lorajob.tasks.disk import disk_items, free_disk
+
+    kinds = [kind for kind in KINDS if not what or kind in what]
+    if not yes:
+        sizes = {item.what: item.alone for item in disk_items(load_settings())}
+        for kind in kinds:
+            click.echo(f"{kind:8}{size_words(sizes.get(kind, 0)):>10}")
+        click.echo("lorajob: nothing is deleted; --yes deletes it", err=True)
+        return
+    for kind, freed in free_disk(open_jobs(), kinds).items():  # type: ignore[arg-type]
+        click.echo(f"{kind:8}{size_words(freed):>10} freed")
+
+
+def show_disk(as_json: bool) -> None:
+    """Print what lorajob keeps on this machine, and the free space."""
+    from lorajob.tasks.disk import disk_items, free_bytes
+
+    settings = load_settings()
+    items, free = disk_items(settings), free_bytes(settings.home)
+    if as_json:
+        said = [
+            {"what": it.what, "path": str(it.path), "bytes": it.bytes, "alone_bytes": it.alone}
+            for it in items
+        ]
+        click.echo(json.dumps({"items": said, "free_bytes": free}, ensure_ascii=False, indent=2))
+        return
+    from rich.markup import escape
+
+    from lorajob.cli.format import console, plain_table
+
+    table = plain_table("WHAT", "SIZE", "ALONE", "DELETED BY", "WHERE")
+    for it in items:
+        sizes = size_words(it.bytes), size_words(it.alone)
+        table.add_row(it.what, *sizes, escape(it.removed_by), escape(str(it.path)))
+    table.columns[-1].no_wrap = False
+    table.columns[-1].overflow = "fold"
+    console(sys.stdout).print(table)
+    click.echo(f"free on the disk of {settings.home}: {size_words(free)}")
+    click.echo("ALONE: without files that jobs and the cache share")
+
+
+def size_words(count: int) -> str:
+    """`0 MB`, `12 MB`, `3.4 GB`."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

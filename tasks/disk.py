@@ -1,0 +1,118 @@
+"""What lorajob keeps on this machine's disk, and removes what it can make or fetch again."""
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lorajob.corpora.remote import make_room
+from lorajob.errors import ServiceError, UsageError
+from lorajob.storage import cache, places
+from lorajob.storage.folders import remove_folder
+from lorajob.storage.urls import local_path
+from lorajob.tasks.jobs import Jobs
+from lorajob.worker.artifacts.lookup import job_place
+from lorajob.worker.connect import service_errors
+from lorajob.worker.settings import Settings
+
+Kind = Literal["cache", "corpora", "models"]
+KINDS: tuple[Kind, ...] = ("cache", "corpora", "models")
+
+
+@dataclass(frozen=True)
+class DiskItem:
+    """A folder on this machine, what it is for and who removes it. Sizes are in bytes.
+
+    `alone` is what its removal frees: a file that a job links to as well is not counted.
+    """
+
+    what: str
+    path: Path
+    bytes: int
+    alone: int
+    removed_by: str
+
+
+def disk_items(settings: Settings) -> list[DiskItem]:
+    """All that lorajob keeps on this machine. A folder that is missing has no item."""
+    hub = os.environ.get("HF_HUB_CACHE")
+    hub_home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    here = local_path(job_place(settings, "job"))
+    jobs = settings.workplace if here is None else here.parent
+    kept = "workers, over LORAJOB_JOBS_GB" if here is None else "rm, prune"
+    found = [
+        ("jobs", jobs, kept),
+        ("cache", places.cache(), "clean cache"),
+        ("corpora", places.corpora(), "clean corpora"),
+        ("models", places.models(), "clean models"),
+        ("logs", settings.home / "log", "by hand, after down"),
+        ("Hub's models", Path(hub) if hub else hub_home / "hub", "`hf cache`; other tools use it"),
+    ]
+    return [_item(what, path, by) for what, path, by in found if path.is_dir()]
+
+
+def _item(what: str, path: Path, removed_by: str) -> DiskItem:
+    sizes = list(_sizes(path))
+    alone = sum(size for size, links in sizes if links == 1)
+    return DiskItem(what, path, sum(size for size, _ in sizes), alone, removed_by)
+
+
+def _sizes(folder: Path) -> Iterator[tuple[int, int]]:
+    """Size and number of links of each file. Files may come and go meanwhile."""
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            try:
+                found = Path(parent, name).lstat()
+            except OSError:
+                continue
+            yield found.st_size, found.st_nlink
+
+
+def free_bytes(path: Path) -> int:
+    """Free space on the disk of a folder that may be missing."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def free_disk(jobs: Jobs, kinds: Sequence[Kind]) -> dict[Kind, int]:
+    """Remove caches, fetched corpora and converted base models. Returns the freed bytes of each.
+
+    A corpus that a stage reads stays. Raises UsageError for models while jobs run: a stage may
+    load one.
+    """
+    if "models" in kinds and (running := _running(jobs)):
+        raise UsageError(
+            f"models: {running} runs and may load one; wait for it, or name the others"
+        )
+    freed: dict[Kind, int] = {}
+    for kind in kinds:
+        before = _size(kind)
+        match kind:
+            case "cache":
+                cache.trim(0)
+            case "corpora":
+                make_room(0)
+            case "models":
+                for folder in places.models().glob("[!.]*"):
+                    if folder.is_dir():
+                        remove_folder(folder)
+        freed[kind] = before - _size(kind)
+    return freed
+
+
+def _size(kind: Kind) -> int:
+    folder = {"cache": places.cache, "corpora": places.corpora, "models": places.models}[kind]()
+    return sum(size for size, links in _sizes(folder) if links == 1)
+
+
+def _running(jobs: Jobs) -> str | None:
+    """A job that runs; None if no job does, or if there is no service."""
+    try:
+        with service_errors(jobs.settings):
+            records = jobs.records.newest(200)
+    except ServiceError:
+        return None
+    return next((record.id for record in records if record.standing.runs), None)
