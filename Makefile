@@ -27,7 +27,7 @@ help:
 	@echo "make bench   compare the public recipe and lorajob on CORPUS=file.tar.gz LANG_CODE=hi"
 	@echo "             and append the table to bench/RESULTS.md"
 	@echo "make bench-job  run one job through the whole service and append its table"
-	@echo "make chaos   kill workers, stages and Redis 30 times under four jobs, and report the outcome"
+	@echo "make chaos   30 faults of workers, stages, Redis and machines under six jobs, and report the outcome"
 	@echo "make floor   run some tests with the oldest packages that pyproject.toml allows"
 	@echo "make lock    renew constraints.txt"
 	@echo "make clean   remove .venv and everything that was built"

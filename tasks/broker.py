@@ -95,7 +95,7 @@ def _unpacked(text: str) -> Delivery | None:
     """The delivery of an entry of `unacked`, which holds the message and its origin."""
     try:
         return _delivery(json.loads(text)[0])
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return None
 
 
@@ -106,7 +106,7 @@ def _delivery(message: object) -> Delivery | None:
         stage = fields["headers"]["task"].removeprefix("lorajob.")
         args, _, _ = json.loads(base64.b64decode(fields["body"]))
         return stage, str(args[0])
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         logger.debug("a message in the queue is not one of lorajob's")
         return None
 

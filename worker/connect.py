@@ -71,6 +71,7 @@ def connect(settings: Settings, patient: bool = False) -> Redis:
         # This refuses unix: urls, which redis-py accepts and Celery does not.
         return parse_place(url).client(
             decode_responses=True,
+            encoding_errors="surrogateescape",  # bytes that are no text damage their own entry only
             socket_timeout=TIMEOUT_SECONDS,
             socket_connect_timeout=TIMEOUT_SECONDS,
             retry=lasting if patient else hasty,

@@ -25,6 +25,7 @@ from lorajob.worker.stopping import STOP_FILE
 UNFIT = "lorajob:unfit"  # hash: worker -> JSON of an Unfit
 FLAG = "unfit"
 ATTEMPTS = "attempts"
+LATEST = 1e11  # seconds since the epoch; a later time is no time
 # Faults that say something about the machine, unlike a network or a kill.
 OF_A_MACHINE = frozenset({"files", "disk", "card", "install", "crash", "native", "stage"})
 
@@ -55,8 +56,10 @@ def unfit_workers(redis: Redis, names: Iterable[str] | None = None) -> dict[str,
     wanted = None if names is None else set(names)
     for name, text in cast("dict[str, str]", redis.hgetall(UNFIT)).items():
         if wanted is None or name in wanted:
-            with suppress(ValueError, TypeError):  # of another version
-                found[name] = Unfit(**json.loads(text))
+            with suppress(ValueError):  # of another version, or damaged
+                unfit = TypeAdapter(Unfit).validate_json(text)
+                if 0 <= unfit.since < LATEST:
+                    found[name] = unfit
     return found
 
 

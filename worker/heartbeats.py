@@ -65,7 +65,7 @@ def versions(redis: Redis, names: Sequence[str]) -> dict[str, Version]:
         try:
             said = json.loads(text or "{}")
             found[name] = Version(str(said["package"]), int(said["format"]))
-        except (ValueError, TypeError, LookupError):
+        except (ValueError, TypeError, LookupError, RecursionError, OverflowError):
             found[name] = EARLIER
     return found
 

@@ -1,4 +1,4 @@
-"""Whatever comes from outside ends in success or in one LorajobError: 12,500 inputs, made up."""
+"""Whatever comes from outside ends in success or in one LorajobError. The inputs are made up."""
 
 import io
 import json
@@ -6,10 +6,9 @@ import string
 import tarfile
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lorajob.corpora import open_corpus
@@ -20,27 +19,9 @@ from lorajob.spec import JobSpec, build_spec, setting_names
 from lorajob.tasks.rebuild import record_of
 from lorajob.worker.records.record import JobRecord, StageRecord
 from tests.support.command import job_record, succeeded_record
+from tests.support.fuzz import JSON, TEXT, examples
 
-EXAMPLES = settings(
-    max_examples=2500,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
-# Text that means something here, and text that means nothing anywhere.
-WORDS = st.sampled_from(
-    ["../../etc/passwd", "/dev/zero", "clips/a.mp3", "", "\x00", "\ufeff", '"', "null", "nan"]
-) | st.sampled_from(
-    ["audio", "path", "text", "sentence", "split", "client_id", "locale", "hi", "test", "train"]
-)
-TEXT = WORDS | st.text(max_size=20)
-NUMBERS = st.integers() | st.floats() | st.sampled_from([0, 1, -1, 1e308, 2**63])
-JSON: st.SearchStrategy[Any] = st.recursive(
-    st.none() | st.booleans() | NUMBERS | TEXT,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
-    max_leaves=12,
-)
+EXAMPLES = examples(by_default=300)
 
 
 @pytest.fixture(scope="module")

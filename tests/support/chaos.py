@@ -1,9 +1,11 @@
 """Jobs under a killer: `python -m tests.support.chaos --kills 30 --seed 0` prints what came of it.
 
-Four jobs run on two gpu and two cpu workers while a random worker, stage or the Redis gets SIGKILL
-every few seconds; what was killed is started again, as a process manager would. Afterwards every
-job must have succeeded, each stage committed once, each adapter be the bytes of an undisturbed
-run, and no step before the last checkpoint have been done twice.
+Six jobs run on three gpu and two cpu workers while a random worker, stage or the Redis gets SIGKILL
+every few seconds; what was killed is started again, as a process manager would. Some workers start
+again on a broken machine: its mount is gone, its disk is full, or its card raises an error. It is
+repaired at the next fault. Afterwards every job must have succeeded, each stage committed once,
+each adapter be the bytes of an undisturbed run, and no step before the last checkpoint have been
+done twice.
 """
 
 import argparse
@@ -17,15 +19,17 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lorajob.job.jobdir import STAGES, JobDir
 from lorajob.whisper.base_model import local_model
 from lorajob.worker.records.record import JobRecord
+from lorajob.worker.settings import Settings
 from lorajob.worker.stack.redis_server import free_port
 from tests.support.fleet import (
     Fleet,
+    Worker,
     adapter,
     end_tree,
     fleet_settings,
@@ -37,11 +41,40 @@ from tests.support.service import wait_for
 from tests.support.tiny import make_tiny_whisper
 
 SAVE_STEPS = 10
-BETWEEN_KILLS = (4.0, 9.0)  # seconds
 REDIS_AWAY_SECONDS = 1.0
 END_SECONDS = 600.0
-VICTIMS = ("worker tree", "worker's parent", "stage", "stage", "redis")
+FAULTS = {"mount gone": "mount", "disk full": "disk", "card raises": "card"}
+VICTIMS = ("worker tree", "worker's parent", "stage", "stage", "redis", *FAULTS)
+SICK = Path(__file__).parent / "sick"
+# The kinds of losses of these faults in the records
+KINDS = ("files", "disk", "card")
 RESULTS = Path(__file__).parents[2] / "bench" / "RESULTS.md"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a run is."""
+
+    kills: int = 30
+    epochs: int = 150
+    jobs: int = 6
+    gpu_workers: int = 3
+    cpu_workers: int = 2
+    seeds: int = 6  # different jobs; each costs one undisturbed run
+    real: tuple[str, ...] = ("train", "evaluate", "convert")  # stages; the others take no time
+    between: tuple[float, float] = (4.0, 9.0)  # seconds between two kills
+
+
+SHORT = Size(
+    kills=len(VICTIMS),
+    epochs=10,
+    jobs=3,
+    gpu_workers=2,
+    cpu_workers=1,
+    seeds=1,
+    real=("train",),
+    between=(0.5, 2.0),
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +88,7 @@ class Verdict:
     same_adapter: bool
     most_repeated: int
     unsaved_repeated: bool
+    faults: tuple[str, ...]  # the kinds of its losses, each as often as it was
 
     @property
     def good(self) -> bool:
@@ -70,39 +104,92 @@ class Verdict:
 class Chaos:
     """One run: `kill` as often as wanted, then `finish`."""
 
-    def __init__(self, fleet: Fleet, seed: int, epochs: int) -> None:
+    def __init__(self, fleet: Fleet, seed: int, size: Size) -> None:
         self.fleet = fleet
+        self.size = size
         self.random = random.Random(seed)
+        self._sick: Path | None = None  # the file that repairs the broken machine
         self.killed: list[str] = []
         self._deck: list[str] = []  # the victims to come, so that none is forgotten by chance
         self.left: list[int] = []  # whatever was alive below a killed process
-        sets = [(f"seed={number}", f"train.epochs={epochs}") for number in range(4)]
+        self.sets = [
+            (f"seed={number}", f"train.epochs={size.epochs}") for number in range(size.seeds)
+        ]
         home = fleet.home / "undisturbed"
         with ThreadPoolExecutor(2) as pool:  # each is a process of one thread
             runs = [
                 pool.submit(undisturbed, home / str(number), fleet.base, *one)
-                for number, one in enumerate(sets)
+                for number, one in enumerate(self.sets)
             ]
-            self.expected = [run.result() for run in runs]
-        fleet.staff(cpu=2, gpu=2)
-        real = ("train", "evaluate", "convert")
-        self.jobs = [
-            fleet.new_job(f"hi-c0000{number}", *one, real=real) for number, one in enumerate(sets)
-        ]
-        for job in self.jobs:
-            fleet.send(job)
+            self._undisturbed = [run.result() for run in runs]
+        self.jobs: list[JobRecord] = []
+        fleet.staff(cpu=size.cpu_workers, gpu=size.gpu_workers)
+        for _ in range(size.jobs):
+            self._submit()
+
+    def _submit(self) -> None:
+        number = len(self.jobs)
+        one = self.sets[number % len(self.sets)]
+        job = self.fleet.new_job(f"hi-c{number:04d}0", *one, real=self.size.real)
+        self.fleet.send(job)
+        self.jobs.append(job)
+
+    @property
+    def expected(self) -> list[bytes]:
+        """The undisturbed adapter of each job."""
+        return [self._undisturbed[n % len(self.sets)] for n in range(len(self.jobs))]
 
     def over(self) -> bool:
         return all(self.fleet.load(job).over for job in self.jobs)
 
+    def keep_busy(self) -> None:
+        """Submit another job if a fast machine has left too few for the next fault to meet."""
+        left = sum(not self.fleet.load(job).over for job in self.jobs)
+        for _ in range(left, min(self.size.jobs, self.size.gpu_workers + 1)):
+            self._submit()
+
+    def repair(self) -> None:
+        """Repair the machine that is broken, if any."""
+        if self._sick is not None:
+            self._sick.touch()
+            self._sick = None
+
+    def break_machine(self, fault: str) -> None:
+        """Start a gpu worker again on a broken machine, and wait until an attempt fails there."""
+        worker = self.random.choice(self.fleet.alive("gpu"))
+        self._kill_tree(worker)
+        self._sick = self.fleet.home / f"repaired-{len(self.killed)}"
+        broken = {
+            "LORAJOB_TEST_FAULT": fault,
+            "LORAJOB_TEST_REPAIRED": str(self._sick),
+            "PYTHONPATH": str(SICK),
+        }
+        name = self.fleet.start_worker("gpu", wait=False, **broken).name
+
+        def met() -> bool:
+            ended = [entry for job in self.jobs for entry in self.fleet.load(job).ended]
+            return any(it.kind in KINDS and it.worker.startswith(f"{name}@") for it in ended)
+
+        wait_for(lambda: met() or self.over(), END_SECONDS)
+
+    def _kill_tree(self, worker: Worker) -> None:
+        tree = worker.tree()
+        self.left += tree
+        worker.signal(signal.SIGKILL, tree)
+        worker.process.wait()
+
     def kill(self) -> None:
         """SIGKILL one victim and start it again."""
-        time.sleep(self.random.uniform(*BETWEEN_KILLS))
+        time.sleep(self.random.uniform(*self.size.between))
+        self.repair()
+        self.keep_busy()
         if not self._deck:
             self._deck = self.random.sample(VICTIMS, len(VICTIMS))
         victim = self._deck.pop()
         stages = [pid for job in self.jobs for pid in stage_processes(job)]
-        if victim == "redis":
+        if victim in FAULTS:
+            self.break_machine(FAULTS[victim])
+        elif victim == "redis":
             self.fleet.kill_redis()
             time.sleep(REDIS_AWAY_SECONDS)
             self.fleet.start_redis()
@@ -121,6 +208,7 @@ class Chaos:
 
     def finish(self) -> list[Verdict]:
         """Wait for all jobs, end the workers as `lorajob down` does, and judge."""
+        self.repair()
         wait_for(self.over, END_SECONDS)
         wait_for(self.fleet.drained, 120)
         for worker in self.fleet.workers:
@@ -144,6 +232,7 @@ def verdict(record: JobRecord, expected: bytes) -> Verdict:
         same_adapter=record.state == "succeeded" and adapter(record.folder) == expected,
         most_repeated=most,
         unsaved_repeated=unsaved,
+        faults=tuple(entry.kind for entry in record.ended if entry.kind),
     )
 
 
@@ -172,10 +261,14 @@ def repeated_steps(record: JobRecord) -> tuple[int, bool]:
 
 def table(verdicts: list[Verdict], chaos: Chaos, seconds: float) -> str:
     """The result in Markdown."""
+    kinds = sorted({kind for it in verdicts for kind in it.faults})
     kills = {victim: chaos.killed.count(victim) for victim in dict.fromkeys(VICTIMS)}
     lines = [
         f"{len(chaos.killed)} kills in {seconds:.0f} s: "
         + ", ".join(f"{count} {victim}" for victim, count in kills.items()),
+        "",
+        "Attempts lost: "
+        + ", ".join(f"{sum(it.faults.count(kind) for it in verdicts)} {kind}" for kind in kinds),
         "",
         "| job | state | attempts | commits a stage | adapter | most steps repeated |",
         "| --- | --- | ---: | --- | --- | ---: |",
@@ -191,11 +284,16 @@ def table(verdicts: list[Verdict], chaos: Chaos, seconds: float) -> str:
     return "\n".join(lines) + "\n"
 
 
-def run(fleet: Fleet, seed: int, kills: int, epochs: int) -> tuple[list[Verdict], str]:
-    """Kill so often, or until all jobs are over, and judge."""
+def patient(settings: Settings) -> Settings:
+    """The settings, with which no number of faults fails a job."""
+    return settings.model_copy(update={"max_losses": 1000, "max_faults": 1000, "max_crashes": 1000})
+
+
+def run(fleet: Fleet, seed: int, size: Size) -> tuple[list[Verdict], str]:
+    """Kill as often as the size says, and judge."""
     started = time.monotonic()
-    chaos = Chaos(fleet, seed, epochs)
-    while len(chaos.killed) < kills and not chaos.over():
+    chaos = Chaos(fleet, seed, size)
+    while len(chaos.killed) < size.kills:
         chaos.kill()
     verdicts = chaos.finish()
     return verdicts, table(verdicts, chaos, time.monotonic() - started)
@@ -212,10 +310,11 @@ def main() -> int:
         home = Path(name)
         base = make_tiny_whisper(local_model("demo/whisper-base"), home / "tiny")
         port = free_port()
-        fleet = Fleet(home, fleet_settings(home, port, max_losses=1000), port, base)
+        fleet = Fleet(home, patient(fleet_settings(home, port)), port, base)
         try:
             fleet.start_redis()
-            verdicts, text = run(fleet, args.seed, args.kills, args.epochs)
+            size = replace(Size(), kills=args.kills, epochs=args.epochs)
+            verdicts, text = run(fleet, args.seed, size)
         finally:
             for worker in fleet.workers:
                 end_tree(worker)

@@ -8,6 +8,7 @@ was accepted or given up. The worker that takes one holds it for a while; if it 
 another worker takes it. So a delivery may arrive twice, but none is lost.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import cast
 
@@ -19,6 +20,8 @@ WANTED = "lorajob:notices:wanted"  # exists while a worker takes notices
 WANTED_SECONDS = 7 * 86_400
 DELIVERIES = "lorajob:deliveries"
 HOLD_SECONDS = 60  # a delivery that was taken for this long is taken again
+
+logger = logging.getLogger(__name__)
 
 # Moves all notices to the sorted sets of the channels, where each is due at once. A channel that no
 # worker serves any more is forgotten after the given seconds.
@@ -100,19 +103,23 @@ def take(redis: Redis, channel: str) -> Delivery | None:
 
     The caller tries it, and then calls `put_off` or `finish`.
     """
-    found = redis.register_script(TAKE)([_due(channel), _kept(channel)], [HOLD_SECONDS])
-    if found is None:
-        return None
-    notice, text, now = cast("tuple[str, str, str]", found)
-    job_id, state, revision = notice.split(" ", 2)
-    return Delivery(
-        channel=channel,
-        job_id=job_id,
-        state=state,
-        revision=revision,
-        kept=Parcel.model_validate_json(text) if text else Parcel(),
-        now=float(now),
-    )
+    script, keys = redis.register_script(TAKE), [_due(channel), _kept(channel)]
+    while (found := script(keys, [HOLD_SECONDS])) is not None:
+        notice, text, now = cast("tuple[str, str, str]", found)
+        try:
+            job_id, state, revision = notice.split(" ", 2)
+            return Delivery(
+                channel=channel,
+                job_id=job_id,
+                state=state,
+                revision=revision,
+                kept=Parcel.model_validate_json(text) if text else Parcel(),
+                now=float(now),
+            )
+        except ValueError:  # of another version, or damaged; pydantic's errors are ValueErrors
+            logger.error("a notice for the %s is damaged and is dropped: %r", channel, notice[:100])
+            _drop(redis, channel, notice)
+    return None
 
 
 def put_off(redis: Redis, delivery: Delivery, kept: Parcel, seconds: float) -> None:
@@ -124,9 +131,13 @@ def put_off(redis: Redis, delivery: Delivery, kept: Parcel, seconds: float) -> N
 
 def finish(redis: Redis, delivery: Delivery) -> None:
     """Remove a delivery, which was accepted or is given up."""
+    _drop(redis, delivery.channel, delivery.notice)
+
+
+def _drop(redis: Redis, channel: str, notice: str) -> None:
     with redis.pipeline(transaction=True) as pipe:
-        pipe.zrem(_due(delivery.channel), delivery.notice)
-        pipe.hdel(_kept(delivery.channel), delivery.notice)
+        pipe.zrem(_due(channel), notice)
+        pipe.hdel(_kept(channel), notice)
         pipe.execute()
 
 

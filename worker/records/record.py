@@ -29,7 +29,7 @@ MEASURED = ("evaluate", "convert")  # the stages that measure error rates
 class EndedAttempt(BaseModel):
     """An ended attempt at a stage: its worker, its last step and why it ended."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     stage: str
     number: int
@@ -44,7 +44,9 @@ class EndedAttempt(BaseModel):
 class StageRecord(BaseModel):
     """One stage of a job. Times are seconds since the epoch, by Redis's clock."""
 
-    model_config = ConfigDict(frozen=True, validate_by_name=True, serialize_by_alias=True)
+    model_config = ConfigDict(
+        frozen=True, validate_by_name=True, serialize_by_alias=True, allow_inf_nan=False
+    )
 
     state: StageState = "waiting"  # waiting: an earlier stage comes first
     attempts: int = 0  # how often it was claimed
@@ -67,7 +69,7 @@ class StageRecord(BaseModel):
 class JobRecord(BaseModel):
     """One job: what was submitted, and its progress."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     id: str
     language: str
@@ -181,16 +183,18 @@ class JobRecord(BaseModel):
         """The record of the fields from `to_hash`. Raises RecordError if they are malformed."""
         values: dict[str, Any] = {"stages": {name: {} for name in STAGES}}
         try:
+            "".join(fields.values()).encode()  # bytes that were no text are surrogates here
             for name, text in fields.items():
                 stage, dot, field = name.partition(".")
                 if not dot:
-                    values[name] = json.loads(text) if name in LISTS else text
+                    values[name] = _parsed(text) if name in LISTS else text
                 else:
-                    value = json.loads(text) if field in JSON_FIELDS else text
+                    value = _parsed(text) if field in JSON_FIELDS else text
                     values["stages"][stage][field] = value
             return cls.model_validate(values)
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise RecordError(f"the record of {fields.get('id')!r} is damaged: {error}") from None
+            why = " ".join(str(error).split())
+            raise RecordError(f"the record of {fields.get('id')!r} is damaged: {why}") from None
 
     @classmethod
     def read(cls, path: Path) -> "JobRecord":
@@ -203,7 +207,15 @@ class JobRecord(BaseModel):
         try:
             return cls.model_validate_json(data)
         except ValueError as error:
-            raise RecordError(f"{place} is damaged: {error}") from None
+            raise RecordError(f"{place} is damaged: {' '.join(str(error).split())}") from None
+
+
+def _parsed(text: str) -> Any:
+    """The value of a JSON text. Raises ValueError, also for half of a surrogate pair."""
+    value = json.loads(text)
+    if "\\ud" in text.lower():
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def new_stages() -> dict[str, StageRecord]:
