@@ -151,3 +151,13 @@ def stop(redis: Redis) -> None:
         redis.shutdown(nosave=True)
     except RedisError:  # it was gone before, or goes without an answer
         return
+
+
+def test_every_promise_names_a_test_that_exists() -> None:
+    table = PAGE.partition("## Which failure costs what")[2].partition("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("|")][2:]
+    files = (ROOT / "tests").rglob("test_*.py")
+    known = {name for it in files for name in re.findall(r"def (test_\w+)", it.read_text("utf-8"))}
+    for row in rows:
+        named = re.findall(r"`(test_\w+)`", row)
+        assert named and set(named) <= known, row
