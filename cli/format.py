@@ -115,6 +115,7 @@ def gate_lines(record: "JobRecord") -> list[str]:
     lines += [f"  {it.name} failed: {it.reason}" for it in found.guards if it.state == "failed"]
     if passed:
         lines.append(f"  passed: {', '.join(passed)}")
+    lines += [f"  {it.name}: {it.reason}" for it in found.guards if it.state == "reported"]
     return [*lines, *(f"  {guard.name} not checked: {guard.reason}" for guard in left)]
 
 

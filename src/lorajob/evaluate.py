@@ -13,6 +13,7 @@ read only to count errors.
 
 import json
 import logging
+import resource
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -318,7 +319,23 @@ def _check_gate(
         sounds=[partial(store.audio, it) for it in heard.compared],
         seed=spec.seed,
     )
-    return check_all(spec.gate, candidate, clock)
+    guards = check_all(spec.gate, candidate, clock)
+    return [*guards, _speed(heard, pace.seconds["delivered"])] if guards else []
+
+
+def _speed(heard: _Transcripts, took: float) -> Guard:
+    """How fast the delivered model was decoded, and the memory; without a limit."""
+    decoded = heard.clips.sample[: len(heard.delivered)]
+    seconds = float(sum(heard.clips.store.seconds[it] for it in decoded))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Guard(
+        name="speed",
+        state="reported",
+        reason=f"faster-whisper decoded {seconds:.0f} s of test clips in {took:.0f} s here; "
+        f"peak memory of the stage {peak / 1e9:.1f} GB",
+        value=seconds / max(took, 0.01),
+        unit="times real time",
+    )
 
 
 def few_clips(delivered: Scores) -> list[str]:

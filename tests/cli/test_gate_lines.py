@@ -16,6 +16,7 @@ from tests.support.tiny import SENTENCES
 WER = Guard(name="wer", state="passed", reason="WER 50 %", value=50.0)
 NOISE = Guard(name="noise", state="failed", reason="30 words in silence <b>", value=30.0)
 LONG = Guard(name="long_form", state="not_checked", reason="12 s of test clips")
+SPEED = Guard(name="speed", state="reported", reason="60 s in 9 s")
 
 
 def with_guards(folder: Path, *guards: Guard) -> JobRecord:
@@ -30,18 +31,24 @@ def with_guards(folder: Path, *guards: Guard) -> JobRecord:
 
 
 def test_a_failed_gate_is_told_with_its_reasons_and_what_was_not_checked(tmp_path: Path) -> None:
-    record = with_guards(tmp_path, WER, NOISE, LONG)
+    record = with_guards(tmp_path, WER, NOISE, LONG, SPEED)
     assert record.state == "succeeded"
     assert gate_lines(record) == [
         "gate: failed",
         "  noise failed: 30 words in silence <b>",
         "  passed: wer",
+        "  speed: 60 s in 9 s",
         "  long_form not checked: 12 s of test clips",
     ]
     said = json.loads(json.dumps(describe(record)))
     assert (said["state"], said["gate"]) == ("succeeded", "failed")
     assert said["gate_reasons"] == ["30 words in silence <b>"]
-    assert [guard["state"] for guard in said["guards"]] == ["passed", "failed", "not_checked"]
+    assert [guard["state"] for guard in said["guards"]] == [
+        "passed",
+        "failed",
+        "not_checked",
+        "reported",
+    ]
 
 
 def test_a_gate_that_passed_and_one_that_checked_nothing(tmp_path: Path) -> None:

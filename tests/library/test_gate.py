@@ -15,7 +15,6 @@ from lorajob.demo.foreign import FOREIGN_SENTENCES, foreign_sounds
 from lorajob.gate.checks import Candidate, check_all
 from lorajob.gate.conversion import check_conversion, with_conversion
 from lorajob.gate.hearing import Clock, KeptModel, Line, TimeOver, Word
-from lorajob.gate.memory import Spoken
 from lorajob.gate.noises import noise_sounds
 from lorajob.gate.recordings import Recordings, SpokenClip
 from lorajob.gate.texts import Transcripts
@@ -261,23 +260,6 @@ def test_without_espeak_other_languages_are_named_as_not_checked(
         assert guards[name].state == "not_checked"
         assert guards[name].reason.startswith("eSpeak NG is not installed: pip install")
     assert failed(guards) == []
-
-
-def test_a_corpus_of_the_users_is_a_guard_of_its_own(good: Scripted) -> None:
-    sounds = [tone(2.0, hertz=90 + n) for n in range(4)]
-    said = [f"sentence number {n}" for n in range(4)]
-    answers = {key(it): lines(text) for it, text in zip(sounds, said, strict=True)}
-    clips = Spoken("en", said, [partial(tone, 2.0, hertz=90 + n) for n in range(4)])
-    base = replace(
-        good,
-        say=lambda it: answers.get(key(it)) or good.say(it),
-        codes={**good.codes, **dict.fromkeys(answers, "en")},
-    )
-    own = [("en.tar.gz", clips)]
-    assert failed(checked(replace(candidate(SAID, base), guards=own))) == []
-    guards = checked(replace(candidate(SAID, good), base=base, guards=own))
-    assert failed(guards) == ["forgetting_1", "other_languages"]
-    assert guards["forgetting_1"].reason.startswith("WER 100.0 % on 4 clips of en.tar.gz (en), ba")
 
 
 def test_few_clips_and_a_null_threshold_are_not_checked_and_say_so(good: Scripted) -> None:

@@ -46,6 +46,7 @@ def test_evaluation_and_conversion_carry_the_verdict(
     states = {guard.name: guard.state for guard in evaluated.guards}
     assert states.keys() >= {"wer", "own_clips", "loops", "long_form", "noise", "conversion"}
     assert states["conversion"] == states["own_clips"] == "not_checked"
+    assert states["speed"] == "reported"
     metrics = json.loads((job.stage_dir("evaluate") / "metrics.json").read_text())
     assert metrics["gate"] == evaluated.gate
     assert metrics["guards"] == [guard.model_dump(mode="json") for guard in evaluated.guards]

@@ -11,7 +11,6 @@ from lorajob.gate.hearing import Clock, Hearing, Line, TimeOver
 from lorajob.gate.memory import (
     Spoken,
     check_foreign,
-    check_guard_corpus,
     check_other_languages,
     check_own_language,
 )
@@ -43,8 +42,7 @@ log = logging.getLogger(__name__)
 class Candidate:
     """The delivered model and its base, and what was heard of both so far.
 
-    `sounds` read the test clips of `clips`, in their order. `guards` are clips of the corpora of
-    `gate.guard`, by the name of each corpus.
+    `sounds` read the test clips of `clips`, in their order.
     """
 
     tuned: Hearing
@@ -52,7 +50,6 @@ class Candidate:
     clips: Transcripts
     sounds: Sequence[Callable[[], Samples]]
     seed: int = 0
-    guards: Sequence[tuple[str, Spoken]] = ()
 
     @cached_property
     def recordings(self) -> Recordings:
@@ -94,15 +91,7 @@ def _checks(it: Candidate) -> dict[str, tuple[str, Check]]:
 
     language, tuned, base = it.clips.language, it.tuned, it.base
     own = Spoken(language, it.clips.references, it.sounds)
-    others = [clips for _, clips in it.guards]
 
-    def on_corpus(name: str, corpus: str, clips: Spoken) -> Check:
-        return lambda limit: check_guard_corpus(name, corpus, clips, tuned, base, limit)
-
-    corpora: dict[str, tuple[str, Check]] = {}
-    for number, (corpus, clips) in enumerate(it.guards, start=1):
-        name = f"forgetting_{number}"
-        corpora[name] = ("max_forgetting", on_corpus(name, corpus, clips))
     return {
         "wer": ("max_wer_rise", lambda limit: check_rate(it.clips, limit)),
         "own_clips": ("min_own_gain", lambda limit: check_own_clips(it.clips, limit)),
@@ -114,7 +103,6 @@ def _checks(it: Candidate) -> dict[str, tuple[str, Check]]:
             "max_word_error",
             lambda limit: check_word_times(it.recordings, limit),
         ),
-        **corpora,
         "forgetting": (
             "max_forgetting",
             lambda limit: check_foreign(language, tuned, base, limit),
@@ -125,7 +113,7 @@ def _checks(it: Candidate) -> dict[str, tuple[str, Check]]:
         ),
         "other_languages": (
             "max_language_drop",
-            lambda limit: check_other_languages(others, language, tuned, base, limit),
+            lambda limit: check_other_languages(language, tuned, base, limit),
         ),
         "noise": ("max_noise_words", lambda limit: check_noise(language, tuned, base, limit)),
     }

@@ -46,7 +46,7 @@ def check_foreign(language: str, tuned: Hearing, base: Hearing, limit: float) ->
     try:
         spoken = foreign_clips(find_language(language).token)
     except MissingExtraError as error:
-        return not_checked("forgetting", f"{error}; or name a corpus with gate.guard")
+        return not_checked("forgetting", str(error))
     by_base = [_texts(base, clips, brief=True) for clips in spoken]
     known = [
         (clips, heard)
@@ -71,40 +71,19 @@ def check_foreign(language: str, tuned: Hearing, base: Hearing, limit: float) ->
     )
 
 
-def check_guard_corpus(
-    name: str, corpus: str, clips: Spoken, tuned: Hearing, base: Hearing, limit: float
-) -> Guard:
-    """The error rate on a corpus of the user's, of another language or domain."""
-    metric = find_language(clips.language).primary_metric
-    rates = [
-        rate_of_set(clips.texts, _texts(model, clips), metric, clips.language)
-        for model in (base, tuned)
-    ]
-    what = f"{len(clips.texts)} clips of {corpus} ({clips.language})"
-    return _forgotten(name, what, (rates[0], rates[1]), metric.upper(), limit)
-
-
 def check_own_language(clips: Spoken, tuned: Hearing, base: Hearing, limit: float) -> Guard:
     """The share of test clips whose language the model identifies."""
     few = Spoken(clips.language, clips.texts[:OWN_CLIPS], clips.read[:OWN_CLIPS])
     return _identified("language", "test clips", [few], tuned, base, limit)
 
 
-def check_other_languages(
-    clips: Sequence[Spoken], language: str, tuned: Hearing, base: Hearing, limit: float
-) -> Guard:
-    """The share of clips of other languages whose language the model identifies.
-
-    `clips` are those of guard corpora. The spoken sentences are added.
-    """
-    token = find_language(language).token
-    others = [it for it in clips if find_language(it.language).token != token]
+def check_other_languages(language: str, tuned: Hearing, base: Hearing, limit: float) -> Guard:
+    """The share of the sentences in other languages whose language the model identifies."""
     try:
-        others += foreign_clips(token)
+        clips = foreign_clips(find_language(language).token)
     except MissingExtraError as error:
-        if not others:
-            return not_checked("other_languages", f"{error}; or name a corpus with gate.guard")
-    return _identified("other_languages", "clips of other languages", others, tuned, base, limit)
+        return not_checked("other_languages", str(error))
+    return _identified("other_languages", "sentences in other languages", clips, tuned, base, limit)
 
 
 def _identified(
