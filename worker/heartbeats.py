@@ -120,9 +120,10 @@ def heartbeat(
 
     def beat() -> None:
         try:
+            # First the version: a live worker without one counts as older than every job.
+            redis.hset(VERSIONS, name, json.dumps(asdict(HERE)))
             for queue in queues:
                 script([_key(queue)], [name])
-            redis.hset(VERSIONS, name, json.dumps(asdict(HERE)))
             heard()
         except RedisError as error:
             logger.warning("no heartbeat: %s", error)

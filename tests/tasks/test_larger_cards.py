@@ -1,12 +1,15 @@
 """Where a job goes that ran out of a card's memory: to a larger card, if there is one."""
 
+import json
 import time
+from dataclasses import asdict
 
 import pytest
 from celery.exceptions import Ignore
 
 from lorajob.job.results import StageResult
 from lorajob.tasks.stages import settle
+from lorajob.worker.heartbeats import HERE, VERSIONS
 from lorajob.worker.queues import classes_of, lists_of, queue_name
 from lorajob.worker.supervision.outcome import Failed
 from tests.support.batches import specs
@@ -17,6 +20,7 @@ OUT_OF_MEMORY = Failed("memory", "no memory is left on the GPU")
 
 
 def serve(redis, name: str, card_gb: float) -> None:
+    redis.hset(VERSIONS, name, json.dumps(asdict(HERE)))
     for served in classes_of("gpu", card_gb):
         redis.zadd(f"lorajob:workers:{served}", {name: time.time()})
 
