@@ -18,10 +18,18 @@ QUIET_SECONDS = 20.0  # without a step, after which the time since the last one 
 
 
 class Signs:
-    """When each stage was last seen to make progress, by this process's clock."""
+    """When each stage was last seen to make progress, by this process's clock.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    `now` gives the seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._clock = clock
+        self._now = now
         self._seen: dict[str, tuple[object, float]] = {}
 
     def words(self, name: str, stage: "StageRecord") -> str:
@@ -33,7 +41,7 @@ class Signs:
             self._seen[name] = before = (mark, now)
         words = []
         if stage.started_at:
-            words.append(f"running {duration(time.time() - stage.started_at)}")
+            words.append(f"running {duration(self._now() - stage.started_at)}")
         if (quiet := now - before[1]) >= QUIET_SECONDS:
             last = "last step" if stage.progress is not None else "no step for"
             words.append(f"{last} {duration(quiet)}{' ago' if stage.progress is not None else ''}")
@@ -93,9 +101,11 @@ class LineView:
 class BarView:
     """Shows a bar for each stage, with loss and eta."""
 
-    def __init__(self, progress: "Progress", record: "JobRecord") -> None:
+    def __init__(
+        self, progress: "Progress", record: "JobRecord", signs: Signs | None = None
+    ) -> None:
         self._progress = progress
-        self._signs = Signs()
+        self._signs = signs or Signs()
         self._bars: dict[str, TaskID] = {
             name: progress.add_task(name, total=1, words="") for name in record.stages
         }

@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,7 +22,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lorajob.cli.format import metrics_table
-from lorajob.cli.progress_bars import BarView, _bars
+from lorajob.cli.progress_bars import BarView, Signs, _bars
 from lorajob.worker.records.record import JobRecord
 
 RECORDING = Path(__file__).with_name("progress.json")
@@ -43,7 +44,7 @@ def record() -> list[dict[str, Any]]:
             # The demo ends by itself: a stage that makes no step is stopped.
             while demo.poll() is None:
                 time.sleep(POLL_SECONDS)
-                frames += status(demo_env)
+                frames += [frame | {"seen_at": time.time()} for frame in status(demo_env)]
         if demo.returncode != 0:
             sys.exit("the demo failed")
         training = [frame for frame in frames if share(frame) > 0]
@@ -103,7 +104,9 @@ def draw(frames: list[dict[str, Any]]) -> str:
     for title, frame in zip(("during the training", "at the end"), frames, strict=True):
         job = JobRecord.model_validate(frame | {"folder": frame["artifacts"]})
         progress = _bars(io.StringIO())
-        BarView(progress, job).update(job)
+        # The picture has the time of its recording, so that it is the same whenever it is drawn.
+        seen_at = frame.get("seen_at", job.created_at)
+        BarView(progress, job, Signs(now=partial(float, seen_at))).update(job)
         picture.print(prompt, Text(f"  # {title}", "dim"), sep="")
         picture.print(progress.get_renderable())
         picture.print()
