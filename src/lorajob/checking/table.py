@@ -20,6 +20,9 @@ SAME_DISTANCE = 0.25
 SHORT_FRAMES, SHORT_DISTANCE = 32, 0.2  # of an overlap of about a second
 LEAST_FRAMES = 12
 LEAST_OVERLAP = 0.7  # of the shorter fingerprint
+# Clips of different texts may share a phrase, which synthetic voices speak almost alike.
+OTHER_TEXT_DISTANCE = 0.16
+OTHER_TEXT_OVERLAP = 0.9  # of the longer fingerprint
 COMMON_MARKS = 2  # that two clips must have to be compared
 FEW_CLIPS = 10_000  # of which all pairs with a common mark are compared: seconds, and finds more
 MOST_HOLDERS = 50  # of a mark; a mark of more clips says nothing
@@ -151,7 +154,8 @@ class Table:
         found = []
         for pair in candidates:
             shifts = [pair["low"], pair["high"]]
-            if same_sound(self._print(pair["a"]), self._print(pair["b"]), shifts):
+            one, other = self._print(pair["a"]), self._print(pair["b"])
+            if same_sound(one, other, shifts, bool(pair["one_text"])):
                 found.append((pair["a"], pair["b"]))
         for a, b in found:
             run(_NEAR, {"a": a, "b": b})
@@ -161,13 +165,19 @@ class Table:
         return bits
 
 
-def same_sound(one: bytes, other: bytes, shifts: Iterable[int]) -> bool:
-    """Whether two fingerprints are of one recording, at one of these shifts in frames."""
-    shorter = min(len(one), len(other)) // 4
+def same_sound(one: bytes, other: bytes, shifts: Iterable[int], one_text: bool = True) -> bool:
+    """Whether two fingerprints are of one recording, at one of these shifts in frames.
+
+    Without `one_text` the clips have different texts. Then the whole clips have to be alike.
+    """
+    shorter, longer = sorted((len(one) // 4, len(other) // 4))
+    least = LEAST_OVERLAP * shorter if one_text else OTHER_TEXT_OVERLAP * longer
     for shift in shifts:
         share, frames = distance(one, other, shift)
         limit = SAME_DISTANCE if frames > SHORT_FRAMES else SHORT_DISTANCE
-        if frames >= max(LEAST_FRAMES, LEAST_OVERLAP * shorter) and share < limit:
+        if not one_text:
+            limit = OTHER_TEXT_DISTANCE
+        if frames >= max(LEAST_FRAMES, least) and share < limit:
             return True
     return False
 
@@ -229,7 +239,8 @@ AND min(stop, last) - max(start, first) > :share * min(stop - start, last - firs
 
 _CANDIDATES = """
 WITH rare AS (SELECT mark FROM marks GROUP BY mark HAVING count(*) BETWEEN 2 AND :holders)
-SELECT x.n AS a, y.n AS b, min(x.frame - y.frame) AS low, max(x.frame - y.frame) AS high
+SELECT x.n AS a, y.n AS b, min(x.frame - y.frame) AS low, max(x.frame - y.frame) AS high,
+    c.sentence IS d.sentence AS one_text
 FROM rare JOIN marks x ON x.mark = rare.mark JOIN marks y ON y.mark = rare.mark AND y.n > x.n
 JOIN clips c ON c.n = x.n JOIN clips d ON d.n = y.n
 WHERE c.content <> d.content GROUP BY x.n, y.n HAVING count(*) >= :common
