@@ -29,7 +29,7 @@ SETTINGS = (
     "train.save_steps=50",
     # faster-whisper takes seconds a clip, and longer where the base model repeats itself.
     "evaluate.delivered_clips=16",
-    "gate.minutes=3",
+    "gate.minutes=1",
 )
 SHOWN_TRANSCRIPTS = 3
 SHOWN_CHARACTERS = 80  # of a transcript: an untuned model may repeat itself for pages
