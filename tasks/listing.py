@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Literal
 
 from lorajob.errors import UsageError
@@ -90,7 +91,7 @@ def list_jobs(
     with service_errors(jobs.settings):
         fitting = (it for it in _records(jobs, wanted) if wanted.has(it, state(it)))
         if sort == "newest":
-            return [record for record, _ in zip(fitting, range(limit), strict=False)]
+            return list(islice(fitting, limit))
         return sorted(fitting, key=_ORDERS[sort](state))[:limit]
 
 

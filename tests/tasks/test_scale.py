@@ -1,7 +1,7 @@
 """What a thousand submissions and ten thousand records may cost, held at a tenth of that.
 
-The targets are those of bench/records.py, which measures the whole. Here it is processor time, of
-Redis too, since the tests share their cores; what grows with the jobs has a tenth of its bound.
+The targets are those of bench/records.py, which measures the whole. Seconds are processor time, of
+Redis too, since the tests share their cores. A machine may take three times as long as the target.
 """
 
 import resource
@@ -25,8 +25,10 @@ from tests.support.service import wait_for
 
 SHARE = 10
 JOBS, SUBMITTED = 10_000 // SHARE, 1_000 // SHARE
-SUBMIT_SECONDS, TURN_SECONDS, MEMORY_BYTES = 10 / SHARE, 1 / SHARE, 100e6 / SHARE
-STATUS_SECONDS = 1.0  # whole: it reads the newest jobs, however many there are
+SLOWER = 3
+SUBMIT_SECONDS, TURN_SECONDS = SLOWER * 10 / SHARE, SLOWER * 1 / SHARE
+MEMORY_BYTES = 100e6 / SHARE
+SHOWN = 50
 LEASE_SECONDS = 0.5
 
 
@@ -57,6 +59,11 @@ def spent(redis: Redis, act: Callable[[], object]) -> float:
     return total() - before
 
 
+def reads(redis: Redis) -> int:
+    """How many hashes were read whole since Redis started."""
+    return redis.info("commandstats").get("cmdstat_hgetall", {"calls": 0})["calls"]
+
+
 def test_a_thousand_submissions_and_ten_thousand_records_keep_within_their_bounds(
     jobs: Jobs, specs: list[JobSpec], redis: Redis, redis_server: Settings, tmp_path: Path
 ) -> None:
@@ -70,8 +77,10 @@ def test_a_thousand_submissions_and_ten_thousand_records_keep_within_their_bound
     assert redis.info("memory")["used_memory"] - empty < MEMORY_BYTES
 
     env = environment(redis_url=url_of(redis_server), home=tmp_path, artifacts=tmp_path / "jobs")
-    looks = [spent(redis, lambda: run("status", env=env).check_returncode()) for _ in range(2)]
-    assert min(looks) < STATUS_SECONDS
+    before = reads(redis)
+    run("status", env=env).check_returncode()
+    # The records that it shows, however many there are, and some hashes of the fleet.
+    assert SHOWN <= reads(redis) - before < SHOWN + 10
 
     wait_for(lambda: redis.info("server")["uptime_in_seconds"] > LEASE_SECONDS)
     turns = []
