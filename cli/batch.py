@@ -187,7 +187,8 @@ def _spec(
     preset = values.pop("preset", "default")
     spec = complete_spec(values, preset, sets, strict=False)
     named = {line.partition("=")[0] for line in sets}
-    in_file = {name for name in ("corpus", "more_corpora", "test_corpus") if name in values} - named
+    own_gate = values.get("gate")
+    in_file = ({"corpus", "more_corpora", "test_corpus"} & values.keys()) - named
 
     def found(place: str) -> str:
         path = local_path(place)
@@ -201,4 +202,6 @@ def _spec(
         return str(beside / corpus)
 
     beside_it = spec.with_places(found)
+    if isinstance(own_gate, dict) and "corpora" in own_gate and "gate.corpora" not in named:
+        in_file.add("gate")
     return spec.model_copy(update={name: getattr(beside_it, name) for name in in_file})

@@ -167,8 +167,32 @@ def complete_spec(
         spec = spec.model_copy(update={"corpus": corpus})
     for place in spec.places:
         _check_path("corpus", place)
+    for guard in spec.gate.corpora:
+        _check_path("gate.corpora", guard.corpus)
     check_base_model(spec.base_model)
     return spec
+
+
+def guard_values(guards: tuple[str, ...]) -> dict[str, object]:
+    """What --guard says, as values of a spec. Raises UsageError."""
+    return {"gate": {"corpora": [_guard(text) for text in guards]}} if guards else {}
+
+
+def _guard(text: str) -> dict[str, str]:
+    """Corpus and language of `en=CORPUS`."""
+    from lorajob.languages import find_language
+
+    name, equals, corpus = text.partition("=")
+    if not equals or not re.fullmatch(r"[^\W\d_][\w -]*", name) or Path(text).exists():
+        corpus, name = text, ""
+    if not corpus:
+        raise UsageError(f"--guard: {text!r} names no corpus; give LANGUAGE=CORPUS or CORPUS")
+    if not name:
+        return {"corpus": corpus}
+    try:
+        return {"corpus": corpus, "language": find_language(name).code}
+    except UsageError as error:
+        raise UsageError(f"--guard: {text!r}: {error}") from None
 
 
 def corpus_values(

@@ -16,6 +16,7 @@ from lorajob.cli.spec_options import (
     WAIT,
     complete_spec,
     corpus_values,
+    guard_values,
     read_spec,
     refuse_one_language,
     write_settings,
@@ -123,6 +124,14 @@ Examples:
     help="Corpus to test on, instead of the test split of --corpus. Its test split is used, or all "
     "of it if it has none.",
 )
+@click.option(
+    "--guard",
+    "guards",
+    multiple=True,
+    metavar="[LANGUAGE=]CORPUS",
+    help="Corpus on which the model must not get worse than its base, such as en=calls.tsv: a "
+    "guard of the gate (gate.max_guard_rise). May be repeated.",
+)
 @MAPS
 @click.option(
     "--allow-script",
@@ -184,6 +193,7 @@ def submit(
     lang: str | None,
     corpora: tuple[str, ...],
     test_corpus: str | None,
+    guards: tuple[str, ...],
     maps: tuple[str, ...],
     allow_script: bool,
     allow_leakage: bool,
@@ -216,6 +226,7 @@ def submit(
     flags = {"language": lang, "base_model": base_model}
     values = read_spec(spec_path) | {name: value for name, value in flags.items() if value}
     values = merge(values, corpus_values(corpora, test_corpus, maps))
+    values = merge(values, guard_values(guards))
     allowed = {"allow_script": allow_script, "allow_leakage": allow_leakage}
     given = {name: True for name, flag in allowed.items() if flag}
     values = merge(values, {"preprocess": given} if given else {})

@@ -66,12 +66,12 @@ def make_spec(
 
 def check_places(spec: JobSpec) -> None:
     """Raise UsageError or CorpusError for a corpus that is missing or of another language."""
-    for place in spec.places:
+    for place, language, columns in spec.checked_places:
         path = local_path(place)
         if path is None:
             check_remote(place)
         else:
-            check_corpus(path, spec.language, spec.preprocess.columns)
+            check_corpus(path, language, columns)
 
 
 def _absolute_place(place: str) -> str:

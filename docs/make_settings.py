@@ -155,6 +155,8 @@ def _allowed(field: dict[str, Any]) -> str:
         return " or ".join(_allowed(each) for each in field["anyOf"])
     if "enum" in field:
         return ", ".join(map(str, field["enum"]))
+    if "$ref" in field:
+        return "mapping"
     if field["type"] == "array":
         return f"list of {_allowed(field['items'])}"
     names = {

@@ -7,9 +7,10 @@ import getpass
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from redis import Redis
 
@@ -120,24 +121,27 @@ class Jobs:
             self._commits[base] = _commit_of(*base)
         from lorajob.checking.glance import check_tables
 
-        found = [self._check_corpus(corpus, spec) for corpus in spec.places]
+        found = [self._check_corpus(*place) for place in spec.checked_places]
+        found = found[: len(spec.places)]
         read = [corpus for corpus in found if corpus is not None]
         if len(read) == len(found):
             check_tables(read, spec)
 
-    def _check_corpus(self, corpus: str, spec: JobSpec) -> Corpus | None:
+    def _check_corpus(
+        self, corpus: str, language: str, columns: Mapping[Any, str]
+    ) -> Corpus | None:
         """Check one corpus. Returns it if it is on this machine and its tables are short."""
         from lorajob.checking.glance import glance
 
-        path, columns = local_path(corpus), spec.preprocess.columns
+        path = local_path(corpus)
         if path is None:
             check_remote(corpus)
             return None
-        check_corpus(path, spec.language, columns)
-        found = glance(path, spec.language, columns)
-        asked = _asked(corpus, spec)
+        check_corpus(path, language, columns)
+        found = glance(path, language, columns)
+        asked = _asked(corpus, language, columns)
         if asked not in self._places:
-            self._places[asked] = put_corpus(self._settings, corpus, spec.language, columns)
+            self._places[asked] = put_corpus(self._settings, corpus, language, columns)
         return found
 
     def new_record(
@@ -156,7 +160,7 @@ class Jobs:
             state="queued" if error is None else "rejected",
             created_at=time.time(),
             corpus=spec.corpus,
-            more_corpora=spec.places[1:],
+            more_corpora=spec.all_places[1:],
             base_model=spec.base_model,
             folder=job_place(self._settings, job_id),
             error=error,
@@ -177,12 +181,12 @@ class Jobs:
 
         The job must not have files yet.
         """
-        asked = spec
-        spec = spec.with_places(lambda place: self._places.get(_asked(place, asked), place))
+        asked = {place[0]: _asked(*place) for place in reversed(spec.checked_places)}
+        spec = spec.with_places(lambda place: self._places.get(asked[place], place))
         commit = self._commits.get((spec.base_model, spec.base_revision))
         if commit is not None:
             spec = spec.model_copy(update={"base_revision": commit})
-        place = {"corpus": spec.corpus, "more_corpora": spec.places[1:]}
+        place = {"corpus": spec.corpus, "more_corpora": spec.all_places[1:]}
         with service_errors(self._settings):
             record = make_origin(self.redis, self._settings).mark(record)
         record = record.model_copy(update=place)
@@ -322,9 +326,8 @@ def _place_of(corpus: str) -> str:
     return corpus if not corpus or path is None else str(path.expanduser().resolve())
 
 
-def _asked(corpus: str, spec: JobSpec) -> tuple[str, ...]:
-    columns = sorted(f"{role}={name}" for role, name in spec.preprocess.columns.items())
-    return (corpus, spec.language, *columns)
+def _asked(corpus: str, language: str, columns: Mapping[Any, str]) -> tuple[str, ...]:
+    return (corpus, language, *sorted(f"{role}={name}" for role, name in columns.items()))
 
 
 def _check_id(job_id: str) -> None:

@@ -140,7 +140,7 @@ def _mirrored(job: JobDir) -> JobRecord:
             language=spec.language,
             created_at=job.spec_path.stat().st_mtime,
             corpus=spec.corpus,
-            more_corpora=spec.places[1:],
+            more_corpora=spec.all_places[1:],
             base_model=spec.base_model,
             folder=str(job.root),
             version=FORMAT,

@@ -24,12 +24,14 @@ from tempfile import TemporaryDirectory
 import ctranslate2
 import faster_whisper
 
+from lorajob.corpora.guards import guard_folder, shown_name
 from lorajob.decoding.config import DecodeConfig, TokenLimits, token_limits, write_config
 from lorajob.decoding.delivered import listen
 from lorajob.decoding.fast import Sound, decode
 from lorajob.errors import LorajobError
 from lorajob.gate.checks import Candidate, check_all
 from lorajob.gate.hearing import Clock, KeptModel, LoadedModel, Slot
+from lorajob.gate.memory import OwnCorpus, Spoken
 from lorajob.gate.texts import Transcripts
 from lorajob.job.jobdir import JobDir, hash_files, write_json
 from lorajob.job.report import Report
@@ -318,9 +320,22 @@ def _check_gate(
         ),
         sounds=[partial(store.audio, it) for it in heard.compared],
         seed=spec.seed,
+        own=_own_corpora(spec, store.folder.parent),
     )
     guards = check_all(spec.gate, candidate, clock)
     return [*guards, _speed(heard, pace.seconds["delivered"])] if guards else []
+
+
+def _own_corpora(spec: JobSpec, preprocessed: Path) -> list[OwnCorpus]:
+    """The corpora of `gate.corpora`, as preprocessing read them."""
+    found = []
+    for number, guard in enumerate(spec.gate.corpora, start=1):
+        store = ClipStore(guard_folder(preprocessed, number))
+        reads = [partial(store.audio, place) for place in range(len(store))]
+        clips = Spoken(spec.guard_language(guard), store.texts, reads)
+        limit = guard.max_rise if guard.max_rise is not None else spec.gate.max_guard_rise
+        found.append(OwnCorpus(f"guard_{number}", shown_name(guard.corpus), clips, limit))
+    return found
 
 
 def _speed(heard: _Transcripts, took: float) -> Guard:

@@ -3,6 +3,7 @@
     OUT/train/  OUT/test/   clips in the format of `clipstore`
     OUT/report.json         how many clips were kept, which were dropped and why
     OUT/check.json          what `lorajob corpus check` would say about the corpus
+    OUT/guard-1/ ...        clips of the gate's own corpora
 
 A clip is dropped if its text is empty or only punctuation, its text has too many tokens, its audio
 cannot be read, is cut off or silent, or it is too long or too short. Training on it would teach the
@@ -19,6 +20,7 @@ from lorajob.checking.glance import check_script
 from lorajob.checking.run import Plan, make_report, measured, refuse_leakage
 from lorajob.checking.table import MeasuredClip, Table, open_table
 from lorajob.corpora import fingerprint, local_copy
+from lorajob.corpora.guards import write_guards
 from lorajob.corpora.pieces import Piece, in_threads, pieces
 from lorajob.corpora.report import CorpusReport
 from lorajob.corpora.selection import Selection, Target, open_sources, select
@@ -85,6 +87,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     )
     if (kept_before := cache.lookup("preprocess", name, out)) is not None:
         log.info("%s: as an earlier job read it", public(spec.corpus))
+        write_guards(spec, out, labels.count, pace.tick)
         return PreprocessResult.model_validate(kept_before)
     corpus = open_sources(spec, sources, language.code, pace.tick)
     check_script(corpus.entries, spec)
@@ -130,6 +133,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     # Files may be repaired later, so such a result is not cached.
     if not audio.FILE_FAULTS & {*result.dropped}:
         cache.keep("preprocess", name, result.model_dump(), out)
+    write_guards(spec, out, labels.count, pace.tick)
     return result
 
 

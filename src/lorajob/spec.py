@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -19,7 +19,7 @@ from lorajob import __version__
 from lorajob.errors import UsageError, VersionError
 from lorajob.languages import find_language
 from lorajob.setting_words import similar_settings
-from lorajob.spec_gate import FROZEN, GateConfig
+from lorajob.spec_gate import FROZEN, GateConfig, GuardCorpus
 from lorajob.spec_yaml import read_yaml
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -265,9 +265,26 @@ class JobSpec(BaseModel):
 
     @property
     def places(self) -> tuple[str, ...]:
-        """The paths and urls of all corpora, the first one first."""
+        """The paths and urls of the corpora to train and test on, the first one first."""
         more = [each.corpus for each in self.more_corpora]
         return (self.corpus, *more, *([self.test_corpus] if self.test_corpus else []))
+
+    @property
+    def all_places(self) -> tuple[str, ...]:
+        """Those, and the paths and urls of the gate's own corpora."""
+        return (*self.places, *(each.corpus for each in self.gate.corpora))
+
+    @property
+    def checked_places(self) -> tuple[tuple[str, str, Mapping[Any, str]], ...]:
+        """Each of all places with the code of its language, and its columns."""
+        columns: Mapping[Any, str] = self.preprocess.columns
+        own = ((place, self.language, columns) for place in self.places)
+        guards = ((it.corpus, self.guard_language(it), it.columns) for it in self.gate.corpora)
+        return (*own, *guards)
+
+    def guard_language(self, guard: GuardCorpus) -> str:
+        """The code of the language of one of the gate's own corpora."""
+        return guard.language or self.language
 
     def with_places(self, found: Callable[[str], str]) -> "JobSpec":
         """The spec with `found(place)` in place of the path or url of each corpus."""
@@ -275,7 +292,15 @@ class JobSpec(BaseModel):
             each.model_copy(update={"corpus": found(each.corpus)}) for each in self.more_corpora
         )
         test = found(self.test_corpus) if self.test_corpus else None
-        changes = {"corpus": found(self.corpus), "more_corpora": more, "test_corpus": test}
+        guards = tuple(
+            each.model_copy(update={"corpus": found(each.corpus)}) for each in self.gate.corpora
+        )
+        changes = {
+            "corpus": found(self.corpus),
+            "more_corpora": more,
+            "test_corpus": test,
+            "gate": self.gate.model_copy(update={"corpora": guards}),
+        }
         return self.model_copy(update=changes)
 
     @property
@@ -328,7 +353,15 @@ def parse_spec(values: Mapping[str, object]) -> JobSpec:
         spec = JobSpec.model_validate(values)
     except ValidationError as error:
         raise UsageError(_explain(error)) from None
-    return spec.model_copy(update={"language": find_language(spec.language).code})
+    guards = tuple(
+        each.model_copy(update={"language": find_language(each.language).code})
+        if each.language
+        else each
+        for each in spec.gate.corpora
+    )
+    gate = spec.gate.model_copy(update={"corpora": guards})
+    language = find_language(spec.language).code
+    return spec.model_copy(update={"language": language, "gate": gate})
 
 
 def build_spec(

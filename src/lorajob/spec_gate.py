@@ -2,11 +2,29 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 Threshold = Annotated[float, Field(ge=0)] | None
 # The text under a field describes it in the schema, `submit --help-all` and docs/settings.md.
 FROZEN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class GuardCorpus(BaseModel):
+    """A corpus of the user on which the delivered model must not get worse than its base."""
+
+    model_config = FROZEN
+
+    corpus: str
+    """As the corpus of a job."""
+    language: str | None = None
+    """Code or name of its language. Null: that of the job."""
+    clips: PositiveInt = 50
+    """Maximum number of its clips, drawn like evaluate.max_clips: of its test split, or of all of
+    it if it has none."""
+    max_rise: Threshold = None
+    """As gate.max_guard_rise, for this corpus. Null: gate.max_guard_rise."""
+    columns: dict[str, str] = {}
+    """As preprocess.columns, for this corpus."""
 
 
 class GateConfig(BaseModel):
@@ -48,6 +66,12 @@ class GateConfig(BaseModel):
     max_language_drop: Threshold = 10.0
     """Percent of the clips, of the job's language and of others, whose language the model may no
     longer identify while the base model does. Null: not checked."""
+    corpora: tuple[GuardCorpus, ...] = ()
+    """Own corpora on which the model must not get worse than its base, such as recordings of other
+    customers, or another language. `--guard CORPUS` adds one."""
+    max_guard_rise: Threshold = 5.0
+    """Points by which the error rate on each of these corpora may be over that of the base model.
+    Null: only corpora with a max_rise of their own are checked."""
     max_noise_words: Threshold = 10.0
     """Words (characters in scripts without spaces) that the model may invent in 60 s of silence,
     hum, noise or tones beyond those of the base model. Null: not checked."""

@@ -15,6 +15,7 @@ from lorajob.demo.foreign import FOREIGN_SENTENCES, foreign_sounds
 from lorajob.gate.checks import Candidate, check_all
 from lorajob.gate.conversion import check_conversion, with_conversion
 from lorajob.gate.hearing import Clock, KeptModel, Line, TimeOver, Word
+from lorajob.gate.memory import OwnCorpus, Spoken
 from lorajob.gate.noises import noise_sounds
 from lorajob.gate.recordings import Recordings, SpokenClip
 from lorajob.gate.texts import Transcripts
@@ -246,6 +247,23 @@ def test_a_model_that_hears_its_own_language_everywhere_fails(good: Scripted) ->
     english = {key(sound(n)): "en" for n in range(len(SAID))}
     deaf = replace(good, codes={**good.codes, **english})
     assert failed(checked(replace(candidate(SAID, deaf), base=good))) == ["language"]
+
+
+def test_a_model_that_got_worse_on_a_corpus_of_the_user_fails(good: Scripted) -> None:
+    calls = [tone(2, hertz=1000 + 100 * n) for n in range(4)]
+    said = ["the first call", "the second call", "the third call", "the last call"]
+    answers = {key(it): lines(text) for it, text in zip(calls, said, strict=True)}
+    base = replace(good, say=lambda it: answers.get(key(it)) or good.say(it))
+    clips = Spoken("en", said, [partial(lambda it: it, it) for it in calls])
+    own = [OwnCorpus("guard_1", "calls.tsv", clips, 5), OwnCorpus("guard_2", "b", clips, None)]
+    guards = checked(replace(candidate(SAID, good), base=base, own=own))
+    assert failed(guards) == ["guard_1"]
+    assert guards["guard_1"].reason == (
+        "WER 100.0 % on 4 clips of calls.tsv (en), base 0.0 %; at most 5 points more are allowed"
+    )
+    assert guards["guard_2"].reason == "gate.max_guard_rise is null"
+    guards = checked(replace(candidate(SAID, base), base=base, own=own))
+    assert failed(guards) == [] and guards["guard_1"].state == "passed"
 
 
 def test_without_espeak_other_languages_are_named_as_not_checked(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lorajob import preprocess
-from lorajob.cli.spec_options import corpus_values
+from lorajob.cli.spec_options import corpus_values, guard_values
 from lorajob.corpora import open_corpus
 from lorajob.corpora.joined import CorpusShare, join_corpora
 from lorajob.errors import UsageError
@@ -112,6 +112,30 @@ def test_a_path_that_exists_is_a_path(tmp_path):
     odd = tmp_path / "rate=0.5"
     odd.mkdir()
     assert corpus_values((str(odd),), None, ())["corpus"] == str(odd)
+
+
+def test_a_guard_may_name_its_language(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = ("calls.tsv", "en=calls.tsv", "Tamil=s3://b/a?x=y", "hf:a/b?config=1", "/a=b.tsv")
+    found = guard_values(given)["gate"]["corpora"]
+    assert [(it["corpus"], it.get("language")) for it in found] == [
+        ("calls.tsv", None),
+        ("calls.tsv", "en"),
+        ("s3://b/a?x=y", "ta"),
+        ("hf:a/b?config=1", None),
+        ("/a=b.tsv", None),
+    ]
+    assert guard_values(()) == {}
+    (tmp_path / "en=calls.tsv").touch()
+    assert guard_values(("en=calls.tsv",)) == {"gate": {"corpora": [{"corpus": "en=calls.tsv"}]}}
+    with pytest.raises(UsageError, match=r"--guard: 'en=' names no corpus"):
+        guard_values(("en=",))
+    with pytest.raises(UsageError, match=r"--guard: 'xx=calls.tsv': language: "):
+        guard_values(("xx=calls.tsv",))
+    spec = build_spec({"language": "hi", "corpus": "a"} | guard_values(("en=b", "c")))
+    assert (spec.places, spec.all_places) == (("a",), ("a", "b", "c"))
+    assert spec.with_places(str.upper).all_places == ("A", "B", "C")
+    assert [place[:2] for place in spec.checked_places] == [("a", "hi"), ("b", "en"), ("c", "hi")]
 
 
 def test_what_is_no_weight_or_no_map_is_refused():

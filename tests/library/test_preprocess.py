@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lorajob import preprocess
+from lorajob.corpora.guards import guard_folder
 from lorajob.decoding.config import TokenLimits, token_limits
 from lorajob.errors import CorpusError, ModelError, StageStopped
 from lorajob.job.jobdir import JobDir, hash_files
@@ -248,6 +249,41 @@ def test_a_second_job_on_the_same_corpus_reads_no_audio(tmp_path, run, monkeypat
     assert "as an earlier job read it" in caplog.text
     assert again == first
     assert hash_files(copy) == hash_files(out)
+
+
+def test_the_corpora_of_the_gate_are_read_into_stores_of_their_own(tmp_path, model, monkeypatch):
+    monkeypatch.setattr("lorajob.storage.places.cache", lambda: tmp_path / "cache")
+    monkeypatch.setenv("LORAJOB_CACHE_GB", "1")
+    corpus = make_release(tmp_path / "corpus", LINES)
+    calls = tmp_path / "calls"
+    calls.mkdir()
+    rows = ["audio\ttext\tspeaker"]
+    for n in range(4):
+        (calls / f"{n}.wav").write_bytes(sound_bytes(tone(1.0, hertz=300 + 50 * n), 16_000))
+        rows.append(f"{n}.wav\tcall number {n}\ts{n}")
+    (calls / "calls.tsv").write_text("\n".join(rows) + "\n", "utf-8")
+    given = {"language": "hi", "corpus": str(corpus), "base_model": str(model)}
+    guards = [
+        {"corpus": str(calls / "calls.tsv"), "language": "English", "clips": 3},
+        {"corpus": str(corpus)},
+    ]
+    spec = build_spec(given | {"gate": {"corpora": guards}})
+    outs = [tmp_path / "first", tmp_path / "second"]
+    for out in outs:
+        out.mkdir()
+        preprocess.run(spec, JobDir(tmp_path), out, 1, Report("preprocess", io.StringIO()))
+    first, second = (ClipStore(guard_folder(outs[0], number)) for number in (1, 2))
+    assert len(first) == 3 and {*first.texts} < {f"call number {n}" for n in range(4)}
+    # Of a corpus with a test split, that split is used.
+    assert sorted(second.texts) == ["परीक्षा", "फिर से"]
+    assert hash_files(outs[0]) == hash_files(outs[1])
+    empty = tmp_path / "empty.tsv"
+    empty.write_text("audio\ttext\nmissing.wav\tcall\n", "utf-8")
+    spec = build_spec(given | {"gate": {"corpora": [{"corpus": str(empty)}]}})
+    with pytest.raises(CorpusError, match=r"gate.corpora: .*empty.tsv has no usable clip: 1 "):
+        preprocess.run(
+            spec, JobDir(tmp_path), tmp_path / "third", 1, Report("preprocess", io.StringIO())
+        )
 
 
 @pytest.mark.parametrize("change", ["audio", "text", "setting"])

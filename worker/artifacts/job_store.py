@@ -41,7 +41,7 @@ ATTEMPT = re.compile(r"attempt-(\d+)\.json")
 NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
     "preprocess": {},
     "train": {"preprocess": ("train/",)},
-    "evaluate": {"preprocess": ("test/", "report.json"), "train": ("adapter/",)},
+    "evaluate": {"preprocess": ("test/", "guard-", "report.json"), "train": ("adapter/",)},
     "convert": {
         "preprocess": ("test/", "report.json"),
         "train": ("adapter/", "history.jsonl"),  # the page about the job shows its curves

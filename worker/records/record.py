@@ -76,7 +76,7 @@ class JobRecord(BaseModel):
     state: JobState = "queued"
     created_at: float  # seconds since the epoch
     corpus: str
-    more_corpora: tuple[str, ...] = ()  # further corpora to train or test on
+    more_corpora: tuple[str, ...] = ()  # further corpora: to train, to test, of the gate
     base_model: str
     folder: str
     error: str | None = None

@@ -9,9 +9,11 @@ from functools import cached_property
 from lorajob.gate.conversion import CONVERSION
 from lorajob.gate.hearing import Clock, Hearing, Line, TimeOver
 from lorajob.gate.memory import (
+    OwnCorpus,
     Spoken,
     check_foreign,
     check_other_languages,
+    check_own_corpus,
     check_own_language,
 )
 from lorajob.gate.noises import check_noise
@@ -50,6 +52,7 @@ class Candidate:
     clips: Transcripts
     sounds: Sequence[Callable[[], Samples]]
     seed: int = 0
+    own: Sequence[OwnCorpus] = ()  # corpora of the user
 
     @cached_property
     def recordings(self) -> Recordings:
@@ -72,10 +75,19 @@ def check_all(config: GateConfig, candidate: Candidate, clock: Clock) -> list[Gu
     """The guards of evaluation. Empty if `gate.check` is false."""
     if not config.check:
         return []
-    found = [
-        _checked(name, setting, config, check, clock)
-        for name, (setting, check) in _checks(candidate).items()
-    ]
+    checks = _checks(candidate)
+    limits = {name: getattr(config, setting) for name, (setting, _) in checks.items()}
+    limits |= {own.guard: own.limit for own in candidate.own}
+    found = []
+    for name, (setting, check) in checks.items():
+        limit = limits[name]
+        if limit is None:
+            found.append(not_checked(name, f"gate.{setting} is null"))
+            continue
+        try:
+            found.append(_checked(check, limit, clock))
+        except TimeOver:
+            found.append(not_checked(name, f"gate.minutes={config.minutes:g} ended"))
     return [*found, not_checked(CONVERSION, "the stage convert checks it")]
 
 
@@ -89,6 +101,9 @@ def _checks(it: Candidate) -> dict[str, tuple[str, Check]]:
 
         return checked
 
+    def on_own_corpus(own: OwnCorpus) -> Check:
+        return lambda limit: check_own_corpus(own, tuned, base, limit)
+
     language, tuned, base = it.clips.language, it.tuned, it.base
     own = Spoken(language, it.clips.references, it.sounds)
 
@@ -96,6 +111,7 @@ def _checks(it: Candidate) -> dict[str, tuple[str, Check]]:
         "wer": ("max_wer_rise", lambda limit: check_rate(it.clips, limit)),
         "own_clips": ("min_own_gain", lambda limit: check_own_clips(it.clips, limit)),
         "loops": ("max_loops", lambda limit: check_loops(it.clips, limit)),
+        **{own.guard: ("max_guard_rise", on_own_corpus(own)) for own in it.own},
         "long_form": ("max_long_form_rise", on_long_file("long_form", check_long_form)),
         "segments": ("max_faulty_segments", on_long_file("segments", check_segments)),
         "timestamps": ("max_timestamp_error", on_long_file("timestamps", check_timestamps)),
@@ -119,16 +135,11 @@ def _checks(it: Candidate) -> dict[str, tuple[str, Check]]:
     }
 
 
-def _checked(name: str, setting: str, config: GateConfig, check: Check, clock: Clock) -> Guard:
-    limit: float | None = getattr(config, setting)
-    if limit is None:
-        return not_checked(name, f"gate.{setting} is null")
+def _checked(check: Check, limit: float, clock: Clock) -> Guard:
+    """The guard and the seconds that it took. Raises TimeOver."""
     started = time.monotonic()
-    try:
-        clock.check()
-        found = check(limit)
-    except TimeOver:
-        return not_checked(name, f"gate.minutes={config.minutes:g} ended")
+    clock.check()
+    found = check(limit)
     guard = found.model_copy(update={"seconds": round(time.monotonic() - started, 2)})
     log.info("gate: %s %s: %s", guard.name, guard.state.replace("_", " "), guard.reason)
     return guard

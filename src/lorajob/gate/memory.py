@@ -1,4 +1,4 @@
-"""Guards against forgetting: other languages, and which language is spoken."""
+"""Guards against forgetting: corpora of the user, other languages, which language is spoken."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +23,28 @@ class Spoken:
     language: str  # code
     texts: list[str]
     read: Sequence[Callable[[], Samples]]
+
+
+@dataclass(frozen=True)
+class OwnCorpus:
+    """Clips of a corpus of `gate.corpora`. `limit` is in points; None: not checked."""
+
+    guard: str  # its name
+    corpus: str  # as reasons name it
+    clips: Spoken
+    limit: float | None
+
+
+def check_own_corpus(own: OwnCorpus, tuned: Hearing, base: Hearing, limit: float) -> Guard:
+    """The error rate on a corpus of the user against that of the base model."""
+    clips = own.clips
+    metric = find_language(clips.language).primary_metric
+    before, after = (
+        rate_of_set(clips.texts, _texts(model, clips), metric, clips.language)
+        for model in (base, tuned)
+    )
+    what = f"{len(clips.texts)} clips of {own.corpus} ({clips.language})"
+    return _forgotten(own.guard, what, (before, after), metric.upper(), limit)
 
 
 def foreign_clips(language: str) -> list[Spoken]:
