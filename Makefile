@@ -29,7 +29,7 @@ help:
 	@echo "make bench-job  run one job through the whole service and append its table"
 	@echo "make chaos   30 faults of workers, stages, Redis and machines under six jobs, and report the outcome"
 	@echo "make floor   run some tests with the oldest packages that pyproject.toml allows"
-	@echo "make lock    renew constraints.txt"
+	@echo "make lock    renew constraints.txt, and the lock files of the images with its hashes"
 	@echo "make clean   remove .venv and everything that was built"
 
 demo: $(VENV)/installed
@@ -80,6 +80,7 @@ floor:
 	$(VENV)/floor/bin/python -m pytest -o filterwarnings=default $(FLOOR_TESTS)
 
 # Resolves all packages except torch in a fresh environment, and drops local versions such as "+cpu".
+# setuptools is a package that torch needs; pip is not part of the project.
 lock:
 	rm -rf $(VENV)/lock
 	mkdir -p $(VENV)
@@ -87,9 +88,11 @@ lock:
 	$(PYTHON) -m venv $(VENV)/lock
 	$(VENV)/lock/bin/pip install --quiet --constraint $(VENV)/torch.txt --editable '.[demo,dev,docs]'
 	grep '^#' constraints.txt > $(VENV)/constraints.txt
-	$(VENV)/lock/bin/pip freeze --exclude-editable \
-	    | sed -E '/^[^ ]+==/!d; s/\+.*//' >> $(VENV)/constraints.txt
+	$(VENV)/lock/bin/pip freeze --all --exclude-editable \
+	    | sed -E '/^[^ ]+==/!d; /^pip==/d; s/\+.*//' >> $(VENV)/constraints.txt
 	mv $(VENV)/constraints.txt constraints.txt
+	$(VENV)/lock/bin/pip install --quiet uv
+	$(VENV)/lock/bin/python deploy/lock.py $(VENV)/lock/bin/uv
 	rm -rf $(VENV)/lock $(VENV)/torch.txt
 
 clean:

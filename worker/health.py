@@ -19,10 +19,9 @@ from pydantic import TypeAdapter
 from redis import Redis
 from redis.exceptions import RedisError
 
-from lorajob.worker.heartbeats import living, new_enough
+from lorajob.worker.heartbeats import UNFIT, living, new_enough
 from lorajob.worker.stopping import STOP_FILE
 
-UNFIT = "lorajob:unfit"  # hash: worker -> JSON of an Unfit
 FLAG = "unfit"
 ATTEMPTS = "attempts"
 LATEST = 1e11  # seconds since the epoch; a later time is no time

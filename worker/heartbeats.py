@@ -17,17 +17,46 @@ from redis.exceptions import RedisError
 
 from lorajob import __version__
 from lorajob.spec import FORMAT
-from lorajob.worker.queues import MEMORY_CLASSES_GB
+from lorajob.worker.queues import KINDS, MEMORY_CLASSES_GB, classes_of
 from lorajob.worker.ticker import Ticker, nothing
 
 BEAT_SECONDS = 3.0
 LIVE_SECONDS = 15  # a worker without a heartbeat for this long counts as dead
 
-# Adds a worker's name to the sorted set of live workers, by Redis's clock.
+# States a worker's version (ARGV[2]) in the hash KEYS[1], and adds its name (ARGV[1]) to the sorted
+# sets KEYS[2..] of live workers, by Redis's clock. Both at once: a live worker without a version
+# counts as older than every job.
 BEAT = """
 local time = redis.call('TIME')
-redis.call('ZADD', KEYS[1], time[1], ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', time[1] - 3600)
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+for index = 2, #KEYS do
+    redis.call('ZADD', KEYS[index], time[1], ARGV[1])
+end
+"""
+
+# Removes what workers have stated in the hashes KEYS[1] and KEYS[2] if none of the sorted sets
+# KEYS[3..] holds a heartbeat of theirs within the last ARGV[1] seconds. A killed worker cannot
+# remove it itself. A heartbeat later than now is from before a step back of the clock: it counts
+# from now on.
+SWEEP = """
+local now = tonumber(redis.call('TIME')[1])
+local living = {}
+for index = 3, #KEYS do
+    for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[index], '(' .. now, '+inf')) do
+        redis.call('ZADD', KEYS[index], now, name)
+    end
+    redis.call('ZREMRANGEBYSCORE', KEYS[index], '-inf', now - 3600)
+    for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[index], now - ARGV[1], '+inf')) do
+        living[name] = true
+    end
+end
+for index = 1, 2 do
+    for _, name in ipairs(redis.call('HKEYS', KEYS[index])) do
+        if not living[name] then
+            redis.call('HDEL', KEYS[index], name)
+        end
+    end
+end
 """
 
 # Returns the names of the workers with a heartbeat within the given seconds.
@@ -41,6 +70,7 @@ CONNECTED = "connected"  # touched after each heartbeat that reached Redis
 PULSE_SECONDS = 3.0
 
 VERSIONS = "lorajob:versions"  # hash: worker -> JSON of a Version
+UNFIT = "lorajob:unfit"  # hash: worker -> JSON of an Unfit (health.py)
 
 logger = logging.getLogger(__name__)
 
@@ -114,24 +144,25 @@ def heartbeat(
 ) -> Ticker:
     """The ticker that sends a worker's heartbeats from its main process.
 
-    It removes the worker's name at its end. If Redis is unavailable it only logs a line.
+    It removes the worker's name at its end, and at each turn what dead workers have stated. If
+    Redis is unavailable it only logs a line.
     """
-    script = redis.register_script(BEAT)
+    script, sweep = redis.register_script(BEAT), redis.register_script(SWEEP)
+    keys = [_key(queue) for queue in queues]
+    all_keys = [_key(queue) for kind in KINDS for queue in classes_of(kind)]
 
     def beat() -> None:
         try:
-            # First the version: a live worker without one counts as older than every job.
-            redis.hset(VERSIONS, name, json.dumps(asdict(HERE)))
-            for queue in queues:
-                script([_key(queue)], [name])
+            script([VERSIONS, *keys], [name, json.dumps(asdict(HERE))])
             heard()
+            sweep([VERSIONS, UNFIT, *all_keys], [LIVE_SECONDS])
         except RedisError as error:
             logger.warning("no heartbeat: %s", error)
 
     def sign_off() -> None:
         try:
-            for queue in queues:
-                redis.zrem(_key(queue), name)
+            for key in keys:
+                redis.zrem(key, name)
             redis.hdel(VERSIONS, name)
         except RedisError as error:
             logger.info("the heartbeat could not sign off: %s", error)

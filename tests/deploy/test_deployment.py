@@ -6,11 +6,13 @@ import runpy
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import click
 import fsspec
 import pytest
+from packaging.requirements import Requirement
 
 from lorajob.worker.settings import Settings
 from tests.support import deployment
@@ -84,7 +86,7 @@ def test_the_image_is_built_in_stages_for_cpu_and_cuda() -> None:
     assert "ARG VARIANT=cpu" in DOCKERFILE
     assert {words[1] for words in stages} >= {"${VARIANT}-build", "${VARIANT}-python"}
     index = {line.rpartition("/")[2] for line in instructions("ENV") if "VARIANT_INDEX" in line}
-    assert index == {"cpu", "cu130"}
+    assert index == {"cpu"}  # torch for CUDA comes from the default index
 
 
 def test_every_stage_that_another_names_is_there() -> None:
@@ -116,8 +118,96 @@ def test_no_cache_and_no_unpinned_package_gets_into_the_image() -> None:
     pip = [
         step for line in instructions("RUN") for step in line.split("&&") if "pip install" in step
     ]
+    other_index = [step for step in pip if '--index-url "$TORCH_INDEX"' in step]
+    assert len(other_index) == 1  # whose hashes cannot be known
     for step in pip:
-        assert "constraint" in step or "--no-deps" in step or "build>=" in step, step
+        own = step.strip().endswith("--no-deps /wheel/*.whl")
+        assert own or "--require-hashes" in step or step in other_index, step
+
+
+LOCKS = {name: ROOT / "deploy" / f"requirements{name}.lock" for name in ("", "-cuda")}
+# What torch's build for CUDA needs is not in constraints.txt, whose torch is a build without.
+CUDA = {"triton", "cuda-bindings", "cuda-pathfinder", "cuda-toolkit"}
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def locked(path: Path) -> dict[str, tuple[str, int]]:
+    """The version and the number of hashes of each package of a lock file."""
+    joined = re.sub(r"\\\n\s*", " ", path.read_text("utf-8"))
+    entry = re.compile(
+        r"([a-z0-9.-]+)==([\w.]+)(?: ; platform_machine == 'x86_64')?"
+        r"((?: --hash=sha256:[0-9a-f]{64})+)"
+    )
+    found: dict[str, tuple[str, int]] = {}
+    for line in joined.splitlines():
+        if not line.startswith("#"):
+            match = entry.fullmatch(re.sub(" +", " ", line))
+            assert match and match[1] not in found, line[:100]
+            found[match[1]] = match[2], len(set(match[3].split()))
+    return found
+
+
+def test_the_lock_names_the_versions_of_constraints_and_all_that_the_image_needs() -> None:
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    pins = {canonical(line.partition("==")[0]): line.partition("==")[2] for line in lines}
+    found = locked(LOCKS[""])
+    assert {name: version for name, (version, _) in found.items()} == {
+        name: pins.get(name, "is not in constraints.txt") for name in found
+    }
+    extras = [PROJECT["optional-dependencies"][name] for name in ("s3", "otel", "serve")]
+    wanted = [Requirement(line) for lines in (PROJECT["dependencies"], *extras) for line in lines]
+    needs = {canonical(it.name) for it in wanted}
+    assert needs <= found.keys()
+    # What they need in turn, as far as it is installed here
+    for name in sorted(found):
+        for line in metadata.requires(name) or []:
+            it = Requirement(line)
+            if canonical(it.name) in pins and (not it.marker or it.marker.evaluate({"extra": ""})):
+                assert canonical(it.name) in found, f"{name} needs {it.name}"
+
+
+def test_the_lock_holds_torch_with_and_without_cuda() -> None:
+    version, hashes = locked(LOCKS[""])["torch"]
+    assert (version, hashes) == ("2.13.0", 28)  # 24 files of the default index, 4 without CUDA
+    assert not re.search("://|index-url", "".join(path.read_text() for path in LOCKS.values()))
+    more = locked(LOCKS["-cuda"])
+    assert {name for name in more if not name.startswith("nvidia-")} == CUDA
+    assert not more.keys() & locked(LOCKS[""]).keys()
+
+
+@pytest.mark.parametrize(
+    ("variant", "index", "torch", "locks"),
+    [
+        ("cpu", "", "--index-url https://download.pytorch.org/whl/cpu --require-hashes", [""]),
+        ("cuda", "", "--require-hashes", ["", "-cuda"]),
+        ("cuda", "https://x/cu126", "--index-url https://x/cu126 torch==2.13.0", [""]),
+    ],
+)
+def test_each_variant_installs_by_its_lock_files(variant, index, torch, locks, tmp_path) -> None:
+    pip, log = tmp_path / "pip", tmp_path / "log"
+    pip.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >> {log}\n')
+    pip.chmod(0o700)
+    joined = re.sub(r"\\\n\s*", " ", DOCKERFILE)
+    stages = {part.split("\n")[0].split()[-1]: part for part in joined.split("\nFROM ")[1:]}
+    variables = dict(re.findall(r"^ENV (VARIANT_\w+)=(.*)$", stages[f"{variant}-build"], re.M))
+    places = {"/tmp/": f"{tmp_path}/", "/opt/lorajob/bin/pip": pip, "/src/": f"{ROOT}/deploy/"}
+    places["python3 -m venv /opt/lorajob"] = "true"
+    for line in re.findall("^RUN (.*)$", stages["packages"], re.M):
+        for old, new in places.items():
+            line = line.replace(old, str(new))
+        values = {
+            name: value.replace("/src/", f"{ROOT}/deploy/") for name, value in variables.items()
+        }
+        environment = {"PATH": os.environ["PATH"], "TORCH_INDEX": index} | values
+        subprocess.run(["sh", "-euc", line], env=environment, check=True)
+    first, second = log.read_text("utf-8").splitlines()
+    assert first.startswith(f"install --no-cache-dir {torch}")
+    assert locked(tmp_path / "torch.lock").keys() == {"torch"}
+    words = [word for name in locks for word in ("--requirement", str(LOCKS[name]))]
+    assert second.split() == ["install", "--no-cache-dir", "--require-hashes", *words]
 
 
 def test_the_variables_of_the_image_mean_something() -> None:
@@ -127,25 +217,6 @@ def test_the_variables_of_the_image_mean_something() -> None:
 
 def test_the_label_says_the_version_of_the_project() -> None:
     assert f'image.version="{PROJECT["version"]}"' in DOCKERFILE
-
-
-def test_the_packages_of_the_image_are_those_of_the_project() -> None:
-    script = ROOT / "deploy" / "requirements.py"
-    run = subprocess.run(
-        [sys.executable, script, ROOT / "pyproject.toml", "demo"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    extra = PROJECT["optional-dependencies"]["demo"]
-    assert run.stdout.splitlines() == [*PROJECT["dependencies"], *extra]
-
-
-def test_the_image_speaks_to_object_stores_and_collectors() -> None:
-    (line,) = [line for line in instructions("RUN") if "requirements.py" in line]
-    words = line.partition("&&")[0].split()
-    extras = words[words.index("/src/pyproject.toml") + 1 : words.index(">")]
-    assert extras == ["s3", "otel", "serve"]
 
 
 def test_the_bucket_is_made_once_and_again_is_no_error(

@@ -20,8 +20,8 @@ from lorajob.tasks import broker, notify
 from lorajob.tasks.describe import after_failure, awaited_queue, describe
 from lorajob.tasks.notify import Notifier, sentence
 from lorajob.worker.connect import connect
-from lorajob.worker.health import UNFIT, Unfit, unfit_workers
-from lorajob.worker.heartbeats import VERSIONS, mixture, versions
+from lorajob.worker.health import Unfit, unfit_workers
+from lorajob.worker.heartbeats import UNFIT, VERSIONS, mixture, versions
 from lorajob.worker.queues import queue_name
 from lorajob.worker.records import notices
 from lorajob.worker.records.record import JobRecord, StageRecord

@@ -10,7 +10,8 @@ from lorajob.job.jobdir import STAGES
 from lorajob.job.report import Progress
 from lorajob.job.results import StageResult
 from lorajob.worker.connect import shown
-from lorajob.worker.heartbeats import heartbeat, living
+from lorajob.worker.health import Unfit, report_fitness, unfit_workers
+from lorajob.worker.heartbeats import HERE, VERSIONS, heartbeat, living, versions
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.records.records import Claim, Refusal
 from tests.support.records import LEASE, LOSSES, claim, create, finish
@@ -212,6 +213,24 @@ def test_workers_are_counted_while_their_heart_beats(redis):
     assert "gpu-test@here" not in living(redis, "gpu")
     redis.zadd("lorajob:workers:gpu", {"gpu-dead@here": time.time() - 60})
     assert "gpu-dead@here" not in living(redis, "gpu")
+
+
+def test_what_a_killed_worker_has_stated_leaves_with_its_heartbeat(redis):
+    now = redis.time()[0]
+    redis.zadd("lorajob:workers:cpu", {"cpu-dead@here": now - 60, "cpu-ahead@here": now + 3600})
+    dead, alive = {"cpu-dead@here", "gpu-never@here"}, "gpu-test@here"
+    for name in (*dead, alive):
+        redis.hset(VERSIONS, name, "{}")
+        report_fitness(redis, name, Unfit("its disk is full", now))
+    heart = heartbeat(redis, ["gpu", "gpu4"], alive)
+    heart.start()
+    wait_for(lambda: not dead & {*redis.hkeys(VERSIONS), *unfit_workers(redis)})
+    assert versions(redis, [alive]) == {alive: HERE}
+    assert set(unfit_workers(redis)) == {alive}
+    # A heartbeat from before a step back of the clock counts from now on.
+    wait_for(lambda: redis.zscore("lorajob:workers:cpu", "cpu-ahead@here") < now + 1800)
+    heart.stop()
+    assert redis.hkeys(VERSIONS) == []
 
 
 @pytest.mark.parametrize(
