@@ -42,21 +42,23 @@ SHORTENED = (
     type=click.Choice(ORDERS),
     default="language",
     show_default=True,
-    help="rate: the lowest error rate first; gain: the largest share of the errors avoided first.",
+    help="rate: the lowest error rate first; gain: the largest relative improvement over the base "
+    "model first.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print a table in Markdown.")
 @click.option(
     "--html",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write a page to this file, whose table can be sorted. It needs no network.",
+    help="Write a page with a table that can be sorted to this file. It needs no network.",
 )
 def board(lang: str | None, sort: str, as_json: bool, as_markdown: bool, html: Path | None) -> None:
     """List each language with its best delivered model.
 
-    The best model has the lowest error rate on the test clips of its job: word errors, or
-    character errors in languages without spaces. A model that failed its checks comes last.
-    Jobs may have different test clips; `lorajob compare` compares them on common ones.
+    The best model has the lowest WER on the test clips of its job, or the lowest CER in languages
+    without spaces. A model whose gate failed is listed only if no other model of the language is
+    among the best five. Jobs may have different test clips; `lorajob compare` compares them on
+    common ones.
     """
     from lorajob.reporting.board import markdown, write_board
     from lorajob.tasks.board import read_board
@@ -80,7 +82,7 @@ def board(lang: str | None, sort: str, as_json: bool, as_markdown: bool, html: P
         screen = console(sys.stdout)
         screen.print(board_table(rows, screen.width))
     else:
-        click.echo("lorajob: no job has delivered a model; `lorajob status` lists them", err=True)
+        click.echo("lorajob: no job has a model yet; `lorajob status` lists the jobs", err=True)
 
 
 def _order(sort: str) -> "Callable[[BoardRow], tuple[float | str, ...]]":

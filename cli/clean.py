@@ -16,7 +16,9 @@ KINDS = ("cache", "corpora", "models")
 
 @click.command("clean")
 @click.argument("what", nargs=-1, type=click.Choice(KINDS))
-@click.option("--yes", is_flag=True, help="Delete. Without it, only sizes are printed.")
+@click.option(
+    "--yes", is_flag=True, help="Delete the files. Without --yes, only print their sizes."
+)
 def clean_command(what: tuple["Kind", ...], yes: bool) -> None:
     """Delete what lorajob can make or fetch again on this machine.
 
@@ -24,10 +26,10 @@ def clean_command(what: tuple["Kind", ...], yes: bool) -> None:
     WHAT is one or more of these; without it, all:
       cache    preprocessed corpora and transcripts of base models
       corpora  corpora that were downloaded from a url
-      models   base models that were converted from packages or CTranslate2
+      models   base models that lorajob converted or completed
 
-    Jobs stay: `lorajob rm` and `lorajob prune` delete them. Models that the Hub's own cache holds
-    stay, too, since other tools use it. `lorajob status --disk` shows all sizes.
+    Jobs are kept; `lorajob rm` and `lorajob prune` delete them. The models in the Hub's own cache
+    are kept, because other tools use it. `lorajob status --disk` shows all sizes.
     """
     from lorajob.tasks.disk import disk_items, free_disk
 
@@ -43,7 +45,7 @@ def clean_command(what: tuple["Kind", ...], yes: bool) -> None:
 
 
 def show_disk(as_json: bool) -> None:
-    """Print what lorajob keeps on this machine, and the free space."""
+    """Print lorajob's folders on this machine with their sizes, and the free space."""
     from lorajob.tasks.disk import disk_items, free_bytes
 
     settings = load_settings()

@@ -10,7 +10,7 @@ from lorajob.cli.spec_options import MAPS, corpus_values
 
 @click.group()
 def corpus() -> None:
-    """Commands about corpora."""
+    """Check or convert a corpus."""
 
 
 corpus.add_command(check)
@@ -32,10 +32,10 @@ Examples:
 def convert(source: str, out: Path, lang: str, maps: tuple[str, ...]) -> None:
     """Write all clips of CORPUS to OUT: a folder with a manifest, or a .parquet or .jsonl file.
 
-    CORPUS is what `lorajob submit --corpus` takes. Texts and audio stay as they are. If a clip is
-    a part of a recording, a manifest names the recording with start and end, and Parquet holds the
-    part as FLAC. A .jsonl file is a manifest alone, which names the audio where it lies.
-    Clips without audio and rows that cannot be read are left out, and counted on standard error.
+    CORPUS is what `lorajob submit --corpus` takes. Texts and audio do not change. If a clip is a
+    part of a recording, a manifest gives its start and end, and Parquet holds the part as FLAC. A
+    .jsonl file is only a manifest, which refers to the existing audio files. Clips without audio
+    and rows that cannot be read are left out, and counted on standard error.
     """
     from lorajob.corpora import local_copy, open_corpus
     from lorajob.corpora.export import export_corpus

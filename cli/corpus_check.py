@@ -25,7 +25,9 @@ Examples:
 )
 @click.argument("source", metavar="CORPUS")
 @click.option("--lang", required=True, metavar="LANGUAGE", help="Code or name of the language.")
-@click.option("--test-corpus", metavar="CORPUS", help="Corpus of the test clips, if it is another.")
+@click.option(
+    "--test-corpus", metavar="CORPUS", help="Corpus of the test clips, if it is not CORPUS."
+)
 @MAPS
 @click.option(
     "--set",
@@ -34,20 +36,20 @@ Examples:
     metavar="NAME=VALUE",
     help="Setting of the job, such as preprocess.test_split=dev. May be repeated.",
 )
-@click.option("--base-model", metavar="MODEL", help="Model whose tokens are counted.")
+@click.option("--base-model", metavar="MODEL", help="Base model whose tokenizer counts tokens.")
 @click.option(
     "--quick", is_flag=True, help="Read only tables and the headers of audio; decode nothing."
 )
 @click.option(
     "--html",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the report to this file as a page, with examples to hear.",
+    help="Write the report to this file as a page, with the sound of examples.",
 )
 @click.option(
     "--fix",
     type=click.Path(path_type=Path),
     metavar="OUT",
-    help="Write the corpus without faulty clips: a folder, a .parquet or a .jsonl file.",
+    help="Write the corpus without faulty clips to OUT: a folder, a .parquet or a .jsonl file.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def check(
@@ -70,9 +72,8 @@ def check(
     and every clip that a job would drop, with the reason.
 
     CORPUS is what `lorajob submit --corpus` takes. The exit code is 1 if there is an error: one
-    recording in train and test, a corpus in another script, or no clip left. --fix leaves out what
-    the findings marked `fixed` name, and says on standard error what it left out. docs/corpora.md
-    describes the findings and the fields of --json.
+    recording in train and test, a corpus in another script, or no clip left. The report says which
+    clips --fix leaves out. docs/corpora.md describes the findings and the fields of --json.
     """
     from lorajob.checking.clean import write_clean
     from lorajob.checking.run import Plan, check_clips

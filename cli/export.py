@@ -23,19 +23,19 @@ NEEDED = ("preprocess/report.json", "train", "evaluate", "convert")
 )
 @click.option(
     "--license",
-    help="Identifier of the licence for the card, such as apache-2.0. Needed for the Hub.",
+    help="Identifier of the model's licence, such as apache-2.0. Required for the Hub.",
 )
 @click.option(
     "--base-model",
     metavar="OWNER/NAME",
-    help="The base model on the Hub, if the job has it from a folder.",
+    help="Name of the base model on the Hub, if the job took it from a folder.",
 )
 @click.option("--base-revision", metavar="COMMIT", help="The commit of --base-model.")
-@click.option("--private", is_flag=True, help="Make the repository on the Hub a private one.")
+@click.option("--private", is_flag=True, help="Make the new repository on the Hub private.")
 @click.option(
     "--force",
     is_flag=True,
-    help="Replace what is at DEST, and publish a model whose gate failed.",
+    help="Replace an existing DEST, and publish a model whose gate failed.",
 )
 def export(
     job: str,
@@ -50,8 +50,8 @@ def export(
     """Write the model of JOB with a model card to DEST.
 
     DEST is a folder, a .tar or .tar.gz, s3://BUCKET/PATH, or hf:OWNER/NAME for a repository of the
-    Hugging Face Hub (HF_TOKEN must allow writing). Nothing is left half written there. Prints the
-    path or url.
+    Hugging Face Hub (HF_TOKEN needs write access). Prints the path or URL. If the export fails,
+    DEST does not change.
 
     \b
     lorajob export JOB my-model --license apache-2.0

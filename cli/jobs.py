@@ -30,13 +30,15 @@ SORTS = ("newest", "oldest", "wer", "name", "language", "state")
 
 @click.command()
 @click.argument("job", type=JOB, required=False)
-@click.option("--json", "as_json", is_flag=True, help="For scripts: one object, or a list of them.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON: one object for JOB, else a list."
+)
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
     default=50,
     show_default=True,
-    help="Without JOB: most jobs to show.",
+    help="Without JOB: maximum number of jobs to show.",
 )
 @click.option("--lang", metavar="LANGUAGE,...", help="Only jobs of these languages.")
 @click.option(
@@ -53,7 +55,11 @@ SORTS = ("newest", "oldest", "wer", "name", "language", "state")
     show_default=True,
     help="wer: the lowest word error rate first.",
 )
-@click.option("--disk", is_flag=True, help="Show what is on this machine's disk instead.")
+@click.option(
+    "--disk",
+    is_flag=True,
+    help="Show lorajob's folders on this machine, their sizes, and what deletes them.",
+)
 def status(
     job: str | None,
     as_json: bool,
@@ -81,15 +87,15 @@ def status(
       metrics    base, delivered, tuned: wer and cer in percent, normalised,
                  wer_interval (95 %), clips; a model that has not been measured
                  yet is left out; converted equals delivered and is deprecated
-      notes      what a reader of the metrics has to know
+      notes      sentences about the metrics, such as the number of clips
       error      one sentence; null unless the job failed
       base_sha256, base_commit
-                 of the base model, see `lorajob verify`; absent until known
+                 hash and commit of the base model; absent until known
 
     For a BATCH the object has `state` and `states` of the whole batch, and `jobs`: one such object
     for each job.
 
-    If Redis is unavailable, JOB is shown from its job.json, if this machine can read that file.
+    If Redis is unavailable, JOB is read from its job.json, if this machine has access to it.
     """
     from lorajob.cli.format import state_of_work
     from lorajob.tasks.listing import list_jobs, parse_filter
@@ -111,7 +117,7 @@ def status(
         shown = (lambda record: record.state) if as_json else state_of_work
         records = list_jobs(jobs, wanted, limit, sort, shown)
         if not records and not wanted.everything and not as_json:
-            click.echo("lorajob: no job fits; without options all are listed", err=True)
+            click.echo("lorajob: no job matches these options", err=True)
         else:
             show_jobs(jobs, records, as_json)
         for name, found in sorted(jobs.unfit().items()):
@@ -308,8 +314,8 @@ def retry(job: str, failed: bool, anyone: bool) -> None:
 def rm(jobs: tuple[str, ...], anyone: bool) -> None:
     """Delete the files and records of the named JOBs. They must have ended.
 
-    All are checked before the first is deleted. `lorajob prune` deletes old jobs. Prints the ids of
-    the deleted jobs, one on each line.
+    If one of the jobs cannot be deleted, none is. Prints the ids of the deleted jobs, one on each
+    line. `lorajob prune` deletes old jobs.
     """
     from lorajob.tasks.prune import check_not_promoted, remove
 
@@ -333,7 +339,7 @@ def rm(jobs: tuple[str, ...], anyone: bool) -> None:
     "--older",
     metavar="AGE",
     help="Delete jobs that ended more than this time ago, such as 12h, 30d or 8w. Without it, jobs "
-    "of 30d and older are only listed.",
+    "of 30d and older are listed and not deleted.",
 )
 @click.option(
     "--keep",
@@ -370,15 +376,15 @@ def _some(ids: Sequence[str]) -> str:
 @click.option(
     "--take-over",
     is_flag=True,
-    help="Also take jobs of another service, and jobs that a worker seems to run. Stop the other "
-    "service first.",
+    help="Also restore jobs of another service, and jobs that a worker seems to run. Stop the "
+    "other service first.",
 )
 def rebuild(take_over: bool) -> None:
     """Restore the Redis records of jobs whose files are in LORAJOB_ARTIFACTS.
 
     Use it when Redis has lost its data. Finished stages stay finished. Unfinished jobs are queued
     again and continue from their checkpoints. Jobs of a service with another Redis, and jobs whose
-    worker was alive a short time ago, are left alone. Prints the ids of the restored jobs.
+    worker was alive a short time ago, are skipped. Prints the ids of the restored jobs.
     """
     from lorajob.tasks.rebuild import rebuild as rebuild_records
 

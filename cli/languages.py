@@ -8,11 +8,11 @@ import click
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print a list of JSON objects.")
 def languages(as_json: bool) -> None:
-    """List the languages that a job can be for.
+    """List the languages that lorajob supports.
 
-    Each has its code, its name, its scripts (ISO 15924), the language token of Whisper that
-    its labels contain, and its error rate: wer or cer. A language without a token of its own has
-    that of a related one, and the list says why.
+    A line has code, name, scripts (ISO 15924), Whisper's language token, and the error rate to use:
+    wer or cer. A language without a token of its own uses that of a related language, and the line
+    says why.
 
     \b
     The fields of the --json objects:

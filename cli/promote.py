@@ -5,19 +5,19 @@ from datetime import datetime
 
 import click
 
-from lorajob.cli.context import load_settings
+from lorajob.cli.context import JOB, load_settings
 
 
 @click.command()
-@click.argument("job", required=False)
-@click.option("--force", is_flag=True, help="Promote the model although its gate failed.")
+@click.argument("job", type=JOB, required=False)
+@click.option("--force", is_flag=True, help="Promote the model even if its gate failed.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: language, job, at, forced.")
 def promote(job: str | None, force: bool, as_json: bool) -> None:
-    """Let the model of JOB answer for its language in `lorajob serve`.
+    """Use the model of JOB for its language in `lorajob serve`.
 
-    A running server loads the new model, then uses it from the next request on. Requests that have
-    begun end with the old model. Without JOB, prints the promoted models. A model whose gate failed
-    is refused, unless --force is given, which is recorded.
+    Without JOB, list the promoted models. A running server loads the new model, then uses it for
+    all further requests. Open requests end with the old model. A model whose gate failed is
+    refused without --force.
     """
     from lorajob.tasks.promotions import Promotions
 
@@ -44,7 +44,7 @@ def promote(job: str | None, force: bool, as_json: bool) -> None:
 @click.argument("language", metavar="LANG")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: language, job, instead_of.")
 def rollback(language: str, as_json: bool) -> None:
-    """Let the model that was promoted before answer for LANG again."""
+    """Use the previously promoted model of LANG again."""
     from lorajob.tasks.promotions import Promotions
 
     code, old, new = Promotions(load_settings()).rollback(language)

@@ -38,8 +38,9 @@ def report(job: str, output: Path | None, show: bool, full: bool) -> None:
     """Write one HTML page about JOB, and print its path.
 
     The page has error rates with intervals, curves, errors by kind, length and speaker, and the
-    worst, most worsened and most improved clips to hear. It needs no network. Every job that
-    succeeds writes it as report.html. For any other job its evaluation must have finished.
+    sound of the worst clips and of those that improved or got worse most. It needs no network.
+    Every job that succeeds writes it as report.html. Of any other job the stage evaluate must have
+    finished.
     """
     path = output or Path(f"{job}.html")
     # A finished job has drawn it. Then nothing else of the job is read or downloaded.
@@ -63,13 +64,13 @@ def report(job: str, output: Path | None, show: bool, full: bool) -> None:
 @click.option(
     "--html",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write a page to this file, with each model's transcripts of the clips.",
+    help="Write a page with the transcripts of all jobs to this file.",
 )
 def compare(jobs: tuple[str, ...], as_json: bool, html: Path | None) -> None:
     """Compare finished jobs of one language on their common test clips.
 
-    Each job is compared with the first one. Intervals are 95 % intervals from a paired bootstrap. A
-    difference whose interval contains zero may be chance.
+    Each job is compared with the first one. The 95 % intervals come from a paired bootstrap. If the
+    interval of a difference contains zero, the difference may be chance.
     """
     from lorajob.reporting.comparison import compare_jobs, write_comparison
 

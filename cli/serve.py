@@ -10,9 +10,9 @@ from lorajob.cli.context import load_settings
     "--models",
     metavar="hi,JOB,PATH",
     default="",
-    help="Models to serve, loaded at the start: languages (their promoted models), jobs, and bases "
-    "(a CTranslate2 or transformers folder, or a Hub id). Default: all promoted models, and each "
-    "job by its id, loaded when they are needed.",
+    help="Serve only these models, and load them at the start: languages (their promoted models), "
+    "ids of jobs, and base models (a CTranslate2 or transformers folder, or a Hub id). Default: "
+    "all promoted models and all jobs, loaded when a request needs them.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
@@ -27,19 +27,20 @@ from lorajob.cli.context import load_settings
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="auto: the GPU, or the CPU if there is no GPU.",
+    help="auto: the GPU if there is one, else the CPU.",
 )
 @click.option(
     "--memory-gb",
     type=click.FloatRange(min=0, min_open=True),
-    help="Memory for models. The longest unused are unloaded. Default: 70 % of this machine's.",
+    help="Memory for all models. If it is full, the model that was unused longest is unloaded. "
+    "Default: 70 % of this machine's memory.",
 )
 @click.option(
     "--queue",
     type=click.IntRange(min=1),
     default=256,
     show_default=True,
-    help="Requests that are open at a time. More get the status 429.",
+    help="Maximum number of open requests. Further requests get the status 429.",
 )
 @click.option(
     "--timeout",
@@ -47,20 +48,21 @@ from lorajob.cli.context import load_settings
     type=click.FloatRange(min=0, min_open=True),
     default=600,
     show_default=True,
-    help="Time for one request after its upload. Then it gets the status 504.",
+    help="Maximum time for a request after its upload. A slower one gets the status 504.",
 )
 @click.option(
     "--max-upload-mb",
     type=click.FloatRange(min=0, min_open=True),
     default=1024,
     show_default=True,
-    help="Largest request. A larger one gets the status 413.",
+    help="Maximum size of a request. A larger one gets the status 413.",
 )
 @click.option(
     "--requests-a-minute",
     metavar="N",
     type=click.IntRange(min=1),
-    help="Transcriptions of one key in a minute. More get the status 429. Default: any number.",
+    help="Maximum number of requests of one key in a minute. Further ones get the status 429. "
+    "Default: no limit.",
 )
 def serve(
     models: str,
@@ -73,12 +75,14 @@ def serve(
     max_upload_mb: float,
     requests_a_minute: int | None,
 ) -> None:
-    """Serve models over HTTP in OpenAI's interface, until Ctrl-C or SIGTERM.
+    """Transcribe speech over HTTP with the interface of OpenAI's audio API.
 
-    Clients use http://HOST:PORT/v1 as their base URL. Their `model` is a language, a job, a base,
-    or `auto`. Keys are in LORAJOB_API_KEY, separated by commas. On a loopback address a server
-    without keys accepts every request. On another address it does not start. The server speaks
-    plain HTTP: put a proxy with TLS in front of it. Needs the extra `serve`.
+    The server runs until Ctrl-C or SIGTERM. Clients use http://HOST:PORT/v1 as their base URL. The
+    `model` of a request is a language, a job, a base model, or `auto`.
+
+    LORAJOB_API_KEY holds the keys of clients, separated by commas. Without keys, the server starts
+    only on a loopback address, and accepts every request. It speaks plain HTTP: put a proxy with
+    TLS in front of it. Needs the extra `serve`.
     """
     try:
         from lorajob.server.run import ServeOptions, run_server

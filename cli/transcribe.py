@@ -53,22 +53,22 @@ class Wish:
     "formats",
     multiple=True,
     metavar="FORMAT,...",
-    help="txt, srt, vtt, json, tsv or all. Without --output-dir, one of them goes to standard "
-    "output. Default: txt.",
+    help="txt, srt, vtt, json, tsv or all. Without --output-dir, one format is printed. Default: "
+    "txt.",
 )
 @click.option(
     "-o",
     "--output-dir",
     "folder",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Write a file for each audio file and format, such as DIR/talk.srt. Files of folders keep "
-    "their subfolders. An earlier transcript is replaced.",
+    help="Write a file for each audio file and format, such as DIR/talk.srt. Subfolders of folders "
+    "are kept. Existing files are replaced.",
 )
 @click.option(
-    "--word-times", is_flag=True, help="Give the times of words, in json and with --json."
+    "--word-times", is_flag=True, help="Add the times of words to the format json and to --json."
 )
 @click.option(
-    "--base", is_flag=True, help="Transcribe with the base model, too, decoded in the same way."
+    "--base", is_flag=True, help="Also print the text of the base model, decoded in the same way."
 )
 @click.option(
     "--json",
@@ -89,10 +89,10 @@ def transcribe(
 ) -> None:
     """Transcribe AUDIO with the model of JOB and lorajob's own decoder, on this machine.
 
-    AUDIO are files, folders, patterns such as 'talks/*.mp3', or - for standard input. Prints the
-    text. If there are several files, each line starts with the file's path. Files of any
-    length are decoded as the test clips were (`tuned` in the table of `lorajob status`). A file
-    that cannot be decoded is named on standard error, and the exit code is then 1.
+    AUDIO are files of any length, folders, patterns such as 'talks/*.mp3', or - for standard input.
+    Prints the text. If there are several files, each line starts with the file's path. Decoding is
+    the same as for `tuned` in the table of `lorajob status`. If a file cannot be decoded, its error
+    goes to standard error, the other files are transcribed, and the exit code is 1.
 
     \b
     lorajob transcribe JOB talk.mp3

@@ -18,11 +18,11 @@ HERE = {
 @click.argument("job", type=JOB)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def verify(job: str, as_json: bool) -> None:
-    """Check that all files of JOB are those that its stages committed.
+    """Check the files of JOB and its base model by their hashes.
 
-    Every file is read and hashed. Each stage must have used exactly the files of the earlier
-    stages that are in this job's folder, and all stages the same base model, which is compared with
-    the one on this machine.
+    The files must be those that the stages committed. Each stage must have used the files of the
+    earlier stages that are there now. All stages must have used the same base model; if it is on
+    this machine, its hash is checked, too.
 
     Prints a line for each stage and for the base model, then one line for each fault. The exit code
     is 1 if there is a fault.

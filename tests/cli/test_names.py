@@ -6,9 +6,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from redis import Redis
 
+from lorajob.cli.context import JOB
+from lorajob.cli.main import COMMANDS, cli
 from lorajob.cli.tables import base_name, corpus_words, jobs_table
 from lorajob.errors import JobNotFoundError, UsageError
 from lorajob.tasks.jobs import Jobs
@@ -90,6 +93,14 @@ def test_last_is_the_newest_job_of_this_user(jobs: Jobs, records: Records, tmp_p
 
 def test_without_redis_an_id_is_left_as_it_is(tmp_path: Path) -> None:
     assert find_id(Jobs(Settings(home=tmp_path)), "hi-lost") == "hi-lost"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_that_takes_a_job_takes_its_name(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    arguments = [it for it in command.params if isinstance(it, click.Argument)]
+    assert all(it.type is JOB for it in arguments if it.name in ("job", "jobs"))
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def sentence_of(finding: CorpusFinding) -> str:
 
 def _finding_lines(finding: CorpusFinding) -> Iterator[str]:
     yield f"{finding.level} {finding.name}: {sentence_of(finding)}"
-    yield f"    {finding.advice}"
+    yield f"    {finding.advice}{'; --fix leaves them out' if finding.fixed else ''}"
     for each in finding.examples:
         text = each.text if len(each.text) <= SHOWN_LETTERS else f"{each.text[:SHOWN_LETTERS]}..."
         facts = [each.split, *([f"{each.seconds:.1f} s"] if each.seconds is not None else [])]

@@ -171,8 +171,8 @@ class Run:
             return
         if tried == 1:
             raise ModelError(
-                f"train: out of memory with train.micro_batch={tried}; make that smaller, take "
-                "train.quantization=4bit, train.gradient_checkpointing=true or a smaller base model"
+                "train: out of memory with train.micro_batch=1; set train.quantization=4bit or "
+                "train.gradient_checkpointing=true, or choose a smaller base model"
             ) from error
         self.micro_batch = tried // 2
         if self.recorded is not None:
