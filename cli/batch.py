@@ -98,8 +98,10 @@ def submit_specs(
 ) -> int:
     """Queue the batch, print its id and, with `wait`, follow it. Returns the exit code."""
     from lorajob.tasks.batches import submit_batch
+    from lorajob.tasks.naming import name_start
 
     _check_specs(specs)
+    specs = [name_start(jobs, spec) for spec in specs]
     salt = secrets.token_hex(8) if anew else ""
     submitted = submit_batch(jobs, specs, priority, salt, naming)
     for job, why in submitted.rejected.items():

@@ -151,6 +151,13 @@ Examples:
     "which is in the demo extra.",
 )
 @click.option(
+    "--from",
+    "start",
+    metavar="JOB",
+    help="Start from the adapter of this job, by id or name, instead of a new one. The base model "
+    "and the adapter's shape are that job's.",
+)
+@click.option(
     "--preset", default="default", metavar="NAME", help="Settings to start from, in the list below."
 )
 @click.option(
@@ -198,6 +205,7 @@ def submit(
     allow_script: bool,
     allow_leakage: bool,
     base_model: str | None,
+    start: str | None,
     preset: str,
     sets: tuple[str, ...],
     spec_path: Path | None,
@@ -219,7 +227,7 @@ def submit(
     if worker_timeout is not None and not wait:
         raise UsageError("--worker-timeout: needs --wait")
     from lorajob.spec import merge
-    from lorajob.tasks.naming import parse_naming
+    from lorajob.tasks.naming import name_start, parse_naming
 
     naming = parse_naming(name, tags)
 
@@ -230,6 +238,7 @@ def submit(
     allowed = {"allow_script": allow_script, "allow_leakage": allow_leakage}
     given = {name: True for name, flag in allowed.items() if flag}
     values = merge(values, {"preprocess": given} if given else {})
+    values = merge(values, {"start": {"job": start}} if start else {})
     languages = [name.strip() for name in (lang or "").split(",")]
     if len(languages) > 1:
         if not all(languages):
@@ -246,6 +255,7 @@ def submit(
         ctx.exit(submit_specs(open_jobs(), specs, priority, anew, wait, naming))
     spec = complete_spec(values, preset, sets)
     jobs = open_jobs()
+    spec = name_start(jobs, spec)
     job_id = jobs.submit(spec, priority, naming)
     tell_twin(jobs, spec, job_id)
     click.echo(job_id)

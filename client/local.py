@@ -62,6 +62,8 @@ def train_locally(
     and UsageError if `folder` has a job with other settings.
     """
     spec = make_spec(load_settings(), language, corpus, base_model, preset, sets, settings)
+    if spec.start.job is not None:
+        raise UsageError("start.job: only a job of a service starts from another one's adapter")
     job = JobDir(Path(folder).expanduser().resolve() if folder is not None else _usual(spec))
     _prepare(job, spec)
     name = job.root.name

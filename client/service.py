@@ -8,7 +8,7 @@ from pydantic import SecretStr
 from lorajob.client.job import Job
 from lorajob.client.requests import PathOrUrl, load_settings, make_spec
 from lorajob.tasks.jobs import Jobs
-from lorajob.tasks.naming import find_id, parse_naming
+from lorajob.tasks.naming import find_id, name_start, parse_naming
 from lorajob.worker.connect import service_errors
 
 
@@ -42,6 +42,7 @@ class Client:
         """
         own = self._jobs.settings
         spec = make_spec(own, language, corpus, base_model, preset, sets, settings)
+        spec = name_start(self._jobs, spec)
         naming = parse_naming(name, [f"{key}={value}" for key, value in (tags or {}).items()])
         return Job(self._jobs, self._jobs.submit(spec, priority, naming))
 

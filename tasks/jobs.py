@@ -25,6 +25,7 @@ from lorajob.storage.hub import hub_commit
 from lorajob.storage.store import StoreError
 from lorajob.storage.urls import local_path
 from lorajob.tasks.describe import Wait, after_failure, awaited_queue
+from lorajob.tasks.start import copy_start, fit_start
 from lorajob.worker.artifacts.lookup import (
     find_job,
     job_place,
@@ -103,11 +104,18 @@ class Jobs:
     def resolve(self, spec: JobSpec) -> JobSpec:
         """The spec with absolute paths, since workers run in other folders; a url stays unchanged.
 
-        Raises UsageError for a training that needs more memory than any card has.
+        A job that starts from another one's adapter gets its base model and shape. Raises
+        UsageError if that adapter does not fit, and for a training that needs more memory than any
+        card has.
         """
-        _memory_class(spec)
+        names_base = "base_model" in spec.model_fields_set
         spec = spec.with_places(_place_of)
-        return spec.model_copy(update={"base_model": _absolute(spec.base_model)})
+        spec = spec.model_copy(update={"base_model": _absolute(spec.base_model)})
+        if spec.start.job is not None:
+            record = self.load(spec.start.job)
+            spec = fit_start(spec, names_base, record, open_job(record, self._settings))
+        _memory_class(spec)
+        return spec
 
     def check(self, spec: JobSpec) -> None:
         """Raise UsageError or CorpusError for a corpus that is missing or of another language.
@@ -194,6 +202,9 @@ class Jobs:
         try:
             files, written = open_job(record, self._settings), spec.as_written()
             files.put_spec(written)
+            if spec.start.job is not None:
+                source = self.load(spec.start.job)
+                copy_start(spec, source, open_job(source, self._settings), files)
             if self._settings.signing_key is not None:
                 signature = sign(self._settings.signing_key, record.id, written)
                 files.location.write_json(SIGNATURE, signature)

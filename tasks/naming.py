@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from lorajob.errors import JobNotFoundError, ServiceError, UsageError
 from lorajob.job.jobdir import JOB_ID
+from lorajob.spec import JobSpec
 from lorajob.tasks.jobs import Jobs
 from lorajob.worker.connect import service_errors
 from lorajob.worker.records import names
@@ -77,6 +78,17 @@ def find_id(jobs: Jobs, text: str) -> str:
     if JOB_ID.fullmatch(name):  # it may have files and no record
         return name
     raise UsageError(f"JOB: no job is called {text!r}; `lorajob status` lists the jobs")
+
+
+def name_start(jobs: Jobs, spec: JobSpec) -> JobSpec:
+    """The spec with the id of the job that it starts from, if that is called by its name.
+
+    Raises UsageError and JobNotFoundError as `find_id`.
+    """
+    if spec.start.job is None:
+        return spec
+    found = find_id(jobs, spec.start.job)
+    return spec.model_copy(update={"start": spec.start.model_copy(update={"job": found})})
 
 
 def _fitting(jobs: Jobs, name: str) -> list[str]:

@@ -20,6 +20,7 @@ from lorajob.errors import UsageError, VersionError
 from lorajob.languages import find_language
 from lorajob.setting_words import similar_settings
 from lorajob.spec_gate import FROZEN, GateConfig, GuardCorpus
+from lorajob.spec_training import StartConfig
 from lorajob.spec_yaml import read_yaml
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -262,6 +263,7 @@ class JobSpec(BaseModel):
     evaluate: EvaluateConfig = EvaluateConfig()
     convert: ConvertConfig = ConvertConfig()
     gate: GateConfig = GateConfig()
+    start: StartConfig = StartConfig()
 
     @property
     def places(self) -> tuple[str, ...]:

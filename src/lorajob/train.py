@@ -24,6 +24,7 @@ from lorajob.training.history import History
 from lorajob.training.loop import prepare
 from lorajob.training.ranks import shared_by, wanted_processes
 from lorajob.training.shares import balance
+from lorajob.training.start import start_folder
 from lorajob.whisper.identity import base_of
 from lorajob.whisper.model import trainable_parameters
 
@@ -33,11 +34,12 @@ log = logging.getLogger(__name__)
 def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> TrainResult:
     """Train an adapter on JOB/preprocess/train and write it to `out`/adapter.
 
-    Raises ModelError if the base model cannot be loaded, StageStopped when asked to stop, after
-    saving a checkpoint.
+    Raises ModelError if the base model or the adapter to start from cannot be loaded, StageStopped
+    when asked to stop, after saving a checkpoint.
     """
     set_up_cuda()
     base = base_of(spec, job)
+    start = start_folder(spec, job, base.sha256)
     processes = wanted_processes(torch.cuda.device_count())
     clips = kept_batch_clips(job.checkpoints) or usual_clips(processes)
     course = lay_out(spec, job, clips)
@@ -53,7 +55,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     path.write_bytes((resume / path.name).read_bytes() if resume else b"")
     history = History(path)
     with shared_by(processes, job, clips, resume):
-        loop = prepare(spec, base.folder, course, resume, report)
+        loop = prepare(spec, base.folder, course, resume, report, start)
         first = loop.run.step
         loop.history, loop.checkpoints = history, job.checkpoints / str(attempt)
         try:
@@ -74,4 +76,6 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         validation_clips=len(course.held.clips),
         validation=loop.validator.taken if loop.validator else [],
         stopped_early=loop.stopped_early,
+        start=spec.start.job,
+        start_sha256=spec.start.adapter_sha256,
     )

@@ -1,6 +1,7 @@
 """A job's files in a store that every machine reaches, and their copies on this one.
 
     JOB/spec.json  job.json  report.html
+    JOB/start/                           the adapter that training starts from, if it is another's
     JOB/STAGE/attempt-ATTEMPT.json      the manifest of the files that this attempt committed
     JOB/STAGE/TREE/                     its files; TREE is a hash of their names, sizes and hashes
     JOB/checkpoints/ATTEMPT-STEP/       the newest checkpoint of training
@@ -20,9 +21,12 @@ import re
 from pathlib import Path, PurePosixPath
 
 from lorajob.job.jobdir import (
+    ADAPTER_FILES,
+    ADAPTER_WEIGHTS,
     MANIFEST,
     REPORT,
     STAGES,
+    START,
     FileEntry,
     Files,
     JobDir,
@@ -143,10 +147,23 @@ class JobStore:
 
     def fetch_for(self, stage: str, record: JobRecord, check: Check = unhurried) -> None:
         """Download what `stage` needs: the spec, and files of earlier stages."""
-        self.fetch_spec()
+        spec = self.fetch_spec()
         for earlier in STAGES[: STAGES.index(stage)]:
             needed = NEEDS[stage].get(earlier, ())
             self.fetch_stage(earlier, record.stages[earlier].attempt, needed, check)
+        if stage == "train" and spec.start.job is not None:
+            self._fetch_start(spec.start.adapter_sha256, check)
+
+    def _fetch_start(self, wanted: str | None, check: Check) -> None:
+        """Download the adapter that the training starts from."""
+        weights = self.job.start / ADAPTER_WEIGHTS
+        if weights.is_file() and hash_file(weights) == wanted:
+            return
+        for name in ADAPTER_FILES:
+            got = self.store.download(f"{START}/{name}", self.job.start / name, check)
+        if got != wanted:
+            weights.unlink()
+            raise DamageError(f"{self.store.url}/{START}/{ADAPTER_WEIGHTS} is not as submitted")
 
     def read_spec(self) -> bytes:
         """The spec in the store. Raises GoneError if it is missing.

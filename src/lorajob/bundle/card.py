@@ -58,6 +58,7 @@ def write_card(facts: Facts, layout: Layout, options: CardOptions) -> str:
         examples=list(examples(facts, layout, options.repo)),
         train=facts.spec.train,
         training=_training(facts),
+        start=facts.spec.start if facts.spec.start.job else None,
         job=facts.job,
         version=__version__,
     )

@@ -9,7 +9,15 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from lorajob.errors import StageError
-from lorajob.job.jobdir import MANIFEST, STAGES, Files, JobDir, hash_files
+from lorajob.job.jobdir import (
+    ADAPTER_WEIGHTS,
+    MANIFEST,
+    STAGES,
+    Files,
+    JobDir,
+    hash_file,
+    hash_files,
+)
 from lorajob.job.results import StageResult
 
 
@@ -79,6 +87,7 @@ def chain_faults(job: JobDir) -> Iterator[str]:
             if here != wanted:
                 yield f"{stage}: used other files of {earlier}: {wanted}, here {here}"
     yield from _adapter_faults(job, results.get("train"))
+    yield from _start_faults(job, results.get("train"))
 
 
 def _adapter_faults(job: JobDir, train: StageResult | None) -> Iterator[str]:
@@ -92,3 +101,11 @@ def _adapter_faults(job: JobDir, train: StageResult | None) -> Iterator[str]:
         return  # `file_faults` names it
     if named is not None and named != train.base_sha256:
         yield f"train/adapter: is for base model {named}, train used {train.base_sha256}"
+
+
+def _start_faults(job: JobDir, train: StageResult | None) -> Iterator[str]:
+    """Whether the adapter that the training started from is still that one, if it is here."""
+    named = None if train is None else train.start_sha256
+    path = job.start / ADAPTER_WEIGHTS
+    if named is not None and path.is_file() and (here := hash_file(path)) != named:
+        yield f"start/{ADAPTER_WEIGHTS}: sha256 {here}, train started from {named}"

@@ -4,6 +4,8 @@
     JOB/preprocess/  train/  evaluate/  convert/   committed stages, each with a manifest.json
     JOB/checkpoints/ATTEMPT/step-N/                training's checkpoints, which outlast attempts
     JOB/attempts/STAGE-ATTEMPT/                    files of a running attempt, until its commit
+    JOB/start/                                     the adapter that training starts from, of
+                                                   another job; written by `submit`
     JOB/report.html                                page about the job, drawn after the last stage
 
 A stage is finished when `JOB/STAGE/manifest.json` exists. The manifest is the last file that is
@@ -28,6 +30,9 @@ STAGES = ("preprocess", "train", "evaluate", "convert")
 JOB_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 MANIFEST = "manifest.json"
 REPORT = "report.html"
+START = "start"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_FILES = ("adapter_config.json", ADAPTER_WEIGHTS)  # PEFT's names
 MARK = ".attempt"  # file in an attempt's folder until the commit
 
 
@@ -67,6 +72,10 @@ class JobDir:
     @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
+
+    @property
+    def start(self) -> Path:
+        return self.root / START
 
     @property
     def report_path(self) -> Path:

@@ -111,6 +111,8 @@ class TrainResult(BaseModel, frozen=True):
     validation_clips: int = 0
     validation: list[ValidationPoint] = []
     stopped_early: bool = False
+    start: str | None = None  # the job whose adapter it started from
+    start_sha256: str | None = None  # of that adapter's weights
 
 
 class EvaluateResult(BaseModel, frozen=True):
@@ -150,6 +152,8 @@ class StageResult(AsWritten):
     notes: list[str] = []
     converted: Scores | None = None  # of convert; deprecated
     by_type: dict[str, Scores] | None = None
+    start: str | None = None  # of train: the job whose adapter it started from
+    start_sha256: str | None = None
     max_logprob_difference: float | None = None
     model: str | None = None
     warnings: list[str] = []

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorajob.job.jobdir import write_json
+from lorajob.job.jobdir import sync_path, write_json
 from lorajob.storage import places
 from lorajob.storage.store import Store
 from lorajob.storage.urls import local_path
@@ -33,6 +33,18 @@ class Folder:
         group = places.job_group()
         private_folder(self.path)
         write_json(self.path / name, value, 0o600 if group is None else 0o660, group)
+
+    def upload(self, path: Path, name: str) -> None:
+        """Copy a file of this machine, whole or not at all."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            shutil.copyfile(path, part)
+            sync_path(part)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove the folder as far as possible."""

@@ -47,7 +47,7 @@ class Course:
     sizes: ClipSizes
     config: TrainConfig  # with `batch_clips` set
     plan: list[list[Window]]
-    digest: str  # of the plan and the validation
+    digest: str  # of the plan, the validation and the adapter that it starts from
     held: HeldBack = field(default_factory=HeldBack)
 
 
@@ -67,6 +67,8 @@ def lay_out(spec: JobSpec, job: JobDir, most_clips: int = USUAL_CLIPS) -> Course
     digest = digest_plan(plan, sizes)
     if held:
         digest += "/" + validation.digest
+    if spec.start.adapter_sha256 is not None:
+        digest += "/" + spec.start.adapter_sha256
     return Course(store, sizes, config, plan, digest, validation)
 
 

@@ -34,6 +34,7 @@ from lorajob.training.forecast import (
 )
 from lorajob.training.history import VALIDATION, History, Taken
 from lorajob.training.passes import Passes
+from lorajob.training.start import start_folder
 from lorajob.training.trainer import Run, start_run
 from lorajob.whisper.identity import base_of
 from lorajob.whisper.tokens import Labels
@@ -292,23 +293,29 @@ def run_rank(spec: JobSpec, job: JobDir, clips: int, resume: Path | None) -> Non
     The environment gives the process its number.
     """
     set_up_cuda()
-    folder = base_of(spec, job).folder
-    loop = prepare(spec, folder, lay_out(spec, job, clips), resume, Report("train"))
+    base = base_of(spec, job)
+    course, start = lay_out(spec, job, clips), start_folder(spec, job, base.sha256)
+    loop = prepare(spec, base.folder, course, resume, Report("train"), start)
     with suppress(StageStopped):
         loop.train(None)
 
 
 def prepare(
-    spec: JobSpec, folder: Path, course: Course, resume: Path | None, report: Report
+    spec: JobSpec,
+    folder: Path,
+    course: Course,
+    resume: Path | None,
+    report: Report,
+    start: Path | None = None,
 ) -> Loop:
     """Load the base model in `folder` and return the loop, at its first step or at the checkpoint
-    `resume`.
+    `resume`. The first step begins with the adapter in `start`, or with a new one.
     """
     language = find_language(spec.language)
     labels = Labels(folder, language.token)
     if course.config.threads:
         torch.set_num_threads(course.config.threads)
-    run = start_run(folder, course.config, spec.seed, len(course.plan), resume)
+    run = start_run(folder, course.config, spec.seed, len(course.plan), resume, start)
     windows = [window for step in course.plan for window in step]
     dataset = WindowDataset(course.store, labels, windows)
     validator = None

@@ -31,7 +31,7 @@ from lorajob.training.lora import FlatAdapter, plain
 from lorajob.training.loss import WhisperLoss
 from lorajob.training.packed import PackedBatch
 from lorajob.training.packing import USUAL_CLIPS
-from lorajob.whisper.model import load_for_training, pick_precision
+from lorajob.whisper.model import load_adapter, load_for_training, pick_precision
 
 BASE_LEARNING_RATE, BASE_WIDTH = 1e-3, 512
 ACCELERATE_PRECISION = {"float32": "no", "fp16": "fp16", "bf16": "bf16"}
@@ -204,8 +204,18 @@ class Run:
         return encoded
 
 
-def start_run(folder: Path, config: TrainConfig, seed: int, steps: int, resume: Path | None) -> Run:
-    """Model, optimizer and schedule for `steps` steps, new or from the checkpoint `resume`."""
+def start_run(
+    folder: Path,
+    config: TrainConfig,
+    seed: int,
+    steps: int,
+    resume: Path | None,
+    start: Path | None = None,
+) -> Run:
+    """Model, optimizer and schedule for `steps` steps, new or from the checkpoint `resume`.
+
+    A new training begins with the adapter in `start`, if there is one.
+    """
     # oneDNN reads the variable when it is first used.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", ONEDNN_SHAPES)
     torch.manual_seed(seed)
@@ -216,6 +226,8 @@ def start_run(folder: Path, config: TrainConfig, seed: int, steps: int, resume: 
     # accelerate changes the number of threads if several processes share a CPU.
     torch.set_num_threads(threads)
     model = load_for_training(folder, config, accelerator.device, resume)
+    if start is not None and resume is None:
+        load_adapter(model, start)
     loss = WhisperLoss(model).to(accelerator.device)
     adapter = FlatAdapter(model, loss.whisper.dtype)
     width = loss.whisper.config.d_model

@@ -7,12 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from peft.utils.save_and_load import load_peft_weights
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
-from lorajob.errors import ModelError, UsageError, says_out_of_memory
+from lorajob.errors import ModelError, UsageError, first_line, says_out_of_memory
 from lorajob.gpu_memory import GB, fitting_quantization
 from lorajob.spec import TrainConfig
 
@@ -147,6 +154,19 @@ def load_for_training(
         wanted = ", ".join(config.target_modules)
         raise ModelError(f"train.target_modules: {wanted!r} fits no layer: {error}") from None
     return model
+
+
+def load_adapter(model: PeftModel, folder: Path) -> None:
+    """Set the weights of the adapter to those in `folder`. Raises ModelError if they do not fit."""
+    weights = load_peft_weights(str(folder), device="cpu")
+    try:
+        loaded: Any = set_peft_model_state_dict(model, weights)
+        own = set(get_peft_model_state_dict(model))
+    except RuntimeError as error:
+        raise ModelError(f"start.job: its adapter has another shape: {first_line(error)}") from None
+    wrong = sorted(own.symmetric_difference(weights)) or list(loaded.unexpected_keys)
+    if wrong:
+        raise ModelError(f"start.job: its adapter has other layers than this job's: {wrong[0]}")
 
 
 def _checkpoint_activations(base: Any, decoder_only: bool) -> None:

@@ -1,0 +1,161 @@
+"""A job that starts from the adapter of another one: checks that it fits, and copies it."""
+
+import json
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lorajob.demo.packaged import PACKAGED_NAME
+from lorajob.errors import JobNotFoundError, LorajobError, UsageError
+from lorajob.job.jobdir import ADAPTER_FILES, ADAPTER_WEIGHTS, START, JobDir, hash_file
+from lorajob.spec import JobSpec, TrainConfig
+from lorajob.storage.urls import public
+from lorajob.worker.artifacts.job_files import JobFiles
+from lorajob.worker.records.record import JobRecord
+
+COMMIT = re.compile("[0-9a-f]{40}")
+# Setting of `train` -> field of PEFT's adapter_config.json.
+SHAPE = {
+    "rank": "r",
+    "alpha": "lora_alpha",
+    "rank_stabilized": "use_rslora",
+    "dora": "use_dora",
+    "target_modules": "target_modules",
+    "decoder_only": "exclude_modules",
+}
+
+
+class Source(NamedTuple):
+    """The job whose adapter another one starts from."""
+
+    id: str
+    spec: JobSpec
+    base_sha256: str | None  # identity of its base model
+    base_commit: str | None
+    shape: dict[str, Any]  # settings of `train` that decide the shape of its adapter
+    sha256: str  # of its adapter_model.safetensors
+
+
+def fit_start(spec: JobSpec, names_base: bool, record: JobRecord, files: JobFiles) -> JobSpec:
+    """The spec of a job that starts from the adapter of the job `record`.
+
+    The base model is taken over unless the job `names_base`, and so are the settings of the
+    adapter's shape that are not set. Raises UsageError if others are set, or if that job has no
+    adapter.
+    """
+    source = _read_source(record, files)
+    start = spec.start
+    if start.adapter_sha256 not in (None, source.sha256):
+        raise UsageError(
+            f"start.job: the adapter of {source.id} is another one than the settings name: sha256 "
+            f"{source.sha256}, start.adapter_sha256 {start.adapter_sha256}"
+        )
+    spec = _with_base(spec, names_base, source)
+    given = spec.train.model_fields_set
+    other = [name for name in SHAPE if name in given and _differs(spec.train, source, name)]
+    if other:
+        theirs = ", ".join(f"train.{name}={_text(source.shape[name])}" for name in other)
+        ours = ", ".join(f"{_text(getattr(spec.train, name))}" for name in other)
+        raise UsageError(
+            f"start.job: the adapter of {source.id} has {theirs}; this job sets {ours}: leave "
+            "these settings out, or set the same"
+        )
+    train = spec.train.model_copy(update=source.shape)
+    start = start.model_copy(update={"job": source.id, "adapter_sha256": source.sha256})
+    return spec.model_copy(update={"train": train, "start": start})
+
+
+def copy_start(spec: JobSpec, record: JobRecord, source: JobFiles, target: JobFiles) -> None:
+    """Copy the adapter of the job `record` to the files of the job of `spec`.
+
+    The new job then needs the other one no more. Raises UsageError if the adapter has changed since
+    `fit_start`.
+    """
+    with source.local(lambda: record, "train/adapter") as job:
+        folder = _adapter(job)
+        if hash_file(folder / ADAPTER_WEIGHTS) != spec.start.adapter_sha256:
+            raise UsageError(f"start.job: the adapter of {record.id} has changed meanwhile")
+        for name in ADAPTER_FILES:
+            target.location.upload(folder / name, f"{START}/{name}")
+
+
+def _read_source(record: JobRecord, files: JobFiles) -> Source:
+    trained = record.stages["train"]
+    if trained.state != "succeeded":
+        raise UsageError(
+            f"start.job: {record.id} has no adapter yet: its stage train is {trained.state}"
+        )
+    try:
+        with files.local(lambda: record, "train/adapter") as job:
+            folder = _adapter(job)
+            config = json.loads((folder / "adapter_config.json").read_bytes())
+            shape = {name: _value(name, config[field]) for name, field in SHAPE.items()}
+            sha256 = hash_file(folder / ADAPTER_WEIGHTS)
+            spec = JobSpec.load(job.spec_path)
+            result = job.result("train")
+    except (OSError, ValueError, LookupError, TypeError, JobNotFoundError) as error:
+        raise UsageError(
+            f"start.job: the adapter of {record.id} cannot be read: {error}; "
+            f"`lorajob verify {record.id}` says what is damaged"
+        ) from None
+    base, commit = record.base
+    if result is not None and result.base_sha256 is not None:
+        base, commit = result.base_sha256, result.base_commit
+    return Source(record.id, spec, base, commit, shape, sha256)
+
+
+def _adapter(job: JobDir) -> Path:
+    return job.stage_dir("train") / "adapter"
+
+
+def _value(name: str, value: Any) -> Any:
+    """A field of adapter_config.json as the setting that made it."""
+    if name == "target_modules":
+        return tuple(value)
+    return bool(value) if name == "decoder_only" else value
+
+
+def _differs(train: TrainConfig, source: Source, name: str) -> bool:
+    ours, theirs = getattr(train, name), source.shape[name]
+    return set(ours) != set(theirs) if name == "target_modules" else bool(ours != theirs)
+
+
+def _text(value: Any) -> str:
+    return f"[{','.join(sorted(value))}]" if isinstance(value, tuple) else json.dumps(value)
+
+
+def _with_base(spec: JobSpec, names_base: bool, source: Source) -> JobSpec:
+    """The spec with the base model of the source. Raises UsageError if it sets another one."""
+    theirs = source.spec.base_model
+    revision = source.base_commit or source.spec.base_revision
+    if not names_base:
+        spec = spec.model_copy(update={"base_model": theirs})
+    same_name = spec.base_model == theirs
+    if same_name and spec.base_revision is None:
+        spec = spec.model_copy(update={"base_revision": revision})
+    ours = _identity(spec)
+    same = same_name if None in (ours, source.base_sha256) else ours == source.base_sha256
+    commits = {spec.base_revision, revision}
+    if not same or (len(commits) > 1 and all(COMMIT.fullmatch(it or "") for it in commits)):
+        why = f"sha256 {ours}, not {source.base_sha256}" if same_name and ours else "another model"
+        raise UsageError(
+            f"base_model: {public(spec.base_model)} is not the base model of {source.id}, "
+            f"{public(theirs)} ({why}); an adapter only fits the base model that it was trained "
+            "on: leave --base-model out"
+        )
+    return spec
+
+
+def _identity(spec: JobSpec) -> str | None:
+    """The identity of a base model if this machine has it as transformers files; else None."""
+    from lorajob.whisper.base_model import local_model
+    from lorajob.whisper.identity import identify
+
+    # Models in other formats would be converted here. The training compares them.
+    folder = Path(spec.base_model).expanduser()
+    if spec.base_model == PACKAGED_NAME or (folder / "model.bin").is_file():
+        return None
+    with suppress(LorajobError, OSError):
+        return identify(local_model(spec.base_model, spec.base_revision, download=False)).sha256
+    return None
