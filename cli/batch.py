@@ -182,7 +182,7 @@ def _entries(languages: object, path: Path) -> list[dict[str, object]]:
 def _spec(
     own: dict[str, object], defaults: dict[str, object], sets: tuple[str, ...], beside: Path
 ) -> "JobSpec":
-    from lorajob.spec import merge
+    from lorajob.spec_yaml import merge
     from lorajob.storage.urls import local_path
 
     values = merge(defaults, own)

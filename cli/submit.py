@@ -226,7 +226,7 @@ def submit(
     """
     if worker_timeout is not None and not wait:
         raise UsageError("--worker-timeout: needs --wait")
-    from lorajob.spec import merge
+    from lorajob.spec_yaml import merge
     from lorajob.tasks.naming import name_start, parse_naming
 
     naming = parse_naming(name, tags)

@@ -28,10 +28,12 @@ from lorajob.corpora.guards import guard_folder, shown_name
 from lorajob.decoding.config import DecodeConfig, TokenLimits, token_limits, write_config
 from lorajob.decoding.delivered import listen
 from lorajob.decoding.fast import Sound, decode
+from lorajob.decoding.long_form import transcribe_long
 from lorajob.errors import LorajobError
 from lorajob.gate.checks import Candidate, check_all
 from lorajob.gate.hearing import Clock, KeptModel, LoadedModel, Slot
 from lorajob.gate.memory import OwnCorpus, Spoken
+from lorajob.gate.recordings import FastHearing
 from lorajob.gate.texts import Transcripts
 from lorajob.job.jobdir import JobDir, hash_files, write_json
 from lorajob.job.report import Report
@@ -148,7 +150,8 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         base = _base_transcripts(base_model, clips, spec, half, pace)
         pace.passed("base", len(clips.sample))
         heard = _Transcripts(clips, texts, delivered, base)
-        guards = _check_gate(spec, heard, model, base_model, pace)
+        fast = FastHearing(heard.of_compared("tuned"), partial(transcribe_long, model, config))
+        guards = _check_gate(spec, heard, (model, fast), base_model, pace)
         pace.passed("gate", 1)
     result, details = measure(heard, spec, shared)
     result = result.model_copy(update=gate_fields(guards))
@@ -253,6 +256,11 @@ class _Transcripts:
         texts = self.delivered if model == "delivered" else self.base
         return dict(zip(self.compared, texts, strict=False))
 
+    def of_compared(self, model: str) -> list[str]:
+        """The transcripts of the clips that both models were decoded on."""
+        found = self.of(model)
+        return [found[place] for place in self.compared]
+
 
 def measure(
     heard: _Transcripts, spec: JobSpec, shared: Overlap | None
@@ -262,7 +270,7 @@ def measure(
     references = [store.texts[it] for it in compared]
     speakers = [store.speakers[it] for it in compared]
     base, delivered = list(heard.of("base").values()), list(heard.of("delivered").values())
-    tuned_there = [heard.of("tuned")[it] for it in compared]
+    tuned_there = heard.of_compared("tuned")
     every = heard.clips.all
     tuned = score_with_intervals(
         [store.texts[it] for it in every],
@@ -303,9 +311,14 @@ def measure(
 
 
 def _check_gate(
-    spec: JobSpec, heard: _Transcripts, tuned: Path, base: _BaseModel, pace: _Pace
+    spec: JobSpec,
+    heard: _Transcripts,
+    delivered: tuple[Path, FastHearing],
+    base: _BaseModel,
+    pace: _Pace,
 ) -> list[Guard]:
-    """The guards of the converted model in `tuned`."""
+    """The guards of the converted model in a folder, and by lorajob's decoder."""
+    tuned, fast = delivered
     store, minutes = heard.clips.store, spec.gate.minutes
     clock = Clock(None if minutes is None else 60 * minutes, lambda: pace.done(0))
     slot = Slot()
@@ -314,11 +327,12 @@ def _check_gate(
         base=KeptModel(LoadedModel(base.folder, clock, slot), base.identity()),
         clips=Transcripts(
             references=[store.texts[it] for it in heard.compared],
-            base=list(heard.of("base").values()),
-            delivered=list(heard.of("delivered").values()),
+            base=heard.of_compared("base"),
+            delivered=heard.of_compared("delivered"),
             language=spec.language,
         ),
         sounds=[partial(store.audio, it) for it in heard.compared],
+        fast=fast,
         seed=spec.seed,
         own=_own_corpora(spec, store.folder.parent),
     )

@@ -6,9 +6,12 @@ It would also be one more package, while transformers brings PyYAML.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
+
+from lorajob.errors import UsageError
 
 
 class _Loader(yaml.SafeLoader):
@@ -44,3 +47,35 @@ def read_yaml(text: str) -> Any:
         return yaml.load(text, _Loader)
     except RecursionError:
         raise yaml.YAMLError("it is nested too deeply") from None
+
+
+def parse_value(text: str, line: str) -> object:
+    """The value of `--set LINE`, as YAML. Raises UsageError."""
+    try:
+        value = read_yaml(text)
+    except yaml.YAMLError:
+        raise UsageError(f"--set: {line!r} has a value that is not YAML") from None
+    if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def merge(base: Mapping[str, object], extra: Mapping[str, object]) -> dict[str, object]:
+    """`base` with the values of `extra` over it. Mappings are merged, other values replaced."""
+    merged = dict(base)
+    for key, value in extra.items():
+        inner = merged.get(key)
+        if isinstance(value, dict) and isinstance(inner, dict):
+            merged[key] = merge(inner, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def nested(keys: list[str], value: object) -> dict[str, object]:
+    """`value` below `keys`: {"a": {"b": value}} for ["a", "b"]."""
+    first, *rest = keys
+    return {first: nested(rest, value) if rest else value}

@@ -62,6 +62,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
             with TemporaryDirectory(dir=out) as scratch:
                 loop.train(Path(scratch))
             kept = loop.keep_weights()
+            share = loop.interpolate(spec, base.folder)
         finally:
             history.close()
     save_adapter(loop.run.model, out / "adapter")
@@ -73,6 +74,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         trainable_parameters=trainable_parameters(loop.run.model),
         resumed_from=first,
         kept=kept,
+        share=share,
         validation_clips=len(course.held.clips),
         validation=loop.validator.taken if loop.validator else [],
         stopped_early=loop.stopped_early,

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from lorajob.decoding.config import DecodeConfig
 from lorajob.decoding.fast import BATCH_WINDOWS, FastDecoder, Sound
-from lorajob.decoding.long_form import piece_bounds
+from lorajob.decoding.long_form import joint, piece_bounds
 from lorajob.decoding.words import word_times
 from lorajob.errors import CorpusError
-from lorajob.languages import find_language
 from lorajob.speech.audio import SAMPLE_RATE, AudioError, Samples
 from lorajob.speech.long_audio import load_any_length
 from lorajob.speech.spoken import FileTranscript, Passage, TimedWord
@@ -96,7 +95,7 @@ def _hear(
     done: Callable[[float], None],
 ) -> Iterator[FileTranscript]:
     """Decode files. Pieces of similar length share a batch. `done` hears how many are decoded."""
-    space = "" if find_language(decoder.config.language).primary_metric == "cer" else " "
+    space = joint(decoder.config.language)
     clips = [it.samples[start:end] for it in files for start, end in it.bounds]
     share = len(files) / max(1, len(clips))
     heard = decoder.decode([Sound.of(it) for it in clips], done=lambda n: done(n * share))

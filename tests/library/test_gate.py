@@ -17,7 +17,7 @@ from lorajob.gate.conversion import check_conversion, with_conversion
 from lorajob.gate.hearing import Clock, KeptModel, Line, TimeOver, Word
 from lorajob.gate.memory import OwnCorpus, Spoken
 from lorajob.gate.noises import noise_sounds
-from lorajob.gate.recordings import Recordings, SpokenClip
+from lorajob.gate.recordings import FastHearing, Recordings, SpokenClip
 from lorajob.gate.texts import Transcripts
 from lorajob.job.results import Guard, Scores, StageResult, gate_fields, verdict_of
 from lorajob.spec_gate import GateConfig
@@ -204,6 +204,23 @@ def test_a_long_file_with_more_errors_than_its_clips_fails(good: Scripted) -> No
     guards = checked(candidate(SAID, changed(good, lambda found: found[::2])))
     assert "long_form" in failed(guards)
     assert guards["long_form"].limit == 10 and guards["long_form"].value > 40
+
+
+def test_a_long_file_with_more_errors_by_lorajob_transcribe_fails(good: Scripted) -> None:
+    lengths: list[int] = []
+
+    def long(samples: Samples) -> str:
+        lengths.append(len(samples))
+        return " ".join(SAID[:4])
+
+    given = replace(candidate(SAID, good), fast=FastHearing(SAID, long))
+    guards = checked(given)
+    assert failed(guards) == ["long_transcribe"]
+    assert lengths == [len(given.recordings.long.samples)]
+    assert "by lorajob transcribe on" in guards["long_transcribe"].reason
+    clips = len(given.recordings.long.clips)
+    right = FastHearing(SAID, lambda samples: " ".join(SAID[:clips]))
+    assert failed(checked(replace(given, fast=right))) == []
 
 
 def test_the_joined_clips_are_long_enough_and_their_speech_is_known() -> None:

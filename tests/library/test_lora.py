@@ -105,6 +105,27 @@ def test_new_weights_count_after_a_refresh_and_are_what_peft_saves(
     torch.testing.assert_close(loss_of(loaded.eval()), changed)
 
 
+@pytest.mark.parametrize("values", [{}, {"rank_stabilized": True}])
+def test_a_share_of_the_training_lies_between_base_and_merged_model(
+    tiny_whisper: Path, tmp_path: Path, values: dict[str, Any]
+) -> None:
+    model = adapted(tiny_whisper, **values)
+    flat = FlatAdapter(model, torch.float32)
+    model.save_pretrained(str(tmp_path / "whole"))
+    flat.scale(0.25)
+    model.save_pretrained(str(tmp_path / "share"))
+    base = dict(load_whisper(tiny_whisper).named_parameters())
+    whole, share = (
+        dict(merge_adapter(tiny_whisper, tmp_path / name).named_parameters())
+        for name in ("whole", "share")
+    )
+    for name, weights in base.items():
+        wanted = weights.detach().lerp(whole[name].detach(), 0.25)
+        torch.testing.assert_close(share[name].detach(), wanted)
+    name = "model.decoder.layers.0.fc1.weight"
+    assert not torch.allclose(base[name], share[name])
+
+
 def test_eight_bit_layers_get_no_float32_input(whisper_base: Path) -> None:
     from bitsandbytes.nn import Linear8bitLt
 

@@ -13,12 +13,14 @@ from lorajob.errors import StageStopped, UsageError
 from lorajob.job.jobdir import JobDir
 from lorajob.job.report import Report
 from lorajob.spec import JobSpec, TrainConfig, build_spec
+from lorajob.spec_gate import GateConfig
 from lorajob.speech import clipstore
 from lorajob.speech.clipstore import ClipStore, ClipWriter
 from lorajob.stage import run_stage
-from lorajob.training import held_back
+from lorajob.training import held_back, interpolation
 from lorajob.training.dataset import lay_out
 from lorajob.training.held_back import HeldBack, hold_back, plan_points
+from lorajob.training.interpolation import Interpolator, Trial, choose_share
 from lorajob.training.loop import prepare
 from lorajob.training.validation import Validator
 from lorajob.whisper.features import LogMel, pad_windows
@@ -169,7 +171,7 @@ def test_a_stopped_training_validates_and_keeps_as_an_undisturbed_one(
 
 @pytest.mark.usefixtures("few")
 def test_validation_decodes_as_the_model_trains_and_leaves_the_training_alone(
-    tiny_whisper: Path, tmp_path: Path
+    tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = make_job(tmp_path, tiny_whisper, *SETS, "train.dropout=0")
     spec = spec_of(job)
@@ -191,6 +193,53 @@ def test_validation_decodes_as_the_model_trains_and_leaves_the_training_alone(
     assert torch.equal(run.adapter.gradient, gradient)
     for clip, text in zip(validator.held.clips, texts, strict=True):
         assert text == without_cache(validator, clip, 10)
+    # The same loop interpolates, with one sentence in another language.
+    sounds = {"en": [np.zeros(8000, np.float32)], "hi": [np.zeros(8000, np.float32)]}
+    monkeypatch.setattr(interpolation, "foreign_sounds", lambda: sounds)
+    monkeypatch.setattr(interpolation, "FOREIGN_SENTENCES", {"en": ["good morning"]})
+    monkeypatch.setattr(interpolation, "MOST_TOKENS", 3)
+    kept = run.adapter.weights.detach().clone()
+    asked: list[float] = []
+
+    def rate() -> float:
+        asked.append(float((run.adapter.weights != kept).any()))
+        return 10.0
+
+    interpolator = Interpolator(run, tiny_whisper, "hi", rate)
+    assert [*interpolator._sounds] == ["en"]
+    gate = GateConfig(max_forgetting=None, max_language_drop=None)
+    assert interpolator.choose(gate) == 1.0
+    assert asked == [0.0]  # of the base nothing is validated
+    assert torch.equal(run.adapter.weights, kept)
+    monkeypatch.setattr(interpolation, "choose_share", lambda trials, base, gate: 0.5)
+    assert interpolator.choose(gate) == 0.5
+    assert not torch.equal(run.adapter.weights, kept)
+
+
+def trial(share: float, rate: float, forgetting: float, identified: int = 14) -> Trial:
+    return Trial(share, rate, forgetting, identified, 14)
+
+
+def test_the_largest_share_that_forgets_little_is_taken() -> None:
+    base, gate = trial(0, float("inf"), 15), GateConfig()
+    trials = [trial(1, 40, 37), trial(0.85, 39, 25), trial(0.7, 41, 22), trial(0.55, 47, 16)]
+    assert choose_share(iter(trials), base, gate) == 0.7
+    # Shares behind the chosen one are not measured.
+    measured = iter([trial(1, 40, 20), trial(0.85, 39, 15)])
+    assert choose_share(measured, base, gate) == 1.0 and next(measured).share == 0.85
+    # Too dear: over a tenth more errors on the held-back clips than the best share has.
+    dear = [trial(1, 40, 37), trial(0.85, 45, 16)]
+    assert choose_share(iter(dear), base, gate) == 1.0
+    deaf = [trial(1, 40, 15, identified=12), trial(0.85, 40, 15, identified=13)]
+    assert choose_share(iter(deaf), base, gate) == 0.85
+    assert choose_share(iter(trials), base, GateConfig(max_forgetting=None)) == 1.0
+
+
+def test_a_share_of_dora_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"train.interpolate: 0.5 is not allowed with train.dora"):
+        build_spec(
+            {"language": "hi", "corpus": "c"}, sets=["train.dora=true", "train.interpolate=0.5"]
+        )
 
 
 @torch.no_grad()

@@ -4,8 +4,13 @@ Silero's voice activity detection, which faster-whisper carries, finds the speec
 begin and end in pauses. Loads no torch.
 """
 
+from pathlib import Path
+
 from faster_whisper.vad import VadOptions, get_speech_timestamps
 
+from lorajob.decoding.config import DecodeConfig
+from lorajob.decoding.fast import Sound, decode
+from lorajob.languages import find_language
 from lorajob.speech.audio import SAMPLE_RATE, Samples
 from lorajob.whisper.window import CUT_MARGIN_SECONDS, WINDOW_SECONDS
 
@@ -39,6 +44,17 @@ def piece_bounds(samples: Samples, clip_seconds: float = LONGEST_USUAL) -> list[
     spoken = [(it["start"], it["end"]) for it in get_speech_timestamps(samples, OPTIONS)]
     whole = [(0, len(samples))]
     return join_spoken(spoken or whole, usual)
+
+
+def transcribe_long(model: Path, config: DecodeConfig, samples: Samples) -> str:
+    """The text of one sound of any length, as `lorajob transcribe` writes it."""
+    pieces = split(samples, config.limits.seconds)
+    return joint(config.language).join(decode(model, config, [Sound.of(it) for it in pieces]))
+
+
+def joint(language: str) -> str:
+    """What stands between the texts of two pieces: nothing in scripts without spaces."""
+    return "" if find_language(language).primary_metric == "cer" else " "
 
 
 def join_spoken(spoken: list[tuple[int, int]], usual: int) -> list[tuple[int, int]]:

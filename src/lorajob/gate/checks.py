@@ -18,9 +18,11 @@ from lorajob.gate.memory import (
 )
 from lorajob.gate.noises import check_noise
 from lorajob.gate.recordings import (
+    FastHearing,
     Recordings,
     SpokenClip,
     check_long_form,
+    check_long_pieces,
     check_segments,
     check_timestamps,
     check_word_times,
@@ -51,6 +53,7 @@ class Candidate:
     base: Hearing
     clips: Transcripts
     sounds: Sequence[Callable[[], Samples]]
+    fast: FastHearing | None = None  # by lorajob's own decoder
     seed: int = 0
     own: Sequence[OwnCorpus] = ()  # corpora of the user
 
@@ -101,6 +104,12 @@ def _checks(it: Candidate) -> dict[str, tuple[str, Check]]:
 
         return checked
 
+    def on_pieces(limit: float) -> Guard:
+        missing = without_long_file(it.recordings, "long_transcribe")
+        if missing or it.fast is None:
+            return missing or not_checked("long_transcribe", "the fast decoder did not run")
+        return check_long_pieces(it.recordings, it.fast, limit)
+
     def on_own_corpus(own: OwnCorpus) -> Check:
         return lambda limit: check_own_corpus(own, tuned, base, limit)
 
@@ -113,6 +122,7 @@ def _checks(it: Candidate) -> dict[str, tuple[str, Check]]:
         "loops": ("max_loops", lambda limit: check_loops(it.clips, limit)),
         **{own.guard: ("max_guard_rise", on_own_corpus(own)) for own in it.own},
         "long_form": ("max_long_form_rise", on_long_file("long_form", check_long_form)),
+        **({"long_transcribe": ("max_long_form_rise", on_pieces)} if it.fast else {}),
         "segments": ("max_faulty_segments", on_long_file("segments", check_segments)),
         "timestamps": ("max_timestamp_error", on_long_file("timestamps", check_timestamps)),
         "word_times": (

@@ -36,6 +36,15 @@ class SpokenClip:
 
 
 @dataclass(frozen=True)
+class FastHearing:
+    """The delivered model by lorajob's decoder: `alone` has its texts of the test clips, in their
+    order, and `long` transcribes a sound of any length."""
+
+    alone: Sequence[str]
+    long: Callable[[Samples], str]
+
+
+@dataclass(frozen=True)
 class Recording:
     """Clips joined to one sound."""
 
@@ -142,6 +151,25 @@ def check_long_form(recordings: Recordings, lines: Sequence[Line], limit: float)
         state="failed" if long - alone > limit else "passed",
         reason=f"{metric.upper()} {long:.1f} % on {len(found.clips)} clips joined to "
         f"{found.seconds:.0f} s, {alone:.1f} % one by one; at most {limit:g} points more "
+        "are allowed",
+        value=long,
+        limit=alone + limit,
+        unit="%",
+    )
+
+
+def check_long_pieces(recordings: Recordings, transcribe: FastHearing, limit: float) -> Guard:
+    """As `check_long_form`, by the decoder of `lorajob transcribe`, which cuts at pauses."""
+    language, found = recordings.language, recordings.long
+    metric = find_language(language).primary_metric
+    said = " ".join(clip.reference for clip in found.clips)
+    texts = transcribe.long(found.samples), " ".join(transcribe.alone[: len(found.clips)])
+    long, alone = (rate_of_set([said], [text], metric, language) for text in texts)
+    return Guard(
+        name="long_transcribe",
+        state="failed" if long - alone > limit else "passed",
+        reason=f"{metric.upper()} {long:.1f} % by lorajob transcribe on {len(found.clips)} clips "
+        f"joined to {found.seconds:.0f} s, {alone:.1f} % one by one; at most {limit:g} points more "
         "are allowed",
         value=long,
         limit=alone + limit,

@@ -108,6 +108,7 @@ class TrainResult(BaseModel, frozen=True):
     trainable_parameters: int
     resumed_from: int  # the step this attempt started at
     kept: str = "last"  # the weights: of the last step, "average", or the number of a step
+    share: float = 1.0  # of the training in these weights (train.interpolate)
     validation_clips: int = 0
     validation: list[ValidationPoint] = []
     stopped_early: bool = False

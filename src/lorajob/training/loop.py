@@ -14,6 +14,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
+from lorajob.demo.espeak import MissingExtraError
 from lorajob.errors import ModelError, StageStopped
 from lorajob.job.jobdir import JobDir
 from lorajob.job.report import Report
@@ -165,6 +166,29 @@ class Loop:
         # Behind this, the adapter holds other weights than those of the step.
         self._save()
         return self.validator.choose(self.config.keep, self._decoded)
+
+    def interpolate(self, spec: JobSpec, folder: Path) -> float:
+        """Apply `train.interpolate` to the kept weights, on rank 0. Returns the share."""
+        share, validator = self.config.interpolate, self.validator
+        if share != "auto":
+            if share != 1:
+                self.run.adapter.scale(share)
+            return share
+        if validator is None:
+            log.info("interpolation: no held-back clips; the training is kept whole")
+            return 1.0
+        # It loads the packages of decoding.
+        module = importlib.import_module("lorajob.training.interpolation")
+        language = find_language(spec.language).token
+        try:
+            measured = module.Interpolator(
+                self.run, folder, language, lambda: validator.rate_now(self._decoded)
+            )
+        except MissingExtraError as error:
+            log.warning("interpolation: the training is kept whole: %s", error)
+            return 1.0
+        chosen: float = measured.choose(spec.gate)
+        return chosen
 
     def _decoded(self, clips: int) -> None:
         """Report progress of a validation. Raises StageStopped if a stop was requested."""

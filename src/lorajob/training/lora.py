@@ -62,6 +62,11 @@ class FlatAdapter:
         for parameter, weight, gradient in views:
             parameter.data = weight.view_as(parameter)
             parameter.grad = gradient.view_as(parameter)
+        self._second: list[Any] = [
+            layer.lora_B[ADAPTER].weight
+            for layer in model.modules()
+            if isinstance(layer, LoraLayer) and ADAPTER in layer.lora_B
+        ]
         for layer in _lora_layers(model):
             # PEFT computes DoRA. Its gradients are summed in the views of `gradient`.
             if layer.use_dora[ADAPTER]:
@@ -84,6 +89,13 @@ class FlatAdapter:
     def refresh(self) -> None:
         """Update the copy of the weights that the layers compute with."""
         torch.mul(self.weights, self._factors, out=self._working)
+
+    @torch.no_grad()
+    def scale(self, share: float) -> None:
+        """Multiply the update of every layer by `share`. Not for DoRA, whose update is no sum."""
+        for weight in self._second:
+            weight.mul_(share)
+        self.refresh()
 
 
 class _LowRank:

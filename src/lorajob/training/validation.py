@@ -110,6 +110,10 @@ class Validator:
         log.info("validation: the weights of step %d are kept: %s", best.step, _text(best))
         return str(best.step)
 
+    def rate_now(self, done: Callable[[int], None]) -> float:
+        """The error rate of the held-back clips by the current weights, in percent."""
+        return self._rate(self._measure(self.run.step, done))
+
     def state(self) -> tuple[list[ValidationPoint], dict[str, Tensor]]:
         """The points so far, and the tensors, for a checkpoint."""
         tensors = {"best": self._best, "sum": self._sum}
