@@ -12,10 +12,12 @@ from lorajob.cli.spec_options import (
     NAME,
     PRIORITY,
     TAG,
+    TRACKER,
     WAIT,
     complete_spec,
     read_spec,
     refuse_one_language,
+    tracker_values,
 )
 from lorajob.errors import UsageError
 from lorajob.storage.urls import public
@@ -62,6 +64,7 @@ Exit code: 0 queued (with --wait: all succeeded), 1 failed, 2 wrong usage."""
 )
 @NAME
 @TAG
+@TRACKER
 @PRIORITY
 @ANEW
 @WAIT
@@ -72,6 +75,7 @@ def batch(
     sets: tuple[str, ...],
     name: str | None,
     tags: tuple[str, ...],
+    trackers: tuple[str, ...],
     priority: "Priority",
     anew: bool,
     wait: bool,
@@ -84,7 +88,8 @@ def batch(
     from lorajob.tasks.naming import parse_naming
 
     naming = parse_naming(name, tags)
-    specs = read_batch(file, sets)
+    chosen = tracker_values(trackers)
+    specs = [it.model_copy(update=chosen) for it in read_batch(file, sets)]
     ctx.exit(submit_specs(open_jobs(), specs, priority, anew, wait, naming))
 
 

@@ -88,9 +88,10 @@ def metrics_table(record: "JobRecord") -> "Table | None":
 
 def rate_notes(record: "JobRecord") -> list[str]:
     """What a reader of the error rates has to know, in sentences."""
-    result = record.stages["evaluate"].result
+    trained, result = (record.stages[it].result for it in ("train", "evaluate"))
+    warnings = trained.warnings if trained is not None else []
     if result is None or result.delivered is None:
-        return []
+        return warnings
     lines = [
         "base, delivered: decoded by faster-whisper's defaults; tuned: by `lorajob transcribe`"
     ]
@@ -99,7 +100,7 @@ def rate_notes(record: "JobRecord") -> list[str]:
             f"delivered has {gained.points:.1f} points fewer word errors than base "
             f"(95 %: {_between(gained.interval)})"
         )
-    return [*lines, *result.notes, *result.warnings, *gate_lines(record)]
+    return [*lines, *result.notes, *result.warnings, *warnings, *gate_lines(record)]
 
 
 def gate_lines(record: "JobRecord") -> list[str]:

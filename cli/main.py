@@ -23,6 +23,7 @@ COMMANDS = {
     "report": ("lorajob.cli.report:report", "Write a report about a job: rates, curves, clips."),
     "compare": ("lorajob.cli.report:compare", "Compare jobs on the same test clips."),
     "board": ("lorajob.cli.board:board", "List each language with its best model."),
+    "tensorboard": ("lorajob.cli.tensorboard:tensorboard", "Show jobs' curves in TensorBoard."),
     "cancel": ("lorajob.cli.jobs:cancel", "Stop a job and keep its checkpoints."),
     "retry": ("lorajob.cli.jobs:retry", "Queue a job's unfinished stages again."),
     "rebuild": ("lorajob.cli.jobs:rebuild", "Restore the jobs that Redis lost."),

@@ -39,6 +39,15 @@ TAG = click.option(
     metavar="KEY=VALUE",
     help="A tag to find the job by, with `lorajob status --tag`. May be repeated.",
 )
+TRACKER = click.option(
+    "--tracker",
+    "trackers",
+    multiple=True,
+    metavar="NAME,...",
+    help="Also send settings, curves, results and the report to wandb or mlflow; tensorboard gets "
+    "the final table. May be repeated. Keys such as WANDB_API_KEY and MLFLOW_TRACKING_URI are "
+    "taken from the environment of the workers.",
+)
 ANEW = click.option(
     "--anew", is_flag=True, help="Queue a batch even if the same batch was submitted before."
 )
@@ -119,6 +128,29 @@ def write_settings(formatter: click.HelpFormatter, whole: bool) -> None:
             formatter.write_text(f"`lorajob submit --help-all` lists {more} more.")
     with formatter.section("Presets"):
         formatter.write_dl(list(texts["presets"].items()))
+
+
+def tracker_values(given: tuple[str, ...]) -> dict[str, object]:
+    """What --tracker says, as values of a spec. Raises UsageError for an unknown tracker, and for a
+    missing package if the workers are on this machine.
+    """
+    from typing import get_args
+
+    from lorajob.spec import Tracker
+    from lorajob.training.trackers import missing_packages, missing_text
+
+    names = [name.strip().lower() for text in given for name in text.split(",")]
+    known: tuple[Tracker, ...] = get_args(Tracker)
+    for name in names:
+        if name not in known:
+            raise UsageError(f"--tracker: {name!r} is unknown; allowed: {', '.join(known)}")
+    wanted = [name for name in known if name in names]
+    for name in missing_packages(wanted):
+        text = missing_text(name)
+        if load_settings().redis_url is None:
+            raise UsageError(f"--tracker: {text}")
+        click.echo(f"lorajob: {text}; the workers need it, too", err=True)
+    return {"trackers": tuple(wanted)} if wanted else {}
 
 
 def refuse_one_language(sets: tuple[str, ...]) -> None:

@@ -13,12 +13,14 @@ from lorajob.cli.spec_options import (
     NAME,
     PRIORITY,
     TAG,
+    TRACKER,
     WAIT,
     complete_spec,
     corpus_values,
     guard_values,
     read_spec,
     refuse_one_language,
+    tracker_values,
     write_settings,
 )
 from lorajob.errors import UsageError
@@ -177,6 +179,7 @@ Examples:
 )
 @NAME
 @TAG
+@TRACKER
 @PRIORITY
 @ANEW
 @WAIT
@@ -211,6 +214,7 @@ def submit(
     spec_path: Path | None,
     name: str | None,
     tags: tuple[str, ...],
+    trackers: tuple[str, ...],
     priority: "Priority",
     anew: bool,
     wait: bool,
@@ -235,6 +239,7 @@ def submit(
     values = read_spec(spec_path) | {name: value for name, value in flags.items() if value}
     values = merge(values, corpus_values(corpora, test_corpus, maps))
     values = merge(values, guard_values(guards))
+    values |= tracker_values(trackers)
     allowed = {"allow_script": allow_script, "allow_leakage": allow_leakage}
     given = {name: True for name, flag in allowed.items() if flag}
     values = merge(values, {"preprocess": given} if given else {})

@@ -11,6 +11,7 @@ The settings of the fast decoder follow from the spec and from the training clip
 read only to count errors.
 """
 
+import importlib
 import json
 import logging
 import resource
@@ -166,6 +167,11 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     write_config(out, config)
     write_json(out / "metrics.json", result.model_dump(mode="json") | details)
     _write_rows(out / "utterances.jsonl", heard, spec.language)
+    if "tensorboard" in spec.trackers:
+        # It loads torch.
+        history = importlib.import_module("lorajob.training.history")
+        rates = {"base": result.base, "delivered": result.delivered, "tuned": result.tuned}
+        history.write_table(out / "tensorboard", rates)
     for line in (*result.notes, *result.warnings):
         log.info("%s", line)
     log.info(

@@ -25,6 +25,7 @@ from lorajob.spec_yaml import merge, nested, parse_value
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(gt=0, le=1)]
 Role = Literal["audio", "text", "speaker", "split", "start", "end", "duration"]
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
 ComputeType = Literal["float16", "int8", "int8_float16", "int8_float32", "float32"]
 MAX_LABEL_TOKENS = 444  # 448 decoder positions less the four tokens of the prompt
 # Share of cut clips in training from which a model is trusted to decode cut windows.
@@ -272,6 +273,10 @@ class JobSpec(BaseModel):
     submitted, or in the first stage if the Hub is unavailable then."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of all random choices."""
+    trackers: tuple[Tracker, ...] = ()
+    """Experiment trackers that get settings, curves, validation, final table and report: wandb,
+    mlflow, tensorboard. `--tracker wandb` does the same. TensorBoard's files are always written;
+    with tensorboard they also have the final table."""
     preprocess: PreprocessConfig = PreprocessConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()

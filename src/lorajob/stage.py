@@ -91,6 +91,8 @@ def _run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> StageRe
         raise
     if stage == STAGES[-1]:
         draw_report(job)
+        # By now the job is finished, and so are the trackers' runs.
+        importlib.import_module("lorajob.training.trackers").send_results(spec, job)
     return committed
 
 

@@ -25,6 +25,7 @@ from lorajob.training.loop import prepare
 from lorajob.training.ranks import shared_by, wanted_processes
 from lorajob.training.shares import balance
 from lorajob.training.start import start_folder
+from lorajob.training.trackers import flat_settings, tracked
 from lorajob.whisper.identity import base_of
 from lorajob.whisper.model import trainable_parameters
 
@@ -53,8 +54,10 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     resume = checkpoint.path if checkpoint else None
     path = out / "history.jsonl"
     path.write_bytes((resume / path.name).read_bytes() if resume else b"")
-    history = History(path)
-    with shared_by(processes, job, clips, resume):
+    with tracked(spec, job) as trackers, shared_by(processes, job, clips, resume):
+        history = History(path, trackers)
+        history.show_settings(flat_settings(spec))
+        history.show_clips(course.store, course.held.clips or range(len(course.store)))
         loop = prepare(spec, base.folder, course, resume, report, start)
         first = loop.run.step
         loop.history, loop.checkpoints = history, job.checkpoints / str(attempt)
@@ -80,4 +83,5 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         stopped_early=loop.stopped_early,
         start=spec.start.job,
         start_sha256=spec.start.adapter_sha256,
+        warnings=trackers.faults,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lorajob import train
 from lorajob.errors import ModelError, StageStopped, UsageError
@@ -23,7 +24,7 @@ from lorajob.training.packing import Window
 from lorajob.training.trainer import Run, learning_rate_factor, pick_learning_rate
 from lorajob.whisper.model import load_for_training, pick_precision, pick_quantization
 from lorajob.whisper.tokens import Labels
-from tests.support.tiny import make_job
+from tests.support.tiny import SENTENCES, make_job
 from tests.support.training import FLOAT32, SHORT, StopAt, adapter_bytes, history
 
 
@@ -50,8 +51,15 @@ def test_training_leaves_a_peft_adapter_a_history_and_tensorboard_files(
     folder = undisturbed.stage_dir("train")
     config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["task_type"]) == (8, 64, None)
-    assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
+    board = EventAccumulator(str(folder / "tensorboard"), size_guidance={"audio": 0})
+    board.Reload()
     row = history(undisturbed)[-1]
+    assert board.Scalars("train/loss")[-1].value == pytest.approx(row["loss"])
+    assert board.Tags()["audio"] == [f"clip {number}/sound" for number in range(1, 6)]
+    assert board.Audio("clip 1/sound")[0].sample_rate == 16_000
+    texts = {name: board.Tensors(f"{name}/text_summary")[0] for name in ("clip 2/said", "settings")}
+    assert texts["clip 2/said"].tensor_proto.string_val[0].decode() == SENTENCES[1]
+    assert b"| train.rank | 8 |" in texts["settings"].tensor_proto.string_val[0]
     assert {"loss", "learning_rate", "tokens_per_second", "clips_per_second"} < set(row)
 
 

@@ -141,7 +141,7 @@ def test_the_last_progress_of_a_stage_is_passed_on_after_its_end(job, monkeypatc
     assert watch.progress == [Progress(step=2, total=2)]
 
 
-def test_of_the_secrets_a_stage_gets_only_those_of_downloads(
+def test_of_the_secrets_a_stage_gets_only_those_of_downloads_and_trackers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     secrets = {
@@ -154,7 +154,14 @@ def test_of_the_secrets_a_stage_gets_only_those_of_downloads(
         "LORAJOB_WEBHOOK_SECRET": "w",
         "LORAJOB_REDIS_URL": "redis://:r@127.0.0.1/0",
         "AWS_SECRET_ACCESS_KEY": "k",
+        "WANDB_API_KEY": "b",
+        "MLFLOW_TRACKING_PASSWORD": "l",
     }
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
-    assert secrets.keys() & child_environment().keys() == {"HF_TOKEN", "MDC_API_KEY"}
+    assert secrets.keys() & child_environment().keys() == {
+        "HF_TOKEN",
+        "MDC_API_KEY",
+        "WANDB_API_KEY",
+        "MLFLOW_TRACKING_PASSWORD",
+    }

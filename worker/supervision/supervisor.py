@@ -45,6 +45,7 @@ STALLS_BEFORE_FIRST_STEP = 4  # a base model of gigabytes may have to come from 
 PROGRESS_SECONDS = 0.5  # shortest time between two reports of progress
 # The credentials of stores. Only the worker fetches and pushes files, so the stage needs none.
 SECRET_STARTS = ("AWS_", "AZURE_STORAGE_", "GOOGLE_APPLICATION_")
+TRACKER_SECRETS = ("MLFLOW_TRACKING_PASSWORD",)  # a stage's tracker needs it
 SECRET_WORDS = (
     "SIGNING_KEY",
     "LORAJOB_API_KEY",
@@ -172,7 +173,8 @@ def supervise(
 def child_environment(gpu: bool = True) -> dict[str, str]:
     """This process's environment without the url of Redis and without secrets.
 
-    HF_TOKEN and MDC_API_KEY stay, because a stage downloads base models and corpora.
+    HF_TOKEN and MDC_API_KEY stay, because a stage downloads base models and corpora. So do those of
+    experiment trackers, which a training sends its curves to.
 
     Without `gpu` no card is visible, so that a stage of the cpu queue takes no memory from
     training. The stage gets its share of the CPU's threads (lorajob.cores).
@@ -182,7 +184,7 @@ def child_environment(gpu: bool = True) -> dict[str, str]:
         for name, value in os.environ.items()
         if name != "LORAJOB_REDIS_URL"
         and not name.startswith(SECRET_STARTS)
-        and not any(word in name for word in SECRET_WORDS)
+        and (name in TRACKER_SECRETS or not any(word in name for word in SECRET_WORDS))
     }
     share_cpu(kept)
     kept.setdefault("PYTHONFAULTHANDLER", "1")  # a crash of native code leaves a trace in the log

@@ -114,6 +114,7 @@ class TrainResult(BaseModel, frozen=True):
     stopped_early: bool = False
     start: str | None = None  # the job whose adapter it started from
     start_sha256: str | None = None  # of that adapter's weights
+    warnings: list[str] = []  # such as a tracker that failed
 
 
 class EvaluateResult(BaseModel, frozen=True):

@@ -1,13 +1,21 @@
-"""Records each step of a training in history.jsonl and for TensorBoard."""
+"""Records each step of a training in history.jsonl, for TensorBoard and for trackers."""
 
 import json
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from lorajob.job.results import Scores
+from lorajob.speech.audio import SAMPLE_RATE
+from lorajob.speech.clipstore import ClipStore
+from lorajob.training.trackers import Trackers, as_markdown, final_values, score_rows
+
 VALIDATION = "validation_"  # prefix of the fields of a validation
+SHOWN_CLIPS = 5  # whose sound and texts TensorBoard shows
 RATE_STEPS = 20  # rates (tokens and clips a second) are averages over so many steps
 
 
@@ -23,8 +31,9 @@ class Taken(NamedTuple):
 class History:
     """The steps of a training. Those of earlier attempts are read from `path`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, trackers: Trackers | None = None) -> None:
         self.path = path
+        self._trackers = trackers
         self._board = SummaryWriter(str(path.parent / "tensorboard"))
         self._recent: list[Taken] = []
         self._losses: list[float] = []
@@ -75,6 +84,23 @@ class History:
         self._draw(int(self._newest["step"]), fields)
         self._recent = [it._replace(time=it.time + seconds) for it in self._recent]
 
+    def show_settings(self, settings: Mapping[str, object]) -> None:
+        """Show the settings of the job in TensorBoard, as a table."""
+        rows = "".join(f"| {name} | {value} |\n" for name, value in settings.items())
+        self._board.add_text("settings", f"| setting | value |\n| --- | --- |\n{rows}")
+
+    def show_clips(self, store: ClipStore, clips: Sequence[int]) -> None:
+        """Let TensorBoard play some of `clips`, with what is said in them."""
+        for number, clip in enumerate(clips[:SHOWN_CLIPS], start=1):
+            sound = torch.tensor(store.audio(clip))
+            self._board.add_audio(f"clip {number}/sound", sound, sample_rate=SAMPLE_RATE)
+            self._board.add_text(f"clip {number}/said", store.texts[clip])
+
+    def show_heard(self, step: int, texts: Sequence[str]) -> None:
+        """Show what the model heard in these clips, after a step."""
+        for number, text in enumerate(texts[:SHOWN_CLIPS], start=1):
+            self._board.add_text(f"clip {number}/heard", text, step)
+
     def close(self) -> None:
         with suppress(OSError):
             self._board.close()
@@ -85,7 +111,23 @@ class History:
         return sum(last) / len(last)
 
     def _draw(self, step: int, fields: dict[str, float]) -> None:
-        for name, value in fields.items():
-            validation = name.removeprefix(VALIDATION)
-            tag = f"train/{name}" if validation == name else f"validation/{validation}"
+        tagged = {_tag(name): value for name, value in fields.items()}
+        for tag, value in tagged.items():
             self._board.add_scalar(tag, value, step)
+        if self._trackers is not None:
+            self._trackers.log(step, tagged)
+
+
+def write_table(folder: Path, scores: Mapping[str, Scores]) -> None:
+    """Write the final table for TensorBoard: error rates as text and as values."""
+    rows = score_rows(scores)
+    with SummaryWriter(str(folder)) as board:
+        board.add_text("results", as_markdown(rows))
+        for tag, value in final_values(rows).items():
+            board.add_scalar(tag, value)
+
+
+def _tag(name: str) -> str:
+    """The name of a curve: train/loss, validation/wer."""
+    validation = name.removeprefix(VALIDATION)
+    return f"train/{name}" if validation == name else f"validation/{validation}"

@@ -150,6 +150,7 @@ class Loop:
             log.info("validation at step %d: WER %.1f, CER %.1f", step, point.wer, point.cer)
             fields = {f"{VALIDATION}wer": point.wer, f"{VALIDATION}cer": point.cer}
             self.history.add_to_newest(fields, point.seconds)
+            self.history.show_heard(step, validator.heard)
             self.read_at += point.seconds
             self._report(fields)
         if step not in validator.held.points:

@@ -49,6 +49,7 @@ class Validator:
         self.run, self.store, self.labels, self.held = run, store, labels, held
         self.language, self.cut = language, cut
         self.taken: list[ValidationPoint] = []
+        self.heard: list[str] = []  # the newest transcripts of the held-back clips
         self.seconds = 0.0  # spent by this attempt
         self._best: Tensor | None = None
         self._sum: Tensor | None = None
@@ -139,6 +140,7 @@ class Validator:
         began = time.monotonic()
         heard = self._decode(done)
         said = [self.store.texts[clip] for clip in self.held.clips]
+        self.heard = heard
         scores = score(said, heard, self.language.code)
         took = time.monotonic() - began
         self.seconds += took

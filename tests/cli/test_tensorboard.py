@@ -1,0 +1,61 @@
+"""`lorajob tensorboard`."""
+
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from lorajob.cli.tensorboard import link_runs
+from lorajob.job.jobdir import JobDir
+from lorajob.training.history import write_table
+from tests.support.command import environment, run
+from tests.support.service import command_lines, free_port, wait_for
+
+
+def test_runs_follow_a_job_from_its_attempts_to_its_stages(tmp_path: Path) -> None:
+    job, shown = JobDir(tmp_path / "hi-1a2b3c4d"), tmp_path / "shown"
+    shown.mkdir()
+    assert link_runs(shown, {"hi-1a2b3c4d": job}) == 0
+    link = shown / "hi-1a2b3c4d" / "train"
+    for place in ("attempts/train-2", "attempts/train-10", "train"):
+        folder = job.root / place / "tensorboard"
+        folder.mkdir(parents=True)
+        assert link_runs(shown, {"hi-1a2b3c4d": job}) == 1
+        assert link.resolve() == folder.resolve()
+
+
+def test_the_command_says_what_is_missing(tmp_path: Path) -> None:
+    env = environment(LORAJOB_HOME=str(tmp_path))
+    told = run("tensorboard", env=env)
+    assert told.returncode == 1 and "lorajob up" in told.stderr
+
+
+@pytest.mark.slow
+def test_tensorboard_serves_linked_runs(tmp_path: Path) -> None:
+    from lorajob.job.results import Scores
+
+    job, shown, port = JobDir(tmp_path / "hi-1a2b3c4d"), tmp_path / "shown", free_port()
+    shown.mkdir()
+    scores = {"base": Scores(wer=1.0, cer=1.0, raw_wer=1.0, raw_cer=1.0, clips=1)}
+    write_table(job.stage_dir("evaluate") / "tensorboard", scores)
+    link_runs(shown, {"hi-1a2b3c4d": job})
+    command = "import sys; from pathlib import Path; from lorajob.cli.tensorboard import _serve"
+    script = f"{command}; sys.exit(_serve(Path({str(shown)!r}), {{}}, '127.0.0.1', {port}))"
+    with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL) as server:
+
+        def runs() -> bool:
+            url = f"http://127.0.0.1:{port}/data/runs"
+            try:
+                with urllib.request.urlopen(url, timeout=60) as answer:
+                    return b"hi-1a2b3c4d/evaluate" in answer.read()
+            except OSError:
+                return False
+
+        try:
+            wait_for(runs, 300)
+        finally:
+            server.terminate()
+            server.wait(60)
+    assert not [it for it in command_lines().values() if f"--logdir={shown}" in it]
