@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from lorajob.job.results import Scores, StageResult
 from lorajob.spec import JobSpec, build_spec
 from lorajob.training import tracker_main, trackers
 from lorajob.training.history import write_table
+from lorajob.training.tracker_main import Message
 from lorajob.training.trackers import Trackers, flat_settings, send_results, tracked
 
 RATES = {
@@ -146,13 +146,13 @@ def test_a_broken_tracker_leaves_the_other_alone(monkeypatch: pytest.MonkeyPatch
         note = "run 1"
 
         def __init__(self, begin: object) -> None:
-            time.sleep(0)
+            pass
 
-        def log(self, messages: list[dict[str, object]]) -> None:
-            got.extend(it["step"] for it in messages)
+        def log(self, messages: list[Message]) -> None:
+            got.extend(it.step for it in messages)
 
-        def table(self, message: dict[str, object]) -> None:
-            got.append(message["do"])
+        def table(self, message: Message) -> None:
+            got.append(message.do)
 
         def end(self) -> None:
             got.append("end")
@@ -161,13 +161,14 @@ def test_a_broken_tracker_leaves_the_other_alone(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(tracker_main.KINDS, "mlflow", Works)
     said: list[dict[str, str]] = []
     senders = [
-        tracker_main.Sender(name, {}, lambda **it: said.append(it)) for name in ("wandb", "mlflow")
+        tracker_main.Sender(name, Message(do="begin"), lambda **it: said.append(it))
+        for name in ("wandb", "mlflow")
     ]
     for sender in senders:
         for step in (1, 2, 3):
-            sender.messages.put({"do": "log", "step": step, "values": {}})
-        sender.messages.put({"do": "table"})
-        sender.messages.put({"do": "log", "step": 4, "values": {}})
+            sender.messages.put(Message(do="log", step=step))
+        sender.messages.put(Message(do="table"))
+        sender.messages.put(Message(do="log", step=4))
         sender.messages.put(None)
         sender.start()
     for sender in senders:

@@ -18,12 +18,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from accelerate.tracking import MLflowTracker, WandBTracker
+from pydantic import BaseModel
 
 from lorajob.storage.places import home
-from lorajob.training.trackers import as_markdown, final_values
+from lorajob.training.trackers import Row, as_markdown, final_values
 
 PROJECT = "lorajob"  # unless WANDB_PROJECT or MLFLOW_EXPERIMENT_NAME names another
 JOB_TAG = "lorajob.job"  # by which a later attempt or stage finds its run in MLflow
@@ -41,7 +42,21 @@ QUIET = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds
 }
 
-Message = dict[str, Any]
+
+class Message(BaseModel, frozen=True):
+    """A line of standard input. `do` says which of the fields count."""
+
+    do: Literal["begin", "log", "table", "file", "end"]
+    trackers: list[str] = []
+    job: str = ""
+    language: str = ""
+    config: dict[str, str | bool | int | float | None] = {}
+    step: int = 0
+    values: dict[str, float] = {}
+    columns: list[str] = []
+    rows: list[Row] = []
+    path: str = ""
+    seconds: float = 60.0
 
 
 class Wandb:
@@ -50,19 +65,19 @@ class Wandb:
     def __init__(self, begin: Message) -> None:
         folder = os.environ.get("WANDB_DIR") or str(home() / "trackers")
         Path(folder).mkdir(parents=True, exist_ok=True)
-        self._job = begin["job"]
+        self._job = begin.job
         self._tracker = WandBTracker(
             os.environ.get("WANDB_PROJECT") or PROJECT,
             id=self._job,
             name=self._job,
-            group=begin["language"],
+            group=begin.language,
             resume="allow",
             dir=folder,
         )
         self._tracker.start()
         self._first = int(self._tracker.run.step)  # earlier steps are in the run
-        if begin["config"]:
-            self._tracker.store_init_configuration(begin["config"])
+        if begin.config:
+            self._tracker.store_init_configuration(begin.config)
 
     @property
     def note(self) -> str:
@@ -71,12 +86,12 @@ class Wandb:
 
     def log(self, messages: list[Message]) -> None:
         for it in messages:
-            if it["step"] >= self._first:
-                self._tracker.log(it["values"], step=it["step"])
+            if it.step >= self._first:
+                self._tracker.log(it.values, step=it.step)
 
     def table(self, message: Message) -> None:
-        self._tracker.log_table("results", message["columns"], message["rows"])
-        self._tracker.log(final_values(message["rows"]))
+        self._tracker.log_table("results", message.columns, message.rows)
+        self._tracker.log(final_values(message.rows))
 
     def file(self, path: str) -> None:
         self._tracker.run.log_artifact(path, name=f"report-{self._job}", type="report")
@@ -100,19 +115,19 @@ class MLflow:
             self._mlflow.set_tracking_uri(f"sqlite:///{home().resolve()}/mlflow.db")
         self._client = self._mlflow.MlflowClient()
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or PROJECT
-        run_id = self._find_run(experiment, begin["job"])
+        run_id = self._find_run(experiment, begin.job)
         self._tracker = MLflowTracker(
             experiment,
             run_id=run_id,
-            run_name=begin["job"],
-            tags={JOB_TAG: begin["job"], "language": begin["language"]},
+            run_name=begin.job,
+            tags={JOB_TAG: begin.job, "language": begin.language},
         )
         self._tracker.start()
         self._run = self._tracker.active_run.info.run_id
         told = self._client.get_metric_history(self._run, "train/loss") if run_id else []
         self._first = max((it.step for it in told), default=-1) + 1  # earlier steps are there
-        if begin["config"] and not told:
-            self._tracker.store_init_configuration(begin["config"])
+        if begin.config and not told:
+            self._tracker.store_init_configuration(begin.config)
 
     @property
     def note(self) -> str:
@@ -130,19 +145,19 @@ class MLflow:
     def log(self, messages: list[Message]) -> None:
         metric, now = self._mlflow.entities.Metric, int(1000 * time.time())
         metrics = [
-            metric(name, value, now, it["step"])
+            metric(name, value, now, it.step)
             for it in messages
-            if it["step"] >= self._first
-            for name, value in it["values"].items()
+            if it.step >= self._first
+            for name, value in it.values.items()
         ]
         for first in range(0, len(metrics), MOST_METRICS):
             self._client.log_batch(self._run, metrics[first : first + MOST_METRICS])
 
     def table(self, message: Message) -> None:
-        rows = [dict(zip(message["columns"], row, strict=True)) for row in message["rows"]]
+        rows = [dict(zip(message.columns, row, strict=True)) for row in message.rows]
         self._mlflow.log_dict({"rows": rows}, "results.json")
-        self._mlflow.log_text(as_markdown(message["rows"]), "results.md")
-        self._tracker.log(final_values(message["rows"]))
+        self._mlflow.log_text(as_markdown(message.rows), "results.md")
+        self._tracker.log(final_values(message.rows))
 
     def file(self, path: str) -> None:
         self._tracker.log_artifact(path)
@@ -169,10 +184,10 @@ class Sender(threading.Thread):
             for message in self._batches():
                 if isinstance(message, list):
                     tracker.log(message)
-                elif message["do"] == "table":
+                elif message.do == "table":
                     tracker.table(message)
                 else:
-                    tracker.file(message["path"])
+                    tracker.file(message.path)
             tracker.end()
         # Packages of others, on the network: any error, and SystemExit, ends this tracker only.
         except BaseException as error:
@@ -182,20 +197,17 @@ class Sender(threading.Thread):
     def _batches(self) -> Iterable[Message | list[Message]]:
         """Messages until the end. All steps that wait come as one list."""
         steps: list[Message] = []
-        while True:
-            message = self.messages.get()
-            if message is not None and message["do"] == "log":
+        while (message := self.messages.get()) is not None:
+            is_step = message.do == "log"
+            if is_step:
                 steps.append(message)
-                if not self.messages.empty():
-                    continue
-                message = {}
-            if steps:
+            if steps and not (is_step and not self.messages.empty()):
                 yield steps
                 steps = []
-            if message is None:
-                return
-            if message:
+            if not is_step:
                 yield message
+        if steps:
+            yield steps
 
 
 def without_secrets(text: str) -> str:
@@ -224,13 +236,13 @@ def main() -> None:
     senders: list[Sender] = []
     seconds = 60.0
     for line in sys.stdin:
-        message: Message = json.loads(line)
-        if message["do"] == "begin":
-            senders = [Sender(name, message, answer) for name in message["trackers"]]
+        message = Message.model_validate_json(line)
+        if message.do == "begin":
+            senders = [Sender(name, message, answer) for name in message.trackers]
             for sender in senders:
                 sender.start()
-        elif message["do"] == "end":
-            seconds = message["seconds"]
+        elif message.do == "end":
+            seconds = message.seconds
         else:
             for sender in senders:
                 sender.messages.put(message)
