@@ -32,7 +32,7 @@ from lorajob.storage.urls import public
 COMMAND = (sys.executable, "-m", "lorajob.training.tracker_main")
 END_SECONDS = 60.0  # for the last uploads of a stage that ended
 STOPPED_SECONDS = 5.0  # of a stage that was stopped or failed
-Row = list[str | float | None]
+Row = list[str | int | float | None]
 LEFT_SECONDS = 2.0  # for the process to say what it did not send
 # What each needs to import. TensorBoard's files are always written, by the training itself.
 PACKAGES: dict[Tracker, str] = {"wandb": "wandb", "mlflow": "mlflow"}
