@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
     from lorajob.reporting.board import BoardRow
 
-ORDERS = ("language", "rate", "gain", "newest")
+ORDERS: "dict[str, Callable[[BoardRow], Any]]" = {
+    "language": lambda row: row.language_name,
+    "rate": lambda row: row.after.rate,
+    "gain": lambda row: float("inf") if row.fewer is None else -row.fewer,
+    "newest": lambda row: -row.finished_at,
+}
 # The order in which columns are shortened.
 SHORTENED = (
     "BASE",
@@ -39,7 +44,7 @@ SHORTENED = (
 @click.option("--lang", metavar="LANGUAGE,...", help="Only these languages.")
 @click.option(
     "--sort",
-    type=click.Choice(ORDERS),
+    type=click.Choice(list(ORDERS)),
     default="language",
     show_default=True,
     help="rate: the lowest error rate first; gain: the largest relative improvement over the base "
@@ -67,7 +72,7 @@ def board(lang: str | None, sort: str, as_json: bool, as_markdown: bool, html: P
     if as_json and as_markdown:
         raise click.UsageError("--json and --markdown exclude each other")
     rows = read_board(open_jobs(), parse_filter(lang, (), (), None).languages)
-    rows = sorted(rows, key=_order(sort))
+    rows = sorted(rows, key=ORDERS[sort])
     if html is not None:
         write_board(rows, html)
         click.echo(f"lorajob: wrote {html}", err=True)
@@ -83,21 +88,6 @@ def board(lang: str | None, sort: str, as_json: bool, as_markdown: bool, html: P
         screen.print(board_table(rows, screen.width))
     else:
         click.echo("lorajob: no job has a model yet; `lorajob status` lists the jobs", err=True)
-
-
-def _order(sort: str) -> "Callable[[BoardRow], tuple[float | str, ...]]":
-    def key(row: "BoardRow") -> tuple[float | str, ...]:
-        match sort:
-            case "rate":
-                return (row.after.rate,)
-            case "gain":
-                return (float("inf") if row.fewer is None else -row.fewer,)
-            case "newest":
-                return (-row.finished_at,)
-            case _:
-                return (row.language_name,)
-
-    return key
 
 
 def board_table(rows: "Sequence[BoardRow]", width: int) -> "Table":

@@ -41,13 +41,6 @@ def open_jobs() -> "Jobs":
     return Jobs(load_settings())
 
 
-def check_job_id(job: str) -> str:
-    """Return the id. Raises UsageError for a malformed one, so that it never becomes a path."""
-    if not JOB_ID.fullmatch(job):
-        raise UsageError(f"JOB: {job!r} is not a job's id; ids look like hi-1a2b3c4d")
-    return job
-
-
 def is_batch(name: str) -> bool:
     """Whether an id is that of a batch. No language has the code `batch`."""
     return name.startswith("batch-")
@@ -61,7 +54,11 @@ class JobName(click.ParamType[str]):
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         from lorajob.tasks.naming import find_id
 
-        return find_id(open_jobs(), value)
+        job = find_id(open_jobs(), value)
+        # A malformed id must never become a path.
+        if not JOB_ID.fullmatch(job):
+            raise UsageError(f"JOB: {job!r} is not a job's id; ids look like hi-1a2b3c4d")
+        return job
 
 
 JOB = JobName()
@@ -83,7 +80,7 @@ def job_files(job: str) -> "JobFiles":
     """The files of a job, in the folder or store that the settings name."""
     from lorajob.worker.artifacts.lookup import find_job
 
-    return find_job(check_job_id(job), load_settings())
+    return find_job(job, load_settings())
 
 
 def load_record(job: str) -> "JobRecord":
@@ -96,7 +93,6 @@ def load_record(job: str) -> "JobRecord":
     from lorajob.worker.records.records import Records
 
     settings = load_settings()
-    check_job_id(job)
     try:
         with service_errors(settings):
             return Records(connect(settings)).load(job)

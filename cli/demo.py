@@ -159,7 +159,7 @@ def _run_job(commands: Commands, corpus: Path, sets: tuple[str, ...]) -> Path | 
     job = json.loads(status.stdout)
     base, delivered = (job["metrics"][name] for name in ("base", "delivered"))
     click.echo(
-        f"Word error rate on sentences it never heard: "
+        f"Word error rate on sentences that were not in training: "
         f"{base['wer']:.1f} % -> {delivered['wer']:.1f} %, "
         f"character error rate {base['cer']:.1f} % -> {delivered['cer']:.1f} %\n"
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from lorajob.cli.context import JOB, check_job_id, is_batch, load_record, load_settings, open_jobs
+from lorajob.cli.context import JOB, is_batch, load_record, load_settings, open_jobs
 from lorajob.cli.errors import say_error
 from lorajob.errors import UsageError
 from lorajob.visible import visible
@@ -134,7 +134,7 @@ def status(
                 err=True,
             )
     elif is_batch(job):
-        show_batch(open_jobs(), check_job_id(job), as_json)
+        show_batch(open_jobs(), job, as_json)
     else:
         show_job(open_jobs(), load_record(job), as_json)
 
@@ -277,14 +277,15 @@ def cancel(job: str, anyone: bool) -> None:
 
     `lorajob retry` continues from them.
     """
-    check_owner(open_jobs(), check_job_id(job), anyone)
+    jobs = open_jobs()
+    check_owner(jobs, job, anyone)
     if is_batch(job):
         from lorajob.tasks.batches import cancel_batch
 
-        count = len(cancel_batch(open_jobs(), check_job_id(job)))
+        count = len(cancel_batch(jobs, job))
         click.echo(f"{count} of the jobs of {job} are stopping")
         return
-    open_jobs().cancel(job)
+    jobs.cancel(job)
     click.echo(f"{job} is stopping")
 
 
@@ -297,14 +298,15 @@ def retry(job: str, failed: bool, anyone: bool) -> None:
 
     Training continues from its newest checkpoint. Succeeded, queued and running jobs do not change.
     """
-    check_owner(open_jobs(), check_job_id(job), anyone)
+    jobs = open_jobs()
+    check_owner(jobs, job, anyone)
     if is_batch(job):
         from lorajob.tasks.batches import retry_batch
 
-        count = len(retry_batch(open_jobs(), check_job_id(job), failed))
+        count = len(retry_batch(jobs, job, failed))
         click.echo(f"{count} of the jobs of {job} are queued again")
         return
-    open_jobs().retry(job)
+    jobs.retry(job)
     click.echo(f"{job} is queued again")
 
 
@@ -321,7 +323,7 @@ def rm(jobs: tuple[str, ...], anyone: bool) -> None:
 
     opened = open_jobs()
     for job in jobs:
-        if is_batch(check_job_id(job)):
+        if is_batch(job):
             raise UsageError(f"JOB: {job} is a batch; name its jobs, or use `lorajob prune`")
         check_owner(opened, job, anyone)
         if not (record := opened.load(job, mirrored=False)).over:

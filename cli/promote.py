@@ -34,7 +34,7 @@ def promote(job: str | None, force: bool, as_json: bool) -> None:
             click.echo(json.dumps(values, ensure_ascii=False))
             continue
         at = datetime.fromtimestamp(promotion.at).astimezone().strftime("%Y-%m-%d %H:%M")
-        note = ", in spite of a failed gate" if promotion.forced else ""
+        note = ", although its gate failed" if promotion.forced else ""
         click.echo(f"{language}: {promotion.job}, promoted {at}{note}")
     if not rows and not as_json:
         click.echo("lorajob: no model is promoted; `lorajob promote JOB` promotes one", err=True)

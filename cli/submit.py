@@ -278,6 +278,6 @@ def tell_twin(jobs: "Jobs", spec: "JobSpec", job_id: str) -> None:
         age = duration(time.time() - twin.created_at)
         click.echo(
             f"lorajob: {twin.id} has the same settings, was submitted {age} ago and is "
-            f"{state_of_work(twin)}; {job_id} is queued all the same",
+            f"{state_of_work(twin)}; {job_id} is queued nevertheless",
             err=True,
         )

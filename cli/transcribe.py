@@ -179,7 +179,7 @@ def _transcribe_all(
         return transcribe_files(models[name], paths, config, wish.times, unreadable, done)
 
     with _bar(len(files) * len(models)) as show:
-        # The base model is heard first, so that a file's two texts come together.
+        # The base model decodes first, so that both texts of a file are printed together.
         others = {it.path: it for it in hear("base", show)} if "base" in models else {}
         before = len(files) if "base" in models else 0
         for heard in hear("", lambda count: show(before + count)):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from lorajob.cli.context import JOB, check_job_id, is_batch, load_record, open_jobs
+from lorajob.cli.context import JOB, is_batch, load_record, open_jobs
 from lorajob.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, say_error
 from lorajob.cli.jobs import show_batch
 from lorajob.cli.progress_bars import open_view
@@ -100,7 +100,7 @@ def watch(ctx: click.Context, job: str) -> None:
     it failed or was cancelled.
     """
     if is_batch(job):
-        ctx.exit(follow_batch(open_jobs(), check_job_id(job)))
+        ctx.exit(follow_batch(open_jobs(), job))
     ctx.exit(follow_to_exit_code(open_jobs(), job, out=sys.stdout))
 
 

@@ -24,7 +24,7 @@ class JobFailedError(LorajobError):
 
 
 class Job(Results):
-    """One job of a service. What it says is read anew each time."""
+    """One job of a service. Each attribute reads the present state."""
 
     def __init__(self, jobs: Jobs, job_id: str) -> None:
         super().__init__(job_id)

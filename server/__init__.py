@@ -1,4 +1,4 @@
-"""`lorajob serve`: speech in, text out, over HTTP as OpenAI's clients speak it.
+"""`lorajob serve`: transcribes over HTTP with the interface of OpenAI's audio API.
 
 May import: tasks, worker and the library. Only cli imports it.
 """

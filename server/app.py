@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def create_app(service: SpeechService, keys: Sequence[str]) -> FastAPI:
-    """The application. Requests need one of `keys`; without any, none is needed."""
+    """The application. Requests need one of `keys`, unless `keys` is empty."""
     app = FastAPI(
         title="lorajob serve",
         version=__version__,
@@ -110,7 +110,7 @@ def _add_operation(app: FastAPI) -> None:
 
     @app.get("/health")
     async def health() -> dict[str, object]:
-        """Whether the server answers. It needs no key."""
+        """Whether the server runs. It needs no key."""
         return {"status": "ok", "version": __version__, "open_requests": service.open_requests}
 
     @app.get("/metrics", include_in_schema=False)
@@ -130,7 +130,7 @@ def _described(task: Literal["transcribe", "translate"]) -> dict[str, object]:
     text = {"type": "string"}
     fields: dict[str, object] = {
         "file": {"type": "string", "format": "binary"},
-        "model": text | {"description": "A language, a job, a base, or auto."},
+        "model": text | {"description": "A language, a job, a base model, or auto."},
         "prompt": text | {"description": "Text that may have come before."},
         "response_format": text | {"enum": list(FORMATS), "default": "json"},
         "temperature": {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
@@ -150,8 +150,8 @@ def _described(task: Literal["transcribe", "translate"]) -> dict[str, object]:
     }
     refused = {"content": {"application/json": {"schema": error}}}
     statuses = {400: "Wrong request", 401: "No valid key", 404: "No such model"}
-    statuses |= {408: "The upload stood still", 413: "Too large", 429: "Too many requests"}
-    statuses |= {503: "The model is not available now", 504: "The time was over"}
+    statuses |= {408: "The upload stopped", 413: "Too large", 429: "Too many requests"}
+    statuses |= {503: "The model is unavailable now", 504: "The request took too long"}
     whole: dict[str, object] = {kind: {} for kind in ("application/json", "text/plain")}
     return {
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},

@@ -25,7 +25,7 @@ from lorajob.tasks.promotions import Promotions, open_delivered
 from lorajob.worker.artifacts.lookup import recorded_ids
 from lorajob.worker.settings import Settings
 
-# Names of OpenAI's models: the language decides which model answers.
+# With these names the language decides which model is used.
 ANY = ("auto", "whisper-1")
 REREAD_SECONDS = 1.0  # between two readings of the promotions
 
@@ -39,9 +39,9 @@ class Choice:
     """What a request's `model` and `language` mean."""
 
     models: tuple[ServedModel, ...]
-    """The candidates. If there are several, the language that is heard decides."""
+    """The candidates. If there are several, the detected language decides."""
     language: str | None
-    """Whisper code; None: it is heard, among those of the candidates."""
+    """Whisper code; None: it is detected, among those of the candidates."""
 
 
 class ModelCatalogue:
@@ -61,7 +61,7 @@ class ModelCatalogue:
         self._read_at = float("-inf")
         self._swaps: dict[str, asyncio.Task[None]] = {}
         self._held = ExitStack()  # copies of jobs from a store
-        # One thread, so that a job is fetched once. Its waits do not hold up requests.
+        # One thread fetches each job only once, and does not block requests.
         self._thread = ThreadPoolExecutor(1, "catalogue")
 
     async def open(self) -> list[ServedModel]:
@@ -85,7 +85,7 @@ class ModelCatalogue:
         return found
 
     async def close(self) -> None:
-        """Let the copies of jobs go."""
+        """Release the copies of jobs."""
         for task in self._swaps.values():
             task.cancel()
         self._thread.submit(self._held.close).result()
@@ -112,7 +112,7 @@ class ModelCatalogue:
         choice = await self.choose(name, None)
         if name in ANY or len(choice.models) != 1:
             raise ApiError(
-                404, f"The model {name!r} stands for several", "model", "model_not_found"
+                404, f"The name {name!r} stands for several models", "model", "model_not_found"
             )
         return choice.models[0]
 
@@ -160,7 +160,7 @@ class ModelCatalogue:
             )
         models = [await self._of_language(it) for it in languages]
         models += [await self._job(it) for it in self._names if _is_job(it)]
-        # A base hears a language better than a model that was tuned for one.
+        # A base model detects languages better than a model that was tuned for one.
         bases = {it.key: it for it in self._bases.values()}
         models = [*bases.values(), *models]
         if not models:
@@ -186,19 +186,15 @@ class ModelCatalogue:
         try:
             self._promoted = await self._run(self._read_promotions)
         except (LorajobError, OSError) as error:
-            log.warning("promotions cannot be read, so the known ones stay: %s", error)
+            log.warning("promotions cannot be read, so the last known ones are used: %s", error)
 
     def _read_promotions(self) -> dict[str, str]:
-        found = {}
-        for code in self._promotions.languages():
-            if (promotion := self._promotions.current(code)) is not None:
-                found[code] = promotion.job
-        return found
+        return {code: job for job, code in self._promotions.current_jobs().items()}
 
     async def _of_language(self, code: str) -> ServedModel:
-        """The model that answers for a language.
+        """The model of a language.
 
-        After a promotion it is the old one until the new one is loaded, if both fit.
+        After a promotion it is the old one until the new one is loaded, if both fit into memory.
         """
         wanted = await self._job(self._promoted[code])
         answering = self._answering.get(code)
@@ -215,11 +211,11 @@ class ModelCatalogue:
         return self._answering[code]
 
     async def _swap(self, code: str, wanted: ServedModel) -> None:
-        """Load the new model of a language, then let it answer. If it fails, the old one stays."""
+        """Load the new model of a language, then use it. If loading fails, the old one stays."""
         try:
             async with self._pool.use(wanted):
                 self._answering[code] = wanted
-            log.info("%s: %s answers now", code, wanted.name)
+            log.info("%s: %s is used now", code, wanted.name)
         except LorajobError as error:
             log.error("%s: %s is not used, so the old model stays: %s", code, wanted.name, error)
 

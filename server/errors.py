@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients read them: a status code and {"error": {...}}."""
+"""Errors in the form of OpenAI's API: a status code and {"error": {...}}."""
 
 import math
 
@@ -33,7 +33,7 @@ TYPE_OF_STATUS = {
 
 
 class ApiError(Exception):
-    """An answer that is an error. `param` is the field that is wrong."""
+    """An error response. `param` is the wrong field."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class ApiError(Exception):
 
 
 def api_error(error: LorajobError) -> ApiError:
-    """The answer for an error of the library or of a model's process."""
+    """The response for an error of the library or of a model's process."""
     status = STATUS_OF_KIND.get(error.kind, 500)
     message = str(error)
     if error.kind == "usage":

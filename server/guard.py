@@ -1,4 +1,4 @@
-"""Before a request is read: keys, rates, and the size and pace of its body.
+"""Checks a request before it is read: its key, its rate, and the size and speed of its body.
 
 It is plain ASGI, so that a body is neither buffered nor copied.
 """
@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lorajob.server.errors import ApiError
 
 OPEN_PATHS = ("/health",)  # answer without a key
-IDLE_SECONDS = 60.0  # a client that sends nothing of its body for so long is given up
-# A refused body is read on for so long and so far, so that the client gets to read the answer.
+IDLE_SECONDS = 60.0  # after which a client that sends nothing of its body gets 408
+# The rest of a refused body is read within these limits, so that the client reads the answer.
 DRAIN_SECONDS, DRAIN_BYTES = 10.0, 64 << 20
 
 
@@ -26,7 +26,7 @@ class RequestGuard:
         self, app: ASGIApp, keys: Sequence[str], body_bytes: int, a_minute: int | None = None
     ) -> None:
         self._app, self._body_bytes = app, body_bytes
-        # Hashes are of one length, so a comparison does not tell the length of a key.
+        # All hashes have one length, so the time of a comparison does not reveal a key's length.
         self._keys = [hashlib.sha256(key.encode()).digest() for key in keys]
         self._a_minute = a_minute
         self._buckets: dict[bytes, tuple[float, float]] = {}  # key -> tokens, when
@@ -57,7 +57,7 @@ class RequestGuard:
     def _key_of(self, scope: Scope) -> bytes:
         kind, _, token = _header(scope, b"authorization").partition(b" ")
         digest = hashlib.sha256(token.strip()).digest()
-        # All keys are compared, so that the time does not tell which one is similar.
+        # All keys are compared, so that the time does not reveal which one is similar.
         same = [hmac.compare_digest(digest, key) for key in self._keys]
         if kind.lower() != b"bearer" or not any(same):
             said = "Incorrect API key" if token else "No API key; send it as a bearer token"
@@ -96,7 +96,7 @@ class _Body:
         try:
             message = await asyncio.wait_for(self._receive(), IDLE_SECONDS)
         except TimeoutError:
-            raise ApiError(408, f"Nothing of the body came for {IDLE_SECONDS:g} s") from None
+            raise ApiError(408, f"No data of the body arrived for {IDLE_SECONDS:g} s") from None
         if message["type"] == "http.request":
             self._count += len(message.get("body", b""))
             self._complete = not message.get("more_body", False)

@@ -44,11 +44,13 @@ class ServerMetrics:
             "lorajob_serve_models_loaded", "Models in memory.", registry=self._registry
         )
         self._starts = Gauge(
-            "lorajob_serve_model_starts", "Processes that were started.", registry=self._registry
+            "lorajob_serve_model_starts",
+            "Processes of models that were started.",
+            registry=self._registry,
         )
         self._crashes = Gauge(
             "lorajob_serve_model_crashes",
-            "Processes that ended without being told to.",
+            "Processes of models that crashed.",
             registry=self._registry,
         )
 

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """What `lorajob serve` is told."""
+    """The options of `lorajob serve`."""
 
     models: tuple[str, ...] = ()
     host: str = "127.0.0.1"
@@ -60,10 +60,10 @@ def run_server(settings: Settings, options: ServeOptions, say: Callable[[str], N
     secret = settings.api_key
     keys = [] if secret is None else api_keys(secret.get_secret_value())
     if not keys and not is_loopback(options.host):
-        raise UsageError(f"--host {options.host}: others could use the server; set LORAJOB_API_KEY")
+        raise UsageError(f"--host {options.host}: other machines can reach it; set LORAJOB_API_KEY")
     listening = _listen(options.host, options.port)
     logs.configure()
-    # uvicorn raises them again when it has ended, and the models are still to be stopped.
+    # uvicorn raises these signals again when it ends; the models must be stopped after that.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     with listening:
@@ -113,7 +113,7 @@ async def _serve(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, with a word when it listens."""
+    """uvicorn that calls `say` when it listens."""
 
     def __init__(
         self,
@@ -144,10 +144,10 @@ class _Server(uvicorn.Server):
 
 
 async def _preload(pool: ModelPool, models: Sequence[ServedModel]) -> None:
-    """Load the models that are named at the start, as far as all of them fit."""
+    """Load the models of `--models`, as far as they fit into memory together."""
     for model in models:
         if not pool.fits(model):
-            log.warning("%s: loaded when it is needed, because memory is full", model.name)
+            log.warning("%s: not loaded yet, because memory is full", model.name)
             continue
         try:
             async with pool.use(model):

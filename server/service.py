@@ -1,4 +1,4 @@
-"""Answers requests: finds the model, decodes, and bounds how many are open and how long."""
+"""Decodes requests with their model, and limits their number and time."""
 
 import asyncio
 import time
@@ -22,7 +22,7 @@ REMEMBERED = 0.9  # share that the past keeps in the mean time of a request
 
 @dataclass(frozen=True)
 class Limits:
-    """What one server takes on."""
+    """The limits of one server."""
 
     requests: int = 256
     """Open at a time: being decoded, or waiting."""
@@ -60,7 +60,7 @@ class SpeechService:
         if self._open >= self.limits.requests:
             raise ApiError(
                 429,
-                f"{self._open} requests wait already; try again later",
+                f"{self._open} requests are open; try again later",
                 code="rate_limit_exceeded",
                 retry_after=min(LONGEST_RETRY_SECONDS, self._mean_seconds),
             )
@@ -79,7 +79,7 @@ class SpeechService:
             self._mean_seconds = REMEMBERED * self._mean_seconds + (1 - REMEMBERED) * spent
 
     async def decode(self, form: SpeechForm) -> AsyncGenerator[Begun | SpokenPiece, None]:
-        """What the audio is, then the transcript of each of its windows. Raises ApiError."""
+        """Yield Begun, then the transcript of each window. Raises ApiError."""
         deadline = asyncio.get_running_loop().time() + self.limits.seconds
         try:
             async with asyncio.timeout_at(deadline):
@@ -96,7 +96,7 @@ class SpeechService:
             )
             async with aclosing(self._answers(model, request)) as answers:
                 while True:
-                    # Not around the yield: the time of a slow reader is its own.
+                    # The yield is outside: the time of a slow client does not count.
                     async with asyncio.timeout_at(deadline):
                         answer = await anext(answers, None)
                     if answer is None:
@@ -108,7 +108,7 @@ class SpeechService:
             raise api_error(error) from error
 
     async def _chosen(self, choice: Choice, form: SpeechForm) -> tuple[ServedModel, str | None]:
-        """The model and Whisper language of a request; the language is heard if it is open."""
+        """The model and Whisper language of a request. A missing language is detected."""
         if len(choice.models) == 1:
             return choice.models[0], choice.language
         listener = next((it for it in choice.models if self.pool.has(it)), choice.models[0])
@@ -126,7 +126,7 @@ class SpeechService:
     async def _answers(
         self, model: ServedModel, request: Request
     ) -> AsyncGenerator[Begun | SpokenPiece, None]:
-        """The answers of a model. If its process ends before the first one, it is tried again."""
+        """The answers of a model. If its process ends before the first one, try again once."""
         for last in (False, True):
             answered = False
             try:

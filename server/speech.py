@@ -1,4 +1,4 @@
-"""The two endpoints that transcribe and translate, with their answers whole or as a stream."""
+"""The endpoints that transcribe and translate; they answer at once or as a stream."""
 
 import asyncio
 import json
@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, suppress
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -33,7 +34,7 @@ async def answer(request: Request, task: Task) -> Response:
 
 
 async def _answer(service: SpeechService, request: Request, task: Task) -> Response:
-    # Before the upload, so that nothing is sent to a server that is full.
+    # Before the upload, so that a full server refuses it at once.
     service.check_room()
     async with AsyncExitStack() as held:
         form = await held.enter_async_context(speech_form(request, task, service.uploads))
@@ -42,24 +43,25 @@ async def _answer(service: SpeechService, request: Request, task: Task) -> Respo
         if form.stream:
             stream = aclosing(service.decode(form))
             answers = await held.enter_async_context(stream)
-            # What is wrong with a request shows before its first answer.
+            # Errors of a request are raised before its first answer.
             begun = await anext(answers)
             return EventStream(service, form, begun, answers, held.pop_all(), began)
         work = asyncio.create_task(_whole(service, form))
-        response = await _unless_left(request, work)
+        if await _finished(work, request.receive):
+            response = work.result()
+        else:
+            log.info("a client left before its answer")
+            response = Response(status_code=LEFT)
         service.metrics.answered(task, response.status_code, time.monotonic() - began)
         return response
 
 
-async def _unless_left(request: Request, work: "asyncio.Task[Response]") -> Response:
-    """The result of `work`, which is cancelled if the client leaves."""
-    left = asyncio.create_task(_left(request.receive))
+async def _finished(work: "asyncio.Task[Any]", receive: Receive) -> bool:
+    """Wait for the end of `work`, and return True. If the client leaves, cancel it: False."""
+    left = asyncio.create_task(_left(receive))
     try:
         await asyncio.wait({work, left}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            log.info("a client left before its answer")
-            return Response(status_code=LEFT)
-        return work.result()
+        return work.done()
     finally:
         for task in (work, left):
             task.cancel()
@@ -140,16 +142,10 @@ class EventStream(Response):
         async with self._held:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             work = asyncio.create_task(self._send(send))
-            left = asyncio.create_task(_left(receive))
             try:
-                await asyncio.wait({work, left}, return_when=asyncio.FIRST_COMPLETED)
-                if work.done():
+                if await _finished(work, receive):
                     status = work.result()
             finally:
-                for task in (work, left):
-                    task.cancel()
-                    with suppress(asyncio.CancelledError):
-                        await task
                 spent = time.monotonic() - self._began
                 self._service.metrics.answered(self._form.task, status, spent)
 

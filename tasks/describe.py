@@ -70,11 +70,14 @@ def stage_summary(stage: str, result: StageResult) -> Description:
         case "train":
             names = ["steps", "epochs", "loss"]
         case "evaluate":
-            rates = {f"{name}_wer": _rounded_wer(it) for name, it in result.scores.items()}
+            rates: Description = {
+                f"{name}_wer": _rounded_wer(it) for name, it in result.scores.items()
+            }
             return rates | ({"warnings": result.warnings} if result.warnings else {})
         case _:
-            rate = {"wer": _rounded_wer(result.converted), "warnings": result.warnings}
-            return rate | ({"gate": result.gate} if result.gate else {})
+            wer = _rounded_wer(result.converted)
+            found: Description = {"wer": wer, "warnings": result.warnings}
+            return found | ({"gate": result.gate} if result.gate else {})
     found = {name: said[name] for name in names if name in said}
     return {k: round(v, 3) if isinstance(v, float) else v for k, v in found.items()}
 

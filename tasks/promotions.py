@@ -1,10 +1,10 @@
-"""Which job's model answers for a language: `promote`, `rollback`, and what the server reads.
+"""The promoted models: which job's model `lorajob serve` uses for each language.
 
 ARTIFACTS/.promoted/LANG.json, in the folder or store of the jobs, is a stack:
 
     {"promoted": [{"job": "hi-1a2b3c4d", "at": 1700000000.0, "forced": false}, ...]}
 
-The last one answers. The file is written whole or not at all, so a reader sees the old or the new.
+The last one is used. The file is replaced as a whole, so a reader sees the old or the new one.
 """
 
 import fcntl
@@ -41,7 +41,7 @@ class Promotion(BaseModel):
     at: float
     """Seconds since the epoch."""
     forced: bool = False
-    """Promoted in spite of a failed gate."""
+    """Promoted although its gate failed."""
 
 
 class _Stack(BaseModel):
@@ -84,16 +84,16 @@ class Promotions:
         return stack[-1] if stack else None
 
     def current_jobs(self) -> dict[str, str]:
-        """Job -> language, of the models that answer now."""
+        """Job -> language of the promoted models."""
         found = {code: self.current(code) for code in self.languages()}
         return {it.job: code for code, it in found.items() if it is not None}
 
     def kept(self) -> set[str]:
-        """The ids of the jobs that answer now, and of those that a rollback would bring back."""
+        """The ids of the promoted jobs, and of those that a rollback would restore."""
         return {it.job for code in self.languages() for it in self._read(code)[-2:]}
 
     def promote(self, job_id: str, force: bool = False) -> tuple[str, Promotion]:
-        """Let the model of a job answer for its language. Returns the language and the promotion.
+        """Promote the model of a job for its language. Returns the language and the promotion.
 
         Raises UsageError if its gate failed, unless `force` is given. Raises JobNotFoundError, and
         StageError for a job without a model or with files that do not belong together.
@@ -103,7 +103,7 @@ class Promotions:
             if reasons and not force:
                 raise UsageError(
                     f"{job_id}: its gate failed: {'; '.join(reasons)}; `lorajob promote {job_id} "
-                    "--force` promotes it in spite of that"
+                    "--force` promotes it nevertheless"
                 )
             stack = self._read(model.language)
             promotion = Promotion(job=job_id, at=time.time(), forced=bool(reasons))
@@ -113,7 +113,7 @@ class Promotions:
             return model.language, promotion
 
     def rollback(self, language: str) -> tuple[str, Promotion, Promotion]:
-        """Let the model before the present one answer. Returns the language, both, the old first.
+        """Go back to the previous model. Returns the language, the present model, the previous one.
 
         Raises UsageError if there is no model before, or if its job is deleted.
         """
@@ -135,7 +135,7 @@ class Promotions:
 
     @contextmanager
     def _locked(self, language: str) -> Iterator[None]:
-        """Two promotions on this machine do not lose each other."""
+        """Allow one change of a language's promotions at a time on this machine."""
         with locked(self._settings.workplace / LOCKS / f"promote-{language}", fcntl.LOCK_EX):
             yield
 

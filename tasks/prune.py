@@ -118,7 +118,7 @@ def remove(jobs: Jobs, job_id: str) -> None:
 
 
 def check_not_promoted(jobs: Jobs, job_id: str) -> None:
-    """Raise UsageError for a job whose model answers for its language in `lorajob serve`."""
+    """Raise UsageError for a job whose model is promoted."""
     language = Promotions(jobs.settings).current_jobs().get(job_id)
     if language is not None:
         raise UsageError(

@@ -334,7 +334,7 @@ class JobSpec(BaseModel):
 
     def as_written(self) -> dict[str, object]:
         """The content of spec.json: the settings and the format."""
-        return {"version": FORMAT} | self.model_dump(mode="json")
+        return {"version": FORMAT, **self.model_dump(mode="json")}
 
     @classmethod
     def load(cls, path: Path) -> "JobSpec":

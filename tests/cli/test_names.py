@@ -191,7 +191,7 @@ def test_a_submitted_job_has_its_name_and_a_second_one_says_so(
     second = run("submit", *given, "--name", "base-2", env=env)
     assert second.returncode == 0
     assert f"lorajob: {job_id} has the same settings, was submitted " in second.stderr
-    assert second.stderr.endswith(f"{second.stdout.strip()} is queued all the same\n")
+    assert second.stderr.endswith(f"{second.stdout.strip()} is queued nevertheless\n")
     assert len(second.stderr.splitlines()) == 1
     told = json.loads(run("status", "base-1", "--json", env=env).stdout)
     assert (told["id"], told["name"], told["tags"]) == (job_id, "base-1", {"kind": "a"})

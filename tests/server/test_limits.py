@@ -185,7 +185,7 @@ def test_other_machines_are_not_served_without_a_key(tmp_path: Path) -> None:
     env = command.environment(home=tmp_path)
     found = command.run("serve", "--host", "0.0.0.0", "--port", "0", env=env)
     assert found.returncode == 2 and not found.stdout
-    assert found.stderr.endswith("others could use the server; set LORAJOB_API_KEY\n")
+    assert found.stderr.endswith("other machines can reach it; set LORAJOB_API_KEY\n")
 
 
 def test_a_model_that_does_not_exist_ends_the_command_with_one_line(tmp_path: Path) -> None:

@@ -56,8 +56,7 @@ def find_fault(settings: Settings, records: Records, cards: list[Pin]) -> str | 
         next(iter(complaints.values()), None)
         or _files_fault(settings, records)
         or _disk_fault(settings)
-        or (cards and _card_fault(cards))
-        or None
+        or (_card_fault(cards) if cards else None)
     )
 
 

@@ -24,7 +24,7 @@ UNNAMED_DATA = "unnamed"
 
 @dataclass(frozen=True)
 class CardOptions:
-    """What a card says besides the facts of the job."""
+    """What a card states besides the facts of the job."""
 
     title: str
     license: str | None

@@ -1,4 +1,4 @@
-"""What a bundle says about a job: base model on the Hub, gate, error rates, corpus.
+"""The facts about a job in a bundle: base model on the Hub, gate, error rates, corpus.
 
 Nothing here names a folder of this machine.
 """
@@ -203,6 +203,6 @@ def refuse_failed_gate(facts: Facts, force: bool) -> None:
     if facts.gate.failed and not force:
         why = "; ".join(facts.gate.reasons) or "see `lorajob report`"
         raise LorajobError(
-            f"{facts.job}: its gate failed: {why}; --force publishes it all the same, and the "
+            f"{facts.job}: its gate failed: {why}; --force publishes it nevertheless, and the "
             "model card says so"
         )

@@ -71,7 +71,7 @@ def check_job(job: JobDir, forms: Sequence[str]) -> None:
 
 
 def make_bundle(job: JobDir, folder: Path, facts: Facts, order: Order, say: Say) -> Layout:
-    """Write the bundle of a job to `folder`, which is empty. `say` hears what is being made.
+    """Write the bundle of a job to `folder`, which is empty. `say` gets the name of each part.
 
     Raises StageError for missing or damaged files of the job, ModelError if the base model is
     missing or another one, and UsageError if a form cannot be made.

@@ -1,10 +1,11 @@
-"""Asks the rules about a table of clips, and notes what a clean corpus leaves out."""
+"""Applies the rules to a table of clips, and marks the clips that `--fix` leaves out."""
 
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 
-from lorajob.checking.model import CorpusFinding, Example, Level
+from lorajob.checking.glance import WRONG_SHARE
+from lorajob.checking.model import CorpusFinding, Example
 from lorajob.checking.rules import (
     CLEAR_DB,
     LEAST_CHARACTERS,
@@ -26,9 +27,8 @@ from lorajob.checking.texts import Trait
 from lorajob.languages import Language
 
 EXAMPLES = 3
-WRONG_SHARE = 0.5  # of clips in another script, from which the corpus is in it
-DEVIATION = 1.4826  # median absolute deviations of a normal distribution in its standard deviation
-LEAST_SPREAD = 0.1  # of the logarithm of the pace; a corpus of one pace would flag small changes
+DEVIATION = 1.4826  # standard deviation / median absolute deviation, of a normal distribution
+LEAST_SPREAD = 0.1  # of the logarithm of the pace; less would flag small changes of an even pace
 _PACED = "reason IS NULL AND characters >= :characters AND speech > 0 AND NOT traits & :digits"
 
 
@@ -92,7 +92,7 @@ def _nothing_left(table: Table, problem: str) -> Iterator[CorpusFinding]:
             level="error",
             says=problem or f"no clip is left for {' and for '.join(empty)}",
             count=0,
-            advice="see what is dropped or unused, and why",
+            advice="look at the clips that are dropped or not used, and why",
             fixed=False,
             examples=(),
         )
@@ -111,7 +111,7 @@ def _scripts(table: Table, language: Language) -> Iterator[CorpusFinding]:
                 name="wrong-script",
                 level="error",
                 says=f"clips in another script than {language.name} is written in ({scripts})",
-                advice="look whether this is the corpus of another language",
+                advice="check whether this is the corpus of another language",
             ),
         )
     else:
@@ -124,7 +124,7 @@ def _pace_rules(table: Table) -> Iterator[Rule]:
     middle = median(table, "characters / speech", _PACED, **values)
     if not middle:
         return
-    # Medians do not change with the order, and SQLite may lack a logarithm.
+    # The median of a ratio gives that of its logarithm, which SQLite may lack.
     ratio = "max(characters / speech / :middle, :middle * speech / characters)"
     spread = median(table, ratio, _PACED, **values, middle=middle) or 1.0
     deviations = LEAST_DEVIATIONS * max(LEAST_SPREAD, DEVIATION * math.log(spread))
@@ -139,7 +139,7 @@ def _pace_rules(table: Table) -> Iterator[Rule]:
 
 
 def _forms(table: Table) -> Iterator[Rule]:
-    """Unicode forms, if texts that may have several have more than one."""
+    """The rule about Unicode forms, if the corpus mixes NFC with other forms."""
     both = """SELECT count(*) FROM clips WHERE reason IS NULL AND traits & :forms
         AND NOT traits & :other"""
     values = {"forms": int(Trait.HAS_FORMS), "other": int(Trait.NOT_NFC)}
@@ -152,14 +152,13 @@ def _dropped(table: Table) -> Iterator[CorpusFinding]:
     query = (
         "SELECT reason FROM clips WHERE reason IS NOT NULL GROUP BY reason ORDER BY count(*) DESC"
     )
-    level: Level = "warning"
     for row in table.rows(query):
         rows = "SELECT n, detail FROM clips WHERE reason = :reason ORDER BY n"
         yield from _ask(
             table,
             Rule(
                 "dropped",
-                level,
+                "warning",
                 f"clips that a job drops: {row['reason']}",
                 "see docs/corpora.md, What is dropped",
                 rows,

@@ -1,4 +1,4 @@
-"""A look at the tables of a corpus before a job is queued: what preprocessing would refuse."""
+"""Reads the tables of a corpus before a job is queued, and refuses what preprocessing would."""
 
 import logging
 import time
@@ -11,12 +11,12 @@ from lorajob.corpora.clip import Columns, Corpus, Entry
 from lorajob.corpora.find import open_whole
 from lorajob.corpora.selection import no_clips, usable_for_training
 from lorajob.errors import CorpusError
-from lorajob.languages import Language, find_language
+from lorajob.languages import find_language
 from lorajob.spec import JobSpec
 
 GLANCE_SECONDS = 2.0  # most time for the tables of one corpus
-TEXTS = 2_000  # most texts whose script is looked at
-WRONG_SHARE = 0.5  # of texts in another script, from which the corpus is in it
+TEXTS = 2_000  # most texts whose script is checked
+WRONG_SHARE = 0.5  # a corpus with a larger share of texts in another script is in the wrong script
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def check_tables(corpora: Sequence[Corpus], spec: JobSpec) -> None:
 def check_script(entries: Sequence[Entry], spec: JobSpec) -> None:
     """Raise CorpusError if most texts are in another script than the language's.
 
-    At most TEXTS texts, spread over all, are looked at.
+    At most TEXTS texts, spread over all, are checked.
     """
     if spec.preprocess.allow_script:
         return
@@ -71,14 +71,10 @@ def check_script(entries: Sequence[Entry], spec: JobSpec) -> None:
         for entry in islice(entries, 0, None, step)
         if entry.split in used and not entry.fault and entry.text
     ]
-    wrong = [text for text in texts if _is_foreign(text, language)]
+    wrong = [it for it in texts if Trait.OTHER_SCRIPT in measure_text(it, language).traits]
     if texts and len(wrong) > WRONG_SHARE * len(texts):
         raise CorpusError(
             f"corpus: {len(wrong):,} of {len(texts):,} texts are in another script than"
             f" {language.name} is written in ({' or '.join(language.scripts)}), such as"
             f" {wrong[0][:40]!r}; give the right corpus or language, or --allow-script"
         )
-
-
-def _is_foreign(text: str, language: Language) -> bool:
-    return Trait.OTHER_SCRIPT in measure_text(text, language).traits

@@ -1,4 +1,4 @@
-"""What the check says: its findings and statistics. `--json` prints a CheckReport."""
+"""The findings and statistics of a check. `--json` prints a CheckReport."""
 
 from typing import Literal
 
@@ -13,7 +13,7 @@ class _Model(BaseModel):
 
 
 class Example(_Model):
-    """A clip with what was found."""
+    """A clip, with details of the finding."""
 
     id: str
     split: str
@@ -24,7 +24,7 @@ class Example(_Model):
 
 
 class CorpusFinding(_Model):
-    """Something that is wrong with some clips."""
+    """A fault that some clips have."""
 
     name: str
     """A stable name, such as `narrow-band`."""
@@ -54,7 +54,7 @@ class SplitStatistics(_Model):
 
 
 class Bins(_Model):
-    """Counts of clips. Bin n holds values from `start` + n `width`, the last all above it."""
+    """Counts of clips. Bin n holds values from `start` + n `width`; the last also larger ones."""
 
     unit: str
     start: float

@@ -1,4 +1,4 @@
-"""The report of a check as one HTML file, with examples to hear."""
+"""The report of a check as one HTML file, with the sound of examples."""
 
 from datetime import UTC, datetime
 from pathlib import Path

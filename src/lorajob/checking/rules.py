@@ -15,7 +15,7 @@ LONGEST_EDGE_SECONDS = 3.0
 # Of characters a second, against the median of the corpus.
 TOO_FAST, TOO_SLOW = 2.2, 0.3
 LEAST_DEVIATIONS = 4.0  # robust standard deviations of its logarithm
-CLEAR_DB = 15.0  # with more noise, pauses are taken for speech
+CLEAR_DB = 15.0  # with more noise, pauses look like speech
 LEAST_CHARACTERS = 4  # a word of fewer letters may be spoken at any pace
 
 
@@ -30,7 +30,7 @@ class Rule:
     query: str
     fix: str = ""
     values: Mapping[str, object] = field(default_factory=dict)
-    quick: bool = True  # whether headers tell
+    quick: bool = True  # whether --quick can check it
     label: str = ""  # of the clips that a clean corpus lacks; "": the name
 
 
@@ -99,7 +99,7 @@ SHARED = (
         "same-speaker",
         "warning",
         "test clips of speakers who are also in training",
-        "speakers that the model has not heard may have more errors; move each speaker's clips"
+        "speakers that are not in training may have more errors; move each speaker's clips"
         " into one split",
         """SELECT c.n, 'also ' || count(*) || ' training clips' AS detail
         FROM clips c JOIN clips o ON o.speaker = c.speaker AND o.target = 'train'
@@ -160,7 +160,7 @@ SOUND = (
     _sound(
         "narrow-band",
         "clips without sound above 4 kHz: telephone speech, or upsampled from 8 kHz",
-        "look for the original recordings; or test on such speech if your users telephone",
+        "look for the original recordings; keep them if the model is for telephone speech",
         f"high < {NARROW_DB} AND remarks NOT LIKE '%silent%'",
         "printf('%.0f dB above 4.3 kHz', high)",
         "high",

@@ -242,14 +242,13 @@ def _encoding(head: bytes) -> str:
 def _decoded_lines(file: IO[bytes], name: str, encoding: str) -> Iterator[str]:
     """Lines that end with any of CR, LF and CR LF."""
     text = io.TextIOWrapper(file, encoding, newline=None)
+    number = 1
     try:
-        for number in itertools.count(1):
-            line = text.readline(MAX_LINE_BYTES)
-            if not line:
-                return
+        while line := text.readline(MAX_LINE_BYTES):
             if len(line) == MAX_LINE_BYTES:
                 raise _too_long(name, number)
             yield line
+            number += 1
     except UnicodeError:
         raise CorpusError(f"{name}: line {number} is not {encoding.upper()}") from None
     finally:

@@ -1,4 +1,4 @@
-"""Splits long audio into pieces that the fast decoder hears as it heard the test clips.
+"""Splits long audio into pieces, which are decoded like the test clips.
 
 Silero's voice activity detection, which faster-whisper carries, finds the speech. Pieces
 begin and end in pauses. Loads no torch.

@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Candidate:
-    """The delivered model and its base, and what was heard of both so far.
+    """The delivered model and its base, and their transcripts of the test clips.
 
     `sounds` read the test clips of `clips`, in their order.
     """

@@ -1,6 +1,6 @@
-"""What a model hears in sounds, by faster-whisper with its own defaults.
+"""Transcribes sounds with a model, by faster-whisper with its own defaults.
 
-Checks know only `Hearing`, so a test can give them any transcripts.
+Checks use only the protocol `Hearing`, so a test can give them any transcripts.
 """
 
 import gc
@@ -19,7 +19,7 @@ from lorajob.decoding.delivered import load_for_users
 from lorajob.speech.audio import Samples
 from lorajob.storage import cache
 
-# Version of what is kept of the base model, part of the cache key: raise it with every change.
+# Part of the cache key: raise it with every change of the cached transcripts.
 VERSION = 1
 KIND = "gate"
 
@@ -45,9 +45,8 @@ class Line(BaseModel, frozen=True):
     words: list[Word] = []
 
 
-# How a sound is transcribed: by all defaults of faster-whisper; with the times of words, too; or
-# briefly, to see whether a model speaks at all: a loop of an untamed model takes minutes by the
-# defaults.
+# usual: all defaults of faster-whisper. words: also with the times of words. brief: with a limit of
+# tokens, for sounds on which a model may loop: a loop takes minutes with the defaults.
 Manner = Literal["usual", "words", "brief"]
 OPTIONS: dict[Manner, dict[str, object]] = {
     "usual": {},
@@ -60,20 +59,22 @@ _LINES = TypeAdapter(list[list[Line]])
 
 
 class Hearing(Protocol):
-    """A model, as its users run it."""
+    """A model that transcribes as its users do."""
 
     def transcribe(
         self, sounds: Sequence[Samples], language: str, manner: Manner = "usual"
     ) -> list[list[Line]]:
         """The transcripts of sounds of any length, at 16 kHz. `language` is a Whisper code."""
+        ...
 
     def languages(self, sounds: Sequence[Samples]) -> list[str]:
-        """The Whisper language code that the model hears in the first 30 s of each sound."""
+        """The Whisper language code that the model detects in the first 30 s of each sound."""
+        ...
 
 
 @dataclass
 class Clock:
-    """Bounds the time of all checks. `tick` is called at each sound, and may raise to stop."""
+    """Limits the time of all checks. `tick` is called for each sound, and may raise to stop."""
 
     seconds: float | None
     tick: Callable[[], None] = lambda: None
@@ -95,7 +96,7 @@ class Slot:
 
 
 class LoadedModel:
-    """The CTranslate2 model in a folder. It is loaded when it hears something."""
+    """The CTranslate2 model in a folder. It is loaded for its first sound."""
 
     def __init__(self, folder: Callable[[], Path], clock: Clock, slot: Slot) -> None:
         self._folder, self._clock, self._slot = folder, clock, slot
@@ -129,7 +130,7 @@ class LoadedModel:
         if slot.owner is not self:
             slot.owner = slot.whisper = None
             gc.collect()
-            # What is sampled must not depend on what was decoded before.
+            # Sampling must not depend on what was decoded before.
             ctranslate2.set_random_seed(0)
             slot.owner, slot.whisper = self, load_for_users(self._folder())
         return slot.whisper
@@ -137,7 +138,7 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class KeptModel:
-    """A model whose answers are kept in this machine's cache, by model and content of the sounds.
+    """A model whose transcripts are cached on this machine, by model and content of the sounds.
 
     `identity` is JSON that names the model.
     """

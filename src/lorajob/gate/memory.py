@@ -12,7 +12,7 @@ from lorajob.languages import find_language
 from lorajob.speech.audio import Samples
 from lorajob.speech.scoring import rate_of_set
 
-KNOWN_WER = 50.0  # percent: a language in which the base has more errors cannot be forgotten
+KNOWN_WER = 50.0  # percent: with a higher WER, the base does not know the language
 OWN_CLIPS = 16  # test clips whose language is identified
 
 

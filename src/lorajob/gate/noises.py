@@ -13,7 +13,7 @@ from lorajob.speech.text import normalise
 
 SECONDS = 60
 KINDS: tuple[NoiseKind, ...] = ("silence", "hum50", "white", "tones")
-# Always the same sounds, so that the base model hears them once for all jobs of a language.
+# The seed is fixed, so that the cache has the base model's transcripts for all jobs of a language.
 SEED = 15
 
 

@@ -17,9 +17,9 @@ from lorajob.speech.noise import room_tone
 from lorajob.speech.scoring import rate_of_set
 from lorajob.speech.text import normalise
 
-LONG_SECONDS = 60.0  # at least; faster-whisper hears it in windows of 30 s
+LONG_SECONDS = 60.0  # at least; faster-whisper decodes it in windows of 30 s
 WINDOW_SECONDS = 28.0  # at most
-FEWEST_CLIPS = 3  # in a window, for a median over their borders
+FEWEST_CLIPS = 3  # in a window; a median needs several
 PAUSE_SECONDS = 0.5, 2.0
 TOLERANCE_SECONDS = 0.1  # by which segments may overlap or pass the end, through rounding
 
@@ -28,7 +28,7 @@ Span = tuple[float, float]  # begin and end, in seconds
 
 @dataclass(frozen=True)
 class SpokenClip:
-    """A test clip, and what the delivered model says when it hears the clip alone."""
+    """A test clip, and the delivered model's transcript of this clip alone."""
 
     read: Callable[[], Samples]
     reference: str
@@ -94,7 +94,7 @@ def _speech_of(samples: Samples) -> Span:
 
 @dataclass(frozen=True)
 class Recordings:
-    """What the guards of this file hear. `token` is the language in the prompt."""
+    """The sounds that the guards of this file transcribe, and the two models."""
 
     long: Recording
     window: Recording
@@ -278,7 +278,7 @@ def _words_of_clips(
 
 
 def _pauses(recording: Recording) -> list[Span]:
-    """Where nothing is said: before the first clip, between clips, and behind the last one."""
+    """The spans without speech: before the first clip, between clips, and after the last one."""
     ends = [0.0, *(end for _, end in recording.speech)]
     starts = [*(start for start, _ in recording.speech), recording.seconds]
     return list(zip(ends, starts, strict=True))
@@ -296,9 +296,10 @@ def _against_base(
     base: Callable[[], float | None],
     limit: float,
 ) -> Guard:
-    """A guard on a median error in seconds. The base is heard if the value is over the limit.
+    """A guard on a median error in seconds.
 
-    A value may be as high as that of the base.
+    A value over the limit passes if it is not higher than that of the base model, which is decoded
+    only then.
     """
     before = None
     if value is None or value > limit:

@@ -8,7 +8,7 @@ from lorajob.languages import find_language
 from lorajob.speech.gap import REPEATS, compression_ratio
 from lorajob.speech.scoring import rate_of_set
 
-FEWEST_CLIPS = 8  # on which a share of clips, or other clips' references, say something
+FEWEST_CLIPS = 8  # with fewer, the comparison with other clips is chance
 OTHER_CLIPS = 3  # whose references each transcript is compared with
 OVER_REFERENCE = 1.25  # a loop's compression ratio, divided by that of its reference
 
@@ -48,8 +48,8 @@ def check_rate(clips: Transcripts, limit: float) -> Guard:
 def check_own_clips(clips: Transcripts, limit: float) -> Guard:
     """Whether transcripts fit their own clips better than other clips.
 
-    A model that was trained on the texts of other clips says something else than it hears, and may
-    still make fewer errors than its base.
+    If a model was trained on the texts of other clips, its transcripts do not fit the sound. It may
+    still have a lower error rate than its base.
     """
     if len(clips) < FEWEST_CLIPS:
         return not_checked("own_clips", f"{len(clips)} clips, {FEWEST_CLIPS} are needed")
@@ -69,7 +69,7 @@ def check_own_clips(clips: Transcripts, limit: float) -> Guard:
 
 
 def check_loops(clips: Transcripts, limit: float) -> Guard:
-    """Transcripts that repeat themselves, and more so than their references."""
+    """Transcripts that repeat themselves more than their references do."""
     loops, before = (
         sum(_loops(said, heard) for said, heard in zip(clips.references, texts, strict=True))
         for texts in (clips.delivered, clips.base)
@@ -98,5 +98,5 @@ def _moved(texts: Sequence[str], step: int) -> list[str]:
 
 def _loops(reference: str, text: str) -> bool:
     ratio = compression_ratio(text)
-    # Scripts of three bytes a letter compress better, and so do long texts.
+    # Long texts, and scripts with three bytes a letter, compress better.
     return ratio > REPEATS and ratio > OVER_REFERENCE * compression_ratio(reference)

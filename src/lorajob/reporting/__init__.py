@@ -1,4 +1,4 @@
-"""The report of a job: one HTML file to look at and to hear.
+"""The report of a job: one HTML file, with sound.
 
 May import: lorajob.speech, storage, job, spec, languages and errors. It reads files only.
 """

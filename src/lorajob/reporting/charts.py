@@ -68,7 +68,7 @@ def _bars(
     title: str = WORD_ERRORS,
 ) -> alt.LayerChart:
     fields = ("name", "rate", "low", "high", "color")
-    values = [
+    values: list[dict[str, object]] = [
         dict(zip(fields, (*row, colors.get(row[0], COLORS["tuned"])), strict=True)) for row in rows
     ]
     order = [row[0] for row in rows]

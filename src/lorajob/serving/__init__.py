@@ -1,4 +1,4 @@
-"""Models that answer: each in a process of its own, fed by a queue of windows of all requests.
+"""Models for `lorajob serve`: each in its own process, which decodes a queue of windows.
 
 `pool` and `process` run in the server's process and load no model package. `engine`, `batcher`
 and `child` run in the process of a model.

@@ -22,7 +22,7 @@ class AnswerPipe:
         self._stream, self._lock = stream, threading.Lock()
 
     def say(self, answer: Answer) -> None:
-        """Write one answer. If the server is gone, so is this process."""
+        """Write one answer. If the server has ended, end this process."""
         text = answer.model_dump_json(exclude_defaults=True)
         try:
             with self._lock:
@@ -34,7 +34,7 @@ class AnswerPipe:
 
 def main(model: str) -> int:
     """Load the model and answer requests until standard input ends."""
-    # Libraries may print: only answers go to the server.
+    # Libraries may print to standard output, which must hold only answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     line = AnswerPipe(answers)

@@ -27,10 +27,10 @@ from lorajob.speech.audio import SAMPLE_RATE, Samples
 from lorajob.speech.spoken import TimedWord
 from lorajob.whisper.window import WINDOW_SAMPLES
 
-GATHER_SECONDS = 0.005  # a batch waits so long for more windows; only if its device likes batches
+GATHER_SECONDS = 0.005  # a batch waits this long for more windows, if batches are faster
 READERS = 2  # files that are decoded to samples at a time
 MOST_WINDOWS = 64
-MEASURE_SECONDS = 5.0  # at most about so long for the measurement at the start
+MEASURE_SECONDS = 5.0  # of the measurement at the start, about, at most
 WORTH_IT = 0.95  # a larger batch must take at most this share of the time for each window
 GPU_THREADS = 2  # while the GPU runs one batch, the features of the next are made
 
@@ -90,7 +90,7 @@ class Engine:
         self._readers.submit(self._read, request)
 
     def cancel(self, request: int) -> None:
-        """Forget a request: windows that wait are not decoded."""
+        """Drop a request and its waiting windows."""
         with self._lock:
             self._open.pop(request, None)
         self._queue.drop(request)
@@ -193,7 +193,7 @@ class Engine:
             self._add(window.request, window.place, piece, len(batch))
 
     def _add(self, request: int, place: int, piece: SpokenPiece, batch: int) -> None:
-        """Send the piece, and those that waited for it."""
+        """Send the piece, and later pieces that are ready."""
         with self._lock:
             found = self._open.get(request)
             if found is None:
@@ -225,7 +225,7 @@ class Engine:
 
 
 def failure_of(error: Exception) -> Failure:
-    """What a client is told: a LorajobError in full, another error only by its class."""
+    """The failure that a client sees: a LorajobError in full, of another error only the class."""
     if isinstance(error, LorajobError):
         return Failure(kind=error.kind, message=first_line(error))
     return Failure(kind="internal", message=f"decoding failed ({type(error).__name__})")

@@ -1,4 +1,4 @@
-"""What a server and the process of a model say to each other: the model, requests, transcripts.
+"""The messages between a server and the process of a model: the model, requests, transcripts.
 
 Each message is one line of JSON.
 """
@@ -42,15 +42,15 @@ class Request(BaseModel):
     id: int
     path: Path
     language: str | None = None
-    """Whisper code; None: the model's own, or the one that it hears."""
+    """Whisper code; None: the model's own, or the one that it detects."""
     among: tuple[str, ...] = ()
-    """The Whisper codes to choose from when the language is heard; empty: all."""
+    """The Whisper codes to choose from when the language is detected; empty: all."""
     translate: bool = False
     """Translate to English."""
     prompt: str = ""
     """Text that may have come before."""
     temperature: float = 0.0
-    """0: as the model was scored, with fallback. Above: only this temperature."""
+    """0: as the model was scored, with fallback. Otherwise only this temperature is used."""
     times: bool = False
     """Find the times of words."""
     detect_only: bool = False
@@ -81,7 +81,7 @@ class Begun(BaseModel):
     language: str
     seconds: float
     separator: str = " "
-    """What stands between the texts of two pieces."""
+    """The text between two pieces."""
 
 
 class Ready(BaseModel):

@@ -1,4 +1,4 @@
-"""The models that are loaded: started on demand, unloaded longest unused within a memory limit."""
+"""Loads models on demand. The longest unused one is unloaded if memory is full."""
 
 import asyncio
 import logging
@@ -12,7 +12,7 @@ from lorajob.errors import LorajobError
 from lorajob.serving.models import ServedModel
 from lorajob.serving.process import ModelCrashed, ModelProcess
 
-# What a process holds beside its weights, before it is measured: libraries, features, buffers.
+# Estimate of what a process holds besides its weights: libraries, features, buffers.
 BESIDE_WEIGHTS = 400e6
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds before a model that failed is started again
 
@@ -28,7 +28,7 @@ class ModelTooLarge(LorajobError):
 
 
 class ModelResting(LorajobError):
-    """A model's process failed a moment ago, and is not started again yet."""
+    """A model's process failed a short time ago and has not been restarted yet."""
 
     kind = "crash"
 
@@ -77,10 +77,6 @@ class ModelPool:
         """The names of the models that are loaded, the latest used first."""
         slots = sorted(self._slots.values(), key=lambda it: -it.used)
         return [it.model.name for it in slots if _is_ready(it)]
-
-    def processes(self) -> list[ModelProcess]:
-        """The processes of the loaded models."""
-        return [it.task.result() for it in self._slots.values() if _is_ready(it)]
 
     def has(self, model: ServedModel) -> bool:
         """Whether a model is loaded and takes requests."""
@@ -216,7 +212,7 @@ class ModelPool:
 
 
 def estimated_bytes(model: ServedModel) -> float:
-    """The memory that a model is expected to need."""
+    """An estimate of the memory that a model needs."""
     path: Path = model.folder / "model.bin"
     weights = path.stat().st_size if path.is_file() else 0
     return 1.1 * weights + BESIDE_WEIGHTS
@@ -227,7 +223,7 @@ def _is_ready(slot: _Slot) -> bool:
 
 
 def _is_dead(slot: _Slot) -> bool:
-    """Whether its start failed, or its process has ended without being told to."""
+    """Whether its start failed, or its process has crashed."""
     return slot.task.done() and (_failed(slot) or not slot.task.result().alive)
 
 

@@ -1,4 +1,4 @@
-"""The server's end of a model's process: starts it, sends requests, hears the answers."""
+"""The server's side of a model's process: starts it, sends requests, receives answers."""
 
 import asyncio
 import itertools
@@ -55,7 +55,7 @@ class ModelProcess:
     ) -> "ModelProcess":
         """Start a process and wait until it has loaded the model.
 
-        Raises RequestFailed if it refuses, and ModelCrashed if it ends without a word.
+        Raises RequestFailed if it cannot load the model, and ModelCrashed if it ends.
         """
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "lorajob.serving.child", model.model_dump_json()),
@@ -76,7 +76,7 @@ class ModelProcess:
 
     @property
     def ready(self) -> Ready:
-        """What the process said when it had loaded its model."""
+        """The answer of the process after it loaded its model."""
         return self._ready.result()
 
     @property
@@ -119,7 +119,7 @@ class ModelProcess:
                     await self._order(Instruction(cancel=number))
 
     async def stop(self) -> None:
-        """End the process: by the end of its input, else by force."""
+        """Close the input of the process, which ends it; kill it if it does not end in time."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
@@ -141,13 +141,13 @@ class ModelProcess:
             raise ModelCrashed(f"{self.model.name}: its process ended; try again") from None
 
     async def _read(self) -> None:
-        """Hand each answer to its request, until the process ends."""
+        """Pass each answer to its request, until the process ends."""
         stdout = self._process.stdout
         try:
             while stdout is not None and (line := await stdout.readline()):
                 self._hear(Answer.model_validate_json(line))
         except ValueError:
-            log.error("%s: its process wrote no answer; it is ended", self.model.name)
+            log.error("%s: its process wrote a malformed answer, so it is killed", self.model.name)
             with suppress(ProcessLookupError):
                 self._process.kill()
         code = await self._process.wait()

@@ -61,7 +61,7 @@ class ClipWriter:
         self, folder: Path, audio_format: AudioFormat, shard_bytes: int = SHARD_BYTES
     ) -> None:
         self.folder = folder
-        self.audio_format = audio_format
+        self.audio_format: AudioFormat = audio_format
         self.shard_bytes = shard_bytes
         self._writer: pa.RecordBatchStreamWriter | None = None
         self._rows: list[dict[str, object]] = []

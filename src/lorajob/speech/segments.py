@@ -129,10 +129,9 @@ def _stream(file: IO[bytes]) -> Iterator[_Stream]:
         file = completed(file, data)
     try:
         sound = soundfile.SoundFile(file)
-        known = sound.frames < UNKNOWN_FRAMES
     except soundfile.LibsndfileError:
-        known = False
-    if known:
+        sound = None
+    if sound is not None and sound.frames < UNKNOWN_FRAMES:
         with sound:
             rate, channels = checked_format(sound.samplerate, sound.channels)
             yield _Stream(rate, channels, _soundfile_blocks(sound))

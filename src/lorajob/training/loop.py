@@ -274,6 +274,7 @@ class Loop:
         losses = torch.stack([it.loss for it in self.unread]).tolist()
         now = time.monotonic()
         first = self.run.step - len(self.unread) + 1
+        fields = None
         for number, (loss, it) in enumerate(zip(losses, self.unread, strict=True)):
             if not math.isfinite(loss):
                 raise ModelError(
@@ -287,7 +288,7 @@ class Loop:
             fields, self.step_seconds = self.history.add(first + number, loss, it.rate, taken)
         self.unread.clear()
         self.read_at = now
-        if self.history is not None:
+        if fields is not None:
             self._report(fields)
 
     def _save_is_due(self) -> bool:
