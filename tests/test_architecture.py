@@ -32,7 +32,7 @@ MODEL_PACKAGES = ("lorajob.training", "lorajob.whisper", "lorajob.decoding", "lo
 MODEL_PACKAGES += ("lorajob.gate", "lorajob.serving.engine")
 # Each row may import those above it and its own. A name is a file or a folder.
 LIBRARY = (
-    ("errors", "logs", "cores", "visible"),
+    ("errors", "logs", "cores", "visible", "probes"),
     ("languages", "language_tables", "setting_words"),
     ("job", "spec", "spec_gate", "spec_training", "spec_yaml", "gpu_memory"),
     ("storage",),

@@ -35,20 +35,26 @@ from lorajob.errors import (
 from lorajob.job.jobdir import STAGES, JobDir
 from lorajob.job.report import EXIT_BROKEN, EXIT_FAILED, EXIT_STOPPED, Report
 from lorajob.job.results import StageResult
+from lorajob.probes import QUANTIZER, UNUSED, leave_out, may_quantize
 from lorajob.spec import JobSpec
 from lorajob.storage.urls import local_path
-from lorajob.whisper.identity import base_of
+from lorajob.whisper.identity import Base, base_of
 
 
-def run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> StageResult:
+def run_stage(
+    stage: str, job: JobDir, attempt: int, report: Report, *, own_process: bool = False
+) -> StageResult:
     """Run `stage` and commit its files. If the stage is finished, return its result at once.
+
+    With `own_process`, this process runs nothing else, so packages that the stage does not use are
+    left out, which saves a third of its start.
 
     Raises the stage's own LorajobErrors, StageError if the folder is not a job's, OutOfMemory if
     the memory is full, DiskError if the disk is full, and FilesError, CardError, InstallError or
     NetworkError for a fault of this machine or of the network.
     """
     try:
-        return _run_stage(stage, job, attempt, report)
+        return _run_stage(stage, job, attempt, report, own_process)
     # Every error is raised again, if need be as a LorajobError.
     except Exception as error:
         if says_out_of_memory(error):
@@ -65,7 +71,9 @@ def run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> StageRes
         raise
 
 
-def _run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> StageResult:
+def _run_stage(
+    stage: str, job: JobDir, attempt: int, report: Report, own_process: bool
+) -> StageResult:
     finished = job.result(stage)
     if finished is not None:
         return finished
@@ -79,8 +87,10 @@ def _run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> StageRe
     out = job.new_attempt(stage, attempt)
     cost = Cost()
     try:
-        module = importlib.import_module(f"lorajob.{stage}")
         base = base_of(spec, job)
+        if own_process:
+            leave_out(_unused(stage, spec, base))
+        module = importlib.import_module(f"lorajob.{stage}")
         result = module.run(spec, job, out, attempt, report)
         fields = result.model_dump(mode="json") | cost.so_far() | base.as_result()
         written = StageResult.model_validate(fields | {"inputs": inputs})
@@ -94,6 +104,17 @@ def _run_stage(stage: str, job: JobDir, attempt: int, report: Report) -> StageRe
         # By now the job is finished, and so are the trackers' runs.
         importlib.import_module("lorajob.training.trackers").send_results(spec, job)
     return committed
+
+
+def _unused(stage: str, spec: JobSpec, base: Base) -> list[str]:
+    """The optional packages that `stage` of this job does not use."""
+    if stage == "train" and may_quantize(spec.train.quantization):
+        return [*UNUSED]
+    # A base that was saved in 8 bit needs the package in every stage.
+    config = base.folder / "config.json"
+    if config.is_file() and b"quantization_config" in config.read_bytes():
+        return [*UNUSED]
+    return [*UNUSED, QUANTIZER]
 
 
 def draw_report(job: JobDir) -> None:
@@ -171,7 +192,7 @@ def main(argv: list[str] | None = None) -> int:
         _end_with_supervisor()
     try:
         attempt = args.attempt or job.last_attempt(args.stage) + 1
-        report.result(run_stage(args.stage, job, attempt, report))
+        report.result(run_stage(args.stage, job, attempt, report, own_process=True))
     except StageStopped as stop:
         report.error(stop.kind, str(stop))
         return EXIT_STOPPED

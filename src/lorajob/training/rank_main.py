@@ -1,5 +1,9 @@
-"""`python -m lorajob.training.rank_main JOB_DIR CLIPS [CHECKPOINT]`: a process besides rank 0."""
+"""`python -m lorajob.training.rank_main JOB_DIR CLIPS WITHOUT [CHECKPOINT]`: one besides rank 0.
 
+WITHOUT lists the packages that rank 0 left out, with commas.
+"""
+
+import importlib
 import logging
 import os
 import signal
@@ -10,8 +14,8 @@ from pathlib import Path
 from lorajob.errors import LorajobError, says_out_of_memory
 from lorajob.job.jobdir import JobDir
 from lorajob.job.report import EXIT_BROKEN, EXIT_FAILED
+from lorajob.probes import leave_out
 from lorajob.spec import JobSpec
-from lorajob.training.loop import run_rank
 from lorajob.training.ranks import STOP_SIGNALS
 
 log = logging.getLogger(__name__)
@@ -37,9 +41,11 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     job = JobDir(Path(sys.argv[1]))
     clips = int(sys.argv[2])
-    resume = Path(sys.argv[3]) if len(sys.argv) > 3 else None
+    leave_out(name for name in sys.argv[3].split(",") if name)
+    resume = Path(sys.argv[4]) if len(sys.argv) > 4 else None
     try:
-        run_rank(JobSpec.load(job.spec_path), job, clips, resume)
+        loop = importlib.import_module("lorajob.training.loop")
+        loop.run_rank(JobSpec.load(job.spec_path), job, clips, resume)
     # Rank 0 gets the same error and reports it.
     except LorajobError:
         os._exit(EXIT_FAILED)

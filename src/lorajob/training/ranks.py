@@ -6,7 +6,7 @@ and standard output. The others end with it, and it ends if one of them breaks.
 torch.distributed.launcher does not give this: it starts each rank in a session of its own, so that
 killing the stage's process group leaves the ranks running (tests/library/test_shares.py).
 
-    python -m lorajob.training.rank_main JOB_DIR CLIPS [CHECKPOINT]    one of the others
+    python -m lorajob.training.rank_main JOB_DIR CLIPS WITHOUT [CHECKPOINT]    one of the others
 """
 
 import importlib
@@ -26,6 +26,7 @@ from typing import Any
 from lorajob.errors import LorajobError, UsageError
 from lorajob.job.jobdir import JobDir
 from lorajob.job.report import EXIT_BROKEN
+from lorajob.probes import left_out
 
 LOOPBACK = "127.0.0.1"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # rank 0 handles them for all
@@ -61,6 +62,7 @@ def shared_by(count: int, job: JobDir, clips: int, resume: Path | None) -> Itera
     # The store keeps its port until all processes have ended.
     store = _meeting_place(count)
     command = [sys.executable, "-m", RANK_MODULE, str(job.root), str(clips)]
+    command.append(",".join(left_out()))
     command += [str(resume)] if resume else []
     # The others start with these signals blocked, so that none ends before it ignores them.
     unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)

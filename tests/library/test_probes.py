@@ -1,0 +1,47 @@
+"""Optional packages that a stage leaves out."""
+
+import subprocess
+import sys
+
+import pytest
+
+from lorajob import stage
+from lorajob.probes import QUANTIZER, UNUSED
+from lorajob.spec import build_spec
+from lorajob.whisper.identity import Base
+
+LEFT_OUT = """
+import importlib.util, json
+from lorajob.probes import leave_out, left_out
+assert left_out() == []
+leave_out(["scipy", "json"])
+assert importlib.util.find_spec("scipy") is None and importlib.util.find_spec("numpy")
+assert left_out() == ["scipy"]
+import json
+"""
+
+
+def test_a_package_that_is_left_out_looks_as_if_it_were_not_installed():
+    subprocess.run([sys.executable, "-c", LEFT_OUT], check=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "quantization", "saved", "kept"),
+    [
+        ("train", "8bit", "{}", True),
+        ("train", "4bit", "{}", True),
+        ("train", "none", "{}", False),
+        ("train", "none", '{"quantization_config": {}}', True),
+        ("evaluate", "8bit", "{}", False),
+        ("convert", "none", '{"quantization_config": {}}', True),
+    ],
+)
+def test_a_stage_keeps_bitsandbytes_only_for_a_quantised_base(
+    tmp_path, name, quantization, saved, kept
+):
+    (tmp_path / "config.json").write_text(saved)
+    values = {"language": "hi", "corpus": "unused", "base_model": str(tmp_path)}
+    spec = build_spec(values, sets=(f"train.quantization={quantization}",))
+    unused = stage._unused(name, spec, Base(tmp_path, "0" * 64, None))
+    assert set(UNUSED) <= set(unused)
+    assert (QUANTIZER not in unused) == kept
