@@ -1,8 +1,10 @@
 """Error rates."""
 
 import socket
+from pathlib import Path
 
 import evaluate
+import jiwer
 import pytest
 
 from lorajob.speech.gap import explain_gap
@@ -41,6 +43,28 @@ def test_the_metrics_are_evaluates_and_work_by_themselves(tmp_path):
         assert isinstance(made, evaluate.Metric)
         result = made.compute(predictions=["ab cx"], references=["ab cd"])
         assert result == {name: pytest.approx(percent)}
+
+
+def test_evaluate_loads_the_metrics_of_the_repository(tmp_path, monkeypatch):
+    modules = str(tmp_path / "modules")
+    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", modules)
+    monkeypatch.syspath_prepend(modules)
+    folder = Path(__file__).parents[2] / "examples" / "metrics"
+    counts = ("hits", "substitutions", "deletions", "insertions")
+    for metric, percent, hits in (("wer", 50, 1), ("cer", 20, 4)):
+        place = {"keep_in_memory": True, "cache_dir": str(tmp_path)}
+        loaded = evaluate.load(str(folder / metric), **place)
+        # A reference without words is left out, as in all figures.
+        found = loaded.compute(
+            predictions=["Ab, cx!", "more"], references=["ab cd", "..."], language="English"
+        )
+        assert found[metric] == pytest.approx(percent)
+        assert [found[it] for it in counts] == [hits, 1, 0, 0]
+        raw = loaded.compute(predictions=["a b"], references=["a b c"])
+        process = jiwer.process_words if metric == "wer" else jiwer.process_characters
+        own = process("a b c", "a b")
+        assert [raw[it] for it in counts] == [getattr(own, it) for it in counts]
+        assert raw[metric] == pytest.approx(100 * getattr(own, metric))
 
 
 def test_scoring_touches_neither_the_network_nor_the_home(tmp_path, monkeypatch):
