@@ -128,8 +128,7 @@ def _print_comparison(comparison: "Comparison") -> None:
             change = verdict(row.change, comparison.unit)
         click.echo(f"{row.job} against {first}: {change}")
     click.echo(f"compared on {len(comparison.clips)} common clips")
-    for job, count in comparison.left_out.items():
-        if count:
-            click.echo(f"left out: {count} clips of {job} that another job lacks")
+    for job, reason, count in comparison.left_out_reasons:
+        click.echo(f"left out: {count} clip{'s' if count != 1 else ''} of {job}: {reason}")
     for name, values in comparison.settings:
         click.echo(f"{name}: {' | '.join(map(str, values))}")

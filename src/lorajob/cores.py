@@ -1,7 +1,10 @@
 """A stage's share of this machine's CPU: how many threads it starts, and how they wait."""
 
 import os
+import platform
+import sys
 from collections.abc import Iterable, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 
 STAGES_HERE = "LORAJOB_STAGES_HERE"  # how many stages run on this machine at the same time
@@ -67,6 +70,27 @@ def threads_a_stage() -> int:
     given = os.environ.get(STAGES_HERE, "")
     stages = int(given) if given.isdigit() else 1
     return max(1, usable_cores() // max(1, stages))
+
+
+def describe_machine() -> str:
+    """Processor, usable cores, memory, and the GPUs that this process has used torch on."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    cores = usable_cores()
+    parts = [_processor(), f"{cores} core{'s' if cores > 1 else ''}", f"{memory:.0f} GiB memory"]
+    torch = sys.modules.get("torch")
+    # A stage that did not use CUDA must not start it now, for its name alone.
+    if torch is not None and torch.cuda.is_initialized():
+        count = torch.cuda.device_count()
+        parts += [torch.cuda.get_device_name(number) for number in range(count)]
+    return ", ".join(parts)
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 def share_cpu(environment: MutableMapping[str, str]) -> None:

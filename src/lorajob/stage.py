@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from lorajob import logs
-from lorajob.cores import share_cpu
+from lorajob.cores import describe_machine, share_cpu
 from lorajob.errors import (
     DiskError,
     FilesError,
@@ -150,7 +150,7 @@ def _require_inputs(stage: str, spec: JobSpec) -> None:
 
 
 class Cost:
-    """Resources that a stage uses, counted from the creation of this object.
+    """Machine and resources of a stage, counted from the creation of this object.
 
     They cover this process and the children that it waited for. Each attempt counts only itself.
     """
@@ -158,13 +158,14 @@ class Cost:
     def __init__(self) -> None:
         self._wall, self._cpu = time.monotonic(), _cpu_seconds()
 
-    def so_far(self) -> dict[str, float]:
-        """Wall and CPU time in seconds, and the largest resident set in bytes."""
+    def so_far(self) -> dict[str, float | str]:
+        """Wall and CPU time in seconds, the largest resident set in bytes, and the machine."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return {
             "seconds": round(time.monotonic() - self._wall, 2),
             "cpu_seconds": round(_cpu_seconds() - self._cpu, 2),
             "peak_memory_bytes": peak,
+            "machine": describe_machine(),
         }
 
 

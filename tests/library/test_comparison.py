@@ -7,6 +7,7 @@ import jiwer
 import pytest
 
 from lorajob.errors import UsageError
+from lorajob.job.jobdir import JobDir
 from lorajob.reporting.comparison import compare_jobs, write_comparison
 from lorajob.reporting.findings import Findings, read_findings
 from lorajob.speech.text import normalise
@@ -32,6 +33,8 @@ def test_only_common_clips_count_and_the_others_are_named(tmp_path: Path) -> Non
     found = compare_jobs([first, second])
     assert [clip.id for clip in found.clips] == ["test-0.wav", "test-1.wav", "test-3.wav"]
     assert found.left_out == {"hi-1": 1, "hi-2": 2}
+    lacking = "another job lacks them, or has another reference text"
+    assert found.left_out_reasons == [("hi-1", lacking, 1), ("hi-2", lacking, 2)]
     common = [normalise(SENTENCES[n], "") for n in (0, 1, 3)]
     for row, texts in zip(found.rows, (WORSE, BETTER), strict=True):
         heard = [normalise(texts[n], "") for n in (0, 1, 3)]
@@ -41,6 +44,27 @@ def test_only_common_clips_count_and_the_others_are_named(tmp_path: Path) -> Non
     assert change is not None and change.clips == 3
     assert change.fewer == pytest.approx(100 * (1 - 1 / 3))  # one word wrong against three
     assert dict(found.settings) == {"train.epochs": [3, 9]}
+
+
+def test_clips_that_a_model_skipped_or_that_occur_twice_are_counted(tmp_path: Path) -> None:
+    """`delivered` of the second job lacks the first clip and has the fourth twice."""
+    first = job(tmp_path, "hi-1", WORSE)
+    job(tmp_path, "hi-2", BETTER)
+    path = tmp_path / "hi-2" / "evaluate" / "utterances.jsonl"
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    rows += [rows[3]]
+    for row in rows[1:]:
+        row["delivered"] = row["tuned"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    second = read_findings(JobDir(tmp_path / "hi-2"))
+    found = compare_jobs([first, second])
+    assert [clip.id for clip in found.clips] == ["test-1.wav", "test-2.wav"]
+    assert found.left_out == {"hi-1": 2, "hi-2": 3}
+    assert found.left_out_reasons == [
+        ("hi-1", "another job lacks them, or has another reference text", 2),
+        ("hi-2", "its delivered model did not transcribe them", 1),
+        ("hi-2", "they occur twice", 2),
+    ]
 
 
 def test_what_cannot_be_compared_is_one_line(tmp_path: Path) -> None:

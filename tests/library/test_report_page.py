@@ -206,7 +206,11 @@ def test_the_report_of_a_finished_job_is_drawn_and_a_failure_only_logged(
 def test_a_browser_draws_the_charts(job: JobDir, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     write_report(job, path)
-    document = browser.page(path.as_uri())
+    wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    path.write_text(f"{path.read_text('utf-8')}<script>document.title = {wide}</script>", "utf-8")
+    document = browser.quiet_page(path.as_uri(), 500, dark=True)
+    assert "<title>0</title>" in document  # nothing is wider than the window
+    assert "#30363d" in document[document.index("<main") :]  # grid lines of the dark page
     drawn = re.findall(r'id="chart-(\w+)"[^>]*>(?:<div[^>]*>)?\s*<svg', document)
     charts = [
         "rates",
@@ -215,8 +219,8 @@ def test_a_browser_draws_the_charts(job: JobDir, tmp_path: Path) -> None:
         "learning_rate",
         "kinds",
         "lengths",
-        "speakers",
         "characters",
+        "speakers",
     ]
     assert drawn == charts
     ours = document[: document.index("</main>")]

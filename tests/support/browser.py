@@ -41,19 +41,34 @@ def get(url: str, user: str | None, password: str) -> str:
     return text
 
 
+def quiet_page(url: str, width: int, dark: bool = False) -> str:
+    """The document after its scripts have run in a window of `width` pixels.
+
+    Fails if the page prints to the console, where the browser also reports refused requests.
+    """
+    scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
+    options = ("--enable-logging=stderr", scheme, f"--window-size={width},900")
+    said: list[str] = []
+    document = _run(url, "--dump-dom", *options, said=said)
+    assert not [line for line in said if ":CONSOLE" in line], said
+    return document
+
+
 def page(url: str, screenshot: Path | None = None) -> str:
     """The document after its scripts have run; a picture of it too, where asked for."""
     picture = _run(url, f"--screenshot={screenshot}") if screenshot is not None else ""
     return picture or _run(url, "--dump-dom")
 
 
-def _run(url: str, what: str) -> str:
+def _run(url: str, what: str, *options: str, said: list[str] | None = None) -> str:
     with TemporaryDirectory() as profile:
         root = ("--no-sandbox",) if os.getuid() == 0 else ()  # it refuses to run as root with one
         command = [
             *(find_browser(), "--headless", *QUIET, *root, f"--user-data-dir={profile}"),
-            *("--window-size=1600,900", f"--virtual-time-budget={BUDGET_MS}", what, url),
+            *("--window-size=1600,900", f"--virtual-time-budget={BUDGET_MS}", *options, what, url),
         ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stderr
+    if said is not None:
+        said += done.stderr.splitlines()
     return done.stdout

@@ -1,7 +1,7 @@
 """The results of stages. They are small JSON objects, the same in Redis and in manifest.json.
 
 Each stage returns its own model. `lorajob.stage` adds its cost: `seconds`, `cpu_seconds`,
-`peak_memory_bytes`. A written result is read as a StageResult.
+`peak_memory_bytes`, and its `machine`. A written result is read as a StageResult.
 """
 
 from collections.abc import Mapping, Sequence

@@ -46,9 +46,13 @@ def _same_speakers(findings: Findings) -> str:
     speakers, texts = findings.corpus.in_both.speakers, findings.corpus.in_both.texts
     if not speakers and not texts:
         return ""
+    kinds = {"speaker": speakers, "sentence": texts}
+    said = " and ".join(f"{n} {it}{'s' if n != 1 else ''}" for it, n in kinds.items() if n)
+    new = " and ".join(f"{it}s" for it, n in kinds.items() if n)
+    verb = "is" if speakers + texts == 1 else "are"
     return (
-        f"{speakers} speakers and {texts} sentences of the test set are also in the training set. "
-        "For new speakers the error rate is probably higher."
+        f"{said} of the test set {verb} also in the training set. For new {new} the error rate is "
+        "probably higher."
     )
 
 

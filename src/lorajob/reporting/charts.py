@@ -5,14 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 import altair as alt
 
-from lorajob.reporting.findings import Findings
+from lorajob.reporting.findings import Findings, Rate
 
 HEIGHT = 220  # pixels; a chart is as wide as its place on the page
 # Okabe and Ito's colours, which people with impaired colour vision tell apart.
 COLORS = {"base": "#999999", "tuned": "#0072B2", "delivered": "#009E73"}
 KINDS = {"substituted": "#E69F00", "deleted": "#56B4E9", "inserted": "#CC79A7"}
 
-WORD_ERRORS = "word error rate, %"
+RATE_TITLES = {"wer": "word error rate, %", "cer": "character error rate, %"}
+CELL = "#3B8FCC"  # has contrast on white and on a dark page
 BELOW = alt.Legend(orient="bottom")
 
 VegaLite = Mapping[str, object]  # a specification of a chart
@@ -47,16 +48,20 @@ def _models(findings: Findings) -> alt.Color:
 
 
 def rates(findings: Findings) -> alt.LayerChart:
-    """Word error rates of the models, with their intervals."""
-    rows = [
-        (it.name, it.wer.value, it.wer.low or it.wer.value, it.wer.high or it.wer.value)
-        for it in findings.rates
-    ]
-    return _bars(rows, COLORS)
+    """Error rates of the models by the language's metric, with their intervals."""
+    rows = [(it.name, *_span(findings.rate_of(it))) for it in findings.rates]
+    return _bars(rows, COLORS, RATE_TITLES[findings.metric])
+
+
+def _span(rate: Rate) -> tuple[float, float, float]:
+    """The value with its interval; without one, the interval is the value."""
+    low = rate.value if rate.low is None else rate.low
+    high = rate.value if rate.high is None else rate.high
+    return rate.value, low, high
 
 
 def bars_with_intervals(
-    rows: Sequence[tuple[str, float, float, float]], title: str = WORD_ERRORS
+    rows: Sequence[tuple[str, float, float, float]], title: str = RATE_TITLES["wer"]
 ) -> VegaLite:
     """A bar for each (name, error rate, low, high), all in percent."""
     return _bars(rows, {}, title).to_dict()
@@ -65,7 +70,7 @@ def bars_with_intervals(
 def _bars(
     rows: Sequence[tuple[str, float, float, float]],
     colors: Mapping[str, str],
-    title: str = WORD_ERRORS,
+    title: str = RATE_TITLES["wer"],
 ) -> alt.LayerChart:
     fields = ("name", "rate", "low", "high", "color")
     values: list[dict[str, object]] = [
@@ -131,7 +136,7 @@ def learning_rate(findings: Findings) -> alt.Chart | None:
         .mark_line(color=KINDS["substituted"])
         .encode(
             x=alt.X("step:Q", title="step"),
-            y=alt.Y("learning_rate:Q", title="learning rate", axis=alt.Axis(format=".0e")),
+            y=alt.Y("learning_rate:Q", title="learning rate", axis=alt.Axis(format="~e")),
             tooltip=["step:Q", alt.Tooltip("learning_rate:Q", format=".1e")],
         )
         .properties(width="container", height=HEIGHT)
@@ -198,11 +203,12 @@ def characters(findings: Findings) -> alt.Chart | None:
         return None
     return (
         alt.Chart(_data(rows))
-        .mark_rect()
+        .mark_rect(color=CELL)
         .encode(
             x=alt.X("heard:N", title="heard", axis=alt.Axis(labelAngle=0, labelFontSize=16)),
             y=alt.Y("said:N", title="said", axis=alt.Axis(labelFontSize=16)),
-            color=alt.Color("times:Q", title="times", scale=alt.Scale(scheme="blues")),
+            # Opacity, and no scheme of colours: frequent pairs stand out on a dark page too.
+            opacity=alt.Opacity("times:Q", title="times", scale=alt.Scale(range=[0.25, 1])),
             tooltip=["said:N", "heard:N", "times:Q"],
         )
         .properties(width=alt.Step(26), height=alt.Step(26))

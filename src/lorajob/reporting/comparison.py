@@ -7,11 +7,11 @@ from pathlib import Path
 
 from lorajob.errors import UsageError
 from lorajob.job.results import Scores
-from lorajob.reporting.charts import VegaLite, bars_with_intervals
+from lorajob.reporting.charts import RATE_TITLES, VegaLite, bars_with_intervals
 from lorajob.reporting.compare import Change, compare_counts, verdict
 from lorajob.reporting.findings import Findings, ScoredClip, ScoredTranscript
 from lorajob.reporting.html import fill, write_page
-from lorajob.speech.scoring import interval, score
+from lorajob.speech.scoring import METRICS, interval, score
 from lorajob.storage.urls import public
 
 MOST_CLIPS = 100  # on a page, those that differ most
@@ -27,6 +27,7 @@ class JobRow:
     model: str  # which of the job's models was compared: tuned or delivered
     scores: Scores  # on the common clips
     interval: tuple[float, float]  # of `wer`, 95 %
+    cer_interval: tuple[float, float]
     change: Change | None
 
 
@@ -51,7 +52,8 @@ class Comparison:
 
     rows: list[JobRow]
     clips: list[CommonClip]
-    left_out: dict[str, int]  # job -> its clips that another job lacks
+    left_out: dict[str, int]  # job -> its clips that were not compared
+    left_out_reasons: list[tuple[str, str, int]]  # job, reason, clips; only those above zero
     settings: list[tuple[str, list[object]]]  # name, value of each job
     unit: str  # word or character
 
@@ -60,6 +62,10 @@ class Comparison:
         return {
             "clips": len(self.clips),
             "left_out": self.left_out,
+            "left_out_reasons": [
+                {"job": job, "reason": reason, "clips": clips}
+                for job, reason, clips in self.left_out_reasons
+            ],
             "jobs": [
                 {
                     "job": row.job,
@@ -68,6 +74,7 @@ class Comparison:
                     "model": row.model,
                     "scores": row.scores.model_dump(),
                     "interval": list(row.interval),
+                    "cer_interval": list(row.cer_interval),
                     "change": row.change
                     and {
                         "fewer_errors": row.change.fewer,
@@ -108,6 +115,10 @@ def compare_jobs(jobs: Sequence[Findings]) -> Comparison:
         if number:
             before = [it.counts(metric) for it in heard[0]]
             change = compare_counts(before, [it.counts(metric) for it in ours], speakers, seed)
+        words, characters = (
+            interval(references, texts, it, seed=seed, language=language, speakers=speakers)
+            for it in METRICS
+        )
         rows.append(
             JobRow(
                 job.job,
@@ -115,7 +126,8 @@ def compare_jobs(jobs: Sequence[Findings]) -> Comparison:
                 public(job.spec.corpus),
                 job.after,
                 score(references, texts, language),
-                interval(references, texts, seed=seed, language=language, speakers=speakers),
+                words,
+                characters,
                 change,
             )
         )
@@ -125,7 +137,13 @@ def compare_jobs(jobs: Sequence[Findings]) -> Comparison:
             CommonClip(name, reference, [ours[place] for ours in heard])
             for place, (name, reference) in enumerate(common)
         ],
-        {job.job: len(clips) - len(common) for job, clips in zip(jobs, found, strict=True)},
+        {job.job: len(job.clips) - len(common) for job in jobs},
+        [
+            (job.job, reason, count)
+            for job, clips in zip(jobs, found, strict=True)
+            for reason, count in _reasons(job, len(clips), len(common)).items()
+            if count
+        ],
         _settings(jobs),
         "word" if metric == "wer" else "character",
     )
@@ -141,6 +159,16 @@ def _by_clip(job: Findings) -> dict[tuple[str, str], ScoredClip]:
         (clip.id, clip.reference): clip
         for clip in job.clips
         if job.after in clip.heard and times[clip.id, clip.reference] == 1
+    }
+
+
+def _reasons(job: Findings, usable: int, common: int) -> dict[str, int]:
+    """Why clips of a job were not compared, and how many."""
+    unheard = sum(job.after not in clip.heard for clip in job.clips)
+    return {
+        "another job lacks them, or has another reference text": usable - common,
+        f"its {job.after} model did not transcribe them": unheard,
+        "they occur twice": len(job.clips) - unheard - usable,
     }
 
 
@@ -180,4 +208,7 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
 def _chart(comparison: Comparison) -> VegaLite:
     return bars_with_intervals(
         [(row.job, row.scores.wer, *row.interval) for row in comparison.rows]
+        if comparison.unit == "word"
+        else [(row.job, row.scores.cer, *row.cer_interval) for row in comparison.rows],
+        RATE_TITLES["wer" if comparison.unit == "word" else "cer"],
     )

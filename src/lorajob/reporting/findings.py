@@ -27,6 +27,7 @@ from lorajob.speech.clipstore import ClipStore
 
 CURVE_POINTS = 400  # at most; more cannot be told apart in a chart
 LENGTHS = ((0, 2), (2, 4), (4, 6), (6, 10), (10, 20), (20, 31))  # seconds
+MOST_SPEAKERS = 30  # in a chart
 MOST = 20  # rows of a table of confusions
 
 
@@ -76,6 +77,8 @@ class _Scores(BaseModel, frozen=True):
     wer: float
     cer: float
     clips: int
+    wer_interval: tuple[float, float] | None = None
+    cer_interval: tuple[float, float] | None = None
 
 
 class _Metrics(BaseModel, frozen=True):
@@ -176,6 +179,15 @@ class Findings:
         """The clips that both the base and the resulting model transcribed."""
         return [clip for clip in self.clips if {"base", self.after} <= clip.heard.keys()]
 
+    def rate_of(self, row: ModelRates) -> Rate:
+        """The rate of a model by the metric of the language."""
+        return row.wer if self.metric == "wer" else row.cer
+
+    @property
+    def more_speakers(self) -> bool:
+        """Whether the clips have more speakers than `by_speaker` shows."""
+        return len({clip.speaker for clip in self.compared if clip.speaker}) > MOST_SPEAKERS
+
     def kinds(self) -> list[dict[str, str | float]]:
         """Errors by kind, for 100 words (or characters) of the references."""
         rows: list[dict[str, str | float]] = []
@@ -195,14 +207,16 @@ class Findings:
             rows += self._rates(chosen, "length", f"{low} to {high} s")
         return rows
 
-    def by_speaker(self, most: int = 30) -> list[dict[str, str | float]]:
+    def by_speaker(self) -> list[dict[str, str | float]]:
         """The rate of the speakers with most clips, in percent; empty if speakers are unknown."""
         speakers: dict[str, list[ScoredClip]] = defaultdict(list)
         for clip in self.compared:
             if clip.speaker:
                 speakers[clip.speaker].append(clip)
         rows: list[dict[str, str | float]] = []
-        for name, clips in sorted(speakers.items(), key=lambda it: (-len(it[1]), it[0]))[:most]:
+        for name, clips in sorted(speakers.items(), key=lambda it: (-len(it[1]), it[0]))[
+            :MOST_SPEAKERS
+        ]:
             rows += self._rates(clips, "speaker", name[:12])
         return rows
 
@@ -306,8 +320,9 @@ def _model_rates(metrics: _Metrics) -> list[ModelRates]:
     rates = []
     for name, it in scores.items():
         if it is not None:
-            low, high = metrics.intervals.get(name) or (None, None)
-            wer, cer = Rate(it.wer, low, high), Rate(it.cer, None, None)
+            # Jobs of older versions have no interval beside the scores.
+            around = it.wer_interval or metrics.intervals.get(name) or (None, None)
+            wer, cer = Rate(it.wer, *around), Rate(it.cer, *(it.cer_interval or (None, None)))
             rates.append(ModelRates(name, wer, cer, it.clips))
     return rates
 

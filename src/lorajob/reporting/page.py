@@ -114,6 +114,7 @@ def _cost(name: str, result: StageResult) -> dict[str, object]:
         "seconds": told.get("seconds"),
         "cpu_seconds": told.get("cpu_seconds"),
         "peak_memory_bytes": told.get("peak_memory_bytes"),
+        "machine": told.get("machine"),
     }
 
 
