@@ -141,6 +141,31 @@ def test_the_examples_of_the_card_run(
     assert heard[0] == heard[1] and heard[0]
 
 
+def test_a_check_of_the_libraries_stands_in_the_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The code of the check finds the base model on this machine, that of the card on the Hub."""
+    codes: list[str] = []
+
+    def hear(code: str, bundle: Path, store: object, places: list[int]) -> list[str]:
+        codes.append(code)
+        if "faster_whisper" in code:
+            raise ModuleNotFoundError("no", name="faster_whisper")
+        return ["" for _ in places]
+
+    monkeypatch.setattr("lorajob.bundle.measure._hear", hear)
+    forms = ("--what", "adapter,ctranslate2")
+    target = tmp_path / "model"
+    assert main(["export", "hi-1", str(target), "--check", "2", *forms]) == 0
+    assert "faster_whisper is not installed, so it is not checked" in capsys.readouterr().err
+    card = (target / "README.md").read_text("utf-8")
+    assert "| PEFT | 2 | 100.00 | 100.00 |" in card and "| faster-whisper | 2 |" not in card
+    scored = {"library": "PEFT", "wer": 100.0, "cer": 100.0, "clips": 2}
+    assert json.loads((target / "bundle.json").read_bytes())["checked"] == [scored]
+    assert "config.base_model_name_or_path" in card
+    assert "config.base_model_name_or_path" not in codes[0] and "from_pretrained('/" in codes[0]
+
+
 def read_ggml(path: Path) -> tuple[list[int], list[bytes], dict[str, np.ndarray]]:
     """Sizes, tokens and tensors, read as whisper.cpp reads them."""
     data, at = path.read_bytes(), 0

@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import jiwer
@@ -121,6 +123,76 @@ def test_the_numbers_of_the_page_are_those_of_the_files(job: JobDir) -> None:
     assert findings.validation[0] == {"step": 250, "wer": 75, "cer": 35}
     assert [point["step"] for point in findings.validation] == [250, 500, 750, 1000]
     assert {clip.speaker for clip in findings.clips} == {"speaker-0", "speaker-1", "speaker-2"}
+
+
+def region(page: str, label: str) -> list[list[str]]:
+    """The rows of a table of the page, without its heading."""
+    table = page[page.index(f'aria-label="{label}"') :].partition("</table>")[0]
+    rows = re.findall(r"<tr>(.*?)</tr>", table.partition("<tbody>")[2], re.DOTALL)
+    return [
+        [re.sub(r"<[^>]*>", "", cell).strip() for cell in re.findall(r"<t[hd].*?</t[hd]>", row)]
+        for row in rows
+    ]
+
+
+def drawn_values(page: str, name: str) -> list[dict[str, object]]:
+    """The rows of data in the specification of a chart."""
+    spec = json.loads(re.search(rf'id="data-{name}">(.*?)</script>', page, re.DOTALL)[1])
+    while "data" not in spec:
+        (spec, *_) = spec["layer"]
+    return spec["data"]["values"]
+
+
+def test_every_number_of_the_page_is_computed_again_by_other_means(tmp_path: Path) -> None:
+    """By jiwer, and by all 27 draws of three speakers instead of a bootstrap's random ones."""
+    after = ("नमस्ते दुनिया", "हमने खाना", "पानी गरम था", "यह किताब मेरी है")
+    texts = {"base": BASE, "tuned": TUNED, "delivered": after}
+    page = render(job := make_evaluated_job(tmp_path / "hi-1", texts), read_findings(job))
+    metrics = json.loads((job.stage_dir("evaluate") / "metrics.json").read_bytes())
+    said = [normalise(text, "") for text in SENTENCES]
+    heard = {name: [normalise(text, "") for text in its] for name, its in texts.items()}
+    words = {name: jiwer.process_words(said, its) for name, its in heard.items()}
+    rows = {row[0]: row[1:] for row in region(page, "Error rates")}
+    assert rows.keys() == texts.keys()
+    for name, its in heard.items():
+        wer, cer = 100 * words[name].wer, 100 * jiwer.cer(said, its)
+        assert (metrics[name]["wer"], metrics[name]["cer"]) == pytest.approx((wer, cer))
+        assert rows[name][0].startswith(f"{wer:.1f} %") and rows[name][1] == f"{cer:.1f} %"
+        assert rows[name][2] == "4"
+        assert re.search(rf'<dt>{name}</dt><dd><span class="big">{wer:.1f} %</span>', page)
+        (bar,) = [it for it in drawn_values(page, "rates") if it["name"] == name]
+        assert bar["rate"] == pytest.approx(wer)
+
+    def errors(name: str, places: Sequence[int]) -> int:
+        found = [jiwer.process_words(said[it], heard[name][it]) for it in places]
+        return sum(it.substitutions + it.deletions + it.insertions for it in found)
+
+    speakers = [[0, 3], [1], [2]]
+    counts = [(errors("base", it), errors("delivered", it)) for it in speakers]
+    draws = [[sum(it) for it in zip(*draw, strict=True)] for draw in product(counts, repeat=3)]
+    changes = [100 * (1 - now / before) for before, now in draws if before]
+    whole = 100 * (1 - errors("delivered", range(4)) / errors("base", range(4)))
+    change = f"{whole:.0f} % fewer word errors (4 clips; 95 % interval {min(changes):.0f} to"
+    assert f"{change} {max(changes):.0f} %)" in page
+    for row in drawn_values(page, "kinds"):
+        kinds = {"substituted": "substitutions", "deleted": "deletions", "inserted": "insertions"}
+        count = getattr(words[row["model"]], kinds[row["kind"]])
+        assert row["errors"] == pytest.approx(100 * count / sum(len(it.split()) for it in said))
+    assert len(drawn_values(page, "kinds")) == 6
+    for row in drawn_values(page, "speakers"):
+        places = speakers[int(row["speaker"][-1])]
+        length = sum(len(said[it].split()) for it in places)
+        assert row["rate"] == pytest.approx(100 * errors(row["model"], places) / length)
+        assert row["clips"] == len(places)
+    assert {row["model"]: row["rate"] for row in drawn_values(page, "lengths")} == pytest.approx(
+        {name: 100 * words[name].wer for name in ("base", "delivered")}
+    )
+    wrong = sum(int(row[2]) for row in region(page, "Confused words"))
+    assert wrong == errors("delivered", range(4))
+    for place, article in enumerate(re.findall(r"<article>.*?</article>", page, re.DOTALL)):
+        number = int(re.search(r"test-(\d)\.wav", article)[1])
+        for name, shown in re.findall(r"<dt>(\w+), (\d+) errors?</dt>", article):
+            assert int(shown) == errors(name, [number]), (place, name)
 
 
 def test_each_clip_is_shown_once_and_has_its_sound(job: JobDir) -> None:

@@ -12,6 +12,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from lorajob import __version__
 from lorajob.bundle.facts import Facts, Measured
 from lorajob.bundle.layout import Layout
+from lorajob.bundle.measure import LibraryScore
 from lorajob.bundle.usage import examples
 
 DECODERS = {
@@ -32,8 +33,10 @@ class CardOptions:
     forced: bool  # published in spite of a failed gate
 
 
-def write_card(facts: Facts, layout: Layout, options: CardOptions) -> str:
-    """The text of README.md."""
+def write_card(
+    facts: Facts, layout: Layout, options: CardOptions, checked: Sequence[LibraryScore] = ()
+) -> str:
+    """The text of README.md. `checked` are the scores of its examples."""
     data = _front_matter(facts, layout, options).to_yaml()
     before = next((it for it in facts.rates if it.model == "base"), None)
     against = "" if before is None else f"; the base model has {before.scores.wer:.1f} %"
@@ -47,6 +50,7 @@ def write_card(facts: Facts, layout: Layout, options: CardOptions) -> str:
         headline=facts.headline,
         against=against,
         rates=facts.rates,
+        checked=checked,
         decoders=DECODERS,
         improvement=facts.improvement,
         gate=facts.gate,

@@ -15,6 +15,8 @@ from lorajob.bundle.card import CardOptions, write_card
 from lorajob.bundle.facts import Facts
 from lorajob.bundle.ggml import write_ggml
 from lorajob.bundle.layout import CARD, INDEX, Layout, plan_layout
+from lorajob.bundle.measure import LibraryScore, measure_examples
+from lorajob.bundle.usage import examples
 from lorajob.errors import StageError, UsageError
 from lorajob.job.chain import chain_faults, file_faults
 from lorajob.job.jobdir import JobDir, hash_files, write_json
@@ -40,6 +42,7 @@ class Order:
     license: str | None = None
     repo: str | None = None  # OWNER/NAME on the Hub, if it goes there
     forced: bool = False  # in spite of a failed gate
+    check: int = 0  # test clips on which each form is scored
 
 
 def check_license(text: str | None) -> str | None:
@@ -89,11 +92,27 @@ def make_bundle(job: JobDir, folder: Path, facts: Facts, order: Order, say: Say)
         kind = spec.convert.compute_types[number]
         name = "model" if number == 0 else f"model-{kind}"
         shutil.copytree(job.stage_dir("convert") / name, folder / inner)
+    checked = _check(job, spec, folder, facts, layout, order, say) if order.check else []
     title = _title(facts, order)
     options = CardOptions(title, order.license, order.repo, order.forced)
-    (folder / CARD).write_text(write_card(facts, layout, options), "utf-8")
-    _write_index(folder, facts, layout, order)
+    (folder / CARD).write_text(write_card(facts, layout, options, checked), "utf-8")
+    _write_index(folder, facts, layout, order, checked)
     return layout
+
+
+def _check(
+    job: JobDir,
+    spec: JobSpec,
+    folder: Path,
+    facts: Facts,
+    layout: Layout,
+    order: Order,
+    say: Say,
+) -> list[LibraryScore]:
+    """Scores of the card's examples, which find the bundle and the base model on this machine."""
+    base = base_of(spec, job).folder if layout.adapter is not None else None
+    codes = list(examples(facts, layout, None, base))
+    return measure_examples(job, folder, codes, spec.language, order.check, say)
 
 
 def _title(facts: Facts, order: Order) -> str:
@@ -142,7 +161,9 @@ def _dtype_of(base: Path) -> torch.dtype:
     return DTYPES.get(config.get("dtype") or config.get("torch_dtype"), torch.float32)
 
 
-def _write_index(folder: Path, facts: Facts, layout: Layout, order: Order) -> None:
+def _write_index(
+    folder: Path, facts: Facts, layout: Layout, order: Order, checked: Sequence[LibraryScore]
+) -> None:
     """Write bundle.json, the last file."""
     values = {
         "format": 1,
@@ -156,6 +177,7 @@ def _write_index(folder: Path, facts: Facts, layout: Layout, order: Order) -> No
         "license": order.license,
         "gate": facts.gate.state,
         "forced": order.forced,
+        "checked": [it.as_json() for it in checked],
         "files": hash_files(folder),
     }
     write_json(folder / INDEX, values)

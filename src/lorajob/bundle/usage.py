@@ -6,6 +6,7 @@ runs each example of Python.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from lorajob.bundle.facts import Facts
 from lorajob.bundle.layout import Layout
@@ -29,13 +30,18 @@ class _Place:
         return f'"{self.repo}"{inner}'
 
 
-def examples(facts: Facts, layout: Layout, repo: str | None) -> Iterator[tuple[str, str, str]]:
-    """(title, language of the code, code) for each form in the bundle."""
+def examples(
+    facts: Facts, layout: Layout, repo: str | None, base: Path | None = None
+) -> Iterator[tuple[str, str, str]]:
+    """(title, language of the code, code) for each form in the bundle.
+
+    With `base`, the code loads the base model from this folder, not from the Hub.
+    """
     token = facts.language.token
     if layout.merged is not None:
         yield "transformers", "python", _transformers(_Place(repo, layout.merged), token)
     if layout.adapter is not None:
-        yield "PEFT", "python", _peft(facts, _Place(repo, layout.adapter), token)
+        yield "PEFT", "python", _peft(facts, _Place(repo, layout.adapter), token, base)
     if layout.ctranslate2:
         yield "faster-whisper", "python", _faster_whisper(repo, layout.ctranslate2[0], token)
     if layout.ggml is not None:
@@ -61,9 +67,11 @@ ids = model.generate(input_features=heard.to(model.dtype), language="{token}", t
 print(processor.batch_decode(ids, skip_special_tokens=True)[0])"""
 
 
-def _peft(facts: Facts, place: _Place, token: str) -> str:
+def _peft(facts: Facts, place: _Place, token: str, folder: Path | None) -> str:
     base = "config.base_model_name_or_path, revision=config.revision"
-    if facts.base.name is None:
+    if folder is not None:
+        base = repr(str(folder))
+    elif facts.base.name is None:
         base = '"FOLDER/OF/THE/BASE/MODEL"'
     allow = ""
     if facts.allowed:
