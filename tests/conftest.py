@@ -1,6 +1,7 @@
 """Fixtures that every test may use: a home of its own, and a tiny random Whisper."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from functools import partialmethod
@@ -15,6 +16,11 @@ from tests.support.object_store import bucket
 from tests.support.service import redis, redis_server, service
 
 __all__ = ["bucket", "redis", "redis_server", "service"]
+
+# nohup ignores SIGHUP, and children would inherit that. A signal that is handled has its default
+# action in a program that a child executes.
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 # As in a stage, threads wait without spinning. Must come before a test loads torch.
 share_cpu(os.environ)

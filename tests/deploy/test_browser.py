@@ -54,7 +54,7 @@ def flower(service):
     env = os.environ | {"LORAJOB_HOME": str(service.settings.home)}
     env["LORAJOB_ARTIFACTS"] = str(service.settings.jobs)
     command = [sys.executable, "-c", SHOW_PROGRESS, record.id, RUNNING]
-    subprocess.run(command, env=env, check=True, timeout=60)
+    subprocess.run(command, env=env, check=True, timeout=240)
     states = [task["state"] for task in tasks_of(service, record.id).values()]
     wait_for(lambda: states == ["SUCCESS"] * 4 or refresh(states, service, record.id))
     wait_for(lambda: RUNNING in json.loads(fetch(service, "api/tasks")))

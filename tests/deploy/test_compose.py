@@ -291,7 +291,7 @@ def test_redis_starts_as_the_file_says(tmp_path: Path) -> None:
         assert b"redis-server" in cmdline and b"aSecret" not in cmdline, "the shell became it"
     finally:
         server.terminate()
-        assert server.wait(timeout=120) == 0
+        assert server.wait(timeout=240) == 0
 
 
 def answers(redis: Redis) -> bool:

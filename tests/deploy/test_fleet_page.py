@@ -89,7 +89,7 @@ class Machine:
             os.kill(pid, signal.SIGTERM)
         wait_for(lambda: not any(running(pid) for pid in pids[1:]), 60)
         for shell in self.shells:
-            shell.wait(timeout=120)
+            shell.wait(timeout=240)
 
 
 @pytest.fixture

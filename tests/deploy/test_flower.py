@@ -32,7 +32,7 @@ def test_the_probe_of_flowers_container_knows_the_password(service):
     def probe(password):
         env = os.environ | {"LORAJOB_FLOWER_PASSWORD": password}
         command = [sys.executable, "-IS", str(PROBE), "flower", port]
-        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
 
     assert (probe(FLOWER_PASSWORD).returncode, probe(FLOWER_PASSWORD).stderr) == (0, "")
     refused = probe("wrong")
@@ -70,7 +70,7 @@ def test_flower_and_celery_show_progress(service):
     uuid = "0f0f0f0f-0000-4000-8000-000000000022"
     command = [sys.executable, "-c", SHOW_PROGRESS, record.id, uuid]
     env["LORAJOB_ARTIFACTS"] = str(service.settings.jobs)
-    subprocess.run(command, env=env, check=True, timeout=60)
+    subprocess.run(command, env=env, check=True, timeout=240)
     wait_for(lambda: uuid in json.loads(fetch(service, "api/tasks")))
     page = fetch(service, f"task/{uuid}")
     assert "PROGRESS" in page and "hi train 5/180 (2 %), loss 2.125, 61 s left" in page

@@ -35,7 +35,7 @@ def ask(urls: list[str], endpoint: str, **env: str) -> dict[str, str]:
     home = os.environ["LORAJOB_HOME"]
     names = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": f"{home}/hf", **env}
     command = [sys.executable, "-c", SCRIPT, *urls]
-    done = subprocess.run(command, env=names, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=names, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -67,7 +67,7 @@ def test_a_stop_reaches_both_after_the_same_step(tiny_whisper: Path, tmp_path: P
     assert json.loads(stage.stdout.readline())["event"] == "progress"
     _, other = descendants(stage.pid)
     os.killpg(stage.pid, signal.SIGTERM)
-    stage.communicate(timeout=120)
+    stage.communicate(timeout=240)
     assert stage.returncode == EXIT_STOPPED
     wait_for(lambda: not running(other))
     newest = newest_checkpoint(job.checkpoints)
@@ -89,7 +89,7 @@ def test_neither_process_outlives_the_other(
     assert stage.stdout.readline()
     _, other = descendants(stage.pid)
     os.kill(stage.pid if victim == "first" else other, signal.SIGKILL)
-    stage.communicate(timeout=120)
+    stage.communicate(timeout=240)
     assert stage.returncode == -signal.SIGKILL  # and so it is tried again
     wait_for(lambda: not running(other))
     assert job.result("train") is None

@@ -134,7 +134,7 @@ def test_a_stop_signalled_to_loader_processes_too_leaves_a_checkpoint(
         assert '"step": 1,' in stage.stdout.readline()
         os.killpg(stage.pid, signal.SIGTERM)
         stage.stdout.read()
-        assert stage.wait(timeout=60) == EXIT_STOPPED
+        assert stage.wait(timeout=240) == EXIT_STOPPED
     newest = newest_checkpoint(job.checkpoints)
     assert newest is not None
     assert newest.step >= 1

@@ -259,7 +259,7 @@ def test_a_bug_beside_loader_processes_ends_the_stage_with_its_traceback(
     for shard in (job.stage_dir("preprocess") / "train").glob("*.arrow"):
         shard.write_bytes(shard.read_bytes().replace(b"fLaC", b"oops"))
     command = [sys.executable, "-m", "lorajob.stage", "train", str(job.root)]
-    stage = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    stage = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert stage.returncode == EXIT_BROKEN
     assert "Traceback" in stage.stderr and "stage train broke" in stage.stderr
 

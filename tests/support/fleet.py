@@ -263,7 +263,7 @@ def end_tree(worker: Worker) -> None:
     """SIGKILL a worker and all that came of it, stopped or not."""
     tree = worker.tree()
     worker.signal(signal.SIGKILL, tree)
-    worker.process.wait(timeout=120)
+    worker.process.wait(timeout=240)
     wait_for(lambda: not any(running(pid) for pid in tree))
 
 

@@ -26,7 +26,7 @@ def build(overlay: str) -> list[Manifest]:
         [KUBECTL, "kustomize", K8S / "overlays" / overlay],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert run.returncode == 0, run.stderr
     assert "deprecated" not in run.stderr

@@ -32,7 +32,7 @@ class serving:
 
     def __exit__(self, *_: object) -> None:
         self.process.terminate()
-        _, errors = self.process.communicate(timeout=120)
+        _, errors = self.process.communicate(timeout=240)
         assert self.process.returncode == 0, errors
 
 

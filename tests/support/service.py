@@ -32,6 +32,7 @@ from lorajob.worker.stack.redis_server import find_server, free_port
 from lorajob.worker.stack.services import Kept, redis_service
 from lorajob.worker.stack.stack import Stack
 
+LONG_SECONDS = 240.0  # for any condition, also on a machine that is slow and busy
 PASSWORD = "redis-secret-of-the-tests"
 FLOWER_PASSWORD = "flower-secret-of-the-tests"
 SCORES = {"wer": 50.0, "cer": 20.0, "raw_wer": 55.0, "raw_cer": 25.0, "clips": 3}
@@ -43,9 +44,12 @@ RESULTS = {
 }
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    """Return when `condition` holds; fail after `seconds`."""
-    deadline = time.monotonic() + seconds
+def wait_for(condition: Callable[[], object], seconds: float = LONG_SECONDS) -> None:
+    """Return when `condition` holds; fail after `seconds`, at least LONG_SECONDS.
+
+    The limit only ends a test that hangs: a slow or busy machine must not reach it.
+    """
+    deadline = time.monotonic() + max(seconds, LONG_SECONDS)
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"
         time.sleep(0.05)

@@ -35,7 +35,7 @@ def workers(settings: Settings, **variables: str) -> Iterator[Redis]:
             for worker in started:
                 worker.terminate()
             for worker in started:
-                worker.wait(timeout=60)
+                worker.wait(timeout=240)
             redis.flushall()
 
 

@@ -116,7 +116,7 @@ def fleet(redis: Redis, env: dict[str, str], logs: Path) -> Iterator[Staff]:
             process.terminate()
         for process in started:
             try:
-                process.wait(timeout=60)
+                process.wait(timeout=240)
             except subprocess.TimeoutExpired:
                 process.kill()
         for pid in filter(running, trees):
@@ -136,7 +136,7 @@ def flower(env: dict[str, str]) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(timeout=120)
+        process.wait(timeout=240)
 
 
 def submitted(env: dict[str, str], corpora: Path, base: Path, place: Path) -> str:

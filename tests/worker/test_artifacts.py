@@ -258,11 +258,11 @@ def test_room_is_made_of_what_is_safe_and_not_in_use(bucket: str, tmp_path: Path
 def test_a_store_that_is_away_is_one_line(bucket: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     command = [sys.executable, "-c", WRITE, f"{bucket}/away"]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    told = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert told.stdout.startswith(f"{bucket}/away is unavailable: "), told
     monkeypatch.undo()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
-    told = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    told = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert told.stdout.startswith(f"{bucket}/away is unavailable: "), told
     assert "another" not in told.stdout + told.stderr
     with pytest.raises(UsageError, match="must hold no credentials") as told:

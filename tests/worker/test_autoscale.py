@@ -104,7 +104,7 @@ def scaler(redis_server: Settings, records: Records, tmp_path: Path) -> Iterator
         for pid in descendants(process.pid) if process.poll() is None else []:
             if running(pid):
                 os.kill(pid, signal.SIGKILL)
-        process.wait(timeout=120)
+        process.wait(timeout=240)
 
 
 def workers_of(scaler: subprocess.Popen[str]) -> list[int]:
@@ -147,7 +147,7 @@ def test_workers_come_with_the_work_and_go_after_it_with_no_stage_interrupted(
         evaluated = [records.load(name).stages["evaluate"].attempts for name in names]
         assert evaluated == [1, 1, 1]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=120) == 0
+        assert process.wait(timeout=240) == 0
 
 
 def test_a_scaler_told_to_stop_gives_back_what_its_workers_run(redis_server, records, scaler):
@@ -163,7 +163,7 @@ def test_a_scaler_told_to_stop_gives_back_what_its_workers_run(redis_server, rec
             wait_for(lambda: records.load(job.id).stages["train"].state == "running", WAIT_SECONDS)
             family = descendants(process.pid)
             process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=40) == 0
+            assert process.wait(timeout=240) == 0
         wait_for(lambda: not any(running(pid) for pid in family))
         assert records.load(job.id).stages["train"].state == "queued"
         assert records.load(job.id).ended[-1].why == "its worker was told to stop"

@@ -116,7 +116,7 @@ def test_a_message_that_vanished_is_sent_again(fleet):
     record = fleet.new_job("hi-00000032", real=())
     started = time.monotonic()
     wait_for(lambda: fleet.load(record).stages["preprocess"].attempts == 1)
-    assert time.monotonic() - started <= LEASE_SECONDS + 10
+    assert time.monotonic() - started <= LEASE_SECONDS + 60
     assert commits(fleet.wait_until(record, "succeeded")) == list(STAGES)
 
 
@@ -126,7 +126,7 @@ def test_a_job_that_always_kills_its_worker_fails_and_the_others_finish(fleet):
     bad = fleet.new_job("hi-00000049")
     for record in (bad, *good):
         fleet.send(record)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not fleet.load(bad).over:
         assert time.monotonic() < deadline
         if (pid := trainer(bad)) is not None:

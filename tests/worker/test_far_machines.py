@@ -178,7 +178,7 @@ def test_a_corpus_is_fetched_once_a_machine(corpus, monkeypatch, tmp_path: Path)
     fetches = "import sys; from lorajob.corpora.remote import fetch; print(fetch(sys.argv[1]))"
     command = [sys.executable, "-c", fetches, url]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    paths = {process.communicate(timeout=60)[0].strip() for process in both}
+    paths = {process.communicate(timeout=240)[0].strip() for process in both}
     path = Path(paths.pop())
     assert not paths and path.read_bytes() == archive.read_bytes()
     before = path.stat()

@@ -17,7 +17,7 @@ from tests.support.service import settings_for
 
 
 def test_a_driver_that_hangs_or_has_no_card_is_said(driver, monkeypatch, tmp_path, caplog):
-    (driver / "nvidia-smi").write_text("#!/bin/sh\nexec sleep 60\n")
+    (driver / "nvidia-smi").write_text("#!/bin/sh\nexec sleep 600\n")
     monkeypatch.setattr(gpus, "TIMEOUT_SECONDS", 0.2)
     for asked in ("auto", "all", "0"):
         with pytest.raises(ServiceError, match="does not answer within"):
@@ -42,10 +42,10 @@ def test_a_driver_that_lets_no_process_go_is_not_waited_for(driver, monkeypatch)
         for _ in range(2):
             with pytest.raises(ServiceError, match="does not answer within"):
                 pins("auto")
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 120
     (process,) = gpus.hung  # the second question was not put
     process.kill()
-    process.wait(timeout=120)
+    process.wait(timeout=240)
     fake_driver(driver)
     monkeypatch.setattr(gpus, "TIMEOUT_SECONDS", 20)
     assert visible("auto") == [L4, A100]

@@ -126,7 +126,7 @@ def begun() -> Iterator[list[subprocess.Popen[str]]]:
         for pid in left if process.poll() is None else []:
             if running(pid):
                 os.kill(pid, signal.SIGKILL)
-        process.wait(timeout=120)
+        process.wait(timeout=240)
 
 
 def launch(begun, env, tmp_path, *args: str) -> subprocess.Popen[str]:
@@ -166,7 +166,7 @@ def test_each_gpu_has_a_worker_of_what_fits_it_and_sigterm_ends_them_all(
         assert pools(command.pid) == wanted
         family = descendants(command.pid)
         command.send_signal(signal.SIGTERM)
-        assert command.wait(timeout=120) == 0
+        assert command.wait(timeout=240) == 0
         wait_for(lambda: not any(running(pid) for pid in family))
         assert living(redis, "gpu") == []
 
@@ -181,7 +181,7 @@ def test_a_worker_that_fails_is_not_started_again_and_its_code_is_the_commands(
     os.kill(first, signal.SIGKILL)
     wait_for(lambda: len(pools(command.pid)) == 1)
     command.send_signal(signal.SIGTERM)
-    assert command.wait(timeout=120) == 128 + signal.SIGKILL
+    assert command.wait(timeout=240) == 128 + signal.SIGKILL
 
 
 def test_no_worker_outlives_its_killed_parent(redis_server, env, begun, tmp_path):

@@ -43,7 +43,7 @@ def test_a_line_names_what_is_bound_and_holds_its_traceback(monkeypatch):
 def stage_log(tmp_path: Path, env: dict[str, str]) -> str:
     """What a stage without a job says."""
     command = [sys.executable, "-m", "lorajob.stage", "train", str(tmp_path), "--attempt", "3"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
     assert done.returncode == 1
     return done.stderr
 
@@ -74,7 +74,7 @@ def test_the_scaler_logs_json(redis_server, tmp_path):
         wait_for(lambda: "starts; 1 now" in path.read_text("utf-8"))
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        process.wait(timeout=240)
     line = objects(path.read_text("utf-8").splitlines()[0])[0]
     assert (line["level"], line["logger"]) == ("info", "lorajob.worker.machine.autoscale")
 

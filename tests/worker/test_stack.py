@@ -99,7 +99,7 @@ def test_ctrl_c_ends_a_stack_in_the_foreground(home):
     wait_for(lambda: (info := StackInfo.load(home)) is not None and info.ready)
     info = StackInfo.load(home)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=120) == 0
+    assert process.wait(timeout=240) == 0
     assert not any(lives(one) for one in all_of(info))
 
 

@@ -103,7 +103,8 @@ def test_a_collector_that_is_away_costs_seconds_and_no_job(tmp_path, monkeypatch
     began = time.monotonic()
     claim = Claim("hi-1a2b3c4d", "train", 3, "owner")
     traces.tell_attempt(job_record(tmp_path), claim, "gpu@a", "committed", time.time())
-    assert time.monotonic() - began < traces.EXPORT_SECONDS + 3
+    # Without a limit the exporter tries again for more than a minute.
+    assert time.monotonic() - began < traces.EXPORT_SECONDS + 40
 
 
 def test_without_an_endpoint_nothing_of_it_is_loaded(tmp_path):
