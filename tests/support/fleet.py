@@ -134,11 +134,12 @@ class Fleet:
         queue: str,
         app: str = "lorajob.worker.app",
         wait: bool = True,
+        python: str = sys.executable,
         **environment: str,
     ) -> Worker:
         """Start a worker, and `wait` until it serves; its log is HOME/NAME.log."""
         name = f"{queue}-{len(self.workers)}"
-        command = worker_command(queue, name=name)
+        command = [python, *worker_command(queue, name=name)[1:]]
         command[command.index("lorajob.worker.app")] = app
         with (self.home / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(

@@ -1,19 +1,27 @@
 """Workers of several versions: a job goes to one that reads it, and is never failed by another."""
 
 import json
+import signal
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from lorajob.errors import UsageError, VersionError
 from lorajob.job.jobdir import JobDir, write_json
 from lorajob.spec import FORMAT, JobSpec
-from lorajob.worker.heartbeats import EARLIER, HERE, VERSIONS, mixture, new_enough, versions
+from lorajob.worker.heartbeats import (
+    EARLIER,
+    HERE,
+    VERSIONS,
+    living,
+    mixture,
+    new_enough,
+    versions,
+)
+from lorajob.worker.queues import KINDS
+from tests.support import older_release
 from tests.support.command import run
 from tests.support.service import wait_for
-
-OLDER = Path(__file__).parents[1] / "support" / "older"
 
 
 def submit(fleet, job_id, version):
@@ -28,12 +36,17 @@ def declined(fleet, record, stage="preprocess") -> int:
     return int(fleet.redis.hget(f"lorajob:job:{record.id}", f"{stage}.declined") or 0)
 
 
-def test_an_older_worker_leaves_a_newer_job_to_a_newer_one(fleet):
-    older = fleet.start_worker("cpu", PYTHONPATH=str(OLDER))
+@pytest.fixture
+def older_python(tmp_path):
+    return older_release.install(tmp_path)
+
+
+def test_an_older_worker_leaves_a_newer_job_to_a_newer_one(fleet, older_python):
+    older = fleet.start_worker("cpu", python=older_python)
     record = submit(fleet, "hi-00000900", FORMAT)
     known = submit(fleet, "hi-00000901", FORMAT - 1)
-    wait_for(lambda: declined(fleet, record) >= 2)
-    wait_for(lambda: fleet.load(known).stages["preprocess"].state == "succeeded")
+    wait_for(lambda: declined(fleet, record) >= 2, 60)
+    wait_for(lambda: fleet.load(known).stages["preprocess"].state == "succeeded", 60)
     told = run("status", record.id, env=fleet.environment()).stdout
     assert f"{older.name}@" in told and "runs lorajob 0.0.9, which is too old" in told
     newer = fleet.start_worker("cpu")
@@ -47,8 +60,15 @@ def test_an_older_worker_leaves_a_newer_job_to_a_newer_one(fleet):
     done = fleet.wait_until(record, "succeeded", 240)
     workers = {entry.worker.partition("@")[0] for entry in done.ended if entry.stage != "train"}
     assert older.name not in workers and newer.name in workers
-    assert [entry for entry in done.ended if entry.kind] == []
-    assert all(stage.losses == 0 for stage in done.stages.values())
+    for each in (done, fleet.wait_until(known, "succeeded", 240)):
+        assert [entry for entry in each.ended if entry.kind] == []
+        assert all(stage.losses == 0 for stage in each.stages.values())
+    # The last older worker is updated.
+    older.signal(signal.SIGTERM)
+    older.process.wait(timeout=120)
+    fleet.start_worker("cpu")
+    names = [name for queue in KINDS for name in living(fleet.redis, queue)]
+    assert len(names) == 3 and mixture(versions(fleet.redis, names)) == ""
 
 
 def test_versions_of_workers_that_do_not_state_one_are_the_earliest(redis):
