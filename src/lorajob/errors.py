@@ -15,10 +15,14 @@ JOBS_OWN = frozenset({"usage", "corpus", "model", "parity", "damage", "audio", "
 # Words of the libraries that drive GPUs; torch raises them as RuntimeError.
 CARD = re.compile(
     r"\b(CUDA|HIP|NCCL|cuBLAS|cuDNN|NVML)\b.{0,20}\b(error|driver|failure|failed)\b"
-    r"|\bC(UBLAS|UDNN|USPARSE|USOLVER)_STATUS_|no CUDA-capable device|no kernel image"
-    r"|no CUDA GPUs are available|device-side assert",
+    r"|\bC(UBLAS|UDNN|USPARSE|USOLVER)_STATUS_|\bCU(FFT|RAND|DA|PTI)_\w*(ERROR|FAIL)|\bNVML_"
+    r"|error (from cuda|\[(CUDA|HIP)\])|NVIDIA driver|no CUDA-capable device|no kernel image"
+    r"|no (CUDA|HIP) GPUs are available|cuda\.is_available\(\) is False|device-side assert"
+    r"|\bGPU\b.{0,30}(is lost|fallen off the bus)",
     re.IGNORECASE,
 )
+# Libraries of the machine that CTranslate2 loads when they are first used.
+LIBRARY = re.compile(r"\bLibrary \S+\.so\S* is not found or cannot be loaded")
 NETWORK_PACKAGES = ("requests", "urllib3", "httpx", "httpcore", "huggingface_hub", "aiohttp", "ssl")
 NETWORK_ERRNOS = (
     errno.ECONNREFUSED,
@@ -29,6 +33,28 @@ NETWORK_ERRNOS = (
     errno.ETIMEDOUT,
     errno.EPIPE,
 )
+# What the kernel says of a disk, a share or the whole machine, whatever a file holds.
+MACHINE_ERRNOS = (
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENOTCONN,
+    errno.ENODEV,
+    errno.ENXIO,
+    errno.EROFS,
+    errno.EREMOTEIO,
+    errno.EHOSTDOWN,
+    errno.ESHUTDOWN,
+    errno.ENOLINK,
+    errno.ENOMEDIUM,
+    errno.EUCLEAN,
+    errno.EMFILE,
+    errno.ENFILE,
+    *NETWORK_ERRNOS,
+    *FULL,
+)
+# SQLite's words for a full disk, and for one that fails.
+SQLITE_FULL = "disk is full"
+SQLITE_FILES = re.compile("disk I/O error|readonly database|unable to open database")
 RUST = re.compile(r"\(os error (\d+)\)")  # the words of safetensors, in its own exception class
 
 
@@ -142,8 +168,10 @@ class JobNotFoundError(LorajobError):
 
 def says_full(error: BaseException) -> bool:
     """Whether an error means that the disk is full or the user's quota is used up."""
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno is not None:
         return error.errno in FULL
+    if _of_sqlite(error):
+        return SQLITE_FULL in str(error)
     match = RUST.search(str(error))
     return match is not None and int(match[1]) in FULL
 
@@ -167,13 +195,58 @@ def fault_of(error: BaseException) -> type[LorajobError] | None:
         return InstallError
     if _from_network(error):
         return NetworkError
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) or (_of_sqlite(error) and SQLITE_FILES.search(str(error))):
         return FilesError
+    if isinstance(error, RuntimeError) and LIBRARY.search(str(error)):
+        return InstallError
     if isinstance(error, RuntimeError) and CARD.search(str(error)):
         return CardError
     if type(error).__name__ == "AcceleratorError":  # torch's, for errors of CUDA
         return CardError
     return None
+
+
+def of_machine(error: BaseException) -> bool:
+    """Whether the kernel says that a disk, a share or the machine fails, whatever a file holds.
+
+    Decoders borrow the kernel's numbers for damaged content. Their classes do not count.
+    """
+    builtin = type(error).__module__ == "builtins"
+    return isinstance(error, OSError) and builtin and error.errno in MACHINE_ERRNOS
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """The error and what led to it, the first cause last."""
+    found: list[BaseException] = []
+    one: BaseException | None = error
+    while one is not None and one not in found:
+        found.append(one)
+        one = one.__cause__ or one.__context__
+    return found
+
+
+def fault_behind(error: LorajobError) -> type[LorajobError] | None:
+    """The class of fault that led to an error which would otherwise be the job's own.
+
+    A reader calls a corpus unreadable, and the share has failed; a model does not load, and the GPU
+    has failed. Answers of servers are left out: that there is no such model is the job's own.
+    """
+    if error.kind not in JOBS_OWN:
+        return None
+    for place, cause in enumerate(causes(error)[1:]):
+        found = fault_of(cause)
+        network = isinstance(cause, ConnectionError | TimeoutError) or of_machine(cause)
+        if found is CardError or (found in (FilesError, NetworkError) and network):
+            return found
+        if found is FilesError and _of_sqlite(cause):
+            return found
+        if found is InstallError and place == 0:
+            return found
+    return None
+
+
+def _of_sqlite(error: BaseException) -> bool:
+    return type(error).__module__ == "sqlite3"
 
 
 def _from_network(error: BaseException) -> bool:

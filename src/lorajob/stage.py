@@ -21,12 +21,15 @@ from types import FrameType
 from lorajob import logs
 from lorajob.cores import describe_machine, share_cpu
 from lorajob.errors import (
+    JOBS_OWN,
     DiskError,
     FilesError,
     LorajobError,
     OutOfMemory,
     StageError,
     StageStopped,
+    causes,
+    fault_behind,
     fault_of,
     first_line,
     says_full,
@@ -59,11 +62,15 @@ def run_stage(
     except Exception as error:
         if says_out_of_memory(error):
             raise OutOfMemory(f"stage {stage} ran out of memory: {first_line(error)}") from error
-        if says_full(error):
+        if any(says_full(cause) for cause in causes(error)):
             raise DiskError(
                 f"{job.root}: no room left on the disk for stage {stage}; "
                 f"make some, then `lorajob retry {job.root.name}`"
             ) from error
+        if isinstance(error, LorajobError):
+            if (behind := fault_behind(error)) is not None:
+                raise behind(str(error)) from error
+            raise
         fault = fault_of(error)
         if fault is not None:
             logging.getLogger(__name__).exception("stage %s met a fault of this machine", stage)
@@ -92,12 +99,16 @@ def _run_stage(
             leave_out(_unused(stage, spec, base))
         module = importlib.import_module(f"lorajob.{stage}")
         result = module.run(spec, job, out, attempt, report)
+        # If a share went away, its clips were missed one by one.
+        _require_inputs(stage, spec)
         fields = result.model_dump(mode="json") | cost.so_far() | base.as_result()
         written = StageResult.model_validate(fields | {"inputs": inputs})
         committed = job.commit(stage, out, written)
-    except Exception:
+    except Exception as error:
         # Files that outlast an attempt, such as checkpoints, lie elsewhere.
         shutil.rmtree(out, ignore_errors=True)
+        if isinstance(error, LorajobError) and error.kind in JOBS_OWN:
+            _require_inputs(stage, spec)
         raise
     if stage == STAGES[-1]:
         draw_report(job)
@@ -135,18 +146,27 @@ def draw_report(job: JobDir) -> None:
 
 
 def _require_inputs(stage: str, spec: JobSpec) -> None:
-    """Raise FilesError if the corpus or the base model's folder is missing here.
+    """Raise FilesError if a corpus or the base model's folder is missing or empty here.
 
-    Both were there at the submission, so a share is not mounted on this machine.
+    They were there at the submission, so a share is not mounted on this machine.
     """
-    corpus = local_path(spec.corpus)
-    if stage == "preprocess" and corpus is not None and not corpus.exists():
-        raise FilesError(f"corpus: {corpus} does not exist on this machine; is it mounted?")
+    for place in spec.all_places if stage == "preprocess" else ():
+        corpus = local_path(place)
+        if corpus is not None:
+            _require(f"corpus: {corpus}", corpus)
     base = Path(spec.base_model)
-    if base.is_absolute() and not base.is_dir():
-        raise FilesError(
-            f"base_model: {base} does not exist on this machine; is its share mounted?"
-        )
+    if base.is_absolute():
+        _require(f"base_model: {base}", base)
+
+
+def _require(name: str, path: Path) -> None:
+    if not path.exists():
+        raise FilesError(f"{name} does not exist on this machine; is its share mounted?")
+    if path.is_dir():
+        with os.scandir(path) as entries:
+            # The folder of a share that is not mounted may hold such files.
+            if all(it.name == "lost+found" or it.name.startswith(".") for it in entries):
+                raise FilesError(f"{name} is empty on this machine; is its share mounted?")
 
 
 class Cost:

@@ -304,6 +304,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=150, help="length of each training")
+    parser.add_argument("--seeds", type=int, default=6, help="different jobs")
     parser.add_argument("--results", type=Path, help="file to append the table to")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="lorajob-chaos-") as name:
@@ -313,7 +314,7 @@ def main() -> int:
         fleet = Fleet(home, patient(fleet_settings(home, port)), port, base)
         try:
             fleet.start_redis()
-            size = replace(Size(), kills=args.kills, epochs=args.epochs)
+            size = replace(Size(), kills=args.kills, epochs=args.epochs, seeds=args.seeds)
             verdicts, text = run(fleet, args.seed, size)
         finally:
             for worker in fleet.workers:

@@ -1,18 +1,24 @@
 """Workers on broken machines: their faults are not faults of the jobs."""
 
+import errno
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from lorajob.worker.health import unfit_workers
+from lorajob.worker.machine.self_check import find_fault
+from lorajob.worker.records.records import Records
 from lorajob.worker.supervision import faults
 from lorajob.worker.supervision.outcome import Crashed, Failed, Stopped
 from tests.support.command import run
 from tests.support.fleet import end_tree
+from tests.support.records import create
 from tests.support.service import settings_for, wait_for
 
 SICK = Path(__file__).parents[1] / "support" / "sick"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture
@@ -89,6 +95,46 @@ def test_a_worker_that_fails_fast_takes_itself_out_and_says_so(sick_fleet):
         fleet.wait_until(record, "succeeded", 120)
 
 
+def documented_user(fleet) -> str:
+    """The url of a Redis user with the rights that docs/fleet.md gives it, and no more."""
+    text = (DOCS / "fleet.md").read_text("utf-8")
+    (rules,) = re.findall(r"^    ACL SETUSER lorajob on >PASSWORD (.*\n.*)$", text, re.M)
+    fleet.redis.execute_command("ACL", "SETUSER", "lorajob", "on", ">small", *rules.split())
+    fleet.redis.execute_command("ACL", "LOG", "RESET")
+    return f"redis://lorajob:small@127.0.0.1:{fleet.port}/0"
+
+
+def test_a_worker_whose_share_comes_back_takes_work_again(sick_fleet):
+    fleet = sick_fleet
+    share, unmounted = fleet.home / "share", fleet.home / "unmounted"
+    unmounted.mkdir()
+    share.symlink_to(unmounted)
+    url = documented_user(fleet)
+    record = submit(fleet, "hi-00000800")
+    worker = fleet.start_worker("gpu", LORAJOB_REDIS_URL=url, LORAJOB_ARTIFACTS=str(share))
+
+    def reasons() -> list[str]:
+        found = unfit_workers(fleet.redis).items()
+        return [unfit.why for name, unfit in found if name.startswith(worker.name)]
+
+    wait_for(lambda: any("is the share mounted?" in why for why in reasons()), 60)
+    assert not fleet.load(record).over
+    listed = run("status", env=fleet.environment() | {"LORAJOB_REDIS_URL": url})
+    assert "is the share mounted?" in listed.stderr and record.id in listed.stdout
+    share.unlink()
+    share.symlink_to(fleet.settings.jobs)
+    fleet.wait_until(record, "succeeded", 240)
+    wait_for(lambda: not reasons(), 60)
+    told = (fleet.home / f"{worker.name}.log").read_text("utf-8")
+    assert "this worker takes work again" in told
+    # INFO and CLIENT SETINFO are tried, and done without.
+    refused = fleet.redis.execute_command("ACL", "LOG")
+    assert {(it["reason"], it["object"]) for it in refused} <= {
+        ("command", "info"),
+        ("command", "client"),
+    }
+
+
 def test_on_one_machine_a_stage_is_tried_again_with_pauses_and_fails_with_every_reason(sick_fleet):
     fleet = sick_fleet
     fleet.settings = fleet.settings.model_copy(update={"max_faults": 3, "retry_seconds": 0.5})
@@ -143,3 +189,20 @@ def test_a_crash_at_the_same_place_on_two_machines_is_the_jobs(sick_fleet):
         "stage train was ended by SIGSEGV at string_at of ctypes/__init__.py:"
     )
     assert all(name in failed.error for name in names)
+
+
+def test_a_share_that_cannot_be_read_makes_a_worker_unfit(redis, tmp_path, monkeypatch):
+    settings = settings_for(tmp_path, None)
+    records = Records(redis, settings.place_of)
+    record = create(records, settings.jobs)
+    healthy = Path.is_file
+
+    def stale(path):
+        if path.is_relative_to(settings.jobs):
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return healthy(path)
+
+    assert "is the share mounted?" in (find_fault(settings, records, []) or "")
+    monkeypatch.setattr(Path, "is_file", stale)
+    said = find_fault(settings, records, [])
+    assert said is not None and said.endswith(f"{record.id} cannot be read: Stale file handle")

@@ -85,7 +85,7 @@ class JobFiles(ABC):
     def last_attempt(self, stage: str) -> int:
         """The highest number of an attempt at `stage` that left files.
 
-        Returns 0 if there is none, or if the store is unavailable.
+        Returns 0 if there is none, or if the store or folder is unavailable.
         """
 
     @abstractmethod
@@ -124,7 +124,11 @@ class LocalJob(JobFiles):
         return self._job.record_path
 
     def last_attempt(self, stage: str) -> int:
-        return self._job.last_attempt(stage)
+        try:
+            return self._job.last_attempt(stage)
+        except OSError as error:  # the attempt finds out, and counts as a loss
+            logger.warning("%s cannot be read: %s", self._job.root, error)
+            return 0
 
     @contextmanager
     def local(self, load: LoadRecord, *stages: str) -> Iterator[JobDir]:

@@ -70,8 +70,11 @@ def _files_fault(settings: Settings, records: Records) -> str | None:
     for record in sample:
         if record.location.remote:
             return None
-        if (Path(record.folder) / "spec.json").is_file():
-            return None
+        try:
+            if (Path(record.folder) / "spec.json").is_file():
+                return None
+        except OSError as error:  # a share that hangs, or whose server is away
+            return f"LORAJOB_ARTIFACTS: {record.folder} cannot be read: {error.strerror}"
         missing.append(record)
     if not missing:
         return None
@@ -84,9 +87,9 @@ def _files_fault(settings: Settings, records: Records) -> str | None:
 def _disk_fault(settings: Settings) -> str | None:
     least = settings.min_free_gb * 1e9
     for name, folder in (("LORAJOB_ARTIFACTS", settings.jobs), ("LORAJOB_HOME", settings.home)):
-        if not folder.is_dir():
-            continue  # it is made for the first job
         try:
+            if not folder.is_dir():
+                continue  # it is made for the first job
             free = shutil.disk_usage(folder).free
             with tempfile.TemporaryFile(dir=folder, prefix=".lorajob-check-") as file:
                 file.write(BLOCK)
@@ -135,7 +138,7 @@ class SelfCheck:
     ) -> None:
         self._settings = settings
         self._redis = redis
-        self._records = Records(redis)
+        self._records = Records(redis, settings.place_of)
         self._worker = worker
         self._gpu = gpu
         self._told = told  # called when the worker becomes unfit, and with None when it is fit

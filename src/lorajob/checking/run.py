@@ -193,9 +193,10 @@ def _read_header(clip: Clip) -> _Header:
         seconds = audio.length(clip.audio)
         return _Header(seconds, _head_hash(clip.audio))
     except (audio.AudioError, OSError) as error:
-        if isinstance(error, OSError):
-            error = audio.AudioError(audio.UNREADABLE, str(error))
-        return _Header(fault=error)
+        found = audio.unreadable(error) if isinstance(error, OSError) else error
+        if not isinstance(found, audio.AudioError):
+            raise found from None
+        return _Header(fault=found)
 
 
 def _length(clip: Clip, header: _Header, config: PreprocessConfig) -> tuple[str | None, str, float]:

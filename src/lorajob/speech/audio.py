@@ -11,7 +11,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from lorajob.errors import LorajobError
+from lorajob.errors import FilesError, LorajobError, of_machine
 from lorajob.speech.containers import completed, find_data, has_frame_count, is_container
 
 SAMPLE_RATE = 16_000  # Hz
@@ -61,12 +61,13 @@ def load_audio(audio: Path | bytes, max_seconds: float) -> Samples:
 
     Never decodes more than `max_seconds` and one codec frame. Raises AudioError with one of
     FILE_FAULTS or `over` as reason. A file that holds less than its header promises is truncated.
+    Raises FilesError if the disk or share fails.
     """
     try:
         with opened(audio) as file:
             samples, rate = _read(file, max_seconds)
     except OSError as error:
-        raise AudioError(UNREADABLE, str(error)) from None
+        raise unreadable(error) from None
     if not np.isfinite(samples).all():
         raise AudioError(UNREADABLE, "samples are not numbers")
     return resample(samples, rate)
@@ -111,10 +112,51 @@ def opened(audio: Path | bytes) -> Iterator[IO[bytes]]:
         # A pipe or a device may never end.
         raise AudioError(NOT_FOUND, str(audio))
     else:
-        with audio.open("rb") as file:
-            checked_kind(file.read(16))
-            file.seek(0)
-            yield file
+        raw = NotingFile(audio)
+        with io.BufferedReader(raw) as file:
+            try:
+                checked_kind(file.read(16))
+                file.seek(0)
+                yield file
+            finally:
+                if raw.fault is not None:
+                    raise raw.fault
+
+
+class NotingFile(io.FileIO):
+    """A file that ends where its disk or share fails, and keeps the error.
+
+    libsndfile cannot pass on an exception: it would print it, and take the file for cut off.
+    """
+
+    fault: OSError | None = None
+
+    def readinto(self, buffer: Any) -> int:
+        """Read as FileIO does."""
+        try:
+            return super().readinto(buffer)
+        except OSError as error:
+            self._note(error)
+            return 0
+
+    def readall(self) -> bytes:
+        """Read as FileIO does."""
+        try:
+            return super().readall()
+        except OSError as error:
+            self._note(error)
+            return b""
+
+    def _note(self, error: OSError) -> None:
+        error.filename = str(self.name)
+        self.fault = error
+
+
+def unreadable(error: OSError) -> LorajobError:
+    """FilesError if the disk or share of this machine fails, AudioError if the file is at fault."""
+    if of_machine(error):
+        return FilesError(f"{error.filename}: {error.strerror}; this machine cannot read its files")
+    return AudioError(UNREADABLE, str(error))
 
 
 def checked_kind(head: bytes) -> None:
@@ -232,7 +274,7 @@ def length(audio: Path | bytes) -> float:
         with opened(audio) as file:
             return _header_seconds(file)
     except OSError as error:
-        raise AudioError(UNREADABLE, str(error)) from None
+        raise unreadable(error) from None
 
 
 def _header_seconds(file: IO[bytes]) -> float:

@@ -21,6 +21,7 @@ from lorajob.speech.audio import (
     opened,
     over,
     resample,
+    unreadable,
 )
 from lorajob.speech.containers import completed, find_data
 
@@ -62,7 +63,10 @@ def cut(
     except AudioError as error:
         yield from [error] * (len(spans) - done)
     except OSError as error:
-        yield from [AudioError(UNREADABLE, str(error))] * (len(spans) - done)
+        fault = unreadable(error)
+        if not isinstance(fault, AudioError):
+            raise fault from None
+        yield from [fault] * (len(spans) - done)
 
 
 def _one(stream: "_Stream", start: float, end: float | None, most: float) -> Cut | AudioError:

@@ -5,7 +5,14 @@ import re
 import threading
 from queue import Empty, Queue
 
-from lorajob.errors import LorajobError, ModelError, NetworkError, UsageError, first_line
+from lorajob.errors import (
+    LorajobError,
+    ModelError,
+    NetworkError,
+    UsageError,
+    causes,
+    first_line,
+)
 
 HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 ASKING_SECONDS = 3.0
@@ -53,8 +60,8 @@ def download_error(name: str, revision: str | None, error: BaseException) -> Lor
     """
     from huggingface_hub.errors import HFValidationError
 
-    causes = _chain(error)
-    for cause in causes:
+    chain = causes(error)
+    for cause in chain:
         if isinstance(cause, HFValidationError):
             return ModelError(
                 f"base_model: {name!r} is neither a folder here nor a valid name on the Hub"
@@ -65,18 +72,8 @@ def download_error(name: str, revision: str | None, error: BaseException) -> Lor
             return ModelError(str(refusal))
     return NetworkError(
         f"base_model: {name!r} is not a folder here and could not be downloaded from the Hub: "
-        f"{first_line(causes[-1])}"
+        f"{first_line(chain[-1])}"
     )
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    """The error and what caused it, the first cause last."""
-    found: list[BaseException] = []
-    one: BaseException | None = error
-    while one is not None and one not in found:
-        found.append(one)
-        one = one.__cause__ or one.__context__
-    return found
 
 
 def _refuse(name: str, revision: str | None, error: BaseException) -> None:

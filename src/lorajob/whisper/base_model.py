@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lorajob.demo.packaged import PACKAGED_NAME, SHA256, join_packaged_model
-from lorajob.errors import says_full
+from lorajob.errors import causes, says_full
 from lorajob.job.jobdir import hash_file, write_json
 from lorajob.storage import places
 from lorajob.storage.hashes import file_hash
@@ -88,7 +88,7 @@ def _from_hub(name: str, revision: str | None, download: bool) -> Path:
                 local_files_only=not download,
             )
     except Exception as error:  # of any of the packages that speak to the Hub
-        if says_full(error):
+        if any(says_full(cause) for cause in causes(error)):
             raise
         raise download_error(name, revision, error) from None
     return _checked(Path(found))
