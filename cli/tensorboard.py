@@ -18,7 +18,7 @@ FOLDER = "tensorboard"
 # What is fetched of a job in a store.
 FILES = (f"train/{FOLDER}", f"evaluate/{FOLDER}")
 NEWEST = 20  # jobs without JOB
-LOOK_SECONDS = 5.0  # between two looks for files of running jobs
+LOOK_SECONDS = 5.0  # between two searches for new files of running jobs
 
 
 @click.command()
@@ -31,16 +31,17 @@ LOOK_SECONDS = 5.0  # between two looks for files of running jobs
 )
 @click.pass_context
 def tensorboard(ctx: click.Context, jobs: tuple[str, ...], host: str, port: int | None) -> None:
-    """Show curves, validation, settings, and sound and texts of five clips of JOBs.
+    """Show the curves of JOBs in TensorBoard, until Ctrl-C.
 
-    Without JOB, the newest jobs are shown. Running jobs are followed. Ctrl-C ends it. TensorBoard
-    has no login: with `--host 0.0.0.0` everyone in the network can open it.
+    It also shows validation, settings, and sound and transcripts of five clips. Without JOB, it
+    shows the newest jobs. The curves of running jobs are updated. TensorBoard has no login: with
+    `--host 0.0.0.0` every machine in the network can open it.
     """
     if importlib.util.find_spec("tensorboard") is None:
         raise UsageError("tensorboard: not installed; `pip install tensorboard` installs it")
     named = list(jobs) or [it.id for it in open_jobs().newest(NEWEST)]
     if not named:
-        raise UsageError("JOB: there are no jobs yet; `lorajob submit --lang hi` queues one")
+        raise UsageError("JOB: there are no jobs yet; `lorajob submit` queues one")
     with ExitStack() as held:
         shown = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="lorajob-tensorboard-")))
         folders = {job: held.enter_context(job_folder(job, *FILES)) for job in named}

@@ -1,4 +1,4 @@
-"""What lorajob keeps on this machine's disk, and removes what it can make or fetch again."""
+"""Lists lorajob's folders on this machine, and removes what it can make or fetch again."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ KINDS: tuple[Kind, ...] = ("cache", "corpora", "models")
 
 @dataclass(frozen=True)
 class DiskItem:
-    """A folder on this machine, what it is for and who removes it. Sizes are in bytes.
+    """A folder on this machine, its purpose and what removes it. Sizes are in bytes.
 
     `alone` is what its removal frees: a file that a job links to as well is not counted.
     """
@@ -85,7 +85,7 @@ def free_disk(jobs: Jobs, kinds: Sequence[Kind]) -> dict[Kind, int]:
     """
     if "models" in kinds and (running := _running(jobs)):
         raise UsageError(
-            f"models: {running} runs and may load one; wait for it, or name the others"
+            f"models: {running} runs and may load one; wait for it, or name only cache and corpora"
         )
     freed: dict[Kind, int] = {}
     for kind in kinds:

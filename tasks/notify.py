@@ -126,7 +126,7 @@ def channels(settings: Settings) -> list[str]:
 
 
 def tell(delivery: Delivery, kept: Parcel, settings: Settings) -> bool:
-    """Try a delivery once; True if it was accepted. The trace was told before."""
+    """Try a delivery once; True if it was accepted. The trace has ended before."""
     url = {WEBHOOK: settings.webhook_url, SLACK: settings.slack_webhook_url}.get(delivery.channel)
     if url is None:
         return True

@@ -1,4 +1,4 @@
-"""How the processes of a worker are told to stop, and what they do with signals.
+"""How the processes of a worker stop, and how they handle signals.
 
 A worker's main process gets SIGTERM or SIGHUP and creates a flag file. The supervisors in the
 pool's children look for that file, because a signal may reach the main process only, and Redis may

@@ -73,7 +73,7 @@ class _Clips:
 
 
 class _BaseModel:
-    """The base model. It is converted when it is first needed: what it hears is often cached."""
+    """The base model. It is converted when it is first needed: its transcripts are often cached."""
 
     def __init__(self, source: Path, compute_type: str, target: Path) -> None:
         self.source, self.compute_type = source, compute_type

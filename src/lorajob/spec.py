@@ -134,7 +134,7 @@ class TrainConfig(BaseModel):
     as faster-whisper decode with timestamps by default."""
     timestamp_jitter: bool = False
     """Draw each timestamp at random from the quiet edge of its clip, between the border of the clip
-    and the speech. False: timestamps stand at the borders of clips."""
+    and the speech. False: timestamps are at the borders of clips."""
     room_pauses: bool = False
     """Pauses between packed clips have random lengths of 0.1 to 2 s, filled with noise like the
     quiet parts of the clip before. False: each is 0.2 s of digital silence."""

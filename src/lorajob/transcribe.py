@@ -94,7 +94,7 @@ def _hear(
     words: bool,
     done: Callable[[float], None],
 ) -> Iterator[FileTranscript]:
-    """Decode files. Pieces of similar length share a batch. `done` hears how many are decoded."""
+    """Decode files. Similar pieces share a batch. `done` gets the number of decoded files."""
     space = joint(decoder.config.language)
     clips = [it.samples[start:end] for it in files for start, end in it.bounds]
     share = len(files) / max(1, len(clips))

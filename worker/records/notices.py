@@ -68,7 +68,7 @@ class Parcel(BaseModel):
 
 
 class Delivery(BaseModel):
-    """A job has ended, and `channel` is told. `revision` distinguishes its ends.
+    """A job has ended, and `channel` gets a message. `revision` distinguishes its ends.
 
     A job has several ends if it was retried.
     """

@@ -2,8 +2,7 @@
 
 The child has a process group of its own and reads a pipe that the supervisor never writes to. The
 pipe closes when the supervisor ends, even if it is killed; the child then ends itself and its own
-children. The child's environment holds neither the url of Redis nor any password; of the
-secrets it keeps HF_TOKEN and MDC_API_KEY, with which it downloads.
+children. `child_environment` leaves secrets out of the child's environment.
 """
 
 import json
@@ -173,10 +172,10 @@ def supervise(
 def child_environment(gpu: bool = True) -> dict[str, str]:
     """This process's environment without the url of Redis and without secrets.
 
-    HF_TOKEN and MDC_API_KEY stay, because a stage downloads base models and corpora. So do those of
-    experiment trackers, which a training sends its curves to.
+    HF_TOKEN and MDC_API_KEY stay, because a stage downloads base models and corpora. The keys of
+    experiment trackers stay, because a training sends its curves to them.
 
-    Without `gpu` no card is visible, so that a stage of the cpu queue takes no memory from
+    Without `gpu` no GPU is visible, so that a stage of the cpu queue takes no memory from
     training. The stage gets its share of the CPU's threads (lorajob.cores).
     """
     kept = {

@@ -44,7 +44,7 @@ class Watcher:
 
 
 class RecordWatch:
-    """The listener that writes progress to the record, renews the lease and hears of a cancel."""
+    """Writes progress to the record, renews the lease and reads a cancellation."""
 
     def __init__(self, records: Records, claim: Claim, lease_seconds: float) -> None:
         self._records = records

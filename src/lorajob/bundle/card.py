@@ -30,7 +30,7 @@ class CardOptions:
     title: str
     license: str | None
     repo: str | None  # OWNER/NAME on the Hub
-    forced: bool  # published in spite of a failed gate
+    forced: bool  # published although the gate failed
 
 
 def write_card(

@@ -41,7 +41,7 @@ class Order:
     forms: Sequence[str]
     license: str | None = None
     repo: str | None = None  # OWNER/NAME on the Hub, if it goes there
-    forced: bool = False  # in spite of a failed gate
+    forced: bool = False  # although the gate failed
     check: int = 0  # test clips on which each form is scored
 
 

@@ -1,4 +1,4 @@
-"""Reads the gate's own corpora into clip stores, which `evaluate` hears.
+"""Reads the corpora of `--guard` into clip stores, which `evaluate` decodes.
 
 OUT/guard-1/  OUT/guard-2/ ...   clips in the format of `clipstore`, in the order of the spec
 """

@@ -198,7 +198,7 @@ def hash_file(path: Path) -> str:
 def write_json(
     path: Path, value: object, mode: int | None = None, group: int | None = None
 ) -> None:
-    """Write JSON whole or not at all: a temporary file beside it, fsync, rename.
+    """Write JSON atomically: a temporary file beside it, fsync, rename.
 
     `mode` and `group` (an id) are set before the content is written; None leaves the usual ones.
     """

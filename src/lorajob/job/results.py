@@ -85,7 +85,7 @@ class PreprocessResult(BaseModel, frozen=True):
     test_hours: float
     dropped: dict[str, int]  # reason -> clips
     bytes: int
-    noted: dict[str, int] = {}  # remark -> clips that were kept in spite of it
+    noted: dict[str, int] = {}  # remark -> clips that were kept nevertheless
     unused: dict[
         str, int
     ] = {}  # reason -> rows, such as those of a split that the job does not use

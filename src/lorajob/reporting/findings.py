@@ -150,7 +150,7 @@ class ScoredClip:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that a report shows. `after` names the model that stands for the result."""
+    """All that a report shows. `after` names the model that is the result."""
 
     job: str
     spec: JobSpec

@@ -24,7 +24,7 @@ def fill(template: str, charts: Mapping[str, object], **values: object) -> str:
 
 
 def write_page(path: Path, page: str) -> None:
-    """Write a page whole or not at all."""
+    """Write a page atomically."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(page, "utf-8")
     temporary.replace(path)

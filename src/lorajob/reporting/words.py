@@ -88,7 +88,7 @@ def count_characters(reference: str, hypothesis: str, language: str) -> Counts:
 
 
 def confused_characters(reference: str, hypothesis: str, language: str) -> Counter[tuple[str, str]]:
-    """(said, heard) -> how often one character took the place of another."""
+    """(said, heard) -> how often a character was replaced by another."""
     said, heard = normalise(reference, language), normalise(hypothesis, language)
     pairs: Counter[tuple[str, str]] = Counter()
     if not said:

@@ -27,7 +27,7 @@ class Folder:
             return None
 
     def write_json(self, name: str, value: object) -> None:
-        """Write a small file, whole or not at all. Only its user, or the group of LORAJOB_GROUP,
+        """Write a small file atomically. Only its user, or the group of LORAJOB_GROUP,
         can read it: a url in it may be signed.
         """
         group = places.job_group()
@@ -35,7 +35,7 @@ class Folder:
         write_json(self.path / name, value, 0o600 if group is None else 0o660, group)
 
     def upload(self, path: Path, name: str) -> None:
-        """Copy a file of this machine, whole or not at all."""
+        """Copy a file of this machine atomically."""
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{target.name}.{os.getpid()}")

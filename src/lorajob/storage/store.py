@@ -139,18 +139,18 @@ class Store:
         return data
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a small file, whole or not at all."""
+        """Write a small file atomically."""
         with store_errors(self.url):
             self._make_parent(name)
             self.fs.pipe_file(self.key(name), data)
 
     def write_json(self, name: str, value: object) -> None:
-        """Write a small file of JSON, whole or not at all."""
+        """Write a small file of JSON atomically."""
         text = json.dumps(value, ensure_ascii=False, indent=2)
         self.write(name, f"{text}\n".encode())
 
     def upload(self, path: Path, name: str) -> None:
-        """Copy a local file to the store, whole or not at all.
+        """Copy a local file to the store atomically.
 
         Raises FileNotFoundError if the local file is missing.
         """
@@ -160,7 +160,7 @@ class Store:
             self.fs.put_file(str(path), self.key(name))
 
     def download(self, name: str, path: Path, check: Check = unhurried) -> str:
-        """Copy a file to this machine, whole or not at all. Returns its SHA-256."""
+        """Copy a file to this machine atomically. Returns its SHA-256."""
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{os.getpid()}")
         hashed = hashlib.sha256()

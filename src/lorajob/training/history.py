@@ -97,7 +97,7 @@ class History:
             self._board.add_text(f"clip {number}/said", store.texts[clip])
 
     def show_heard(self, step: int, texts: Sequence[str]) -> None:
-        """Show what the model heard in these clips, after a step."""
+        """Log the transcripts of these clips after a step."""
         for number, text in enumerate(texts[:SHOWN_CLIPS], start=1):
             self._board.add_text(f"clip {number}/heard", text, step)
 

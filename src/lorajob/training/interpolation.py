@@ -123,7 +123,7 @@ class Interpolator:
 
 
 def _languages(model: Any, mel: Any, start: int) -> list[int]:
-    """The language token that the model hears in each window."""
+    """The language token that the model detects in each window."""
     log_mel = torch.as_tensor(mel).to(model.device, model.dtype)
     hidden = encode_features(model.model.encoder, log_mel)
     given = torch.full((len(hidden), 1), start, device=model.device)
