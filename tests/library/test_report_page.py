@@ -11,6 +11,7 @@ import pytest
 
 from lorajob.errors import StageError
 from lorajob.job.jobdir import JobDir
+from lorajob.reporting.advice import advice
 from lorajob.reporting.compare import compare_counts, verdict
 from lorajob.reporting.findings import read_findings
 from lorajob.reporting.page import choose_clips, render, write_report
@@ -193,6 +194,23 @@ def test_every_number_of_the_page_is_computed_again_by_other_means(tmp_path: Pat
         number = int(re.search(r"test-(\d)\.wav", article)[1])
         for name, shown in re.findall(r"<dt>(\w+), (\d+) errors?</dt>", article):
             assert int(shown) == errors(name, [number]), (place, name)
+
+
+def test_few_compared_clips_are_not_called_a_small_test_set(tmp_path: Path) -> None:
+    said = SENTENCES * 10
+    made = make_evaluated_job(tmp_path / "hi-1", {"base": said, "tuned": said}, said=said)
+    path = made.stage_dir("evaluate") / "utterances.jsonl"
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    for row in rows[:14]:
+        row["delivered"] = row["tuned"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    (first, *_) = advice(read_findings(made))
+    assert first.startswith("Base and delivered are compared on 14 of 40 test clips.")
+    for row in rows[:14]:
+        del row["delivered"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows[:14]), "utf-8")
+    (first, *_) = advice(read_findings(made))
+    assert first.startswith("The test set has 14 clips.")
 
 
 def test_each_clip_is_shown_once_and_has_its_sound(job: JobDir) -> None:

@@ -29,6 +29,11 @@ def _too_few_clips(findings: Findings) -> str:
     count = len(findings.compared)
     if count >= FEW_CLIPS:
         return ""
+    if len(findings.clips) >= FEW_CLIPS:
+        return (
+            f"Base and {findings.after} are compared on {count} of {len(findings.clips)} test "
+            "clips. A higher evaluate.delivered_minutes compares them on more."
+        )
     return f"The test set has {count} clips. Add test clips until it has {FEW_CLIPS} or more."
 
 
