@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from lorajob.job.report import Progress
+    from lorajob.job.results import Scores
     from lorajob.worker.records.record import JobRecord, StageRecord
 
 SHOWN_RATES = ("base", "delivered", "tuned")
@@ -83,7 +84,22 @@ def metrics_table(record: "JobRecord") -> "Table | None":
         it = scores[name]
         between = [_between(it.wer_interval)] if measured else []
         table.add_row(name, f"{it.wer:.1f}", *between, f"{it.cer:.1f}", str(it.clips))
+    for name, it in _unshared(record).items():
+        between = [_between(it.wer_interval)] if measured else []
+        table.add_row(name, f"{it.wer:.1f}", *between, f"{it.cer:.1f}", str(it.clips))
     return table
+
+
+def _unshared(record: "JobRecord") -> "dict[str, Scores]":
+    """The scores on test clips that share no speaker or sentence with training, by their names."""
+    from lorajob.job.results import PARTS
+
+    result = record.stages["evaluate"].result
+    return {
+        f"{model}, {PARTS.get(part, part)}": scores
+        for part, models in (result.unshared if result else {}).items()
+        for model, scores in models.items()
+    }
 
 
 def rate_notes(record: "JobRecord") -> list[str]:

@@ -221,5 +221,10 @@ def describe(record: JobRecord, waits_for: object = None) -> Description:
         "gate_reasons": checked.gate_reasons,
         "guards": [guard.model_dump(mode="json") for guard in checked.guards],
     }
+    if evaluated.unshared:
+        described["unshared"] = {
+            part: {name: _rates(scores) for name, scores in models.items()}
+            for part, models in evaluated.unshared.items()
+        }
     base = zip(BASE_FIELDS, record.base, strict=True)
     return described | {name: value for name, value in base if value}

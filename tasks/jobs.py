@@ -14,7 +14,7 @@ from typing import Any
 
 from redis import Redis
 
-from lorajob.corpora import Corpus, check_corpus, check_remote
+from lorajob.corpora import Corpus, check_remote
 from lorajob.demo.packaged import PACKAGED_NAME
 from lorajob.errors import JobNotFoundError, LorajobError, ModelError, ServiceError, UsageError
 from lorajob.gpu_memory import job_gb
@@ -129,24 +129,22 @@ class Jobs:
             self._commits[base] = _commit_of(*base)
         from lorajob.checking.glance import check_tables
 
-        found = [self._check_corpus(*place) for place in spec.checked_places]
+        found = [self._check_corpus(*place, spec) for place in spec.checked_places]
         found = found[: len(spec.places)]
         read = [corpus for corpus in found if corpus is not None]
         if len(read) == len(found):
             check_tables(read, spec)
 
     def _check_corpus(
-        self, corpus: str, language: str, columns: Mapping[Any, str]
+        self, corpus: str, language: str, columns: Mapping[Any, str], spec: JobSpec
     ) -> Corpus | None:
-        """Check one corpus. Returns it if it is on this machine and its tables are short."""
+        """Check one corpus. Returns it if its tables can be read quickly."""
         from lorajob.checking.glance import glance
 
-        path = local_path(corpus)
-        if path is None:
+        if local_path(corpus) is None:
             check_remote(corpus)
-            return None
-        check_corpus(path, language, columns)
-        found = glance(path, language, columns)
+            return glance(corpus, language, columns, spec)
+        found = glance(corpus, language, columns, spec)
         asked = _asked(corpus, language, columns)
         if asked not in self._places:
             self._places[asked] = put_corpus(self._settings, corpus, language, columns)

@@ -76,6 +76,10 @@ class CorpusError(LorajobError):
     kind = "corpus"
 
 
+class ColumnError(CorpusError):
+    """A table lacks a column. This needs no other file of the corpus to be certain."""
+
+
 class ModelError(LorajobError):
     """The base model cannot be loaded or is not a multilingual Whisper."""
 

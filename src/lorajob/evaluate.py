@@ -17,7 +17,7 @@ import logging
 import resource
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,7 +43,13 @@ from lorajob.languages import find_language
 from lorajob.spec import JobSpec
 from lorajob.speech.clipstore import ClipStore
 from lorajob.speech.gap import explain_gap
-from lorajob.speech.overlap import Overlap, overlap
+from lorajob.speech.overlap import (
+    Overlap,
+    Shared,
+    overlap,
+    unshared_scores,
+    unshared_words,
+)
 from lorajob.speech.sample import balanced
 from lorajob.speech.scoring import difference, score_with_intervals, utterance_rows
 from lorajob.storage import cache
@@ -120,13 +126,13 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     """
     store = ClipStore(job.stage_dir("preprocess") / "test")
     clips = _choose(store, spec)
-    limits, shared = read_training(job, store, spec.language)
+    training = read_training(job, store, spec.language)
     language = find_language(spec.language).token
     config = DecodeConfig(
         language=language,
         cut=spec.decodes_cut,
         beam_size=spec.evaluate.beam_size,
-        limits=limits,
+        limits=training.limits,
         seed=spec.seed,
     )
     folder = base_of(spec, job).folder
@@ -154,7 +160,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         fast = FastHearing(heard.of_compared("tuned"), partial(transcribe_long, model, config))
         guards = _check_gate(spec, heard, (model, fast), base_model, pace)
         pace.passed("gate", 1)
-    result, details = measure(heard, spec, shared)
+    result, details = measure(heard, spec, training)
     result = result.model_copy(update=gate_fields(guards))
     details |= {
         "tuned_audio_context": "dynamic" if config.cut else "full",
@@ -193,28 +199,39 @@ def _choose(store: ClipStore, spec: JobSpec) -> _Clips:
     return _Clips(store, chosen, balanced(chosen, store.ids, store.speakers, count, spec.seed))
 
 
-def read_training(
-    job: JobDir, test: ClipStore, language: str
-) -> tuple[TokenLimits, Overlap | None]:
-    """What preprocessing found in the training clips: limits of tokens, and what `test` shares.
+@dataclass(frozen=True)
+class Training:
+    """What the training clips tell: limits of tokens, and what the test clips share with them.
 
-    An older version wrote neither into its report. Then the training clips are read, if they are
-    on this machine; otherwise the usual limits hold.
+    `overlap` is None if that is unknown.
+    """
+
+    limits: TokenLimits = field(default_factory=TokenLimits)
+    overlap: Overlap | None = None
+    shared: Shared = field(default_factory=Shared)
+
+
+def read_training(job: JobDir, test: ClipStore, language: str) -> Training:
+    """What preprocessing found in the training clips, for `test`.
+
+    An older version did not write all of it into its report. Then the training clips are read, if
+    they are on this machine; otherwise the usual limits hold.
     """
     folder = job.stage_dir("preprocess")
     try:
         found = json.loads((folder / "report.json").read_text("utf-8"))
         limits = TokenLimits.model_validate(found["token_limits"])
         both = found["in_both"] | found["test_clips_in_both"]
-        return limits, Overlap(test_clips=len(test), **both)
+        shared = Shared.model_validate(found.get("shared", {}))
+        return Training(limits, Overlap(test_clips=len(test), **both), shared)
     except (OSError, ValueError, LookupError, TypeError):
         pass
     try:
         train = ClipStore(folder / "train")
     except LorajobError:
-        return TokenLimits(), None
-    shared = overlap(train.speakers, train.texts, test.speakers, test.texts, language)
-    return token_limits(train.tokens, train.seconds), shared
+        return Training()
+    counts = overlap(train.speakers, train.texts, test.speakers, test.texts, language)
+    return Training(token_limits(train.tokens, train.seconds), counts)
 
 
 def _base_transcripts(
@@ -269,7 +286,7 @@ class _Transcripts:
 
 
 def measure(
-    heard: _Transcripts, spec: JobSpec, shared: Overlap | None
+    heard: _Transcripts, spec: JobSpec, training: Training
 ) -> tuple[EvaluateResult, dict[str, object]]:
     """The result, and what metrics.json has besides."""
     store, compared = heard.clips.store, heard.compared
@@ -287,6 +304,8 @@ def measure(
     )
     there = score_with_intervals(references, tuned_there, speakers, spec.seed, spec.language)
     scored = score_with_intervals(references, delivered, speakers, spec.seed, spec.language)
+    texts = {model: heard.of(model) for model in ("base", "delivered", "tuned")}
+    unshared = unshared_scores(training.shared, store, texts, spec.seed, spec.language)
     result = EvaluateResult(
         base=score_with_intervals(references, base, speakers, spec.seed, spec.language),
         delivered=scored,
@@ -299,7 +318,8 @@ def measure(
             language=spec.language,
             speakers=speakers,
         ),
-        notes=_notes(heard, spec, shared),
+        notes=[*_notes(heard, spec, training.overlap), *unshared_words(unshared)],
+        unshared=unshared,
         warnings=[
             *few_clips(scored),
             *explain_gap(references, tuned_there, delivered, tuned, spec.language),
@@ -309,7 +329,7 @@ def measure(
     details: dict[str, object] = {
         "intervals": {name: it.wer_interval for name, it in rates.items()},
         "tuned_on_delivered_clips": there.model_dump(mode="json"),
-        "overlap": None if shared is None else shared.model_dump(),
+        "overlap": None if training.overlap is None else training.overlap.model_dump(),
         "test_clips": len(store),
         "speakers": len(set(speakers) - {""}),
     }

@@ -260,3 +260,10 @@ def test_a_flac_that_does_not_know_its_length_is_read_all_the_same():
 
 def test_an_empty_recording_has_no_samples():
     assert len(load_audio(sound_bytes(tone(0), 48_000), 30)) == 0
+
+
+def test_a_sphere_file_that_is_cut_off_is_truncated():
+    data = sound_bytes(tone(1.0), SAMPLE_RATE, "NIST")
+    assert len(load_audio(data, 30)) == SAMPLE_RATE
+    with pytest.raises(AudioError, match=r"truncated: 0\.4\d s of 1\.00 s"):
+        load_audio(data[: len(data) // 2], 30)

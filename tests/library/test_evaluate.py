@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jiwer
 import pytest
 
 from lorajob import evaluate
@@ -14,6 +15,7 @@ from lorajob.job.jobdir import JobDir
 from lorajob.job.report import Report
 from lorajob.spec import build_spec
 from lorajob.speech.clipstore import ClipStore, ClipWriter
+from lorajob.speech.text import normalise
 from lorajob.stage import run_stage
 from tests.support.tiny import make_job
 from tests.support.training import SHORT
@@ -46,8 +48,14 @@ def trained(tiny_whisper: Path, brief: None, tmp_path_factory: pytest.TempPathFa
     return job
 
 
-def evaluated(folder: Path, trained: JobDir, *sets: str, test: Path | None = None) -> JobDir:
-    """The job `trained`, evaluated with other settings or test clips."""
+def evaluated(
+    folder: Path,
+    trained: JobDir,
+    *sets: str,
+    test: Path | None = None,
+    report: dict[str, Any] | None = None,
+) -> JobDir:
+    """The job `trained`, evaluated with other settings, test clips or report of preprocessing."""
     job = JobDir(folder)
     shutil.copytree(trained.root, folder)
     spec = json.loads(job.spec_path.read_text())
@@ -58,6 +66,8 @@ def evaluated(folder: Path, trained: JobDir, *sets: str, test: Path | None = Non
     if test is not None:
         shutil.rmtree(job.stage_dir("preprocess") / "test")
         shutil.copytree(test, job.stage_dir("preprocess") / "test")
+    if report is not None:
+        (job.stage_dir("preprocess") / "report.json").write_text(json.dumps(report))
     run_stage("evaluate", job, 1, Report("evaluate"))
     return job
 
@@ -139,15 +149,41 @@ def test_a_wrong_reference_changes_no_transcript_and_no_figure_of_another_clip(
 def test_the_settings_of_decoding_come_from_the_training_clips(
     trained: JobDir, tmp_path: Path
 ) -> None:
-    job = evaluated(tmp_path / "job", trained, "evaluate.audio_context=full", "seed=7")
-    train = ClipStore(job.stage_dir("preprocess") / "train")
+    train = ClipStore(trained.stage_dir("preprocess") / "train")
+    report = {
+        "token_limits": token_limits(train.tokens, train.seconds).model_dump(mode="json"),
+        "in_both": {"speakers": 1, "texts": 1},
+        "test_clips_in_both": {"clips_of_speakers": 2, "clips_of_texts": 1},
+        "shared": {"speakers": ["speaker-0"], "clips_of_texts": ["test-1.wav"]},
+    }
+    sets = ("evaluate.audio_context=full", "seed=7")
+    job = evaluated(tmp_path / "job", trained, *sets, report=report)
     config = read_config(job.stage_dir("evaluate"))
     assert config is not None
+    check_unshared_rates(job)
     assert config.limits == token_limits(train.tokens, train.seconds)
     assert (config.language, config.cut, config.seed) == ("hi", False, 7)
     found = metrics_of(job)
     assert found["tuned_audio_context"] == "full"
     assert found["decoding"] == config.model_dump(mode="json")
+
+
+def check_unshared_rates(job: JobDir) -> None:
+    """Of clips 0 to 3, of speakers 0, 1, 2, 0: speaker 0 and the sentence of 1 are in training."""
+    unshared, rows = metrics_of(job)["unshared"], rows_of(job)
+    parts = {"speakers": [1, 2], "sentences": [0, 2, 3], "both": [2]}
+    assert unshared.keys() == parts.keys()
+    for name, places in parts.items():
+        for model, scores in unshared[name].items():
+            said = [normalise(rows[place]["reference"], "hi") for place in places]
+            heard = [normalise(rows[place][model], "hi") for place in places]
+            assert scores["clips"] == len(places)
+            assert scores["wer"] == pytest.approx(100 * jiwer.wer(said, heard))
+    result = job.result("evaluate")
+    assert result is not None and result.unshared["both"].keys() == {"base", "delivered", "tuned"}
+    wer = result.unshared["speakers"]["base"].wer
+    (note,) = [it for it in result.notes if "test clips of new speakers alone: " in it]
+    assert f"base {wer:.1f} % WER (2 clips), delivered " in note
 
 
 def test_figures_have_intervals_and_say_what_they_rest_on(trained: JobDir, tmp_path: Path) -> None:

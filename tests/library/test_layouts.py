@@ -280,3 +280,44 @@ def test_a_clip_of_an_entry_has_all_its_fields(tmp_path):
     entry = next(entry for entry in corpus.entries if entry.id == "train-2")
     clip = Clip.of(entry, b"")
     assert (clip.start, clip.end, clip.speaker, clip.split) == (1.0, 2.0, "s2", "train")
+
+
+def test_tiers_of_translations_and_notes_are_no_transcripts(tmp_path):
+    put(tmp_path / "a.wav", sound(1))
+    tiers = {"ravi": ONE, "translation": "one", "English": "one", "Notes": "a cough"}
+    put(tmp_path / "a.TextGrid", textgrid({name: [(0, 0.5, it)] for name, it in tiers.items()}))
+    assert heard(tmp_path) == [Heard(1, ONE, "", "train")]
+    tiers = {"Hindi": ONE, "ravi": TWO}
+    put(tmp_path / "a.TextGrid", textgrid({name: [(0, 0.5, it)] for name, it in tiers.items()}))
+    assert heard(tmp_path) == [Heard(1, ONE, "", "train")]
+    words = {"ravi - words": [(0, 0.2, ONE), (0.2, 0.5, TWO)], "anita - words": [(0, 0.5, THREE)]}
+    put(tmp_path / "a.TextGrid", textgrid(words))
+    found = [(it.speaker, it.text) for it in open_corpus(tmp_path, "hi").entries]
+    assert found == [("ravi", f"{ONE} {TWO}"), ("anita", THREE)]
+
+
+def test_labels_of_audacity_lab_files_and_codes_in_names_are_read(tmp_path):
+    for number in (1, 2, 3):
+        put(tmp_path / f"{number}.wav", sound(number))
+    put(tmp_path / "1.txt", f"0.000000\t0.250000\t{ONE}\n\\\t100\t200\n0,25\t0.5\t{TWO}\n")
+    put(tmp_path / "2.lab", TWO)
+    put(tmp_path / "3.en.vtt", "WEBVTT\n\n00:00.000 --> 00:00.500\nthree\n")
+    put(tmp_path / "3.hi.vtt", f"WEBVTT\n\n00:00.000 --> 00:00.500\n{THREE}\n")
+    assert heard(tmp_path) == [
+        Heard(1, TWO, "", "train"),
+        Heard(1, ONE, "", "train"),
+        Heard(2, TWO, "", "train"),
+        Heard(3, THREE, "", "train"),
+    ]
+    put(tmp_path / "2.lab", "0 5000000 two\n")
+    assert faults(tmp_path) == {
+        "2.wav": "transcript that is not lab (labels of HTK, in units of 100 ns)"
+    }
+
+
+def test_an_utterance_in_two_kaldi_folders_is_counted(tmp_path):
+    for split in ("train", "test"):
+        put(tmp_path / split / "wav.scp", "u1 ../a.wav\n")
+        put(tmp_path / split / "text", f"u1 {ONE}\n")
+    corpus = open_corpus(tmp_path, "hi")
+    assert (corpus.splits, corpus.repeated) == ({"test": 1}, 1)

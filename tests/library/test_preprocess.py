@@ -124,6 +124,7 @@ def test_the_report_tells_hours_speakers_and_lengths(tmp_path, run):
     assert percentiles["0"] < percentiles["50"] < percentiles["100"]
     assert report["in_both"] == {"speakers": 1, "texts": 1}
     assert report["test_clips_in_both"] == {"clips_of_speakers": 1, "clips_of_texts": 1}
+    assert report["shared"] == {"speakers": ["s1"], "clips_of_texts": ["y.mp3"]}
     train = ClipStore(out / "train")
     limits = TokenLimits.model_validate(report["token_limits"])
     assert limits == token_limits(train.tokens, train.seconds)

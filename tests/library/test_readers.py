@@ -154,20 +154,20 @@ def packed_as(folder: Path, form: str) -> Path:
 def test_files_of_any_suffix_in_a_tar_are_copied_in_one_more_scan(tmp_path, monkeypatch):
     folder = tmp_path / "corpus"
     (folder / "notes").mkdir(parents=True)
-    for name in ("a.lab", "b.LAB", "c.wav", "text", "readme"):
+    for name in ("a.dat", "b.DAT", "c.wav", "text", "readme"):
         (folder / "notes" / name).write_text(f"of {name}")
     tree = TarTree(packed_as(folder, "tar"))
     scans = []
     members = Archive.members
     monkeypatch.setattr(Archive, "members", lambda self: scans.append(1) or members(self))
-    for name in ("a.lab", "b.LAB", "a.lab", "text"):
+    for name in ("a.dat", "b.DAT", "a.dat", "text"):
         with tree.open(f"corpus/notes/{name}") as file:
             assert file.read() == f"of {name}".encode()
     assert len(scans) == 1
     with tree.open("corpus/notes/readme") as file:
         assert file.read() == b"of readme"
-    with pytest.raises(CorpusError, match=r"no file corpus/none\.lab in it"):
-        tree.open("corpus/none.lab")
+    with pytest.raises(CorpusError, match=r"no file corpus/none\.dat in it"):
+        tree.open("corpus/none.dat")
     assert len(scans) == 2
 
 

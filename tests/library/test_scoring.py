@@ -8,7 +8,7 @@ import jiwer
 import pytest
 
 from lorajob.speech.gap import explain_gap
-from lorajob.speech.overlap import overlap
+from lorajob.speech.overlap import Shared, overlap
 from lorajob.speech.sample import balanced
 from lorajob.speech.scoring import (
     CharacterErrorRate,
@@ -199,3 +199,13 @@ def test_what_test_and_training_share_is_said():
     assert speakers.startswith("2 of 4 test clips are of speakers who are also in training")
     assert texts.startswith("1 of 4 test clips have a sentence that is also in training")
     assert overlap(["a"], ["x"], ["b"], ["y"], "en").sentences() == []
+
+
+def test_the_unshared_part_is_known_only_if_some_clips_are_in_it_and_some_are_not():
+    ids, speakers = ["a", "b", "c", "d"], ["x", "y", "", "x"]
+    shared = Shared(speakers=frozenset("x"), clips_of_texts=frozenset("b"))
+    assert shared.parts(range(4), ids, speakers) == {"speakers": [1], "sentences": [0, 2, 3]}
+    assert Shared().parts(range(4), ids, speakers) == {}
+    every = Shared(speakers=frozenset("xy"), clips_of_texts=frozenset("abcd"))
+    assert every.parts(range(4), ids, speakers) == {}
+    assert shared.parts([1, 2], ids, speakers) == {"speakers": [1], "sentences": [2]}

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from lorajob.corpora import open_corpus
+from lorajob.corpora import check_corpus, open_corpus
+from lorajob.corpora.spans import span_of
 from lorajob.corpora.tables import Row, read_csv, read_jsonl, read_tsv, text_lines, text_of
-from lorajob.errors import CorpusError
+from lorajob.errors import CorpusError, UsageError
 
 GOOD = {"audio": "a.wav", "text": "नमस्ते"}
 
@@ -264,3 +265,73 @@ def test_an_empty_last_field_does_not_hide_a_delimiter_in_the_text() -> None:
 def test_a_program_that_quotes_the_header_quotes_every_field() -> None:
     text = '"audio"\t"text"\n"0.wav"\t"Hello"\n"1.wav"\t"say ""no"""\n'
     assert found(read_tsv, text) == fields("Hello", 'say "no"')
+
+
+def test_a_joined_table_has_byte_order_marks_and_headers_inside() -> None:
+    text = "\ufeff\ufeffaudio,text\n1.wav,a\n\ufeff2.wav,b\nAudio, text\n3.wav,text\n"
+    rows = list(read_csv(text_lines(io.BytesIO(text.encode()), "t"), "t"))
+    assert [(dict(row), row.fault) for row in rows] == [
+        ({"audio": "1.wav", "text": "a"}, ""),
+        ({"audio": "2.wav", "text": "b"}, ""),
+        ({}, "header that is repeated"),
+        ({"audio": "3.wav", "text": "text"}, ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "span"),
+    [
+        ({"start_ms": "1500", "end_ms": "2250"}, (1.5, 2.25)),
+        ({"offset_ms": "500", "duration_ms": "250"}, (0.5, 0.75)),
+        ({"begin": "1", "stop": "2,5"}, (1.0, 2.5)),
+        ({"xmin": "0:01", "xmax": "0:02.5"}, (1.0, 2.5)),
+        ({"start_seconds": "1", "dur": "0.5"}, (1.0, 1.5)),
+        ({"duration_ms": "900"}, (0.0, None)),
+    ],
+)
+def test_columns_of_times_have_many_names_and_two_units(row, span) -> None:
+    assert span_of(row) == span
+
+
+def test_a_time_that_cannot_be_read_drops_its_row_and_not_the_rest_of_the_recording(tmp_path):
+    rows = [{"start": True, "end": 2}, {"start": [1], "end": 2}, {"start_ms": "soon"}, {"start": 1}]
+    lines = [json.dumps({"audio": f"{n}.wav", "text": "x"} | row) for n, row in enumerate(rows)]
+    (tmp_path / "m.jsonl").write_text("\n".join(lines))
+    found = [it.fault for it in open_corpus(tmp_path / "m.jsonl", "hi").entries]
+    assert found == [
+        "start that is no time (text that is true)",
+        "start that is no time (text that is a JSON list)",
+        "start_ms that is no time in milliseconds",
+        "",
+    ]
+
+
+def test_a_column_subset_names_splits_if_it_names_ours(tmp_path: Path) -> None:
+    text = "audio,text,subset\n1.wav,a,Train\n2.wav,b,testing\n3.wav,c,clean\n"
+    (tmp_path / "manifest.csv").write_text(text)
+    assert open_corpus(tmp_path, "hi").splits == {"train": 2, "test": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("wavs/1.wav|one, two\nwavs/2.wav|three", [("", "one, two"), ("", "three")]),
+        ("1.wav|17|one, two\n2.wav|3|three", [("17", "one, two"), ("3", "three")]),
+        ("audio|text\n1.wav|one, two\n2.wav|three", [("", "one, two"), ("", "three")]),
+    ],
+)
+def test_a_list_of_files_as_speech_synthesis_has_it_is_read_if_it_is_named(
+    tmp_path: Path, text: str, rows: list[tuple[str, str]]
+) -> None:
+    (tmp_path / "filelist.txt").write_text(text)
+    found = open_corpus(tmp_path / "filelist.txt", "hi").entries
+    assert [(it.speaker, it.text) for it in found] == rows
+    (tmp_path / "filelist.txt").write_text("Some notes,\nwhich list nothing.\n")
+    with pytest.raises(UsageError, match=r"filelist\.txt has no header with audio and text"):
+        open_corpus(tmp_path / "filelist.txt", "hi")
+
+
+def test_a_table_of_bad_rows_says_what_is_wrong_with_the_first(tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_text("# made by hand\naudio,text\n1.wav,a\n")
+    with pytest.raises(CorpusError, match="lists no clips: line 2 has 2 fields where 1 is named"):
+        check_corpus(tmp_path, "hi")

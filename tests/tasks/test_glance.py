@@ -1,16 +1,23 @@
 """`submit` refuses what preprocessing would refuse, as far as two seconds tell."""
 
+import io
+import tarfile
+import zipfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pydantic import SecretStr
 
 from lorajob.checking import glance
-from lorajob.errors import CorpusError
+from lorajob.corpora import peek
+from lorajob.errors import CorpusError, UsageError
 from lorajob.spec import build_spec
 from lorajob.tasks.jobs import Jobs
 from lorajob.worker.settings import Settings
 from tests.support.speech import Spoken, make_release, pack
+from tests.support.web_server import Archive
 
 HINDI = ["हमने देखा", "वह घर गया", "आज मौसम अच्छा है"]
 ENGLISH = ["we saw it", "he went home", "fine weather today"]
@@ -76,3 +83,80 @@ def test_tables_that_take_too_long_are_left_to_the_worker(
 ) -> None:
     monkeypatch.setattr(glance, "GLANCE_SECONDS", -1.0)
     check(manifest(tmp_path / "c", ENGLISH))
+
+
+def served(web: Archive, data: bytes, name: str = "cv-hi.tar") -> str:
+    web.data = data
+    return web.url.replace("cv-hi.tar.gz", name)
+
+
+def tar_of(folder: Path, table: str, sound_bytes: int = 0) -> bytes:
+    """A tar archive of a manifest, then of sound."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        for name, content in (("manifest.tsv", table.encode()), ("0.wav", bytes(sound_bytes))):
+            info = tarfile.TarInfo(f"corpus/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return data.getvalue()
+
+
+def rows(texts: list[str], split: str = "train", header: str = "audio\ttext\tsplit") -> str:
+    return "\n".join([header, *(f"{n}.wav\t{it}\t{split}" for n, it in enumerate(texts))]) + "\n"
+
+
+def test_a_small_archive_behind_a_url_is_checked_as_on_this_disk(check, tmp_path, web) -> None:
+    check(served(web, tar_of(tmp_path, rows(HINDI))))
+    with pytest.raises(CorpusError, match="3 of 3 texts are in another script"):
+        check(served(web, tar_of(tmp_path, rows(ENGLISH))))
+    with pytest.raises(CorpusError, match=r"no clips in train, dev; .*: middle \(3\)"):
+        check(served(web, tar_of(tmp_path, rows(HINDI, "middle"))))
+    page = b"<!DOCTYPE html><title>Sign in</title>" * 100
+    with pytest.raises(CorpusError, match=r"http://.*cv-hi.tar.gz: not a whole tar archive"):
+        check(served(web, page, "cv-hi.tar.gz"))
+
+
+def test_the_first_megabytes_of_a_large_archive_are_checked(check, tmp_path, web, monkeypatch):
+    monkeypatch.setattr(peek, "PEEK_BYTES", 20_000)
+    monkeypatch.setattr(peek, "BLOCK_BYTES", 10_000)
+    monkeypatch.setattr(peek, "LEAST_BYTES", 10_000)
+    for ranges in (True, False):
+        web.ranges = ranges
+        check(served(web, tar_of(tmp_path, rows(HINDI), 900_000)))
+        # Other tables may be behind the sound.
+        check(served(web, tar_of(tmp_path, rows(HINDI, "middle"), 900_000)))
+        with pytest.raises(CorpusError, match="3 of 3 texts are in another script"):
+            check(served(web, tar_of(tmp_path, rows(ENGLISH), 900_000)))
+        wrong = rows(HINDI, header="audio\twords\tsplit")
+        with pytest.raises(CorpusError, match="no column text or sentence"):
+            check(served(web, tar_of(tmp_path, wrong, 900_000)))
+
+
+def test_the_table_of_contents_of_a_zip_and_a_parquet_file_behind_a_url_is_read(
+    check, tmp_path: Path, web: Archive
+) -> None:
+    path = tmp_path / "c.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("0.wav", bytes(900_000))
+        file.writestr("manifest.tsv", rows(ENGLISH))
+    with pytest.raises(CorpusError, match="3 of 3 texts are in another script"):
+        check(served(web, path.read_bytes(), "c.zip"))
+    # A server that sends files only from their beginning does not tell.
+    web.ranges = False
+    check(served(web, path.read_bytes(), "c.zip"))
+    web.ranges = True
+    path.write_bytes(b"PK" + bytes(100_000))
+    with pytest.raises(UsageError, match="not a whole zip archive"):
+        check(served(web, path.read_bytes(), "c.zip"))
+    table = {"audio": [b"RIFF"] * 3, "text": HINDI}
+    for name, values in (("right", table), ("wrong", {"audio": table["audio"], "words": HINDI})):
+        pq.write_table(pa.table(values), tmp_path / f"{name}.parquet")
+    check(served(web, (tmp_path / "right.parquet").read_bytes(), "c.parquet"))
+    with pytest.raises(CorpusError, match=r"no column text .*; its columns: audio, words"):
+        check(served(web, (tmp_path / "wrong.parquet").read_bytes(), "c.parquet"))
+
+
+def test_a_slow_server_does_not_hold_up_submit(check, tmp_path, web, monkeypatch) -> None:
+    monkeypatch.setattr(glance, "GLANCE_SECONDS", 0.2)
+    web.pause_seconds = 0.05
+    check(served(web, tar_of(tmp_path, rows(ENGLISH), 60_000)))

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from lorajob.checking.glance import WRONG_SHARE
+from lorajob.checking.language import other_language
 from lorajob.checking.model import CorpusFinding, Example
 from lorajob.checking.rules import (
     CLEAR_DB,
@@ -40,6 +41,8 @@ def findings(
     Errors of the names in `allowed` are warnings.
     """
     found = [*_nothing_left(table, problem), *_scripts(table, language)]
+    if not any(it.name == "wrong-script" for it in found):
+        found += other_language(table, language)
     rules = [*RECORDINGS, *SHARED, *_pace_rules(table), *SOUND, *TEXT, *_forms(table)]
     for rule in rules:
         if rule.quick or not quick:

@@ -4,15 +4,18 @@ import logging
 import time
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
 
 from lorajob.checking.texts import Trait, measure_text
-from lorajob.corpora.clip import Columns, Corpus, Entry
-from lorajob.corpora.find import open_whole
+from lorajob.corpora.clip import Columns, Corpus, Entry, Tick
+from lorajob.corpora.find import quick_place
+from lorajob.corpora.peek import peek
+from lorajob.corpora.place import Place
+from lorajob.corpora.readers import reader_of
 from lorajob.corpora.selection import no_clips, usable_for_training
-from lorajob.errors import CorpusError
+from lorajob.errors import ColumnError, CorpusError
 from lorajob.languages import find_language
 from lorajob.spec import JobSpec
+from lorajob.storage.urls import local_path, public
 
 GLANCE_SECONDS = 2.0  # most time for the tables of one corpus
 TEXTS = 2_000  # most texts whose script is checked
@@ -25,10 +28,11 @@ class _TimeUp(Exception):
     """The tables take too long. The worker reads them whole."""
 
 
-def glance(path: Path, language: str, columns: Columns) -> Corpus | None:
-    """The corpus at a path if its tables can be read in GLANCE_SECONDS, else None.
+def glance(corpus: str, language: str, columns: Columns, spec: JobSpec) -> Corpus | None:
+    """The corpus at a path or a url, if its tables can be read in GLANCE_SECONDS, else None.
 
-    Raises UsageError or CorpusError as `open_corpus` does.
+    Of an archive that is too large for that, its first files are checked. Raises UsageError or
+    CorpusError as `open_corpus` does.
     """
     deadline = time.monotonic() + GLANCE_SECONDS
 
@@ -36,11 +40,43 @@ def glance(path: Path, language: str, columns: Columns) -> Corpus | None:
         if time.monotonic() > deadline:
             raise _TimeUp
 
+    def look(place: Place) -> Corpus | None:
+        return _look(place, language, spec, tick)
+
     try:
-        return open_whole(path, language, tick, columns)
+        if (path := local_path(corpus)) is not None:
+            return look(quick_place(path, columns))
+        return peek(corpus, GLANCE_SECONDS, columns, look)
     except _TimeUp:
-        log.debug("%s: its tables take over %g s", path, GLANCE_SECONDS)
+        log.debug("%s: its tables take over %g s", public(corpus), GLANCE_SECONDS)
         return None
+
+
+def _look(place: Place, language: str, spec: JobSpec, tick: Tick) -> Corpus | None:
+    """The corpus, if all its files are known. Raises what is certain from those that are."""
+    try:
+        reader = reader_of(place)
+    except CorpusError:
+        if place.whole:
+            raise
+        # The first files of a large archive may not tell its layout.
+        return None
+    reader.check(place, language)
+    try:
+        found = reader.clips(place, language, tick)
+    except ColumnError:
+        raise
+    except CorpusError:
+        if place.whole:
+            raise
+        # A file that was not seen yet may be missing.
+        return None
+    if place.whole:
+        return found
+    # A corpus in another language is for guarding a model, not for training.
+    if language == spec.language:
+        check_script(found.entries, spec)
+    return None
 
 
 def check_tables(corpora: Sequence[Corpus], spec: JobSpec) -> None:

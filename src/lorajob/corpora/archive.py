@@ -33,6 +33,10 @@ _HEADERS = (
 )
 
 
+class CutOffError(CorpusError):
+    """An archive ends too early, or is no archive at all."""
+
+
 class Archive:
     """A tar archive, compressed or not. Each call of `members()` reads it once."""
 
@@ -95,7 +99,7 @@ class Archive:
         try:
             yield
         except (tarfile.TarError, EOFError, zlib.error, LZMAError) as error:
-            raise CorpusError(
+            raise CutOffError(
                 f"{self.path}: not a whole tar archive ({error}); download it again"
             ) from None
 

@@ -16,7 +16,7 @@ from lorajob.corpora.names import column, split_name, unique
 from lorajob.corpora.place import Place
 from lorajob.corpora.spans import DURATION, WHOLE, span_of
 from lorajob.corpora.tables import text_of
-from lorajob.errors import CorpusError
+from lorajob.errors import ColumnError
 
 BATCH_ROWS = 16
 TEXTS = (*TEXT_COLUMNS, "raw_transcription", "normalized_text")
@@ -60,7 +60,7 @@ def find_columns(place: Place, part: ArrowFile) -> Columns:
             tried = " or ".join(column(place, role, wanted))
             hint = f"; map one with --map {role}=NAME" if role not in place.columns else ""
             have = ", ".join(part.schema.names)
-            raise CorpusError(f"{part.name}: no column {tried}; its columns: {have}{hint}")
+            raise ColumnError(f"{part.name}: no column {tried}; its columns: {have}{hint}")
         return found
 
     times = {role: pick(role, (), False) for role in ("start", "end", DURATION)}

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from lorajob.corpora.archive import ARCHIVES
 from lorajob.corpora.clip import Columns, Corpus, Tick
 from lorajob.corpora.fingerprint import fingerprint_archive, fingerprint_files
-from lorajob.corpora.place import is_archive, open_place
+from lorajob.corpora.place import Place, is_archive, open_place
 from lorajob.corpora.readers import reader_of
 from lorajob.errors import CorpusError, UsageError
 from lorajob.languages import is_locale, is_locale_of
@@ -41,17 +41,6 @@ def open_corpus(
     return reader_of(place).clips(place, language, tick)
 
 
-def open_whole(
-    path: Path, language: str, tick: Tick, columns: Columns = NO_COLUMNS
-) -> Corpus | None:
-    """As `open_corpus`, but None for an archive whose files cannot all be listed quickly.
-
-    `tick` may raise to give up.
-    """
-    place = open_place(_existing(path), seconds=GLANCE_SECONDS, columns=columns)
-    return reader_of(place).clips(place, language, tick) if place.whole else None
-
-
 def fingerprint(path: Path, language: str, tick: Tick, columns: Columns = NO_COLUMNS) -> str:
     """A hash of the corpus's content. Raises as `open_corpus` does."""
     path = _existing(path)
@@ -65,7 +54,7 @@ def check_corpus(path: Path, language: str, columns: Columns = NO_COLUMNS) -> No
 
     Raises UsageError or CorpusError as `open_corpus` does.
     """
-    place = open_place(_existing(path), seconds=GLANCE_SECONDS, columns=columns)
+    place = quick_place(path, columns)
     try:
         reader = reader_of(place)
     except CorpusError:
@@ -74,6 +63,11 @@ def check_corpus(path: Path, language: str, columns: Columns = NO_COLUMNS) -> No
         # The first files of a large archive may not tell its layout.
         return
     reader.check(place, language)
+
+
+def quick_place(path: Path, columns: Columns = NO_COLUMNS) -> Place:
+    """The place of a corpus; of a large archive, only its first files. Raises as `open_corpus`."""
+    return open_place(_existing(path), seconds=GLANCE_SECONDS, columns=columns)
 
 
 def find_corpus(root: Path | None, language: str) -> Path:

@@ -39,13 +39,15 @@ def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
     does.
     """
     entries: dict[str, Entry] = {}
+    count = 0
     for folder in _folders(place):
         split = split_of_folders(folder or place.name) or TRAIN
         for entry in _entries(place, folder, split):
             if tick:
                 tick()
+            count += 1
             entries.setdefault(entry.id, entry)
-    return Corpus(tuple(entries.values()), place.audio())
+    return Corpus(tuple(entries.values()), place.audio(), count - len(entries))
 
 
 def _entries(place: Place, folder: str, split: str) -> Iterator[Entry]:

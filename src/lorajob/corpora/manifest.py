@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from lorajob.corpora.clip import TRAIN, Corpus, Entry, Tick
+from lorajob.corpora.clip import SPLITS, TRAIN, Corpus, Entry, Tick
 from lorajob.corpora.names import (
     column,
     is_audio,
@@ -15,7 +15,7 @@ from lorajob.corpora.names import (
     unique,
 )
 from lorajob.corpora.place import Place
-from lorajob.corpora.spans import DURATION, WHOLE, span_of
+from lorajob.corpora.spans import DURATION, WHOLE, is_time, span_of
 from lorajob.corpora.tables import (
     Row,
     faulty_entry,
@@ -31,6 +31,7 @@ from lorajob.errors import CorpusError
 
 NAME = "manifest"
 TABLES = (".tsv", ".csv", ".jsonl")
+LISTS = (".txt", ".lst", ".list", ".psv")  # tables, if a user names such a file
 AUDIO_COLUMNS = (
     *("audio", "path", "file", "audio_path", "file_name", "audio_filepath", "filename"),
     *("audio_file", "file_path", "filepath", "wav", "wav_path", "wav_filename"),
@@ -38,6 +39,7 @@ AUDIO_COLUMNS = (
 NEMO_AUDIO = "audio_filepath"
 TEXT_COLUMNS = ("text", "sentence", "transcript", "transcription", "utterance")
 SPLIT_COLUMNS = ("split",)
+SUBSET_COLUMNS = ("subset", "partition", "set", "fold")  # splits, if they name one of ours
 SPEAKER_COLUMNS = ("speaker", "client_id", "speaker_id")
 
 _SUFFIXES = ", ".join(TABLES)
@@ -47,16 +49,31 @@ _NAMES = tuple(f"{stem}{suffix}" for stem in ("manifest", "metadata") for suffix
 def looks_like(place: Place) -> str | None:
     if place.table:
         suffix = Path(place.table).suffix.lower()
+        if suffix in LISTS:
+            return _no_list(place, place.table)
         return None if suffix in TABLES else f"{suffix or place.table} is not {_SUFFIXES}"
     return None if _tables(place) else f"no manifest, metadata or train with {_SUFFIXES}"
+
+
+def _no_list(place: Place, table: str) -> str | None:
+    """Why a text file is no table of clips; None if it is one."""
+    row = next(_rows(place, table), None)
+    if row is not None and not {*AUDIO_COLUMNS}.isdisjoint(row):
+        return None
+    return f"{table} has no header with audio and text, nor rows of a file and a text"
 
 
 def check(place: Place, language: str) -> None:
     """Raise CorpusError unless the first row has an audio and a text column."""
     for table, _ in _tables(place):
-        row = next((row for row in _rows(place, table) if not row.fault), None)
-        if row is None:
-            raise CorpusError(f"{place.path}: {table} lists no clips")
+        faulty = None
+        for row in _rows(place, table):
+            if not row.fault:
+                break
+            faulty = row if faulty is None else faulty
+        else:
+            why = f": line {faulty.line} has {faulty.fault}" if faulty is not None else ""
+            raise CorpusError(f"{place.path}: {table} lists no clips{why}")
         for role, names in (("audio", AUDIO_COLUMNS), ("text", TEXT_COLUMNS)):
             # This row's field may have no text. Its clip is then dropped.
             with suppress(ValueError):
@@ -110,6 +127,9 @@ def entry_of(place: Place, table: str, row: Row, split: str | None, ids: dict[st
     folder = table.rpartition("/")[0]
     source = join(folder, audio) if folder and audio else audio
     own = pick_optional(row, column(place, "split", SPLIT_COLUMNS))
+    if own is None and "split" not in place.columns:
+        subsets = (split_name(row.get(name, "")) for name in SUBSET_COLUMNS)
+        own = next((name for name in subsets if name in SPLITS), None)
     # In datasets' audiofolder the first folder of `file_name` may name the split.
     inner = (
         split_of_folders(audio.partition("/")[0]) if "file_name" in row and "/" in audio else None
@@ -128,6 +148,9 @@ def entry_of(place: Place, table: str, row: Row, split: str | None, ids: dict[st
 
 def _times(place: Place, row: Row) -> dict[str, str]:
     """The row, with the mapped columns of times under their own names."""
+    for name, why in row.odd.items():
+        if is_time(name):
+            raise ValueError(f"{name} that is no time ({why})")
     mapped = {role: place.columns.get(role, "").lower() for role in ("start", "end", DURATION)}
     return {**row, **{role: row.get(name, "") for role, name in mapped.items() if name}}
 
@@ -162,13 +185,20 @@ def _rows(place: Place, table: str) -> Iterator[Row]:
                 yield from read_jsonl(lines, table)
             case ".csv":
                 yield from read_csv(lines, table, _positions)
+            case suffix if suffix in LISTS:
+                yield from read_csv(lines, table, _positions)
             case _:
                 yield from read_tsv(lines, table, _positions)
 
 
 def _positions(first: list[str]) -> list[str] | None:
-    """The columns of a table without header: a file and a text, in either order."""
+    """The columns of a table without header: a file and a text, in either order.
+
+    Three columns are those of VITS, if the second is a number: a file, a speaker and a text.
+    """
     sounds = [is_audio(field.strip()) for field in first]
+    if sounds == [True, False, False] and first[1].strip().isdecimal():
+        return ["audio", "speaker", "text"]
     if sorted(sounds) != [False, True]:
         return None
     return ["audio" if sound else "text" for sound in sounds]

@@ -94,14 +94,18 @@ def open_place(
     seconds: float = 0.0,
     columns: Columns = MappingProxyType({}),
 ) -> Place:
-    """The place of a corpus at a path. `seconds` limit the time that a large archive takes.
+    """The place of a corpus at a path, as `place_of`.
 
-    Folders that hold nothing but one folder are passed over. Raises CorpusError for a damaged
-    archive.
+    `seconds` limit the time that a large archive takes. Raises CorpusError for a damaged archive.
     """
     if not path.is_dir() and not is_archive(path):
         return Place(FolderTree(path.parent), table=path.name, columns=columns)
-    place = Place(open_tree(path, tick, seconds), columns=columns)
+    return place_of(open_tree(path, tick, seconds), columns)
+
+
+def place_of(tree: Tree, columns: Columns = MappingProxyType({})) -> Place:
+    """The place of a corpus in a tree. Folders that hold nothing but one folder are passed over."""
+    place = Place(tree, columns=columns)
     while not place.files() and len(inner := place.folders()) == 1 and not _is_split(inner[0]):
         place = place.below(inner[0])
     return place

@@ -61,6 +61,7 @@ class CorpusReport:
         self._ids: dict[str, list[str]] = defaultdict(list)
         self._examples: dict[str, str] = {}
         self._details: dict[str, str] = {}
+        self._test_texts: list[tuple[str, int]] = []  # id and hash of the text
 
     def add(
         self,
@@ -88,7 +89,10 @@ class CorpusReport:
             return
         kept.noted.update(remarks)
         kept.seconds.append(seconds)
-        kept.texts[hash(normalise(text, self.language))] += 1
+        sentence = hash(normalise(text, self.language))
+        kept.texts[sentence] += 1
+        if target == "test":
+            self._test_texts.append((id, sentence))
         if speaker:
             kept.speakers[speaker] += 1
 
@@ -133,6 +137,10 @@ class CorpusReport:
             "test_clips_in_both": {
                 "clips_of_speakers": _clips_of(train.speakers, test.speakers),
                 "clips_of_texts": _clips_of(train.texts, test.texts),
+            },
+            "shared": {
+                "speakers": sorted(train.speakers.keys() & test.speakers.keys()),
+                "clips_of_texts": [id for id, text in self._test_texts if text in train.texts],
             },
             "rows": {
                 "read": self.rows,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from lorajob.corpora.spans import seconds
 
 _TIMES = re.compile(r"\s*([\d:]+[.,]\d+|[\d:]+)\s*-->\s*([\d:]+[.,]\d+|[\d:]+)")
+_LABEL = re.compile(r"\ufeff?(\d+[.,]\d+)\t(\d+[.,]\d+)(?:\t(.*))?")
 _VOICE = re.compile(r"<v(?:\.[^ >]*)? ([^>]+)>")
 _TAG = re.compile(r"</?[a-zA-Z][^>]*>|<[\d:.]+>|\{\\[^}]*\}")
 
@@ -41,6 +42,24 @@ def read_subtitles(text: str) -> list[Cue]:
     if not cues:
         raise ValueError("no cue with times")
     return cues
+
+
+def read_labels(text: str) -> list[Cue] | None:
+    """The cues of a label track as Audacity exports it; None if the text is no such file.
+
+    A line is start, end and text, divided by tabs. A line that begins with a backslash has
+    frequencies.
+    """
+    cues = []
+    for line in text.splitlines():
+        if not line.strip() or line.startswith("\\"):
+            continue
+        match = _LABEL.fullmatch(line)
+        if match is None:
+            return None
+        start, end = (float(it.replace(",", ".")) for it in match.group(1, 2))
+        cues.append(Cue(start, end, " ".join((match[3] or "").split())))
+    return cues or None
 
 
 def decode_text(data: bytes) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO
 
 from lorajob.corpora.clip import Entry
-from lorajob.errors import CorpusError
+from lorajob.errors import ColumnError, CorpusError
 
 MAX_LINE_BYTES = 1 << 20  # a transcript of 30 s has a few hundred characters
 HEAD_LINES = 50  # that show how a program wrote the table
@@ -28,6 +28,7 @@ SURROGATE = "lone surrogate, which is no character"
 NOT_JSON = "line that is not JSON"
 NOT_AN_OBJECT = "line that is not a JSON object"
 OPEN_QUOTE = "quotes that do not match"
+HEADER_AGAIN = "header that is repeated"
 INNER_TEXTS = ("text", "sentence", "transcript", "transcription")  # of a text that is an object
 
 
@@ -99,7 +100,8 @@ def read_csv(lines: Iterable[str], name: str, positions: Positions | None = None
         header = next(numbered, None)
         if header is None:
             return
-    yield from _read(numbered, header, delimiter or _delimiter(header[1]), name, positions)
+    delimiter = delimiter or _known_delimiter(header[1], positions) or _delimiter(header[1])
+    yield from _read(numbered, header, delimiter, name, positions)
 
 
 def read_jsonl(lines: Iterable[str], name: str) -> Iterator[Row]:
@@ -184,11 +186,11 @@ def pick(row: Row, names: Sequence[str], table: str) -> str:
     if name is None:
         columns = list(row)
         if any(it.endswith(AUDIO_ENDS) for it in columns):
-            raise CorpusError(
+            raise ColumnError(
                 f"{table}: its first line must name the columns, such as audio and text; it is"
                 f" {', '.join(columns)}"
             )
-        raise CorpusError(
+        raise ColumnError(
             f"{table}: no column {' or '.join(names)}; its columns: {', '.join(row) or 'none'}"
         )
     if name in row.odd:
@@ -202,7 +204,7 @@ def pick_optional(row: Row, names: Sequence[str]) -> str | None:
 
 
 def text_lines(file: IO[bytes], name: str) -> Iterator[str]:
-    """Lines of a UTF-8 or UTF-16 file. A byte order mark is skipped.
+    """Lines of a UTF-8 or UTF-16 file, without byte order marks.
 
     Lines end with a line feed; a file without any line feed may use carriage returns. `file` can
     seek. Raises CorpusError for other encodings and for lines over MAX_LINE_BYTES.
@@ -211,7 +213,7 @@ def text_lines(file: IO[bytes], name: str) -> Iterator[str]:
     file.seek(0)
     encoding = _encoding(head)
     if encoding != "utf-8-sig" or (b"\r" in head and b"\n" not in head):
-        yield from _decoded_lines(file, name, encoding)
+        yield from (_unmarked(line) for line in _decoded_lines(file, name, encoding))
         return
     for number in itertools.count(1):
         line = file.readline(MAX_LINE_BYTES)
@@ -220,11 +222,16 @@ def text_lines(file: IO[bytes], name: str) -> Iterator[str]:
         if len(line) == MAX_LINE_BYTES:
             raise _too_long(name, number)
         try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            yield _unmarked(line.decode("utf-8"))
         except UnicodeDecodeError:
             raise CorpusError(
                 f"{name}: line {number} is not UTF-8; save the file as UTF-8"
             ) from None
+
+
+def _unmarked(line: str) -> str:
+    """A line without byte order marks at its beginning. Joined files have them inside, too."""
+    return line.lstrip("\ufeff") if line.startswith("\ufeff") else line
 
 
 def _encoding(head: bytes) -> str:
@@ -269,14 +276,25 @@ def _numbered(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
             yield number, bare.replace("\r", " ")
 
 
+def _known_delimiter(first: str, positions: Positions | None) -> str:
+    """The delimiter by which `positions` knows a first line that is no header; "" without one."""
+    if positions is None:
+        return ""
+    return next((it for it in DELIMITERS if positions(_parsed(first, it) or [])), "")
+
+
 def _delimiter(header: str) -> str:
     """The delimiter that splits a header into most columns."""
     counts = {it: len(_parsed(header, it) or ()) for it in DELIMITERS}
     return max(DELIMITERS, key=lambda it: counts[it])
 
 
+def _columns_of(names: Sequence[str]) -> list[str]:
+    return [name.strip().lower() for name in names]
+
+
 def _columns(names: Sequence[str], table: str) -> list[str]:
-    columns = [name.strip().lower() for name in names]
+    columns = _columns_of(names)
     doubled = [name for name, count in Counter(columns).items() if name and count > 1]
     if doubled:
         raise CorpusError(f"{table}: two columns are named {doubled[0]}; rename one of them")
@@ -382,7 +400,10 @@ def _row(columns: Sequence[str], values: Sequence[str], number: int, line: str) 
         return Row((), number, fault)
     if len(values) != len(columns):
         fields = "1 field" if len(values) == 1 else f"{len(values)} fields"
-        return Row((), number, f"{fields} where {len(columns)} are named")
+        named = "1 is" if len(columns) == 1 else f"{len(columns)} are"
+        return Row((), number, f"{fields} where {named} named")
+    if values[0].strip().lower() == columns[0] and _columns_of(values) == [*columns]:
+        return Row((), number, HEADER_AGAIN)
     return Row(zip(columns, values, strict=True), number)
 
 

@@ -25,6 +25,7 @@ from lorajob.corpora.archive import (
     MAX_RECORDING_BYTES,
     MAX_TABLE_BYTES,
     Archive,
+    CutOffError,
 )
 from lorajob.corpora.clip import AudioSource, Clip, Entry, Tick, by_recording
 from lorajob.corpora.copies import Copies
@@ -32,7 +33,7 @@ from lorajob.errors import CorpusError, UsageError
 
 # Of the files that are copied from a tar archive when it is scanned. Others cost a second scan.
 TABLE_SUFFIXES = frozenset(
-    {".tsv", ".csv", ".jsonl", ".json", ".txt", ".srt", ".vtt", ".textgrid", ".eaf", ".scp"}
+    {".tsv", ".csv", ".jsonl", ".json", ".txt", ".srt", ".vtt", ".textgrid", ".eaf", ".lab", ".scp"}
     | {".parquet", ".arrow"}
 )
 KALDI_TABLES = frozenset({"text", "segments", "utt2spk", "spk2utt", "utt2dur", "reco2dur"})
@@ -223,14 +224,28 @@ class TarTree(_Index):
     """The files of a tar archive. Raises CorpusError if it is damaged or reaches outside itself.
 
     `tick` is called at every file. With `seconds`, the scan ends after that time; `whole` then says
-    whether it has seen all.
+    whether it has seen all. The file may be only the `beginning` of an archive.
     """
 
-    def __init__(self, path: Path, tick: Tick | None = None, seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        tick: Tick | None = None,
+        seconds: float = 0.0,
+        beginning: bool = False,
+    ) -> None:
         super().__init__()
-        self.path, self.whole = path, True
+        self.path, self.whole = path, not beginning
         self._tables, self._tick = Copies(), tick
-        archive, start = Archive(path), time.monotonic()
+        try:
+            self._scan(seconds)
+        except CutOffError:
+            # Something that is no archive has no files.
+            if not beginning or not (self.files() or self.folders()):
+                raise
+
+    def _scan(self, seconds: float) -> None:
+        archive, start, tick = Archive(self.path), time.monotonic(), self._tick
         for member_name, member, tar in archive.members():
             if tick:
                 tick()
@@ -304,13 +319,17 @@ class TarAudio:
 
 
 class ZipTree(_Index):
-    """The files of a zip archive. Raises CorpusError as TarTree does."""
+    """The files of a zip archive. Raises CorpusError as TarTree does.
 
-    def __init__(self, path: Path) -> None:
+    `file` is the archive if it is not at `path`, which is then only its name.
+    """
+
+    def __init__(self, path: Path, file: IO[bytes] | None = None) -> None:
         super().__init__()
         self.path, self.whole = path, True
+        size = path.stat().st_size if file is None else file.seek(0, os.SEEK_END)
         try:
-            self._zip = zipfile.ZipFile(path)
+            self._zip = zipfile.ZipFile(path if file is None else file)
         except (zipfile.BadZipFile, EOFError) as error:
             # Its table of contents is at its end, so any part of it is no zip archive.
             raise UsageError(
@@ -320,7 +339,7 @@ class ZipTree(_Index):
         weakref.finalize(self, self._zip.close)
         self._members: dict[str, zipfile.ZipInfo] = {}
         infos = self._zip.infolist()
-        budget = FREE_BYTES + MAX_RATIO * path.stat().st_size
+        budget = FREE_BYTES + MAX_RATIO * size
         if sum(it.file_size for it in infos) > budget or len(infos) > MAX_MEMBERS:
             raise CorpusError(f"{path}: unpacks to more than a corpus could; refused")
         for info in infos:

@@ -43,6 +43,8 @@ def examine(
     except audio.AudioError as error:
         return Examined(text, tokens, reason=error.reason, detail=error.detail)
     seconds = len(samples) / audio.SAMPLE_RATE
+    if not len(samples):
+        return Examined(text, tokens, reason=audio.NO_SOUND, detail="it ends behind its header")
     if reason := too_short(seconds, config):
         return Examined(text, tokens, reason=reason, detail=f"{seconds:.2f} s")
     if levels.has_no_sound(samples):

@@ -117,6 +117,14 @@ class TrainResult(BaseModel, frozen=True):
     warnings: list[str] = []  # such as a tracker that failed
 
 
+# What is new in the test clips of a part, in words.
+PARTS: Mapping[str, str] = {
+    "speakers": "new speakers",
+    "sentences": "new sentences",
+    "both": "new speakers and sentences",
+}
+
+
 class EvaluateResult(BaseModel, frozen=True):
     base: Scores  # by faster-whisper's defaults, on the same clips as `delivered`
     delivered: Scores  # the converted model by faster-whisper's defaults, on a sample
@@ -124,6 +132,8 @@ class EvaluateResult(BaseModel, frozen=True):
     improvement: Difference  # of `delivered` over `base`
     notes: list[str]  # what a reader of the figures has to know
     warnings: list[str]
+    # Part of the test clips -> model -> scores: see `Shared.parts`. Empty if nothing is shared.
+    unshared: dict[str, dict[str, Scores]] = {}
     gate: GateState | None = None  # `convert` adds its own guard
     gate_reasons: list[str] = []
     guards: list[Guard] = []
@@ -152,6 +162,7 @@ class StageResult(AsWritten):
     tuned: Scores | None = None
     improvement: Difference | None = None
     notes: list[str] = []
+    unshared: dict[str, dict[str, Scores]] = {}
     converted: Scores | None = None  # of convert; deprecated
     by_type: dict[str, Scores] | None = None
     start: str | None = None  # of train: the job whose adapter it started from

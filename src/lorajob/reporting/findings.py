@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from lorajob.errors import StageError
 from lorajob.job.jobdir import STAGES, JobDir
-from lorajob.job.results import StageResult, verdict_of
+from lorajob.job.results import PARTS, StageResult, verdict_of
 from lorajob.languages import Language, find_language
 from lorajob.reporting.compare import Change, compare_counts
 from lorajob.reporting.words import (
@@ -88,6 +88,7 @@ class _Metrics(BaseModel, frozen=True):
     tuned: _Scores | None = None
     delivered: _Scores | None = None
     intervals: dict[str, tuple[float, float] | None] = {}
+    unshared: dict[str, dict[str, _Scores]] = {}
 
 
 class _Step(BaseModel, frozen=True):
@@ -156,6 +157,7 @@ class Findings:
     spec: JobSpec
     language: Language
     rates: list[ModelRates]
+    unshared: list[ModelRates]  # on the test clips that share no speaker or sentence with training
     clips: list[ScoredClip]
     after: str
     change: Change | None
@@ -282,6 +284,7 @@ def read_findings(job: JobDir) -> Findings:
         spec,
         language,
         _model_rates(metrics),
+        _unshared_rates(metrics),
         clips,
         after,
         change,
@@ -324,6 +327,17 @@ def _model_rates(metrics: _Metrics) -> list[ModelRates]:
             around = it.wer_interval or metrics.intervals.get(name) or (None, None)
             wer, cer = Rate(it.wer, *around), Rate(it.cer, *(it.cer_interval or (None, None)))
             rates.append(ModelRates(name, wer, cer, it.clips))
+    return rates
+
+
+def _unshared_rates(metrics: _Metrics) -> list[ModelRates]:
+    rates = []
+    for part, models in metrics.unshared.items():
+        for name, it in models.items():
+            low, high = it.wer_interval or (None, None)
+            shown = f"{name}, {PARTS.get(part, part)}"
+            wer, cer = Rate(it.wer, low, high), Rate(it.cer, None, None)
+            rates.append(ModelRates(shown, wer, cer, it.clips))
     return rates
 
 

@@ -216,8 +216,11 @@ def _read_av(file: IO[bytes], max_seconds: float, known: bool) -> tuple[Samples,
     try:
         with av.open(file, options={"format_whitelist": AV_FORMATS}) as container:
             stream = _first_stream(container)
+            promised = _promised_seconds(container, stream)
             samples, rate = _decode_stream(container, stream, max_seconds)
-            _check_length(_promised_seconds(container, stream), len(samples) / rate)
+            _check_length(promised, len(samples) / rate)
+            if not len(samples):
+                raise AudioError(NO_SOUND)
             return samples, rate
     except (av.FFmpegError, ValueError) as error:
         # A file that begins as sound and cannot be read to its end.
@@ -254,7 +257,7 @@ def _decode_stream(container: Any, stream: Any, max_seconds: float) -> tuple[Sam
         if count > limit:
             raise AudioError(over(max_seconds))
     if not pieces:
-        raise AudioError(NO_SOUND)
+        return np.zeros((0, channels), np.float32), rate
     return np.concatenate(pieces).reshape(-1, channels), rate
 
 

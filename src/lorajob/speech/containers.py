@@ -17,7 +17,7 @@ XING = (b"Xing", b"Info", b"VBRI")  # an MP3's frame with the number of frames
 
 _MAGIC = (
     *(b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff", b"FORM", b".snd", b"caff", b"fLaC", b"OggS"),
-    *(b"ID3", b"\x1aE\xdf\xa3", b"#!AMR", b"0&\xb2u", b"G@"),
+    *(b"ID3", b"\x1aE\xdf\xa3", b"#!AMR", b"0&\xb2u", b"G@", b"NIST_1A"),
 )
 
 
@@ -70,6 +70,8 @@ def find_data(file: IO[bytes]) -> Data | None:
                 return _chunk(head, size, 12, b"SSND", 4)
             case b"caff":
                 return _chunk(head, size, 8, b"data", 8)
+            case b"NIST":
+                return _sphere(head, size)
             case b".snd":
                 start, promised = struct.unpack_from(">II", head, 4)
                 return Data(_known(promised, size - start), size - start, 8, True)
@@ -116,6 +118,22 @@ def _is_chunk(head: bytes, at: int, order: str, size: int) -> bool:
         return False
     (length,) = struct.unpack_from(f"{order}I", head, at + 4)
     return at + 8 + int(length) <= size
+
+
+def _sphere(head: bytes, size: int) -> Data | None:
+    """NIST SPHERE: lines of text such as `sample_count -i 48000`, then the sound."""
+    try:
+        start = int(head[8:16])
+        lines = (line.split(None, 2) for line in head[:start].decode("ascii").splitlines())
+        fields = {line[0]: line[2] for line in lines if len(line) == 3}
+        samples, width = int(fields["sample_count"]), int(fields["sample_n_bytes"])
+        promised = samples * width * int(fields.get("channel_count", 1))
+    except (ValueError, LookupError):
+        return None
+    # Compressed sound takes fewer bytes.
+    if "," in fields.get("sample_coding", ""):
+        return None
+    return Data(promised, size - start, 0)
 
 
 def _wave64(head: bytes, size: int) -> Data | None:
