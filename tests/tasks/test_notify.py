@@ -263,7 +263,7 @@ def test_a_server_that_answers_a_byte_at_a_time_holds_nobody(begins, monkeypatch
         told: list[bool] = []
         telling = threading.Thread(target=lambda: told.append(post(url, b"{}", {})))
         telling.start()
-        telling.join(timeout=5)
+        telling.join(timeout=60)
         held = telling.is_alive()
         over.set()
     telling.join(timeout=120)

@@ -36,7 +36,7 @@ def taken(settings: Settings, redis: Redis, queues: list[str], count: int) -> li
         bound = [application.amqp.queues[name] for name in queues]
         with application.amqp.Consumer(channel, bound, callbacks=[take], accept=["json"]):
             while len(jobs) < count:
-                connection.drain_events(timeout=5)
+                connection.drain_events(timeout=120)
     return jobs
 
 

@@ -23,7 +23,7 @@ from tests.support.gpus import A100, CARDS, L4, LARGE, PARTS, SMALL, fake_driver
 from tests.support.procs import descendants, running
 from tests.support.service import Gate, new_job, wait_for
 
-READY_SECONDS = 60
+READY_SECONDS = 240
 ALL_BUT_TRAIN = ("preprocess", "evaluate", "convert")
 
 

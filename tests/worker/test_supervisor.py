@@ -37,7 +37,7 @@ class Watch:
         return self.reason if self.progress else None
 
 
-def run(what, job, watch=None, grace_seconds=10.0, **options):
+def run(what, job, watch=None, grace_seconds=120.0, **options):
     options = {"grace_seconds": grace_seconds, "worker": "me@here", "command": FAKE} | options
     return supervise(what, job, 7, watch or Watch(), **options)
 
