@@ -7,8 +7,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
+from click.shell_completion import CompletionItem
 
-from lorajob.errors import JobNotFoundError, RecordError, ServiceError, UsageError
+from lorajob.errors import (
+    JobNotFoundError,
+    LorajobError,
+    RecordError,
+    ServiceError,
+    UsageError,
+)
 from lorajob.job.jobdir import JOB_ID, JobDir
 
 if TYPE_CHECKING:
@@ -46,6 +53,9 @@ def is_batch(name: str) -> bool:
     return name.startswith("batch-")
 
 
+COMPLETED_JOBS = 50  # newest jobs that the shell completes
+
+
 class JobName(click.ParamType[str]):
     """A job or batch, by its id, the beginning of its id, its name or `@last`; gives its id."""
 
@@ -59,6 +69,25 @@ class JobName(click.ParamType[str]):
         if not JOB_ID.fullmatch(job):
             raise UsageError(f"JOB: {job!r} is not a job's id; ids look like hi-1a2b3c4d")
         return job
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Ids and names of the newest jobs. Without a service there are none."""
+        from redis.exceptions import RedisError
+
+        try:
+            newest = open_jobs().newest(COMPLETED_JOBS)
+        # A shell has no place for a message here.
+        except (LorajobError, RedisError):
+            return []
+        found = {it: f"{job.language} {job.state}" for job in newest for it in (job.id, job.name)}
+        items = {"@last": "the newest job"} | found
+        return [
+            CompletionItem(name, help=text)
+            for name, text in items.items()
+            if name and name.startswith(incomplete)
+        ]
 
 
 JOB = JobName()

@@ -87,16 +87,16 @@ def _unknown_option(error: click.NoSuchOption) -> str:
     """`No such option: --language; did you mean --lang?`, also for a setting of a job."""
     command = error.ctx.command if error.ctx else None
     options = [name for it in command.params for name in it.opts] if command else []
-    hint = ""
-    if "--set" in options:
-        from lorajob.cli.spec_options import settings_in_help
-        from lorajob.setting_words import similar_option
+    flags = [name for name in options if name.startswith("--")]
+    from lorajob.setting_words import near_options, similar_option
 
-        flags = [name for name in options if name.startswith("--")]
+    if "--set" in flags:
+        from lorajob.cli.spec_options import settings_in_help
+
         hint = similar_option(error.option_name, flags, settings_in_help())
-    if not hint:
-        return error.format_message().rstrip(".")
-    return f"No such option: {error.option_name}; did you mean {hint}?"
+    else:
+        hint = " or ".join(near_options(error.option_name, flags))
+    return f"No such option: {error.option_name}" + (f"; did you mean {hint}?" if hint else "")
 
 
 def _discard_stdout() -> None:

@@ -53,6 +53,49 @@ COMMANDS = {
 }
 
 
+# Words of other tools -> the command.
+COMMAND_WORDS = {
+    "start": "up",
+    "run": "up",
+    "stop": "down",
+    "shutdown": "down",
+    "train": "submit",
+    "finetune": "submit",
+    "fine-tune": "submit",
+    "queue": "submit",
+    "add": "submit",
+    "ps": "status",
+    "ls": "status",
+    "list": "status",
+    "jobs": "status",
+    "show": "status",
+    "info": "status",
+    "follow": "watch",
+    "wait": "watch",
+    "tail": "logs",
+    "log": "logs",
+    "kill": "cancel",
+    "abort": "cancel",
+    "resume": "retry",
+    "restart": "retry",
+    "continue": "retry",
+    "delete": "rm",
+    "remove": "rm",
+    "diff": "compare",
+    "leaderboard": "board",
+    "evaluate": "report",
+    "results": "report",
+    "publish": "export",
+    "upload": "export",
+    "download": "export",
+    "deploy": "promote",
+    "server": "serve",
+    "infer": "transcribe",
+    "check": "doctor",
+    "test": "doctor",
+    "tb": "tensorboard",
+}
+
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -110,7 +153,8 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
-            near = difflib.get_close_matches(name, COMMANDS, n=2)
+            word = COMMAND_WORDS.get(name.lower())
+            near = [word] if word else difflib.get_close_matches(name, COMMANDS, n=2)
             hint = f"did you mean {' or '.join(near)}?" if near else f"one of {', '.join(COMMANDS)}"
             ctx.fail(f"{name!r} is not a command; {hint}")
         return super().resolve_command(ctx, args)

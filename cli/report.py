@@ -72,10 +72,10 @@ def compare(jobs: tuple[str, ...], as_json: bool, html: Path | None) -> None:
     Each job is compared with the first one. The 95 % intervals come from a paired bootstrap. If the
     interval of a difference contains zero, the difference may be chance.
     """
-    from lorajob.reporting.comparison import compare_jobs, write_comparison
-
     if len(jobs) < 2 or len(set(jobs)) < len(jobs):
         raise UsageError("JOB: give two or more different jobs")
+    from lorajob.reporting.comparison import compare_jobs, write_comparison
+
     comparison = compare_jobs([_read(job) for job in jobs])
     if html is not None:
         write_comparison(comparison, html)

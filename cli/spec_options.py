@@ -19,6 +19,21 @@ from lorajob.storage.urls import local_path, public
 if TYPE_CHECKING:
     from lorajob.spec import JobSpec
 
+
+def complete_language(ctx: click.Context, param: click.Parameter, text: str) -> list[str]:
+    """Codes of languages for the shell's completion, also after a comma."""
+    from lorajob.languages import known_languages
+
+    before, comma, last = text.rpartition(",")
+    codes = [it.code for it in known_languages()]
+    return [before + comma + it for it in codes if it.startswith(last)]
+
+
+def complete_setting(ctx: click.Context, param: click.Parameter, text: str) -> list[str]:
+    """Names of settings for the shell's completion."""
+    return [f"{it}=" for it in settings_in_help() if it.startswith(text)]
+
+
 PRIORITY = click.option(
     "--priority",
     type=click.Choice(["high", "normal", "low"]),
@@ -64,6 +79,8 @@ MAPS = click.option(
     "text=raw_transcription. May be repeated.",
 )
 
+ROLES = ("audio", "text", "speaker", "split", "start", "end", "duration")
+
 COMMON_SETTINGS = (
     "seed",
     "preprocess.max_train_clips",
@@ -92,6 +109,7 @@ SIZES |= {
     "large-turbo": "large-v3-turbo",
 }
 
+MODEL_FILES = ("config.json", "model.bin")  # of transformers, of CTranslate2
 SHOWN_LETTERS = 80  # of a malformed path in an error message
 
 
@@ -170,6 +188,10 @@ def read_spec(path: Path | None, option: str = "--spec") -> dict[str, object]:
 
     try:
         values = read_yaml(path.read_text("utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        why = error.problem or "malformed"
+        raise UsageError(f"{option}: {path} is not YAML: {line}{why}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{option}: {path} is not YAML: {error}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
@@ -241,6 +263,8 @@ def corpus_values(
     columns = {}
     for line in maps:
         role, equals, name = line.partition("=")
+        if role and equals and role not in ROLES:
+            raise UsageError(f"--map: {role!r} is no role; allowed: {', '.join(ROLES)}")
         if not (role and equals and name):
             raise UsageError(f"--map: {line!r} is not of the form ROLE=COLUMN, e.g. text=sentence")
         columns[role] = name
@@ -296,7 +320,13 @@ def check_base_model(text: str) -> None:
     here = Path(text)
     if text.startswith("~"):
         here = here.expanduser()
-    if not here.is_dir() and (here.exists() or not HUB_ID.fullmatch(text)):
+    if here.is_dir():
+        # An empty folder may be a share that only the workers have mounted.
+        if any(here.iterdir()) and not any((here / it).is_file() for it in MODEL_FILES):
+            raise UsageError(
+                f"base_model: {text!r} has no config.json; give the folder of a Whisper model"
+            )
+    elif here.exists() or not HUB_ID.fullmatch(text):
         size = text.lower().removeprefix("openai/").removeprefix("whisper-").removeprefix("whisper")
         if size.endswith(".en") and size[:-3] in SIZES:
             hint = f"; it knows English only: did you mean openai/whisper-{size[:-3]}?"

@@ -1,5 +1,6 @@
 """`lorajob submit`: queue a job for a language, a corpus and a base model."""
 
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from lorajob.cli.spec_options import (
     TAG,
     TRACKER,
     WAIT,
+    complete_language,
+    complete_setting,
     complete_spec,
     corpus_values,
     guard_values,
@@ -77,6 +80,8 @@ def _explain_extra(extra: list[str]) -> str:
         code = ""
     if code:
         return f"unexpected argument {text!r}: a language is given as `--lang {code}`"
+    if re.fullmatch(r"=|[-+]?\d[\d.e+-]*", extra[0]):
+        return f"unexpected argument {text!r}: a setting is one word, as in `--set train.epochs=3`"
     if path.exists() or "/" in extra[0] or ":" in extra[0]:
         return f"unexpected argument {text!r}: a corpus is given as `--corpus {extra[0]}`"
     return f"unexpected argument {text!r}: all is given by options, such as `--lang hi`"
@@ -105,6 +110,7 @@ Examples:
 @click.option(
     "--lang",
     metavar="LANGUAGE,...",
+    shell_complete=complete_language,
     help="Code or name of a language, such as hi, Hindi or pa-IN. Several, such as hi,mr,ta, are "
     "queued as a batch, one job each.",
 )
@@ -167,6 +173,7 @@ Examples:
     "sets",
     multiple=True,
     metavar="NAME=VALUE",
+    shell_complete=complete_setting,
     help="Change one setting, in the list below. May be repeated. Values are YAML.",
 )
 @click.option(

@@ -9,7 +9,13 @@ from typing import TypeVar
 
 from redis import Redis
 from redis.backoff import ConstantBackoff, ExponentialBackoff
-from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError, RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    ClusterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+)
 from redis.retry import Retry
 
 from lorajob.errors import ServiceError, UsageError
@@ -24,6 +30,11 @@ LONGEST_PAUSE_SECONDS = 5.0
 PASSING = ("MISCONF", "-OOM", "-READONLY", "-LOADING")
 CLUSTER = ("CROSSSLOT", "CLUSTERDOWN", "MOVED ")  # errors that only a Redis Cluster has
 NO_CLUSTER = "is a Redis Cluster, which is not supported; use a single Redis, or Sentinels"
+# What Redis says without a password, besides what is an AuthenticationError.
+NO_LOGIN = ("NOAUTH", "WRONGPASS", "HELLO must be called", "invalid username-password")
+WRONG_LOGIN = (
+    "refuses the login: give its password in LORAJOB_REDIS_URL, as in redis://:PASSWORD@HOST:6379/0"
+)
 FULL = (OutOfMemoryError, ReadOnlyError)
 
 Answer = TypeVar("Answer")
@@ -107,4 +118,6 @@ def service_errors(settings: Settings) -> Iterator[None]:
         url = shown(redis_url(settings))
         if any(word in str(error) for word in CLUSTER) or isinstance(error, ClusterDownError):
             raise ServiceError(f"Redis at {url} {NO_CLUSTER}") from error
+        if isinstance(error, AuthenticationError) or any(it in str(error) for it in NO_LOGIN):
+            raise ServiceError(f"Redis at {url} {WRONG_LOGIN}") from error
         raise ServiceError(f"Redis at {url} is unavailable: {error}") from error

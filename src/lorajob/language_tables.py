@@ -380,6 +380,23 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
     "zh-CN": ("Hans",),
 }
 
+# What languages call themselves, apart from the Latin alphabet's easier ones.
+_OWN_NAMES = """
+    ar:العربية as:অসমীয়া be:беларуская bg:български bn:বাংলা cs:čeština da:dansk de:deutsch
+    el:ελληνικά es:español et:eesti fa:فارسی fi:suomi fr:français gu:ગુજરાતી ha:harshen-hausa
+    he:עברית hi:हिन्दी hi:हिंदी hr:hrvatski hu:magyar hy:հայերեն id:bahasa-indonesia is:íslenska
+    it:italiano ja:日本語 ka:ქართული kk:қазақ km:ខ្មែរ kn:ಕನ್ನಡ ko:한국어 lo:ລາວ lt:lietuvių
+    lv:latviešu mk:македонски ml:മലയാളം mn:монгол mr:मराठी my:မြန်မာ ne:नेपाली nl:nederlands
+    pa:ਪੰਜਾਬੀ pl:polski ps:پښتو pt:português ro:română ru:русский sa:संस्कृतम् sd:سنڌي
+    si:සිංහල sk:slovenčina sl:slovenščina sq:shqip sr:српски sv:svenska sw:kiswahili ta:தமிழ்
+    te:తెలుగు tg:тоҷикӣ th:ไทย tr:türkçe tt:татар uk:українська ur:اردو uz:oʻzbek
+    vi:tiếng-việt yi:ייִדיש zh:中文 zh:普通话
+"""
+OWN_NAMES: dict[str, str] = {
+    name.replace("-", " "): code
+    for code, _, name in (pair.partition(":") for pair in _OWN_NAMES.split())
+}
+
 # ISO 639-2 and 639-3 codes of Whisper's languages, which many corpora use, and Whisper's codes.
 _THREE_LETTERS = """
     afr:af amh:am ara:ar arb:ar asm:as aze:az azj:az bak:ba bel:be bul:bg ben:bn bod:bo tib:bo

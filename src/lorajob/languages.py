@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -9,6 +10,7 @@ from typing import Literal
 from lorajob.errors import UsageError
 from lorajob.language_tables import (
     ALIASES,
+    OWN_NAMES,
     REGIONAL,
     SCRIPTS,
     STAND_INS,
@@ -20,6 +22,7 @@ from lorajob.language_tables import (
 # counts characters, because words are not marked.
 CER_TOKENS = frozenset({"zh", "ja", "th", "lo", "km", "my", "yue"})
 
+SHORT_NAME = 3  # letters; such codes are alike by chance
 _REGION = re.compile("(?P<code>[a-z]{2,3})-(?:[a-z]{2}|[0-9]{3})")
 
 
@@ -50,12 +53,12 @@ class Language:
 
 
 def find_language(text: str) -> Language:
-    """Find a language by its code, name or alias.
+    """Find a language by its code, its name in English or in the language itself, or an alias.
 
     A code may be Whisper's or Common Voice's, with or without a region. Case does not matter.
     Raises UsageError with near matches if the language is unknown.
     """
-    key = text.strip().casefold().replace("_", "-")
+    key = unicodedata.normalize("NFC", text.strip().casefold().replace("_", "-"))
     region = _REGION.fullmatch(key)
     code = _KEYS.get(key) or (_KEYS.get(region["code"]) if region else None)
     if code is None:
@@ -106,13 +109,22 @@ def _keys() -> dict[str, str]:
     for language in _LANGUAGES.values():
         keys[language.code.casefold()] = language.code
         keys.setdefault(language.name.casefold(), language.code)
-    return keys | {alias.casefold(): code for alias, code in ALIASES.items()}
+    own = {unicodedata.normalize("NFC", name).casefold(): code for name, code in OWN_NAMES.items()}
+    return own | keys | {alias.casefold(): code for alias, code in ALIASES.items()}
 
 
 def _hint(key: str) -> str:
     if (code := THREE_LETTERS.get(key)) in _LANGUAGES:
         return f"did you mean {code} ({_LANGUAGES[code].name})?"
-    near = difflib.get_close_matches(key, _KEYS, n=6, cutoff=0.6)
+    words = [it for it in re.split(r"[\s,;+/&|]+", key) if it]
+    if len(words) > 1 and all(it in _KEYS for it in words):
+        return f"several languages have commas between them: {','.join(_KEYS[it] for it in words)}"
+    if re.search(r"[./\\]", key):
+        return "a path or url is for --corpus; give a code or name, such as hi or Hindi"
+    # Of codes of two or three letters, any is near.
+    names = [it for it in _KEYS if len(it) > SHORT_NAME] if len(key) > SHORT_NAME else _KEYS
+    near = difflib.get_close_matches(key, names, n=6, cutoff=0.66)
+    near.sort(key=lambda it: it[0] != key[0])  # few people mistake the first letter
     codes = list(dict.fromkeys(_KEYS[match] for match in near))[:3]
     if not codes:
         return "allowed: a code or name of Whisper's or Common Voice's, such as hi or Hindi"

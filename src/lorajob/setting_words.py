@@ -101,13 +101,20 @@ def _meant_settings(name: str, known: Sequence[str]) -> list[str]:
     return [it for it in known if it.rpartition(".")[2] == word]
 
 
+def near_options(option: str, options: Sequence[str]) -> list[str]:
+    """Options that are spelled like `option`. Their dashes do not make them alike."""
+    words = {name.lstrip("-"): name for name in options}
+    near = difflib.get_close_matches(option.lstrip("-"), words, n=2, cutoff=0.7)
+    return [words[it] for it in near]
+
+
 def similar_option(option: str, options: Sequence[str], settings: Sequence[str]) -> str:
     """What to give instead of an unknown option of `submit`; "" if it is like none."""
     word = option.lstrip("-").partition("=")[0].lower()
     if (meant := OPTION_WORDS.get(word.replace("_", "-"), "")) in options:
         return meant
     found = _meant_settings(word, settings)
-    if not found and (near := difflib.get_close_matches(option, options, n=2)):
+    if not found and (near := near_options(option, options)):
         return " or ".join(near)
     found = found or similar_settings(word, settings)
     return f"--set {found[0]}=VALUE" if found else ""

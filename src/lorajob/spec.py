@@ -1,5 +1,6 @@
 """JobSpec: every setting that decides what a job computes. Where the job runs is not part of it."""
 
+import difflib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -412,14 +413,27 @@ def _explain(error: ValidationError) -> str:
     name = ".".join(path)
     if first["type"] == "extra_forbidden":
         known = setting_names()
-        near = similar_settings(name, known)
+        parts = {it.partition(".")[0] for it in known if "." in it}
+        near = difflib.get_close_matches(name, parts) if isinstance(first["input"], dict) else []
+        near = near or similar_settings(name, known)
         hint = f"did you mean {', '.join(near)}?" if near else f"settings: {', '.join(known)}"
         return f"{name}: no such setting; {hint}"
     if first["type"] == "missing":
         return f"{name}: missing; every job needs it"
     if first["type"] == "value_error" and isinstance(first["input"], dict):
         return str(first["ctx"]["error"])  # about several settings, which it names
-    return f"{name}: {first['input']!r} is not allowed: {first['msg'].lower()}"
+    needed = _needed(name, first["type"], first["input"], first["msg"])
+    return f"{name}: {first['input']!r} is not allowed: {needed}"
+
+
+def _needed(name: str, kind: str, given: object, message: str) -> str:
+    """What a setting takes, in place of pydantic's `message` that names a type of Python."""
+    own = [it for it in setting_names() if it.startswith(f"{name}.")]
+    if kind == "tuple_type":
+        return f"a list is needed, such as [{given}]"
+    if kind == "model_type" and own:
+        return f"it has settings of its own, such as {own[0]}"
+    return message.lower()
 
 
 def setting_names() -> list[str]:

@@ -77,10 +77,13 @@ def pins(asked: str) -> list[Pin]:
     for name in (part.strip() for part in asked.split(",")):
         named = _named(found, name)
         if not named:
-            known = (
-                ", ".join(f"{pin.index} ({pin.visible})" for pin in found) or "no GPU is visible"
-            )
-            raise UsageError(f"gpus: {name!r} is unknown; allowed: auto, none, or of {known}")
+            known = ", ".join(f"{pin.index} ({pin.visible})" for pin in found)
+            if not known:
+                raise UsageError(
+                    f"gpus: {name!r} is unknown; no GPU is visible here (see `nvidia-smi`); "
+                    "allowed: auto, none"
+                )
+            raise UsageError(f"gpus: {name!r} is unknown; allowed: auto, all, none, or of {known}")
         chosen += [pin for pin in named if pin not in chosen]
     return chosen
 
