@@ -116,6 +116,8 @@ def rate_notes(record: "JobRecord") -> list[str]:
             f"delivered has {gained.points:.1f} points fewer word errors than base "
             f"(95 %: {_between(gained.interval)})"
         )
+    trained = record.stages["train"].result
+    lines += trained.notes if trained is not None else []
     return [*lines, *result.notes, *result.warnings, *warnings, *gate_lines(record)]
 
 

@@ -22,6 +22,7 @@ STAGES = {
     "evaluate": "How the test clips are decoded and scored.",
     "convert": "The model for faster-whisper and the comparison that it must pass.",
     "gate": "What the delivered model has to pass. The job succeeds in any case.",
+    "augment": "Altered sound in training, and the trial that decides on it.",
     "start": "The adapter that the training starts from.",
 }
 # Variables that do not belong to Settings: name -> default, description.

@@ -235,7 +235,15 @@ def _ids_asked_for(
 
 
 def _unset(spec: JobSpec) -> dict[str, bool | set[str]]:
-    newer = ("base_revision", "corpus_weight", "more_corpora", "test_corpus", "gate", "start")
+    newer = (
+        "base_revision",
+        "corpus_weight",
+        "more_corpora",
+        "test_corpus",
+        "gate",
+        "augment",
+        "start",
+    )
     fields = JobSpec.model_fields
     unset: dict[str, bool | set[str]] = {
         name: True for name in newer if getattr(spec, name) == fields[name].default

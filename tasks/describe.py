@@ -195,6 +195,7 @@ def describe(record: JobRecord, waits_for: object = None) -> Description:
     }
     results = {name: stage.result for name, stage in record.stages.items()}
     evaluated = results["evaluate"] or StageResult()
+    trained = results["train"] or StageResult()
     checked = verdict_of(results) or StageResult()
     described: Description = {
         "id": record.id,
@@ -216,7 +217,7 @@ def describe(record: JobRecord, waits_for: object = None) -> Description:
         "stages": stages,
         "metrics": {name: _rates(scores) for name, scores in record.scores.items()},
         "improvement": evaluated.improvement.model_dump() if evaluated.improvement else None,
-        "notes": [*evaluated.notes, *evaluated.warnings],
+        "notes": [*trained.notes, *evaluated.notes, *evaluated.warnings],
         "gate": checked.gate,
         "gate_reasons": checked.gate_reasons,
         "guards": [guard.model_dump(mode="json") for guard in checked.guards],

@@ -16,7 +16,13 @@ from redis import Redis
 
 from lorajob.corpora import Corpus, check_remote
 from lorajob.demo.packaged import PACKAGED_NAME
-from lorajob.errors import JobNotFoundError, LorajobError, ModelError, ServiceError, UsageError
+from lorajob.errors import (
+    JobNotFoundError,
+    LorajobError,
+    ModelError,
+    ServiceError,
+    UsageError,
+)
 from lorajob.gpu_memory import job_gb
 from lorajob.job.jobdir import JOB_ID
 from lorajob.languages import find_language
@@ -25,7 +31,7 @@ from lorajob.storage.hub import hub_commit
 from lorajob.storage.store import StoreError
 from lorajob.storage.urls import local_path
 from lorajob.tasks.describe import Wait, after_failure, awaited_queue
-from lorajob.tasks.start import copy_start, fit_start
+from lorajob.tasks.start import copy_start, fit_start, with_sounds
 from lorajob.worker.artifacts.lookup import (
     find_job,
     job_place,
@@ -111,6 +117,7 @@ class Jobs:
         names_base = "base_model" in spec.model_fields_set
         spec = spec.with_places(_place_of)
         spec = spec.model_copy(update={"base_model": _absolute(spec.base_model)})
+        spec = spec.model_copy(update={"augment": with_sounds(spec.augment)})
         if spec.start.job is not None:
             record = self.load(spec.start.job)
             spec = fit_start(spec, names_base, record, open_job(record, self._settings))

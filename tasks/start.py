@@ -1,4 +1,7 @@
-"""A job that starts from the adapter of another one: checks that it fits, and copies it."""
+"""What a training needs from elsewhere: the adapter of another job, folders of noises and rooms.
+
+The adapter is checked and copied. The folders are only checked.
+"""
 
 import json
 import re
@@ -7,9 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lorajob.demo.packaged import PACKAGED_NAME
-from lorajob.errors import JobNotFoundError, LorajobError, UsageError
+from lorajob.errors import FilesError, JobNotFoundError, LorajobError, UsageError
 from lorajob.job.jobdir import ADAPTER_FILES, ADAPTER_WEIGHTS, START, JobDir, hash_file
 from lorajob.spec import JobSpec, TrainConfig
+from lorajob.spec_training import AugmentConfig
 from lorajob.storage.urls import public
 from lorajob.worker.artifacts.job_files import JobFiles
 from lorajob.worker.records.record import JobRecord
@@ -64,6 +68,24 @@ def fit_start(spec: JobSpec, names_base: bool, record: JobRecord, files: JobFile
     train = spec.train.model_copy(update=source.shape)
     start = start.model_copy(update={"job": source.id, "adapter_sha256": source.sha256})
     return spec.model_copy(update={"train": train, "start": start})
+
+
+def with_sounds(config: AugmentConfig) -> AugmentConfig:
+    """The settings of augmentation with absolute folders. Raises UsageError for a folder that is
+    missing or has no sound file.
+    """
+    changes = {}
+    for name in ("noise_folder", "room_folder"):
+        if (folder := getattr(config, name)) is not None:
+            from lorajob.speech.effects import sound_files
+
+            path = Path(folder).expanduser().resolve()
+            try:
+                sound_files(path, f"augment.{name}")
+            except FilesError as error:
+                raise UsageError(str(error)) from None
+            changes[name] = str(path)
+    return config.model_copy(update=changes) if changes else config
 
 
 def copy_start(spec: JobSpec, record: JobRecord, source: JobFiles, target: JobFiles) -> None:

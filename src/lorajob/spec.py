@@ -20,7 +20,7 @@ from lorajob.errors import UsageError, VersionError
 from lorajob.languages import find_language
 from lorajob.setting_words import similar_settings
 from lorajob.spec_gate import FROZEN, GateConfig, GuardCorpus
-from lorajob.spec_training import StartConfig
+from lorajob.spec_training import AugmentConfig, StartConfig, check_trial
 from lorajob.spec_yaml import merge, nested, parse_value
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -283,6 +283,7 @@ class JobSpec(BaseModel):
     evaluate: EvaluateConfig = EvaluateConfig()
     convert: ConvertConfig = ConvertConfig()
     gate: GateConfig = GateConfig()
+    augment: AugmentConfig = AugmentConfig()
     start: StartConfig = StartConfig()
 
     @property
@@ -375,6 +376,7 @@ def parse_spec(values: Mapping[str, object]) -> JobSpec:
         spec = JobSpec.model_validate(values)
     except ValidationError as error:
         raise UsageError(_explain(error)) from None
+    check_trial(spec.augment, spec.train.keep, spec.train.validation_clips)
     guards = tuple(
         each.model_copy(update={"language": find_language(each.language).code})
         if each.language

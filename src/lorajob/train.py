@@ -16,12 +16,13 @@ import torch
 from lorajob.job.jobdir import JobDir
 from lorajob.job.report import Report
 from lorajob.job.results import TrainResult
+from lorajob.languages import find_language
 from lorajob.spec import JobSpec
 from lorajob.training.checkpoint import kept_batch_clips, name_base, save_adapter, take_over
 from lorajob.training.dataset import lay_out
 from lorajob.training.device import set_up_cuda, usual_clips
 from lorajob.training.history import History
-from lorajob.training.loop import prepare
+from lorajob.training.loop import Loop, prepare
 from lorajob.training.ranks import shared_by, wanted_processes
 from lorajob.training.shares import balance
 from lorajob.training.start import start_folder
@@ -73,15 +74,48 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     return TrainResult(
         steps=loop.run.step,
         epochs=spec.train.epochs,
-        loss=history.final_loss(),
+        loss=history.final_loss(loop.kept_steps),
         trainable_parameters=trainable_parameters(loop.run.model),
         resumed_from=first,
         kept=kept,
         share=share,
         validation_clips=len(course.held.clips),
-        validation=loop.validator.taken if loop.validator else [],
+        validation=loop.points,
         stopped_early=loop.stopped_early,
+        augmented=_augmented(spec, loop),
+        augmentation=loop.augmentation,
+        notes=_notes(spec, loop, len(course.held.clips)),
         start=spec.start.job,
         start_sha256=spec.start.adapter_sha256,
         warnings=trackers.faults,
     )
+
+
+def _augmented(spec: JobSpec, loop: Loop) -> bool | None:
+    """Whether the kept weights were trained with augmentation; None if nothing asked for it."""
+    if spec.augment.use == "off":
+        return None
+    trial = loop.augmentation
+    return spec.augment.use == "always" or (trial is not None and trial.kept)
+
+
+def _notes(spec: JobSpec, loop: Loop, held_back: int) -> list[str]:
+    """What became of augmentation, in one sentence; none if nothing asked for it."""
+    trial = loop.augmentation
+    if spec.augment.use == "off":
+        return []
+    if spec.augment.use == "always":
+        return ["All training clips were augmented."]
+    if trial is None:
+        why = (
+            "the training ended before its trial" if held_back else "too few clips to decide on it"
+        )
+        return [f"Augmentation stayed off: {why}."]
+    metric = find_language(spec.language).primary_metric
+    after, before = getattr(trial.augmented, metric), getattr(trial.plain, metric)
+    low, high = trial.difference.interval
+    return [
+        f"Augmentation was {'kept' if trial.kept else 'not kept'} by a trial: {metric.upper()} "
+        f"{after:.1f} % with it, {before:.1f} % without, on {held_back} held-back clips "
+        f"({trial.difference.points:.1f} points lower, 95 % interval {low:.1f} to {high:.1f})."
+    ]

@@ -101,6 +101,15 @@ class ValidationPoint(BaseModel, frozen=True):
     seconds: float
 
 
+class AugmentationTrial(BaseModel, frozen=True):
+    """How a trial of augmentation ended, on the held-back clips."""
+
+    kept: bool  # whether the model was trained with augmentation
+    plain: ValidationPoint
+    augmented: ValidationPoint
+    difference: Difference  # of `augmented` over `plain`, by the metric of the language
+
+
 class TrainResult(BaseModel, frozen=True):
     steps: int
     epochs: float
@@ -112,6 +121,9 @@ class TrainResult(BaseModel, frozen=True):
     validation_clips: int = 0
     validation: list[ValidationPoint] = []
     stopped_early: bool = False
+    augmented: bool | None = None  # whether with altered sound; None if nothing asked for it
+    augmentation: AugmentationTrial | None = None
+    notes: list[str] = []  # what a reader of the figures has to know
     start: str | None = None  # the job whose adapter it started from
     start_sha256: str | None = None  # of that adapter's weights
     warnings: list[str] = []  # such as a tracker that failed

@@ -7,7 +7,8 @@ JOB/checkpoints/ATTEMPT/step-N/
     adapter_model.safetensors adapter_config.json   PEFT's format
     optimizer.safetensors                           its tensors
     validation.safetensors                          the best weights and the sum of the last ones,
-                                                    after the first validation
+                                                    after the first validation; what a trial of
+                                                    augmentation needs (trial.py)
     state.json                                      other state, and the plan of windows it follows
     history.jsonl                                   all steps so far
     manifest.json                                   sizes and hashes, written last
@@ -45,6 +46,16 @@ VALIDATION_FILE = "validation.safetensors"
 log = logging.getLogger(__name__)
 
 
+class PlainOutcome(BaseModel, frozen=True):
+    """What a training would keep without augmentation, measured on the held-back clips."""
+
+    kept: str  # which weights, as in TrainResult
+    point: ValidationPoint
+    heard: list[str]  # transcripts, in the order of the clips
+    points: list[ValidationPoint]
+    losses: int  # steps taken
+
+
 class TrainingState(BaseModel, frozen=True):
     """state.json of a checkpoint: all but the tensors."""
 
@@ -58,6 +69,7 @@ class TrainingState(BaseModel, frozen=True):
     batch_clips: int | None = None
     optimizer: list[dict[str, JsonValue]] = []  # its groups
     validation: list[ValidationPoint] = []
+    plain: PlainOutcome | None = None  # in the second part of a trial of augmentation
 
 
 @dataclass(frozen=True)

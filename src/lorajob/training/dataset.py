@@ -1,5 +1,6 @@
 """Makes the model's input from windows: padded audio, and labels with or without timestamps."""
 
+import logging
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +17,18 @@ from lorajob.job.jobdir import JobDir
 from lorajob.spec import JobSpec, TrainConfig
 from lorajob.speech.audio import SAMPLE_RATE
 from lorajob.speech.clipstore import ClipStore
+from lorajob.speech.effects import change_speed
 from lorajob.speech.noise import NOISE_KINDS, noise, room_tone, speech_span
+from lorajob.training.augmentation import (
+    NOTHING_HIDDEN,
+    Alterer,
+    Masks,
+    alter_plan,
+    digest_files,
+    uses_augmentation,
+)
 from lorajob.training.encoder_cache import EncodedClips
-from lorajob.training.held_back import HeldBack, hold_back, plan_points
+from lorajob.training.held_back import HeldBack, TrialPlan, hold_back, plan_points
 from lorajob.training.packing import (
     USUAL_CLIPS,
     ClipSizes,
@@ -30,10 +40,12 @@ from lorajob.training.packing import (
 )
 from lorajob.whisper.features import pad_windows
 from lorajob.whisper.tokens import Labels
-from lorajob.whisper.window import WINDOW_SECONDS
+from lorajob.whisper.window import HOP_SAMPLES, WINDOW_SECONDS
 
 IGNORED = -100  # cross-entropy's ignore_index
 PREFETCHED = 4  # batches that each loader process reads ahead
+
+log = logging.getLogger(__name__)
 
 
 B = TypeVar("B")
@@ -49,6 +61,12 @@ class Course:
     plan: list[list[Window]]
     digest: str  # of the plan, the validation and the adapter that it starts from
     held: HeldBack = field(default_factory=HeldBack)
+    trial: TrialPlan | None = None  # then `held` is that of its first part
+
+    @property
+    def scheduled(self) -> int:
+        """The steps over which the learning rate falls to 0."""
+        return self.trial.plain if self.trial else len(self.plan)
 
 
 def lay_out(spec: JobSpec, job: JobDir, most_clips: int = USUAL_CLIPS) -> Course:
@@ -64,12 +82,39 @@ def lay_out(spec: JobSpec, job: JobDir, most_clips: int = USUAL_CLIPS) -> Course
     config = spec.train.model_copy(update={"batch_clips": clips})
     plan = plan_run(sizes, config, spec.seed)
     validation = HeldBack(held, plan_points(len(held), trained, config.epochs, len(plan)))
+    plan, trial = _augmented(spec, plan, sizes, len(held))
     digest = digest_plan(plan, sizes)
     if held:
         digest += "/" + validation.digest
     if spec.start.adapter_sha256 is not None:
         digest += "/" + spec.start.adapter_sha256
-    return Course(store, sizes, config, plan, digest, validation)
+    if uses_augmentation(spec, len(held)):
+        digest += "/" + digest_files(spec.augment)
+    return Course(store, sizes, config, plan, digest, validation, trial)
+
+
+def _augmented(
+    spec: JobSpec, plan: list[list[Window]], sizes: ClipSizes, held_back: int
+) -> tuple[list[list[Window]], TrialPlan | None]:
+    """The plan with augmentation, as the spec says, and its trial."""
+    config = spec.augment
+    if not uses_augmentation(spec, held_back):
+        if config.use == "auto":
+            log.info(
+                "augmentation stays off: no clips are held back that could decide on it; "
+                "augment.use=always trains with it all the same"
+            )
+        return plan, None
+    if config.use == "always":
+        return alter_plan(plan, sizes, config, spec.seed), None
+    begins = len(plan) - max(1, round(config.trial_share * len(plan)))
+    again = alter_plan(plan[begins:], sizes, config, spec.seed)
+    log.info(
+        "augmentation is on trial: steps %d to %d are taken twice, without and with it",
+        begins + 1,
+        len(plan),
+    )
+    return plan + again, TrialPlan(begins, len(plan))
 
 
 @dataclass(frozen=True)
@@ -85,6 +130,8 @@ class PaddedBatch:
     - `encoded`: encoder outputs [windows, frames, width].
     - `frames`: int64 [windows], the frames of each window in `encoded` without padding; None if
       there is no padding.
+    - `kept_frames`, `kept_bins`: float32 [windows, 2 x frames] and [windows, mel_bins], 0 for the
+      parts of the log-mel features that are hidden; None if nothing is.
     """
 
     labels: Tensor
@@ -92,6 +139,8 @@ class PaddedBatch:
     audio: Tensor | None = None
     encoded: Tensor | None = None
     frames: Tensor | None = None
+    kept_frames: Tensor | None = None
+    kept_bins: Tensor | None = None
 
     @property
     def label_count(self) -> int:
@@ -114,7 +163,8 @@ class Item:
     """One window: its labels, and its samples [-1, 1] at 16 kHz or its encoder outputs.
 
     If it is `cut`, the window may end behind the samples. `encoded` is [frames, width]; then
-    `audio` is None. The first `prompt` labels do not count in the loss.
+    `audio` is None. The first `prompt` labels do not count in the loss. `masks` are of the log-mel
+    features.
     """
 
     labels: list[int]
@@ -122,6 +172,7 @@ class Item:
     cut: bool
     encoded: Tensor | None = None
     prompt: int = 0
+    masks: Masks = NOTHING_HIDDEN
 
     @property
     def counted(self) -> int:
@@ -132,10 +183,17 @@ class Item:
 class WindowDataset(Dataset[Item]):
     """Maps a window of the plan to its labels, and its audio or its stored encoder outputs."""
 
-    def __init__(self, store: ClipStore, labels: Labels, windows: Sequence[Window]) -> None:
+    def __init__(
+        self,
+        store: ClipStore,
+        labels: Labels,
+        windows: Sequence[Window],
+        alterer: Alterer | None = None,
+    ) -> None:
         self.store = store
         self.labels = labels
         self.windows = windows
+        self.alterer = alterer
         self.encoded = EncodedClips()
 
     def __len__(self) -> int:
@@ -149,11 +207,19 @@ class WindowDataset(Dataset[Item]):
             return Item(labels, None, True, self.encoded[window.clips[0]], prompt)
         rng = np.random.default_rng(window.seed)
         clips = [self.store.audio(clip) for clip in window.clips]
+        if window.speeds:
+            clips = list(map(change_speed, clips, window.speeds))
         spans = None
         if window.jitter:
             spans = [_draw_borders(clip, rng) for clip in clips]
         labels = self.label_ids(index, spans)
-        return Item(labels, join_sounds(window, clips, rng), window.cut, prompt=prompt)
+        masks = NOTHING_HIDDEN
+        if window.altered is not None and self.alterer is not None:
+            own = np.random.default_rng(window.altered)
+            clips = [self.alterer.sound(clip, own) for clip in clips]
+            masks = self.alterer.masks(sum(map(len, clips)) / SAMPLE_RATE, own)
+        sound = join_sounds(window, clips, rng)
+        return Item(labels, sound, window.cut, prompt=prompt, masks=masks)
 
     def count_labels(self, index: int) -> int:
         """Number of labels of a window that count in the loss. Does not read its audio."""
@@ -172,7 +238,7 @@ class WindowDataset(Dataset[Item]):
         pieces = []
         position = 0.0
         for number, clip in enumerate(window.clips):
-            seconds = float(self.store.seconds[clip])
+            seconds = window.seconds(number, float(self.store.seconds[clip]))
             start, end = spans[number] if spans else (0.0, seconds)
             end = min(position + end, WINDOW_SECONDS)
             pieces.append((self.store.texts[clip], position + start, end))
@@ -224,7 +290,18 @@ def collate(items: list[Item]) -> PaddedBatch:
             labels, counted, None, padded, frames if frames.min() < frames.max() else None
         )
     audio = [item.audio for item in items if item.audio is not None]
-    return PaddedBatch(labels, counted, pad_windows(audio, cut=all(item.cut for item in items)))
+    padded = pad_windows(audio, cut=all(item.cut for item in items))
+    return PaddedBatch(labels, counted, padded, None, None, *_kept(items, padded.shape[1]))
+
+
+def _kept(items: list[Item], samples: int) -> tuple[Tensor | None, Tensor | None]:
+    """`kept_frames` and `kept_bins` of a batch."""
+    bins = max(item.masks.mel_bins for item in items)
+    if not bins:
+        return None, None
+    kept = [item.masks.kept(samples // HOP_SAMPLES, bins) for item in items]
+    rows, columns = (torch.from_numpy(np.stack(each)) for each in zip(*kept, strict=True))
+    return rows, columns
 
 
 def micro_batches(

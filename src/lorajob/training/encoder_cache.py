@@ -82,7 +82,11 @@ def clips_heard_again(
 
     They are sorted longest first, and end when their outputs would take more than `most_bytes`.
     """
-    times = Counter(window.clips[0] for window in windows if window.cut and window.clips)
+    times = Counter(
+        window.clips[0]
+        for window in windows
+        if window.cut and window.clips and window.altered is None
+    )
     again = [clip for clip, count in times.items() if count > 1]
     chosen: list[int] = []
     for clip in sorted(again, key=lambda clip: (-seconds[clip], clip)):

@@ -9,7 +9,7 @@ import logging
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lorajob.corpora.split import seeded
 from lorajob.spec import TrainConfig
@@ -44,6 +44,22 @@ class HeldBack:
     def digest(self) -> str:
         """A hash of all, for the key of a checkpoint's plan."""
         return hashlib.sha256(repr((self.clips, self.points)).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class TrialPlan:
+    """Which steps of a plan are taken twice: those after `begins` and up to `plain`.
+
+    The plan's steps after `plain` are the same ones with augmentation.
+    """
+
+    begins: int
+    plain: int
+
+    def points(self, held: HeldBack) -> HeldBack:
+        """The points of the second part: those of the first part after the fork, moved."""
+        moved = tuple(it - self.begins + self.plain for it in held.points if it > self.begins)
+        return replace(held, points=moved)
 
 
 def hold_back(store: ClipStore, config: TrainConfig, seed: int, language: str) -> tuple[int, ...]:

@@ -105,9 +105,15 @@ class History:
         with suppress(OSError):
             self._board.close()
 
-    def final_loss(self) -> float:
-        """Mean loss over the last tenth of the steps."""
-        last = self._losses[-max(1, len(self._losses) // 10) :]
+    @property
+    def steps(self) -> int:
+        """The number of steps so far."""
+        return len(self._losses)
+
+    def final_loss(self, steps: int | None = None) -> float:
+        """Mean loss over the last tenth of the first `steps` steps, or of all."""
+        losses = self._losses[:steps]
+        last = losses[-max(1, len(losses) // 10) :]
         return sum(last) / len(last)
 
     def _draw(self, step: int, fields: dict[str, float]) -> None:

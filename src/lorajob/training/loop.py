@@ -4,7 +4,7 @@ import importlib
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +18,12 @@ from lorajob.demo.espeak import MissingExtraError
 from lorajob.errors import ModelError, StageStopped
 from lorajob.job.jobdir import JobDir
 from lorajob.job.report import Report
+from lorajob.job.results import AugmentationTrial, ValidationPoint
 from lorajob.languages import find_language
 from lorajob.spec import JobSpec
-from lorajob.training.checkpoint import load_validation, prune, save_checkpoint
-from lorajob.training.dataset import Course, WindowDataset, collate, lay_out
+from lorajob.training.augmentation import make_alterer, uses_augmentation
+from lorajob.training.checkpoint import load_validation, prune, read_state, save_checkpoint
+from lorajob.training.dataset import Course, PaddedBatch, WindowDataset, collate, lay_out
 from lorajob.training.device import set_up_cuda
 from lorajob.training.encoder_cache import EncodedClips, clips_heard_again, shard_path, write_shard
 from lorajob.training.forecast import (
@@ -33,7 +35,9 @@ from lorajob.training.forecast import (
     write_forecast,
     write_measured,
 )
+from lorajob.training.held_back import HeldBack
 from lorajob.training.history import VALIDATION, History, Taken
+from lorajob.training.packed import PackedBatch
 from lorajob.training.passes import Passes
 from lorajob.training.start import start_folder
 from lorajob.training.trainer import Run, start_run
@@ -41,6 +45,7 @@ from lorajob.whisper.identity import base_of
 from lorajob.whisper.tokens import Labels
 
 if TYPE_CHECKING:
+    from lorajob.training.trial import TrialRun
     from lorajob.training.validation import Validator
 
 STEPS_TO_FORECAST = 40  # for a shorter training a dry run costs more than it helps
@@ -74,6 +79,7 @@ class Loop:
     first: int = 1
     step_seconds: float = 0.0  # mean of the last steps
     stopped_early: bool = False
+    augmentation: AugmentationTrial | None = None  # how a trial of augmentation ended
 
     def __init__(
         self,
@@ -82,12 +88,13 @@ class Loop:
         course: Course,
         dataset: WindowDataset,
         validator: "Validator | None" = None,
+        trial: "TrialRun | None" = None,
     ) -> None:
         self.config = run.config
         self.run = run
         self.report = report
         self.digest = course.digest
-        self.validator = validator
+        self.validator, self.trial = validator, trial
         self.passes = Passes(run, course, dataset)
         self.total = len(course.plan)
         self.saved = run.step
@@ -97,6 +104,7 @@ class Loop:
         self.save_seconds = SAVE_SECONDS[kind] if wanted is None else wanted
         self.steps_unread = STEPS_UNREAD[kind]
         run.stop_asked = lambda: report.stop_requested
+        self.batches: Iterator[list[PaddedBatch | PackedBatch]] = iter(())
 
     def train(self, scratch: Path | None) -> None:
         """Take all remaining steps. `scratch` is rank 0's folder for temporary files."""
@@ -105,7 +113,7 @@ class Loop:
         if self.config.decoder_only:
             self._encode_once(scratch)
         ahead = self._forecast(loaded)
-        batches = self.passes.batches()
+        self.batches = self.passes.batches()
         # The loss of the first step is read at once, to show that the training works.
         self.first = self.run.step + 1
         began = self.read_at = self.saved_at = time.monotonic()
@@ -114,14 +122,14 @@ class Loop:
         while not self._ends():
             step = self.passes.steps[self.run.step]
             asked = time.monotonic()
-            ready = next(batches)
+            ready = next(self.batches)
             waited = time.monotonic() - asked
             tokens = self.passes.count_labels(step, ready)
             try:
                 loss = self.run.take_step(ready, tokens)
             except torch.OutOfMemoryError as error:
                 self.run.use_less_memory(len(step), error)
-                batches = self.passes.batches()
+                self.batches = self.passes.batches()
                 continue
             clips = self.passes.count_clips(step)
             self.unread.append(Unread(loss, self.run.rate, tokens, clips, waited))
@@ -140,10 +148,40 @@ class Loop:
             write_measured(path, ahead, time.monotonic() - began - validating)
 
     def _ends(self) -> bool:
-        """Whether the training ends here. Decodes the held-back clips if this is such a step."""
+        """Whether the training ends here.
+
+        Decodes the held-back clips if this is such a step. At the end of the first part of a trial,
+        it turns to the second part.
+        """
+        trial = self.trial
+        if trial is not None:
+            trial.note()
+        ended = self._part_ends()
+        if not ended or trial is None or trial.turned or self.validator is None:
+            return ended
+        if trial.fork is None:
+            log.info("augmentation stays off: the training ended before its trial began")
+            return True
+        self._read_losses()
+        self._save()
+        losses = None if self.history is None else self.history.steps
+        self.validator = trial.turn(self.validator, self.config.keep, losses, self._decoded)
+        self.stopped_early = False
+        self.read_at = time.monotonic()
+        self.batches = self.passes.batches()
+        return self.run.step >= self.total
+
+    @property
+    def end(self) -> int:
+        """The last step of the part that is being trained."""
+        if self.trial is not None and not self.trial.turned:
+            return self.trial.plan.plain
+        return self.total
+
+    def _part_ends(self) -> bool:
         validator, step = self.validator, self.run.step
         if validator is None:
-            return step >= self.total
+            return step >= self.end
         if self.history is not None and validator.due(step):
             self._read_losses()
             point = validator.take(step, self._decoded)
@@ -154,11 +192,11 @@ class Loop:
             self.read_at += point.seconds
             self._report(fields)
         if step not in validator.held.points:
-            return step >= self.total
+            return step >= self.end
         # Rank 0 decides for all.
         (early,) = broadcast_object_list([validator.gives_up(self.config.patience)])
-        self.stopped_early = bool(early) and step < self.total
-        return self.stopped_early or step >= self.total
+        self.stopped_early = bool(early) and step < self.end
+        return self.stopped_early or step >= self.end
 
     def keep_weights(self) -> str:
         """Set the weights that the validation prefers, on rank 0. Returns which ones these are."""
@@ -166,7 +204,24 @@ class Loop:
             return "last"
         # Behind this, the adapter holds other weights than those of the step.
         self._save()
-        return self.validator.choose(self.config.keep, self._decoded)
+        kept = self.validator.choose(self.config.keep, self._decoded)
+        if self.trial is not None and self.trial.turned:
+            kept, self.augmentation = self.trial.settle(self.validator, kept, self._decoded)
+        return kept
+
+    @property
+    def kept_steps(self) -> int | None:
+        """How many of the first steps led to the weights that are kept; None: all."""
+        plain = self.trial.plain if self.trial is not None else None
+        trial = self.augmentation
+        return plain.losses if plain is not None and trial is not None and not trial.kept else None
+
+    @property
+    def points(self) -> list[ValidationPoint]:
+        """All validations."""
+        plain = self.trial.plain if self.trial is not None else None
+        earlier = [] if plain is None else plain.points
+        return earlier + (self.validator.taken if self.validator is not None else [])
 
     def interpolate(self, spec: JobSpec, folder: Path) -> float:
         """Apply `train.interpolate` to the kept weights, on rank 0. Returns the share."""
@@ -307,6 +362,9 @@ class Loop:
         if self.validator is not None:
             points, tensors = self.validator.state()
             state = state.model_copy(update={"validation": points})
+        if self.trial is not None:
+            state = state.model_copy(update={"plain": self.trial.plain})
+            tensors |= self.trial.tensors()
         save_checkpoint(target, self.run.model, optimizer, state, self.history.path, tensors)
         prune(self.checkpoints, self.config.keep_checkpoints)
         self.saved, self.saved_at = self.run.step, time.monotonic()
@@ -341,15 +399,32 @@ def prepare(
     labels = Labels(folder, language.token)
     if course.config.threads:
         torch.set_num_threads(course.config.threads)
-    run = start_run(folder, course.config, spec.seed, len(course.plan), resume, start)
+    run = start_run(folder, course.config, spec.seed, course.scheduled, resume, start)
     windows = [window for step in course.plan for window in step]
-    dataset = WindowDataset(course.store, labels, windows)
-    validator = None
+    alterer = None
+    if uses_augmentation(spec, len(course.held.clips)):
+        alterer = make_alterer(spec.augment, run.loss.whisper.config.num_mel_bins)
+    dataset = WindowDataset(course.store, labels, windows, alterer)
+    validator: Validator | None = None
+    trial: TrialRun | None = None
     if course.held.clips:
         # It loads the packages of decoding and scoring, for more than a second.
         validation = importlib.import_module("lorajob.training.validation")
-        store, held, cut = course.store, course.held, spec.decodes_cut
-        validator = validation.Validator(run, store, labels, held, language, cut)
+
+        def make(held: HeldBack) -> "Validator":
+            made: Validator = validation.Validator(
+                run, course.store, labels, held, language, spec.decodes_cut
+            )
+            return made
+
+        validator = make(course.held)
+        if course.trial is not None:
+            trials = importlib.import_module("lorajob.training.trial")
+            trial = trials.TrialRun(course.trial, run, course.held, make)
         if resume is not None:
-            validator.restore(*load_validation(resume))
-    return Loop(run, report, course, dataset, validator)
+            points, tensors = load_validation(resume)
+            if trial is not None:
+                trial.restore(read_state(resume).plain, tensors)
+                validator = make(trial.held) if trial.turned else validator
+            validator.restore(points, tensors)
+    return Loop(run, report, course, dataset, validator, trial)

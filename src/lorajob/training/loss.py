@@ -66,17 +66,25 @@ class WhisperLoss(nn.Module):
             return self._decode(batch.encoded.to(self.whisper.dtype), batch, batch.frames)
         if batch.audio is None:
             raise ValueError("a batch has neither audio nor encoder outputs")
-        return self._decode(self.encode(batch.audio), batch, None)
+        features = self.log_mel(batch.audio)
+        if batch.kept_frames is not None and batch.kept_bins is not None:
+            features = features * batch.kept_frames[:, None] * batch.kept_bins[:, :, None]
+        return self._decode(self._encode(features), batch, None)
 
     def encode(self, audio: Tensor) -> Tensor:
         """Encoder outputs [windows, frames, width] of float32 audio [windows, samples]."""
-        return encode_features(
-            self.whisper.model.encoder, self.log_mel(audio).to(self.whisper.dtype)
-        )
+        return self._encode(self.log_mel(audio))
+
+    def _encode(self, features: Tensor) -> Tensor:
+        return encode_features(self.whisper.model.encoder, features.to(self.whisper.dtype))
 
     def front(self, batch: PackedBatch) -> Tensor:
         """The input of the encoder's first layer for a batch's audio: [frames, width]."""
-        features = packed_log_mel(self.log_mel, batch).to(self.whisper.dtype)
+        features = packed_log_mel(self.log_mel, batch)
+        frames, bins, owner = batch.kept_frames, batch.kept_bins, batch.owner
+        if frames is not None and bins is not None and owner is not None:
+            features = features * frames[:, None] * bins.index_select(0, owner)
+        features = features.to(self.whisper.dtype)
         return packed_convolutions(self.whisper.model.encoder, features, batch.heard_places)
 
     def _packed(self, batch: PackedBatch) -> Tensor:

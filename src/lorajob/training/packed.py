@@ -113,6 +113,8 @@ class PackedBatch:
     - `audio`: float32 [samples], the joined windows with reflected edges.
     - `hops`: [2 frames], where in `audio` each window of the FFT begins, in hops.
     - `owner`: [2 frames], the window that each of these belongs to.
+    - `kept_frames`, `kept_bins`: float32 [2 frames] and [windows, mel_bins], 0 for the parts of the
+      log-mel features that are hidden; None in a training that hides nothing.
     - `heard`: outputs of a frozen encoder [frames, width]; then the three above are None.
     - `inputs`, `places`, `labels`: [tokens], the decoder's previous token, position and target.
       Targets that do not count, of prompts and fillers, are -100.
@@ -133,6 +135,8 @@ class PackedBatch:
     hops: Tensor | None = None
     owner: Tensor | None = None
     heard: Tensor | None = None
+    kept_frames: Tensor | None = None
+    kept_bins: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """Name -> tensor, without those that are None."""
@@ -151,11 +155,15 @@ class PackedBatch:
 
 @dataclass(frozen=True)
 class Packer:
-    """Makes a pass of windows. The decoder's start token is `start`, its padding token `pad`."""
+    """Makes a pass of windows. The decoder's start token is `start`, its padding token `pad`.
+
+    `mel_bins` is 0 in a training that hides no parts of the features.
+    """
 
     shapes: Sequence[PassShape]
     start: int
     pad: int
+    mel_bins: int = 0
 
     def __call__(self, items: list[Item]) -> PackedBatch:
         frames = [_frames(item) for item in items]
@@ -174,6 +182,8 @@ class Packer:
         audio: dict[str, Tensor] = {}
         if items[0].encoded is None:
             audio = _pack_audio(items, all_frames, shape)
+            if self.mel_bins:
+                audio |= _kept(items, all_frames, shape, self.mel_bins)
         else:
             rows = [item.encoded for item in items if item.encoded is not None]
             width = rows[0].shape[1]
@@ -218,6 +228,21 @@ def _ends(lengths: Sequence[int], windows: int) -> Tensor:
     """Cumulative sums, from 0. Unused windows end where the last one does."""
     sums = np.cumsum([0, *lengths, *[0] * (windows - len(lengths))])
     return torch.from_numpy(sums.astype(np.int32))
+
+
+def _kept(
+    items: list[Item], frames: Sequence[int], shape: PassShape, mel_bins: int
+) -> dict[str, Tensor]:
+    kept = [
+        item.masks.kept(HOPS_A_FRAME * count, mel_bins)
+        for item, count in zip(items, frames, strict=False)
+    ]
+    rows = np.ones(HOPS_A_FRAME * shape.frames, np.float32)
+    joined = np.concatenate([own for own, _ in kept])
+    rows[: len(joined)] = joined
+    columns = np.ones((shape.windows, mel_bins), np.float32)
+    columns[: len(kept)] = [own for _, own in kept]
+    return {"kept_frames": torch.from_numpy(rows), "kept_bins": torch.from_numpy(columns)}
 
 
 def _pack_audio(items: list[Item], frames: Sequence[int], shape: PassShape) -> dict[str, Tensor]:

@@ -50,6 +50,8 @@ class Window:
     - `jitter`: whether timestamps are drawn from the quiet edges of the clips.
     - `seed`: of the room tone, the noise and the places of timestamps. None: nothing is drawn.
     - `no_speech`: seconds of noise, if the window has no clips.
+    - `altered`: seed of the augmentation. None: the clips sound as they are.
+    - `speeds`: how many times as fast each clip is played. Empty: none is.
     """
 
     clips: tuple[int, ...]
@@ -59,11 +61,17 @@ class Window:
     jitter: bool = False
     seed: int | None = None
     no_speech: float = 0.0
+    altered: int | None = None
+    speeds: tuple[float, ...] = ()
 
     @property
     def size(self) -> int:
         """What the window counts in a step of `batch_clips`."""
         return max(1, len(self.clips))
+
+    def seconds(self, number: int, seconds: float) -> float:
+        """The length in the window of its clip `number`, which is `seconds` long."""
+        return seconds / self.speeds[number] if self.speeds else seconds
 
     def pause(self, number: int) -> float:
         """Seconds of the pause behind the clip `number` of the window."""
@@ -171,8 +179,16 @@ def digest_plan(plan: list[list[Window]], sizes: ClipSizes) -> str:
     for clip in zip(sizes.seconds, sizes.tokens, sizes.speakers, strict=True):
         digest.update(repr(clip).encode())
     for step in plan:
-        digest.update(repr([tuple(vars(it).values()) for it in step]).encode())
+        digest.update(repr([_digested(it) for it in step]).encode())
     return digest.hexdigest()
+
+
+def _digested(window: Window) -> tuple[object, ...]:
+    """The fields of a window. Those of augmentation are left out of a window that has none, so
+    that plans of older versions keep their digest.
+    """
+    values = tuple(vars(window).values())
+    return values if window.altered is not None else values[:-2]
 
 
 def plan_epoch(sizes: ClipSizes, config: TrainConfig, seed: int, epoch: int) -> list[list[Window]]:
@@ -263,13 +279,18 @@ def group_steps(windows: list[Window], batch_clips: int) -> list[list[Window]]:
 
 
 def is_encoded(window: Window, encoded: Container[int]) -> bool:
-    """Whether a window's encoder outputs are stored: it is cut, and its clip is in `encoded`."""
-    return window.cut and bool(window.clips) and window.clips[0] in encoded
+    """Whether a window's encoder outputs are stored: it is cut and not altered, and its clip is in
+    `encoded`.
+    """
+    plain = window.cut and window.altered is None
+    return plain and bool(window.clips) and window.clips[0] in encoded
 
 
 def heard_seconds(window: Window, sizes: ClipSizes) -> float:
     """The length of a window's sound."""
-    seconds = window.no_speech + sum(sizes.seconds[clip] for clip in window.clips)
+    seconds = window.no_speech
+    for number, clip in enumerate(window.clips):
+        seconds += window.seconds(number, sizes.seconds[clip])
     return seconds + sum(window.pause(number) for number in range(len(window.clips) - 1))
 
 

@@ -90,7 +90,9 @@ class Passes:
         )
         log.info("shapes of passes: %s", ", ".join(map(str, shapes)))
         config = self.run.loss.whisper.config
-        return Packer(shapes, config.decoder_start_token_id, config.pad_token_id)
+        alterer = self.dataset.alterer
+        bins = alterer.mel_bins if alterer is not None and alterer.config.masks else 0
+        return Packer(shapes, config.decoder_start_token_id, config.pad_token_id, bins)
 
     def _size(self, batch: Sequence[int]) -> PassSize:
         needs = [window_size(self.windows[index], self.sizes) for index in batch]

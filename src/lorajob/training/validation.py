@@ -59,6 +59,16 @@ class Validator:
             store.tokens[others].tolist(), store.seconds[others].tolist()
         )
 
+    @property
+    def said(self) -> list[str]:
+        """The texts of the held-back clips."""
+        return [self.store.texts[clip] for clip in self.held.clips]
+
+    @property
+    def speakers(self) -> list[str]:
+        """The speakers of the held-back clips."""
+        return [self.store.speakers[clip] for clip in self.held.clips]
+
     def due(self, step: int) -> bool:
         """Whether `step` is a point that has not been taken."""
         newest = self.taken[-1].step if self.taken else 0
@@ -72,20 +82,20 @@ class Validator:
 
     @property
     def best(self) -> ValidationPoint | None:
-        return min(self.taken, key=lambda it: (self._rate(it), -it.step), default=None)
+        return min(self.taken, key=lambda it: (self.rate(it), -it.step), default=None)
 
     def gives_up(self, patience: int | None) -> bool:
         """Whether no point was better than the ones before for `patience` points."""
         if patience is None or not self.taken:
             return False
-        rates = [self._rate(point) for point in self.taken]
+        rates = [self.rate(point) for point in self.taken]
         return len(rates) - 1 - rates.index(min(rates)) >= patience
 
     def take(self, step: int, done: Callable[[int], None]) -> ValidationPoint:
         """Decode at a point. `done` is called with the number of clips decoded so far."""
         point = self._measure(step, done)
         weights = self.run.adapter.weights.detach().to("cpu", copy=True)
-        if self.best is None or self._rate(point) <= self._rate(self.best):
+        if self.best is None or self.rate(point) <= self.rate(self.best):
             self._best = weights
         if step in self.held.averaged:
             self._sum = weights.clone() if self._sum is None else self._sum.add_(weights)
@@ -105,7 +115,7 @@ class Validator:
             self._set(self._sum / self._summed)
             average = self._measure(self.run.step, done)
             log.info("validation: average of %d: %s", self._summed, _text(average))
-            if keep == "average" or self._rate(average) < self._rate(best):
+            if keep == "average" or self.rate(average) < self.rate(best):
                 return "average"
         self._set(self._best)
         log.info("validation: the weights of step %d are kept: %s", best.step, _text(best))
@@ -113,7 +123,7 @@ class Validator:
 
     def rate_now(self, done: Callable[[int], None]) -> float:
         """The error rate of the held-back clips by the current weights, in percent."""
-        return self._rate(self._measure(self.run.step, done))
+        return self.rate(self._measure(self.run.step, done))
 
     def state(self) -> tuple[list[ValidationPoint], dict[str, Tensor]]:
         """The points so far, and the tensors, for a checkpoint."""
@@ -128,7 +138,8 @@ class Validator:
         self._best, self._sum = tensors.get("best"), tensors.get("sum")
         self._summed = int(tensors.get("summed", torch.tensor(0)))
 
-    def _rate(self, point: ValidationPoint) -> float:
+    def rate(self, point: ValidationPoint) -> float:
+        """The rate of a point that counts for the language."""
         return point.cer if self.language.primary_metric == "cer" else point.wer
 
     @torch.no_grad()
@@ -137,14 +148,18 @@ class Validator:
         self.run.adapter.refresh()
 
     def _measure(self, step: int, done: Callable[[int], None]) -> ValidationPoint:
+        return self.hear(step, done)[0]
+
+    def hear(self, step: int, done: Callable[[int], None]) -> tuple[ValidationPoint, list[str]]:
+        """Decode with the weights that are set. Returns the rates, and the transcripts."""
         began = time.monotonic()
         heard = self._decode(done)
-        said = [self.store.texts[clip] for clip in self.held.clips]
         self.heard = heard
-        scores = score(said, heard, self.language.code)
+        scores = score(self.said, heard, self.language.code)
         took = time.monotonic() - began
         self.seconds += took
-        return ValidationPoint(step=step, wer=scores.wer, cer=scores.cer, seconds=round(took, 2))
+        point = ValidationPoint(step=step, wer=scores.wer, cer=scores.cer, seconds=round(took, 2))
+        return point, heard
 
     def _decode(self, done: Callable[[int], None]) -> list[str]:
         """Greedy transcripts of the held-back clips, in their order."""
