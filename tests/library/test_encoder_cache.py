@@ -63,6 +63,7 @@ def test_a_clip_is_encoded_once_and_learned_from_in_every_epoch(
     assert left == []
 
 
+@pytest.mark.usefixtures("exact_lengths")
 def test_stored_outputs_train_as_fresh_ones(tiny_whisper: Path, tmp_path: Path) -> None:
     jobs = []
     for number, gigabytes in enumerate((8, 0)):
@@ -94,6 +95,7 @@ def test_a_stop_while_clips_are_encoded_is_heeded(tiny_whisper: Path, tmp_path: 
     assert newest_checkpoint(job.checkpoints) is None
 
 
+@pytest.mark.usefixtures("exact_lengths")
 def test_padding_behind_encoder_outputs_is_not_heard(tiny_whisper: Path, tmp_path: Path) -> None:
     job = make_job(tmp_path, tiny_whisper)
     store = ClipStore(job.stage_dir("preprocess") / "train")

@@ -11,7 +11,14 @@ from lorajob.job.report import Report
 from lorajob.spec import TrainConfig
 from lorajob.speech.clipstore import ClipStore
 from lorajob.stage import run_stage
-from lorajob.training.dataset import IGNORED, Item, WindowDataset, collate
+from lorajob.training.dataset import (
+    FRAMES_TO,
+    IGNORED,
+    LABELS_TO,
+    Item,
+    WindowDataset,
+    collate,
+)
 from lorajob.training.packed import (
     FULL_FRAMES,
     FULL_TOKENS,
@@ -25,6 +32,7 @@ from lorajob.training.packed import (
 from lorajob.training.packing import ClipSizes, Window, group_packed, window_size
 from lorajob.training.trainer import Run, start_run
 from lorajob.whisper.tokens import Labels
+from lorajob.whisper.window import FRAME_SAMPLES, WINDOW_SAMPLES, encoder_frames
 from tests.support.tiny import make_job
 
 WINDOWS = (
@@ -59,6 +67,7 @@ def packer(run: Run, *shapes: PassShape) -> Packer:
     return Packer(shapes, config.decoder_start_token_id, config.pad_token_id)
 
 
+@pytest.mark.usefixtures("exact_lengths")
 @pytest.mark.parametrize("spare", [(70, 30), (2 * FULL_FRAMES + 500, 700)])
 def test_a_packed_pass_is_the_sum_of_its_windows_whatever_fills_it(
     tiny_whisper: Path, tmp_path: Path, spare: tuple[int, int]
@@ -121,6 +130,25 @@ def test_the_prompts_labels_change_no_loss(tiny_whisper: Path, tmp_path: Path) -
         assert loss(other, packs) > 1
 
 
+def test_lengths_of_cut_windows_and_labels_are_rounded_up_and_change_no_label(
+    tiny_whisper: Path, tmp_path: Path
+) -> None:
+    items, _ = windows_of(make_job(tmp_path, tiny_whisper), tiny_whisper)
+    cut = [it for it in items if it.cut]
+    assert cut
+    for item in cut:
+        batch = collate([item])
+        assert batch.audio is not None and item.audio is not None
+        frames = encoder_frames(len(item.audio))
+        samples = batch.audio.shape[1]
+        assert samples % (FRAMES_TO * FRAME_SAMPLES) == 0 or samples == WINDOW_SAMPLES
+        assert 0 <= samples // FRAME_SAMPLES - frames < FRAMES_TO
+        assert batch.labels.shape[1] == LABELS_TO * -(-len(item.labels) // LABELS_TO)
+        assert batch.labels[0, : len(item.labels)].tolist() == item.labels
+        assert batch.label_count == item.counted
+
+
+@pytest.mark.usefixtures("exact_lengths")
 def test_stored_encoder_outputs_are_packed_without_their_audio(
     tiny_whisper: Path, tmp_path: Path
 ) -> None:

@@ -37,7 +37,7 @@ def undisturbed(tiny_whisper: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_the_loss_falls(tiny_whisper: Path, tmp_path: Path) -> None:
     every = "train.target_modules=[q_proj,k_proj,v_proj,out_proj,fc1,fc2]"
-    sets = (*SHORT, every, "train.epochs=24", "train.learning_rate=0.1")
+    sets = (*SHORT, every, "train.epochs=24", "train.learning_rate=0.01")
     job = make_job(tmp_path, tiny_whisper, *sets)
     result = run_stage("train", job, 1, Report("train"))
     losses = [row["loss"] for row in history(job)]
@@ -75,7 +75,8 @@ def test_the_decoder_sees_one_start_token(tiny_whisper: Path, tmp_path: Path) ->
     labels = Labels(tiny_whisper, "hi")
     assert given[:4] == labels.prompt
     assert given.count(labels.start) == 1
-    assert given[1:] == batch.labels[0, :-1].tolist()
+    said = [it for it in batch.labels[0].tolist() if it != IGNORED]
+    assert given[1 : len(said)] == said[:-1]
 
 
 def test_the_loss_is_that_of_transformers(tiny_whisper: Path, tmp_path: Path) -> None:

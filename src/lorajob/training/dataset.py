@@ -44,6 +44,9 @@ from lorajob.whisper.window import HOP_SAMPLES, WINDOW_SECONDS
 
 IGNORED = -100  # cross-entropy's ignore_index
 PREFETCHED = 4  # batches that each loader process reads ahead
+# Lengths of cut windows and labels are rounded up to multiples of these, so that passes have few
+# shapes: a CPU's library compiles each product of matrices for its shape (bench/RESULTS.md).
+FRAMES_TO, LABELS_TO = 16, 8
 
 log = logging.getLogger(__name__)
 
@@ -271,9 +274,9 @@ def collate(items: list[Item]) -> PaddedBatch:
     """Make a batch of items that all have audio or all have encoder outputs.
 
     Labels and encoder outputs are padded to the longest. Audio is padded to 30 s or, if all windows
-    are cut, to the longest and half a second.
+    are cut, to the longest and half a second. The lengths of labels and cut windows are rounded up.
     """
-    longest = max(len(item.labels) for item in items)
+    longest = LABELS_TO * -(-max(len(item.labels) for item in items) // LABELS_TO)
     labels = torch.full((len(items), longest), IGNORED)
     for row, item in zip(labels, items, strict=True):
         row[: len(item.labels)] = torch.tensor(item.labels)
@@ -290,7 +293,7 @@ def collate(items: list[Item]) -> PaddedBatch:
             labels, counted, None, padded, frames if frames.min() < frames.max() else None
         )
     audio = [item.audio for item in items if item.audio is not None]
-    padded = pad_windows(audio, cut=all(item.cut for item in items))
+    padded = pad_windows(audio, all(item.cut for item in items), FRAMES_TO)
     return PaddedBatch(labels, counted, padded, None, None, *_kept(items, padded.shape[1]))
 
 

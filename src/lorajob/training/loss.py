@@ -22,6 +22,8 @@ from lorajob.whisper.model import encode_features
 
 # Tokens whose logits exist at a time. 128 x 51,865 float32 are 27 MB, 2,048 x 51,865 are 425 MB.
 CHUNK_TOKENS = {"cpu": 128, "cuda": 2048}
+# On a CPU the rows of the product are rounded up to a multiple of this, for few shapes.
+ROWS_TO = 16
 
 
 class WhisperLoss(nn.Module):
@@ -154,10 +156,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         if torch.is_autocast_enabled(kind):
             computed_in = torch.get_autocast_dtype(kind)
         given, weight = hidden.to(computed_in), weight.to(computed_in)
+        if kind == "cpu":
+            more = -len(labels) % ROWS_TO
+            given = nn.functional.pad(given, (0, 0, 0, more))
+            labels = nn.functional.pad(labels, (0, more), value=IGNORED)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         counts = (labels != IGNORED)[:, None]
         labels = labels.clamp(min=0)
-        gradient = torch.empty_like(hidden)
+        gradient = torch.empty_like(given, dtype=hidden.dtype)
         for start in range(0, len(labels), chunk):
             part = slice(start, start + chunk)
             logits = torch.log_softmax(given[part] @ weight.T, -1, dtype=torch.float32)
@@ -166,7 +172,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             chances = logits.exp_()
             chances.scatter_add_(1, said, torch.full_like(said, -1.0, dtype=chances.dtype))
             gradient[part] = (chances.to(computed_in) @ weight) * counts[part]
-        ctx.save_for_backward(gradient)
+        ctx.save_for_backward(gradient[: len(hidden)])
         return total
 
     @staticmethod

@@ -35,7 +35,8 @@ USUAL_CLIPS = 8  # in an optimizer step
 ENOUGH_STEPS = 500
 # Version of what a step computes from its windows, part of the plan's digest: raise it with every
 # change of the loss, the labels or the sound of a window. Version 2: the prompt does not count.
-VERSION = 2
+# Version 3: the lengths of cut windows are rounded up.
+VERSION = 3
 OPEN_WINDOWS = 64  # that first-fit looks at; the limit makes packing take linear time
 
 

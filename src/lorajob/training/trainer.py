@@ -35,9 +35,9 @@ from lorajob.whisper.model import load_adapter, load_for_training, pick_precisio
 
 BASE_LEARNING_RATE, BASE_WIDTH = 1e-3, 512
 ACCELERATE_PRECISION = {"float32": "no", "fp16": "fp16", "bf16": "bf16"}
-# Shapes whose compiled operations oneDNN caches on a CPU. With its default of 1,024 and windows of
-# many lengths the cache takes a gigabyte and saves no time (bench/RESULTS.md).
-ONEDNN_SHAPES = "64"
+# Shapes whose compiled products oneDNN keeps on a CPU. A pass has about 70 of them, and passes of
+# other lengths have others (bench/RESULTS.md).
+ONEDNN_SHAPES = "1024"
 OOM_ELSEWHERE = "in another process of this training"
 OOM_AT_LEAST = f"{OOM_ELSEWHERE}, at one window a pass"
 
@@ -235,7 +235,7 @@ def start_run(
         [adapter.weights],
         lr=config.learning_rate or pick_learning_rate(width, config.batch_clips or USUAL_CLIPS),
         weight_decay=config.weight_decay,
-        fused=device.type == "cuda",
+        fused=True,
     )
     warmup = min(config.warmup_steps, steps // 10)
     decay = round(config.decay * steps)
@@ -286,7 +286,7 @@ def _allocate_moments(optimizer: AdamW) -> None:
     for group in optimizer.param_groups:
         for it in group["params"]:
             optimizer.state[it] = {
-                "step": torch.zeros((), device=it.device if group["fused"] else "cpu"),
+                "step": torch.zeros((), device=it.device),
                 "exp_avg": torch.zeros_like(it, memory_format=torch.preserve_format),
                 "exp_avg_sq": torch.zeros_like(it, memory_format=torch.preserve_format),
             }

@@ -52,15 +52,16 @@ class LogMel(nn.Module):
         return result
 
 
-def pad_windows(clips: list[NDArray[np.float32]], cut: bool = False) -> Tensor:
+def pad_windows(clips: list[NDArray[np.float32]], cut: bool = False, round_to: int = 1) -> Tensor:
     """Stack clips of up to 30 s as float32 [batch, samples], with silence behind each.
 
     Windows are 30 s long. With `cut`, they end half a second behind the longest clip, rounded up to
-    an encoder frame.
+    a multiple of `round_to` encoder frames.
     """
     samples = WINDOW_SAMPLES
     if cut:
-        samples = FRAME_SAMPLES * max(encoder_frames(len(clip)) for clip in clips)
+        frames = max(encoder_frames(len(clip)) for clip in clips)
+        samples = min(samples, FRAME_SAMPLES * round_to * -(-frames // round_to))
     batch = torch.zeros(len(clips), samples)
     for row, clip in zip(batch, clips, strict=True):
         kept = torch.from_numpy(clip[:samples])
