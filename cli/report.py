@@ -11,15 +11,12 @@ import click
 
 from lorajob.cli.context import JOB, job_files, job_folder
 from lorajob.errors import StageError, UsageError
-from lorajob.job.jobdir import REPORT
+from lorajob.job.jobdir import REPORT, REPORT_FILES
 
 if TYPE_CHECKING:
     from lorajob.job.jobdir import JobDir
     from lorajob.reporting.comparison import Comparison
     from lorajob.reporting.findings import Findings
-
-# Only what the page shows: not the training clips, and no weights.
-SHOWN = ("preprocess/report.json", "preprocess/test", "train/history.jsonl", "evaluate")
 
 
 @click.command()
@@ -50,7 +47,7 @@ def report(job: str, output: Path | None, show: bool, full: bool) -> None:
     else:
         from lorajob.reporting.page import write_report
 
-        with job_folder(job, *SHOWN) as folder:
+        with job_folder(job, *REPORT_FILES) as folder:
             check_evaluated(job, folder)
             write_report(folder, path, full)
     click.echo(path)
@@ -105,7 +102,7 @@ def check_evaluated(job: str, folder: "JobDir") -> None:
 def _read(job: str) -> "Findings":
     from lorajob.reporting.findings import read_findings
 
-    with job_folder(job, *SHOWN) as folder:
+    with job_folder(job, *REPORT_FILES) as folder:
         check_evaluated(job, folder)
         return read_findings(folder)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from lorajob.cli.context import JOB, job_folder, open_jobs
-from lorajob.errors import StageError, UsageError
+from lorajob.errors import JobNotFoundError, StageError, UsageError
 from lorajob.job.jobdir import JOB_ID, JobDir
 
 FOLDER = "tensorboard"
@@ -44,7 +44,14 @@ def tensorboard(ctx: click.Context, jobs: tuple[str, ...], host: str, port: int 
         raise UsageError("JOB: there are no jobs yet; `lorajob submit` queues one")
     with ExitStack() as held:
         shown = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="lorajob-tensorboard-")))
-        folders = {job: held.enter_context(job_folder(job, *FILES)) for job in named}
+        folders = {}
+        for job in named:
+            try:
+                folders[job] = held.enter_context(job_folder(job, *FILES))
+            # Of the newest jobs, those with files are shown.
+            except JobNotFoundError:
+                if jobs:
+                    raise
         # A running job of a store has files on its worker's machine only.
         if not link_runs(shown, folders) and jobs:
             raise StageError(

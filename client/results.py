@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from lorajob.errors import StageError, UsageError
 from lorajob.job.chain import chain_faults
-from lorajob.job.jobdir import JobDir
+from lorajob.job.jobdir import REPORT_FILES, JobDir
 from lorajob.job.results import Scores
 from lorajob.spec import JobSpec
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from lorajob.reporting.comparison import Comparison
     from lorajob.speech.spoken import FileTranscript
 
-# What a page needs. Neither the training clips nor weights.
-PAGE_FILES = ("preprocess/report.json", "preprocess/test", "train/history.jsonl", "evaluate")
 AudioPath = str | os.PathLike[str]
 
 
@@ -66,7 +64,7 @@ class Results(ABC):
         job = self._folder()
         if self._fetch_page(job):
             return job.report_path
-        folder = self._folder(*PAGE_FILES)
+        folder = self._folder(*REPORT_FILES)
         self._require(folder, "evaluate")
         if not folder.report_path.is_file():
             from lorajob.reporting.page import write_report
@@ -121,7 +119,7 @@ class Results(ABC):
         from lorajob.reporting.comparison import compare_jobs
         from lorajob.reporting.findings import read_findings
 
-        return compare_jobs([read_findings(it._folder(*PAGE_FILES)) for it in (self, *others)])
+        return compare_jobs([read_findings(it._folder(*REPORT_FILES)) for it in (self, *others)])
 
     @overload
     def transcribe(self, audio: AudioPath, words: bool = False) -> "FileTranscript": ...  # type: ignore[overload-overlap]

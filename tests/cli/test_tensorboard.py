@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from lorajob.cli import tensorboard
+from lorajob.cli.main import main
 from lorajob.cli.tensorboard import link_runs
 from lorajob.job.jobdir import JobDir
 from lorajob.training.history import write_table
-from tests.support.command import environment, run
+from tests.support.command import environment, job_record, run
 from tests.support.service import command_lines, free_port, wait_for
 
 
@@ -30,6 +32,26 @@ def test_the_command_says_what_is_missing(tmp_path: Path) -> None:
     env = environment(LORAJOB_HOME=str(tmp_path))
     told = run("tensorboard", env=env)
     assert told.returncode == 1 and "lorajob up" in told.stderr
+
+
+def test_newest_jobs_without_files_here_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "jobs" / "hi-00000001").mkdir(parents=True)
+    monkeypatch.setenv("LORAJOB_ARTIFACTS", str(tmp_path / "jobs"))
+    shown: list[str] = []
+
+    class Known:
+        def newest(self, limit: int) -> list[object]:
+            return [job_record(tmp_path, it) for it in ("hi-00000002", "hi-00000001")]
+
+    monkeypatch.setattr(tensorboard, "open_jobs", Known)
+    monkeypatch.setattr(tensorboard, "_serve", lambda _, folders, *__: shown.extend(folders) or 0)
+    assert main(["tensorboard"]) == 0
+    assert shown == ["hi-00000001"]
+    # A job that is named must be here.
+    assert main(["tensorboard", "hi-00000002"]) == 1
+    assert "'hi-00000002' has no folder" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -51,7 +51,6 @@ def test_utterances_are_a_table(done: LocalResults) -> None:
     assert table.num_rows == 4
     assert {"id", "seconds", "reference", "base", "tuned"} <= set(table.column_names)
     assert table.column("base").to_pylist() == [None, "a", "a", "a"]
-    pytest.importorskip("pandas")
     assert list(table.to_pandas()["id"]) == [row["id"] for row in rows]
 
 

@@ -45,7 +45,6 @@ def warned(texts: Sequence[str], lang: str) -> list[tuple[str, str, int, str]]:
     ],
 )
 def test_texts_in_another_language_of_one_script_are_a_warning(texts, lang, name):
-    pytest.importorskip("py3langid")
     says = "clips for {} whose texts look like {}, not {}"
     language = find_language(lang).name
     assert warned(texts, lang) == [

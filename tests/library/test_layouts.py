@@ -313,6 +313,8 @@ def test_labels_of_audacity_lab_files_and_codes_in_names_are_read(tmp_path):
     assert faults(tmp_path) == {
         "2.wav": "transcript that is not lab (labels of HTK, in units of 100 ns)"
     }
+    put(tmp_path / "2.lab", "\n")
+    assert faults(tmp_path) == {}
 
 
 def test_an_utterance_in_two_kaldi_folders_is_counted(tmp_path):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -15,7 +16,8 @@ from lorajob.storage.store import StoreError
 from tests.support.speech import Spoken, make_release, pack
 from tests.support.web_server import serving
 
-pytest.importorskip("datacollective")
+if sys.version_info < (3, 11, 4):
+    pytest.skip("the package datacollective needs Python 3.11.4", allow_module_level=True)
 
 KEY = "key-of-this-test"
 LINES = [Spoken("c1.mp3", "हाँ"), Spoken("c2.mp3", "नहीं", "b", "test")]

@@ -13,7 +13,7 @@ from lorajob.errors import StageError
 from lorajob.job.jobdir import JobDir
 from lorajob.reporting.advice import advice
 from lorajob.reporting.compare import compare_counts, verdict
-from lorajob.reporting.findings import read_findings
+from lorajob.reporting.findings import Rate, read_findings
 from lorajob.reporting.page import choose_clips, render, write_report
 from lorajob.reporting.words import (
     Counts,
@@ -194,6 +194,17 @@ def test_every_number_of_the_page_is_computed_again_by_other_means(tmp_path: Pat
         number = int(re.search(r"test-(\d)\.wav", article)[1])
         for name, shown in re.findall(r"<dt>(\w+), (\d+) errors?</dt>", article):
             assert int(shown) == errors(name, [number]), (place, name)
+
+
+def test_rates_on_new_speakers_have_both_intervals(tmp_path: Path) -> None:
+    job = make_evaluated_job(tmp_path / "hi-1", {"base": BASE, "tuned": TUNED})
+    path = job.stage_dir("evaluate") / "metrics.json"
+    scores = {"wer": 10.0, "cer": 5.0, "clips": 3, "wer_interval": [5, 15], "cer_interval": [2, 8]}
+    unshared = {"unshared": {"speakers": {"tuned": scores}}}
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | unshared), "utf-8")
+    (row,) = read_findings(job).unshared
+    assert row.name == "tuned, new speakers"
+    assert (row.wer, row.cer) == (Rate(10.0, 5.0, 15.0), Rate(5.0, 2.0, 8.0))
 
 
 def test_few_compared_clips_are_not_called_a_small_test_set(tmp_path: Path) -> None:

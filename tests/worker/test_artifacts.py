@@ -11,14 +11,16 @@ import pytest
 from pydantic import ValidationError
 
 from lorajob.errors import UsageError
-from lorajob.job.jobdir import JobDir, hash_files, write_json
+from lorajob.job.jobdir import REPORT_FILES, STAGES, JobDir, hash_files, write_json
 from lorajob.job.results import StageResult
 from lorajob.spec import JobSpec
 from lorajob.storage.store import DamageError, Store, StoreError
 from lorajob.worker.artifacts import workplace
 from lorajob.worker.artifacts.checkpoints import fetch_checkpoint, push_checkpoint
 from lorajob.worker.artifacts.job_store import JobStore
+from lorajob.worker.artifacts.stored_job import StoredJob
 from lorajob.worker.artifacts.transfer import Errand
+from lorajob.worker.records.record import JobRecord, new_stages
 from lorajob.worker.settings import Settings
 from lorajob.worker.stack.redis_server import free_port
 from lorajob.worker.supervision.outcome import Stopped
@@ -92,6 +94,32 @@ def test_what_one_machine_commits_another_has(url: str, tmp_path: Path):
     here.fetch_spec()
     assert here.safe and there.safe
     assert there.last_attempt("preprocess") == 3
+
+
+def test_a_report_of_a_stored_job_fetches_the_result_of_convert_and_no_model(
+    tmp_path: Path,
+):
+    url = f"memory://{tmp_path.name}/hi-1"
+    Store(url).write("spec.json", SPEC)
+    here, there = JobStore(url, tmp_path / "here"), JobStore(url, tmp_path / "there")
+    stages = new_stages()
+    for stage in STAGES:
+        commit(here, stage, 1, model=b"weights")
+        here.push(stage, 1)
+        stages[stage] = stages[stage].model_copy(update={"state": "succeeded", "attempt": 1})
+    record = JobRecord(
+        id="hi-1",
+        language="hi",
+        created_at=0.0,
+        corpus="c",
+        base_model="b",
+        folder=url,
+        stages=stages,
+    )
+    with StoredJob(there, 1e9).local(lambda: record, *REPORT_FILES) as job:
+        assert [stage for stage in STAGES if job.result(stage) is None] == []
+        assert (job.stage_dir("evaluate") / "model").read_bytes() == b"weights"
+        assert not (job.stage_dir("convert") / "model").exists()
 
 
 def test_a_folder_from_before_the_store_is_never_removed(bucket: str, tmp_path: Path):

@@ -1,6 +1,7 @@
 """Reads the tables of a corpus before a job is queued, and refuses what preprocessing would."""
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from itertools import islice
@@ -101,7 +102,7 @@ def check_script(entries: Sequence[Entry], spec: JobSpec) -> None:
         return
     config, language = spec.preprocess, find_language(spec.language)
     used = {*config.train_splits, config.test_split}
-    step = max(1, len(entries) // TEXTS)
+    step = max(1, math.ceil(len(entries) / TEXTS))
     texts = [
         entry.text
         for entry in islice(entries, 0, None, step)

@@ -11,6 +11,7 @@ from typing import Any
 
 from lorajob.checking.model import CorpusFinding, Example
 from lorajob.checking.table import Table
+from lorajob.errors import InstallError
 from lorajob.language_tables import WHISPER
 from lorajob.languages import Language, find_language
 
@@ -37,10 +38,11 @@ ALIKE = (
 def other_language(table: Table, language: Language) -> Iterator[CorpusFinding]:
     """A warning if the texts of training or of testing are in another language of Whisper's.
 
-    Nothing is said about a language that py3langid does not know.
+    Nothing is said about a language that py3langid does not know. Raises InstallError if that
+    package is missing.
     """
     codes = {language.code, language.token} if not language.note else {language.code}
-    if not codes & _labels():
+    if codes.isdisjoint(_identifier().labels):
         return
     alike = codes.union(*(group for group in ALIKE if codes & group))
     for target in ("train", "test"):
@@ -69,7 +71,7 @@ def _texts(table: Table, target: str) -> list[str]:
     """At most TEXTS texts, spread over all."""
     rows = """SELECT text FROM (SELECT text, row_number() OVER (ORDER BY n) AS place,
         count(*) OVER () AS every FROM clips WHERE reason IS NULL AND target = :target)
-        WHERE (place - 1) % max(1, every / :texts) = 0 LIMIT :texts"""
+        WHERE (place - 1) % ((every + :texts - 1) / :texts) = 0"""
     return [row["text"] for row in table.each(rows, target=target, texts=TEXTS)]
 
 
@@ -98,17 +100,13 @@ def _examples(table: Table, target: str) -> Iterator[Example]:
 
 @cache
 def _identifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE)
-
-
-def _labels() -> frozenset[str]:
     try:
-        return frozenset(_identifier().labels)
-    # A worker that was updated without its dependencies checks no language.
-    except ImportError:
-        return frozenset()
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    except ImportError as error:
+        raise InstallError(
+            f"the package py3langid cannot be loaded ({error}); install lorajob with its packages"
+        ) from error
+    return LanguageIdentifier.from_model_file(MODEL_FILE)
 
 
 def _other(text: str, own: Collection[str]) -> str:

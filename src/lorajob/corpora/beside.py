@@ -159,7 +159,8 @@ def _cues(place: Place, transcript: str, language: str) -> list[Cue]:
     if kind in PLAIN:
         if (labels := read_labels(text)) is not None:
             return labels
-        if kind == ".lab" and all(HTK_LABEL.match(line) for line in text.splitlines()):
+        lines = [line for line in text.splitlines() if line.strip()]
+        if kind == ".lab" and lines and all(HTK_LABEL.match(line) for line in lines):
             raise ValueError("labels of HTK, in units of 100 ns")
         return [Cue(0.0, None, " ".join(text.split()))]
     return read_subtitles(text)

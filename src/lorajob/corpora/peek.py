@@ -46,7 +46,9 @@ def peek(url: str, seconds: float, columns: Columns, look: Look[Found]) -> Found
         return _within(seconds, work)
     data, deadline = _Beginning(), time.monotonic() + seconds
     _within(seconds, lambda: data.read(store, deadline))
-    got, complete = bytes(data.got), data.complete
+    # In this order: the reading thread may still add bytes before it sets `complete`.
+    complete = data.complete
+    got = bytes(data.got)
     if not complete and len(got) < LEAST_BYTES:
         return None
     with TemporaryDirectory(prefix="lorajob-peek-") as folder:

@@ -236,17 +236,18 @@ class TarTree(_Index):
     ) -> None:
         super().__init__()
         self.path, self.whole = path, not beginning
-        self._tables, self._tick = Copies(), tick
+        self._tables, self._tick, self._begun = Copies(), tick, False
         try:
             self._scan(seconds)
         except CutOffError:
-            # Something that is no archive has no files.
-            if not beginning or not (self.files() or self.folders()):
+            # Something that is no archive has no members.
+            if not beginning or not self._begun:
                 raise
 
     def _scan(self, seconds: float) -> None:
         archive, start, tick = Archive(self.path), time.monotonic(), self._tick
         for member_name, member, tar in archive.members():
+            self._begun = True
             if tick:
                 tick()
             name = str(member_name)

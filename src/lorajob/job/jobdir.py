@@ -30,6 +30,11 @@ STAGES = ("preprocess", "train", "evaluate", "convert")
 JOB_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 MANIFEST = "manifest.json"
 REPORT = "report.html"
+# What the report shows, for a job in a store: neither training clips nor weights.
+REPORT_FILES = (
+    *("preprocess/report.json", "preprocess/test", "train/history.jsonl", "evaluate"),
+    "convert/manifest.json",
+)
 START = "start"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_FILES = ("adapter_config.json", ADAPTER_WEIGHTS)  # PEFT's names

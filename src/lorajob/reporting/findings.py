@@ -334,9 +334,9 @@ def _unshared_rates(metrics: _Metrics) -> list[ModelRates]:
     rates = []
     for part, models in metrics.unshared.items():
         for name, it in models.items():
-            low, high = it.wer_interval or (None, None)
             shown = f"{name}, {PARTS.get(part, part)}"
-            wer, cer = Rate(it.wer, low, high), Rate(it.cer, None, None)
+            wer = Rate(it.wer, *(it.wer_interval or (None, None)))
+            cer = Rate(it.cer, *(it.cer_interval or (None, None)))
             rates.append(ModelRates(shown, wer, cer, it.clips))
     return rates
 
