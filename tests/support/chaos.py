@@ -2,10 +2,10 @@
 
 Six jobs run on three gpu and two cpu workers while a random worker, stage or the Redis gets SIGKILL
 every few seconds; what was killed is started again, as a process manager would. Some workers start
-again on a broken machine: its mount is gone, its disk is full, or its card raises an error. It is
-repaired at the next fault. Afterwards every job must have succeeded, each stage committed once,
-each adapter be the bytes of an undisturbed run, and no step before the last checkpoint have been
-done twice.
+again on a broken machine: its mount is gone, its disk is full, or its card raises an error. The
+next fault comes after a stage has failed there, and repairs it. Afterwards every job must have
+succeeded, each stage committed once, each adapter be the bytes of an undisturbed run, and no step
+before the last checkpoint have been done twice.
 """
 
 import argparse
@@ -18,12 +18,14 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lorajob.job.jobdir import STAGES, JobDir
 from lorajob.whisper.base_model import local_model
+from lorajob.worker.queues import QUEUES
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.settings import Settings
 from lorajob.worker.stack.redis_server import free_port
@@ -42,12 +44,14 @@ from tests.support.tiny import make_tiny_whisper
 
 SAVE_STEPS = 10
 REDIS_AWAY_SECONDS = 1.0
-END_SECONDS = 600.0
+STANDSTILL_SECONDS = 1800.0  # without a change in any job; a slow machine decodes for minutes
+MOST_JOBS = 100
 FAULTS = {"mount gone": "mount", "disk full": "disk", "card raises": "card"}
 VICTIMS = ("worker tree", "worker's parent", "stage", "stage", "redis", *FAULTS)
 SICK = Path(__file__).parent / "sick"
 # The kinds of losses of these faults in the records
 KINDS = ("files", "disk", "card")
+GPU_STAGES = tuple(stage for stage in STAGES if QUEUES[stage] == "gpu")
 RESULTS = Path(__file__).parents[2] / "bench" / "RESULTS.md"
 
 
@@ -129,6 +133,7 @@ class Chaos:
 
     def _submit(self) -> None:
         number = len(self.jobs)
+        assert number < MOST_JOBS, "a fault met no stage of so many jobs"
         one = self.sets[number % len(self.sets)]
         job = self.fleet.new_job(f"hi-c{number:04d}0", *one, real=self.size.real)
         self.fleet.send(job)
@@ -139,14 +144,42 @@ class Chaos:
         """The undisturbed adapter of each job."""
         return [self._undisturbed[n % len(self.sets)] for n in range(len(self.jobs))]
 
+    def records(self) -> list[JobRecord]:
+        found = self.fleet.records.load_many([job.id for job in self.jobs])
+        assert len(found) == len(self.jobs), "a record is lost or damaged"
+        return found
+
     def over(self) -> bool:
-        return all(self.fleet.load(job).over for job in self.jobs)
+        return all(record.over for record in self.records())
+
+    @property
+    def faulty(self) -> tuple[str, ...]:
+        """The stages that fail on a broken gpu worker: the real ones of its queue."""
+        return tuple(stage for stage in GPU_STAGES if stage in self.size.real)
+
+    def work_left(self) -> int:
+        """The number of jobs that have work left which a broken gpu worker can fail."""
+        last = self.faulty[-1]
+        return sum(
+            not record.over and record.stages[last].state != "succeeded"
+            for record in self.records()
+        )
 
     def keep_busy(self) -> None:
-        """Submit another job if a fast machine has left too few for the next fault to meet."""
-        left = sum(not self.fleet.load(job).over for job in self.jobs)
-        for _ in range(left, min(self.size.jobs, self.size.gpu_workers + 1)):
+        """Submit further jobs if too few are left for the next fault to meet."""
+        for _ in range(self.work_left(), min(self.size.jobs, self.size.gpu_workers + 1)):
             self._submit()
+
+    def wait_in_progress(self, condition: Callable[[], bool]) -> None:
+        """Return when `condition` holds, however long that takes while the jobs make progress."""
+        before: list[tuple[object, ...]] = []
+        deadline = 0.0
+        while not condition():
+            now = standing(self.records())
+            if now != before:
+                before, deadline = now, time.monotonic() + STANDSTILL_SECONDS
+            assert time.monotonic() < deadline, "the jobs make no progress"
+            time.sleep(0.2)
 
     def repair(self) -> None:
         """Repair the machine that is broken, if any."""
@@ -162,15 +195,19 @@ class Chaos:
         broken = {
             "LORAJOB_TEST_FAULT": fault,
             "LORAJOB_TEST_REPAIRED": str(self._sick),
+            "LORAJOB_TEST_STAGES": " ".join(self.faulty),
             "PYTHONPATH": str(SICK),
         }
         name = self.fleet.start_worker("gpu", wait=False, **broken).name
 
         def met() -> bool:
-            ended = [entry for job in self.jobs for entry in self.fleet.load(job).ended]
+            # The healthy workers may finish all work before the broken one takes any.
+            if not self.work_left():
+                self.keep_busy()
+            ended = [entry for record in self.records() for entry in record.ended]
             return any(it.kind in KINDS and it.worker.startswith(f"{name}@") for it in ended)
 
-        wait_for(lambda: met() or self.over(), END_SECONDS)
+        self.wait_in_progress(met)
 
     def _kill_tree(self, worker: Worker) -> None:
         tree = worker.tree()
@@ -209,7 +246,7 @@ class Chaos:
     def finish(self) -> list[Verdict]:
         """Wait for all jobs, end the workers as `lorajob down` does, and judge."""
         self.repair()
-        wait_for(self.over, END_SECONDS)
+        self.wait_in_progress(self.over)
         wait_for(self.fleet.drained, 120)
         for worker in self.fleet.workers:
             worker.signal(signal.SIGTERM)
@@ -220,6 +257,15 @@ class Chaos:
             verdict(self.fleet.load(job), expected)
             for job, expected in zip(self.jobs, self.expected, strict=True)
         ]
+
+
+def standing(records: list[JobRecord]) -> list[tuple[object, ...]]:
+    """What changes if any of the jobs makes progress."""
+    return [
+        (record.id, name, stage.state, stage.attempts, stage.progress)
+        for record in records
+        for name, stage in record.stages.items()
+    ]
 
 
 def verdict(record: JobRecord, expected: bytes) -> Verdict:

@@ -12,6 +12,7 @@ from redis import Redis
 
 from lorajob.job.jobdir import JobDir, write_json
 from lorajob.spec import build_spec
+from lorajob.storage.locations import open_location
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.prune import prune
 from lorajob.worker.artifacts.lookup import open_job
@@ -78,6 +79,17 @@ def test_a_group_reads_and_writes_it_if_one_is_set(
     folder = jobs.settings.jobs / record.id
     assert folder.stat().st_mode & 0o7777 == 0o2770
     assert (folder / "spec.json").stat().st_mode & 0o7777 == 0o660
+    # As does what is copied from another job, whatever its mode and the umask.
+    weights = jobs.settings.jobs / "weights"
+    weights.write_bytes(b"w")
+    weights.chmod(0o600)
+    before = os.umask(0o077)
+    try:
+        open_location(str(folder)).upload(weights, "start/weights")
+    finally:
+        os.umask(before)
+    modes = [path.stat().st_mode & 0o7777 for path in (folder / "start", folder / "start/weights")]
+    assert modes == [0o2770, 0o660]
 
 
 def test_an_altered_or_unsigned_spec_is_refused(jobs: Jobs, tmp_path: Path) -> None:

@@ -65,10 +65,14 @@ def test_an_older_worker_leaves_a_newer_job_to_a_newer_one(fleet, older_python):
         assert all(stage.losses == 0 for stage in each.stages.values())
     # The last older worker is updated.
     older.signal(signal.SIGTERM)
-    older.process.wait(timeout=120)
+    older.process.wait(timeout=240)
     fleet.start_worker("cpu")
-    names = [name for queue in KINDS for name in living(fleet.redis, queue)]
-    assert len(names) == 3 and mixture(versions(fleet.redis, names)) == ""
+
+    def names() -> list[str]:
+        return [name for queue in KINDS for name in living(fleet.redis, queue)]
+
+    wait_for(lambda: len(names()) == 3)
+    assert mixture(versions(fleet.redis, names())) == ""
 
 
 def test_versions_of_workers_that_do_not_state_one_are_the_earliest(redis):

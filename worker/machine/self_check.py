@@ -62,7 +62,7 @@ def find_fault(settings: Settings, records: Records, cards: list[Pin]) -> str | 
 
 def _files_fault(settings: Settings, records: Records) -> str | None:
     """Whether the files of no job that waits or runs can be seen here."""
-    missing = []
+    missing: list[str] = []
     try:
         sample = records.load_many(records.active(SAMPLE))
     except RedisError:
@@ -70,18 +70,14 @@ def _files_fault(settings: Settings, records: Records) -> str | None:
     for record in sample:
         if record.location.remote:
             return None
+        why = "cannot be seen here; is the share mounted?"
         try:
             if (Path(record.folder) / "spec.json").is_file():
                 return None
-        except OSError as error:  # a share that hangs, or whose server is away
-            return f"LORAJOB_ARTIFACTS: {record.folder} cannot be read: {error.strerror}"
-        missing.append(record)
-    if not missing:
-        return None
-    return (
-        f"LORAJOB_ARTIFACTS: {missing[0].folder} of job {missing[0].id} cannot be seen here; is "
-        "the share mounted?"
-    )
+        except OSError as error:  # a share whose server is away, or one job of another user
+            why = f"cannot be read: {error.strerror}"
+        missing.append(f"LORAJOB_ARTIFACTS: {record.folder} of job {record.id} {why}")
+    return missing[0] if missing else None
 
 
 def _disk_fault(settings: Settings) -> str | None:

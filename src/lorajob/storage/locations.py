@@ -35,12 +35,18 @@ class Folder:
         write_json(self.path / name, value, 0o600 if group is None else 0o660, group)
 
     def upload(self, path: Path, name: str) -> None:
-        """Copy a file of this machine atomically."""
+        """Copy a file of this machine atomically. Its readers are those of `write_json`."""
+        group = places.job_group()
         target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(self.path)
+        private_folder(target.parent)
         part = target.with_name(f".{target.name}.{os.getpid()}")
         try:
+            part.touch(mode=0o600)
             shutil.copyfile(path, part)
+            if group is not None:
+                os.chown(part, -1, group)
+                part.chmod(0o660)
             sync_path(part)
             part.replace(target)
         finally:

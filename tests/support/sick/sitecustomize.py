@@ -1,4 +1,6 @@
-"""A broken machine: with this folder in PYTHONPATH every stage `train` meets LORAJOB_TEST_FAULT.
+"""A broken machine: with this folder in PYTHONPATH stages meet LORAJOB_TEST_FAULT.
+
+They are those of LORAJOB_TEST_STAGES, or `train`.
 
 `card` raises what torch raises for a GPU that failed, `mount` what a missing file does, `disk` what
 a full disk does, `crash` ends in native code. The file LORAJOB_TEST_REPAIRED repairs the machine.
@@ -26,7 +28,8 @@ def raise_fault(*_: object) -> None:
     return None
 
 
-if "lorajob.stage" in sys.orig_argv and "train" in sys.orig_argv:
+stages = os.environ.get("LORAJOB_TEST_STAGES", "train").split()
+if "lorajob.stage" in sys.orig_argv and not {*stages}.isdisjoint(sys.orig_argv):
     from lorajob.job.jobdir import JobDir
 
     healthy = JobDir.result
