@@ -105,9 +105,9 @@ def _unshared(record: "JobRecord") -> "dict[str, Scores]":
 def rate_notes(record: "JobRecord") -> list[str]:
     """What a reader of the error rates has to know, in sentences."""
     trained, result = (record.stages[it].result for it in ("train", "evaluate"))
-    warnings = trained.warnings if trained is not None else []
+    notes, warnings = (trained.notes, trained.warnings) if trained is not None else ([], [])
     if result is None or result.delivered is None:
-        return warnings
+        return [*notes, *warnings]
     lines = [
         "base, delivered: decoded by faster-whisper's defaults; tuned: by `lorajob transcribe`"
     ]
@@ -116,9 +116,7 @@ def rate_notes(record: "JobRecord") -> list[str]:
             f"delivered has {gained.points:.1f} points fewer word errors than base "
             f"(95 %: {_between(gained.interval)})"
         )
-    trained = record.stages["train"].result
-    lines += trained.notes if trained is not None else []
-    return [*lines, *result.notes, *result.warnings, *warnings, *gate_lines(record)]
+    return [*lines, *notes, *result.notes, *result.warnings, *warnings, *gate_lines(record)]
 
 
 def gate_lines(record: "JobRecord") -> list[str]:

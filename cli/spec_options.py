@@ -208,17 +208,14 @@ def complete_spec(
     UsageError for a missing language, a wrong setting or a malformed base model, CorpusError if no
     corpus is found.
     """
-    from lorajob.corpora import find_corpus
+    from lorajob.client.requests import find_places
     from lorajob.spec import build_spec
 
     named = set(values) | {line.partition("=")[0] for line in sets}
     if "language" not in named:
         raise UsageError("--lang: missing; the code or name of a language, such as hi or Hindi")
     spec = build_spec({"corpus": "", **values}, preset, sets)
-    spec = spec.with_places(lambda place: place.replace("{language}", spec.language))
-    if not spec.corpus and strict:
-        corpus = str(find_corpus(load_settings().corpora, spec.language))
-        spec = spec.model_copy(update={"corpus": corpus})
+    spec = find_places(spec, (lambda: load_settings().corpora) if strict else None)
     for place in spec.places:
         _check_path("corpus", place)
     for guard in spec.gate.corpora:

@@ -1,7 +1,7 @@
 """Makes the settings of a job from the arguments of `submit` and `train_locally`."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from lorajob.corpora import check_corpus, check_remote, find_corpus
@@ -52,16 +52,24 @@ def make_spec(
     values: dict[str, object] = {"language": language, "corpus": ""} | dict(more)
     given = {"corpus": corpus, "base_model": base_model}
     values |= {name: os.fspath(value) for name, value in given.items() if value is not None}
-    spec = build_spec(values, preset, sets)
-    spec = spec.with_places(lambda place: place.replace("{language}", spec.language))
-    if not spec.corpus:
-        found = str(find_corpus(settings.corpora, spec.language))
-        spec = spec.model_copy(update={"corpus": found})
+    spec = find_places(build_spec(values, preset, sets), lambda: settings.corpora)
     spec = spec.with_places(_absolute_place)
     folder = Path(spec.base_model).expanduser()
     if folder.is_dir():
         spec = spec.model_copy(update={"base_model": str(folder.resolve())})
     return spec
+
+
+def find_places(spec: JobSpec, corpora: Callable[[], Path | None] | None) -> JobSpec:
+    """The spec with its language in place of `{language}`, and with a corpus.
+
+    If no corpus is named, it is the newest of the language in `corpora()`, or stays empty without
+    `corpora`. Raises CorpusError if no corpus is found.
+    """
+    spec = spec.with_places(lambda place: place.replace("{language}", spec.language))
+    if spec.corpus or corpora is None:
+        return spec
+    return spec.model_copy(update={"corpus": str(find_corpus(corpora(), spec.language))})
 
 
 def check_places(spec: JobSpec) -> None:

@@ -8,10 +8,9 @@ from itertools import islice
 
 from lorajob.checking.texts import Trait, measure_text
 from lorajob.corpora.clip import Columns, Corpus, Entry, Tick
-from lorajob.corpora.find import quick_place
+from lorajob.corpora.find import checked_reader, quick_place
 from lorajob.corpora.peek import peek
 from lorajob.corpora.place import Place
-from lorajob.corpora.readers import reader_of
 from lorajob.corpora.selection import no_clips, usable_for_training
 from lorajob.errors import ColumnError, CorpusError
 from lorajob.languages import find_language
@@ -55,14 +54,9 @@ def glance(corpus: str, language: str, columns: Columns, spec: JobSpec) -> Corpu
 
 def _look(place: Place, language: str, spec: JobSpec, tick: Tick) -> Corpus | None:
     """The corpus, if all its files are known. Raises what is certain from those that are."""
-    try:
-        reader = reader_of(place)
-    except CorpusError:
-        if place.whole:
-            raise
-        # The first files of a large archive may not tell its layout.
+    reader = checked_reader(place, language)
+    if reader is None:
         return None
-    reader.check(place, language)
     try:
         found = reader.clips(place, language, tick)
     except ColumnError:

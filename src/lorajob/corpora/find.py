@@ -9,8 +9,8 @@ from lorajob.corpora.archive import ARCHIVES
 from lorajob.corpora.clip import Columns, Corpus, Tick
 from lorajob.corpora.fingerprint import fingerprint_archive, fingerprint_files
 from lorajob.corpora.place import Place, is_archive, open_place
-from lorajob.corpora.readers import reader_of
-from lorajob.errors import CorpusError, UsageError
+from lorajob.corpora.readers import Reader, reader_of
+from lorajob.errors import ColumnError, CorpusError, UsageError
 from lorajob.languages import is_locale, is_locale_of
 
 GLANCE_SECONDS = 1.5  # most time for a look at the first files of an archive
@@ -54,15 +54,25 @@ def check_corpus(path: Path, language: str, columns: Columns = NO_COLUMNS) -> No
 
     Raises UsageError or CorpusError as `open_corpus` does.
     """
-    place = quick_place(path, columns)
+    checked_reader(quick_place(path, columns), language)
+
+
+def checked_reader(place: Place, language: str) -> Reader | None:
+    """The reader of a place, after its check; None if a large archive's first files do not tell.
+
+    Raises UsageError or CorpusError as `open_corpus` does.
+    """
     try:
         reader = reader_of(place)
+        reader.check(place, language)
+    except ColumnError:
+        raise
     except CorpusError:
         if place.whole:
             raise
-        # The first files of a large archive may not tell its layout.
-        return
-    reader.check(place, language)
+        # A file that was not seen yet may be missing.
+        return None
+    return reader
 
 
 def quick_place(path: Path, columns: Columns = NO_COLUMNS) -> Place:
