@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from lorajob.demo.packaged import PACKAGED_NAME
 from lorajob.errors import FilesError, JobNotFoundError, LorajobError, UsageError
 from lorajob.job.jobdir import ADAPTER_FILES, ADAPTER_WEIGHTS, START, JobDir, hash_file
-from lorajob.spec import JobSpec, TrainConfig
+from lorajob.spec import JobSpec, TrainConfig, parse_spec
 from lorajob.spec_training import AugmentConfig
 from lorajob.storage.urls import public
 from lorajob.worker.artifacts.job_files import JobFiles
@@ -67,7 +67,10 @@ def fit_start(spec: JobSpec, names_base: bool, record: JobRecord, files: JobFile
         )
     train = spec.train.model_copy(update=source.shape)
     start = start.model_copy(update={"job": source.id, "adapter_sha256": source.sha256})
-    return spec.model_copy(update={"train": train, "start": start})
+    spec = spec.model_copy(update={"train": train, "start": start})
+    # A setting of this job may contradict one that it takes over.
+    parse_spec(spec.model_dump(mode="json"))
+    return spec
 
 
 def with_sounds(config: AugmentConfig) -> AugmentConfig:

@@ -146,7 +146,7 @@ def draw_report(job: JobDir) -> None:
 
 
 def _require_inputs(stage: str, spec: JobSpec) -> None:
-    """Raise FilesError if a corpus or the base model's folder is missing or empty here.
+    """Raise FilesError if a corpus or a folder that the settings name is missing or empty here.
 
     They were there at the submission, so a share is not mounted on this machine.
     """
@@ -154,6 +154,10 @@ def _require_inputs(stage: str, spec: JobSpec) -> None:
         corpus = local_path(place)
         if corpus is not None:
             _require(f"corpus: {corpus}", corpus)
+    if stage == "train" and spec.augment.use != "off":
+        for name in ("noise_folder", "room_folder"):
+            if (folder := getattr(spec.augment, name)) is not None:
+                _require(f"augment.{name}: {folder}", Path(folder))
     base = Path(spec.base_model)
     if base.is_absolute():
         _require(f"base_model: {base}", base)

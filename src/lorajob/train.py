@@ -87,7 +87,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         notes=_notes(spec, loop, len(course.held.clips)),
         start=spec.start.job,
         start_sha256=spec.start.adapter_sha256,
-        warnings=trackers.faults,
+        warnings=[*loop.warnings, *trackers.faults],
     )
 
 

@@ -1,6 +1,7 @@
 """Augmentation: the effects, the altered plan, hidden features, and the trial that decides."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from lorajob.stage import run_stage
 from lorajob.tasks.start import with_sounds
 from lorajob.training import held_back
 from lorajob.training.augmentation import Alterer, alter_plan, make_alterer
-from lorajob.training.dataset import WindowDataset, collate, lay_out
+from lorajob.training.dataset import Item, WindowDataset, collate, lay_out, micro_batches
 from lorajob.training.packed import Packer, PassShape, packed_log_mel
 from lorajob.training.packing import ClipSizes, Window, digest_plan, plan_run
 from lorajob.training.trainer import start_run
@@ -167,6 +168,26 @@ def test_noises_and_rooms_of_the_user(tmp_path: Path) -> None:
     (tmp_path / "fan.wav").write_bytes(b"RIFF")
     with pytest.raises(FilesError, match=r"fan\.wav: cannot be read as sound"):
         alterer.sound(clip, np.random.default_rng(0))
+    soundfile.write(tmp_path / "fan.wav", np.full(16, np.nan), 16_000, subtype="FLOAT")
+    with pytest.raises(FilesError, match=r"fan\.wav: .*its samples are not numbers"):
+        alterer.sound(clip, np.random.default_rng(0))
+
+
+class Unreadable:
+    """A data set without a readable window."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Item:
+        raise FilesError("/noises/fan.wav: cannot be read as sound")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_fault_in_a_loader_process_is_one_line(workers: int) -> None:
+    data: Any = Unreadable()
+    with pytest.raises(FilesError, match=r"^/noises/fan\.wav: cannot be read as sound$"):
+        list(micro_batches(data, [[0]], collate, workers, False))
 
 
 def test_settings_that_contradict_each_other_are_one_line() -> None:

@@ -163,6 +163,10 @@ def test_a_share_that_is_not_mounted_is_no_fault_of_the_corpus(tmp_path):
     (base / "file").unlink()
     with pytest.raises(FilesError, match=r"base_model: .*/base is empty"):
         stage._require_inputs("train", spec)
+    noises = build_spec(settings | {"augment": {"use": "always", "noise_folder": str(corpus)}})
+    (corpus / "clips").rmdir()
+    with pytest.raises(FilesError, match=r"augment.noise_folder: .*/corpus is empty on this mach"):
+        stage._require_inputs("train", noises)
 
 
 class _FailingFile(io.FileIO):

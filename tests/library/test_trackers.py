@@ -113,14 +113,15 @@ def test_every_fault_of_a_tracker_is_a_warning(
     absent.log(1, {"train/loss": 1.0})
     why = "its process did not start: No such file or directory"
     assert absent.close() == [f"tracker wandb: {why}"]
+    monkeypatch.setattr(trackers, "LEFT_SECONDS", 60.0)
+    told = Trackers(spec, job, (sys.executable, "-c", STUB))
+    told.log(7, {"train/loss": 1.0})
+    assert json.loads(told.close()[0].removeprefix("tracker wandb: "))["step"] == 7
     monkeypatch.setattr(trackers, "LEFT_SECONDS", 0.0)
     hung = Trackers(spec, job, (sys.executable, "-c", "import time; time.sleep(3600)"))
     for step in range(20_000):  # far more than a pipe holds
         hung.log(step, {"train/loss": 1.0})
     assert hung.close(0.1) == ["tracker trackers: did not end within 0 s; what was left is lost"]
-    told = Trackers(spec, job, (sys.executable, "-c", STUB))
-    told.log(7, {"train/loss": 1.0})
-    assert json.loads(told.close()[0].removeprefix("tracker wandb: "))["step"] == 7
 
 
 @pytest.mark.usefixtures("installed")
@@ -128,6 +129,7 @@ def test_a_training_that_fails_ends_its_trackers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trackers, "COMMAND", (sys.executable, "-c", STUB))
+    monkeypatch.setattr(trackers, "STOPPED_SECONDS", 240.0)
     with pytest.raises(ZeroDivisionError), tracked(make_spec("wandb"), JobDir(tmp_path)) as opened:
         raise ZeroDivisionError
     end = json.loads(opened.faults[0].removeprefix("tracker wandb: "))

@@ -205,11 +205,13 @@ def test_validation_decodes_as_the_model_trains_and_leaves_the_training_alone(
         asked.append(float((run.adapter.weights != kept).any()))
         return 10.0
 
-    interpolator = Interpolator(run, tiny_whisper, "hi", rate)
+    ticks: list[int] = []
+    interpolator = Interpolator(run, tiny_whisper, "hi", rate, lambda: ticks.append(1))
     assert [*interpolator._sounds] == ["en"]
     gate = GateConfig(max_forgetting=None, max_language_drop=None)
     assert interpolator.choose(gate) == 1.0
     assert asked == [0.0]  # of the base nothing is validated
+    assert len(ticks) == 2  # base and share
     assert torch.equal(run.adapter.weights, kept)
     monkeypatch.setattr(interpolation, "choose_share", lambda trials, base, gate: 0.5)
     assert interpolator.choose(gate) == 0.5

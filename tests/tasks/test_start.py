@@ -143,7 +143,11 @@ def test_a_job_without_an_adapter_and_a_damaged_one_are_one_line(
     Records(jobs.redis).delete(source.root.name)
     shutil.rmtree(source.root)
     source = take_in(jobs, finished_job)
-    (adapter_of(source) / "adapter_config.json").write_text("{}")
+    path = adapter_of(source) / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"use_dora": True}))
+    with pytest.raises(UsageError, match=r"^train\.interpolate: 0\.5 is not allowed"):
+        jobs.submit(asked(tmp_path, "train.interpolate=0.5"))
+    path.write_text("{}")
     with pytest.raises(UsageError, match=r"cannot be read: 'r'; `lorajob verify hi-00000001`"):
         jobs.submit(asked(tmp_path))
 

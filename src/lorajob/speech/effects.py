@@ -122,8 +122,12 @@ def read_part(path: Path, seconds: float, place: float) -> Samples:
             rate = file.samplerate
     except (OSError, RuntimeError) as error:
         raise FilesError(f"{path}: cannot be read as sound: {error}") from None
+    if not np.isfinite(read).all():
+        raise FilesError(f"{path}: cannot be read as sound: its samples are not numbers")
     mono: Samples = read.mean(axis=1)
-    return mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE)
+    if rate == SAMPLE_RATE or not len(mono):
+        return mono
+    return soxr.resample(mono, rate, SAMPLE_RATE)
 
 
 def _rms(samples: Samples) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
+from lorajob.errors import LorajobError
 from lorajob.job.jobdir import JobDir
 from lorajob.spec import JobSpec, TrainConfig
 from lorajob.speech.audio import SAMPLE_RATE
@@ -317,6 +318,7 @@ def micro_batches(
     """Yield the batches of `indices`, made by `collate`, in order. `workers` processes read ahead.
 
     The loader has its own random generator, so that reading does not change that of the training.
+    Raises the LorajobErrors of the clips and of the sounds for augmentation.
     """
     loader: DataLoader[Item] = DataLoader(
         dataset,
@@ -328,7 +330,11 @@ def micro_batches(
         generator=torch.Generator().manual_seed(0),
         worker_init_fn=_leave_stopping_to_training,
     )
-    yield from loader
+    try:
+        yield from loader
+    except LorajobError as error:
+        # A loader process sends its traceback as the message. The last line is that of the error.
+        raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from None
 
 
 def _leave_stopping_to_training(worker: int) -> None:

@@ -82,6 +82,10 @@ class History:
             file.write(json.dumps(self._newest) + "\n")
             file.truncate()
         self._draw(int(self._newest["step"]), fields)
+        self.leave_out(seconds)
+
+    def leave_out(self, seconds: float) -> None:
+        """Leave `seconds` since the newest step out of the rates of the next steps."""
         self._recent = [it._replace(time=it.time + seconds) for it in self._recent]
 
     def show_settings(self, settings: Mapping[str, object]) -> None:

@@ -79,10 +79,18 @@ class Interpolator:
     """Measures the model of a finished training at several shares.
 
     `rate` decodes the held-back clips and returns their error rate; `language` is a Whisper code.
+    `tick` is called before the sentences of each language, and may raise to stop.
     """
 
-    def __init__(self, run: Run, folder: Path, language: str, rate: Callable[[], float]) -> None:
-        self.run, self.rate = run, rate
+    def __init__(
+        self,
+        run: Run,
+        folder: Path,
+        language: str,
+        rate: Callable[[], float],
+        tick: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.run, self.rate, self.tick = run, rate, tick
         self._sounds: Mapping[str, Sequence[Samples]] = {
             code: sounds for code, sounds in foreign_sounds().items() if code != language
         }
@@ -114,6 +122,7 @@ class Interpolator:
         with self.run.loss.decoding() as model:
             extract = extractor(int(model.config.num_mel_bins))
             for code, sounds in self._sounds.items():
+                self.tick()
                 labels = self._labels[code]
                 mel = features(extract, sounds, cut=False)
                 found = TorchEngine(model, labels, never, first).generate(mel, MOST_TOKENS)

@@ -95,6 +95,7 @@ class Loop:
         self.report = report
         self.digest = course.digest
         self.validator, self.trial = validator, trial
+        self.warnings: list[str] = []  # for the result
         self.passes = Passes(run, course, dataset)
         self.total = len(course.plan)
         self.saved = run.step
@@ -165,9 +166,12 @@ class Loop:
         self._read_losses()
         self._save()
         losses = None if self.history is None else self.history.steps
+        began = time.monotonic()
         self.validator = trial.turn(self.validator, self.config.keep, losses, self._decoded)
         self.stopped_early = False
         self.read_at = time.monotonic()
+        if self.history is not None:
+            self.history.leave_out(self.read_at - began)
         self.batches = self.passes.batches()
         return self.run.step >= self.total
 
@@ -231,20 +235,27 @@ class Loop:
                 self.run.adapter.scale(share)
             return share
         if validator is None:
-            log.info("interpolation: no held-back clips; the training is kept whole")
-            return 1.0
+            return self._kept_whole("no clips are held back")
         # It loads the packages of decoding.
         module = importlib.import_module("lorajob.training.interpolation")
         language = find_language(spec.language).token
         try:
             measured = module.Interpolator(
-                self.run, folder, language, lambda: validator.rate_now(self._decoded)
+                self.run,
+                folder,
+                language,
+                lambda: validator.rate_now(self._decoded),
+                lambda: self._decoded(0),
             )
         except MissingExtraError as error:
-            log.warning("interpolation: the training is kept whole: %s", error)
-            return 1.0
+            return self._kept_whole(str(error))
         chosen: float = measured.choose(spec.gate)
         return chosen
+
+    def _kept_whole(self, why: str) -> float:
+        self.warnings.append(f"train.interpolate=auto: the training is kept whole: {why}")
+        log.warning("%s", self.warnings[-1])
+        return 1.0
 
     def _decoded(self, clips: int) -> None:
         """Report progress of a validation. Raises StageStopped if a stop was requested."""

@@ -118,7 +118,9 @@ class TrialRun:
             )
         self.fork.restore(self.run, self.plan)
         self.fork, self.turned = None, True
-        return self._make_validator(self.held)
+        later = self._make_validator(self.held)
+        later.seconds = validator.seconds
+        return later
 
     def settle(
         self, validator: Validator, kept: str, done: Callable[[int], None]
