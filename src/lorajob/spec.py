@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -36,6 +37,7 @@ DEFAULT_BASE_MODEL = "openai/whisper-small"
 # The format of jobs, in spec.json and in the record. Raise it in a release that adds a setting or
 # an allowed value: workers of earlier releases then leave new jobs to others.
 FORMAT = 1
+TYPE_NAME = re.compile(r"constrained-\w+|literal\[.*\]")  # in the place of a pydantic error
 
 
 class PreprocessConfig(BaseModel):
@@ -410,8 +412,13 @@ def build_spec(
 
 def _explain(error: ValidationError) -> str:
     """Describe the first of pydantic's errors in one line."""
-    first = error.errors(include_url=False)[0]
+    found = error.errors(include_url=False)
+    first, message = found[0], found[0]["msg"]
     path = [str(part) for part in first["loc"] if not isinstance(part, int)]
+    # Behind a setting with several types pydantic names each type, and has an error for each.
+    if TYPE_NAME.fullmatch(path[-1]):
+        path.pop()
+        message = ", or ".join(it["msg"] for it in found if it["loc"][:-1] == first["loc"][:-1])
     name = ".".join(path)
     if first["type"] == "extra_forbidden":
         known = setting_names()
@@ -424,7 +431,7 @@ def _explain(error: ValidationError) -> str:
         return f"{name}: missing; every job needs it"
     if first["type"] == "value_error" and isinstance(first["input"], dict):
         return str(first["ctx"]["error"])  # about several settings, which it names
-    needed = _needed(name, first["type"], first["input"], first["msg"])
+    needed = _needed(name, first["type"], first["input"], message)
     return f"{name}: {first['input']!r} is not allowed: {needed}"
 
 
@@ -435,6 +442,8 @@ def _needed(name: str, kind: str, given: object, message: str) -> str:
         return f"a list is needed, such as [{given}]"
     if kind == "model_type" and own:
         return f"it has settings of its own, such as {own[0]}"
+    if kind == "model_type":  # an element of more_corpora or gate.corpora
+        return f"its settings are needed, such as {{corpus: {given}}}"
     return message.lower()
 
 

@@ -159,6 +159,7 @@ def test_noises_and_rooms_of_the_user(tmp_path: Path) -> None:
         with_sounds(AugmentConfig(room_folder=str(tmp_path)))
     stereo = np.stack([tone(3.0, 48_000, 3000.0)] * 2, axis=1)
     soundfile.write(tmp_path / "fan.wav", stereo, 48_000)
+    (tmp_path / "._fan.wav").write_bytes(b"\0")
     config = AugmentConfig(noise_folder=str(tmp_path), noise=1, room=0, gain=0, telephone=0)
     assert with_sounds(config) == config
     alterer = make_alterer(config, 80)

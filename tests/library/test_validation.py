@@ -244,6 +244,22 @@ def test_a_share_of_dora_is_refused() -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (
+            "train.interpolate=2",
+            "2 is not allowed: input should be less than or equal to 1, or input should be 'auto'",
+        ),
+        ("gate.corpora=[x]", "'x' is not allowed: its settings are needed, such as {corpus: x}"),
+    ],
+)
+def test_a_wrong_value_names_its_setting_and_what_it_takes(line: str, why: str) -> None:
+    with pytest.raises(UsageError) as met:
+        build_spec({"language": "hi", "corpus": "c"}, sets=[line])
+    assert str(met.value) == f"{line.partition('=')[0]}: {why}"
+
+
 @torch.no_grad()
 def without_cache(validator: Validator, clip: int, limit: int) -> str:
     """Greedy decoding by the forward pass of the training, which has no cache."""

@@ -103,7 +103,12 @@ def sound_files(folder: Path, setting: str) -> list[Path]:
     """
     if not folder.is_dir():
         raise FilesError(f"{setting}: {folder} is not a folder on this machine; is it mounted?")
-    found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SOUND_FILES]
+    # Hidden files with such names hold what macOS knows about a file.
+    found = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in SOUND_FILES and not path.name.startswith(".")
+    ]
     if not found:
         raise UsageError(f"{setting}: {folder} has no sound file ({', '.join(SOUND_FILES)})")
     return found
@@ -125,9 +130,9 @@ def read_part(path: Path, seconds: float, place: float) -> Samples:
     if not np.isfinite(read).all():
         raise FilesError(f"{path}: cannot be read as sound: its samples are not numbers")
     mono: Samples = read.mean(axis=1)
-    if rate == SAMPLE_RATE or not len(mono):
-        return mono
-    return soxr.resample(mono, rate, SAMPLE_RATE)
+    if rate != SAMPLE_RATE and len(mono):
+        mono = soxr.resample(mono, rate, SAMPLE_RATE)
+    return mono
 
 
 def _rms(samples: Samples) -> float:
