@@ -34,7 +34,7 @@ MODEL_PACKAGES += ("lorajob.gate", "lorajob.serving.engine")
 LIBRARY = (
     ("errors", "logs", "cores", "visible", "probes"),
     ("languages", "language_tables", "setting_words"),
-    ("job", "spec", "spec_gate", "spec_training", "spec_yaml", "gpu_memory"),
+    ("job", "spec", "spec_gate", "spec_errors", "spec_training", "spec_yaml", "gpu_memory"),
     ("storage",),
     ("speech", "corpora", "demo"),
     ("whisper",),

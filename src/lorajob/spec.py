@@ -1,8 +1,6 @@
 """JobSpec: every setting that decides what a job computes. Where the job runs is not part of it."""
 
-import difflib
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +17,7 @@ from pydantic import (
 from lorajob import __version__
 from lorajob.errors import UsageError, VersionError
 from lorajob.languages import find_language
-from lorajob.setting_words import similar_settings
+from lorajob.spec_errors import explain
 from lorajob.spec_gate import FROZEN, GateConfig, GuardCorpus
 from lorajob.spec_training import AugmentConfig, StartConfig, check_trial
 from lorajob.spec_yaml import merge, nested, parse_value
@@ -37,7 +35,6 @@ DEFAULT_BASE_MODEL = "openai/whisper-small"
 # The format of jobs, in spec.json and in the record. Raise it in a release that adds a setting or
 # an allowed value: workers of earlier releases then leave new jobs to others.
 FORMAT = 1
-TYPE_NAME = re.compile(r"constrained-\w+|literal\[.*\]")  # in the place of a pydantic error
 
 
 class PreprocessConfig(BaseModel):
@@ -377,7 +374,7 @@ def parse_spec(values: Mapping[str, object]) -> JobSpec:
     try:
         spec = JobSpec.model_validate(values)
     except ValidationError as error:
-        raise UsageError(_explain(error)) from None
+        raise UsageError(explain(error, setting_names())) from None
     check_trial(spec.augment, spec.train.keep, spec.train.validation_clips)
     guards = tuple(
         each.model_copy(update={"language": find_language(each.language).code})
@@ -408,43 +405,6 @@ def build_spec(
             raise UsageError(f"--set: {line!r} is not of the form name=value, e.g. train.epochs=2")
         merged = merge(merged, nested(key.split("."), parse_value(text, line)))
     return parse_spec(merged)
-
-
-def _explain(error: ValidationError) -> str:
-    """Describe the first of pydantic's errors in one line."""
-    found = error.errors(include_url=False)
-    first, message = found[0], found[0]["msg"]
-    path = [str(part) for part in first["loc"] if not isinstance(part, int)]
-    # Behind a setting with several types pydantic names each type, and has an error for each.
-    if TYPE_NAME.fullmatch(path[-1]):
-        path.pop()
-        message = ", or ".join(it["msg"] for it in found if it["loc"][:-1] == first["loc"][:-1])
-    name = ".".join(path)
-    if first["type"] == "extra_forbidden":
-        known = setting_names()
-        parts = {it.partition(".")[0] for it in known if "." in it}
-        near = difflib.get_close_matches(name, parts) if isinstance(first["input"], dict) else []
-        near = near or similar_settings(name, known)
-        hint = f"did you mean {', '.join(near)}?" if near else f"settings: {', '.join(known)}"
-        return f"{name}: no such setting; {hint}"
-    if first["type"] == "missing":
-        return f"{name}: missing; every job needs it"
-    if first["type"] == "value_error" and isinstance(first["input"], dict):
-        return str(first["ctx"]["error"])  # about several settings, which it names
-    needed = _needed(name, first["type"], first["input"], message)
-    return f"{name}: {first['input']!r} is not allowed: {needed}"
-
-
-def _needed(name: str, kind: str, given: object, message: str) -> str:
-    """What a setting takes, in place of pydantic's `message` that names a type of Python."""
-    own = [it for it in setting_names() if it.startswith(f"{name}.")]
-    if kind == "tuple_type":
-        return f"a list is needed, such as [{given}]"
-    if kind == "model_type" and own:
-        return f"it has settings of its own, such as {own[0]}"
-    if kind == "model_type":  # an element of more_corpora or gate.corpora
-        return f"its settings are needed, such as {{corpus: {given}}}"
-    return message.lower()
 
 
 def setting_names() -> list[str]:
