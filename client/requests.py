@@ -54,10 +54,8 @@ def make_spec(
     values |= {name: os.fspath(value) for name, value in given.items() if value is not None}
     spec = find_places(build_spec(values, preset, sets), lambda: settings.corpora)
     spec = spec.with_places(_absolute_place)
-    folder = Path(spec.base_model).expanduser()
-    if folder.is_dir():
-        spec = spec.model_copy(update={"base_model": str(folder.resolve())})
-    return spec
+    folder = _resolved("base_model", Path(spec.base_model))
+    return spec.model_copy(update={"base_model": str(folder)}) if folder.is_dir() else spec
 
 
 def find_places(spec: JobSpec, corpora: Callable[[], Path | None] | None) -> JobSpec:
@@ -84,4 +82,16 @@ def check_places(spec: JobSpec) -> None:
 
 def _absolute_place(place: str) -> str:
     path = local_path(place)
-    return place if path is None or not place else str(path.expanduser().resolve())
+    return place if path is None or not place else str(_resolved("corpus", path))
+
+
+def _resolved(name: str, path: Path) -> Path:
+    """The absolute path. Raises UsageError for one that cannot exist."""
+    try:
+        found = path.expanduser().resolve()
+        found.exists()
+    # An unknown ~user, a null byte, a name that is too long.
+    except (RuntimeError, ValueError, OSError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{name}: {str(path)[:80]!r} is not a valid path: {why}") from None
+    return found

@@ -82,6 +82,7 @@ def test_the_interface_finds_the_service_of_the_environment(
     [
         ({"language": "klingon"}, UsageError, "language: 'klingon' is unknown"),
         ({"corpus": "/nowhere.tar.gz"}, UsageError, "corpus: /nowhere.tar.gz does not exist"),
+        ({"corpus": "~nosuch/x"}, UsageError, "corpus: '~nosuch/x' is not a valid path"),
         ({"corpus": None}, CorpusError, "corpus: none given"),
         ({"train": {"epoch": 2}}, UsageError, "train.epoch"),
         ({"preset": "best"}, UsageError, "preset: 'best' is unknown"),
