@@ -18,13 +18,12 @@ from lorajob import __version__
 from lorajob.errors import UsageError, VersionError
 from lorajob.languages import find_language
 from lorajob.spec_errors import explain
-from lorajob.spec_gate import FROZEN, GateConfig, GuardCorpus
+from lorajob.spec_gate import FROZEN, GateConfig, GuardCorpus, Role
 from lorajob.spec_training import AugmentConfig, StartConfig, check_trial
 from lorajob.spec_yaml import merge, nested, parse_value
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(gt=0, le=1)]
-Role = Literal["audio", "text", "speaker", "split", "start", "end", "duration"]
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
 ComputeType = Literal["float16", "int8", "int8_float16", "int8_float32", "float32"]
 MAX_LABEL_TOKENS = 444  # 448 decoder positions less the four tokens of the prompt

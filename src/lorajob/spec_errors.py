@@ -20,7 +20,10 @@ def explain(error: ValidationError, known: Sequence[str]) -> str:
     if path and TYPE_NAME.fullmatch(path[-1]):
         path.pop()
         message = ", or ".join(it["msg"] for it in found if it["loc"][:-1] == first["loc"][:-1])
-    name = ".".join(path)
+    # A wrong key of a mapping, such as a role of columns. The input is the key.
+    if path and path[-1] == "[key]":
+        del path[-2:]
+    name = ".".join(path) or "settings"
     if first["type"] == "extra_forbidden":
         parts = {it.partition(".")[0] for it in known if "." in it}
         near = difflib.get_close_matches(name, parts) if isinstance(first["input"], dict) else []
@@ -28,7 +31,7 @@ def explain(error: ValidationError, known: Sequence[str]) -> str:
         hint = f"did you mean {', '.join(near)}?" if near else f"settings: {', '.join(known)}"
         return f"{name}: no such setting; {hint}"
     if first["type"] == "missing":
-        return f"{name}: missing; every job needs it"
+        return f"{name}: missing" + ("" if "." in name else "; every job needs it")
     if first["type"] == "value_error" and isinstance(first["input"], dict):
         return str(first["ctx"]["error"])  # about several settings, which it names
     needed = _needed(name, known, first["type"], first["input"], message)
@@ -42,6 +45,8 @@ def _needed(name: str, known: Sequence[str], kind: str, given: object, message: 
         return f"a list is needed, such as [{given}]"
     if kind == "model_type" and own:
         return f"it has settings of its own, such as {own[0]}"
+    if name == "settings":
+        return "a mapping is needed"
     if kind == "model_type":  # an element of more_corpora or gate.corpora
         return f"its settings are needed, such as {{corpus: {given}}}"
     return message.lower()

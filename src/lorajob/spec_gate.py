@@ -1,9 +1,10 @@
 """The settings of the gate: what is checked of a model, and the thresholds. A part of JobSpec."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
+Role = Literal["audio", "text", "speaker", "split", "start", "end", "duration"]
 Threshold = Annotated[float, Field(ge=0)] | None
 # The text under a field describes it in the schema, `submit --help-all` and docs/settings.md.
 FROZEN = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
@@ -23,7 +24,7 @@ class GuardCorpus(BaseModel):
     it if it has none."""
     max_rise: Threshold = None
     """As gate.max_guard_rise, for this corpus. Null: gate.max_guard_rise."""
-    columns: dict[str, str] = {}
+    columns: dict[Role, str] = {}
     """As preprocess.columns, for this corpus."""
 
 

@@ -251,13 +251,19 @@ def test_a_share_of_dora_is_refused() -> None:
             "train.interpolate=2",
             "2 is not allowed: input should be less than or equal to 1, or input should be 'auto'",
         ),
+        (
+            "gate.corpora=[{corpus: a, columns: {txt: b}}]",
+            "'txt' is not allowed: input should be 'audio', 'text', 'speaker', 'split', 'start', "
+            "'end' or 'duration'",
+        ),
         ("gate.corpora=[x]", "'x' is not allowed: its settings are needed, such as {corpus: x}"),
     ],
 )
 def test_a_wrong_value_names_its_setting_and_what_it_takes(line: str, why: str) -> None:
     with pytest.raises(UsageError) as met:
         build_spec({"language": "hi", "corpus": "c"}, sets=[line])
-    assert str(met.value) == f"{line.partition('=')[0]}: {why}"
+    name = "gate.corpora.columns" if "columns" in line else line.partition("=")[0]
+    assert str(met.value) == f"{name}: {why}"
 
 
 @torch.no_grad()
