@@ -155,8 +155,12 @@ def test_items_are_the_same_each_time_and_timestamps_follow_the_speed(
 def test_noises_and_rooms_of_the_user(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"augment\.noise_folder: .* is not a folder"):
         with_sounds(AugmentConfig(noise_folder=str(tmp_path / "none")))
+    empty = AugmentConfig(room_folder=str(tmp_path))
     with pytest.raises(UsageError, match=r"augment\.room_folder: .* has no sound file \(\.wav"):
-        with_sounds(AugmentConfig(room_folder=str(tmp_path)))
+        with_sounds(empty)
+    # The submission found some, so this machine lacks the share.
+    with pytest.raises(FilesError, match=r"augment\.room_folder: .* is it mounted here\?"):
+        make_alterer(empty, 80)
     stereo = np.stack([tone(3.0, 48_000, 3000.0)] * 2, axis=1)
     soundfile.write(tmp_path / "fan.wav", stereo, 48_000)
     (tmp_path / "._fan.wav").write_bytes(b"\0")

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 import socket
 import sqlite3
 from pathlib import Path
@@ -23,12 +24,13 @@ from lorajob.errors import (
     UsageError,
     fault_of,
 )
-from lorajob.job.jobdir import JobDir
+from lorajob.job.jobdir import JobDir, write_json
 from lorajob.job.report import Report
 from lorajob.spec import build_spec
 from lorajob.speech import audio
 from lorajob.speech.audio import NotingFile, length, load_audio
 from lorajob.speech.segments import cut
+from lorajob.training import checkpoint
 
 
 @pytest.mark.parametrize(
@@ -198,3 +200,26 @@ def test_a_clip_that_cannot_be_read_at_all_is_no_fault_of_the_clip(tmp_path):
     for read in (lambda: load_audio(path, 30), lambda: length(path)):
         with pytest.raises(FilesError, match=r"a.wav: Input/output error"):
             read()
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.ENOTCONN, errno.EMFILE, errno.EIO])
+def test_a_share_that_fails_sets_no_checkpoint_aside(number, tmp_path, monkeypatch):
+    path = tmp_path / "1" / "step-10"
+    path.mkdir(parents=True)
+    write_json(path / "manifest.json", {"files": {}})
+
+    def fail(_: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    assert checkpoint.newest_checkpoint(tmp_path) is not None
+    monkeypatch.setattr(checkpoint, "hash_files", fail)
+    monkeypatch.setattr(checkpoint, "read_state", fail)
+    if number == errno.EIO:  # a bad block of a disk is damage
+        assert checkpoint.kept_batch_clips(tmp_path) is None
+        assert checkpoint.newest_checkpoint(tmp_path) is None
+        assert (tmp_path / "broken" / "1-step-10").is_dir()
+        return
+    for read in (checkpoint.kept_batch_clips, checkpoint.newest_checkpoint):
+        with pytest.raises(OSError, match=os.strerror(number)):
+            read(tmp_path)
+    assert path.is_dir()

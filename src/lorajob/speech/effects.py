@@ -12,7 +12,7 @@ import soundfile
 import soxr
 from numpy.random import Generator
 
-from lorajob.errors import FilesError, UsageError
+from lorajob.errors import FilesError
 from lorajob.speech.audio import SAMPLE_RATE, Samples
 
 SOUND_FILES = (".wav", ".flac", ".ogg", ".mp3")
@@ -98,8 +98,8 @@ def telephone(samples: Samples) -> Samples:
 
 
 def sound_files(folder: Path, setting: str) -> list[Path]:
-    """The sound files below a folder, sorted. Raises FilesError without the folder, UsageError
-    without a sound file in it.
+    """The sound files below a folder, sorted. Raises FilesError without any, since a share that is
+    not mounted leaves an empty folder.
     """
     if not folder.is_dir():
         raise FilesError(f"{setting}: {folder} is not a folder on this machine; is it mounted?")
@@ -110,7 +110,8 @@ def sound_files(folder: Path, setting: str) -> list[Path]:
         if path.suffix.lower() in SOUND_FILES and not path.name.startswith(".")
     ]
     if not found:
-        raise UsageError(f"{setting}: {folder} has no sound file ({', '.join(SOUND_FILES)})")
+        kinds = ", ".join(SOUND_FILES)
+        raise FilesError(f"{setting}: {folder} has no sound file ({kinds}); is it mounted here?")
     return found
 
 

@@ -121,7 +121,7 @@ def _stretches(longest: int, size: int, rng: Generator) -> tuple[tuple[int, int]
 
 
 def make_alterer(config: AugmentConfig, mel_bins: int) -> Alterer:
-    """Raises FilesError and UsageError for a folder that is missing or has no sound file."""
+    """Raises FilesError for a folder that is missing or has no sound file."""
     noises = _files(config.noise_folder, "augment.noise_folder")
     rooms = _files(config.room_folder, "augment.room_folder")
     return Alterer(config, mel_bins, noises, rooms)

@@ -16,6 +16,7 @@ JOB/checkpoints/broken/ATTEMPT-step-N/              a checkpoint that differs fr
                                                     follows a plan that the job no longer has
 """
 
+import errno
 import json
 import logging
 import re
@@ -34,7 +35,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lorajob.errors import AttemptSuperseded
+from lorajob.errors import AttemptSuperseded, of_machine
 from lorajob.job.jobdir import MANIFEST, MARK, hash_files, sync_path, sync_tree, write_json
 from lorajob.job.results import ValidationPoint
 from lorajob.spec import JobSpec
@@ -121,7 +122,7 @@ def newest_checkpoint(checkpoints: Path, plan: str | None = None) -> Checkpoint 
     """The newest checkpoint that matches its manifest and follows `plan`.
 
     The newest is the highest step of the highest attempt. Newer ones that do not match are set
-    aside and named in the log.
+    aside and named in the log. Raises OSError if a share fails.
     """
     for checkpoint in _found(checkpoints):
         wrong = "" if verify(checkpoint.path) else "broken"
@@ -141,12 +142,16 @@ def kept_batch_clips(checkpoints: Path) -> int | None:
     """Clips in a step, from the newest checkpoint that states it; None without one.
 
     A training that continues on another machine keeps its steps, even if another number would suit
-    that device better.
+    that device better. Raises OSError if a share fails.
     """
     for checkpoint in _found(checkpoints):
-        with suppress(OSError, ValueError):
+        try:
             if clips := read_state(checkpoint.path).batch_clips:
                 return clips
+        except OSError as error:
+            _check_damage(error)
+        except ValueError:
+            continue
     return None
 
 
@@ -162,12 +167,27 @@ def _follows(path: Path, plan: str) -> bool:
 
 
 def verify(path: Path) -> bool:
-    """Whether the files are exactly those of the manifest, with their sizes and hashes."""
+    """Whether the files are exactly those of the manifest, with their sizes and hashes.
+
+    Raises OSError if a share fails.
+    """
     try:
         manifest = json.loads((path / MANIFEST).read_text("utf-8"))
         return bool(manifest["files"] == hash_files(path))
-    except (OSError, ValueError, KeyError):
-        return False
+    except OSError as error:
+        _check_damage(error)
+    except (ValueError, LookupError, TypeError):
+        pass
+    return False
+
+
+def _check_damage(error: OSError) -> None:
+    """Raise the error again unless it means that the checkpoint is damaged.
+
+    A share that fails says nothing of the files. A bad block of a disk is EIO, and is damage.
+    """
+    if of_machine(error) and error.errno != errno.EIO:
+        raise error
 
 
 def save_checkpoint(
