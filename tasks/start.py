@@ -120,8 +120,9 @@ def _read_source(record: JobRecord, files: JobFiles) -> Source:
             spec = JobSpec.load(job.spec_path)
             result = job.result("train")
     except (OSError, ValueError, LookupError, TypeError, JobNotFoundError) as error:
+        why = f"{error} is missing" if isinstance(error, KeyError) else error
         raise UsageError(
-            f"start.job: the adapter of {record.id} cannot be read: {error}; "
+            f"start.job: the adapter of {record.id} cannot be read: {why}; "
             f"`lorajob verify {record.id}` says what is damaged"
         ) from None
     base, commit = record.base

@@ -148,7 +148,7 @@ def test_a_job_without_an_adapter_and_a_damaged_one_are_one_line(
     with pytest.raises(UsageError, match=r"^train\.interpolate: 0\.5 is not allowed"):
         jobs.submit(asked(tmp_path, "train.interpolate=0.5"))
     path.write_text("{}")
-    with pytest.raises(UsageError, match=r"cannot be read: 'r'; `lorajob verify hi-00000001`"):
+    with pytest.raises(UsageError, match=r"cannot be read: 'r' is missing; `lorajob verify hi-0"):
         jobs.submit(asked(tmp_path))
 
 
