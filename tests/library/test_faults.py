@@ -223,3 +223,20 @@ def test_a_share_that_fails_sets_no_checkpoint_aside(number, tmp_path, monkeypat
         with pytest.raises(OSError, match=os.strerror(number)):
             read(tmp_path)
     assert path.is_dir()
+
+
+def test_a_folder_of_checkpoints_that_cannot_be_listed_is_not_removed(tmp_path, monkeypatch):
+    path = tmp_path / "1" / "step-10"
+    path.mkdir(parents=True)
+    healthy = Path.iterdir
+
+    def fail(folder: Path):
+        if folder.name == "1":
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return healthy(folder)
+
+    monkeypatch.setattr(Path, "iterdir", fail)
+    with pytest.raises(OSError, match="Stale"):
+        checkpoint.take_over(tmp_path, 2)
+    assert path.is_dir()
+    assert checkpoint.take_over(tmp_path / "none", 2) is None

@@ -89,7 +89,7 @@ def take_over(checkpoints: Path, attempt: int, plan: str | None = None) -> Check
     other windows. Raises AttemptSuperseded if a later attempt has begun.
     """
     own = checkpoints / str(attempt)
-    earlier = [path for path in checkpoints.glob("*") if path.name.isdigit() and path != own]
+    earlier = [path for path in _entries(checkpoints) if path.name.isdigit() and path != own]
     if any(int(path.name) > attempt for path in earlier):
         raise AttemptSuperseded(f"{own}: a later attempt has begun")
     newest = newest_checkpoint(checkpoints, plan)
@@ -111,11 +111,22 @@ def take_over(checkpoints: Path, attempt: int, plan: str | None = None) -> Check
 def _found(checkpoints: Path) -> list[Checkpoint]:
     """All folders named as checkpoints, the highest step of the highest attempt first."""
     found = []
-    for path in checkpoints.glob("*/step-*"):
-        match = STEP.fullmatch(path.name)
-        if match and path.parent.name.isdigit():
-            found.append(Checkpoint(path, int(path.parent.name), int(match[1])))
+    for folder in _entries(checkpoints):
+        for path in _entries(folder) if folder.name.isdigit() else ():
+            if match := STEP.fullmatch(path.name):
+                found.append(Checkpoint(path, int(folder.name), int(match[1])))
     return sorted(found, key=lambda it: (it.attempt, it.step), reverse=True)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder; nothing if it is missing.
+
+    Raises OSError if a share fails. `glob` would find nothing, and what it misses is removed.
+    """
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def newest_checkpoint(checkpoints: Path, plan: str | None = None) -> Checkpoint | None:
