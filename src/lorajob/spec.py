@@ -375,12 +375,15 @@ def parse_spec(values: Mapping[str, object]) -> JobSpec:
     except ValidationError as error:
         raise UsageError(explain(error, setting_names())) from None
     check_trial(spec.augment, spec.train.keep, spec.train.validation_clips)
-    guards = tuple(
-        each.model_copy(update={"language": find_language(each.language).code})
-        if each.language
-        else each
-        for each in spec.gate.corpora
-    )
+    try:
+        guards = tuple(
+            each.model_copy(update={"language": find_language(each.language).code})
+            if each.language
+            else each
+            for each in spec.gate.corpora
+        )
+    except UsageError as error:
+        raise UsageError(f"gate.corpora: {error}") from None
     gate = spec.gate.model_copy(update={"corpora": guards})
     language = find_language(spec.language).code
     return spec.model_copy(update={"language": language, "gate": gate})

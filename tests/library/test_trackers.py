@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lorajob.bundle.facts import read_facts
 from lorajob.cli.spec_options import tracker_values
 from lorajob.errors import UsageError
-from lorajob.job.jobdir import JobDir
+from lorajob.job.jobdir import JobDir, write_json
 from lorajob.job.results import Scores, StageResult
 from lorajob.spec import JobSpec, build_spec
 from lorajob.training import tracker_main, trackers
@@ -198,6 +199,17 @@ def test_a_missing_package_is_said_at_submit_and_by_the_worker(
     assert capsys.readouterr().err == f"lorajob: {advice}; the workers need it, too\n"
     with pytest.raises(UsageError, match=r"'comet' is unknown; allowed: tensorboard, wandb, mlfl"):
         tracker_values(("comet",))
+
+
+def test_a_model_card_names_no_fault_of_a_tracker(tmp_path: Path) -> None:
+    job = evaluated(tmp_path)
+    write_json(job.spec_path, make_spec("mlflow").as_written())
+    said = StageResult(
+        warnings=["tracker mlflow: no answer from http://10.0.0.5"], notes=["a note"]
+    )
+    job.commit("train", job.new_attempt("train", 1), said)
+    facts = read_facts(job)
+    assert (facts.warnings, facts.notes) == ([], ["a note"])
 
 
 def test_settings_are_sent_without_secrets() -> None:

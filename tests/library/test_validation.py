@@ -260,6 +260,10 @@ def test_a_share_of_dora_is_refused() -> None:
     ],
 )
 def test_a_wrong_value_names_its_setting_and_what_it_takes(line: str, why: str) -> None:
+    with pytest.raises(UsageError, match=r"^gate\.corpora: language: 'xx' is unknown"):
+        build_spec(
+            {"language": "hi", "corpus": "c"}, sets=["gate.corpora=[{corpus: a, language: xx}]"]
+        )
     with pytest.raises(UsageError) as met:
         build_spec({"language": "hi", "corpus": "c"}, sets=[line])
     name = "gate.corpora.columns" if "columns" in line else line.partition("=")[0]

@@ -97,6 +97,8 @@ def read_facts(job: JobDir, base: str | None = None, revision: str | None = None
     metrics = _json(job.stage_dir("evaluate") / "metrics.json")
     named = HubBase(base, revision, _sha256(stages)) if base else _hub_base(spec, stages)
     results = [stages[name] for name in ("preprocess", "train", "evaluate") if name in stages]
+    # Those of the training are about experiment trackers, with addresses of the user's servers.
+    shown = [stages[name] for name in ("preprocess", "evaluate") if name in stages]
     corpora = [place for place in spec.places if place]
     report = _json(job.stage_dir("preprocess") / "report.json")
     train = stages.get("train")
@@ -109,7 +111,7 @@ def read_facts(job: JobDir, base: str | None = None, revision: str | None = None
         rates=list(_rates(metrics)),
         improvement=metrics.get("improvement"),
         notes=[note for result in results for note in result.notes],
-        warnings=[it for result in results for it in result.warnings],
+        warnings=[it for result in shown for it in result.warnings],
         corpora=[_corpus_name(place) for place in corpora],
         data_sets=[hub_corpus.parse(it).name for it in corpora if it.startswith(hub_corpus.SCHEME)],
         counts=_counts(stages, report),
