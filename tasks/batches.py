@@ -243,11 +243,14 @@ def _unset(spec: JobSpec) -> dict[str, bool | set[str]]:
         "gate",
         "augment",
         "start",
+        "trackers",
     )
     fields = JobSpec.model_fields
     unset: dict[str, bool | set[str]] = {
         name: True for name in newer if getattr(spec, name) == fields[name].default
     }
+    if spec.train.interpolate == 1:
+        unset["train"] = {"interpolate"}
     return unset if spec.preprocess.columns else unset | {"preprocess": {"columns"}}
 
 

@@ -8,12 +8,24 @@ from pathlib import Path
 import pytest
 
 from lorajob.cli import watch
-from lorajob.spec import JobSpec
+from lorajob.spec import JobSpec, build_spec
 from lorajob.tasks import broker
-from lorajob.tasks.batches import load_batch, submit_batch
+from lorajob.tasks.batches import _ids_asked_for, load_batch, submit_batch
 from lorajob.worker.records.batches import Batches, JobBatch
 from tests.support.batches import specs
 from tests.support.command import run, succeeded_record
+
+
+def test_settings_that_older_versions_lack_change_no_id():
+    asked = [
+        build_spec({"language": "hi", "corpus": "/c.tar"}),
+        build_spec({"language": "mr", "corpus": "/m.tar", "train": {"epochs": 2}}),
+    ]
+    found = _ids_asked_for(asked, None, "")
+    assert found == ("batch-ec640a8c", ["hi-49390125", "mr-7b65229f"])
+    for values in ({"trackers": ["wandb"]}, {"train": {"interpolate": 0.5}}):
+        other = build_spec({"language": "hi", "corpus": "/c.tar"} | values)
+        assert _ids_asked_for([other, asked[1]], None, "") != found
 
 
 def test_the_same_batch_in_another_order_is_the_same(jobs, data, redis):
