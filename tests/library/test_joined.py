@@ -144,9 +144,10 @@ def test_what_is_no_weight_or_no_map_is_refused():
             corpus_values(("a", given), None, ())
     with pytest.raises(UsageError, match="not of the form ROLE=COLUMN"):
         corpus_values((), None, ("raw_transcription",))
+    with pytest.raises(UsageError, match="--map: 'texts' is no role; allowed: audio, text,"):
+        corpus_values(("a",), None, ("texts=x",))
     with pytest.raises(UsageError, match=r"preprocess\.columns"):
-        values = corpus_values(("a",), None, ("texts=x",))
-        build_spec(values | {"language": "hi"})
+        build_spec({"corpus": "a", "language": "hi", "preprocess": {"columns": {"texts": "x"}}})
     columns = {"text": "raw_transcription"}
     assert corpus_values((), None, ("text=raw_transcription",)) == {
         "preprocess": {"columns": columns}
