@@ -8,6 +8,7 @@ from the seed, and checkpoints hold everything else.
 """
 
 import logging
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -55,20 +56,20 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     resume = checkpoint.path if checkpoint else None
     path = out / "history.jsonl"
     path.write_bytes((resume / path.name).read_bytes() if resume else b"")
-    with tracked(spec, job) as trackers, shared_by(processes, job, clips, resume):
-        history = History(path, trackers)
+    with (
+        tracked(spec, job) as trackers,
+        shared_by(processes, job, clips, resume),
+        closing(History(path, trackers)) as history,
+    ):
         history.show_settings(flat_settings(spec))
         history.show_clips(course.store, course.held.clips or range(len(course.store)))
         loop = prepare(spec, base.folder, course, resume, report, start)
         first = loop.run.step
         loop.history, loop.checkpoints = history, job.checkpoints / str(attempt)
-        try:
-            with TemporaryDirectory(dir=out) as scratch:
-                loop.train(Path(scratch))
-            kept = loop.keep_weights()
-            share = loop.interpolate(spec, base.folder)
-        finally:
-            history.close()
+        with TemporaryDirectory(dir=out) as scratch:
+            loop.train(Path(scratch))
+        kept = loop.keep_weights()
+        share = loop.interpolate(spec, base.folder)
     save_adapter(loop.run.model, out / "adapter")
     name_base(out / "adapter", spec, base)
     return TrainResult(

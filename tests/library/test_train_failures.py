@@ -234,6 +234,8 @@ def test_a_checkpoint_that_names_no_plan_is_gone_on_from_and_named(
     assert "step-4 does not tell its plan of windows: perhaps not exact" in caplog.text
 
 
+# TensorBoard writes in a thread of its own, which ends with the full disk.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_full_disk_is_one_error_and_leaves_no_half_of_anything(
     tiny_whisper: Path, tmp_path: Path
 ) -> None:
