@@ -76,6 +76,10 @@ def convert(self: Task, job_id: str) -> Description:
     return run_claimed_stage(self, job_id, "convert")
 
 
+# A worker asks the broker for messages at least once a second.
+HAND_OVER_SECONDS = 3.0
+
+
 def run_claimed_stage(task: Task, job_id: str, stage: str) -> Description:
     """Load, open files, claim, run, settle. Returns a summary of the stage's result.
 
@@ -123,7 +127,23 @@ def refuse_if_unfit(record: JobRecord, settings: Settings) -> None:
 def refuse_newer(records: Records, record: JobRecord, settings: Settings) -> None:
     """Leave a job that is too new for this worker to others; then raise Ignore."""
     if record.version > FORMAT:
+        if fit_workers(record, settings):
+            hand_over(records, record, settings)
         decline(records, record.id, record.version, settings)
+
+
+def hand_over(records: Records, record: JobRecord, settings: Settings) -> None:
+    """Send a job again and take no message meanwhile. Raises Ignore if another worker took it.
+
+    After a pause alone, this worker could be the first to receive the message each time.
+    """
+    publish(record, settings)
+    until = time.monotonic() + HAND_OVER_SECONDS
+    while time.monotonic() < until:
+        time.sleep(0.2)
+        if awaited_queue(retry_redis(lambda: load(records, record.id))) != awaited_queue(record):
+            logger.info("%s needs a newer worker, which has taken it", record.id)
+            raise Ignore("newer")
 
 
 def decline(records: Records, job_id: str, version: int, settings: Settings) -> NoReturn:
