@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+from accelerate import PartialState
 from accelerate.tracking import MLflowTracker, WandBTracker
 from pydantic import BaseModel
 
@@ -38,6 +39,7 @@ QUIET = {
     "WANDB_CONSOLE": "off",
     "WANDB_DISABLE_GIT": "true",
     "WANDB_DISABLE_CODE": "true",
+    "WANDB_X_SERVICE_WAIT": "300",  # seconds for its own process to start
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds
 }
@@ -225,6 +227,8 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
     logging.disable(logging.CRITICAL)
+    # Its trackers need this state, and two threads must not make it at the same time.
+    PartialState(cpu=True)
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what libraries print
     lock = threading.Lock()
