@@ -16,29 +16,29 @@ import time
 from functools import partial
 from pathlib import Path
 
-from lorajob.cores import share_cpu
+from lorajob.cores import cpu_share
 
-share_cpu(os.environ)  # before a library starts threads
+os.environ.update(cpu_share(os.environ))  # before a library starts threads
 
-from lorajob.decoding.config import DecodeConfig  # noqa: E402
-from lorajob.decoding.fast import Sound, decode  # noqa: E402
-from lorajob.evaluate import read_training  # noqa: E402
-from lorajob.gate.hearing import Clock, LoadedModel, Slot  # noqa: E402
-from lorajob.gate.memory import (  # noqa: E402
+from lorajob.decoding.config import DecodeConfig
+from lorajob.decoding.fast import Sound, decode
+from lorajob.evaluate import read_training
+from lorajob.gate.hearing import Clock, LoadedModel, Slot
+from lorajob.gate.memory import (
     Spoken,
     check_foreign,
     check_other_languages,
     check_own_language,
 )
-from lorajob.job.jobdir import JobDir  # noqa: E402
-from lorajob.languages import find_language  # noqa: E402
-from lorajob.spec import JobSpec  # noqa: E402
-from lorajob.speech.clipstore import ClipStore  # noqa: E402
-from lorajob.speech.sample import balanced  # noqa: E402
-from lorajob.speech.scoring import score  # noqa: E402
-from lorajob.whisper import ct2  # noqa: E402
-from lorajob.whisper.base_model import local_model  # noqa: E402
-from lorajob.whisper.model import load_whisper, merge_adapter  # noqa: E402
+from lorajob.job.jobdir import JobDir
+from lorajob.languages import find_language
+from lorajob.spec import JobSpec
+from lorajob.speech.clipstore import ClipStore
+from lorajob.speech.sample import balanced
+from lorajob.speech.scoring import score
+from lorajob.whisper import ct2
+from lorajob.whisper.base_model import local_model
+from lorajob.whisper.model import load_whisper, merge_adapter
 
 
 def main() -> int:

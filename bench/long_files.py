@@ -14,20 +14,20 @@ import tempfile
 import time
 from pathlib import Path
 
-from lorajob.cores import share_cpu
+from lorajob.cores import cpu_share
 
-share_cpu(os.environ)  # before a library starts threads
+os.environ.update(cpu_share(os.environ))  # before a library starts threads
 
-import numpy as np  # noqa: E402
-import soundfile  # noqa: E402
+import numpy as np
+import soundfile
 
-from lorajob.decoding.config import read_config  # noqa: E402
-from lorajob.job.jobdir import JobDir  # noqa: E402
-from lorajob.spec import JobSpec  # noqa: E402
-from lorajob.speech.audio import SAMPLE_RATE, Samples  # noqa: E402
-from lorajob.speech.clipstore import ClipStore  # noqa: E402
-from lorajob.speech.scoring import score  # noqa: E402
-from lorajob.transcribe import transcribe  # noqa: E402
+from lorajob.decoding.config import read_config
+from lorajob.job.jobdir import JobDir
+from lorajob.spec import JobSpec
+from lorajob.speech.audio import SAMPLE_RATE, Samples
+from lorajob.speech.clipstore import ClipStore
+from lorajob.speech.scoring import score
+from lorajob.transcribe import transcribe
 
 CLIPS_A_FILE = 10
 

@@ -94,6 +94,9 @@ def run_claimed_stage(task: Task, job_id: str, stage: str) -> Description:
     refuse_newer(records, before, settings)
     files = open_job(before, settings)
     fit = fit_workers(before, settings)
+    at = before.stages[stage]
+    if at.state == "queued" and worker in at.avoid and set(fit) - set(at.avoid):
+        hand_over(records, before, settings)
     claim = claim_stage(records, job_id, stage, files.last_attempt(stage), worker, settings, fit)
     began = time.monotonic()
     record = retry_redis(lambda: load(records, job_id))  # earlier stages may have ended since
@@ -135,15 +138,16 @@ def refuse_newer(records: Records, record: JobRecord, settings: Settings) -> Non
 def hand_over(records: Records, record: JobRecord, settings: Settings) -> None:
     """Send a job again and take no message meanwhile. Raises Ignore if another worker took it.
 
-    After a pause alone, this worker could be the first to receive the message each time.
+    For a job that others should take, because this worker is too old or has just failed it. After
+    a pause alone, this worker could be the first to receive the message each time.
     """
     publish(record, settings)
     until = time.monotonic() + HAND_OVER_SECONDS
     while time.monotonic() < until:
         time.sleep(0.2)
         if awaited_queue(retry_redis(lambda: load(records, record.id))) != awaited_queue(record):
-            logger.info("%s needs a newer worker, which has taken it", record.id)
-            raise Ignore("newer")
+            logger.info("%s is left to another worker, which has taken it", record.id)
+            raise Ignore("taken")
 
 
 def decline(records: Records, job_id: str, version: int, settings: Settings) -> NoReturn:

@@ -13,9 +13,9 @@ from lorajob.cores import share_cpu
 from lorajob.errors import ServiceError
 from lorajob.worker.stack.redis_server import find_server
 from tests.support.object_store import bucket
-from tests.support.service import redis, redis_server, service
+from tests.support.service import jobs, redis, redis_server, service
 
-__all__ = ["bucket", "redis", "redis_server", "service"]
+__all__ = ["bucket", "jobs", "redis", "redis_server", "service"]
 
 # nohup ignores SIGHUP, and children would inherit that. A signal that is handled has its default
 # action in a program that a child executes.

@@ -3,7 +3,7 @@
 import os
 import platform
 import sys
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -98,7 +98,12 @@ def share_cpu(environment: MutableMapping[str, str]) -> None:
 
     Variables that are already set stay as they are. Call it before the stage loads torch.
     """
+    environment.update(cpu_share(environment))
+
+
+def cpu_share(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that `share_cpu` sets."""
+    threads = {}
     if not any(name in environment for name in THREADS):
-        environment.update(dict.fromkeys(THREADS, str(threads_a_stage())))
-    for name, value in PASSIVE.items():
-        environment.setdefault(name, value)
+        threads = dict.fromkeys(THREADS, str(threads_a_stage()))
+    return threads | {name: it for name, it in PASSIVE.items() if name not in environment}

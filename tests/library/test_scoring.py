@@ -38,11 +38,15 @@ def test_rates_are_of_the_whole_set_and_in_percent():
 
 def test_the_metrics_are_evaluates_and_work_by_themselves(tmp_path):
     place = {"keep_in_memory": True, "cache_dir": str(tmp_path)}
-    for metric, name, percent in ((WordErrorRate, "wer", 50), (CharacterErrorRate, "cer", 20)):
+    for metric, name, percent, hits in (
+        (WordErrorRate, "wer", 50, 1),
+        (CharacterErrorRate, "cer", 20, 4),
+    ):
         made = metric(**place)
         assert isinstance(made, evaluate.Metric)
         result = made.compute(predictions=["ab cx"], references=["ab cd"])
-        assert result == {name: pytest.approx(percent)}
+        counts = {"hits": hits, "substitutions": 1, "deletions": 0, "insertions": 0}
+        assert result == {name: pytest.approx(percent)} | counts
 
 
 def test_evaluate_loads_the_metrics_of_the_repository(tmp_path, monkeypatch):

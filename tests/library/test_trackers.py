@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -55,8 +54,6 @@ def evaluated(tmp_path: Path) -> JobDir:
 def test_wandb_and_mlflow_get_settings_curves_results_and_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if find_spec("wandb") is None or find_spec("mlflow") is None:
-        pytest.skip("needs the extras wandb and mlflow")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("LORAJOB_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())

@@ -2,7 +2,7 @@
 
 Six jobs run on three gpu and two cpu workers while a random worker, stage or the Redis gets SIGKILL
 every few seconds; what was killed is started again, as a process manager would. Some workers start
-again on a broken machine: its mount is gone, its disk is full, or its card raises an error. The
+again on a broken machine: its mount is missing, its disk is full, or its card raises an error. The
 next fault comes after a stage has failed there, and repairs it. Afterwards every job must have
 succeeded, each stage committed once, each adapter be the bytes of an undisturbed run, and no step
 before the last checkpoint have been done twice.

@@ -203,3 +203,13 @@ def command_lines() -> dict[int, str]:
         except OSError:
             continue
     return lines
+
+
+@pytest.fixture
+def jobs(
+    redis: Redis, redis_server: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Jobs:
+    """A service whose jobs are queued in their records, but sent to no worker."""
+    found = Jobs(redis_server.model_copy(update={"artifacts": tmp_path / "jobs"}))
+    monkeypatch.setattr(found, "_send", lambda record: None)
+    return found

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-from redis import Redis
 
 from lorajob.errors import UsageError
 from lorajob.spec import build_spec
@@ -18,18 +17,8 @@ from lorajob.storage import hub
 from lorajob.storage.hub import hub_commit
 from lorajob.tasks import jobs as jobs_module
 from lorajob.tasks.jobs import Jobs
-from lorajob.worker.settings import Settings
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-@pytest.fixture
-def jobs(
-    redis: Redis, redis_server: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Jobs:
-    found = Jobs(redis_server.model_copy(update={"artifacts": tmp_path / "jobs"}))
-    monkeypatch.setattr(found, "_send", lambda record: None)
-    return found
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, ask: Callable[..., Any]) -> None:

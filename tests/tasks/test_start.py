@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import pytest
-from redis import Redis
 from safetensors.torch import load_file
 
 from lorajob.bundle.card import CardOptions, write_card
@@ -29,20 +28,10 @@ from lorajob.worker.artifacts.job_store import JobStore
 from lorajob.worker.records.names import Naming
 from lorajob.worker.records.record import JobRecord, new_stages
 from lorajob.worker.records.records import Records
-from lorajob.worker.settings import Settings
 from tests.support.tiny import make_job
 from tests.support.training import SHORT, StopAt
 
 RANK = ("train.rank=4", "train.precision=float32")
-
-
-@pytest.fixture
-def jobs(
-    redis: Redis, redis_server: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Jobs:
-    found = Jobs(redis_server.model_copy(update={"artifacts": tmp_path / "jobs"}))
-    monkeypatch.setattr(found, "_send", lambda record: None)
-    return found
 
 
 @pytest.fixture

@@ -18,18 +18,8 @@ from lorajob.tasks.prune import prune
 from lorajob.worker.artifacts.lookup import open_job
 from lorajob.worker.artifacts.signature import unsigned
 from lorajob.worker.records.records import Records
-from lorajob.worker.settings import Settings
 from lorajob.worker.supervision.faults import Loss, loss_of
 from tests.support.command import JOB, job_record, succeeded_record
-
-
-@pytest.fixture
-def jobs(
-    redis: Redis, redis_server: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Jobs:
-    found = Jobs(redis_server.model_copy(update={"artifacts": tmp_path / "jobs"}))
-    monkeypatch.setattr(found, "_send", lambda record: None)
-    return found
 
 
 @pytest.fixture

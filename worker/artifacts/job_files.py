@@ -85,7 +85,7 @@ class JobFiles(ABC):
     def last_attempt(self, stage: str) -> int:
         """The highest number of an attempt at `stage` that left files.
 
-        Returns 0 if there is none, or if the store or folder is unavailable.
+        Returns 0 without such an attempt, or if the store or folder is unavailable.
         """
 
     @abstractmethod

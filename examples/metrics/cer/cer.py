@@ -7,43 +7,8 @@
 without punctuation, vowel signs kept. Without it, they are compared as they stand.
 """
 
-import datasets
-import evaluate
-import jiwer
-
-from lorajob.languages import find_language
-from lorajob.speech.text import normalise
-
-TEXT = datasets.Value("string")
+from lorajob.speech import scoring
 
 
-class CharacterErrors(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
-    """The rate in percent, and jiwer\'s counts of characters. An empty reference is left out."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Character error rate, in percent of the references' characters.",
-            citation="",
-            inputs_description="predictions and references: texts; language: code or name",
-            features=datasets.Features({"predictions": TEXT, "references": TEXT}),
-        )
-
-    def _compute(
-        self, predictions: list[str], references: list[str], language: str | None = None
-    ) -> dict[str, float]:
-        if language is not None:
-            code = find_language(language).code
-            predictions, references = (
-                [normalise(text, code) for text in texts] for texts in (predictions, references)
-            )
-        pairs = [(said, heard) for said, heard in zip(references, predictions, strict=True) if said]
-        if not pairs:
-            return {"cer": 0.0, "hits": 0, "substitutions": 0, "deletions": 0, "insertions": 0}
-        found = jiwer.process_characters([said for said, _ in pairs], [heard for _, heard in pairs])
-        return {
-            "cer": 100 * found.cer,
-            "hits": found.hits,
-            "substitutions": found.substitutions,
-            "deletions": found.deletions,
-            "insertions": found.insertions,
-        }
+class CharacterErrors(scoring.CharacterErrorRate):
+    """The rate in percent, and jiwer's counts. An empty reference is left out."""

@@ -8,11 +8,11 @@ from itertools import islice
 
 from lorajob.checking.texts import Trait, measure_text
 from lorajob.corpora.clip import Columns, Corpus, Entry, Tick
-from lorajob.corpora.find import checked_reader, quick_place
+from lorajob.corpora.find import checked_reader, quick_place, unless_partial
 from lorajob.corpora.peek import peek
 from lorajob.corpora.place import Place
 from lorajob.corpora.selection import no_clips, usable_for_training
-from lorajob.errors import ColumnError, CorpusError
+from lorajob.errors import CorpusError
 from lorajob.languages import find_language
 from lorajob.spec import JobSpec
 from lorajob.storage.urls import local_path, public
@@ -57,16 +57,10 @@ def _look(place: Place, language: str, spec: JobSpec, tick: Tick) -> Corpus | No
     reader = checked_reader(place, language)
     if reader is None:
         return None
-    try:
+    found = None
+    with unless_partial(place):
         found = reader.clips(place, language, tick)
-    except ColumnError:
-        raise
-    except CorpusError:
-        if place.whole:
-            raise
-        # A file that was not seen yet may be missing.
-        return None
-    if place.whole:
+    if found is None or place.whole:
         return found
     # A corpus in another language is for guarding a model, not for training.
     if language == spec.language:

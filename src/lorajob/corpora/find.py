@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
@@ -62,17 +63,26 @@ def checked_reader(place: Place, language: str) -> Reader | None:
 
     Raises UsageError or CorpusError as `open_corpus` does.
     """
-    try:
+    with unless_partial(place):
         reader = reader_of(place)
         reader.check(place, language)
+        return reader
+    return None
+
+
+@contextmanager
+def unless_partial(place: Place) -> Iterator[None]:
+    """Within the block, a fault of a place counts only if all its files were seen.
+
+    In a large archive, a file that seems to be missing may come later.
+    """
+    try:
+        yield
     except ColumnError:
         raise
     except CorpusError:
         if place.whole:
             raise
-        # A file that was not seen yet may be missing.
-        return None
-    return reader
 
 
 def quick_place(path: Path, columns: Columns = NO_COLUMNS) -> Place:

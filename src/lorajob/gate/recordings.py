@@ -136,43 +136,37 @@ def without_long_file(recordings: Recordings, name: str) -> Guard | None:
 
 def check_long_form(recordings: Recordings, lines: Sequence[Line], limit: float) -> Guard:
     """The error rate of the long file against that of its clips, decoded one by one."""
-    language, found = recordings.language, recordings.long
-    metric = find_language(language).primary_metric
-    said = " ".join(clip.reference for clip in found.clips)
-    long, alone = (
-        rate_of_set([said], [text], metric, language)
-        for text in (
-            " ".join(line.text for line in lines),
-            " ".join(clip.alone for clip in found.clips),
-        )
-    )
-    return Guard(
-        name="long_form",
-        state="failed" if long - alone > limit else "passed",
-        reason=f"{metric.upper()} {long:.1f} % on {len(found.clips)} clips joined to "
-        f"{found.seconds:.0f} s, {alone:.1f} % one by one; at most {limit:g} points more "
-        "are allowed",
-        value=long,
-        limit=alone + limit,
-        unit="%",
-    )
+    long = " ".join(line.text for line in lines)
+    alone = " ".join(clip.alone for clip in recordings.long.clips)
+    return _against_clips("long_form", "", recordings, long, alone, limit)
 
 
 def check_long_pieces(recordings: Recordings, transcribe: FastHearing, limit: float) -> Guard:
     """As `check_long_form`, by the decoder of `lorajob transcribe`, which cuts at pauses."""
+    found = recordings.long
+    long = transcribe.long(found.samples)
+    alone = " ".join(transcribe.alone[: len(found.clips)])
+    return _against_clips(
+        "long_transcribe", "by lorajob transcribe ", recordings, long, alone, limit
+    )
+
+
+def _against_clips(
+    name: str, by: str, recordings: Recordings, long: str, alone: str, limit: float
+) -> Guard:
+    """The guard of a long file's transcript. `alone` are those of its clips, joined."""
     language, found = recordings.language, recordings.long
     metric = find_language(language).primary_metric
     said = " ".join(clip.reference for clip in found.clips)
-    texts = transcribe.long(found.samples), " ".join(transcribe.alone[: len(found.clips)])
-    long, alone = (rate_of_set([said], [text], metric, language) for text in texts)
+    rate, usual = (rate_of_set([said], [text], metric, language) for text in (long, alone))
     return Guard(
-        name="long_transcribe",
-        state="failed" if long - alone > limit else "passed",
-        reason=f"{metric.upper()} {long:.1f} % by lorajob transcribe on {len(found.clips)} clips "
-        f"joined to {found.seconds:.0f} s, {alone:.1f} % one by one; at most {limit:g} points more "
+        name=name,
+        state="failed" if rate - usual > limit else "passed",
+        reason=f"{metric.upper()} {rate:.1f} % {by}on {len(found.clips)} clips joined to "
+        f"{found.seconds:.0f} s, {usual:.1f} % one by one; at most {limit:g} points more "
         "are allowed",
-        value=long,
-        limit=alone + limit,
+        value=rate,
+        limit=usual + limit,
         unit="%",
     )
 
