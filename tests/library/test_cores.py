@@ -87,4 +87,4 @@ def test_two_trainings_beside_each_other_do_not_take_each_others_cores(
     jobs = [make_job(tmp_path / str(n), whisper_base, *SETS, clips=8) for n in range(3)]
     alone = cpu_seconds(jobs[:1])
     together = cpu_seconds(jobs[1:])
-    assert together < 2 * 3 * alone  # by spinning they took twelve times as long
+    assert together < 2 * 2 * alone  # by spinning they took twelve times as long

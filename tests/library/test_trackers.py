@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -80,6 +81,29 @@ def test_wandb_and_mlflow_get_settings_curves_results_and_the_report(
     sent = b"".join(path.read_bytes() for path in offline.glob("*.wandb"))
     assert all(it in sent for it in (b"train/loss", b"validation/wer", b"final/delivered_wer"))
     assert b"train.epochs" in sent and b"report-hi-1a2b3c4d" in sent
+
+
+def test_accelerates_state_is_made_before_the_trackers_begin_together() -> None:
+    code = """
+from accelerate import PartialState
+from lorajob.training import tracker_main
+
+class Stub:
+    def __init__(self, begin):
+        self.note = f"state: {bool(PartialState._shared_state)}"
+    def end(self):
+        pass
+
+tracker_main.KINDS = {"wandb": Stub, "mlflow": Stub}
+tracker_main.main()
+"""
+    begin = {"do": "begin", "trackers": ["wandb", "mlflow"], "job": "hi-1a2b3c4d"}
+    given = f"{json.dumps(begin)}\n{json.dumps({'do': 'end', 'seconds': 240})}\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=given, capture_output=True, text=True, check=True
+    )
+    notes = [json.loads(line)["note"] for line in done.stdout.splitlines()]
+    assert notes == ["state: True"] * 2
 
 
 @pytest.mark.usefixtures("installed")

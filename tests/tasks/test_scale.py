@@ -1,9 +1,11 @@
 """What a thousand submissions and ten thousand records may cost, held at a tenth of that.
 
 The targets are those of bench/records.py, which measures the whole. Seconds are processor time, of
-Redis too, since the tests share their cores. A machine may take three times as long as the target.
+Redis too, since the tests share their cores. A machine that is slower than the bench's may take as
+much longer as it takes for other work.
 """
 
+import json
 import resource
 import time
 from collections.abc import Callable
@@ -25,8 +27,8 @@ from tests.support.service import wait_for
 
 SHARE = 10
 JOBS, SUBMITTED = 10_000 // SHARE, 1_000 // SHARE
-SLOWER = 3
-SUBMIT_SECONDS, TURN_SECONDS = SLOWER * 10 / SHARE, SLOWER * 1 / SHARE
+SUBMIT_SECONDS, TURN_SECONDS = 10 / SHARE, 1 / SHARE
+WORK_SECONDS = 0.06  # of the work of `slowness` on the bench's machine
 MEMORY_BYTES = 100e6 / SHARE
 SHOWN = 50
 LEASE_SECONDS = 0.5
@@ -59,6 +61,17 @@ def spent(redis: Redis, act: Callable[[], object]) -> float:
     return total() - before
 
 
+def slowness() -> float:
+    """How many times as long as on the bench's machine this one takes, at least 1."""
+    taken = []
+    for _ in range(3):
+        began = time.process_time()
+        for number in range(4000):
+            json.loads(json.dumps({str(key): [key, str(number)] for key in range(20)}))
+        taken.append(time.process_time() - began)
+    return max(1.0, *(it / WORK_SECONDS for it in taken))
+
+
 def reads(redis: Redis) -> int:
     """How many hashes were read whole since Redis started."""
     return redis.info("commandstats").get("cmdstat_hgetall", {"calls": 0})["calls"]
@@ -70,7 +83,7 @@ def test_a_thousand_submissions_and_ten_thousand_records_keep_within_their_bound
     empty = redis.info("memory")["used_memory"]
     submit_batch(jobs, specs[:1])  # loads Celery, once a command
     rest = specs[1 : SUBMITTED + 1]
-    assert spent(redis, lambda: submit_batch(jobs, rest)) < SUBMIT_SECONDS
+    assert spent(redis, lambda: submit_batch(jobs, rest)) < SUBMIT_SECONDS * slowness()
     for spec in specs[SUBMITTED + 1 :]:
         ended(jobs, spec)
     assert len(jobs.newest(2 * JOBS)) == JOBS
@@ -90,4 +103,4 @@ def test_a_thousand_submissions_and_ten_thousand_records_keep_within_their_bound
         # it reads all messages, since one is gone
         turns.append(spent(redis, Reconciler(jobs.settings, redis).turn))
         assert broker.waiting(redis) == SUBMITTED + 1
-    assert min(turns) < TURN_SECONDS
+    assert min(turns) < TURN_SECONDS * slowness()
