@@ -88,7 +88,7 @@ def recipe(job: JobDir, shape: str, seconds: float) -> dict[str, Any]:
 
     clock = Clock(seconds)
 
-    class Stop(TrainerCallback):  # type: ignore[misc]
+    class Stop(TrainerCallback):  # type: ignore[misc]  # transformers has no types
         def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
             control.should_training_stop = clock.step()
 
