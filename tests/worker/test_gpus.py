@@ -138,14 +138,18 @@ def launch(begun, env, tmp_path, *args: str) -> subprocess.Popen[str]:
 
 def pools(parent: int) -> list[tuple[str, str]]:
     """CUDA_VISIBLE_DEVICES and the queues' kinds of each worker's main process."""
-    found = []
+    found: list[tuple[str, str]] = []
+    workers: set[int] = set()
     for pid in descendants(parent):
         try:
             line = Path(f"/proc/{pid}/cmdline").read_text("utf-8").split("\0")
             env = Path(f"/proc/{pid}/environ").read_text("utf-8").split("\0")
+            above = int(Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[1])
         except OSError:
             continue
-        if "--queues" in line:
+        # A child has its parent's command line until it starts its own program.
+        if "--queues" in line and above not in workers:
+            workers.add(pid)
             queues = line[line.index("--queues") + 1].split(",")
             kinds = ",".join(dict.fromkeys(queue.partition(".")[0] for queue in queues))
             card = [item for item in env if item.startswith("CUDA_VISIBLE_DEVICES=")]
