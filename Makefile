@@ -35,8 +35,9 @@ help:
 demo: $(VENV)/installed
 	$(BIN)/lorajob demo
 
+# Runs at most three failed tests once more, alone. Those that pass then are printed as UNSTABLE.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations 25
+	$(BIN)/python -m tests.support.suite -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations 25
 
 quick: $(VENV)/installed
 	$(BIN)/python -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
