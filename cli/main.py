@@ -38,6 +38,7 @@ COMMANDS = {
     "flower": ("lorajob.cli.services:flower", "Run Flower, the web monitor of tasks."),
     "metrics": ("lorajob.cli.services:metrics", "Serve metrics of jobs and workers."),
     "serve": ("lorajob.cli.serve:serve", "Transcribe over HTTP, like OpenAI's audio API."),
+    "web": ("lorajob.cli.web:web", "Serve pages about jobs, and a REST API."),
     "promote": (
         "lorajob.cli.promote:promote",
         "Choose the model that `serve` uses for a language.",

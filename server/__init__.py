@@ -1,4 +1,6 @@
 """`lorajob serve`: transcribes over HTTP with the interface of OpenAI's audio API.
 
-May import: tasks, worker and the library. Only cli imports it.
+web/ is another server: pages and a REST API for jobs.
+
+May import: client, tasks, worker and the library. Only cli imports it.
 """

@@ -61,7 +61,7 @@ def run_server(settings: Settings, options: ServeOptions, say: Callable[[str], N
     keys = [] if secret is None else api_keys(secret.get_secret_value())
     if not keys and not is_loopback(options.host):
         raise UsageError(f"--host {options.host}: other machines can reach it; set LORAJOB_API_KEY")
-    listening = _listen(options.host, options.port)
+    listening = bound_socket(options.host, options.port)
     logs.configure()
     # uvicorn raises these signals again when it ends; the models must be stopped after that.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -70,7 +70,8 @@ def run_server(settings: Settings, options: ServeOptions, say: Callable[[str], N
         asyncio.run(_serve(settings, options, keys, listening, say))
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def bound_socket(host: str, port: int) -> socket.socket:
+    """A socket that is bound to an address. Raises ServiceError if that cannot be used."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -81,6 +82,12 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise ServiceError(f"--host {host} --port {port}: {error.strerror}") from None
     return listening
+
+
+def shown_address(listening: socket.socket) -> str:
+    """The url of a server that listens there."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 async def _serve(
@@ -133,8 +140,7 @@ class _Server(uvicorn.Server):
                 timeout_graceful_shutdown=GRACE_SECONDS,
             )
         )
-        host, port = listening.getsockname()[:2]
-        self._address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self._address = shown_address(listening)
         self._say = say
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

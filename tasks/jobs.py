@@ -57,8 +57,9 @@ logger = logging.getLogger(__name__)
 class Jobs:
     """The jobs of one service. Every method raises ServiceError if Redis does not answer."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, redis: Redis | None = None) -> None:
+        """`redis` is a client to use in place of a new one."""
+        self._settings, self._shared = settings, redis
         # (corpus, language, columns) of a local corpus -> where every machine finds it
         self._places: dict[tuple[str, ...], str] = {}
         # (base model, revision) -> commit on the Hub; None for a folder, or without an answer
@@ -70,7 +71,8 @@ class Jobs:
 
     @cached_property
     def redis(self) -> Redis:
-        return connect(self._settings)  # on first use: job.json can be read without Redis
+        # On first use: job.json can be read without Redis.
+        return connect(self._settings) if self._shared is None else self._shared
 
     @cached_property
     def records(self) -> Records:

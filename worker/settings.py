@@ -91,6 +91,11 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = None
     """Key of `lorajob serve`; several are separated by commas. Unset: on a loopback address every
     request is accepted, and on another address the server does not start."""
+    submit_keys: SecretStr | None = None
+    """Keys of `lorajob web` that may do all, separated by commas; each may have a name, as in
+    `ana=KEY,KEY`. The name becomes the user of jobs and stands in the audit log."""
+    view_keys: SecretStr | None = None
+    """The same for keys that may only read."""
     scale_down_seconds: float = Field(default=120, gt=0)
     """A worker of `lorajob autoscale` ends after this many seconds without work."""
     stages_here: int = Field(default=1, ge=1)

@@ -48,6 +48,8 @@ TRACKER_SECRETS = ("MLFLOW_TRACKING_PASSWORD",)  # a stage's tracker needs it
 SECRET_WORDS = (
     "SIGNING_KEY",
     "LORAJOB_API_KEY",
+    "LORAJOB_SUBMIT_KEYS",
+    "LORAJOB_VIEW_KEYS",
     "PASSWORD",
     "SECRET",
     "BASIC_AUTH",

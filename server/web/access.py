@@ -1,0 +1,57 @@
+"""The password and the secret of the pages: LORAJOB_HOME/web/access.json, only for its user."""
+
+import os
+import secrets
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lorajob.errors import ServiceError
+
+FOLDER = "web"  # in LORAJOB_HOME
+FILE = "access.json"
+
+
+class WebAccess(BaseModel):
+    """The content of access.json."""
+
+    model_config = ConfigDict(frozen=True)
+
+    password: str = Field(repr=False, min_length=1)
+    """Logs a person in, and is accepted as a key with the role `submit`."""
+    secret: str = Field(repr=False, min_length=32)
+    """Signs sessions. A new one ends all of them."""
+
+
+def open_access(home: Path) -> tuple[WebAccess, bool]:
+    """The password and the secret, and whether they were made by this call.
+
+    Of several processes that start at a time, one makes them. Raises ServiceError.
+    """
+    folder = home / FOLDER
+    path = folder / FILE
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        made = not path.exists() and _make(path)
+        return WebAccess.model_validate_json(path.read_bytes()), made
+    except ValidationError:
+        raise ServiceError(f"{path} is damaged; remove it, and a new password is made") from None
+    except OSError as error:
+        raise ServiceError(f"{path}: {error.strerror}") from None
+
+
+def _make(path: Path) -> bool:
+    """Write a new file. False if another process was faster."""
+    access = WebAccess(password=secrets.token_urlsafe(18), secret=secrets.token_urlsafe(32))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(access.model_dump_json(indent=2) + "\n")
+    try:
+        os.link(temporary, path)
+        return True
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()

@@ -1,0 +1,171 @@
+"""The application of `lorajob web`: middleware, errors, login, and the parts with routes."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import FastAPI, Form, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from lorajob import __version__
+from lorajob.errors import LorajobError
+from lorajob.server.errors import ApiError
+from lorajob.server.guard import RequestGuard
+from lorajob.server.web import api, pages
+from lorajob.server.web.auth import LOGIN, LOGOUT, SESSION_SECONDS, AccessGuard, own_path
+from lorajob.server.web.headers import SecurityHeaders
+from lorajob.server.web.state import WebService
+
+MOST_UPLOAD_BYTES = 1 << 30
+MOST_BODY_BYTES = 4 << 20  # of a request that is not an upload
+STATIC = Path(__file__).parent / "static"
+
+# Kind of a LorajobError -> status code. All others are 500.
+STATUS_OF_KIND = {
+    "usage": 422,
+    "corpus": 422,
+    "audio": 422,
+    "model": 422,
+    "job": 404,
+    "stage": 409,
+    "service": 503,
+    "network": 503,
+    "disk": 507,
+}
+
+log = logging.getLogger(__name__)
+
+
+def create_web_app(service: WebService, upload_bytes: int = MOST_UPLOAD_BYTES) -> FastAPI:
+    """The application. `upload_bytes` is the most of one request."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.close()
+
+    app = FastAPI(
+        title="lorajob web",
+        version=__version__,
+        description=api.DESCRIPTION,
+        lifespan=lifespan,
+        openapi_url="/api/openapi.json",
+        # Their pages load scripts from other servers.
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.web = service
+    # The last one that is added sees a request first.
+    app.add_middleware(AccessGuard, access=service.access)
+    app.add_middleware(BodyLimits, upload_bytes=upload_bytes)
+    app.add_middleware(SecurityHeaders)
+    _handle_errors(app)
+    _add_login(app, service)
+    for router in api.routers():
+        app.include_router(router)
+    app.include_router(pages.router)
+    if STATIC.is_dir():
+        app.mount("/static", StaticFiles(directory=STATIC), "static")
+    return app
+
+
+class BodyLimits:
+    """Limits the size of bodies; only the paths `pages.UPLOADS` take large ones."""
+
+    def __init__(self, app: ASGIApp, upload_bytes: int) -> None:
+        self._uploads = RequestGuard(app, (), upload_bytes)
+        self._others = RequestGuard(app, (), MOST_BODY_BYTES)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        large = scope["type"] == "http" and scope["path"] in pages.UPLOADS
+        await (self._uploads if large else self._others)(scope, receive, send)
+
+
+def web_error(error: LorajobError) -> ApiError:
+    """The answer to an error of the library: its one line, as the command line prints it."""
+    status = STATUS_OF_KIND.get(error.kind, 500)
+    return ApiError(status, str(error), code=error.kind, retry_after=1 if status == 503 else None)
+
+
+def _handle_errors(app: FastAPI) -> None:
+    def answer(request: Request, error: ApiError) -> Response:
+        if request.url.path.startswith("/api"):
+            return error.response()
+        return pages.error_page(request, error)
+
+    @app.exception_handler(ApiError)
+    async def refused(request: Request, error: ApiError) -> Response:
+        return answer(request, error)
+
+    @app.exception_handler(LorajobError)
+    async def failed(request: Request, error: LorajobError) -> Response:
+        return answer(request, web_error(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(request: Request, error: RequestValidationError) -> Response:
+        return answer(request, _malformed(error))
+
+    @app.exception_handler(HTTPException)
+    async def unknown(request: Request, error: HTTPException) -> Response:
+        # FastAPI wraps what reading a body raised.
+        if isinstance(error.__cause__, ApiError):
+            return answer(request, error.__cause__)
+        said = {
+            404: f"{request.url.path} does not exist; see /api/openapi.json",
+            405: f"{request.method} is not allowed here",
+        }
+        found = ApiError(error.status_code, said.get(error.status_code, error.detail))
+        response = answer(request, found)
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(Exception)
+    async def broken(request: Request, error: Exception) -> Response:
+        log.error("%s %s", request.method, request.url.path, exc_info=error)
+        return answer(request, ApiError(500, "The server failed; its log says why"))
+
+
+def _add_login(app: FastAPI, service: WebService) -> None:
+    @app.get("/health", tags=["service"])
+    async def health() -> dict[str, str]:
+        """Whether the server runs. It needs no key."""
+        return {"status": "ok", "version": __version__}
+
+    @app.post(LOGIN, include_in_schema=False)
+    async def log_in(
+        request: Request, password: Annotated[str, Form()] = "", next: Annotated[str, Form()] = "/"
+    ) -> Response:
+        session = service.access.log_in(password)
+        if session is None:
+            return pages.login_page(request, own_path(next), failed=True)
+        response = RedirectResponse(own_path(next), 303)
+        response.set_cookie(
+            service.access.cookie,
+            session,
+            max_age=SESSION_SECONDS,
+            httponly=True,
+            samesite="strict",
+            secure=request.url.scheme == "https",
+        )
+        return response
+
+    @app.post(LOGOUT, include_in_schema=False)
+    async def log_out() -> Response:
+        response = RedirectResponse(LOGIN, 303)
+        response.delete_cookie(service.access.cookie, httponly=True, samesite="strict")
+        return response
+
+
+def _malformed(error: RequestValidationError) -> ApiError:
+    """The first fault of a request, in one line that names its field."""
+    first = error.errors()[0]
+    place = [str(it) for it in first["loc"] if it not in ("body", "query", "path")]
+    name = ".".join(place) or "body"
+    return ApiError(422, f"{name}: {first['msg'].removeprefix('Value error, ')}", name, "usage")

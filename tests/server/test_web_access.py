@@ -1,0 +1,181 @@
+"""Keys, roles, sessions, CSRF tokens and headers of `lorajob web`."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from starlette.testclient import TestClient
+
+from lorajob.errors import UsageError
+from lorajob.server.web.app import MOST_BODY_BYTES, create_web_app
+from lorajob.server.web.audit import AuditLog
+from lorajob.server.web.auth import Principal, own_path, parse_keys
+from lorajob.server.web.state import WebService, open_service
+from lorajob.worker.settings import Settings
+
+HTML = {"Accept": "text/html"}
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> WebService:
+    settings = Settings(
+        home=tmp_path,
+        artifacts=tmp_path / "jobs",
+        redis_url=SecretStr("redis://127.0.0.1:1/0"),
+        submit_keys=SecretStr("ana=send"),
+        view_keys=SecretStr("look, ben=see"),
+    )
+    return open_service(settings)
+
+
+@pytest.fixture
+def client(web: WebService) -> Iterator[TestClient]:
+    with TestClient(create_web_app(web), follow_redirects=False) as client:
+        yield client
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def password(web: WebService) -> str:
+    return str(json.loads((web.folder / "access.json").read_text())["password"])
+
+
+def log_in(client: TestClient, secret: str) -> str:
+    """Log in and return the CSRF token."""
+    assert client.post("/login", data={"password": secret}).status_code == 303
+    page = client.get("/")
+    assert page.status_code == 200
+    return page.text.partition('name="csrf_token" value="')[2].partition('"')[0]
+
+
+def test_the_password_is_made_once_and_only_its_user_can_read_it(web: WebService) -> None:
+    file = web.folder / "access.json"
+    assert file.stat().st_mode & 0o777 == 0o600 and web.folder.stat().st_mode & 0o77 == 0
+    assert web.made_password == password(web) and len(password(web)) >= 24
+    again = open_service(web.settings)
+    assert again.made_password is None
+    assert again.access.by_key(password(web)) is not None
+    assert password(web) not in repr(web) and "send" not in repr(web)
+
+
+@pytest.mark.parametrize("key", ["", "sen", "send2", "ana=send", "look,ben=see"])
+def test_a_request_without_a_valid_key_reads_nothing(client: TestClient, key: str) -> None:
+    headers = bearer(key) if key else {}
+    for path in ("/api", "/api/openapi.json", "/api/jobs", "/api/nothing"):
+        refused = client.get(path, headers=headers)
+        assert refused.status_code == 401
+        assert refused.json()["error"]["code"] == "invalid_api_key"
+        assert refused.headers["WWW-Authenticate"] == "Bearer"
+    assert client.post("/api/jobs", headers=headers).status_code == 401
+    assert client.get("/health").json()["status"] == "ok"
+
+
+def test_keys_have_roles_and_names(client: TestClient, web: WebService) -> None:
+    who = [client.get("/api", headers=bearer(key)).json() for key in ("send", "see", "look")]
+    assert [(it["user"], it["role"]) for it in who[:2]] == [("ana", "submit"), ("ben", "view")]
+    assert who[2]["user"].startswith("key-") and who[2]["role"] == "view"
+    own = client.get("/api", headers=bearer(password(web))).json()
+    assert own["role"] == "submit"
+    refused = client.post("/api/anything", headers=bearer("see"))
+    assert refused.status_code == 403 and "ben may only view" in refused.json()["error"]["message"]
+    assert client.post("/api/anything", headers=bearer("send")).status_code == 404
+
+
+@pytest.mark.parametrize("text", ["=key", "ana=", "a,b="])
+def test_malformed_keys_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="LORAJOB_VIEW_KEYS: a key or its name is empty"):
+        parse_keys(text, "view")
+
+
+def test_a_person_logs_in_and_changes_need_the_token(client: TestClient, web: WebService) -> None:
+    to_login = client.get("/?a=1", headers=HTML)
+    assert to_login.status_code == 303
+    assert to_login.headers["Location"] == "/login?next=/%3Fa%3D1"
+    assert client.post("/login", data={"password": "wrong"}).status_code == 401
+    token = log_in(client, password(web))
+    cookie = client.post("/login", data={"password": password(web)}).headers["Set-Cookie"]
+    assert "HttpOnly" in cookie and "SameSite=strict" in cookie
+    for form in ({}, {"csrf_token": "0" * 64}):
+        refused = client.post("/logout", data=form)
+        assert refused.status_code == 403 and refused.json()["error"]["code"] == "csrf"
+    assert client.post("/api/anything").status_code == 403
+    assert client.post("/api/anything", json={"csrf_token": token}).status_code == 403
+    own = {"X-CSRF-Token": log_in(client, password(web))}
+    assert client.post("/api/anything", headers=own).status_code == 404
+    for site in ("cross-site", "same-site"):
+        other = own | {"Sec-Fetch-Site": site}
+        assert client.post("/api/anything", headers=other).status_code == 403
+        login = client.post("/login", data={"password": "x"}, headers={"Sec-Fetch-Site": site})
+        assert login.status_code == 403
+    gone = client.post("/logout", data={"csrf_token": own["X-CSRF-Token"]})
+    assert gone.status_code == 303
+    assert client.get("/", headers=HTML).status_code == 303
+
+
+def test_a_session_ends_with_its_key_and_cannot_be_altered(web: WebService) -> None:
+    cookie = web.access.log_in("see")
+    assert cookie is not None
+    found = web.access.by_session(cookie)
+    assert found is not None and (found.name, found.role) == ("ben", "view")
+    body, _, signature = cookie.rpartition(".")
+    for other in (f"{body}x.{signature}", f"{body}.{'0' * 64}", signature, "", "ü.ü"):
+        assert web.access.by_session(other) is None
+    without = web.settings.model_copy(update={"view_keys": None})
+    assert open_service(without).access.by_session(cookie) is None
+    promoted = web.settings.model_copy(update={"submit_keys": SecretStr("ben=see")})
+    found = open_service(promoted).access.by_session(cookie)
+    assert found is not None and found.role == "submit"
+
+
+def test_wrong_passwords_are_limited(client: TestClient) -> None:
+    statuses = [client.post("/login", data={"password": "x"}).status_code for _ in range(31)]
+    assert statuses == [401] * 30 + [429]
+    assert client.get("/api", headers=bearer("see")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [("/jobs?a=b", "/jobs?a=b"), ("//host", "/"), ("/\\host", "/"), ("http://h", "/"), ("", "/")],
+)
+def test_a_login_leads_only_to_pages_of_this_server(asked: str, found: str) -> None:
+    assert own_path(asked) == found
+
+
+def test_every_answer_has_strict_headers(client: TestClient) -> None:
+    for path in ("/", "/login", "/api", "/nothing", "/health"):
+        headers = client.get(path).headers
+        policy = dict(it.split(" ", 1) for it in headers["Content-Security-Policy"].split("; "))
+        assert policy["default-src"] == "'none'" and policy["script-src"] == "'self'"
+        assert policy["style-src"] == "'self'" and policy["base-uri"] == "'none'"
+        assert "unsafe" not in headers["Content-Security-Policy"]
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Cache-Control"] == "no-store"
+
+
+def test_a_large_body_is_refused(client: TestClient) -> None:
+    large = b" " * (MOST_BODY_BYTES + 1)
+    assert client.post("/api/anything", content=large, headers=bearer("send")).status_code == 413
+
+
+def test_the_audit_log_is_rotated(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "web", most_bytes=200)
+    for number in range(20):
+        log.write(Principal("ana", "submit"), "cancel", f"hi-{number}", why="नमस्ते")
+    lines = [json.loads(it) for it in log.path.read_text("utf-8").splitlines()]
+    assert lines[-1]["job"] == "hi-19" and lines[-1]["why"] == "नमस्ते"
+    assert {it["who"] for it in lines} == {"ana"} and lines[-1]["by"] == "key"
+    files = sorted(it.name for it in log.folder.glob("audit.jsonl*"))
+    assert files == ["audit.jsonl", *(f"audit.jsonl.{number}" for number in range(1, 6))]
+    assert {it.stat().st_mode & 0o777 for it in log.folder.iterdir()} == {0o600}
+
+
+def test_the_server_loads_no_torch() -> None:
+    code = "import sys, lorajob.server.web.run; print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"
