@@ -9,12 +9,12 @@ import logging
 import secrets
 import time
 from dataclasses import replace
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from celery import Task
 from celery.exceptions import Ignore
 
-from lorajob.errors import JobNotFoundError, ServiceError, VersionError, says_full
+from lorajob.errors import DISPUTED, JobNotFoundError, ServiceError, VersionError, says_full
 from lorajob.job.jobdir import JobDir
 from lorajob.job.results import StageResult
 from lorajob.spec import FORMAT
@@ -258,6 +258,8 @@ def settle(
                 raise Ignore("superseded")
             decline(records, claim.job_id, FORMAT + 1, settings)
     loss = loss_of(outcome, settings)
+    if isinstance(outcome, Failed) and outcome.kind in DISPUTED:
+        loss = disputed(records, claim, outcome, worker, settings)
     twice = crashed_elsewhere(records, claim, outcome, worker)
     if twice is not None:
         message, kind = twice, "native"
@@ -272,6 +274,21 @@ def settle(
         if not records.fail(claim, message):
             raise Ignore("superseded")
     raise StageFailed(f"{claim.job_id} {claim.stage} ({kind}): {message}")
+
+
+def disputed(
+    records: Records, claim: Claim, outcome: Failed, worker: str, settings: Settings
+) -> Loss | Literal["own"]:
+    """A loss if another worker that has not tried the stage may find it well, else the job's own.
+
+    The base model or the store of one machine may be another one than those of the others.
+    """
+    record = records.load(claim.job_id)
+    fit = health.serving(
+        connect(settings, patient=True), queue_of(record, claim.stage), record.version
+    )
+    untried = set(fit) - {worker, *record.stages[claim.stage].avoid}
+    return Loss(outcome.kind, outcome.message) if untried else "own"
 
 
 def crashed_elsewhere(records: Records, claim: Claim, outcome: Outcome, worker: str) -> str | None:

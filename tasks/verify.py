@@ -1,11 +1,17 @@
 """Verifies a job: the files of its stages, its base model, and the chain between them."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from lorajob.errors import LorajobError
-from lorajob.job.chain import chain_faults, file_faults, finished_stages, manifest_files
+from lorajob.errors import LorajobError, RecordError
+from lorajob.job.chain import (
+    chain_faults,
+    checkpoint_faults,
+    file_faults,
+    finished_stages,
+    manifest_files,
+)
 from lorajob.job.jobdir import STAGES, JobDir
 from lorajob.job.results import StageResult
 from lorajob.spec import JobSpec
@@ -56,7 +62,8 @@ def verify(files: JobFiles, record: JobRecord, load: Callable[[], JobRecord]) ->
     succeeded = [name for name, it in record.stages.items() if it.state == "succeeded"]
     try:
         with files.local(load, *succeeded) as job:
-            return _verify_folder(job, record)
+            found = _verify_folder(job, record)
+            return replace(found, faults=(*found.faults, *_copy_faults(files, record)))
     except DamageError as error:  # of the copy that the store sent
         return Verified(record.id, {}, None, (str(error),))
 
@@ -74,6 +81,7 @@ def _verify_folder(job: JobDir, record: JobRecord) -> Verified:
             stages[stage] = VerifiedStage(len(sizes), size, job.tree_hash(stage))
     faults += _record_faults(record, job, results)
     faults += chain_faults(job)
+    faults += checkpoint_faults(job)
     base = _base(job, results)
     if base is not None and base.here == "other":
         faults.append(f"base model {base.model}: is another one here than the job used")
@@ -93,6 +101,24 @@ def _record_faults(
         own = results.get(stage)
         if own is not None and said.result is not None and own.as_json() != said.result.as_json():
             yield f"{stage}: its record and {stage}/manifest.json state different results"
+
+
+def _copy_faults(files: JobFiles, record: JobRecord) -> Iterator[str]:
+    """Faults of job.json, which is a copy of the record in Redis."""
+    try:
+        copy = files.read_record()
+    except RecordError:
+        yield "job.json: damaged"
+        return
+    if copy is None:
+        yield "job.json: missing"
+        return
+    for name in ("id", "language", "base_model", "corpus", "state"):
+        if getattr(copy, name) != getattr(record, name):
+            yield f"job.json: its {name} is not that of the record in Redis"
+    for stage, said in record.stages.items():
+        if copy.stages[stage].result != said.result:
+            yield f"job.json: its result of {stage} is not that of the record in Redis"
 
 
 def _base(job: JobDir, results: dict[str, StageResult]) -> VerifiedBase | None:

@@ -12,6 +12,7 @@ from redis.backoff import ConstantBackoff, ExponentialBackoff
 from redis.exceptions import (
     AuthenticationError,
     ClusterDownError,
+    MasterDownError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
@@ -27,7 +28,7 @@ PATIENT_TRIES = 200  # about a quarter of an hour, so that finished work survive
 LONGEST_PAUSE_SECONDS = 5.0
 # Temporary errors. A script's error holds the word within a sentence; redis-py turns some errors
 # into classes whose text lacks the word.
-PASSING = ("MISCONF", "-OOM", "-READONLY", "-LOADING")
+PASSING = ("MISCONF", "-OOM", "-READONLY", "-LOADING", "NOREPLICAS", "BUSY Redis")
 CLUSTER = ("CROSSSLOT", "CLUSTERDOWN", "MOVED ")  # errors that only a Redis Cluster has
 NO_CLUSTER = "is a Redis Cluster, which is not supported; use a single Redis, or Sentinels"
 # What Redis says without a password, besides what is an AuthenticationError.
@@ -35,7 +36,7 @@ NO_LOGIN = ("NOAUTH", "WRONGPASS", "HELLO must be called", "invalid username-pas
 WRONG_LOGIN = (
     "refuses the login: give its password in LORAJOB_REDIS_URL, as in redis://:PASSWORD@HOST:6379/0"
 )
-FULL = (OutOfMemoryError, ReadOnlyError)
+REFUSING = (OutOfMemoryError, ReadOnlyError, MasterDownError)
 
 Answer = TypeVar("Answer")
 
@@ -95,14 +96,14 @@ def connect(settings: Settings, patient: bool = False) -> Redis:
 
 
 def retry_redis(ask: Callable[[], Answer]) -> Answer:
-    """Call `ask`, and retry while Redis refuses: its disk or memory is full, it is loading, or it
-    is a replica. A patient client handles broken connections itself.
+    """Call `ask`, and retry while Redis refuses: its disk or memory is full, it is loading or busy,
+    it is a replica, or it has too few of them. A patient client handles broken connections itself.
     """
     for tries in range(PATIENT_TRIES):
         try:
             return ask()
         except RedisError as error:
-            if not any(word in str(error) for word in PASSING) and not isinstance(error, FULL):
+            if not any(word in str(error) for word in PASSING) and not isinstance(error, REFUSING):
                 raise
             logger.warning("Redis refuses, and is asked again: %s", error)
             time.sleep(min(LONGEST_PAUSE_SECONDS, 0.5 * 2**tries))
@@ -116,7 +117,8 @@ def service_errors(settings: Settings) -> Iterator[None]:
         yield
     except (RedisError, OSError) as error:
         url = shown(redis_url(settings))
-        if any(word in str(error) for word in CLUSTER) or isinstance(error, ClusterDownError):
+        of_cluster = isinstance(error, ClusterDownError) and not isinstance(error, MasterDownError)
+        if of_cluster or any(word in str(error) for word in CLUSTER):
             raise ServiceError(f"Redis at {url} {NO_CLUSTER}") from error
         if isinstance(error, AuthenticationError) or any(it in str(error) for it in NO_LOGIN):
             raise ServiceError(f"Redis at {url} {WRONG_LOGIN}") from error

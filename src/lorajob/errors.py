@@ -11,7 +11,10 @@ import re
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_MEMORY = ("out of memory", "_status_alloc_failed")  # torch's words; cuBLAS's and cuDNN's
 # The kinds of errors that another attempt at the same job would meet again, on any machine.
-JOBS_OWN = frozenset({"usage", "corpus", "model", "parity", "damage", "audio", "unsigned"})
+JOBS_OWN = frozenset({"usage", "corpus", "model", "base", "parity", "damage", "audio", "unsigned"})
+# Those of them that a machine can cause, too: its base model or its store is another one than the
+# other machines have. They are the job's own if every machine finds the same.
+DISPUTED = frozenset({"base", "damage"})
 # Words of the libraries that drive GPUs; torch raises them as RuntimeError.
 CARD = re.compile(
     r"\b(CUDA|HIP|NCCL|cuBLAS|cuDNN|NVML)\b.{0,20}\b(error|driver|failure|failed)\b"
@@ -24,6 +27,8 @@ CARD = re.compile(
 # Libraries of the machine that CTranslate2 loads when they are first used.
 LIBRARY = re.compile(r"\bLibrary \S+\.so\S* is not found or cannot be loaded")
 NETWORK_PACKAGES = ("requests", "urllib3", "httpx", "httpcore", "huggingface_hub", "aiohttp", "ssl")
+# Not imported: a stage that needs no network loads none of these modules.
+NO_ANSWER = ("socket.gaierror", "ssl.SSLError", "httpx.TransportError")
 NETWORK_ERRNOS = (
     errno.ECONNREFUSED,
     errno.ECONNRESET,
@@ -49,6 +54,9 @@ MACHINE_ERRNOS = (
     errno.EUCLEAN,
     errno.EMFILE,
     errno.ENFILE,
+    errno.ENOMEM,
+    errno.EACCES,
+    errno.EPERM,
     *NETWORK_ERRNOS,
     *FULL,
 )
@@ -70,6 +78,12 @@ class UsageError(LorajobError):
     kind = "usage"
 
 
+class SetupError(UsageError):
+    """This machine lacks a package or a key that the request needs. Another one may have it."""
+
+    kind = "install"
+
+
 class CorpusError(LorajobError):
     """The corpus cannot be read or has no clips to train on."""
 
@@ -84,6 +98,12 @@ class ModelError(LorajobError):
     """The base model cannot be loaded or is not a multilingual Whisper."""
 
     kind = "model"
+
+
+class BaseChangedError(ModelError):
+    """The base model on this machine is not the one that the job began with."""
+
+    kind = "base"
 
 
 class ParityError(LorajobError):
@@ -184,6 +204,8 @@ def says_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that this machine or its GPU ran out of memory."""
     if isinstance(error, MemoryError):
         return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
     memory = any(words in str(error).lower() for words in NO_MEMORY)
     return memory and isinstance(error, RuntimeError) and not isinstance(error, LorajobError)
 
@@ -219,6 +241,14 @@ def of_machine(error: BaseException) -> bool:
     return isinstance(error, OSError) and builtin and error.errno in MACHINE_ERRNOS
 
 
+def without_answer(error: BaseException) -> bool:
+    """Whether no server answered: no connection, no name in the DNS, no trust in a certificate."""
+    if isinstance(error, ConnectionError | TimeoutError):
+        return True
+    kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
+    return not kinds.isdisjoint(NO_ANSWER)
+
+
 def causes(error: BaseException) -> list[BaseException]:
     """The error and what led to it, the first cause last."""
     found: list[BaseException] = []
@@ -238,9 +268,11 @@ def fault_behind(error: LorajobError) -> type[LorajobError] | None:
     if error.kind not in JOBS_OWN:
         return None
     for place, cause in enumerate(causes(error)[1:]):
+        if says_out_of_memory(cause):
+            return OutOfMemory
         found = fault_of(cause)
-        network = isinstance(cause, ConnectionError | TimeoutError) or of_machine(cause)
-        if found is CardError or (found in (FilesError, NetworkError) and network):
+        certain = of_machine(cause) or without_answer(cause)
+        if found is CardError or (found in (FilesError, NetworkError) and certain):
             return found
         if found is FilesError and _of_sqlite(cause):
             return found

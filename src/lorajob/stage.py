@@ -62,9 +62,9 @@ def run_stage(
     except Exception as error:
         if says_out_of_memory(error):
             raise OutOfMemory(f"stage {stage} ran out of memory: {first_line(error)}") from error
-        if any(says_full(cause) for cause in causes(error)):
+        if (full := next(filter(says_full, causes(error)), None)) is not None:
             raise DiskError(
-                f"{job.root}: no room left on the disk for stage {stage}; "
+                f"{_full_place(full, job.root)}: no room left on the disk for stage {stage}; "
                 f"make some, then `lorajob retry {job.root.name}`"
             ) from error
         if isinstance(error, LorajobError):
@@ -76,6 +76,20 @@ def run_stage(
             logging.getLogger(__name__).exception("stage %s met a fault of this machine", stage)
             raise fault(f"stage {stage}: {type(error).__name__}: {first_line(error)}") from error
         raise
+
+
+def _full_place(error: BaseException, job: Path) -> Path:
+    """The full disk: by the job's folder, or by its mount point if the job's is another one."""
+    named = getattr(error, "filename", None)
+    if not isinstance(named, str) or not Path(named).is_absolute():
+        return job
+    disk = _mount_point(Path(named))
+    return job if disk == _mount_point(job) else disk
+
+
+def _mount_point(path: Path) -> Path:
+    path = path.resolve()
+    return next((it for it in (path, *path.parents) if it.is_mount()), path)
 
 
 def _run_stage(
@@ -91,6 +105,7 @@ def _run_stage(
     job.require(*earlier)
     _require_inputs(stage, spec)
     inputs = {name: job.tree_hash(name) for name in earlier}
+    settings = job.spec_hash()
     out = job.new_attempt(stage, attempt)
     cost = Cost()
     try:
@@ -102,7 +117,8 @@ def _run_stage(
         # If a share went away, its clips were missed one by one.
         _require_inputs(stage, spec)
         fields = result.model_dump(mode="json") | cost.so_far() | base.as_result()
-        written = StageResult.model_validate(fields | {"inputs": inputs})
+        fields |= {"inputs": inputs, "spec_sha256": settings}
+        written = StageResult.model_validate(fields)
         committed = job.commit(stage, out, written)
     except Exception as error:
         # Files that outlast an attempt, such as checkpoints, lie elsewhere.

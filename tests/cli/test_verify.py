@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from lorajob.job.jobdir import MANIFEST, JobDir, write_json
+from lorajob.job.jobdir import MANIFEST, JobDir, hash_files, write_json
 from lorajob.job.report import Report
 from lorajob.job.results import StageResult
 from lorajob.stage import run_stage
+from lorajob.tasks import verify as tasks_verify
+from lorajob.worker.artifacts.job_files import LocalJob
+from lorajob.worker.records.record import JobRecord
 from tests.support.command import environment, finished, job_record, run
 from tests.support.tiny import make_job
 from tests.support.training import SHORT
@@ -41,7 +44,8 @@ def place(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained / "jobs", tmp_path / "jobs"))
 
 
-def verify(jobs: Path, *options: str) -> tuple[int, str]:
+def recorded(jobs: Path) -> JobRecord:
+    """The record of the job, which is written to its job.json."""
     record = job_record(jobs, JOB)
     stages = dict(record.stages)
     for name in ("preprocess", "train", "convert"):
@@ -49,7 +53,13 @@ def verify(jobs: Path, *options: str) -> tuple[int, str]:
         result = JobDir(jobs / JOB).result(name)
         stages[name] = done.model_copy(update={"result": result})
     changes = {"stages": stages, "folder": str(jobs / JOB)}
-    record.model_copy(update=changes).save()
+    record = record.model_copy(update=changes)
+    record.save()
+    return record
+
+
+def verify(jobs: Path, *options: str) -> tuple[int, str]:
+    recorded(jobs)
     env = environment(home=jobs.parent / "home", artifacts=jobs)
     told = run("verify", JOB, *options, env=env)
     assert "Traceback" not in told.stderr
@@ -96,6 +106,37 @@ def test_each_changed_file_is_one_line(place: Path, name: str, change: str, said
     code, text = verify(place)
     faults = [line for line in text.splitlines() if line.startswith("fault: ")]
     assert code == 1 and len(faults) == 1 and said in faults[0]
+
+
+def test_an_altered_or_missing_file_of_any_kind_is_noticed(place: Path) -> None:
+    record, root = recorded(place), place / JOB
+    left = ("log", "report.html")
+    checkpoint = root / "checkpoints" / "1" / "step-2"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "state.json").write_text('{"step": 2}')
+    write_json(checkpoint / MANIFEST, {"files": hash_files(checkpoint)})
+    paths = [
+        it for it in root.rglob("*") if it.is_file() and it.relative_to(root).parts[0] not in left
+    ]
+    kinds = {str(it.relative_to(root).parent) for it in paths}
+    wanted = {".", "preprocess", "train/adapter", "convert/model", "checkpoints/1/step-2"}
+    assert wanted < kinds
+
+    def faults() -> tuple[str, ...]:
+        return tasks_verify.verify(LocalJob(root), record, lambda: record).faults
+
+    assert faults() == ()
+    for path in paths:
+        kept = path.read_bytes()
+        altered = kept.replace(b'"hi"', b'"mr"')  # the language, in spec.json and job.json
+        path.write_bytes(altered if altered != kept else kept[:-1] + b"?")
+        assert any(path.name in it or "spec.json" in it for it in faults()), path
+        path.unlink()
+        # Without its manifest a checkpoint does not count as one.
+        lone = path.name == MANIFEST and "checkpoints" in path.parts
+        assert faults() or lone, path
+        path.write_bytes(kept)
+    assert faults() == ()
 
 
 def test_a_stage_computed_from_other_files_is_a_fault(place: Path) -> None:

@@ -5,6 +5,7 @@ import io
 import os
 import socket
 import sqlite3
+import ssl
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from lorajob.errors import (
     LorajobError,
     ModelError,
     NetworkError,
+    OutOfMemory,
     UsageError,
     fault_of,
 )
@@ -116,6 +118,16 @@ def raised_by(own: LorajobError, cause: BaseException, tmp_path: Path, patch) ->
             NetworkError,
         ),
         (ModelError, sqlite3.OperationalError("disk I/O error"), FilesError),
+        (CorpusError, PermissionError(errno.EACCES, "Permission denied"), FilesError),
+        (CorpusError, OSError(errno.ENOMEM, "Cannot allocate memory"), OutOfMemory),
+        (ModelError, MemoryError("std::bad_alloc"), OutOfMemory),
+        (ModelError, RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), OutOfMemory),
+        (UsageError, socket.gaierror(-3, "Temporary failure in name resolution"), NetworkError),
+        (
+            UsageError,
+            ssl.SSLCertVerificationError(1, "certificate verify failed: certificate has expired"),
+            NetworkError,
+        ),
         # Faults of the input itself
         (CorpusError, FileNotFoundError(errno.ENOENT, "No such file"), CorpusError),
         (CorpusError, UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"), CorpusError),
@@ -140,6 +152,13 @@ def test_what_led_to_an_error_decides_whose_it_is(own, cause, kind, tmp_path, mo
 def test_a_full_disk_is_said_in_its_line_wherever_it_is_met(own, cause, tmp_path, monkeypatch):
     met = raised_by(own("x cannot be fetched"), cause, tmp_path, monkeypatch)
     assert isinstance(met, DiskError) and "no room left on the disk" in str(met)
+
+
+def test_a_full_disk_that_is_not_the_jobs_is_named(tmp_path, monkeypatch):
+    for path, named in (("/proc/self/new", "/proc"), (str(tmp_path / "x"), str(tmp_path / "hi-1"))):
+        full = OSError(errno.ENOSPC, "No space left on device", path)
+        met = raised_by(CorpusError("x"), full, tmp_path, monkeypatch)
+        assert str(met).startswith(f"{named}: no room left on the disk for stage preprocess; make")
 
 
 def test_a_share_that_is_not_mounted_is_no_fault_of_the_corpus(tmp_path):

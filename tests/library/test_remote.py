@@ -38,6 +38,23 @@ def test_a_web_server_that_is_busy_has_not_lost_its_corpus(web: Archive, tmp_pat
     assert remote.fetch(web.url).read_bytes() == web.data
 
 
+def test_a_machine_that_a_server_refuses_is_told_from_a_server_that_is_away(web: Archive):
+    for status, kind in ((401, "refused"), (403, "refused"), (429, "store"), (502, "store")):
+        web.status = status
+        with pytest.raises(StoreError, match=f"is unavailable: {status}") as told:
+            remote.fetch(web.url)
+        assert told.value.kind == kind
+
+
+def test_a_page_for_a_login_is_not_taken_for_a_corpus(web: Archive):
+    archive, web.data = web.data, b"\n<!DOCTYPE html><title>Guest network: log in</title>"
+    with pytest.raises(StoreError, match=r"a web page came in place of the file") as told:
+        remote.fetch(web.url)
+    assert told.value.kind == "store"
+    web.data = archive
+    assert remote.fetch(web.url).read_bytes() == archive
+
+
 def test_a_server_that_knows_no_ranges_is_read_from_the_beginning(web: Archive, monkeypatch):
     web.ranges = False
     monkeypatch.setattr(remote, "CHUNK_BYTES", 1000)

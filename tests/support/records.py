@@ -39,8 +39,8 @@ def create(records, folder, created_at=None) -> JobRecord:
     return record
 
 
-def claim(records, job, stage="preprocess", lease=LEASE) -> Claim:
-    claimed = records.claim(job.id, stage, "cpu@here", lease, LOSSES)
+def claim(records, job, stage="preprocess", lease=LEASE, worker="cpu@here") -> Claim:
+    claimed = records.claim(job.id, stage, worker, lease, LOSSES)
     assert isinstance(claimed, Claim)
     return claimed
 

@@ -223,6 +223,32 @@ def test_a_redis_without_room_takes_a_commit_and_delays_a_claim(records, job, re
         redis.config_set("maxmemory", "0")
 
 
+@pytest.mark.parametrize("role", ["replica", "cut off replica", "without replicas"])
+def test_a_redis_after_a_failover_delays_a_claim(records, job, redis, caplog, role):
+    def fail_over():
+        wait_for(lambda: "Redis refuses, and is asked again" in caplog.text)
+        back()
+
+    def back():
+        redis.replicaof("NO", "ONE")
+        redis.config_set("min-replicas-to-write", "0")
+        redis.config_set("replica-serve-stale-data", "yes")
+
+    if role == "without replicas":
+        redis.config_set("min-replicas-to-write", "1")
+    else:
+        redis.config_set("replica-serve-stale-data", "no" if role == "cut off replica" else "yes")
+        redis.replicaof("127.0.0.1", "1")
+    passing = threading.Thread(target=fail_over)
+    passing.start()
+    try:
+        claimed = retry_redis(lambda: records.claim(job.id, "preprocess", "w", LEASE, LOSSES))
+        assert isinstance(claimed, Claim)
+    finally:
+        back()
+        passing.join()
+
+
 def test_a_mistake_of_ours_is_not_asked_again(redis):
     redis.set("lorajob:text", "x")
     with pytest.raises(ResponseError, match="WRONGTYPE"):

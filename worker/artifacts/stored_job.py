@@ -20,7 +20,7 @@ from lorajob.worker.artifacts.checkpoints import fetch_checkpoint
 from lorajob.worker.artifacts.follower import Follower
 from lorajob.worker.artifacts.job_files import JobFiles, LoadRecord, LocalJob, RunStage
 from lorajob.worker.artifacts.job_store import JobStore
-from lorajob.worker.artifacts.transfer import Errand, failed_transfer, while_there
+from lorajob.worker.artifacts.transfer import REFUSED_TRIES, Errand, failed_transfer, while_there
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.records.records import Claim
 from lorajob.worker.supervision.outcome import Committed, Listener, Outcome, Stopped
@@ -151,7 +151,7 @@ def _run_watched(
     stored: JobStore, record: JobRecord, claim: Claim, errand: Errand, run: RunStage
 ) -> Outcome:
     try:
-        begun = errand.run(lambda check: begin(stored, record, claim, check))
+        begun = errand.run(lambda check: begin(stored, record, claim, check), REFUSED_TRIES)
         if isinstance(begun, Stopped):
             return begun
         if begun is not None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from lorajob.corpora.remote import fetch, in_use
-from lorajob.errors import LorajobError
-from lorajob.storage.store import Check, DamageError, GoneError, StoreError
+from lorajob.errors import LorajobError, fault_behind
+from lorajob.storage.store import Check, DamageError, GoneError, RefusedError, StoreError
 from lorajob.storage.urls import local_path, public
 from lorajob.worker.artifacts.job_store import JobStore
 from lorajob.worker.records.record import JobRecord
@@ -24,6 +24,7 @@ from lorajob.worker.supervision.outcome import (
     StopReason,
 )
 
+REFUSED_TRIES = 3  # by a store that refuses this machine: another one may have the right key
 TRIES = 35  # with the pauses below, about a quarter of an hour
 LONGEST_PAUSE_SECONDS = 30.0
 HANG_SECONDS = 60.0  # longest wait for a transfer that was told to stop but hangs
@@ -50,10 +51,11 @@ class Errand:
         """The same errand with `hurry`, for transfers after a stage that was stopped."""
         return replace(self, hurry=True)
 
-    def run(self, work: Callable[[Check], Result]) -> Result | Stopped:
+    def run(self, work: Callable[[Check], Result], refused_tries: int = TRIES) -> Result | Stopped:
         """Do `work` in a thread, and renew the lease meanwhile.
 
-        Returns Stopped if the watcher asks to stop. Raises what `work` raises.
+        `refused_tries` is how often a store is asked that refuses this machine. Returns Stopped if
+        the watcher asks to stop. Raises what `work` raises.
         """
         stop = threading.Event()
         future: Future[Result] = Future()
@@ -64,7 +66,7 @@ class Errand:
 
         def target() -> None:
             try:
-                future.set_result(retry_store(work, check))
+                future.set_result(retry_store(work, check, refused_tries))
             except BaseException as error:  # `result` raises it again below
                 future.set_exception(error)
 
@@ -89,14 +91,20 @@ class Errand:
             return Stopped(reason or "shutdown")
 
 
-def retry_store(work: Callable[[Check], Result], check: Check) -> Result:
-    """Do `work`, and retry while the store is unavailable. DamageError is raised at once."""
+def retry_store(
+    work: Callable[[Check], Result], check: Check, refused_tries: int = TRIES
+) -> Result:
+    """Do `work`, and retry while the store is unavailable. DamageError is raised at once, and
+    RefusedError at the try `refused_tries`.
+    """
     for tries in range(TRIES):
         try:
             return work(check)
         except DamageError:
             raise
         except StoreError as error:
+            if isinstance(error, RefusedError) and tries + 1 >= refused_tries:
+                raise
             logger.warning("the transfer is retried: %s", error)
             resume_at = time.monotonic() + min(LONGEST_PAUSE_SECONDS, 0.5 * 2**tries)
             while time.monotonic() < resume_at:
@@ -149,7 +157,7 @@ def corpus_here(record: JobRecord, claim: Claim, errand: Errand) -> Iterator[Out
 def _fetched(url: str, errand: Errand) -> Outcome | None:
     """Fetch a corpus. Returns the outcome if that failed."""
     try:
-        fetched = errand.run(lambda check: fetch(url, check))
+        fetched = errand.run(lambda check: fetch(url, check), REFUSED_TRIES)
     except LorajobError as error:
         return failed_transfer(error)
     return fetched if isinstance(fetched, Stopped) else None
@@ -158,8 +166,10 @@ def _fetched(url: str, errand: Errand) -> Outcome | None:
 def failed_transfer(error: LorajobError) -> Failed:
     """The outcome of a failed transfer.
 
-    It is retryable if the store was unavailable. Damaged files would fail the next attempt, too, so
-    they fail the stage.
+    It is retryable if the store was unavailable. A fault of this machine that led to the error
+    counts as one, whatever the error is called.
     """
-    away = isinstance(error, StoreError) and not isinstance(error, DamageError)
-    return Failed("retryable" if away else error.kind, str(error))
+    if isinstance(error, StoreError) and not isinstance(error, DamageError | RefusedError):
+        return Failed("retryable", str(error))
+    behind = fault_behind(error)
+    return Failed(error.kind if behind is None else behind.kind, str(error))

@@ -15,6 +15,7 @@ FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # kinds of faults that say nothing of the machine
 LOST = ("lost", "memory", "stalled", "superseded", "retryable")
 OUTAGES = ("network", "store", "service")
+REFUSED = "refused"  # by the store: as long as an outage, but another machine may have the key
 CRASHES = ("crash", "native")
 
 
@@ -46,7 +47,7 @@ def limit_of(kind: str, settings: Settings) -> int:
     """How many attempts in a row may end so before the job fails."""
     if kind in LOST:
         return settings.max_losses
-    if kind in OUTAGES:
+    if kind in (*OUTAGES, REFUSED):
         return settings.max_outages
     return settings.max_crashes if kind in CRASHES else settings.max_faults
 
@@ -60,7 +61,7 @@ def fault(kind: str, settings: Settings, fit: list[str]) -> Fault:
     """When the next attempt may start. `fit` are the workers that serve the job's queue."""
     longest = {
         **dict.fromkeys(LOST, settings.lease_seconds),
-        **dict.fromkeys(OUTAGES, LONGEST_OUTAGE_PAUSE_SECONDS),
+        **dict.fromkeys((*OUTAGES, REFUSED), LONGEST_OUTAGE_PAUSE_SECONDS),
     }
     return Fault(
         kind,

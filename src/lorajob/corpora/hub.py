@@ -14,11 +14,12 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from json import JSONDecodeError
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qsl
 
-from lorajob.errors import UsageError, first_line
+from lorajob.errors import SetupError, UsageError, causes, first_line, without_answer
 from lorajob.storage.store import CHUNK_BYTES, Check, StoreError
 
 SCHEME = "hf:"
@@ -26,6 +27,7 @@ CONVERTED = "refs/convert/parquet"  # the branch in which the Hub keeps its own 
 ROWS = 256  # in a row group
 PARAMETERS = ("config", "split", "revision")
 AUDIO_FOLDER = "audiofolder"
+NO_HUB = "what answers is not the Hub, but perhaps a proxy or a page for a login"
 _NAME = re.compile(r"(?:[\w.-]+/)?[\w.-]+")
 
 log = logging.getLogger(__name__)
@@ -200,13 +202,17 @@ def _errors(corpus: HubCorpus) -> Iterator[None]:
         raise UsageError(f"{name} has no revision {corpus.revision}") from None
     except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled) as error:
         raise StoreError(f"{name}: the Hub did not deliver it: {first_line(error)}") from None
-    except ConnectionError as error:
+    except (ConnectionError, TimeoutError) as error:
         raise StoreError(f"{name}: the Hub is unavailable: {first_line(error)}") from None
     except ImportError as error:
-        raise UsageError(f"{name} needs another package: {first_line(error)}") from None
+        raise SetupError(f"{name} needs another package: {first_line(error)}") from None
     except (FileNotFoundError, ValueError, RuntimeError, NotImplementedError) as error:
         if "gated" in str(error):
             raise UsageError(_gated(corpus)) from None
+        if any(isinstance(cause, JSONDecodeError) for cause in causes(error)):
+            raise StoreError(f"{name}: {NO_HUB}") from None
+        if any(map(without_answer, causes(error))):
+            raise StoreError(f"{name}: the Hub is unavailable: {first_line(error)}") from None
         raise UsageError(f"{name} cannot be read: {' '.join(str(error).split())}") from None
     except Exception as error:
         # The errors of its HTTP library, whose name differs between versions.

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lorajob.errors import UsageError, first_line
+from lorajob.errors import SetupError, UsageError, first_line
 from lorajob.storage.store import Check, StoreError
 
 SCHEME = "mdc:"
@@ -62,7 +62,7 @@ def _errors(url: str) -> Iterator[Any]:
     try:
         import datacollective
     except ImportError:
-        raise UsageError(
+        raise SetupError(
             f"corpus: {url} needs the package datacollective: pip install 'lorajob[mdc]'"
         ) from None
     import requests
@@ -81,7 +81,7 @@ def _errors(url: str) -> Iterator[Any]:
     except requests.RequestException as error:
         raise StoreError(f"corpus: {url} cannot be fetched: {first_line(error)}") from None
     except RuntimeError as error:
-        kind = UsageError if "API key" in str(error) else StoreError
+        kind = SetupError if "API key" in str(error) else StoreError
         raise kind(f"corpus: {url} cannot be fetched: {first_line(error)}") from None
     except Exception as error:
         if type(error).__name__ != "DownloadError":

@@ -53,6 +53,8 @@ VERSION_FIELDS = (
     "mtime",
 )
 
+PAGE_FROM = "a proxy, or a page for a login, may answer in place of the server"
+
 log = logging.getLogger(__name__)
 
 
@@ -172,6 +174,9 @@ def fetch(url: str, check: Check = unhurried) -> Path:
             if other != part:
                 other.unlink()
         _continue(store, part, check)
+        if _is_page(part):
+            part.unlink()
+            raise StoreError(f"{public(url)}: a web page came in place of the file; {PAGE_FROM}")
         if _described(store) != wanted:
             part.unlink()
             raise StoreError(f"{public(url)} was replaced while it was fetched")
@@ -247,6 +252,12 @@ def _continue(store: Store, part: Path, check: Check) -> None:
     except ValueError:
         part.unlink()
         _append(store, part, 0, check)
+
+
+def _is_page(path: Path) -> bool:
+    """Whether a file begins as HTML or XML does, and as no archive does."""
+    with path.open("rb") as file:
+        return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
 
 
 def _append(store: Store, part: Path, block_bytes: int, check: Check) -> None:

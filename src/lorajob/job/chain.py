@@ -1,7 +1,8 @@
 """Checks the finished stages of a job: their files, and that each was computed from the others.
 
-A stage's result names the base model (`base_sha256`) and the files of the earlier stages (`inputs`)
-that it used. Older versions did not write them: what is not stated is not a fault.
+A stage's result names the settings (`spec_sha256`), the base model (`base_sha256`) and the files of
+the earlier stages (`inputs`) that it used. Older versions did not write them: what is not stated is
+not a fault.
 """
 
 import json
@@ -70,10 +71,11 @@ def _hash_said(entry: object) -> object:
 
 
 def chain_faults(job: JobDir) -> Iterator[str]:
-    """One line for each finished stage that used another base model than the first, or other files
-    of an earlier stage than those that lie here.
+    """One line for each finished stage that used other settings than those that lie here, another
+    base model than the first, or other files of an earlier stage than those that lie here.
     """
     results = finished_stages(job)
+    yield from _spec_faults(job, results)
     named = {name: it.base_sha256 for name, it in results.items() if it.base_sha256}
     for stage, sha256 in named.items():
         first = next(iter(named))
@@ -88,6 +90,35 @@ def chain_faults(job: JobDir) -> Iterator[str]:
                 yield f"{stage}: used other files of {earlier}: {wanted}, here {here}"
     yield from _adapter_faults(job, results.get("train"))
     yield from _start_faults(job, results.get("train"))
+
+
+def _spec_faults(job: JobDir, results: dict[str, StageResult]) -> Iterator[str]:
+    named = {name: it.spec_sha256 for name, it in results.items() if it.spec_sha256}
+    if not named:
+        return
+    try:
+        here = job.spec_hash()
+    except StageError:
+        yield f"{job.spec_path.name}: missing or damaged"
+        return
+    for stage, sha256 in named.items():
+        if sha256 != here:
+            yield f"{stage}: used other settings than spec.json: {sha256}, here {here}"
+
+
+def checkpoint_faults(job: JobDir) -> Iterator[str]:
+    """One line for each file of a complete checkpoint that is missing, altered or was added."""
+    for path in sorted(job.checkpoints.glob(f"[0-9]*/*/{MANIFEST}")):
+        place = path.parent.relative_to(job.root)
+        try:
+            said: Files = dict(json.loads(path.read_bytes())["files"])
+        except (ValueError, LookupError, TypeError):
+            yield f"{place / MANIFEST}: damaged"
+            continue
+        here = hash_files(path.parent)
+        for name in sorted(said.keys() | here.keys()):
+            if here.get(name) != said.get(name):
+                yield f"{place / name}: is not as the checkpoint's manifest says"
 
 
 def _adapter_faults(job: JobDir, train: StageResult | None) -> Iterator[str]:

@@ -148,6 +148,17 @@ class JobDir:
             raise StageError(f"{path} is missing or damaged") from None
         return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
+    def spec_hash(self) -> str:
+        """A hash of the settings in spec.json: of their values, not of their layout.
+
+        Raises StageError if the file is missing or damaged.
+        """
+        try:
+            values = json.loads(self.spec_path.read_bytes())
+        except (FileNotFoundError, ValueError):
+            raise StageError(f"{self.spec_path} is missing or damaged") from None
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
     def require(self, *stages: str) -> None:
         """Raise StageError unless all of `stages` are finished."""
         for stage in stages:

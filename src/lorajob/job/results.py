@@ -189,6 +189,7 @@ class StageResult(AsWritten):
     # Of every stage; None in results of older versions.
     base_sha256: str | None = None  # identity of the base model (whisper/identity.py)
     base_commit: str | None = None  # its commit on the Hub; None for a model from elsewhere
+    spec_sha256: str | None = None  # of the settings in spec.json
     inputs: dict[str, str] | None = None  # earlier stage -> hash of the files that it committed
 
     def as_json(self) -> dict[str, object]:

@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from lorajob.errors import LorajobError, UsageError
+from lorajob.errors import LorajobError, SetupError, UsageError
 from lorajob.storage.urls import has_login, public, public_text
 
 CHUNK_BYTES = 8 << 20
 CONNECT_SECONDS, READ_SECONDS = 10, 60
 # Errors of these libraries mean that the store or the network failed. They are not bugs.
 LIBRARIES = ("adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "s3fs")
+REFUSALS = (401, 403, 407)  # HTTP
+NO_KEY = ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "ProfileNotFound")
 EXTRAS = {"s3": "s3fs", "s3a": "s3fs"}  # protocol -> package, which is in the extra `s3`
 WEB = ("http", "https")
 
@@ -33,6 +35,12 @@ class StoreError(LorajobError):
     """The store of artifacts or corpora is unavailable or refuses the request."""
 
     kind = "store"
+
+
+class RefusedError(StoreError):
+    """The store does not accept this machine's credentials, or requires some."""
+
+    kind = "refused"
 
 
 class DamageError(StoreError):
@@ -228,7 +236,7 @@ def checked_url(url: str) -> str:
     if not parts.netloc and (package or not parts.path.strip("/")):
         raise UsageError(f"{public(url)}: names no bucket, as s3://bucket/jobs does")
     if package and importlib.util.find_spec(package) is None:
-        raise UsageError(
+        raise SetupError(
             f"{public(url)}: {package} is not installed; `pip install 'lorajob[s3]'` installs it"
         )
     return url
@@ -257,18 +265,20 @@ def store_errors(url: str) -> Iterator[None]:
     except LorajobError:
         raise
     except ImportError as error:
-        raise UsageError(public_text(f"{url}: {error}", url)) from None
+        raise SetupError(public_text(f"{url}: {error}", url)) from None
     except ValueError as error:
         if "rotocol" not in str(error) and not _of_library(error):
             raise
         raise UsageError(public_text(f"{url} is not a URL: {error}", url)) from None
     except OSError as error:
-        raise StoreError(_refusal(url, error)) from error
+        kind = RefusedError if isinstance(error, PermissionError) else StoreError
+        raise kind(_refusal(url, error)) from error
     # The exceptions of the stores' libraries have no common base class.
     except Exception as error:
         if not _of_library(error):
             raise
-        raise StoreError(_refusal(url, error)) from error
+        refused = getattr(error, "status", None) in REFUSALS or type(error).__name__ in NO_KEY
+        raise (RefusedError if refused else StoreError)(_refusal(url, error)) from error
 
 
 @cache

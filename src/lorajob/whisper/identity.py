@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorajob.errors import ModelError
+from lorajob.errors import BaseChangedError
 from lorajob.job.jobdir import STAGES, JobDir
 from lorajob.spec import JobSpec
 from lorajob.storage.hashes import file_hash
@@ -46,14 +46,15 @@ class Base:
 def base_of(spec: JobSpec, job: JobDir) -> Base:
     """The base model of a job, on this machine.
 
-    Raises ModelError if it is missing, or is another one than the job's earlier stages used. A job
-    whose earlier stages state no identity, because an older version ran them, goes on.
+    Raises ModelError if it is missing, and BaseChangedError if it is another one than the job's
+    earlier stages used. A job whose earlier stages state no identity, because an older version ran
+    them, goes on.
     """
     begun = _begun_with(job)
     commit = spec.base_revision or (begun.commit if begun else None)
     base = identify(local_model(spec.base_model, commit))
     if begun is not None and begun.sha256 != base.sha256:
-        raise ModelError(
+        raise BaseChangedError(
             f"base_model: {public(spec.base_model)} is another model than the one that stage "
             f"{begun.stage} of this job used: sha256 {base.sha256} in {base.folder}, "
             f"{begun.sha256} in the job; put that model back, then `lorajob retry "
