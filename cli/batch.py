@@ -20,7 +20,6 @@ from lorajob.cli.spec_options import (
     tracker_values,
 )
 from lorajob.errors import UsageError
-from lorajob.storage.urls import public
 
 if TYPE_CHECKING:
     from lorajob.spec import JobSpec
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from lorajob.worker.records.names import Naming
 
 KEYS = ("defaults", "languages")
-PLACE = "{language}"
 
 
 @click.command(
@@ -102,10 +100,10 @@ def submit_specs(
     naming: "Naming",
 ) -> int:
     """Queue the batch, print its id and, with `wait`, follow it. Returns the exit code."""
-    from lorajob.tasks.batches import submit_batch
+    from lorajob.tasks.batches import check_specs, submit_batch
     from lorajob.tasks.naming import name_start
 
-    _check_specs(specs)
+    check_specs(specs)
     specs = [name_start(jobs, spec) for spec in specs]
     salt = secrets.token_hex(8) if anew else ""
     submitted = submit_batch(jobs, specs, priority, salt, naming)
@@ -128,24 +126,6 @@ def _found_before(submitted: "Submitted", priority: "Priority") -> str:
     if submitted.queued:
         return f"was submitted before{how}" if how else ""
     return f"was submitted before{how}; nothing is queued twice (--anew queues it again)"
-
-
-def _check_specs(specs: "list[JobSpec]") -> None:
-    """Raise UsageError if two languages have the same corpus or two specs are equal."""
-    languages: dict[str, str] = {}
-    seen: set[str] = set()
-    for spec in specs:
-        if (text := spec.model_dump_json()) in seen:
-            raise UsageError(f"language: {spec.language} is there twice, with the same settings")
-        seen.add(text)
-        if not spec.corpus:
-            continue  # it will be looked for by language
-        other = languages.setdefault(spec.corpus, spec.language)
-        if other != spec.language:
-            raise UsageError(
-                f"corpus: {public(spec.corpus)!r} is one for {other} and {spec.language};"
-                f" put {PLACE} in it"
-            )
 
 
 def read_batch(path: Path, sets: tuple[str, ...]) -> "list[JobSpec]":

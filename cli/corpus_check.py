@@ -120,7 +120,7 @@ def _spec(
     base_model: str | None,
 ) -> "JobSpec":
     """The settings of a job that would read this corpus. Raises UsageError."""
-    from lorajob.cli.spec_options import check_base_model
+    from lorajob.client.requests import check_base_model
     from lorajob.spec import build_spec
 
     # A weight such as CORPUS=0.3 does not change what is checked.

@@ -3,7 +3,6 @@
 The list of settings in `lorajob submit --help-all` is made from JobSpec by docs/make_settings.py.
 """
 
-import errno
 import json
 import re
 from collections.abc import Mapping
@@ -14,7 +13,6 @@ import click
 
 from lorajob.cli.context import load_settings
 from lorajob.errors import UsageError
-from lorajob.storage.urls import local_path, public
 
 if TYPE_CHECKING:
     from lorajob.spec import JobSpec
@@ -97,20 +95,6 @@ COMMON_SETTINGS = (
     "evaluate.max_clips",
     "convert.compute_types",
 )
-
-# owner/name. A path that begins with . or ~ does not match.
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-
-# Of the Whisper models on the Hub: what people call them -> the end of the id.
-SIZES = {it: it for it in ("tiny", "base", "small", "medium", "large", "large-v2", "large-v3")}
-SIZES |= {
-    "turbo": "large-v3-turbo",
-    "large-v3-turbo": "large-v3-turbo",
-    "large-turbo": "large-v3-turbo",
-}
-
-MODEL_FILES = ("config.json", "model.bin")  # of transformers, of CTranslate2
-SHOWN_LETTERS = 80  # of a malformed path in an error message
 
 
 def _settings_texts() -> dict[str, dict[str, str]]:
@@ -208,7 +192,7 @@ def complete_spec(
     UsageError for a missing language, a wrong setting or a malformed base model, CorpusError if no
     corpus is found.
     """
-    from lorajob.client.requests import find_places
+    from lorajob.client.requests import check_base_model, check_path, find_places
     from lorajob.spec import build_spec
 
     named = set(values) | {line.partition("=")[0] for line in sets}
@@ -217,9 +201,9 @@ def complete_spec(
     spec = build_spec({"corpus": "", **values}, preset, sets)
     spec = find_places(spec, (lambda: load_settings().corpora) if strict else None)
     for place in spec.places:
-        _check_path("corpus", place)
+        check_path("corpus", place)
     for guard in spec.gate.corpora:
-        _check_path("gate.corpora", guard.corpus)
+        check_path("gate.corpora", guard.corpus)
     check_base_model(spec.base_model)
     return spec
 
@@ -284,53 +268,3 @@ def _weighted(text: str) -> tuple[str, float]:
     if not 0 < weight <= 1:
         raise UsageError(f"--corpus: {text!r} has the weight {number}; allowed: over 0, at most 1")
     return corpus, weight
-
-
-def _check_path(name: str, text: str) -> None:
-    """Raise UsageError for a malformed path. The file itself may be missing.
-
-    A path is malformed if its ~user does not exist, a name in it is too long, or it contains a null
-    byte.
-    """
-    path = local_path(text)
-    if path is None:
-        return
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise UsageError(
-            f"{name}: {text!r} is not UTF-8; rename it, since jobs keep paths as UTF-8"
-        )
-    short = text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]}..."
-    try:
-        path.expanduser().stat()
-    except RuntimeError:
-        raise UsageError(f"{name}: {short!r} begins with the home of an unknown user") from None
-    except ValueError as error:
-        raise UsageError(f"{name}: {short!r} is not a valid path: {error}") from None
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise UsageError(f"{name}: {short!r} is not a valid path: {error.strerror}") from None
-
-
-def check_base_model(text: str) -> None:
-    """Raise UsageError unless `text` is an existing folder or has the form of a Hub id."""
-    _check_path("base_model", text)
-    here = Path(text)
-    if text.startswith("~"):
-        here = here.expanduser()
-    if here.is_dir():
-        # An empty folder may be a share that only the workers have mounted.
-        if any(here.iterdir()) and not any((here / it).is_file() for it in MODEL_FILES):
-            raise UsageError(
-                f"base_model: {text!r} has no config.json; give the folder of a Whisper model"
-            )
-    elif here.exists() or not HUB_ID.fullmatch(text):
-        size = text.lower().removeprefix("openai/").removeprefix("whisper-").removeprefix("whisper")
-        if size.endswith(".en") and size[:-3] in SIZES:
-            hint = f"; it knows English only: did you mean openai/whisper-{size[:-3]}?"
-        elif size in SIZES:
-            hint = f"; did you mean openai/whisper-{SIZES[size]}?"
-        else:
-            hint = " such as openai/whisper-small"
-        raise UsageError(
-            f"base_model: {public(text)!r} is neither a folder here nor a Hub id{hint}"
-        )

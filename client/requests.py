@@ -1,6 +1,8 @@
 """Makes the settings of a job from the arguments of `submit` and `train_locally`."""
 
+import errno
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -11,6 +13,19 @@ from lorajob.storage.urls import local_path, public
 from lorajob.worker.settings import Settings
 
 PathOrUrl = str | os.PathLike[str]
+# owner/name. A path that begins with . or ~ does not match.
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+# Of the Whisper models on the Hub: what people call them -> the end of the id.
+SIZES = {it: it for it in ("tiny", "base", "small", "medium", "large", "large-v2", "large-v3")}
+SIZES |= {
+    "turbo": "large-v3-turbo",
+    "large-v3-turbo": "large-v3-turbo",
+    "large-turbo": "large-v3-turbo",
+}
+
+MODEL_FILES = ("config.json", "model.bin")  # of transformers, of CTranslate2
+SHOWN_LETTERS = 80  # of a malformed path in an error message
 
 
 def load_settings(**given: object) -> Settings:
@@ -95,3 +110,53 @@ def _resolved(name: str, path: Path) -> Path:
         why = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"{name}: {str(path)[:80]!r} is not a valid path: {why}") from None
     return found
+
+
+def check_path(name: str, text: str) -> None:
+    """Raise UsageError for a malformed path. The file itself may be missing.
+
+    A path is malformed if its ~user does not exist, a name in it is too long, or it contains a null
+    byte.
+    """
+    path = local_path(text)
+    if path is None:
+        return
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise UsageError(
+            f"{name}: {text!r} is not UTF-8; rename it, since jobs keep paths as UTF-8"
+        )
+    short = text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]}..."
+    try:
+        path.expanduser().stat()
+    except RuntimeError:
+        raise UsageError(f"{name}: {short!r} begins with the home of an unknown user") from None
+    except ValueError as error:
+        raise UsageError(f"{name}: {short!r} is not a valid path: {error}") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UsageError(f"{name}: {short!r} is not a valid path: {error.strerror}") from None
+
+
+def check_base_model(text: str) -> None:
+    """Raise UsageError unless `text` is an existing folder or has the form of a Hub id."""
+    check_path("base_model", text)
+    here = Path(text)
+    if text.startswith("~"):
+        here = here.expanduser()
+    if here.is_dir():
+        # An empty folder may be a share that only the workers have mounted.
+        if any(here.iterdir()) and not any((here / it).is_file() for it in MODEL_FILES):
+            raise UsageError(
+                f"base_model: {text!r} has no config.json; give the folder of a Whisper model"
+            )
+    elif here.exists() or not HUB_ID.fullmatch(text):
+        size = text.lower().removeprefix("openai/").removeprefix("whisper-").removeprefix("whisper")
+        if size.endswith(".en") and size[:-3] in SIZES:
+            hint = f"; it knows English only: did you mean openai/whisper-{size[:-3]}?"
+        elif size in SIZES:
+            hint = f"; did you mean openai/whisper-{SIZES[size]}?"
+        else:
+            hint = " such as openai/whisper-small"
+        raise UsageError(
+            f"base_model: {public(text)!r} is neither a folder here nor a Hub id{hint}"
+        )

@@ -16,6 +16,7 @@ from pathlib import Path
 from lorajob.corpora import find_corpus
 from lorajob.errors import CorpusError, JobNotFoundError, LorajobError, UsageError
 from lorajob.spec import JobSpec
+from lorajob.storage.urls import public
 from lorajob.tasks.broker import open_sender
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.rebuild import record_there
@@ -92,6 +93,24 @@ def submit_batch(
                     batches.restore(record)
     with service_errors(jobs.settings):
         return Submitted(batches.load(batch_id), queued, rejected)
+
+
+def check_specs(specs: Sequence[JobSpec]) -> None:
+    """Raise UsageError if two languages have the same corpus or two specs are equal."""
+    languages: dict[str, str] = {}
+    seen: set[str] = set()
+    for spec in specs:
+        if (text := spec.model_dump_json()) in seen:
+            raise UsageError(f"language: {spec.language} is there twice, with the same settings")
+        seen.add(text)
+        if not spec.corpus:
+            continue  # it will be looked for by language
+        other = languages.setdefault(spec.corpus, spec.language)
+        if other != spec.language:
+            raise UsageError(
+                f"corpus: {public(spec.corpus)!r} is one for {other} and {spec.language};"
+                f" put {{language}} in it"
+            )
 
 
 def load_batch(jobs: Jobs, batch_id: str) -> tuple[JobBatch, list[JobRecord]]:

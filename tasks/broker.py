@@ -19,7 +19,7 @@ from lorajob.errors import ServiceError
 from lorajob.tasks.describe import arguments
 from lorajob.worker.app import submitter
 from lorajob.worker.connect import redis_url, shown
-from lorajob.worker.queues import PRIORITIES, all_queues, lists_of, queue_name
+from lorajob.worker.queues import PRIORITIES, all_queues, class_of, lists_of, queue_name
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.settings import Settings
 
@@ -37,6 +37,15 @@ logger = logging.getLogger(__name__)
 def waiting(redis: Redis) -> int:
     """How many messages wait in the queues."""
     return sum(_lengths(redis).values())
+
+
+def waiting_by_class(redis: Redis) -> dict[str, int]:
+    """How many messages wait for each class of queues, such as cpu or gpu24."""
+    found: dict[str, int] = {}
+    for name, length in _lengths(redis).items():
+        queue = class_of(name)
+        found[queue] = found.get(queue, 0) + length
+    return found
 
 
 def _lengths(redis: Redis) -> dict[str, int]:

@@ -6,17 +6,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
+from math import isfinite
 from typing import Literal
 
 from lorajob.errors import UsageError
+from lorajob.job.jobdir import JOB_ID
 from lorajob.job.results import headline
 from lorajob.languages import find_language
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.prune import parse_age
 from lorajob.worker.connect import service_errors
+from lorajob.worker.records.pages import Place, ids_beyond
 from lorajob.worker.records.record import JobRecord
 
 Sort = Literal["newest", "oldest", "wer", "name", "language", "state"]
+MOST_READ = 2000  # records for one page
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?)?")
 
 
@@ -93,6 +97,76 @@ def list_jobs(
         if sort == "newest":
             return list(islice(fitting, limit))
         return sorted(fitting, key=_ORDERS[sort](state))[:limit]
+
+
+@dataclass(frozen=True)
+class JobPage:
+    """Some jobs of a list, and where its next page begins; None at the end."""
+
+    records: list[JobRecord]
+    next: str | None
+
+
+def page_jobs(
+    jobs: Jobs, wanted: JobFilter, limit: int, sort: Sort = "newest", after: str | None = None
+) -> JobPage:
+    """At most `limit` jobs of the page that begins at `after`, the `next` of the page before.
+
+    By time, at most MOST_READ records are read: with a filter a page may have fewer jobs than
+    `limit`, or none, and still a next one. In another order only the newest MOST_READ jobs are
+    sorted. Raises UsageError for a malformed `after`.
+    """
+    if sort not in ("newest", "oldest"):
+        start = _offset(after)
+        with service_errors(jobs.settings):
+            read = islice(_records(jobs, wanted), MOST_READ)
+            found = [it for it in read if wanted.has(it, it.state)]
+        ordered = sorted(found, key=_ORDERS[sort](lambda record: record.state))
+        end = start + limit
+        return JobPage(ordered[start:end], str(end) if end < len(ordered) else None)
+    place = None if after is None else _place(after)
+    records: list[JobRecord] = []
+    count, last = 0, place
+    with service_errors(jobs.settings):
+        while count < MOST_READ:
+            size = min(MOST_READ - count, limit + 1 if wanted.everything else 500)
+            rows = ids_beyond(jobs.redis, place, size, wanted.since, sort == "oldest")
+            places = {job_id: (at, job_id) for at, job_id in rows}
+            for record in jobs.records.load_many(list(places)):
+                if not wanted.has(record, record.state):
+                    continue
+                if len(records) == limit:
+                    return JobPage(records, _after(last))
+                records.append(record)
+                last = places[record.id]
+            if len(rows) < size:
+                return JobPage(records, None)
+            place = rows[-1]
+            count += size
+    return JobPage(records, _after(place))
+
+
+def _after(place: Place | None) -> str | None:
+    return None if place is None else f"{place[0]!r}:{place[1]}"
+
+
+def _place(after: str) -> Place:
+    at, colon, job_id = after.partition(":")
+    try:
+        found = float(at)
+        if colon and JOB_ID.fullmatch(job_id) and isfinite(found):
+            return found, job_id
+    except ValueError:
+        pass
+    raise UsageError(f"after: {after!r} is not the `next` of a page")
+
+
+def _offset(after: str | None) -> int:
+    if after is None:
+        return 0
+    if after.isascii() and after.isdecimal() and len(after) < 7:
+        return int(after)
+    raise UsageError(f"after: {after!r} is not the `next` of a page")
 
 
 def _records(jobs: Jobs, wanted: JobFilter) -> Iterator[JobRecord]:

@@ -1,10 +1,11 @@
 """The REST API under /api: what the command line does with jobs."""
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
 
 from lorajob import __version__
-from lorajob.server.web.auth import API, Role
+from lorajob.server.web import api_fleet, api_jobs, api_models, api_results
+from lorajob.server.web.auth import API
+from lorajob.server.web.models import ErrorAnswer, Whoami
 from lorajob.server.web.state import User
 
 DESCRIPTION = """What the `lorajob` command does with jobs, over HTTP.
@@ -13,48 +14,25 @@ Send a key as a bearer token: `Authorization: Bearer KEY`. A key has a role: `vi
 also changes. Errors have one form: `{"error": {"message", "type", "param", "code"}}`. The status
 422 and its message are what the command line says about a wrong value.
 """
-
-
-class ErrorBody(BaseModel):
-    """What went wrong, in one line."""
-
-    message: str
-    type: str
-    param: str | None = None
-    code: str | None = None
-
-
-class ErrorAnswer(BaseModel):
-    """Every error of the API."""
-
-    error: ErrorBody
-
-
-class Whoami(BaseModel):
-    """The server's version, and whose key the request has."""
-
-    model_config = ConfigDict(frozen=True)
-
-    version: str
-    user: str
-    role: Role = Field(description="`view` reads, `submit` also changes.")
-
-
 ERRORS: dict[int | str, dict[str, object]] = {
-    401: {"model": ErrorAnswer, "description": "No valid key."},
-    422: {"model": ErrorAnswer, "description": "A wrong value; the message says what to do."},
-    503: {"model": ErrorAnswer, "description": "Redis is unavailable."},
+    401: {"model": ErrorAnswer, "description": "No valid key"},
+    403: {"model": ErrorAnswer, "description": "The key may only view"},
+    404: {"model": ErrorAnswer, "description": "No such job, batch or model"},
+    409: {"model": ErrorAnswer, "description": "The stage has not finished yet"},
+    422: {"model": ErrorAnswer, "description": "A wrong value; the message says what to do"},
+    503: {"model": ErrorAnswer, "description": "Redis or the store is unavailable"},
 }
 
-router = APIRouter(prefix=API, responses=ERRORS)
+
+def api_router() -> APIRouter:
+    """All routes of the API."""
+    router = APIRouter(prefix=API, responses=ERRORS)
+    router.add_api_route("", whoami, methods=["GET"], tags=["service"])
+    for part in (api_jobs, api_results, api_models, api_fleet):
+        router.include_router(part.router)
+    return router
 
 
-def routers() -> list[APIRouter]:
-    """All parts of the API."""
-    return [router]
-
-
-@router.get("", tags=["service"])
 def whoami(who: User) -> Whoami:
     """The server's version, and whose key the request has."""
     return Whoami(version=__version__, user=who.name, role=who.role)

@@ -67,8 +67,7 @@ def create_web_app(service: WebService, upload_bytes: int = MOST_UPLOAD_BYTES) -
     app.add_middleware(SecurityHeaders)
     _handle_errors(app)
     _add_login(app, service)
-    for router in api.routers():
-        app.include_router(router)
+    app.include_router(api.api_router())
     app.include_router(pages.router)
     if STATIC.is_dir():
         app.mount("/static", StaticFiles(directory=STATIC), "static")

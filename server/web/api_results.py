@@ -1,0 +1,256 @@
+"""/api/jobs/JOB/...: logs, report, metrics, transcripts, files; /api/compare."""
+
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Header, Query
+from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
+from starlette.responses import Response
+
+from lorajob.errors import StageError, UsageError
+from lorajob.job.jobdir import REPORT, REPORT_FILES, STAGES, JobDir
+from lorajob.reporting.comparison import Comparison, compare_jobs, write_comparison
+from lorajob.reporting.findings import read_findings
+from lorajob.reporting.page import write_report
+from lorajob.server.web.api_jobs import JobId, job_id
+from lorajob.server.web.follow import log_events, log_place, read_log, state_events
+from lorajob.server.web.headers import PAGE_POLICY
+from lorajob.server.web.models import UtterancePage
+from lorajob.server.web.state import UserJobs
+from lorajob.server.web.streams import below, event_stream, tar_of
+from lorajob.spec import JobSpec
+from lorajob.storage.urls import public
+from lorajob.tasks.jobs import Jobs
+from lorajob.tasks.promotions import open_delivered
+from lorajob.worker.artifacts.lookup import find_job
+
+MOST_COMPARED = 10
+TAR = "application/x-tar"
+# A stage, or the files of a stage whose names begin so.
+PART = re.compile(rf"({'|'.join(STAGES)})(/[A-Za-z0-9_][\w.-]*)?")
+EVENT_STREAM: dict[int | str, dict[str, object]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+}
+TAR_FILE: dict[int | str, dict[str, object]] = {
+    200: {"content": {TAR: {"schema": {"type": "string", "format": "binary"}}}}
+}
+Stage = Annotated[
+    Literal["preprocess", "train", "evaluate", "convert"] | None,
+    Query(description="Only this stage's log"),
+]
+
+router = APIRouter(tags=["results"])
+
+
+@contextmanager
+def folder_of(jobs: Jobs, job: str, *parts: str) -> Iterator[JobDir]:
+    """The folder of a job on this machine, with the files of finished stages."""
+    with find_job(job, jobs.settings).local(lambda: jobs.load(job), *parts) as folder:
+        yield folder
+
+
+@router.get("/jobs/{job}/logs", response_class=PlainTextResponse)
+def job_logs(job: JobId, jobs: UserJobs, stage: Stage = None) -> Response:
+    """The logs of the stages until now, as text."""
+    stages = _stages(stage)
+    held = ExitStack()
+    files = find_job(job, jobs.settings)
+    folder, refresh = held.enter_context(files.logs(lambda: jobs.load(job)))
+    refresh()
+
+    def text() -> Iterator[str]:
+        with held:
+            for name in stages:
+                place = log_place(None, (name,))
+                heading = f"==> {name} <==\n" if len(stages) > 1 else ""
+                while found := read_log(folder, place, whole=True):
+                    yield heading + found[0][1]
+                    heading = ""
+
+    return StreamingResponse(text(), media_type="text/plain; charset=utf-8")
+
+
+def _stages(stage: str | None) -> tuple[str, ...]:
+    return STAGES if stage is None else (stage,)
+
+
+@router.get("/jobs/{job}/logs/follow", responses=EVENT_STREAM, response_class=StreamingResponse)
+def follow_logs(
+    job: JobId,
+    jobs: UserJobs,
+    stage: Stage = None,
+    last_event_id: Annotated[str | None, Header(max_length=200)] = None,
+) -> Response:
+    """The logs as server-sent events, until the job ends.
+
+    Events: `log` with `stage` and `text`; at the end `end` with `state`. A client that lost the
+    connection continues with Last-Event-ID, as browsers do by themselves.
+    """
+    place = log_place(last_event_id, _stages(stage))
+    jobs.load(job)
+    return event_stream(log_events(jobs, job, place))
+
+
+@router.get("/jobs/{job}/events", responses=EVENT_STREAM, response_class=StreamingResponse)
+def follow_job(job: JobId, jobs: UserJobs) -> Response:
+    """The job's description now and after each change, as server-sent events `job`.
+
+    The last event is `end` with `state`.
+    """
+    jobs.load(job)
+    return event_stream(state_events(jobs, job))
+
+
+@router.get("/jobs/{job}/report", response_class=HTMLResponse)
+def job_report(
+    job: JobId,
+    jobs: UserJobs,
+    full: Annotated[bool, Query(description="Every test clip, with its sound")] = False,
+) -> Response:
+    """The page about a job, one HTML file with its own scripts."""
+    drawn = None if full else find_job(job, jobs.settings).location.read(REPORT)
+    if drawn is None:
+        with folder_of(jobs, job, *REPORT_FILES) as folder:
+            _check_evaluated(job, folder)
+            drawn = _drawn(lambda path: write_report(folder, path, full))
+    return _page(drawn)
+
+
+def _page(data: bytes) -> Response:
+    return HTMLResponse(data, headers={"Content-Security-Policy": PAGE_POLICY})
+
+
+def _drawn(write: Callable[[Path], None]) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="lorajob-page-") as name:
+        path = Path(name) / "page.html"
+        write(path)
+        return path.read_bytes()
+
+
+def _check_evaluated(job: str, folder: JobDir) -> None:
+    if folder.result("evaluate") is None:
+        raise StageError(f"{job}: has no error rates yet; its stage evaluate has not finished")
+
+
+@router.get("/jobs/{job}/metrics")
+def metrics_of_job(job: JobId, jobs: UserJobs) -> dict[str, object]:
+    """metrics.json: the error rates of `base`, `delivered` and `tuned`, with intervals."""
+    with folder_of(jobs, job, "evaluate") as folder:
+        _check_evaluated(job, folder)
+        path = folder.stage_dir("evaluate") / "metrics.json"
+        return dict(json.loads(path.read_text("utf-8")))
+
+
+@router.get("/jobs/{job}/utterances")
+def utterances(
+    job: JobId,
+    jobs: UserJobs,
+    offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> UtterancePage:
+    """The transcripts of the test clips, by each model."""
+    with folder_of(jobs, job, "evaluate") as folder:
+        _check_evaluated(job, folder)
+        path = folder.stage_dir("evaluate") / "utterances.jsonl"
+        rows, total = [], 0
+        with path.open(encoding="utf-8") as lines:
+            for total, line in enumerate(lines, 1):
+                if offset < total <= offset + limit:
+                    rows.append(json.loads(line))
+    end = offset + limit
+    return UtterancePage(rows=rows, total=total, next=end if end < total else None)
+
+
+@router.get("/jobs/{job}/model", responses=TAR_FILE, response_class=StreamingResponse)
+def job_model(job: JobId, jobs: UserJobs) -> Response:
+    """The converted model for faster-whisper, as a tar file with one folder."""
+    held = ExitStack()
+    delivered = held.enter_context(open_delivered(job, jobs.settings))
+    return _tar(held, below(delivered.folder, f"{job}/"), f"{job}.tar")
+
+
+@router.get(
+    "/jobs/{job}/files",
+    responses=TAR_FILE,
+    response_class=StreamingResponse,
+    tags=["client"],
+)
+def files_of_job(
+    job: JobId,
+    jobs: UserJobs,
+    part: Annotated[
+        list[str] | None,
+        Query(description="A stage, or the beginning of names in it: train/adapter", max_length=20),
+    ] = None,
+) -> Response:
+    """Files of finished stages as a tar file, with spec.json, for `lorajob` on other machines."""
+    parts = part or []
+    for name in parts:
+        if not PART.fullmatch(name):
+            raise UsageError(f"part: {name!r} is not a stage or a name in one, as train/adapter")
+    held = ExitStack()
+    folder = held.enter_context(folder_of(jobs, job, *parts))
+    return _tar(held, _files(folder, parts), f"{job}-files.tar")
+
+
+def _files(folder: JobDir, parts: list[str]) -> Iterator[tuple[str, Path | bytes]]:
+    data = folder.spec_path.read_bytes()
+    spec = JobSpec.load(folder.spec_path)
+    if any(public(place) != place for place in spec.all_places):
+        data = json.dumps(spec.with_places(public).model_dump(mode="json")).encode()
+    yield "spec.json", data
+    sent: set[str] = set()
+    for part in parts:
+        stage, _, start = part.partition("/")
+        if folder.result(stage) is None:
+            continue
+        for name, path in below(folder.stage_dir(stage), ""):
+            whole = f"{stage}/{name}"
+            if (name.startswith(start) or name == "manifest.json") and whole not in sent:
+                sent.add(whole)
+                yield whole, path
+
+
+def _tar(held: ExitStack, found: Iterator[tuple[str, Path | bytes]], name: str) -> Response:
+    def parts() -> Iterator[bytes]:
+        with held:
+            yield from tar_of(found)
+
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return StreamingResponse(parts(), media_type=TAR, headers=headers)
+
+
+Compared = Annotated[
+    list[str],
+    Query(description="Two or more; each is compared with the first", max_length=MOST_COMPARED),
+]
+
+
+@router.get("/compare")
+def compare(jobs: UserJobs, job: Compared) -> dict[str, object]:
+    """Compare finished jobs of one language on their common test clips."""
+    return _compared(jobs, job).as_json()
+
+
+@router.get("/compare/page", response_class=HTMLResponse)
+def compare_page(jobs: UserJobs, job: Compared) -> Response:
+    """The same as a page, with the transcripts of all jobs."""
+    comparison = _compared(jobs, job)
+    return _page(_drawn(lambda path: write_comparison(comparison, path)))
+
+
+def _compared(jobs: Jobs, names: list[str]) -> Comparison:
+    ids = [job_id(name, jobs) for name in names]
+    if len(ids) < 2 or len(set(ids)) < len(ids):
+        raise UsageError("JOB: give two or more different jobs")
+    found = []
+    for one in ids:
+        with folder_of(jobs, one, *REPORT_FILES) as folder:
+            _check_evaluated(one, folder)
+            found.append(read_findings(folder))
+    return compare_jobs(found)

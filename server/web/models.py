@@ -1,0 +1,238 @@
+"""The bodies of requests and answers of the REST API."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from lorajob.server.web.auth import Role
+from lorajob.worker.records.record import EndedAttempt, JobRecord
+from lorajob.worker.records.standing import JobState
+
+MOST_SPECS = 500  # in a batch
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+
+class ErrorBody(_Answer):
+    """What went wrong."""
+
+    message: str
+    """One line that says what to do."""
+    type: str
+    param: str | None = None
+    """The wrong field."""
+    code: str | None = None
+
+
+class ErrorAnswer(_Answer):
+    """Every error of the API."""
+
+    error: ErrorBody
+
+
+class Whoami(_Answer):
+    """The server's version, and whose key the request has."""
+
+    version: str
+    user: str
+    role: Role
+    """`view` reads, `submit` also changes."""
+
+
+class _Submission(_Body):
+    preset: str = "default"
+    """Settings to start from."""
+    sets: list[str] = Field(default=[], max_length=1000)
+    """Lines such as `train.epochs=2`, which override `spec`."""
+    priority: Literal["high", "normal", "low"] = "normal"
+    name: str | None = None
+    """What to call the job; it is found by that name, too."""
+    tags: dict[str, str] = {}
+
+
+class JobSubmission(_Submission):
+    """A new job."""
+
+    spec: dict[str, JsonValue] = Field(
+        examples=[{"language": "hi", "corpus": "/data/hi.tar.gz", "train": {"epochs": 2}}]
+    )
+    """Settings: `language`, `corpus`, `base_model`, `train` and so on, as in a file of `lorajob
+    submit --spec`. Paths are absolute, on the workers' machines."""
+
+
+class BatchSubmission(_Submission):
+    """Jobs that are queued together."""
+
+    specs: list[dict[str, JsonValue]] = Field(min_length=1, max_length=MOST_SPECS)
+    """The settings of each job, as in a `JobSubmission`."""
+    anew: bool = False
+    """Queue the batch even if the same one was submitted before."""
+
+
+class JobCreated(_Answer):
+    """A job was queued."""
+
+    id: str
+    twin: str | None = None
+    """An earlier job with the same settings, of the last day."""
+
+
+class BatchCreated(_Answer):
+    """A batch was queued, or was there before."""
+
+    id: str
+    jobs: list[str]
+    queued: int
+    """How many jobs were queued now."""
+    rejected: dict[str, str]
+    """Job -> why, such as a missing corpus."""
+
+
+class Changed(_Answer):
+    """A change was made."""
+
+    id: str
+    state: str
+    """The state that follows: cancelled, cancelling, queued, deleted."""
+
+
+class BatchChanged(_Answer):
+    """A change was made to jobs of a batch."""
+
+    id: str
+    jobs: list[str]
+
+
+class StageView(_Answer):
+    """One stage of a job. Times are seconds since the epoch."""
+
+    model_config = ConfigDict(extra="allow")
+
+    state: Literal["waiting", "queued", "running", "succeeded", "failed", "cancelled"]
+    attempts: int
+    worker: str | None
+    started_at: float | None
+    finished_at: float | None
+    progress: dict[str, JsonValue] | None
+    result: dict[str, JsonValue] | None
+    error: str | None
+
+
+class JobView(_Answer):
+    """A job, as `lorajob status JOB --json` describes it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    language: str
+    name: str | None
+    tags: dict[str, str]
+    batch: str | None
+    user: str | None
+    priority: Literal["high", "normal", "low"]
+    state: JobState
+    waits_for: str | None
+    """What a queued job waits for."""
+    created_at: float
+    corpus: str
+    base_model: str
+    artifacts: str
+    """The job's folder."""
+    cancel_requested: bool
+    error: str | None
+    attempts: list[EndedAttempt]
+    stages: dict[str, StageView]
+    metrics: dict[str, dict[str, JsonValue]]
+    """base, delivered, tuned: `wer` and `cer` in percent, `wer_interval` (95 %), `clips`."""
+    improvement: dict[str, JsonValue] | None
+    notes: list[str]
+    gate: str | None
+    gate_reasons: list[str] | None
+
+
+class JobList(_Answer):
+    """A page of jobs."""
+
+    jobs: list[JobView]
+    next: str | None
+    """`after` of the next page; null at the end. A page may be empty and have a next one."""
+
+
+class RecordList(_Answer):
+    """A page of records, for lorajob itself on other machines."""
+
+    records: list[JobRecord]
+    waits: dict[str, str]
+    """Job -> what it waits for."""
+    waits_short: dict[str, str]
+    next: str | None
+
+
+class BatchView(_Answer):
+    """A batch, as `lorajob status BATCH --json` describes it."""
+
+    id: str
+    state: str
+    created_at: float
+    user: str | None
+    priority: str
+    states: dict[str, int]
+    jobs: list[JobView]
+
+
+class UtterancePage(_Answer):
+    """Transcripts of test clips."""
+
+    rows: list[dict[str, JsonValue]]
+    """id, seconds, reference, and the text of each model."""
+    total: int
+    next: int | None
+    """`offset` of the next page; null at the end."""
+
+
+class PromotedModel(_Answer):
+    """The model that `lorajob serve` uses for a language."""
+
+    language: str
+    job: str
+    at: float
+    forced: bool
+    """Promoted although its gate failed."""
+
+
+class RolledBack(_Answer):
+    """A language has its previous model again."""
+
+    language: str
+    job: str
+    instead_of: str
+
+
+class CorpusCheck(_Body):
+    """A corpus to check, as the settings of a job that would read it."""
+
+    spec: dict[str, JsonValue] = Field(examples=[{"language": "hi", "corpus": "/data/hi.tar.gz"}])
+    sets: list[str] = Field(default=[], max_length=1000)
+    quick: bool = True
+    """Read only tables and the headers of audio. Otherwise all audio is decoded, which takes
+    minutes."""
+
+
+class LanguageView(_Answer):
+    """A language that lorajob supports."""
+
+    code: str
+    name: str
+    scripts: list[str]
+    token: str
+    """Whisper's language token."""
+    metric: Literal["wer", "cer"]
+    stand_in: bool
+    """The token is that of another language."""
+    note: str | None
