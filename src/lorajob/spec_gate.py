@@ -50,7 +50,8 @@ class GateConfig(BaseModel):
     ratio. One such clip is always allowed. Null: not checked."""
     max_long_form_rise: Threshold = 10.0
     """Points by which the error rate of test clips, joined with pauses to a file of 60 s or more,
-    may be over that of the same clips one by one. Null: not checked."""
+    may be over that of the same clips one by one. The check fails if the whole 95 % interval of the
+    rise is over it. Null: not checked."""
     max_faulty_segments: Annotated[int, Field(ge=0)] | None = 0
     """Segments of the joined file that may go back in time or lie outside it. Null: not
     checked."""
@@ -63,7 +64,8 @@ class GateConfig(BaseModel):
     model. Null: not checked."""
     max_forgetting: Threshold = 10.0
     """Points by which the error rate in other languages may be over that of the base model, on
-    spoken sentences of lorajob in languages that the base knows. Null: not checked."""
+    spoken sentences of lorajob in languages that the base knows. The check fails if the whole 95 %
+    interval of the rise is over it. Null: not checked."""
     max_language_drop: Threshold = 10.0
     """Percent of the clips, of the job's language and of others, whose language the model may no
     longer identify while the base model does. Null: not checked."""

@@ -17,8 +17,8 @@ from lorajob.gate.conversion import check_conversion, with_conversion
 from lorajob.gate.hearing import Clock, KeptModel, Line, TimeOver, Word
 from lorajob.gate.memory import OwnCorpus, Spoken
 from lorajob.gate.noises import noise_sounds
-from lorajob.gate.recordings import FastHearing, Recordings, SpokenClip
-from lorajob.gate.texts import Transcripts
+from lorajob.gate.recordings import FastHearing, Recordings, SpokenClip, split_by_clips
+from lorajob.gate.texts import Rise, Transcripts
 from lorajob.job.results import Guard, Scores, StageResult, gate_fields, verdict_of
 from lorajob.spec_gate import GateConfig
 from lorajob.speech.audio import Samples
@@ -204,6 +204,25 @@ def test_a_long_file_with_more_errors_than_its_clips_fails(good: Scripted) -> No
     guards = checked(candidate(SAID, changed(good, lambda found: found[::2])))
     assert "long_form" in failed(guards)
     assert guards["long_form"].limit == 10 and guards["long_form"].value > 40
+
+
+def test_a_long_transcript_is_split_at_the_clips() -> None:
+    said = ["one two three", "four five", "six"]
+    parts = split_by_clips(said, "one too three and four six!", "wer", "en")
+    assert parts == ["one too three and", "four", "six"]
+    assert split_by_clips(said, "", "wer", "en") == ["", "", ""]
+    assert split_by_clips(["你好吗", "再见"], "你好 啊再见", "cer", "zh") == ["你好啊", "再见"]
+
+
+def test_a_rise_that_may_be_chance_is_not_over_its_limit() -> None:
+    said = [f"a{number} b c d" for number in range(16)]
+    # 4 of 16 clips are wrong: 25 points, and as few as 6 by chance.
+    some = [f"x{number} y z w" if number < 4 else text for number, text in enumerate(said)]
+    rise = Rise.of(said, said, some, "wer")
+    assert rise.points == 25 and 5 < rise.interval[0] < 10 and not rise.over(10)
+    assert rise.over(0)
+    most = [f"x{number} y z w" if number < 12 else text for number, text in enumerate(said)]
+    assert Rise.of(said, said, most, "wer").over(10)
 
 
 def test_a_long_file_with_more_errors_by_lorajob_transcribe_fails(good: Scripted) -> None:

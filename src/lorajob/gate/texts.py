@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from lorajob.job.results import Guard
 from lorajob.languages import find_language
 from lorajob.speech.gap import REPEATS, compression_ratio
-from lorajob.speech.scoring import rate_of_set
+from lorajob.speech.scoring import Metric, difference, rate_of_set
 
 FEWEST_CLIPS = 8  # with fewer, the comparison with other clips is chance
 OTHER_CLIPS = 3  # whose references each transcript is compared with
@@ -85,6 +85,46 @@ def check_loops(clips: Transcripts, limit: float) -> Guard:
         limit=allowed,
         unit="clips",
     )
+
+
+@dataclass(frozen=True)
+class Rise:
+    """By how many points an error rate is higher than another on the same clips.
+
+    `interval` is the 95 % interval of the paired difference.
+    """
+
+    points: float
+    interval: tuple[float, float]
+
+    @classmethod
+    def of(
+        cls,
+        references: list[str],
+        before: list[str],
+        after: list[str],
+        metric: Metric,
+        language: str = "",
+    ) -> "Rise":
+        """The rise from the transcripts `before` to those `after`."""
+        fewer = difference(references, before, after, metric, language=language)
+        low, high = fewer.interval
+        return cls(0.0 - fewer.points, (0.0 - high, 0.0 - low))
+
+    def over(self, limit: float) -> bool:
+        """Whether the rise is over `limit` by more than chance: its whole interval is.
+
+        On 15 sentences, one model in a few would fail or pass by chance otherwise.
+        """
+        return self.points > limit and self.interval[0] > limit
+
+    def told(self, limit: float) -> str:
+        """The limit and the interval, for the reason of a guard."""
+        low, high = self.interval
+        return (
+            f"at most {limit:g} points more are allowed, and the rise is {low:.1f} to {high:.1f} "
+            "(95 %)"
+        )
 
 
 def not_checked(name: str, reason: str) -> Guard:
