@@ -14,7 +14,15 @@ from typing import Literal, NoReturn
 from celery import Task
 from celery.exceptions import Ignore
 
-from lorajob.errors import DISPUTED, JobNotFoundError, ServiceError, VersionError, says_full
+from lorajob.errors import (
+    DISPUTED,
+    JobNotFoundError,
+    RecordError,
+    ServiceError,
+    VersionError,
+    says_full,
+    says_out_of_memory,
+)
 from lorajob.job.jobdir import JobDir
 from lorajob.job.results import StageResult
 from lorajob.spec import FORMAT
@@ -113,11 +121,16 @@ def run_claimed_stage(task: Task, job_id: str, stage: str) -> Description:
 
 
 def load(records: Records, job_id: str) -> JobRecord:
-    """The record of a job. Raises Ignore if the job was withdrawn after it was sent."""
+    """The record of a job. Raises Ignore if the job was withdrawn after it was sent, or if its
+    record is damaged: the reconciler sets such a job aside.
+    """
     try:
         return records.load(job_id)
     except JobNotFoundError:
         raise Ignore("unknown") from None
+    except RecordError as error:
+        logger.error("%s is not run: %s", job_id, error)
+        raise Ignore("damaged") from None
 
 
 def refuse_if_unfit(record: JobRecord, settings: Settings) -> None:
@@ -233,7 +246,7 @@ def attempt(
     try:
         return files.run(record, claim, errand, run)
     except OSError as error:  # the folder cannot be written, or no process can be started
-        kind = "disk" if says_full(error) else "files"
+        kind = "disk" if says_full(error) else "memory" if says_out_of_memory(error) else "files"
         return Failed(kind, f"stage {claim.stage} on {worker}: {error}")
 
 

@@ -122,4 +122,6 @@ def service_errors(settings: Settings) -> Iterator[None]:
             raise ServiceError(f"Redis at {url} {NO_CLUSTER}") from error
         if isinstance(error, AuthenticationError) or any(it in str(error) for it in NO_LOGIN):
             raise ServiceError(f"Redis at {url} {WRONG_LOGIN}") from error
+        if "WRONGTYPE" in str(error):
+            raise ServiceError(f"Redis at {url} holds damaged entries: {error}") from error
         raise ServiceError(f"Redis at {url} is unavailable: {error}") from error

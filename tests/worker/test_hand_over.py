@@ -149,3 +149,24 @@ def test_a_worker_that_lacks_a_package_or_memory_does_not_fail_the_job(
             outcome = transfer.failed_transfer(wrapped)
         assert outcome.kind == kind
         assert faults.loss_of(outcome, redis_server) != "own"
+
+
+@pytest.mark.parametrize("damage", ["wrong type", "field"])
+def test_a_message_of_a_damaged_record_is_passed_over_in_one_line(
+    redis: Redis, failed_here: JobRecord, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    key = f"lorajob:job:{failed_here.id}"
+    if damage == "wrong type":
+        redis.delete(key)
+        redis.set(key, "a string")
+    else:
+        redis.hset(key, "preprocess.fence", "many")
+    with pytest.raises(Ignore, match="damaged"):
+        deliver(failed_here)
+    (said,) = (it.getMessage() for it in caplog.records if it.levelname == "ERROR")
+    assert said.startswith(f"{failed_here.id} is not run: the record of '{failed_here.id}' is dam")
+    if damage == "field":
+        assert said.endswith(
+            "stages.preprocess.fence: Input should be a valid integer, unable to "
+            "parse string as an integer"
+        )

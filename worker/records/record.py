@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lorajob.errors import RecordError
 from lorajob.job.jobdir import STAGES
@@ -23,6 +23,7 @@ from lorajob.worker.records.standing import (
 
 JSON_FIELDS = ("progress", "result", "faults", "avoid")  # of a stage
 LISTS = ("ended", "more_corpora", "tags")  # of a job, kept as JSON
+SHOWN_FAULTS = 3  # of a damaged record
 MEASURED = ("evaluate", "convert")  # the stages that measure error rates
 
 
@@ -193,8 +194,8 @@ class JobRecord(BaseModel):
                     values["stages"][stage][field] = value
             return cls.model_validate(values)
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            why = " ".join(str(error).split())
-            raise RecordError(f"the record of {fields.get('id')!r} is damaged: {why}") from None
+            name = fields.get("id")
+            raise RecordError(f"the record of {name!r} is damaged: {_why(error)}") from None
 
     @classmethod
     def read(cls, path: Path) -> "JobRecord":
@@ -207,7 +208,15 @@ class JobRecord(BaseModel):
         try:
             return cls.model_validate_json(data)
         except ValueError as error:
-            raise RecordError(f"{place} is damaged: {' '.join(str(error).split())}") from None
+            raise RecordError(f"{place} is damaged: {_why(error)}") from None
+
+
+def _why(error: Exception) -> str:
+    """The first faults on one line."""
+    if isinstance(error, ValidationError):
+        found = error.errors(include_url=False)[:SHOWN_FAULTS]
+        return "; ".join(f"{'.'.join(map(str, it['loc'])) or 'JSON'}: {it['msg']}" for it in found)
+    return " ".join(str(error).split())
 
 
 def _parsed(text: str) -> Any:
