@@ -12,6 +12,7 @@ from redis.backoff import ConstantBackoff, ExponentialBackoff
 from redis.exceptions import (
     AuthenticationError,
     ClusterDownError,
+    InvalidResponse,
     MasterDownError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -36,7 +37,7 @@ NO_LOGIN = ("NOAUTH", "WRONGPASS", "HELLO must be called", "invalid username-pas
 WRONG_LOGIN = (
     "refuses the login: give its password in LORAJOB_REDIS_URL, as in redis://:PASSWORD@HOST:6379/0"
 )
-REFUSING = (OutOfMemoryError, ReadOnlyError, MasterDownError)
+REFUSING = (OutOfMemoryError, ReadOnlyError, MasterDownError, InvalidResponse)
 
 Answer = TypeVar("Answer")
 
@@ -97,7 +98,8 @@ def connect(settings: Settings, patient: bool = False) -> Redis:
 
 def retry_redis(ask: Callable[[], Answer]) -> Answer:
     """Call `ask`, and retry while Redis refuses: its disk or memory is full, it is loading or busy,
-    it is a replica, or it has too few of them. A patient client handles broken connections itself.
+    it is a replica, it has too few of them, or a proxy answers in its place. A
+    patient client handles broken connections itself.
     """
     for tries in range(PATIENT_TRIES):
         try:

@@ -1,7 +1,10 @@
 """Corpora behind a url whose server is busy, plain, or given a new release meanwhile."""
 
 import shutil
+import ssl
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import aiohttp
 import pytest
@@ -10,7 +13,7 @@ from fsspec.implementations.http import HTTPFileSystem
 from lorajob.corpora import remote
 from lorajob.errors import UsageError
 from lorajob.storage import places
-from lorajob.storage.store import DamageError, Store, StoreError
+from lorajob.storage.store import DamageError, RefusedError, Store, StoreError, store_errors
 from lorajob.worker.artifacts import workplace
 from lorajob.worker.artifacts.job_store import JobStore
 from tests.support.web_server import Archive
@@ -44,6 +47,19 @@ def test_a_machine_that_a_server_refuses_is_told_from_a_server_that_is_away(web:
         with pytest.raises(StoreError, match=f"is unavailable: {status}") as told:
             remote.fetch(web.url)
         assert told.value.kind == kind
+
+
+def test_a_certificate_that_is_not_trusted_is_no_fault_of_the_url():
+    connection: Any = SimpleNamespace(host="speech", port=443, ssl=True, is_ssl=True)
+    for error in (
+        ssl.SSLCertVerificationError(1, "certificate verify failed: certificate has expired"),
+        aiohttp.ClientConnectorCertificateError(
+            connection, ssl.SSLCertVerificationError(1, "self-signed certificate")
+        ),
+    ):
+        said = r"https://speech/cv-hi.tar.gz is unavailable: .*certificate"
+        with pytest.raises(RefusedError, match=said), store_errors("https://speech/cv-hi.tar.gz"):
+            raise error
 
 
 def test_a_page_for_a_login_is_not_taken_for_a_corpus(web: Archive):

@@ -194,8 +194,8 @@ class JobRecord(BaseModel):
                     values["stages"][stage][field] = value
             return cls.model_validate(values)
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            name = fields.get("id")
-            raise RecordError(f"the record of {name!r} is damaged: {_why(error)}") from None
+            job_id = fields.get("id")
+            raise RecordError(f"the record of {job_id!r} is damaged: {_why(error)}") from None
 
     @classmethod
     def read(cls, path: Path) -> "JobRecord":

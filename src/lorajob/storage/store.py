@@ -9,6 +9,7 @@ import importlib.util
 import json
 import logging
 import os
+import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, cached_property
@@ -24,7 +25,14 @@ CONNECT_SECONDS, READ_SECONDS = 10, 60
 # Errors of these libraries mean that the store or the network failed. They are not bugs.
 LIBRARIES = ("adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "s3fs")
 REFUSALS = (401, 403, 407)  # HTTP
-NO_KEY = ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "ProfileNotFound")
+# Names of botocore's errors
+NO_TRUST = (
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "TokenRetrievalError",
+    "ProfileNotFound",
+    "SSLError",
+)
 EXTRAS = {"s3": "s3fs", "s3a": "s3fs"}  # protocol -> package, which is in the extra `s3`
 WEB = ("http", "https")
 
@@ -38,7 +46,7 @@ class StoreError(LorajobError):
 
 
 class RefusedError(StoreError):
-    """The store does not accept this machine's credentials, or requires some."""
+    """The store does not accept this machine's credentials, or this machine not its certificate."""
 
     kind = "refused"
 
@@ -266,19 +274,19 @@ def store_errors(url: str) -> Iterator[None]:
         raise
     except ImportError as error:
         raise SetupError(public_text(f"{url}: {error}", url)) from None
+    except ssl.SSLError as error:  # also a ValueError, if a certificate is not trusted
+        raise _store_error(url, error) from error
     except ValueError as error:
         if "rotocol" not in str(error) and not _of_library(error):
             raise
         raise UsageError(public_text(f"{url} is not a URL: {error}", url)) from None
     except OSError as error:
-        kind = RefusedError if isinstance(error, PermissionError) else StoreError
-        raise kind(_refusal(url, error)) from error
+        raise _store_error(url, error) from error
     # The exceptions of the stores' libraries have no common base class.
     except Exception as error:
         if not _of_library(error):
             raise
-        refused = getattr(error, "status", None) in REFUSALS or type(error).__name__ in NO_KEY
-        raise (RefusedError if refused else StoreError)(_refusal(url, error)) from error
+        raise _store_error(url, error) from error
 
 
 @cache
@@ -321,6 +329,15 @@ def _raise_if_away(error: FileNotFoundError) -> None:
 
 def _of_library(error: Exception) -> bool:
     return type(error).__module__.partition(".")[0] in LIBRARIES
+
+
+def _store_error(url: str, error: Exception) -> StoreError:
+    refused = (
+        isinstance(error, PermissionError | ssl.SSLCertVerificationError)
+        or getattr(error, "status", None) in REFUSALS
+        or type(error).__name__ in NO_TRUST
+    )
+    return (RefusedError if refused else StoreError)(_refusal(url, error))
 
 
 def _refusal(url: str, error: Exception) -> str:
