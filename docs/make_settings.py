@@ -18,6 +18,7 @@ PAGE = Path(__file__).with_name("settings.md")
 HELP = Path(__file__).parents[1] / "cli" / "settings.json"
 STAGES = {
     "preprocess": "Which clips are used and how their audio is kept.",
+    "text": "The form of the texts, in training and in the references of the error rates.",
     "train": "The training of the adapter.",
     "evaluate": "How the test clips are decoded and scored.",
     "convert": "The model for faster-whisper and the comparison that it must pass.",

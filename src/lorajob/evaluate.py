@@ -407,7 +407,7 @@ def few_clips(delivered: Scores) -> list[str]:
 
 def _notes(heard: _Transcripts, spec: JobSpec, shared: Overlap | None) -> list[str]:
     compared, every, tested = len(heard.compared), len(heard.clips.all), len(heard.clips.store)
-    notes = []
+    notes = [spec.text.sentence] if spec.text.changes else []
     if every < tested:
         notes.append(f"tuned: {every:,} of {tested:,} test clips, drawn at random")
     if compared < len(heard.clips.sample):

@@ -81,7 +81,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         corpus=[fingerprint(source, language.code, pace.tick, columns) for source in sources],
         tokenizer=hash_file(labels.folder / "tokenizer.json"),
         suppressed=sorted(suppressed_tokens(labels.folder)),
-        spec=spec.model_dump(mode="json", include={"language", "seed", "preprocess"}),
+        spec=spec.model_dump(mode="json", include={"language", "seed", "preprocess", "text"}),
         weights=[spec.corpus_weight, *(each.weight for each in spec.more_corpora)],
         test_corpus=spec.test_corpus is not None,
     )
@@ -110,7 +110,11 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     clips = ClipStore(out / "train")
     limits = token_limits(clips.tokens, clips.seconds).model_dump(mode="json")
     said = suppressed_but_said(labels, clips.texts)
-    facts = {"token_limits": limits, "suppressed_tokens_said": said}
+    facts = {
+        "token_limits": limits,
+        "suppressed_tokens_said": said,
+        "text": spec.text.model_dump(mode="json"),
+    }
     write_json(out / "report.json", kept.as_dict(size) | facts)
     result = kept.result(size)
     log.info(
@@ -146,7 +150,7 @@ def prepare_clip(
 ) -> tuple[Prepared, MeasuredClip]:
     """Decode and check one clip, and encode it if it is kept."""
     clip, config = piece.clip, plan.spec.preprocess
-    found = examine(piece, config, labels.count, plan.language.code)
+    found = examine(piece, plan.wanted)
     prepared = Prepared(
         clip.id,
         target,

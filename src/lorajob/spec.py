@@ -19,7 +19,7 @@ from lorajob.errors import UsageError, VersionError
 from lorajob.languages import find_language
 from lorajob.spec_errors import explain
 from lorajob.spec_gate import FROZEN, GateConfig, GuardCorpus, Role
-from lorajob.spec_training import AugmentConfig, StartConfig, check_trial
+from lorajob.spec_training import AugmentConfig, StartConfig, TextConfig, check_text, check_trial
 from lorajob.spec_yaml import merge, nested, parse_value
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -277,6 +277,7 @@ class JobSpec(BaseModel):
     mlflow, tensorboard. `--tracker wandb` does the same. TensorBoard's files are always written;
     with tensorboard they also have the final table."""
     preprocess: PreprocessConfig = PreprocessConfig()
+    text: TextConfig = TextConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     convert: ConvertConfig = ConvertConfig()
@@ -386,6 +387,7 @@ def parse_spec(values: Mapping[str, object]) -> JobSpec:
         raise UsageError(f"gate.corpora: {error}") from None
     gate = spec.gate.model_copy(update={"corpora": guards})
     language = find_language(spec.language).code
+    check_text(spec.text, language)
     return spec.model_copy(update={"language": language, "gate": gate})
 
 

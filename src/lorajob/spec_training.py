@@ -1,4 +1,4 @@
-"""Settings of a training that are sections of their own: augmentation, the adapter to start from.
+"""Settings in sections of their own: the form of texts, augmentation, the adapter to start from.
 
 A part of JobSpec.
 """
@@ -12,6 +12,55 @@ from lorajob.spec_gate import FROZEN
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Decibels = Annotated[float, Field(ge=-60, le=60)]
+
+
+# Languages whose numbers CLDR spells, and which do not change with case or class.
+SPELLED = (
+    *("af", "az", "ca", "da", "de", "en", "es", "fa", "fr", "hi", "hu", "id", "it", "ja", "kk"),
+    *("ky", "ms", "ne", "nl", "no", "pt", "sv", "th", "tr", "vi"),
+)
+
+
+class TextConfig(BaseModel):
+    """The form in which texts are trained on, and which the model then writes."""
+
+    model_config = FROZEN
+
+    case: Literal["keep", "lower"] = "keep"
+    """lower: texts in lower case, by the rules of the language."""
+    punctuation: Literal["keep", "remove"] = "keep"
+    """remove: texts without punctuation. Apostrophes and hyphens inside words stay, so do marks
+    inside numbers (3.5, 10:30) and signs that are read aloud (%, &, @)."""
+    digits: Literal["keep", "spell"] = "keep"
+    """spell: whole numbers become words, in languages whose numbers have one form. Numbers with
+    several forms (French 1), decimals, times, dates and years such as 1984 in English stay, and
+    their clips are counted under `noted`."""
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What differs from the corpus, for reports and model cards; empty if nothing does."""
+        found = {
+            "in lower case": self.case == "lower",
+            "without punctuation": self.punctuation == "remove",
+            "with whole numbers as words": self.digits == "spell",
+        }
+        return tuple(name for name, is_changed in found.items() if is_changed)
+
+    @property
+    def sentence(self) -> str:
+        """The changes as one sentence; "" without any."""
+        if not self.changes:
+            return ""
+        return f"texts of training and references are {', '.join(self.changes)} (settings text.*)"
+
+
+def check_text(config: TextConfig, language: str) -> None:
+    """Raise UsageError if numbers cannot be spelled in a language."""
+    if config.digits == "spell" and language not in SPELLED:
+        raise UsageError(
+            f"text.digits: spell is not possible in {language}, whose numbers have several forms or"
+            f" are unknown; set text.digits=keep. It is possible in {', '.join(SPELLED)}"
+        )
 
 
 def _from_yaml(value: Any) -> Any:

@@ -264,6 +264,7 @@ def test_the_corpora_of_the_gate_are_read_into_stores_of_their_own(tmp_path, mod
         rows.append(f"{n}.wav\tcall number {n}\ts{n}")
     (calls / "calls.tsv").write_text("\n".join(rows) + "\n", "utf-8")
     given = {"language": "hi", "corpus": str(corpus), "base_model": str(model)}
+    given |= {"text": {"digits": "spell"}}
     guards = [
         {"corpus": str(calls / "calls.tsv"), "language": "English", "clips": 3},
         {"corpus": str(corpus)},
@@ -275,6 +276,9 @@ def test_the_corpora_of_the_gate_are_read_into_stores_of_their_own(tmp_path, mod
         preprocess.run(spec, JobDir(tmp_path), out, 1, Report("preprocess", io.StringIO()))
     first, second = (ClipStore(guard_folder(outs[0], number)) for number in (1, 2))
     assert len(first) == 3 and {*first.texts} < {f"call number {n}" for n in range(4)}
+    # Numbers become words in the job's language alone.
+    assert "वाक्य तीन" in ClipStore(outs[0] / "train").texts
+    assert json.loads((outs[0] / "report.json").read_text())["text"]["digits"] == "spell"
     # Of a corpus with a test split, that split is used.
     assert sorted(second.texts) == ["परीक्षा", "फिर से"]
     assert hash_files(outs[0]) == hash_files(outs[1])

@@ -3,9 +3,14 @@
 import unicodedata
 
 import pytest
+from unicode_rbnf import RbnfEngine
 
+from lorajob.errors import UsageError
+from lorajob.spec import build_spec
+from lorajob.spec_training import SPELLED, TextConfig
 from lorajob.speech.scoring import score
 from lorajob.speech.text import clean, normalise
+from lorajob.speech.written import UNSPELLED, Written, written
 
 
 def test_clean_composes_strips_and_keeps_one_space():
@@ -141,3 +146,50 @@ def test_spellings_of_one_text_score_0(language, one, other):
 def test_different_words_stay_different(language, one, other):
     assert normalise(one, language) != normalise(other, language)
     assert score([one], [other], language).cer > 0
+
+
+@pytest.mark.parametrize(
+    ("language", "form", "text", "right"),
+    [
+        ("en", {}, "  Don't STOP — “now”, 21! ", "Don't STOP — “now”, 21!"),
+        ("en", {"case": "lower"}, "Don't STOP, İzmir", "don't stop, izmir"),
+        ("tr", {"case": "lower"}, "IŞIK İyi", "ışık iyi"),
+        ("el", {"case": "lower"}, "ΟΔΟΣ", "οδος"[:-1] + "ς"),
+        ("en", {"punctuation": "remove"}, "“Don’t!” she said… (well-known; 3.5 %)", None),
+        ("en", {"punctuation": "remove"}, "'quoted' dogs' at 10:30,and/or -5", None),
+        ("uz", {"punctuation": "remove"}, "O'zbek, to'g' oʻ.", "O'zbek to'g' oʻ"),
+        ("haw", {"punctuation": "remove"}, "ʻO 'ia, nō.", "ʻO 'ia nō"),
+        ("he", {"punctuation": "remove"}, "צה״ל, ג׳ירפה.", "צה״ל ג׳ירפה"),
+        ("hi", {"punctuation": "remove"}, "हमने देखा।", "हमने देखा"),
+        ("zh", {"punctuation": "remove"}, "你好,世界。", "你好世界"),
+        ("es", {"punctuation": "remove"}, "¿Qué? ¡No!", "Qué No"),
+        ("en", {"digits": "spell"}, "21 cats, 5 %, in 1984 at 3.5, 1,000 or 007", None),
+        ("en", {"digits": "spell"}, "555 1234, $5, 4th and 10 000", "555 1234, $5, 4th and 10 000"),
+        ("hi", {"digits": "spell"}, "२१ लोग और 58", "इक्कीस लोग और अट्ठावन"),
+        ("fr", {"digits": "spell"}, "1 chat, 2 chats", "1 chat, deux chats"),
+        ("tr", {"digits": "spell"}, "5'te 58 kişi", "5'te elli sekiz kişi"),
+        ("th", {"digits": "spell"}, "๒๑", "ยี่สิบเอ็ด"),
+        ("en", {"digits": "spell", "case": "lower", "punctuation": "remove"}, "Ten-21, 42.", None),
+    ],
+)
+def test_texts_for_training_have_the_form_that_is_asked_for(language, form, text, right):
+    others = {
+        "“Don’t!” she said… (well-known; 3.5 %)": "Don’t she said well-known 3.5 %",
+        "'quoted' dogs' at 10:30,and/or -5": "quoted dogs at 10:30 and or 5",
+        "21 cats, 5 %, in 1984 at 3.5, 1,000 or 007": (
+            "twenty-one cats, five %, in 1984 at 3.5, 1,000 or 007"
+        ),
+        "Ten-21, 42.": "ten-21 forty-two",
+    }
+    assert written(text, TextConfig.model_validate(form), language).text == (right or others[text])
+
+
+def test_digits_that_stay_are_noted_and_languages_with_cases_are_refused():
+    spell = TextConfig(digits="spell")
+    assert written("5 and 3.5", spell, "en").remarks == (UNSPELLED,)
+    assert written("5 and 6", spell, "en") == Written("five and six")
+    assert written("5", TextConfig(), "en") == Written("5")
+    with pytest.raises(UsageError, match="is not possible in ru, whose numbers"):
+        build_spec({"language": "ru", "corpus": "c", "text": {"digits": "spell"}})
+    engines = set(RbnfEngine.get_supported_languages())
+    assert {*SPELLED} <= engines

@@ -57,6 +57,7 @@ def write_card(
         why=f": {'; '.join(facts.gate.reasons)}" if facts.gate.reasons else "",
         corpora=facts.corpora,
         counts=facts.counts,
+        text=facts.spec.text,
         notes=facts.notes,
         warnings=facts.warnings,
         examples=list(examples(facts, layout, options.repo)),

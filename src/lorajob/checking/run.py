@@ -14,7 +14,7 @@ from lorajob.checking.words import sentence_of
 from lorajob.corpora.clip import Clip, Corpus
 from lorajob.corpora.pieces import Piece, in_threads, pieces
 from lorajob.corpora.selection import Selection, select
-from lorajob.corpora.usable import Examined, examine, examine_text, too_short
+from lorajob.corpora.usable import Examined, Wanted, examine, examine_text, too_short
 from lorajob.errors import CorpusError
 from lorajob.languages import Language, find_language
 from lorajob.spec import JobSpec, PreprocessConfig
@@ -49,6 +49,11 @@ class Plan:
     @property
     def language(self) -> Language:
         return find_language(self.spec.language)
+
+    @property
+    def wanted(self) -> Wanted:
+        spec = self.spec
+        return Wanted(spec.preprocess, spec.text, self.count or _uncounted, spec.language)
 
 
 def check_clips(plan: Plan, table: Table, tick: Tick | None = None) -> CheckReport:
@@ -134,16 +139,16 @@ def measured(clip: Clip, target: str, language: Language, found: Examined) -> Me
 
 
 def _measured(plan: Plan, selection: Selection) -> Iterator[MeasuredClip]:
-    config, count = plan.spec.preprocess, plan.count or _uncounted
+    config, kept = plan.spec.preprocess, plan.wanted
     wanted = selection.train | selection.test
     splits = {*config.train_splits, config.test_split}
     clips = plan.corpus.clips(splits, only=wanted)
     if plan.quick:
-        yield from _quick(clips, plan, selection, count)
+        yield from _quick(clips, plan, selection)
         return
 
     def work(piece: Piece) -> MeasuredClip:
-        found = examine(piece, config, count, plan.language.code)
+        found = examine(piece, kept)
         return measured(piece.clip, selection.target(piece.clip), plan.language, found)
 
     yield from in_threads(work, pieces(clips, config.max_seconds))
@@ -153,14 +158,12 @@ def _uncounted(text: str) -> int:
     return 0
 
 
-def _quick(
-    clips: Iterator[Clip], plan: Plan, selection: Selection, count: Count
-) -> Iterator[MeasuredClip]:
+def _quick(clips: Iterator[Clip], plan: Plan, selection: Selection) -> Iterator[MeasuredClip]:
     """The clips by their headers. Segments of one recording follow each other and share it."""
-    config, language = plan.spec.preprocess, plan.language
+    config, language, kept = plan.spec.preprocess, plan.language, plan.wanted
     last, header = None, _Header()
     for clip in clips:
-        found = examine_text(clip, config, count, language.code)
+        found = examine_text(clip, kept)
         if not found.reason and clip.audio is not last:
             last, header = clip.audio, _read_header(clip)
         reason, detail, seconds = found.reason, found.detail, 0.0

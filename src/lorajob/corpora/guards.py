@@ -11,10 +11,11 @@ from pathlib import Path
 from lorajob.corpora.find import fingerprint, open_corpus
 from lorajob.corpora.pieces import Piece, in_threads, pieces
 from lorajob.corpora.remote import local_copy
-from lorajob.corpora.usable import Examined, examine
+from lorajob.corpora.usable import Examined, Wanted, examine
 from lorajob.errors import CorpusError
 from lorajob.spec import JobSpec
 from lorajob.spec_gate import GuardCorpus
+from lorajob.spec_training import TextConfig
 from lorajob.speech.clipstore import ClipStore, ClipWriter
 from lorajob.speech.sample import balanced
 from lorajob.storage import cache
@@ -58,12 +59,15 @@ def _write(
     tick: Callable[[], None],
 ) -> None:
     source, language = local_copy(guard.corpus), spec.guard_language(guard)
+    # The model writes its own language in the form of its training.
+    form = spec.text if language == spec.language else TextConfig()
     name = cache.key(
         version=VERSION,
         corpus=fingerprint(source, language, tick, guard.columns),
         guard=guard.model_dump(mode="json", include={"clips", "columns"}),
         spec=spec.model_dump(mode="json", include={"seed", "preprocess"}),
         language=language,
+        text=form.model_dump(mode="json"),
     )
     if cache.lookup(KIND, name, folder) is not None:
         return
@@ -74,9 +78,10 @@ def _write(
     drawn = balanced(range(len(own)), ids, speakers, guard.clips, spec.seed)
     wanted = {ids[place] for place in drawn}
     dropped: Counter[str] = Counter()
+    kept_as = Wanted(spec.preprocess, form, count, language)
 
     def work(piece: Piece) -> tuple[Piece, Examined]:
-        return piece, examine(piece, spec.preprocess, count, language)
+        return piece, examine(piece, kept_as)
 
     clips = corpus.clips({entry.split for entry in own}, only=wanted)
     with ClipWriter(folder, spec.preprocess.audio_format) as writer:

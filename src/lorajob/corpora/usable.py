@@ -7,8 +7,10 @@ from lorajob.corpora.clip import Clip
 from lorajob.corpora.pieces import Piece
 from lorajob.corpora.tables import text_fault
 from lorajob.spec import PreprocessConfig
+from lorajob.spec_training import TextConfig
 from lorajob.speech import audio, levels
-from lorajob.speech.text import clean, normalise
+from lorajob.speech.text import normalise
+from lorajob.speech.written import written
 
 EMPTY_TEXT = "text empty after normalising"
 LOST_TEXT = "text with characters that an earlier conversion lost (U+FFFD)"
@@ -30,11 +32,20 @@ class Examined:
     remarks: tuple[str, ...] = ()
 
 
-def examine(
-    piece: Piece, config: PreprocessConfig, count: Callable[[str], int], language: str
-) -> Examined:
-    """Decode and check one clip. The cheap checks come first. `count` counts a text's tokens."""
-    found = examine_text(piece.clip, config, count, language)
+@dataclass(frozen=True)
+class Wanted:
+    """What clips are checked by. `count` counts the tokens of a text."""
+
+    config: PreprocessConfig
+    text: TextConfig
+    count: Callable[[str], int]
+    language: str
+
+
+def examine(piece: Piece, wanted: Wanted) -> Examined:
+    """Decode and check one clip. The cheap checks come first."""
+    config = wanted.config
+    found = examine_text(piece.clip, wanted)
     if found.reason:
         return found
     text, tokens = found.text, found.tokens
@@ -49,23 +60,23 @@ def examine(
         return Examined(text, tokens, reason=reason, detail=f"{seconds:.2f} s")
     if levels.has_no_sound(samples):
         return Examined(text, tokens, reason=levels.SILENT, detail=f"{seconds:.2f} s")
-    return Examined(text, tokens, seconds, samples, remarks=levels.remarks(samples))
+    remarks = (*found.remarks, *levels.remarks(samples))
+    return Examined(text, tokens, seconds, samples, remarks=remarks)
 
 
-def examine_text(
-    clip: Clip, config: PreprocessConfig, count: Callable[[str], int], language: str
-) -> Examined:
-    """Check the text of a clip alone."""
-    text = clean(clip.text)
+def examine_text(clip: Clip, wanted: Wanted) -> Examined:
+    """Check the text of a clip alone. The text is in the form that the job wants."""
+    form = written(clip.text, wanted.text, wanted.language)
+    text, most = form.text, wanted.config.max_label_tokens
     fault, detail = clip.fault or text_fault(text), ""
     if not fault and "\ufffd" in text:
         fault, detail = LOST_TEXT, repr(clip.text[:40])
-    tokens = 0 if fault else count(text)
-    if not fault and not normalise(text, language):
+    tokens = 0 if fault else wanted.count(text)
+    if not fault and not normalise(text, wanted.language):
         fault, detail = EMPTY_TEXT, repr(clip.text[:40])
-    elif not fault and tokens > config.max_label_tokens:
-        fault, detail = f"over {config.max_label_tokens} label tokens", f"{tokens} tokens"
-    return Examined(text, tokens, reason=fault or None, detail=detail)
+    elif not fault and tokens > most:
+        fault, detail = f"over {most} label tokens", f"{tokens} tokens"
+    return Examined(text, tokens, reason=fault or None, detail=detail, remarks=form.remarks)
 
 
 def too_short(seconds: float, config: PreprocessConfig) -> str | None:

@@ -13,21 +13,22 @@ _GLYPH_ONLY = re.compile(
 )
 # Full and half width, ligatures and Arabic presentation forms: compatible forms of other letters.
 _FORMS = re.compile("[\ufb00-\ufb06\ufb50-\ufdff\ufe70-\ufefc\uff01-\uffee]+")
-_APOSTROPHES = re.compile("['’‘‛`´ʹʻʼʽˈ＇]")
+APOSTROPHES = "'’‘‛`´ʹʻʼʽˈ＇"
+_APOSTROPHES = re.compile(f"[{APOSTROPHES}]")
 # Languages in which an apostrophe is a letter: it makes another word (Ukrainian, Belarusian, Uzbek,
 # Hawaiian, Breton, Samoan, Tongan, Tahitian, Guarani).
-_WITH_APOSTROPHE = frozenset({"uk", "be", "uz", "haw", "br", "sm", "to", "ty", "gn"})
+WITH_APOSTROPHE = frozenset({"uk", "be", "uz", "haw", "br", "sm", "to", "ty", "gn"})
 _APOSTROPHE = "\u02bc"
 _LETTER_APOSTROPHE = re.compile(f"{_APOSTROPHES.pattern}(?=[^\\W\\d_])")
 # Hawaiian and its relatives begin words with it.
-_BEGINS_WORDS = frozenset({"haw", "sm", "to", "ty"})
+BEGINS_WORDS = frozenset({"haw", "sm", "to", "ty"})
 _QUOTE = re.compile(f"(?<![^\\W\\d_]){_APOSTROPHES.pattern}")
 # Marks inside words that are no separators: Hebrew geresh and gershayim, Armenian accents.
 _INNER_MARKS = re.compile(
     '(?<=[\u05d0-\u05ea])[\u05f3\u05f4"”“](?=[\u05d0-\u05ea])|\u05f3|[\u055a-\u055f]'
 )
 _CATALAN_POINT = re.compile("(?<=l)[\u00b7\u2022\u2027\u22c5.](?=l)|\u0140(?=l)", re.IGNORECASE)
-_DOTTED_I = frozenset({"tr", "az", "crh"})  # whose capital of i is İ, and of ı is I
+DOTTED_I = frozenset({"tr", "az", "crh"})  # whose capital of i is İ, and of ı is I
 # Thai and Lao vowels that can be typed as two characters.
 _SARA_AM = (
     (re.compile("\u0e4d?([\u0e48-\u0e4b]?)\u0e4d?\u0e32"), "\u0e4d", "\u0e33"),
@@ -43,6 +44,7 @@ _UNSPACED = (
     "\u0e01-\u0e3a\u0e40-\u0e5b\u0e80-\u0eff"  # Thai, Lao
     "\u1780-\u17ff\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f"  # Khmer, Myanmar
 )
+_UNSPACED_LETTER = re.compile(f"[{_UNSPACED}]")
 _ANY_SPACE = re.compile(f"(?<=[{_UNSPACED}]) | (?=[{_UNSPACED}])")
 _INNER_SPACE = re.compile(f"(?<=[{_UNSPACED}]) (?=[{_UNSPACED}])")
 
@@ -64,6 +66,11 @@ def clean(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
+def is_unspaced(char: str) -> bool:
+    """Whether a character is of a script without spaces between words."""
+    return _UNSPACED_LETTER.match(char) is not None
+
+
 def normalise(text: str, language: str) -> str:
     """A transcript for scoring: only the words, without typography.
 
@@ -83,7 +90,7 @@ def normalise(text: str, language: str) -> str:
     code = language.partition("-")[0]
     folded = _FORMS.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
     folded = _CHILLU.sub(lambda match: _CHILLUS[match[0]], unicodedata.normalize("NFC", folded))
-    if code in _DOTTED_I:
+    if code in DOTTED_I:
         folded = folded.replace("I", "ı").replace("İ", "i")
     # Turkish İ folds to i and a combining dot. The dot adds nothing to the i.
     folded = folded.casefold().replace("i\u0307", "i")
@@ -98,9 +105,9 @@ def normalise(text: str, language: str) -> str:
 
 def _apostrophes(text: str, code: str) -> str:
     """Apostrophes of all kinds are removed, or are one letter in a language that has it."""
-    if code not in _WITH_APOSTROPHE:
+    if code not in WITH_APOSTROPHE:
         return _APOSTROPHES.sub("", text)
-    if code not in _BEGINS_WORDS:
+    if code not in BEGINS_WORDS:
         text = _QUOTE.sub("", text)
     marked = _LETTER_APOSTROPHE.sub(_APOSTROPHE, text)
     # At the end of a word it is a quote, except in Uzbek, whose letters oʻ and gʻ end with it.
