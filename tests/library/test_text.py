@@ -10,7 +10,7 @@ from lorajob.spec import build_spec
 from lorajob.spec_training import SPELLED, TextConfig
 from lorajob.speech.scoring import score
 from lorajob.speech.text import clean, normalise
-from lorajob.speech.written import UNSPELLED, Written, written
+from lorajob.speech.written import UNSPELLED, FormedText, written
 
 
 def test_clean_composes_strips_and_keeps_one_space():
@@ -187,8 +187,8 @@ def test_texts_for_training_have_the_form_that_is_asked_for(language, form, text
 def test_digits_that_stay_are_noted_and_languages_with_cases_are_refused():
     spell = TextConfig(digits="spell")
     assert written("5 and 3.5", spell, "en").remarks == (UNSPELLED,)
-    assert written("5 and 6", spell, "en") == Written("five and six")
-    assert written("5", TextConfig(), "en") == Written("5")
+    assert written("5 and 6", spell, "en") == FormedText("five and six")
+    assert written("5", TextConfig(), "en") == FormedText("5")
     with pytest.raises(UsageError, match="is not possible in ru, whose numbers"):
         build_spec({"language": "ru", "corpus": "c", "text": {"digits": "spell"}})
     engines = set(RbnfEngine.get_supported_languages())

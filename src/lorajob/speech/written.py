@@ -39,14 +39,14 @@ _INVISIBLE = str.maketrans("", "", "\u00ad\u200b")  # where CLDR lets a line bre
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class FormedText:
     """A text in the form of a job, and what is remarkable about it."""
 
     text: str
     remarks: tuple[str, ...] = ()
 
 
-def written(text: str, config: TextConfig, language: str) -> Written:
+def written(text: str, config: TextConfig, language: str) -> FormedText:
     """A transcript for training, in the form that `config` asks for."""
     text = clean(text)
     remarks: tuple[str, ...] = ()
@@ -57,7 +57,7 @@ def written(text: str, config: TextConfig, language: str) -> Written:
         text = _without_punctuation(text, language)
     if config.case == "lower":
         text = _lower(text, language)
-    return Written(clean(text), remarks)
+    return FormedText(clean(text), remarks)
 
 
 def _lower(text: str, language: str) -> str:
