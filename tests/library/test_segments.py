@@ -9,15 +9,18 @@ import pytest
 import soundfile
 
 from lorajob import preprocess
-from lorajob.corpora import open_corpus
+from lorajob.corpora import open_corpus, timed
 from lorajob.corpora.packed import pack_corpus
+from lorajob.corpora.pieces import pieces
 from lorajob.corpora.spans import seconds, span_of
+from lorajob.corpora.usable import NO_PAUSE, Wanted, examine
 from lorajob.job.jobdir import JobDir
 from lorajob.job.report import Report
 from lorajob.spec import build_spec
 from lorajob.speech import segments
 from lorajob.speech.audio import AudioError
 from lorajob.speech.clipstore import ClipStore
+from tests.support.layouts import textgrid
 from tests.support.speech import make_model, sound_bytes, tone
 
 # Second n of the recording is a tone of 200 + 50 n Hz.
@@ -184,3 +187,77 @@ def test_a_job_cuts_segments_and_decodes_their_recording_once(
         assert len(samples) == (end - start) * 16_000
         assert hertz(samples) == pytest.approx(200 + 50 * int(start), abs=3)
     assert len(decoded) == 1
+
+
+# A joined recording: words of 0.4 s, each its own tone, with a pause of 0.1 s behind each, and one
+# of 0.6 s behind words 24 and 59. Times in tables are off by up to 0.1 s.
+LONG_PAUSES = (24, 59)
+
+
+def spoken_words() -> tuple[bytes, list[dict[str, object]], list[float]]:
+    """A recording of 90 words (46 s), the words with times, and the middles of the pauses."""
+    rng = np.random.default_rng(0)
+    parts, words, middles, at = [], [], [], 0.0
+    for number in range(90):
+        pause = 0.6 if number in LONG_PAUSES else 0.1
+        off = float(rng.uniform(-0.1, 0.1))
+        words.append({"word": f" w{number},", "start": at + off, "end": at + 0.4 + off})
+        parts += [tone(0.4, 16_000, 300 + 20 * number), np.zeros(round(pause * 16_000))]
+        middles.append(at + 0.4 + pause / 2)
+        at += 0.4 + pause
+    return sound_bytes(np.concatenate(parts), 16_000), words, middles
+
+
+@pytest.mark.parametrize("kind", ["manifest", "nemo", "finetune", "textgrid"])
+def test_a_text_over_30_s_is_cut_at_pauses_between_its_words(tmp_path, kind):
+    audio, words, middles = spoken_words()
+    (tmp_path / "a.wav").write_bytes(audio)
+    text = " ".join(f"w{number}," for number in range(90))
+    listed = words if kind != "nemo" else [{"words": words[:50]}, {"words": words[50:]}]
+    if kind == "textgrid":
+        spans = [(it["start"], it["end"], str(it["word"]).strip()) for it in words]
+        spans[0] = (0.0, *spans[0][1:])
+        tiers = {"text": [(0.0, 46.0, text)], "words": spans}
+        (tmp_path / "a.TextGrid").write_text(textgrid(tiers), "utf-8")
+    else:
+        key = "audio_filepath" if kind == "nemo" else "audio"
+        row = {key: "a.wav", "text": text, "duration": 46.0, "words": listed}
+        if kind == "finetune":
+            sentences = [{"start": 0, "end": 46.0, "text": text, "words": words}]
+            row = {"audio": {"path": "a.wav"}, "duration": 46.0, "sentences": sentences}
+        (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n", "utf-8")
+    corpus = open_corpus(tmp_path, "en")
+    # Cut behind words 24 and 59: the longest pauses within 10 to 28 s of each beginning.
+    assert [it.text.split()[0] for it in corpus.entries] == ["w0,", "w25,", "w60,"]
+    assert " ".join(it.text for it in corpus.entries) == text
+    cuts = [piece.cut(30) for piece in pieces(corpus.clips({"train"}), 30)]
+    ends = np.cumsum([len(it.samples) / 16_000 for it in cuts])
+    assert ends[:2] == pytest.approx([middles[it] for it in LONG_PAUSES], abs=0.03)
+    assert not any(it.in_speech for it in cuts)
+    whole = soundfile.read(io.BytesIO(audio), dtype="float32")[0]
+    # No sample is lost or doubled.
+    assert np.array_equal(np.concatenate([it.mono() for it in cuts]), whole)
+
+
+def test_words_that_run_into_each_other_are_cut_and_noted_and_other_words_are_refused(tmp_path):
+    (tmp_path / "a.wav").write_bytes(sound_bytes(tone(40, 8_000), 8_000))
+    words = [{"text": f"w{n}", "timestamp": [n, n + 1]} for n in range(40)]
+    rows = [
+        {"audio": "a.wav", "text": " ".join(f"w{n}" for n in range(40)), "chunks": words},
+        {"audio": "a.wav", "text": "other words", "chunks": words},
+        {"audio": "a.wav", "text": "short", "end": 2.5, "chunks": words},
+    ]
+    lines = "\n".join(json.dumps(row) for row in rows)
+    (tmp_path / "train.jsonl").write_text(lines + "\n", "utf-8")
+    corpus = open_corpus(tmp_path, "en")
+    *cut, other, short = corpus.entries
+    assert len(cut) == 2 and other.fault == timed.MISMATCH
+    assert (short.text, short.end) == ("short", 2.5)
+    spec = build_spec({"language": "en", "corpus": "c"})
+    wanted = Wanted(spec.preprocess, spec.text, len, "en")
+    noted = [it.clip for it in pieces(corpus.clips({"train"}), 30) if cut_in_speech(it, wanted)]
+    assert [it.id for it in noted] == [it.id for it in cut]
+
+
+def cut_in_speech(piece, wanted) -> bool:
+    return NO_PAUSE in examine(piece, wanted).remarks

@@ -17,6 +17,8 @@ of words is joined to utterances at pauses. The name of a tier is the speaker, i
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
 
 from lorajob.corpora.clip import TRAIN, Corpus, Entry, Tick
 from lorajob.corpora.elan import read_eaf
@@ -24,6 +26,7 @@ from lorajob.corpora.names import is_audio, split_of_folders
 from lorajob.corpora.place import Place
 from lorajob.corpora.praat import PHONES, WORDS, Tier, join_words, read_textgrid
 from lorajob.corpora.subtitles import Cue, decode_text, read_labels, read_subtitles
+from lorajob.corpora.timed import LONGEST_SECONDS, Part, cut_long
 from lorajob.errors import CorpusError, UsageError
 from lorajob.languages import find_language, is_locale, is_locale_of
 
@@ -125,7 +128,8 @@ def _entries(
         wrong = cue.start < 0 or (cue.end is not None and cue.end < 0)
         fault = fault or ("annotation without a time" if wrong else "")
         start, end = (0.0, None) if wrong else (cue.start, cue.end)
-        return Entry(name, audio, cue.text, cue.speaker, split, start, end, fault)
+        slack = (cue.start_slack, cue.end_slack)
+        return Entry(name, audio, cue.text, cue.speaker, split, start, end, fault, *slack)
 
     if not transcript:
         yield entry(audio, None, "no transcript beside it")
@@ -177,7 +181,7 @@ def _elan(data: bytes, wanted: str, language: str) -> list[Cue]:
         if not PHONES.search(it.tier.name) or wanted
     ]
     known = any(it.speaker for it in named)
-    return _spoken(tiers, wanted, named_speakers=known)
+    return _spoken(tiers, wanted, known, [it.tier for it in found])
 
 
 def _tiers(found: list[Tier], wanted: str, language: str) -> list[Cue]:
@@ -193,21 +197,45 @@ def _tiers(found: list[Tier], wanted: str, language: str) -> list[Cue]:
             named = [Tier(tier.name, join_words(tier.cues)) for tier in words]
         else:
             named = [tier for tier in named if tier not in words]
-    return _spoken(named, wanted, named_speakers=False)
+    return _spoken(named, wanted, False, found)
 
 
-def _spoken(tiers: list[Tier], wanted: str, named_speakers: bool) -> list[Cue]:
-    """The intervals with text of all tiers, by time."""
+def _spoken(tiers: list[Tier], wanted: str, named_speakers: bool, every: list[Tier]) -> list[Cue]:
+    """The intervals with text of all tiers, by time. One over 30 s is cut between its words.
+
+    `every` are all tiers of the file: one of them may hold the words.
+    """
     if not tiers:
         raise ValueError(f"no tier {wanted}" if wanted else "no tier with a transcription")
     speakers = named_speakers or len(tiers) > 1
     cues = [
-        Cue(cue.start, cue.end, cue.text, HOLDS.sub("", tier.name) if speakers else "")
+        replace(piece, speaker=HOLDS.sub("", tier.name) if speakers else "")
         for tier in tiers
         for cue in tier.cues
         if cue.text
+        for piece in _short(cue, every)
     ]
     return sorted(cues, key=lambda cue: cue.start)
+
+
+def _short(cue: Cue, tiers: list[Tier]) -> list[Cue]:
+    """The pieces of an interval over 30 s, if a tier has its words; else the interval."""
+    if cue.end is None or cue.end - cue.start <= LONGEST_SECONDS:
+        return [cue]
+    for tier in tiers:
+        inside = [
+            Part(it.text, it.start, it.end)
+            for it in tier.cues
+            if it.text and it.end is not None and cue.start <= it.start and it.end <= cue.end
+        ]
+        if PHONES.search(tier.name) or len(inside) < 2:
+            continue
+        with suppress(ValueError):
+            return [
+                Cue(it.start, it.end, it.text, "", it.start_slack, it.end_slack)
+                for it in cut_long(cue.text, (cue.start, cue.end), inside)
+            ]
+    return [cue]
 
 
 def _is_named(name: str, wanted: str, language: str) -> bool:

@@ -37,11 +37,18 @@ class Entry:
     start: float = 0.0  # seconds in the recording
     end: float | None = None  # seconds; None: the recording's end
     fault: str = ""  # why its row in the table cannot be used, as a reason to drop it
+    start_slack: float = 0.0  # seconds by which the start may move to a pause in the speech
+    end_slack: float = 0.0
 
     @property
     def is_segment(self) -> bool:
         """Whether the clip is a part of its recording."""
         return self.end is not None or self.start > 0
+
+    @property
+    def has_slack(self) -> bool:
+        """Whether an end of the clip is looked for in a pause."""
+        return self.start_slack > 0 or self.end_slack > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,8 @@ class Clip(Entry):
             entry.start,
             entry.end,
             entry.fault,
+            entry.start_slack,
+            entry.end_slack,
             audio,
         )
 

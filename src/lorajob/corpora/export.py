@@ -123,6 +123,8 @@ def _line(clip: Clip, audio: str) -> str:
     row |= {"speaker": clip.speaker} if clip.speaker else {}
     row |= {"start": clip.start} if clip.is_segment else {}
     row |= {"end": clip.end} if clip.end is not None else {}
+    if clip.has_slack:
+        row |= {"start_slack": clip.start_slack, "end_slack": clip.end_slack}
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 

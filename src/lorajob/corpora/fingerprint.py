@@ -26,6 +26,7 @@ def fingerprint_files(corpus: Corpus, tick: Tick) -> str:
     hashed = hashlib.sha256()
     for entry in corpus.entries:
         fields = (entry.id, entry.text, entry.speaker, entry.split, entry.start, entry.end)
-        hashed.update(repr((*fields, corpus.reader.stamp(entry))).encode())
+        slack = (entry.start_slack, entry.end_slack) if entry.has_slack else ()
+        hashed.update(repr((*fields, *slack, corpus.reader.stamp(entry))).encode())
         tick()
     return hashed.hexdigest()

@@ -15,7 +15,7 @@ from lorajob.corpora.names import (
     unique,
 )
 from lorajob.corpora.place import Place
-from lorajob.corpora.spans import DURATION, WHOLE, is_time, span_of
+from lorajob.corpora.spans import DURATION, WHOLE, is_time, seconds, span_of
 from lorajob.corpora.tables import (
     Row,
     faulty_entry,
@@ -26,6 +26,7 @@ from lorajob.corpora.tables import (
     read_tsv,
     text_lines,
 )
+from lorajob.corpora.timed import TimedText, cut_long, parts_of
 from lorajob.corpora.trees import join
 from lorajob.errors import CorpusError
 
@@ -107,21 +108,30 @@ def read_tables(
         for row in rows(place, table):
             if tick:
                 tick()
-            entries.append(entry_of(place, table, row, split, ids))
+            entries += entries_of(place, table, row, split, ids)
         if len(entries) == before:
             raise CorpusError(f"{place.path}: {table} lists no clips")
     return Corpus(tuple(entries), place.audio())
 
 
-def entry_of(place: Place, table: str, row: Row, split: str | None, ids: dict[str, int]) -> Entry:
-    """The entry of a row, with its fault if the row cannot be used. `ids` counts the ids."""
+def entries_of(
+    place: Place, table: str, row: Row, split: str | None, ids: dict[str, int]
+) -> list[Entry]:
+    """The entries of a row, with their fault if the row cannot be used. `ids` counts the ids.
+
+    A row over 30 s whose words have times has several.
+    """
     if row.fault:
-        return faulty_entry(row, table, split or TRAIN)
-    audio, text, (start, end), fault = "", "", WHOLE, ""
+        return [faulty_entry(row, table, split or TRAIN)]
+    audio, text, fault = "", "", ""
+    pieces = [TimedText(text, *WHOLE)]
     try:
         audio = pick(row, column(place, "audio", AUDIO_COLUMNS), table)
         text = pick(row, column(place, "text", TEXT_COLUMNS), table)
-        start, end = span_of(_times(place, row), NEMO_AUDIO in row)
+        span = span_of(_times(place, row), NEMO_AUDIO in row)
+        pieces = [TimedText(text, *span, *_slack(row))]
+        if parts := parts_of(row.nested):
+            pieces = cut_long(text, span, parts)
     except ValueError as error:
         fault = str(error)
     folder = table.rpartition("/")[0]
@@ -134,16 +144,28 @@ def entry_of(place: Place, table: str, row: Row, split: str | None, ids: dict[st
     inner = (
         split_of_folders(audio.partition("/")[0]) if "file_name" in row and "/" in audio else None
     )
-    return Entry(
-        id=unique(ids, source or f"{table} line {row.line}"),
-        source=source,
-        text=text,
-        speaker=(pick_optional(row, column(place, "speaker", SPEAKER_COLUMNS)) or "").strip(),
-        split=split_name(own or "") or split or inner or TRAIN,
-        start=start,
-        end=end,
-        fault=fault,
-    )
+    speaker = (pick_optional(row, column(place, "speaker", SPEAKER_COLUMNS)) or "").strip()
+    return [
+        Entry(
+            id=unique(ids, source or f"{table} line {row.line}"),
+            source=source,
+            text=it.text,
+            speaker=speaker,
+            split=split_name(own or "") or split or inner or TRAIN,
+            start=it.start,
+            end=it.end,
+            fault=fault,
+            start_slack=it.start_slack,
+            end_slack=it.end_slack,
+        )
+        for it in pieces
+    ]
+
+
+def _slack(row: Row) -> tuple[float, float]:
+    """How far the ends may move to pauses, as `lorajob corpus convert` writes it."""
+    start, end = (row.get(name, "") for name in ("start_slack", "end_slack"))
+    return (seconds(start) if start else 0.0, seconds(end) if end else 0.0)
 
 
 def _times(place: Place, row: Row) -> dict[str, str]:

@@ -13,6 +13,7 @@ from lorajob.corpora.names import column, locate, split_name, unique
 from lorajob.corpora.place import Place
 from lorajob.corpora.spans import WHOLE, span_of
 from lorajob.corpora.tables import text_of
+from lorajob.corpora.timed import TimedText, cut_long, parts_of
 from lorajob.errors import CorpusError
 
 NAME = "NeMo manifest"
@@ -37,33 +38,38 @@ def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
     def read(row: Object, table: str, split: str, ids: dict[str, int]) -> list[Entry]:
         if table not in keys:
             keys[table] = _text_key(place, table, row)
-        return [_entry(place, row, keys[table], split, ids)]
+        return _entries(place, row, keys[table], split, ids)
 
     return json_corpus(place, _fits, read, tick)
 
 
-def _entry(place: Place, row: Object, key: str, split: str, ids: dict[str, int]) -> Entry:
-    text = fault = ""
-    start, end = WHOLE
+def _entries(place: Place, row: Object, key: str, split: str, ids: dict[str, int]) -> list[Entry]:
+    fault = ""
+    pieces = [TimedText("", *WHOLE)]
     try:
         text = text_of(row.get(key))
         times = {name: text_of(row.get(name)) for name in ("offset", "duration")}
-        start, end = span_of(times, duration_cuts=True)
+        pieces = cut_long(text, span_of(times, duration_cuts=True), parts_of(row))
     except ValueError as error:
         fault = str(error)
     name = row.get(AUDIO)
     name = name if isinstance(name, str) else ""
     own = row.get("split")
-    return Entry(
-        id=unique(ids, name or f"row {len(ids) + 1}"),
-        source=locate(place, "", name),
-        text=text,
-        speaker=str(row.get("speaker") or row.get("speaker_id") or ""),
-        split=split_name(own) if isinstance(own, str) and own else split,
-        start=start,
-        end=end,
-        fault=fault,
-    )
+    return [
+        Entry(
+            id=unique(ids, name or f"row {len(ids) + 1}"),
+            source=locate(place, "", name),
+            text=it.text,
+            speaker=str(row.get("speaker") or row.get("speaker_id") or ""),
+            split=split_name(own) if isinstance(own, str) and own else split,
+            start=it.start,
+            end=it.end,
+            fault=fault,
+            start_slack=it.start_slack,
+            end_slack=it.end_slack,
+        )
+        for it in pieces
+    ]
 
 
 def _fits(row: Object) -> bool:

@@ -55,6 +55,8 @@ def _row(entry: Entry, numbers: dict[str, int]) -> dict[str, object]:
     }
     if entry.is_segment:
         row |= {"start": entry.start, "end": entry.end}
+    if entry.has_slack:
+        row |= {"start_slack": entry.start_slack, "end_slack": entry.end_slack}
     return row | ({"fault": entry.fault} if entry.fault else {})
 
 

@@ -1,7 +1,7 @@
 """Clips with their samples. A recording of which a corpus gives segments is decoded once."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -32,7 +32,7 @@ class Piece:
         """The segment of the recording; None if the clip is all of it. Raises AudioError."""
         found, clip = self.found, self.clip
         if found is None and clip.is_segment:
-            (found,) = cut(clip.audio, [(clip.start, clip.end)], max_seconds)
+            (found,) = cut(clip.audio, *_spans([clip], max_seconds))
         if isinstance(found, audio.AudioError):
             raise found
         return found
@@ -48,9 +48,18 @@ def pieces(clips: Iterable[Clip], max_seconds: float) -> Iterator[Piece]:
         if len(together) == 1:
             yield Piece(together[0])
             continue
-        spans = [(clip.start, clip.end) for clip in together]
-        for clip, found in zip(together, cut(together[0].audio, spans, max_seconds), strict=True):
+        parts = cut(together[0].audio, *_spans(together, max_seconds))
+        for clip, found in zip(together, parts, strict=True):
             yield Piece(clip, found)
+
+
+def _spans(
+    clips: Sequence[Clip], max_seconds: float
+) -> tuple[list[tuple[float, float | None]], float, list[tuple[float, float]]]:
+    """What `cut` takes for the segments of a recording."""
+    slacks = [(clip.start_slack, clip.end_slack) for clip in clips]
+    spans = [(clip.start, clip.end) for clip in clips]
+    return spans, max_seconds, slacks if any(clip.has_slack for clip in clips) else []
 
 
 def _recording(clip: Clip) -> object:

@@ -20,6 +20,8 @@ class Cue:
     end: float | None
     text: str
     speaker: str = ""
+    start_slack: float = 0.0  # seconds by which the start may move to a pause
+    end_slack: float = 0.0
 
 
 def read_subtitles(text: str) -> list[Cue]:

@@ -48,6 +48,7 @@ class Row(dict[str, str]):
         self.line = line
         self.fault = fault
         self.odd: dict[str, str] = {}
+        self.nested: Mapping[str, object] = {}  # of a JSON object with lists, such as of words
 
 
 def faulty_entry(row: Row, table: str, split: str) -> Entry:
@@ -123,6 +124,8 @@ def read_jsonl(lines: Iterable[str], name: str) -> Iterator[Row]:
 def json_row(value: Mapping[str, object], number: int, fault: str = "") -> Row:
     """The row of a JSON object. null becomes ""."""
     row = Row((), number, fault)
+    if any(isinstance(it, list) for it in value.values()):
+        row.nested = {key.strip().lower(): it for key, it in value.items()}
     for key, item in value.items():
         column = key.strip().lower()
         try:

@@ -14,6 +14,7 @@ from lorajob.speech.written import written
 
 EMPTY_TEXT = "text empty after normalising"
 LOST_TEXT = "text with characters that an earlier conversion lost (U+FFFD)"
+NO_PAUSE = "cut between two words without a pause"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,8 @@ def examine(piece: Piece, wanted: Wanted) -> Examined:
         return found
     text, tokens = found.text, found.tokens
     try:
-        samples = piece.samples(config.max_seconds)
+        cut = piece.cut(config.max_seconds)
+        samples = piece.samples(config.max_seconds) if cut is None else cut.mono()
     except audio.AudioError as error:
         return Examined(text, tokens, reason=error.reason, detail=error.detail)
     seconds = len(samples) / audio.SAMPLE_RATE
@@ -61,6 +63,8 @@ def examine(piece: Piece, wanted: Wanted) -> Examined:
     if levels.has_no_sound(samples):
         return Examined(text, tokens, reason=levels.SILENT, detail=f"{seconds:.2f} s")
     remarks = (*found.remarks, *levels.remarks(samples))
+    if cut is not None and cut.in_speech:
+        remarks = (*remarks, NO_PAUSE)
     return Examined(text, tokens, seconds, samples, remarks=remarks)
 
 

@@ -14,8 +14,9 @@ from lorajob.corpora.clip import Corpus, Entry, Tick
 from lorajob.corpora.json_rows import Object, json_corpus, json_objects, json_tables
 from lorajob.corpora.names import column, locate, unique
 from lorajob.corpora.place import Place
-from lorajob.corpora.spans import WHOLE, Span, span_of
+from lorajob.corpora.spans import WHOLE, span_of
 from lorajob.corpora.tables import text_of
+from lorajob.corpora.timed import TimedText, cut_long, parts_of
 from lorajob.errors import UsageError
 from lorajob.languages import find_language
 
@@ -42,42 +43,51 @@ def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
 
     def read(row: Object, table: str, split: str, ids: dict[str, int]) -> Iterator[Entry]:
         name = _path(row)
-        for text, (start, end), fault in _parts(place, row):
+        for it, fault in _parts(place, row):
             yield Entry(
                 id=unique(ids, name or f"row {len(ids) + 1}"),
                 source=locate(place, "", name),
-                text=text,
+                text=it.text,
                 speaker=str(row.get("speaker") or ""),
                 split=split,
-                start=start,
-                end=end,
+                start=it.start,
+                end=it.end,
                 fault=_language_fault(row, language) or fault,
+                start_slack=it.start_slack,
+                end_slack=it.end_slack,
             )
 
     return json_corpus(place, _fits, read, tick)
 
 
-def _parts(place: Place, row: Object) -> Iterator[tuple[str, Span, str]]:
-    """Text, span and fault of each clip of a row."""
+def _parts(place: Place, row: Object) -> Iterator[tuple[TimedText, str]]:
+    """Text with its place, and fault, of each clip of a row."""
     sentences = row.get("sentences")
     (key,) = column(place, "text", ("sentence",))
     whole = row.get(key) and _seconds(row) <= LONGEST_SECONDS
     if isinstance(sentences, list) and sentences and not whole:
         for sentence in sentences:
-            yield _part(sentence, "text") if isinstance(sentence, dict) else _NO_SENTENCE
+            if isinstance(sentence, dict):
+                yield from _cut(sentence, sentence, "text")
+            else:
+                yield NOTHING, "sentence that is not a JSON object"
     else:
-        yield _part({**_times(row), key: row.get(key)}, key)
+        yield from _cut({**_times(row), key: row.get(key)}, row, key)
 
 
-_NO_SENTENCE = ("", WHOLE, "sentence that is not a JSON object")
+NOTHING = TimedText("", *WHOLE)
 
 
-def _part(values: Object, key: str) -> tuple[str, Span, str]:
+def _cut(values: Object, timed: Object, key: str) -> Iterator[tuple[TimedText, str]]:
+    """The clips of a text; several if it is over 30 s and `timed` has its words."""
     try:
         times = {name: text_of(values.get(name)) for name in ("start", "end")}
-        return text_of(values.get(key)), span_of(times), ""
+        found = cut_long(text_of(values.get(key)), span_of(times), parts_of(timed))
     except ValueError as error:
-        return "", WHOLE, str(error)
+        yield NOTHING, str(error)
+        return
+    for it in found:
+        yield it, ""
 
 
 def _times(row: Object) -> Object:

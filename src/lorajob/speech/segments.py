@@ -18,17 +18,20 @@ from lorajob.speech.audio import (
     AudioError,
     Samples,
     checked_format,
+    mixed,
     opened,
     over,
     resample,
     unreadable,
 )
 from lorajob.speech.containers import completed, find_data
+from lorajob.speech.pauses import CONTEXT_SECONDS, nearest_pause
 
 BLOCK_SECONDS = 5
 # Times in tables are rounded, and codecs pad: a segment may end this much after its recording.
 TOLERANCE_SECONDS = 0.1
 LONGEST_SECONDS = 1e9  # of any recording
+FIXED = (0.0, 0.0)  # the slack of ends that stay where they are
 BEYOND = "segment beyond the recording's end"
 WRONG_TIMES = "segment that ends before it starts"
 
@@ -39,6 +42,7 @@ class Cut:
 
     samples: Samples
     rate: int
+    in_speech: bool = False  # whether an end with slack is in speech, because no pause was near
 
     def mono(self) -> Samples:
         """The samples as Whisper hears them, mono at 16 kHz."""
@@ -46,18 +50,27 @@ class Cut:
 
 
 def cut(
-    audio: Path | bytes, spans: Sequence[tuple[float, float | None]], max_seconds: float
+    audio: Path | bytes,
+    spans: Sequence[tuple[float, float | None]],
+    max_seconds: float,
+    slacks: Sequence[tuple[float, float]] = (),
 ) -> Iterator[Cut | AudioError]:
     """Yield the part of each span, or why it cannot be used.
 
     `spans` are (start, end) in seconds, sorted by start. An end of None is the recording's end. At
     most `max_seconds`, or the overlap of spans, and one block are in memory.
+
+    `slacks`, if given, are for each span the seconds by which its start and its end may move to a
+    pause in the speech.
     """
     done = 0
     try:
         with opened(audio) as file, _stream(file) as stream:
-            for start, end in spans:
-                found = _one(stream, start, end, max_seconds)
+            if slacks:
+                stream.keep_behind(CONTEXT_SECONDS)
+            for number, (start, end) in enumerate(spans):
+                slack = slacks[number] if slacks else FIXED
+                found = _one(stream, start, end, max_seconds, slack)
                 done += 1
                 yield found
     except AudioError as error:
@@ -69,7 +82,9 @@ def cut(
         yield from [fault] * (len(spans) - done)
 
 
-def _one(stream: "_Stream", start: float, end: float | None, most: float) -> Cut | AudioError:
+def _one(
+    stream: "_Stream", start: float, end: float | None, most: float, slack: tuple[float, float]
+) -> Cut | AudioError:
     if start < 0 or (end is not None and end <= start):
         return AudioError(WRONG_TIMES, f"from {start:g} s to {end} s")
     if end is not None and round(end - start, 6) > most:
@@ -77,7 +92,13 @@ def _one(stream: "_Stream", start: float, end: float | None, most: float) -> Cut
     first = round(start * stream.rate)
     wanted = end if end is not None else start + most + TOLERANCE_SECONDS
     last = round(min(wanted, LONGEST_SECONDS) * stream.rate)
-    samples = stream.read(first, last)
+    in_speech = False
+    if slack == FIXED:
+        samples = stream.read(first, last)
+    else:
+        samples, in_speech = _between_pauses(stream, first, last, slack)
+        if end is not None and len(samples) > most * stream.rate:
+            return AudioError(over(most))
     if stream.ended and end is not None:
         missing = end - stream.end / stream.rate
         if missing > TOLERANCE_SECONDS or not len(samples):
@@ -92,7 +113,26 @@ def _one(stream: "_Stream", start: float, end: float | None, most: float) -> Cut
         samples = samples[: round(most * stream.rate)]
     if not np.isfinite(samples).all():
         return AudioError(UNREADABLE, "samples are not numbers")
-    return Cut(samples, stream.rate)
+    return Cut(samples, stream.rate, in_speech)
+
+
+def _between_pauses(
+    stream: "_Stream", first: int, last: int, slack: tuple[float, float]
+) -> tuple[Samples, bool]:
+    """The samples between the pauses nearest to two places, and whether one of these has none."""
+    context = round(CONTEXT_SECONDS * stream.rate)
+    begin = max(0, first - context)
+    heard = stream.read(begin, last + context)
+    mono = mixed(heard)
+    places = [first - begin, min(last - begin, len(mono))]
+    in_speech = False
+    for number, seconds in enumerate(slack):
+        if seconds:
+            at = round(seconds * stream.rate)
+            pause = nearest_pause(mono, stream.rate, places[number], at)
+            in_speech = in_speech or pause is None
+            places[number] = places[number] if pause is None else pause
+    return heard[places[0] : places[1]], in_speech
 
 
 class _Stream:
@@ -104,6 +144,11 @@ class _Stream:
         self._first = 0  # number of the first sample that is kept
         self.end = 0  # samples decoded so far
         self.ended = False
+        self._behind = 0
+
+    def keep_behind(self, seconds: float) -> None:
+        """Let `first` fall by so many seconds between two calls of `read`."""
+        self._behind = round(seconds * self.rate)
 
     def read(self, first: int, last: int) -> Samples:
         """Samples `first` to `last`, fewer at the end. `first` never falls between two calls."""
@@ -122,6 +167,7 @@ class _Stream:
         return joined[max(0, first - self._first) : max(0, last - self._first)]
 
     def _drop(self, first: int) -> None:
+        first -= self._behind
         while self._kept and self._first + len(self._kept[0]) <= first:
             self._first += len(self._kept.popleft())
 

@@ -84,7 +84,7 @@ def _without_punctuation(text: str, language: str) -> str:
 
 def _stays(char: str, before: str, after: str, language: str) -> bool:
     """Whether punctuation between two characters belongs to a word or a number."""
-    begun, goes_on = _is_letter(before), _is_letter(after)
+    begun, goes_on = is_word_sign(before), is_word_sign(after)
     if char in _SPOKEN:
         return True
     # A letter, such as Uzbek oʻ.
@@ -102,7 +102,8 @@ def _stays(char: str, before: str, after: str, language: str) -> bool:
     return char in _IN_WORDS and begun and goes_on
 
 
-def _is_letter(char: str) -> bool:
+def is_word_sign(char: str) -> bool:
+    """Whether a character is a letter, a mark or a digit."""
     return unicodedata.category(char)[0] in "LMN"
 
 
@@ -128,5 +129,7 @@ def _words(number: int, language: str) -> str:
     from unicode_rbnf import FormatPurpose
 
     found = _engine(language).format_number(number, FormatPurpose.CARDINAL)
-    forms = {text for name, text in found.text_by_ruleset.items() if "financial" not in name}
+    forms: set[str] = {
+        text for name, text in found.text_by_ruleset.items() if "financial" not in name
+    }
     return forms.pop().translate(_INVISIBLE) if len(forms) == 1 else ""
