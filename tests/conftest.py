@@ -59,6 +59,37 @@ SLOW_FILES = {
 }
 
 
+# These files take the longest. They come first, so that at the end no process works alone for long.
+LONG_FILES = (
+    "test_failures.py",
+    "test_outages.py",
+    "test_overnight.py",
+    "test_far_machines.py",
+    "test_sick_machines.py",
+    "test_chain.py",
+    "test_signals.py",
+    "test_service.py",
+    "test_chaos.py",
+    "test_autoscale.py",
+    "test_gpus.py",
+    "test_stack.py",
+    "test_export.py",
+    "test_bench_gpu.py",
+    "test_cut_network.py",
+    "test_train.py",
+    "test_evaluate.py",
+    "test_gate_stages.py",
+    "test_train_failures.py",
+    "test_validation.py",
+    "test_convert.py",
+    "test_cores.py",
+    "test_upgrade.py",
+    "test_versions.py",
+    "test_two_services.py",
+    "test_metrics.py",
+)
+
+
 def pytest_sessionstart() -> None:
     """End at once, with one line, on a machine without a Redis server."""
     try:
@@ -68,7 +99,9 @@ def pytest_sessionstart() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the slow tests."""
+    """Mark the slow tests, and put the longest files first."""
+    rank = {name: number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
     for item in items:
         if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())) or item.path.name in SLOW_FILES:
             item.add_marker("slow")

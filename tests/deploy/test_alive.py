@@ -91,6 +91,7 @@ def test_a_worker_that_waits_for_its_first_redis_is_alive(fleet: Fleet) -> None:
 def test_a_frozen_worker_is_not_alive(fleet: Fleet) -> None:
     tmp = fleet.home / "tmp"
     worker = fleet.start_worker("cpu")
+    wait_for(lambda: probe("ready", tmp).returncode == 0)
     worker.signal(signal.SIGSTOP)
     backdate(folder_of(tmp) / ALIVE, 61)
     answer = probe("live", tmp)
@@ -102,6 +103,7 @@ def test_a_frozen_worker_is_not_alive(fleet: Fleet) -> None:
 def test_a_worker_outlives_a_tidied_tmp(fleet: Fleet) -> None:
     tmp = fleet.home / "tmp"
     fleet.start_worker("cpu")
+    wait_for(lambda: probe("ready", tmp).returncode == 0)
     shutil.rmtree(folder_of(tmp))
     wait_for(lambda: probe("ready", tmp).returncode == 0)
 

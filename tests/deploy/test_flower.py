@@ -72,8 +72,10 @@ def test_flower_and_celery_show_progress(service):
     env["LORAJOB_ARTIFACTS"] = str(service.settings.jobs)
     subprocess.run(command, env=env, check=True, timeout=240)
     wait_for(lambda: uuid in json.loads(fetch(service, "api/tasks")))
+    # Flower hears of the task before it hears of its progress.
+    wait_for(lambda: "PROGRESS" in fetch(service, f"task/{uuid}"))
     page = fetch(service, f"task/{uuid}")
-    assert "PROGRESS" in page and "hi train 5/180 (2 %), loss 2.125, 61 s left" in page
+    assert "hi train 5/180 (2 %), loss 2.125, 61 s left" in page
     meta = json.loads(service.redis.get(f"celery-task-meta-{uuid}"))
     assert meta["status"] == "PROGRESS"
     shown = {"language": "hi", "stage": "train", "step": 5, "total": 180, "percent": 2}

@@ -42,11 +42,20 @@ def base(tiny_whisper: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_whisper, tmp_path / "base"))
 
 
-@pytest.fixture
-def trained(base: Path, tmp_path: Path) -> JobDir:
-    """A trained job whose base lies in `base`."""
-    job = make_job(tmp_path / "job", base, *SHORT, "train.epochs=1", clips=4)
+@pytest.fixture(scope="module")
+def trained_once(tiny_whisper: Path, tmp_path_factory: pytest.TempPathFactory) -> JobDir:
+    root = tmp_path_factory.mktemp("trained") / "job"
+    job = make_job(root, tiny_whisper, *SHORT, "train.epochs=1", clips=4)
     run("train", job)
+    return job
+
+
+@pytest.fixture
+def trained(trained_once: JobDir, base: Path, tmp_path: Path) -> JobDir:
+    """A trained job whose base lies in `base`."""
+    job = JobDir(shutil.copytree(trained_once.root, tmp_path / "job"))
+    spec = json.loads(job.spec_path.read_bytes())
+    write_json(job.spec_path, spec | {"base_model": str(base)})
     return job
 
 
@@ -75,6 +84,7 @@ def test_a_resume_on_another_base_is_refused(base: Path, tmp_path: Path) -> None
         run("train", job)
 
 
+@pytest.mark.usefixtures("brief")
 def test_a_job_half_done_by_an_older_version_goes_on(trained: JobDir) -> None:
     assert trained.result("preprocess") == StageResult()  # no identity
     done = trained.result("train")

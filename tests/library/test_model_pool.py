@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -106,7 +107,12 @@ def test_a_model_that_never_fits_is_refused() -> None:
     asyncio.run(run())
 
 
-def test_a_dead_process_is_replaced_and_a_failed_start_rests() -> None:
+def test_a_dead_process_is_replaced_and_a_failed_start_rests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A rest of a second is not over before the next request.
+    monkeypatch.setattr("lorajob.serving.pool.time", SimpleNamespace(monotonic=lambda: 0.0))
+
     async def run() -> None:
         models, starter = pool()
         await touch(models, "a")

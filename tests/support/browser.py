@@ -36,7 +36,7 @@ def get(url: str, user: str | None, password: str) -> str:
     if user is not None:
         token = base64.b64encode(f"{user}:{password}".encode()).decode()
         request.add_header("Authorization", f"Basic {token}")
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=120) as answer:
         text: str = answer.read().decode()
     return text
 

@@ -251,8 +251,8 @@ class Chaos:
         for worker in self.fleet.workers:
             worker.signal(signal.SIGTERM)
         wait_for(lambda: not self.fleet.alive("cpu") and not self.fleet.alive("gpu"), 60)
-        assert not [pid for pid in self.left if running(pid)]
-        assert not [pid for job in self.jobs for pid in stage_processes(job)]
+        wait_for(lambda: not [pid for pid in self.left if running(pid)])
+        wait_for(lambda: not [pid for job in self.jobs for pid in stage_processes(job)])
         return [
             verdict(self.fleet.load(job), expected)
             for job, expected in zip(self.jobs, self.expected, strict=True)

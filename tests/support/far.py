@@ -29,7 +29,10 @@ class Far:
         """A machine of the fleet, its workers started behind `prefix`; its folder is made."""
         home = self.folder / name
         home.mkdir(exist_ok=True)
-        made = Fleet(home, self.settings(home), self.hub.port, self.base, prefix=prefix)
+        holds = self.folder / "holds"
+        made = Fleet(
+            home, self.settings(home), self.hub.port, self.base, prefix=prefix, holds=holds
+        )
         self.machines.append(made)
         return made
 

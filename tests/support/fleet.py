@@ -31,12 +31,14 @@ from tests.support.service import PASSWORD, RESULTS, command_lines, wait_for
 from tests.support.tiny import make_job
 
 LEASE_SECONDS = 3.0
-TRAINING = (  # some seconds of steps
+# With this folder in PYTHONPATH, a training waits at the step that `Fleet.train_to` names.
+HELD = Path(__file__).parent / "held"
+TRAINING = (  # 38 steps
     "train.batch_clips=2",
     "train.rank=4",
     "train.threads=1",
     "train.save_steps=10",
-    "train.epochs=20",
+    "train.epochs=6",
 )
 SAVE_STEPS = 10
 
@@ -76,6 +78,7 @@ class Fleet:
     base: Path
     address: str = "127.0.0.1"  # where Redis listens
     prefix: tuple[str, ...] = ()  # of the workers' commands
+    holds: Path | None = None  # of all machines that run the same jobs; None: a folder in `home`
     workers: list[Worker] = field(default_factory=list)
     server: subprocess.Popen[bytes] | None = None
 
@@ -144,7 +147,7 @@ class Fleet:
         with (self.home / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 [*self.prefix, *command],
-                env=service_environment(self.settings) | environment,
+                env=service_environment(self.settings) | self._hold_environment() | environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -155,6 +158,22 @@ class Fleet:
         if wait:
             wait_for(lambda: any(n.startswith(f"{name}@") for n in living(self.redis, queue)), 60)
         return worker
+
+    def _holds(self) -> Path:
+        folder = self.holds or self.home / "holds"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def _hold_environment(self) -> dict[str, str]:
+        return {"PYTHONPATH": str(HELD), "LORAJOB_TEST_HELD": str(self._holds())}
+
+    def hold(self, record: JobRecord, step: int) -> None:
+        """Have the training of a job wait once it has done `step`, until `let_go`."""
+        (self._holds() / f"{record.id}.{step}").touch()
+
+    def let_go(self, record: JobRecord) -> None:
+        for path in self._holds().glob(f"{record.id}.*"):
+            path.unlink()
 
     def alive(self, queue: str) -> list[Worker]:
         return [w for w in self.workers if w.queue == queue and w.process.poll() is None]
@@ -215,11 +234,18 @@ class Fleet:
         return (progress.step or 0) if progress else 0
 
     def train_to(self, record: JobRecord, step: int) -> None:
-        """Wait until training has reached a step, and must not have ended."""
+        """Wait until training has reached a step, where it waits until `let_go`.
+
+        A training that is not held on its machine must be long enough.
+        """
+        self.hold(record, step)
         wait_for(lambda: self.step(record) >= step or self.load(record).over, 90)
         assert self.load(record).stages["train"].state == "running", self.load(record)
 
     def wait_until(self, record: JobRecord, state: str, seconds: float = 90) -> JobRecord:
+        """Wait for a state of a job; its training goes on, unless it is being cancelled."""
+        if state != "cancelled":
+            self.let_go(record)
         wait_for(lambda: self.load(record).state == state or self.load(record).over, seconds)
         done = self.load(record)
         assert done.state == state, done

@@ -1,12 +1,14 @@
 """Processes as /proc tells of them, and a limit that stands in for a full disk."""
 
+import contextlib
+import os
 import resource
 from pathlib import Path
 
 
 def running(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return _stat(pid)[0] not in "ZX"
     except OSError:
         return False
 
@@ -26,11 +28,27 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def sessions(pid: int) -> list[int]:
+    """The processes below one that lead a session of their own, as workers do."""
+    found = []
+    for one in descendants(pid)[1:]:
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            if os.getsid(one) == one:
+                found.append(one)
+    return found
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields behind the name, which may be cut within a letter. Raises OSError."""
+    text = Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace")
+    return text.rpartition(")")[2].split()
+
+
 def _by_parent() -> dict[int, list[int]]:
     parents: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            parent = int(_stat(int(path.parent.name))[1])
         except OSError:
             continue
         parents.setdefault(parent, []).append(int(path.parent.name))

@@ -38,7 +38,9 @@ class serving:
 
 def fetch(url: str, authorization: str | None = None) -> str:
     headers = {"Authorization": authorization} if authorization else {}
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+    with urllib.request.urlopen(
+        urllib.request.Request(url, headers=headers), timeout=240
+    ) as answer:
         return answer.read().decode()
 
 

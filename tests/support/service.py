@@ -133,7 +133,8 @@ class Service:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The stack, as `lorajob up --detach` starts it; down at the end."""
     home = tmp_path_factory.mktemp("service-home")
-    stack = Stack(settings_for(home, None))
+    # A fault of the machine, such as a base model without files, fails a job at once.
+    stack = Stack(settings_for(home, None).model_copy(update={"max_faults": 1}))
     stack.up(detach=True)
     try:
         info = stack.info()
@@ -199,7 +200,9 @@ def command_lines() -> dict[int, str]:
     lines = {}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            lines[int(path.parent.name)] = path.read_bytes().replace(b"\0", b" ").decode()
+            lines[int(path.parent.name)] = (
+                path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            )
         except OSError:
             continue
     return lines

@@ -22,7 +22,7 @@ OUT_OF_MEMORY = Failed("memory", "no memory is left on the GPU")
 def serve(redis, name: str, card_gb: float) -> None:
     redis.hset(VERSIONS, name, json.dumps(asdict(HERE)))
     for served in classes_of("gpu", card_gb):
-        redis.zadd(f"lorajob:workers:{served}", {name: time.time()})
+        redis.zadd(f"lorajob:workers:{served}", {name: time.time() + 600})
 
 
 def run_out(jobs, job: str, stage: str, worker: str):

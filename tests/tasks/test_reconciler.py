@@ -7,6 +7,7 @@ import pytest
 
 from lorajob.errors import RecordError
 from lorajob.tasks import broker
+from lorajob.tasks import reconciler as reconciler_module
 from lorajob.tasks.broker import send
 from lorajob.tasks.reconciler import LOCK, Reconciler
 from lorajob.worker import health
@@ -96,6 +97,7 @@ def test_a_job_whose_message_waits_is_left_alone(
         grow_old(redis, job)
     with monkeypatch.context() as patch:  # there are enough: nothing need be read
         patch.setattr(broker, "deliveries", None)
+        patch.setattr(reconciler_module, "SCAN_LEASES", 1e9)
         reconciler.turn()
     lost = json.loads(redis.rpop(FIRST))["headers"]["argsrepr"]
     reconciler.turn()
@@ -105,13 +107,15 @@ def test_a_job_whose_message_waits_is_left_alone(
 
 
 def test_a_message_too_many_does_not_hide_one_too_few_for_long(
-    reconciler, records, settings, redis, tmp_path
+    reconciler, records, settings, redis, tmp_path, monkeypatch
 ):
     lost, doubled = create(records, tmp_path), create(records, tmp_path)
     for _ in range(2):
         send(doubled, settings)
     grow_old(redis, lost)
-    reconciler.turn()
+    with monkeypatch.context() as patch:
+        patch.setattr(reconciler_module, "SCAN_LEASES", 1e9)
+        reconciler.turn()
     assert ("preprocess", lost.id) not in waiting(redis)
     wait_for(lambda: reconciler.turn() or ("preprocess", lost.id) in waiting(redis))
 

@@ -20,7 +20,7 @@ from lorajob.worker.records.record import StageRecord
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
 from tests.support.command import environment, finished, job_record, run, start, url_of
-from tests.support.procs import descendants, running
+from tests.support.procs import descendants, running, sessions
 from tests.support.service import Gate, new_job, wait_for
 
 WAIT_SECONDS = 90
@@ -108,7 +108,7 @@ def scaler(redis_server: Settings, records: Records, tmp_path: Path) -> Iterator
 
 
 def workers_of(scaler: subprocess.Popen[str]) -> list[int]:
-    return [pid for pid in descendants(scaler.pid)[1:] if os.getsid(pid) == pid]
+    return sessions(scaler.pid)
 
 
 def test_workers_come_with_the_work_and_go_after_it_with_no_stage_interrupted(

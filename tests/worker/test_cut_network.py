@@ -46,6 +46,7 @@ def test_a_cut_network_counts_as_a_lost_worker_and_nothing_is_lost(
     first.start_worker("cpu")
     record = new_job(far, first, "hi-cut")
     stored = JobStore(record.folder, tmp_path / "reader")
+    first.train_to(record, 25)
     wait_for(lambda: stored.checkpoints() and stored.checkpoints()[-1][1] >= 20, 90)
     near.cut()
     second.start_worker("gpu")

@@ -59,7 +59,7 @@ def test_two_that_fetch_at_once_take_nothing_from_each_other(stored: JobStore, t
     def wait() -> None:
         if len(list((here[0].job.root / "convert").glob("part-*"))) == 2:
             begun.set()
-            goes_on.wait(20)
+            goes_on.wait(240)
 
     def fetch(one: JobStore, check: Check) -> None:
         try:
@@ -71,7 +71,7 @@ def test_two_that_fetch_at_once_take_nothing_from_each_other(stored: JobStore, t
 
     first = threading.Thread(target=fetch, args=(here[0], wait))
     first.start()
-    assert begun.wait(20)
+    assert begun.wait(240)
     second = threading.Thread(target=fetch, args=(here[1], goes_on.set))
     second.start()
     second.join(timeout=120)

@@ -173,8 +173,8 @@ def test_a_stage_that_makes_no_step_is_stopped_and_tried_again(fleet):
     fleet.settings = settings.model_copy(update={"stall_timeout": 6.0, "grace_seconds": 1.0})
     worker = fleet.start_worker("gpu")
     fleet.settings = settings
-    record = fleet.submit("hi-00000060")
-    fleet.train_to(record, SAVE_STEPS + 2)
+    record = fleet.submit("hi-00000060", "train.epochs=20")
+    wait_for(lambda: fleet.step(record) >= SAVE_STEPS + 2)
     stuck = trainer(record)
     assert stuck is not None
     os.kill(stuck, signal.SIGSTOP)

@@ -123,6 +123,7 @@ def test_training_goes_on_where_a_lost_machine_stopped(far: Far, expected: bytes
     first.start_worker("cpu")
     record = new_job(far, first, "hi-lost")
     stored = JobStore(record.folder, first.settings.workplace)
+    first.train_to(record, 25)
     wait_for(lambda: stored.checkpoints() and stored.checkpoints()[-1][1] >= 20, 90)
     for worker in first.workers:
         end_tree(worker)
@@ -148,7 +149,7 @@ def test_a_stopped_worker_leaves_its_checkpoint_in_the_store(far: Far, tmp_path:
     record = new_job(far, machine, "hi-stopped")
     machine.train_to(record, 13)
     gpu.signal(signal.SIGTERM)
-    gpu.process.wait(60)
+    gpu.process.wait(240)
     stopped = machine.load(record).stages["train"]
     assert stopped.state == "queued"
     stored = JobStore(record.folder, tmp_path)

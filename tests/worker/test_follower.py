@@ -64,7 +64,7 @@ def test_a_slow_push_of_the_log_does_not_undo_the_last(stored: JobStore, monkeyp
     def slow_once(name: str, data: bytes) -> None:
         if threading.current_thread().name == "follower" and not sending.is_set():
             sending.set()
-            goes_on.wait(20)
+            goes_on.wait(240)
         write(name, data)
 
     monkeypatch.setattr(stored.store, "write", slow_once)
@@ -73,7 +73,7 @@ def test_a_slow_push_of_the_log_does_not_undo_the_last(stored: JobStore, monkeyp
     follows = Follower(stored, CLAIM)
     with follows:
         log.write_text("early\n")
-        assert sending.wait(20)
+        assert sending.wait(240)
         log.write_text("early\nlate\n")
     last = threading.Thread(target=follows.push_log)
     last.start()

@@ -66,7 +66,7 @@ def test_no_stack_comes_up_on_a_driver_that_hangs(driver, tmp_path):
     home = tmp_path / "home"
     command = [sys.executable, "-c", UP, "--no-flower"]
     done = subprocess.run(
-        command, env=environment(home=home), capture_output=True, text=True, timeout=60
+        command, env=environment(home=home), capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 1
     assert "does not answer within" in done.stderr and len(done.stderr.splitlines()) == 1

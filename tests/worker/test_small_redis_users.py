@@ -79,22 +79,23 @@ def test_a_damaged_record_is_set_aside_and_the_rest_goes_on(redis_server, redis,
 
 
 def test_leases_from_before_a_step_back_of_the_clock_run_out(redis_server, redis, tmp_path):
-    settings = redis_server.model_copy(update={"lease_seconds": LEASE, "max_losses": 2})
+    lease = 3.0  # so long does no machine stand still between two renewals
+    settings = redis_server.model_copy(update={"lease_seconds": lease, "max_losses": 2})
     records = Records(redis)
     dead, living, waits = (create(records, tmp_path) for _ in range(3))
-    held = {job.id: claim(records, job, lease=LEASE) for job in (dead, living)}
+    held = {job.id: claim(records, job, lease=lease) for job in (dead, living)}
     ahead = redis.time()[0] + 3600
     for job in (dead, living):
         redis.hset(f"lorajob:job:{job.id}", "preprocess.lease", ahead)
         redis.zadd(RUNNING, {job.id: ahead})
     redis.zadd(QUEUED, {waits.id: ahead})
     redis.set(LOCK, "of a dead worker", px=3_600_000)
-    assert records.touch(held[living.id], None, LEASE) == "held"
-    assert redis.zscore(RUNNING, living.id) <= redis.time()[0] + 1 + LEASE
+    assert records.touch(held[living.id], None, lease) == "held"
+    assert redis.zscore(RUNNING, living.id) <= redis.time()[0] + 1 + lease
     reconciler = Reconciler(settings, redis)
 
     def turn():
-        records.touch(held[living.id], None, LEASE)
+        records.touch(held[living.id], None, lease)
         reconciler.turn()
         return records.load(dead.id).stages["preprocess"].state == "queued"
 
