@@ -33,7 +33,8 @@ from tests.support.command import (
     url_of,
 )
 
-HELP_SECONDS = 0.3
+HELP_SECONDS = 0.3  # on a machine where Python and click take CLICK_SECONDS
+CLICK_SECONDS = 0.06
 WIDTHS = (60, 72, 80, 100)
 STATUS_SCHEMA = Path(__file__).parents[1] / "data" / "status.schema.json"
 
@@ -70,7 +71,7 @@ def test_help_answers_at_once(args: tuple[str, ...]) -> None:
     """It takes a small multiple of what Python and click take. Celery alone takes ten times it."""
     least = min(cpu_seconds(sys.executable, "-c", "import click, json, logging") for _ in range(3))
     spent = min(cpu_seconds(*LORAJOB, *args) for _ in range(3))
-    assert spent < HELP_SECONDS
+    assert spent < HELP_SECONDS * max(1, least / CLICK_SECONDS)
     assert spent < 4 * least
 
 
