@@ -100,9 +100,13 @@ def test_of_two_workers_one_gets_a_stage(fleet, expected):
 def test_a_stage_is_not_run_twice_however_soon_the_broker_redelivers(fleet):
     fleet.staff(cpu=1, gpu=1)
     impatient = fleet.start_worker("gpu", app="tests.support.impatient")
-    record = fleet.new_job("hi-00000031", "train.epochs=30")
+    record = fleet.new_job("hi-00000031")
+    fleet.hold(record, SAVE_STEPS)
     fleet.send(record)
     fleet.send(record)
+    refused = f"{record.id} train is not run by this delivery".encode()
+    logs = [fleet.home / f"{worker.name}.log" for worker in fleet.alive("gpu")]
+    wait_for(lambda: any(refused in log.read_bytes() for log in logs))
     done = fleet.wait_until(record, "succeeded")
     assert commits(done) == list(STAGES)
     assert [stage.attempts for stage in done.stages.values()] == [1, 1, 1, 1]
