@@ -37,7 +37,7 @@ demo: $(VENV)/installed
 
 # Runs at most three failed tests once more, alone. Those that pass then are printed as UNSTABLE.
 test: $(VENV)/installed
-	$(BIN)/python -m tests.support.suite -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations 25
+	$(BIN)/python tests/support/suite.py -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations 25
 
 quick: $(VENV)/installed
 	$(BIN)/python -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+SUITE = Path(__file__).parent / "support" / "suite.py"
 GOOD = "def test_good(): pass\n"
 BAD = "def test_bad_{n}(): assert False\n"
 FIRST_TIME_ONLY = """
@@ -26,9 +26,9 @@ def suite(folder: Path, tests: str) -> tuple[int, str]:
     (folder / "pytest.ini").touch()
     (folder / "test_all.py").write_text(tests)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.suite", "-p", "xdist"],
+        [sys.executable, str(SUITE), "-p", "xdist"],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
     )

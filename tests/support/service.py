@@ -86,7 +86,7 @@ def own_redis(home: Path) -> Iterator[Settings]:
     finally:
         assert kept.identity is not None
         end([kept.identity], 10)
-        assert kept.ended
+        wait_for(lambda: kept.ended)
 
 
 @pytest.fixture

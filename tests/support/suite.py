@@ -1,4 +1,4 @@
-"""All tests, and once more alone those few that failed: `python -m tests.support.suite ARGUMENTS`.
+"""All tests, and once more alone those few that failed: `python tests/support/suite.py ARGUMENTS`.
 
 A test that fails beside other tests and passes alone is unstable. It is named at the end and does
 not fail the run. A test that fails alone, too, fails the run, and so do more than MOST failures.
