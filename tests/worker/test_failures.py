@@ -174,17 +174,19 @@ def test_a_worker_told_to_stop_saves_and_another_goes_on(fleet, expected):
 def test_a_stage_that_makes_no_step_is_stopped_and_tried_again(fleet):
     fleet.staff(cpu=1, gpu=0)
     settings = fleet.settings
-    fleet.settings = settings.model_copy(update={"stall_timeout": 6.0, "grace_seconds": 1.0})
+    # Before its first step a stage has four times as long, which must do for its start.
+    fleet.settings = settings.model_copy(update={"stall_timeout": 15.0, "grace_seconds": 1.0})
     worker = fleet.start_worker("gpu")
     fleet.settings = settings
     record = fleet.submit("hi-00000060", "train.epochs=20")
     wait_for(lambda: fleet.step(record) >= SAVE_STEPS + 2)
     stuck = trainer(record)
     assert stuck is not None
+    before = fleet.load(record).stages["train"].attempts
     os.kill(stuck, signal.SIGSTOP)
-    wait_for(lambda: fleet.load(record).stages["train"].attempts == 2, 40)
+    wait_for(lambda: fleet.load(record).stages["train"].attempts > before)
     assert not running(stuck)
-    assert fleet.load(record).ended[-1].why == "no step for 6 s (LORAJOB_STALL_TIMEOUT)"
+    assert fleet.load(record).ended[-1].why == "no step for 15 s (LORAJOB_STALL_TIMEOUT)"
     fleet.wait_until(record, "succeeded")
     assert min(resumed_at(record)) >= SAVE_STEPS
     end_tree(worker)
