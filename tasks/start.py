@@ -57,7 +57,7 @@ def fit_start(spec: JobSpec, names_base: bool, record: JobRecord, files: JobFile
         )
     spec = _with_base(spec, names_base, source)
     given = spec.train.model_fields_set
-    other = [name for name in SHAPE if name in given and _differs(spec.train, source, name)]
+    other = [name for name in source.shape if name in given and _differs(spec.train, source, name)]
     if other:
         theirs = ", ".join(f"train.{name}={_text(source.shape[name])}" for name in other)
         ours = ", ".join(f"{_text(getattr(spec.train, name))}" for name in other)
@@ -116,6 +116,7 @@ def _read_source(record: JobRecord, files: JobFiles) -> Source:
             folder = _adapter(job)
             config = json.loads((folder / "adapter_config.json").read_bytes())
             shape = {name: _value(name, config[field]) for name, field in SHAPE.items()}
+            shape["encoder_alpha"] = encoder_alpha(config)
             sha256 = hash_file(folder / ADAPTER_WEIGHTS)
             spec = JobSpec.load(job.spec_path)
             result = job.result("train")
@@ -140,6 +141,12 @@ def _value(name: str, value: Any) -> Any:
     if name == "target_modules":
         return tuple(value)
     return bool(value) if name == "decoder_only" else value
+
+
+def encoder_alpha(config: dict[str, Any]) -> float:
+    """`train.encoder_alpha` by adapter_config.json: its only pattern is that of the encoder."""
+    patterns: dict[str, float] = config.get("alpha_pattern") or {}
+    return next(iter(patterns.values()), config["lora_alpha"]) / float(config["lora_alpha"])
 
 
 def _differs(train: TrainConfig, source: Source, name: str) -> bool:

@@ -79,6 +79,9 @@ class TrainConfig(BaseModel):
     """Rank of the LoRA matrices."""
     alpha: PositiveInt = 64
     """Scale of the adapter: its output is multiplied by alpha / rank."""
+    encoder_alpha: Annotated[float, Field(gt=0, le=2)] = 1.0
+    """Scale of the adapter in the encoder: there alpha is multiplied by this. The encoder's update
+    makes a model forget other languages. With 0.5 it forgets them less (docs/training.md)."""
     rank_stabilized: bool = False
     """Divide the scale by the square root of rank in place of rank (PEFT's use_rslora). With a high
     rank the adapter then has more effect."""

@@ -134,8 +134,8 @@ class StartConfig(BaseModel):
 
     job: str | None = None
     """Job from whose adapter the training starts, by id or name. `--from` does the same. Its base
-    model and the shape of its adapter (train.rank, alpha, rank_stabilized, dora, target_modules,
-    decoder_only) must be those of this job; `submit` takes those that are not set from it. Null: a
-    new adapter."""
+    model and the shape of its adapter (train.rank, alpha, encoder_alpha, rank_stabilized, dora,
+    target_modules, decoder_only) must be those of this job; `submit` takes those that are not set
+    from it. Null: a new adapter."""
     adapter_sha256: str | None = None
     """SHA-256 of that adapter's adapter_model.safetensors. `submit` sets it."""

@@ -105,6 +105,23 @@ def test_new_weights_count_after_a_refresh_and_are_what_peft_saves(
     torch.testing.assert_close(loss_of(loaded.eval()), changed)
 
 
+def test_the_encoders_update_is_scaled_by_its_own_alpha(tiny_whisper: Path, tmp_path: Path) -> None:
+    base = dict(load_whisper(tiny_whisper).named_parameters())
+    merged = []
+    for share in (1.0, 0.25):
+        model = adapted(tiny_whisper, encoder_alpha=share)
+        FlatAdapter(model, torch.float32)
+        model.save_pretrained(str(tmp_path / f"{share}"))
+        merged.append(dict(merge_adapter(tiny_whisper, tmp_path / f"{share}").named_parameters()))
+    whole, quarter = merged
+    for name, weights in base.items():
+        share = 0.25 if name.startswith("model.encoder.") else 1.0
+        wanted = weights.detach().lerp(whole[name].detach(), share)
+        torch.testing.assert_close(quarter[name].detach(), wanted)
+    for name in ("model.encoder.layers.0.fc1.weight", "model.decoder.layers.0.fc1.weight"):
+        assert not torch.allclose(base[name], quarter[name])
+
+
 @pytest.mark.parametrize("values", [{}, {"rank_stabilized": True}])
 def test_a_share_of_the_training_lies_between_base_and_merged_model(
     tiny_whisper: Path, tmp_path: Path, values: dict[str, Any]

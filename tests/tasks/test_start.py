@@ -20,6 +20,7 @@ from lorajob.stage import run_stage
 from lorajob.storage.store import DamageError, Store
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.naming import name_start
+from lorajob.tasks.start import encoder_alpha
 from lorajob.training.dataset import lay_out
 from lorajob.training.loop import prepare
 from lorajob.training.start import start_folder
@@ -100,6 +101,7 @@ def test_a_new_job_takes_base_shape_and_adapter_of_the_other(
             r"has train\.rank=4, train\.dora=false; this job sets 8, true: leave these settings",
         ),
         (["train.target_modules=[q_proj]"], {}, r"train\.target_modules=\[.*sets \[q_proj\]"),
+        (["train.encoder_alpha=0.5"], {}, r"has train\.encoder_alpha=1\.0; this job sets 0\.5"),
         (["train.decoder_only=true"], {}, r"has train\.decoder_only=false; this job sets true"),
         ([], {"base_model": "openai/whisper-tiny"}, r"^base_model: openai/whisper-tiny is not the"),
         (
@@ -121,6 +123,8 @@ def test_another_shape_base_or_adapter_is_one_line_at_submit(
         tmp_path, "train.rank=4", "train.target_modules=[fc2,fc1,q_proj,k_proj,v_proj,out_proj]"
     )
     assert jobs.resolve(same).train.rank == 4
+    assert encoder_alpha({"lora_alpha": 64}) == 1.0  # of an older lorajob
+    assert encoder_alpha({"lora_alpha": 64, "alpha_pattern": {"encoder": 16.0}}) == 0.25
 
 
 def test_a_job_without_an_adapter_and_a_damaged_one_are_one_line(

@@ -28,6 +28,8 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float3
 UNQUANTISED = ["proj_out"]
 # Matches the encoder's modules, but not the decoder's cross-attention, which is named encoder_attn.
 ENCODER = r".*\.encoder\..*"
+# The same as a key of PEFT's alpha_pattern, which begins behind a dot.
+ENCODER_ALPHA = r"encoder\..*"
 
 # Files that training does not change.
 PROCESSOR_FILES = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
@@ -138,9 +140,11 @@ def load_for_training(
     if adapter is not None:
         return PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
     # task_type stays unset, because PEFT's seq2seq wrapper passes arguments that Whisper lacks.
+    encoder = {} if config.decoder_only else {ENCODER_ALPHA: config.alpha * config.encoder_alpha}
     lora = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
+        alpha_pattern=encoder if config.encoder_alpha != 1 else {},
         lora_dropout=config.dropout,
         target_modules=list(config.target_modules),
         exclude_modules=ENCODER if config.decoder_only else None,
