@@ -1,7 +1,5 @@
 """Opens what commands need: settings, the jobs of the service, one job by its id."""
 
-import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -30,15 +28,6 @@ def load_settings() -> "Settings":
     from lorajob.client.requests import load_settings as load
 
     return load()
-
-
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Hide warnings of the libraries of models. They are not about what the user can change."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def open_jobs() -> "Jobs":

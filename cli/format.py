@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from lorajob.job.report import Progress
     from lorajob.job.results import Scores
+    from lorajob.job.states import JobState
     from lorajob.worker.records.record import JobRecord, StageRecord
 
 SHOWN_RATES = ("base", "delivered", "tuned")
@@ -201,7 +202,7 @@ def current_stage(record: "JobRecord") -> tuple[str, str]:
     return at.stage, progress_words(record.stages[at.stage].progress) if running else ""
 
 
-def state_of_work(record: "JobRecord") -> str:
+def state_of_work(record: "JobRecord") -> "JobState":
     """The state for people: `queued` between two stages, until a worker takes the next one."""
     return "queued" if record.state == "running" and record.standing.waits else record.state
 

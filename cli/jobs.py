@@ -12,6 +12,7 @@ import click
 from lorajob.cli.context import JOB, is_batch, load_record, load_settings, open_jobs
 from lorajob.cli.errors import say_error
 from lorajob.errors import UsageError
+from lorajob.job.states import JOB_STATES
 from lorajob.visible import visible
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 MOST_NAMED = 20  # jobs in one line
 
 
-STATES = ("queued", "running", "succeeded", "failed", "cancelled", "rejected")
 SORTS = ("newest", "oldest", "wer", "name", "language", "state")
 
 
@@ -42,7 +42,11 @@ SORTS = ("newest", "oldest", "wer", "name", "language", "state")
 )
 @click.option("--lang", metavar="LANGUAGE,...", help="Only jobs of these languages.")
 @click.option(
-    "--state", "states", multiple=True, type=click.Choice(STATES), help="Only jobs in this state."
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice(JOB_STATES),
+    help="Only jobs in this state.",
 )
 @click.option(
     "--tag", "tags", multiple=True, metavar="KEY[=VALUE]", help="Only jobs with this tag."

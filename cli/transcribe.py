@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lorajob.cli.audio_files import AudioFile, audio_files
-from lorajob.cli.context import JOB, job_folder, quiet_libraries
+from lorajob.cli.context import JOB, job_folder
 from lorajob.cli.errors import EXIT_FAILED, say_error
 from lorajob.cli.report import write_whole
 from lorajob.cli.transcript_formats import (
@@ -23,6 +23,7 @@ from lorajob.cli.transcript_formats import (
 )
 from lorajob.cores import share_cpu
 from lorajob.errors import CorpusError, StageError, UsageError
+from lorajob.logs import quiet_libraries
 
 if TYPE_CHECKING:
     from lorajob.decoding.config import DecodeConfig
@@ -107,7 +108,7 @@ def transcribe(
         if len(files) > 1 and folder is None and wish.formats not in ((), ("txt",)):
             raise UsageError(f"--output-format: {len(files)} files need --output-dir")
         model, config = _model_of(job, here)
-        with quiet_libraries():
+        with quiet_libraries(everything=True):
             models = {"": model} | ({"base": _base_of(here)} if base else {})
         failed = _transcribe_all(models, config, files, wish)
     if failed:

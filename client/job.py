@@ -9,6 +9,7 @@ from lorajob.client.progress import ProgressLine
 from lorajob.client.results import Results
 from lorajob.errors import LorajobError, ServiceError
 from lorajob.job.jobdir import REPORT, JobDir
+from lorajob.job.states import JobState
 from lorajob.tasks.jobs import Jobs, waits
 from lorajob.worker.artifacts.lookup import find_job
 from lorajob.worker.records.record import JobRecord
@@ -36,7 +37,7 @@ class Job(Results):
         return self._jobs.load(self.id)
 
     @property
-    def state(self) -> str:
+    def state(self) -> JobState:
         """queued, running, succeeded, failed, cancelled or rejected."""
         return self.record.state
 

@@ -20,6 +20,7 @@ from lorajob.cores import share_cpu
 from lorajob.errors import LorajobError, StageError, UsageError
 from lorajob.job.jobdir import STAGES, JobDir, write_json
 from lorajob.job.report import EXIT_FAILED, EXIT_STOPPED, Progress, Report
+from lorajob.logs import quiet_libraries
 from lorajob.spec import JobSpec
 from lorajob.storage import places
 
@@ -119,7 +120,8 @@ def _run_here(stage: str, job: JobDir, line: ProgressLine) -> None:
     share_cpu(os.environ)
     # Imported by name: it loads torch, which a child process would not need here.
     run_stage = importlib.import_module("lorajob.stage").run_stage
-    run_stage(stage, job, job.last_attempt(stage) + 1, Report(stage, _Heard(stage, line)))
+    with quiet_libraries():
+        run_stage(stage, job, job.last_attempt(stage) + 1, Report(stage, _Heard(stage, line)))
 
 
 def _run_child(stage: str, job: JobDir, line: ProgressLine) -> None:

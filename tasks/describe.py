@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from lorajob.errors import UsageError
 from lorajob.job.report import Progress
 from lorajob.job.results import Scores, StageResult, verdict_of
+from lorajob.job.states import JobState
 from lorajob.languages import find_language
 from lorajob.storage.urls import public
 from lorajob.worker.queues import class_of, queue_name
@@ -156,11 +157,12 @@ def _rates(scores: Scores) -> Description:
     return rates
 
 
-def state_of(records: Sequence[JobRecord], unknown: int = 0) -> str:
+def state_of(records: Sequence[JobRecord], unknown: int = 0) -> JobState:
     """The state of a batch: queued until a job starts, running until all jobs have ended, then
     failed, cancelled or succeeded. `unknown` is the number of jobs that are not queued yet.
     """
-    states = {record.state for record in records} | ({"queued"} if unknown else set())
+    states: set[JobState] = {record.state for record in records}
+    states |= {"queued"} if unknown else set()
     if "running" in states or ("queued" in states and states - {"queued", "rejected"}):
         return "running"
     if not states or "queued" in states:

@@ -15,7 +15,6 @@ import importlib
 import json
 import logging
 import resource
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,7 +36,7 @@ from lorajob.gate.memory import OwnCorpus, Spoken
 from lorajob.gate.recordings import FastHearing
 from lorajob.gate.texts import Transcripts
 from lorajob.job.jobdir import JobDir, hash_files, write_json
-from lorajob.job.report import Report
+from lorajob.job.report import PassProgress, Report
 from lorajob.job.results import EvaluateResult, Guard, Scores, gate_fields
 from lorajob.languages import find_language
 from lorajob.spec import JobSpec
@@ -96,27 +95,12 @@ class _BaseModel:
         return {"base": base_hashes(self.source), "compute_type": self.compute_type}
 
 
-class _Pace:
-    """Reports progress over all decoding and checks for a stop."""
-
-    def __init__(self, report: Report, clips: _Clips) -> None:
-        self._report, self._before = report, 0
-        # The gate counts as one clip.
-        self._total = len(clips.all) + 2 * len(clips.sample) + 1
-        self.seconds: dict[str, float] = {}
-        self._started = time.monotonic()
-
-    def done(self, clips: int) -> None:
-        """Note that `clips` clips of the current pass are decoded."""
-        self._report.progress(self._before + clips, self._total)
-        self._report.check_stop()
-
-    def passed(self, name: str, clips: int) -> None:
-        """Note that a pass over `clips` clips has ended."""
-        self._before += clips
-        now = time.monotonic()
-        self.seconds[name], self._started = round(now - self._started, 2), now
-        self.done(0)
+def _progress(report: Report, clips: _Clips, spec: JobSpec) -> PassProgress:
+    """Progress in clips. The gate takes about as long as a pass of faster-whisper."""
+    sample = len(clips.sample)
+    gate = sample if spec.gate.check else 0
+    passes = {"conversion": 0, "tuned": len(clips.all), "delivered": sample, "base": sample}
+    return PassProgress(report, passes | {"gate": gate})
 
 
 def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> EvaluateResult:
@@ -137,7 +121,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     )
     folder = base_of(spec, job).folder
     kind = spec.convert.compute_types[0]
-    pace = _Pace(report, clips)
+    pace = _progress(report, clips, spec)
     report.check_stop()
     with TemporaryDirectory(dir=out) as scratch:
         model = Path(scratch, "tuned")
@@ -145,21 +129,21 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         adapter = job.stage_dir("train") / "adapter"
         allowed = allowed_tokens(job, Labels(folder, language))
         digest = delivered_model(folder, adapter, allowed, kind, model)
-        pace.passed("conversion", 0)
+        pace.passed()
         texts = decode(model, config, clips.sounds(clips.all), spec.evaluate.batch_size, pace.done)
-        pace.passed("tuned", len(clips.all))
+        pace.passed()
         budget = spec.evaluate.delivered_minutes
         half = None if budget is None else 30 * budget
         sounds = clips.sounds(clips.sample)
         delivered = listen(model, language, sounds, spec.seed, half, pace.done)
-        pace.passed("delivered", len(clips.sample))
+        pace.passed()
         base_model = _BaseModel(folder, kind, Path(scratch, "base"))
         base = _base_transcripts(base_model, clips, spec, half, pace)
-        pace.passed("base", len(clips.sample))
+        pace.passed()
         heard = _Transcripts(clips, texts, delivered, base)
         fast = FastHearing(heard.of_compared("tuned"), partial(transcribe_long, model, config))
         guards = _check_gate(spec, heard, (model, fast), base_model, pace)
-        pace.passed("gate", 1)
+        pace.passed()
     result, details = measure(heard, spec, training)
     result = result.model_copy(update=gate_fields(guards))
     details |= {
@@ -235,7 +219,7 @@ def read_training(job: JobDir, test: ClipStore, language: str) -> Training:
 
 
 def _base_transcripts(
-    base: _BaseModel, clips: _Clips, spec: JobSpec, seconds: float | None, pace: _Pace
+    base: _BaseModel, clips: _Clips, spec: JobSpec, seconds: float | None, pace: PassProgress
 ) -> list[str]:
     """The base model's transcripts of the sample. They are cached by base model and clips."""
     language = find_language(spec.language).token
@@ -341,12 +325,15 @@ def _check_gate(
     heard: _Transcripts,
     delivered: tuple[Path, FastHearing],
     base: _BaseModel,
-    pace: _Pace,
+    pace: PassProgress,
 ) -> list[Guard]:
     """The guards of the converted model in a folder, and by lorajob's decoder."""
     tuned, fast = delivered
     store, minutes = heard.clips.store, spec.gate.minutes
-    clock = Clock(None if minutes is None else 60 * minutes, lambda: pace.done(0))
+    clock = Clock(
+        None if minutes is None else 60 * minutes,
+        lambda: pace.done(int(clock.share * len(heard.clips.sample)), f"gate: {clock.checking}"),
+    )
     slot = Slot()
     candidate = Candidate(
         tuned=LoadedModel(lambda: tuned, clock, slot),

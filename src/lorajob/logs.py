@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -74,6 +75,20 @@ def configure(level: int = logging.INFO, stream: TextIO | None = None) -> None:
     if wants_json():
         logging.captureWarnings(True)
         sys.excepthook = _log_uncaught
+
+
+@contextmanager
+def quiet_libraries(everything: bool = False) -> Iterator[None]:
+    """Hide what libraries of models say about names that will change and kernels that are optional.
+
+    A user cannot change these. With `everything`, all Python warnings are hidden.
+    """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        hidden = (Warning,) if everything else (FutureWarning, DeprecationWarning)
+        for kind in hidden:
+            warnings.simplefilter("ignore", kind)
+        yield
 
 
 @contextmanager

@@ -233,7 +233,8 @@ def main(argv: list[str] | None = None) -> int:
         _end_with_supervisor()
     try:
         attempt = args.attempt or job.last_attempt(args.stage) + 1
-        report.result(run_stage(args.stage, job, attempt, report, own_process=True))
+        with logs.quiet_libraries():
+            report.result(run_stage(args.stage, job, attempt, report, own_process=True))
     except StageStopped as stop:
         report.error(stop.kind, str(stop))
         return EXIT_STOPPED

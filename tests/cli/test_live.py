@@ -1,6 +1,7 @@
 """What a user sees of a running job: a steady forecast, signs of life, and the end of `logs -f`."""
 
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from lorajob.cli.format import progress_words
 from lorajob.cli.logs import print_logs
 from lorajob.cli.progress_bars import LineView, Signs
 from lorajob.job.jobdir import JobDir
-from lorajob.job.report import Pace, Progress
+from lorajob.job.report import Pace, PassProgress, Progress, Report
 from lorajob.worker.records.record import StageRecord
 from tests.support.command import JOB, job_record
 
@@ -40,6 +41,28 @@ def test_the_time_within_a_long_step_is_taken_off() -> None:
     pace.eta(0, 3, 0.0)
     assert pace.eta(1, 3, 30.0) == pytest.approx(60)
     assert pace.eta(1, 3, 40.0) == pytest.approx(50)
+
+
+def test_the_passes_of_a_stage_count_on_and_never_back() -> None:
+    stream = io.StringIO()
+    passes = PassProgress(Report("evaluate", stream), {"conversion": 0, "tuned": 4, "gate": 2})
+    passes.passed()
+    for done in (1, 4, 0):  # a second pass over clips that loop begins at 0
+        passes.done(done)
+    passes.passed()
+    passes.done(1, "gate: noise")
+    passes.passed()
+    events = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [(it["step"], it["total"], it.get("phase")) for it in events] == [
+        (0, 6, "tuned"),
+        (1, 6, "tuned"),
+        (4, 6, "tuned"),
+        (4, 6, "tuned"),
+        (4, 6, "gate"),
+        (5, 6, "gate: noise"),
+        (6, 6, None),
+    ]
+    assert list(passes.seconds) == ["conversion", "tuned", "gate"]
 
 
 def test_a_phase_stands_in_the_progress() -> None:

@@ -19,6 +19,7 @@ from lorajob.speech.clipstore import ClipStore
 from lorajob.stage import run_stage
 from lorajob.training.checkpoint import newest_checkpoint
 from lorajob.training.dataset import IGNORED, WindowDataset, collate
+from lorajob.training.history import LOG_SECONDS, StepLog
 from lorajob.training.loss import WhisperLoss
 from lorajob.training.packing import Window
 from lorajob.training.trainer import Run, learning_rate_factor, pick_learning_rate
@@ -280,3 +281,21 @@ def test_warm_up_is_at_most_a_tenth_and_the_rate_ends_at_zero() -> None:
     assert factors[100] == 0.0
     assert learning_rate_factor(10, 10, 100, 100) == 1.0
     assert JobSpec.model_fields["train"].default.warmup_steps == 50
+
+
+def test_the_log_has_the_first_step_the_last_and_some_between(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", logger="lorajob.training.history")
+    now = [0.0]
+    steps = StepLog(lambda: now[0])
+    fields = {"loss": 2.34567, "learning_rate": 0.001, "clips_per_second": 3.04}
+    for step in range(1, 1001):
+        now[0] += 0.1 * LOG_SECONDS
+        steps.note(step, 1000, fields, 65.4)
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0] == (
+        "step 1 of 1000: loss 2.346, learning rate 0.001, 3.0 clips a second, 0:01:05 left"
+    )
+    assert said[1].startswith("step 11 of 1000") and said[-1].startswith("step 1000 of 1000")
+    assert len(said) == 101

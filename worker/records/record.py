@@ -10,16 +10,11 @@ from lorajob.errors import RecordError
 from lorajob.job.jobdir import STAGES
 from lorajob.job.report import Progress
 from lorajob.job.results import Scores, StageResult
+from lorajob.job.states import JobState, StageState
 from lorajob.storage.locations import Folder, open_location
 from lorajob.storage.store import Store
 from lorajob.worker.queues import Priority
-from lorajob.worker.records.standing import (
-    JobState,
-    StageState,
-    Standing,
-    missing_stages,
-    standing,
-)
+from lorajob.worker.records.standing import Standing, missing_stages, standing
 
 JSON_FIELDS = ("progress", "result", "faults", "avoid")  # of a stage
 LISTS = ("ended", "more_corpora", "tags")  # of a job, kept as JSON

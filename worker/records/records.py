@@ -20,11 +20,12 @@ from lorajob.errors import JobNotFoundError, RecordError
 from lorajob.job.jobdir import JOB_ID, STAGES
 from lorajob.job.report import Progress
 from lorajob.job.results import StageResult
+from lorajob.job.states import ENDED
 from lorajob.storage.store import StoreError
 from lorajob.worker.queues import LANES
 from lorajob.worker.records import notices, transitions
 from lorajob.worker.records.record import JobRecord
-from lorajob.worker.records.standing import ENDED, FIELDS, Standing, standing_of
+from lorajob.worker.records.standing import FIELDS, Standing, standing_of
 
 INDEX = "lorajob:jobs"
 QUEUED = "lorajob:queued"  # sorted set: the jobs that wait, by the time they started to wait
@@ -156,8 +157,7 @@ class Records:
 
     def newest(self, limit: int = 20) -> list[JobRecord]:
         """The newest `limit` records, newest first."""
-        ids = cast("list[str]", self._redis.zrevrange(INDEX, 0, limit - 1))
-        return self.load_many(ids)
+        return self.load_many(self.ids_from(0, limit))
 
     def load_many(self, ids: Sequence[str]) -> list[JobRecord]:
         """The records of `ids`, in their order. Unknown and damaged ones are left out."""

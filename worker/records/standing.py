@@ -6,15 +6,12 @@ that lists, counts or sends jobs uses it.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import cast
 
 from lorajob.job.jobdir import STAGES
 from lorajob.job.results import Scores, StageResult
+from lorajob.job.states import ENDED, JobState, StageState
 from lorajob.worker.queues import QUEUES
-
-JobState = Literal["queued", "running", "succeeded", "failed", "cancelled", "rejected"]
-StageState = Literal["queued", "waiting", "running", "succeeded", "failed", "cancelled"]
-ENDED: tuple[JobState, ...] = ("succeeded", "failed", "cancelled", "rejected")
 
 # The fields of the record's hash that `standing_of` needs, in its order.
 FIELDS = (
@@ -32,9 +29,9 @@ class Standing:
     """A job's state, and the stage that it is at: the first that has not succeeded."""
 
     language: str
-    state: str
+    state: JobState
     stage: str | None  # None once all have succeeded
-    stage_state: str | None
+    stage_state: StageState | None
     worker: str | None  # the worker that runs the stage, or ran it last
     memory_gb: int  # of the smallest card that the stage fits; 0 for any card, and on a CPU
     scores: Mapping[str, Scores]  # on the test clips, once evaluated
@@ -60,16 +57,16 @@ class Standing:
         return self.active and self.stage_state == "running"
 
 
-def missing_stages(states: Mapping[str, str | None]) -> tuple[str, ...]:
+def missing_stages(states: Mapping[str, StageState | None]) -> tuple[str, ...]:
     """The stages that have not succeeded, in order."""
     return tuple(stage for stage in STAGES if states[stage] != "succeeded")
 
 
 def standing(
     language: str,
-    state: str,
+    state: JobState,
     memory_class: int | None,
-    states: Mapping[str, str | None],
+    states: Mapping[str, StageState | None],
     workers: Mapping[str, str | None],
     scores: Mapping[str, Scores],
 ) -> Standing:
@@ -92,9 +89,11 @@ def standing_of(values: Sequence[str | None]) -> Standing | None:
     language, state, memory_class, evaluated, *rest = values
     if language is None or state is None:
         return None
-    states: dict[str, str | None] = dict(zip(STAGES, rest[: len(STAGES)], strict=True))
+    found = cast("list[StageState | None]", rest[: len(STAGES)])
+    states = dict(zip(STAGES, found, strict=True))
     workers: dict[str, str | None] = dict(zip(STAGES, rest[len(STAGES) :], strict=True))
-    return standing(language, state, int(memory_class or 0), states, workers, _scores(evaluated))
+    known, size = cast("JobState", state), int(memory_class or 0)
+    return standing(language, known, size, states, workers, _scores(evaluated))
 
 
 def _scores(evaluated: str | None) -> dict[str, Scores]:

@@ -141,12 +141,16 @@ class FastDecoder:
         if waiting and others:
             log.info("%d of %d clips are decoded again", len(waiting), len(sounds))
             self._seeded()
+
+        def again(_: int) -> None:
+            # Reports progress, so that a long fallback does not look stalled.
+            done(len(sounds))
+
         for temperature in others:
             if not waiting:
                 break
             some = [sounds[place] for place in waiting]
-            # Each call also reports progress, so that a long fallback does not look stalled.
-            for number, heard in self._pass(some, batch_windows, temperature, lambda _: done(0)):
+            for number, heard in self._pass(some, batch_windows, temperature, again):
                 tries[waiting[number]].append(heard)
             waiting = [place for place in waiting if trips(tries[place][-1], config)]
         failed = set(waiting)

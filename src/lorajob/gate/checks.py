@@ -82,7 +82,8 @@ def check_all(config: GateConfig, candidate: Candidate, clock: Clock) -> list[Gu
     limits = {name: getattr(config, setting) for name, (setting, _) in checks.items()}
     limits |= {own.guard: own.limit for own in candidate.own}
     found = []
-    for name, (setting, check) in checks.items():
+    for number, (name, (setting, check)) in enumerate(checks.items()):
+        clock.checking, clock.share = name.replace("_", " "), number / len(checks)
         limit = limits[name]
         if limit is None:
             found.append(not_checked(name, f"gate.{setting} is null"))

@@ -74,10 +74,15 @@ class Hearing(Protocol):
 
 @dataclass
 class Clock:
-    """Limits the time of all checks. `tick` is called for each sound, and may raise to stop."""
+    """Limits the time of all checks. `tick` is called for each sound, and may raise to stop.
+
+    `checking` is the guard that is checked now, `share` how many of all are done, 0 to 1.
+    """
 
     seconds: float | None
     tick: Callable[[], None] = lambda: None
+    checking: str = ""
+    share: float = 0.0
     _started: float = field(default_factory=time.monotonic)
 
     def check(self) -> None:

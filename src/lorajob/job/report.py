@@ -13,6 +13,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 from lorajob.errors import StageStopped
@@ -105,3 +106,36 @@ class Report:
         line = {"event": event, "stage": self.stage, **fields}
         self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
         self._stream.flush()
+
+
+class PassProgress:
+    """Reports progress of a stage of several passes, and checks for a stop.
+
+    `passes` has the steps of each pass by its name, in order. `seconds` has the time of each pass
+    that has ended.
+    """
+
+    def __init__(self, report: Report, passes: Mapping[str, int]) -> None:
+        self._report = report
+        self._left, self._total = list(passes.items()), sum(passes.values())
+        self._before = self._most = 0
+        self.seconds: dict[str, float] = {}
+        self._started = time.monotonic()
+
+    def done(self, steps: int, phase: str = "") -> None:
+        """Note that `steps` steps of the current pass are done. The count never falls.
+
+        The pass's name is shown, or `phase`. Raises StageStopped if a stop was requested.
+        """
+        self._most = max(self._most, self._before + steps)
+        shown = phase or (self._left[0][0] if self._left else "")
+        self._report.progress(self._most, self._total, **({"phase": shown} if shown else {}))
+        self._report.check_stop()
+
+    def passed(self) -> None:
+        """Note that the current pass has ended."""
+        name, steps = self._left.pop(0)
+        self._before += steps
+        now = time.monotonic()
+        self.seconds[name], self._started = round(now - self._started, 2), now
+        self.done(0)

@@ -1,8 +1,11 @@
 """Records each step of a training in history.jsonl, for TensorBoard and for trackers."""
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +19,11 @@ from lorajob.training.trackers import Trackers, as_markdown, final_values, score
 
 VALIDATION = "validation_"  # prefix of the fields of a validation
 SHOWN_CLIPS = 5  # whose sound and texts TensorBoard shows
+LOG_SECONDS = 30.0  # least time between two lines of the log about steps
+LOG_SHARE = 0.01  # least share of a training between them
 RATE_STEPS = 20  # rates (tokens and clips a second) are averages over so many steps
+
+log = logging.getLogger(__name__)
 
 
 class Taken(NamedTuple):
@@ -28,11 +35,36 @@ class Taken(NamedTuple):
     waited: float
 
 
+class StepLog:
+    """Writes steps to the log: the first, the last, and at most a hundred between them."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._next_step = self._next_time = 0.0
+
+    def note(self, step: int, total: int, fields: Mapping[str, float], eta: float) -> None:
+        """Write `step` of `total` if a line is due. `fields` are those of `History.add`."""
+        now = self._clock()
+        if step < total and (step < self._next_step or now < self._next_time):
+            return
+        self._next_step, self._next_time = step + LOG_SHARE * total, now + LOG_SECONDS
+        log.info(
+            "step %d of %d: loss %.3f, learning rate %.2g, %.1f clips a second, %s left",
+            step,
+            total,
+            fields["loss"],
+            fields["learning_rate"],
+            fields["clips_per_second"],
+            timedelta(seconds=round(eta)),
+        )
+
+
 class History:
     """The steps of a training. Those of earlier attempts are read from `path`."""
 
     def __init__(self, path: Path, trackers: Trackers | None = None) -> None:
         self.path = path
+        self.log = StepLog()
         self._trackers = trackers
         self._board = SummaryWriter(str(path.parent / "tensorboard"))
         self._recent: list[Taken] = []

@@ -275,6 +275,8 @@ class Loop:
             eta += newest.seconds * self.validator.left
             told |= {f"{VALIDATION}wer": newest.wer, f"{VALIDATION}cer": newest.cer}
         self.report.progress(step, self.total, eta_seconds=eta, checkpoint=self.saved, **told)
+        if self.history is not None and "loss" in fields:
+            self.history.log.note(step, self.total, fields, eta)
 
     def _pick_micro_batch(self) -> None:
         """Measure a full window to choose the micro-batch, unless spec or checkpoint set it."""
@@ -379,7 +381,7 @@ class Loop:
         save_checkpoint(target, self.run.model, optimizer, state, self.history.path, tensors)
         prune(self.checkpoints, self.config.keep_checkpoints)
         self.saved, self.saved_at = self.run.step, time.monotonic()
-        log.info("checkpoint %s", target)
+        log.info("checkpoint of step %d: %s", self.saved, target)
 
 
 def run_rank(spec: JobSpec, job: JobDir, clips: int, resume: Path | None) -> None:
