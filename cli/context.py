@@ -17,6 +17,7 @@ from lorajob.errors import (
 from lorajob.job.jobdir import JOB_ID, JobDir
 
 if TYPE_CHECKING:
+    from lorajob.client.service import Client
     from lorajob.tasks.jobs import Jobs
     from lorajob.worker.artifacts.job_files import JobFiles
     from lorajob.worker.records.record import JobRecord
@@ -35,6 +36,13 @@ def open_jobs() -> "Jobs":
     from lorajob.tasks.jobs import Jobs
 
     return Jobs(load_settings())
+
+
+def open_client() -> "Client":
+    """The Python interface to the same jobs."""
+    from lorajob.client.service import Client
+
+    return Client(open_jobs())
 
 
 def is_batch(name: str) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from lorajob.cli.context import JOB, is_batch, load_record, load_settings, open_jobs
+from lorajob.cli.context import JOB, is_batch, load_record, load_settings, open_client, open_jobs
 from lorajob.cli.errors import say_error
 from lorajob.errors import UsageError
 from lorajob.job.states import JOB_STATES
@@ -291,7 +291,7 @@ def cancel(job: str, anyone: bool) -> None:
         count = len(cancel_batch(jobs, job))
         click.echo(f"{count} of the jobs of {job} are stopping")
         return
-    jobs.cancel(job)
+    open_client().job(job).cancel()
     click.echo(f"{job} is stopping")
 
 
@@ -312,7 +312,7 @@ def retry(job: str, failed: bool, anyone: bool) -> None:
         count = len(retry_batch(jobs, job, failed))
         click.echo(f"{count} of the jobs of {job} are queued again")
         return
-    jobs.retry(job)
+    open_client().job(job).retry()
     click.echo(f"{job} is queued again")
 
 

@@ -85,13 +85,37 @@ COMMAND_WORDS = {
     "diff": "compare",
     "leaderboard": "board",
     "evaluate": "report",
+    "eval": "report",
+    "evaluation": "report",
+    "score": "report",
     "results": "report",
     "publish": "export",
+    "merge": "export",
+    "merge_lora": "export",
+    "merge-lora": "export",
+    "convert": "export",
+    "quantize": "export",
     "upload": "export",
     "download": "export",
     "deploy": "promote",
     "server": "serve",
     "infer": "transcribe",
+    "inference": "transcribe",
+    "predict": "transcribe",
+    "decode": "transcribe",
+    "chat": "transcribe",
+    "asr": "transcribe",
+    "api": "serve",
+    "ui": "web",
+    "gui": "web",
+    "webui": "web",
+    "dashboard": "web",
+    "tune": "submit",
+    "sft": "submit",
+    "prepare": "corpus",
+    "preprocess": "corpus",
+    "dataset": "corpus",
+    "install": "doctor",
     "check": "doctor",
     "test": "doctor",
     "tb": "tensorboard",
@@ -156,8 +180,8 @@ class LazyGroup(click.Group):
         if name not in COMMANDS and not name.startswith("-"):
             word = COMMAND_WORDS.get(name.lower())
             near = [word] if word else difflib.get_close_matches(name, COMMANDS, n=2)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"one of {', '.join(COMMANDS)}"
-            ctx.fail(f"{name!r} is not a command; {hint}")
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            ctx.fail(f"{name!r} is not a command{hint}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lorajob.cli.context import open_jobs
+from lorajob.cli.context import open_client, open_jobs
 from lorajob.cli.spec_options import (
     ANEW,
     MAPS,
@@ -29,8 +29,9 @@ from lorajob.cli.spec_options import (
 from lorajob.errors import UsageError
 
 if TYPE_CHECKING:
+    from lorajob.client.job import Job
+    from lorajob.client.service import Client
     from lorajob.spec import JobSpec
-    from lorajob.tasks.jobs import Jobs
     from lorajob.worker.queues import Priority
 
 
@@ -238,7 +239,7 @@ def submit(
     if worker_timeout is not None and not wait:
         raise UsageError("--worker-timeout: needs --wait")
     from lorajob.spec_yaml import merge
-    from lorajob.tasks.naming import name_start, parse_naming
+    from lorajob.tasks.naming import parse_naming
 
     naming = parse_naming(name, tags)
 
@@ -266,25 +267,25 @@ def submit(
 
         ctx.exit(submit_specs(open_jobs(), specs, priority, anew, wait, naming))
     spec = complete_spec(values, preset, sets)
-    jobs = open_jobs()
-    spec = name_start(jobs, spec)
-    job_id = jobs.submit(spec, priority, naming)
-    tell_twin(jobs, spec, job_id)
-    click.echo(job_id)
+    client = open_client()
+    job = client.submit_spec(spec, priority, naming)
+    tell_twin(client, job, spec)
+    click.echo(job.id)
     if wait:
         from lorajob.cli.watch import follow_to_exit_code
 
-        ctx.exit(follow_to_exit_code(jobs, job_id, worker_timeout))
+        ctx.exit(follow_to_exit_code(open_jobs(), job.id, worker_timeout))
 
 
-def tell_twin(jobs: "Jobs", spec: "JobSpec", job_id: str) -> None:
+def tell_twin(client: "Client", job: "Job", spec: "JobSpec") -> None:
     """Say if a job with the same settings was submitted within the last day."""
     from lorajob.cli.format import duration, state_of_work
 
-    if (twin := jobs.twin(job_id, spec)) is not None:
-        age = duration(time.time() - twin.created_at)
+    if (twin := client.twin(job, spec)) is not None:
+        record = twin.record
+        age = duration(time.time() - record.created_at)
         click.echo(
             f"lorajob: {twin.id} has the same settings, was submitted {age} ago and is "
-            f"{state_of_work(twin)}; {job_id} is queued nevertheless",
+            f"{state_of_work(record)}; {job.id} is queued nevertheless",
             err=True,
         )

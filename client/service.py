@@ -7,9 +7,12 @@ from pydantic import SecretStr
 
 from lorajob.client.job import Job
 from lorajob.client.requests import PathOrUrl, load_settings, make_spec
+from lorajob.spec import JobSpec
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.naming import find_id, name_start, parse_naming
 from lorajob.worker.connect import service_errors
+from lorajob.worker.queues import Priority
+from lorajob.worker.records.names import UNNAMED, Naming
 
 
 class Client:
@@ -42,9 +45,20 @@ class Client:
         """
         own = self._jobs.settings
         spec = make_spec(own, language, corpus, base_model, preset, sets, settings)
-        spec = name_start(self._jobs, spec)
         naming = parse_naming(name, [f"{key}={value}" for key, value in (tags or {}).items()])
+        return self.submit_spec(spec, priority, naming)
+
+    def submit_spec(
+        self, spec: JobSpec, priority: Priority = "normal", naming: Naming = UNNAMED
+    ) -> Job:
+        """Queue a job with these settings and return it. Raises as `submit`."""
+        spec = name_start(self._jobs, spec)
         return Job(self._jobs, self._jobs.submit(spec, priority, naming))
+
+    def twin(self, job: Job, spec: JobSpec) -> Job | None:
+        """An earlier job with the settings of `job`, submitted at most a day before; else None."""
+        found = self._jobs.twin(job.id, name_start(self._jobs, spec))
+        return None if found is None else Job(self._jobs, found.id)
 
     def job(self, job: str) -> Job:
         """The job with this id, beginning of an id, or name; `@last` is this user's newest one.

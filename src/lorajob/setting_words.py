@@ -28,6 +28,7 @@ SETTING_WORDS = {
     "lora_alpha": "train.alpha",
     "lora_dropout": "train.dropout",
     "lora_target_modules": "train.target_modules",
+    "lora_target": "train.target_modules",
     "use_dora": "train.dora",
     "use_rslora": "train.rank_stabilized",
     "freeze_encoder": "train.decoder_only",
@@ -36,6 +37,9 @@ SETTING_WORDS = {
     "dtype": "train.precision",
     "load_in_8bit": "train.quantization",
     "load_in_4bit": "train.quantization",
+    "use_8bit": "train.quantization",
+    "use_4bit": "train.quantization",
+    "quantization_bit": "train.quantization",
     "early_stopping_patience": "train.patience",
     "save_total_limit": "train.keep_checkpoints",
     "dataloader_num_workers": "train.loader_workers",
@@ -46,6 +50,13 @@ SETTING_WORDS = {
     "quantize": "convert.compute_types",
     "max_duration": "preprocess.max_seconds",
     "min_duration": "preprocess.min_seconds",
+    "max_audio_len": "preprocess.max_seconds",
+    "min_audio_len": "preprocess.min_seconds",
+    "max_duration_in_seconds": "preprocess.max_seconds",
+    "min_duration_in_seconds": "preprocess.min_seconds",
+    "max_train_samples": "preprocess.max_train_clips",
+    "max_samples": "preprocess.max_train_clips",
+    "max_eval_samples": "preprocess.max_test_clips",
     "test_size": "preprocess.test_share",
     "lang": "language",
     "locale": "language",
@@ -56,6 +67,64 @@ SETTING_WORDS = {
     "dataset": "corpus",
     "dataset_name": "corpus",
     "manifest": "corpus",
+}
+# Words of other tools for what has no option or setting here -> what to do. Of `submit` first,
+# whose words are those of settings, too.
+COMMAND_ADVICE = {
+    "submit": {
+        "output_dir": "a job's files go to LORAJOB_ARTIFACTS; `lorajob export JOB FOLDER` writes "
+        "its model",
+        "push_to_hub": "`lorajob export JOB hf:OWNER/NAME` publishes a model",
+        "hub_model_id": "`lorajob export JOB hf:OWNER/NAME` publishes a model",
+        "hub_token": "the token of the Hub is read from HF_TOKEN",
+        "token": "the token of the Hub is read from HF_TOKEN",
+        "resume_from_checkpoint": "`lorajob retry JOB` continues a job from its newest checkpoint",
+        "resume": "`lorajob retry JOB` continues a job from its newest checkpoint",
+        "task": "a job learns to transcribe, in the language of --lang",
+        "device": "the worker decides, by `lorajob worker --gpus`",
+        "gpus": "the worker decides, by `lorajob worker --gpus`",
+        "deepspeed": "several GPUs of one worker share a training; see docs/fleet.md",
+        "fsdp": "several GPUs of one worker share a training; see docs/fleet.md",
+        "streaming": "leave it out; a corpus is read once, clip by clip",
+        "eval_steps": "a training is validated by itself, on train.validation_clips clips",
+        "eval_strategy": "a training is validated by itself, on train.validation_clips clips",
+        "evaluation_strategy": "a training is validated by itself, on train.validation_clips clips",
+        "do_train": "leave it out; every job trains, evaluates and converts",
+        "do_eval": "leave it out; every job trains, evaluates and converts",
+        "do_predict": "leave it out; every job trains, evaluates and converts",
+        "metric": "leave it out; WER and CER are always measured",
+        "metric_for_best_model": "leave it out; train.keep says which weights are kept",
+        "load_best_model_at_end": "leave it out; train.keep says which weights are kept",
+        "logging_steps": "leave it out; every step is recorded",
+        "use_adalora": "LoRA and DoRA are available; the latter by --set train.dora=true",
+        "optim": "AdamW is the only optimizer",
+        "lr_scheduler_type": "train.warmup_steps and train.decay shape the learning rate",
+        "local_files_only": "HF_HUB_OFFLINE=1 in the worker's environment keeps it off the Hub",
+        "augment_config_path": "the settings of `augment` alter clips; see docs/training.md",
+    },
+    "transcribe": dict.fromkeys(
+        ("model", "model_size", "model_dir"), "JOB names the model; `lorajob status` lists jobs"
+    )
+    | dict.fromkeys(("language", "lang", "l", "task"), "JOB names the language, too; leave it out")
+    | dict.fromkeys(
+        ("batch_size", "beam_size", "vad_filter", "vad_method", "compute_type", "temperature"),
+        "leave it out; a model is decoded as it was evaluated",
+    )
+    | dict.fromkeys(("device", "fp16", "threads"), "leave it out; this machine decides")
+    | dict.fromkeys(
+        ("diarize", "min_speakers", "max_speakers"), "speakers are not told apart; leave it out"
+    )
+    | dict.fromkeys(
+        ("align_model", "word_timestamps", "words", "highlight_words"),
+        "--word-times gives the times of words",
+    )
+    | dict.fromkeys(("format", "f"), "did you mean --output-format?"),
+    "export": dict.fromkeys(("format", "type", "outtype", "forms"), "did you mean --what?")
+    | dict.fromkeys(
+        ("quantization", "quantize", "quantization_bit", "compute_type"),
+        "`submit --set convert.compute_types=[...]` decides the types of ctranslate2",
+    )
+    | dict.fromkeys(("out", "output", "output_dir", "export_dir"), "DEST stands behind JOB"),
 }
 # Words for the options of `submit` and `batch`.
 OPTION_WORDS = {
@@ -71,8 +140,20 @@ OPTION_WORDS = {
     "data": "--corpus",
     "dataset": "--corpus",
     "manifest": "--corpus",
+    "dataset-name": "--corpus",
+    "data-path": "--corpus",
+    "train-data": "--corpus",
+    "train-file": "--corpus",
+    "train-manifest": "--corpus",
     "test": "--test-corpus",
     "test-data": "--test-corpus",
+    "test-file": "--test-corpus",
+    "eval-data": "--test-corpus",
+    "eval-file": "--test-corpus",
+    "report-to": "--tracker",
+    "lora-model": "--from",
+    "adapter": "--from",
+    "adapter-name-or-path": "--from",
     "columns": "--map",
     "job-name": "--name",
     "run-name": "--name",
@@ -88,6 +169,9 @@ OPTION_WORDS = {
 }
 
 
+OPTION_CUTOFF = 0.7  # likeness, 0 to 1: an option is seldom meant as a setting of another name
+
+
 def similar_settings(name: str, known: Sequence[str]) -> list[str]:
     """The settings of `known` that `name` may mean, the likeliest first; [] if it is like none."""
     return _meant_settings(name, known) or difflib.get_close_matches(name, known, n=3)
@@ -99,6 +183,12 @@ def _meant_settings(name: str, known: Sequence[str]) -> list[str]:
     if (meant := SETTING_WORDS.get(word, "")) in known:
         return [meant]
     return [it for it in known if it.rpartition(".")[2] == word]
+
+
+def advice(name: str, command: str = "submit") -> str:
+    """What to do instead, for another tool's word that is no option or setting here; or ""."""
+    word = name.lstrip("-").partition("=")[0].rpartition(".")[2].lower().replace("-", "_")
+    return COMMAND_ADVICE.get(command, {}).get(word, "")
 
 
 def near_options(option: str, options: Sequence[str]) -> list[str]:
@@ -116,5 +206,5 @@ def similar_option(option: str, options: Sequence[str], settings: Sequence[str])
     found = _meant_settings(word, settings)
     if not found and (near := near_options(option, options)):
         return " or ".join(near)
-    found = found or similar_settings(word, settings)
+    found = found or difflib.get_close_matches(word, settings, n=1, cutoff=OPTION_CUTOFF)
     return f"--set {found[0]}=VALUE" if found else ""

@@ -6,6 +6,19 @@ from dataclasses import dataclass
 from lorajob.errors import UsageError
 
 FORMS = ("adapter", "merged", "ctranslate2", "ggml")
+FORM_WORDS = {  # of other tools
+    "gguf": "ggml",
+    "whisper.cpp": "ggml",
+    "cpp": "ggml",
+    "peft": "adapter",
+    "lora": "adapter",
+    "hf": "merged",
+    "transformers": "merged",
+    "safetensors": "merged",
+    "pytorch": "merged",
+    "ct2": "ctranslate2",
+    "faster-whisper": "ctranslate2",
+}
 INDEX = "bundle.json"
 CARD = "README.md"
 GGML_FILE = "ggml/ggml-model.bin"
@@ -30,7 +43,9 @@ def parse_forms(text: str) -> tuple[str, ...]:
     named = [word.strip() for word in text.split(",") if word.strip()]
     for word in named:
         if word not in FORMS:
-            raise UsageError(f"--what: {word!r} is not a form; allowed: {', '.join(FORMS)}")
+            meant = FORM_WORDS.get(word.lower())
+            hint = f"did you mean {meant}?" if meant else f"allowed: {', '.join(FORMS)}"
+            raise UsageError(f"--what: {word!r} is not a form; {hint}")
     if not named:
         raise UsageError(f"--what: names no form; allowed: {', '.join(FORMS)}")
     return tuple(form for form in FORMS if form in named)

@@ -140,5 +140,10 @@ def _release(path: Path) -> tuple[list[int], bool, str]:
 def _existing(path: Path) -> Path:
     path = path.expanduser()
     if not path.exists():
-        raise UsageError(f"corpus: {path} does not exist; give {KINDS}")
+        # OWNER/NAME was made an absolute path before.
+        here = Path.cwd()
+        name = path.relative_to(here) if path.is_relative_to(here) else path
+        like = len(name.parts) == 2 and not path.suffix and not path.parent.exists()
+        more = f"; a data set of the Hub is written hf:{name}" if like else ""
+        raise UsageError(f"corpus: {path} does not exist; give {KINDS}{more}")
     return path
