@@ -4,9 +4,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from lorajob.job.states import JobState
 from lorajob.server.web.auth import Role
 from lorajob.worker.records.record import EndedAttempt, JobRecord
-from lorajob.worker.records.standing import JobState
 
 MOST_SPECS = 500  # in a batch
 
