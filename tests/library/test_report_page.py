@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -190,10 +191,24 @@ def test_every_number_of_the_page_is_computed_again_by_other_means(tmp_path: Pat
     )
     wrong = sum(int(row[2]) for row in region(page, "Confused words"))
     assert wrong == errors("delivered", range(4))
+    pairs = [jiwer.process_characters(*it) for it in zip(said, heard["delivered"], strict=True)]
+    drawn = drawn_values(page, "characters")
+    assert sum(row["times"] for row in drawn) == sum(it.substitutions for it in pairs) > 0
+    cost = {row[0]: row[1:3] for row in region(page, "Cost")}
+    assert cost["train"] == ["1:02:05", "0:01:01"]  # 3725 and 61 s
     for place, article in enumerate(re.findall(r"<article>.*?</article>", page, re.DOTALL)):
         number = int(re.search(r"test-(\d)\.wav", article)[1])
         for name, shown in re.findall(r"<dt>(\w+), (\d+) errors?</dt>", article):
             assert int(shown) == errors(name, [number]), (place, name)
+
+
+def test_speakers_whose_names_begin_alike_are_told_apart(job: JobDir) -> None:
+    findings = read_findings(job)
+    names = [f"speaker-of-the-corpus-{number % 2}" for number in range(4)]
+    clips = [replace(clip, speaker=it) for clip, it in zip(findings.clips, names, strict=True)]
+    rows = replace(findings, clips=clips).by_speaker()
+    assert [row["speaker"] for row in rows] == [names[0], names[0], names[1], names[1]]
+    assert {row["clips"] for row in rows} == {2}
 
 
 def test_rates_on_new_speakers_have_both_intervals(tmp_path: Path) -> None:

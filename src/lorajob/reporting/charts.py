@@ -13,6 +13,7 @@ COLORS = {"base": "#999999", "tuned": "#0072B2", "delivered": "#009E73"}
 KINDS = {"substituted": "#E69F00", "deleted": "#56B4E9", "inserted": "#CC79A7"}
 
 RATE_TITLES = {"wer": "word error rate, %", "cer": "character error rate, %"}
+LABEL = 110  # pixels; a longer name ends in an ellipsis, and the tooltip has it whole
 CELL = "#3B8FCC"  # has contrast on white and on a dark page
 BELOW = alt.Legend(orient="bottom")
 
@@ -183,7 +184,7 @@ def _grouped(
         alt.Chart(_data(rows))
         .mark_bar()
         .encode(
-            y=alt.Y(f"{field}:N", sort=values, title=title),
+            y=alt.Y(f"{field}:N", sort=values, title=title, axis=alt.Axis(labelLimit=LABEL)),
             yOffset=alt.YOffset("model:N", sort=["base", findings.after]),
             x=alt.X("rate:Q", title=f"{findings.metric.upper()}, %"),
             color=_models(findings),

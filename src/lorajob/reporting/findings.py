@@ -219,7 +219,7 @@ class Findings:
         for name, clips in sorted(speakers.items(), key=lambda it: (-len(it[1]), it[0]))[
             :MOST_SPEAKERS
         ]:
-            rows += self._rates(clips, "speaker", name[:12])
+            rows += self._rates(clips, "speaker", name)
         return rows
 
     def _rates(
