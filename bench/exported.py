@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ctranslate2
 import jiwer
 import numpy as np
 import soundfile
@@ -35,7 +36,7 @@ from lorajob.speech.clipstore import ClipStore
 from lorajob.speech.text import normalise
 from lorajob.whisper.identity import base_of
 
-EXAMPLE = re.compile(r"### (.+?)\n\n```python\n(.*?)```", re.DOTALL)
+EXAMPLE = re.compile(r"### ([^\n]+)\n\n```python\n(.*?)```", re.DOTALL)
 CLAIM = re.compile(r"^\| (.+?) \| (\d+) \| ([\d.]+) \| ([\d.]+) \|$", re.MULTILINE)
 SOUND = "audio.wav"
 
@@ -100,6 +101,8 @@ def _measure(job: JobDir, library: str, code: str, clips: int, claimed: float) -
     names: dict[str, Any] = {}
     exec("\n".join(lines[:first]), names)
     use = compile("\n".join(lines[first:]), f"example of {library}", "exec")
+    # As `export --check` does, so that what is sampled is the same.
+    ctranslate2.set_random_seed(0)
     said, heard, started = [], [], time.monotonic()
     for text, sound in _clips(job, clips):
         soundfile.write(SOUND, sound, 16_000)
