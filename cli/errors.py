@@ -88,10 +88,10 @@ def _unknown_option(error: click.NoSuchOption) -> str:
     command = error.ctx.command if error.ctx else None
     options = [name for it in command.params for name in it.opts] if command else []
     flags = [name for name in options if name.startswith("--")]
-    from lorajob.setting_words import advice, near_options, similar_option
+    from lorajob.setting_words import advice_for, near_options, similar_option
 
     name = "submit" if "--set" in flags else (command.name or "") if command else ""
-    if said := advice(error.option_name, name):
+    if said := advice_for(error.option_name, name):
         return f"No such option: {error.option_name}; {said}"
     if "--set" in flags:
         from lorajob.cli.spec_options import settings_in_help

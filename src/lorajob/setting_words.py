@@ -185,7 +185,7 @@ def _meant_settings(name: str, known: Sequence[str]) -> list[str]:
     return [it for it in known if it.rpartition(".")[2] == word]
 
 
-def advice(name: str, command: str = "submit") -> str:
+def advice_for(name: str, command: str = "submit") -> str:
     """What to do instead, for another tool's word that is no option or setting here; or ""."""
     word = name.lstrip("-").partition("=")[0].rpartition(".")[2].lower().replace("-", "_")
     return COMMAND_ADVICE.get(command, {}).get(word, "")

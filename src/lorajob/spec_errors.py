@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from lorajob.setting_words import advice, similar_settings
+from lorajob.setting_words import advice_for, similar_settings
 
 TYPE_NAME = re.compile(r"constrained-\w+|literal\[.*\]")  # in the place of a pydantic error
 
@@ -28,7 +28,7 @@ def explain(error: ValidationError, known: Sequence[str]) -> str:
         parts = {it.partition(".")[0] for it in known if "." in it}
         near = difflib.get_close_matches(name, parts) if isinstance(first["input"], dict) else []
         near = near or similar_settings(name, known)
-        if (said := advice(name)) and not near:
+        if (said := advice_for(name)) and not near:
             return f"{name}: no such setting; {said}"
         listed = "docs/settings.md and `lorajob submit --help-all` list them"
         hint = f"did you mean {', '.join(near)}?" if near else listed

@@ -4,7 +4,8 @@ import pytest
 from click.testing import CliRunner
 
 from lorajob.cli.main import cli
-from lorajob.cli.spec_options import COMMON_SETTINGS, check_base_model, settings_in_help
+from lorajob.cli.spec_options import COMMON_SETTINGS, settings_in_help
+from lorajob.client.requests import check_base_model
 from lorajob.corpora.report import CorpusReport
 from lorajob.errors import UsageError
 from lorajob.evaluate import few_clips

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lorajob.cli.spec_options import check_base_model
+from lorajob.client.requests import check_base_model
 from lorajob.errors import UsageError
 from lorajob.worker.stack.redis_server import find_server, free_port, redis_configuration
 
