@@ -63,7 +63,7 @@ def test_data_sets_of_a_hub_are_read_or_refused_in_one_line(tmp_path, monkeypatc
     put(served_to(served, "me/script") / "script.py", "import os\n")
     good = ["hf:me/parquet", "hf:me/folder", "hf:me/configs?config=hi_in&split=test"]
     bad = ["hf:me/missing", "hf:me/gated", "hf:me/parquet?split=dev", "hf:me/script"]
-    bad.append("hf:me/configs?config=ta_in")
+    bad += ["hf:me/configs?config=ta_in", "hf:me/configs?config=hi_in&split=dev"]
     bad.append("hf:me/parquet?revision=v9")
     with hub_server(served, gated="me/gated", token="hf_secret") as endpoint:
         said = ask([*good, *bad, "hf:me/parquet?split=test"], endpoint)
@@ -80,7 +80,9 @@ def test_data_sets_of_a_hub_are_read_or_refused_in_one_line(tmp_path, monkeypatc
     assert "is gated: accept its terms at" in said["hf:me/gated"]
     assert "has no split dev; its splits: train, test" in said["hf:me/parquet?split=dev"]
     assert "has no revision v9" in said["hf:me/parquet?revision=v9"]
-    assert "hi_in" in said["hf:me/configs?config=ta_in"]
+    # The card says so, before anything is read.
+    assert "has no config ta_in; its configs: hi_in" in said["hf:me/configs?config=ta_in"]
+    assert "has no split dev; its splits: test" in said["hf:me/configs?config=hi_in&split=dev"]
     # A copy of this machine is used again, without the server.
     assert str(local_copy("hf:me/parquet")) == said["hf:me/parquet"]
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import yaml
+
 from tests.support.web_server import serving
 
 SHA = "a" * 40
@@ -62,8 +64,17 @@ def hub(folder: Path, gated: str = "", token: str = "") -> Iterator[str]:
                     self.say(404, {"error": "Invalid rev"}, "RevisionNotFound")
                     return
                 files = [{"rfilename": it["path"]} for it in entries(root, "", below=True)]
-                info = {"id": name, "sha": SHA, "private": False, "tags": [], "downloads": 0}
+                info: dict[str, Any] = {
+                    "id": name,
+                    "sha": SHA,
+                    "private": False,
+                    "tags": [],
+                    "downloads": 0,
+                }
                 gates = "auto" if name == gated else False
+                card = root / "README.md"
+                if card.is_file():
+                    info["cardData"] = yaml.safe_load(card.read_text("utf-8").split("---\n")[1])
                 self.say(200, info | {"gated": gates, "siblings": files, "likes": 0})
             else:
                 self.say(404, {"error": "not here"}, "EntryNotFound")

@@ -60,21 +60,50 @@ def parse(url: str) -> HubCorpus:
 
 
 def check(url: str) -> None:
-    """Raise UsageError if the data set is missing, private or gated, StoreError without the Hub."""
-    version(url)
+    """Raise UsageError if the data set is missing, private or gated, or lacks what `url` names.
+
+    Its card lists configurations and splits, if its author wrote them. StoreError without the Hub.
+    """
+    corpus = parse(url)
+    info = _info(corpus)
+    card = info.card_data.to_dict() if info.card_data else {}
+    listed = card.get("configs")
+    found = [it for it in listed if isinstance(it, dict)] if isinstance(listed, list) else []
+    configs = {str(it["config_name"]): it for it in found if "config_name" in it}
+    if corpus.config and configs and corpus.config not in configs:
+        raise UsageError(
+            f"corpus: hf:{corpus.name} has no config {corpus.config}; its configs:"
+            f" {', '.join(configs)}"
+        )
+    chosen = configs.get(corpus.config or "default", {}).get("data_files")
+    files = chosen if isinstance(chosen, list) else []
+    splits = [str(it["split"]) for it in files if isinstance(it, dict) and "split" in it]
+    missing = [it for it in corpus.splits if it not in splits]
+    if missing and splits and len(splits) == len(files):
+        raise _no_split(corpus, missing, splits)
 
 
 def version(url: str) -> str:
     """The commit of the data set."""
+    return str(_info(parse(url)).sha)
+
+
+def _no_split(corpus: HubCorpus, missing: Iterable[str], splits: Iterable[str]) -> UsageError:
+    have = ", ".join(splits) or "none"
+    return UsageError(
+        f"corpus: hf:{corpus.name} has no split {', '.join(missing)}; its splits: {have}"
+    )
+
+
+def _info(corpus: HubCorpus) -> Any:
     from huggingface_hub import HfApi
 
-    corpus = parse(url)
     with _errors(corpus):
         api = HfApi(library_name="lorajob")
         info = api.dataset_info(corpus.name, revision=corpus.revision, timeout=20)
         if info.gated:
             api.auth_check(corpus.name, repo_type="dataset")
-        return str(info.sha)
+        return info
 
 
 def download(url: str, folder: Path, check: Check) -> None:
@@ -118,10 +147,7 @@ def _files(corpus: HubCorpus, builder: Any) -> dict[str, list[str]]:
     found = {str(split): list(names) for split, names in (builder.config.data_files or {}).items()}
     missing = [split for split in corpus.splits if split not in found]
     if missing or not found:
-        have = ", ".join(found) or "none"
-        raise UsageError(
-            f"corpus: hf:{corpus.name} has no split {', '.join(missing)}; its splits: {have}"
-        )
+        raise _no_split(corpus, missing, found)
     return {split: found[split] for split in corpus.splits or found}
 
 
