@@ -59,6 +59,9 @@ class JobName(click.ParamType[str]):
     name = "job"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if load_settings().url is not None:
+            return value  # the server finds it
+
         from lorajob.tasks.naming import find_id
 
         job = find_id(open_jobs(), value)

@@ -210,6 +210,9 @@ def _show_kept(commands: Commands) -> None:
         f"password: flower_password in {commands.state_path}"
     )
     click.echo(f"To stop it: LORAJOB_HOME={shlex.quote(str(commands.home))} lorajob down")
+    if state.get("web_url"):
+        click.echo(f"Password of the pages: {commands.home / 'web' / 'access.json'}")
+        click.echo(state["web_url"])
 
 
 @contextmanager

@@ -126,6 +126,8 @@ def status(
             click.echo("lorajob: no job matches these options", err=True)
         else:
             show_jobs(jobs, records, as_json)
+        if (pages := web_address()) and not as_json:
+            click.echo(f"lorajob: pages at {pages}", err=True)
         for name, found in sorted(jobs.unfit().items()):
             since = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.since))
             click.echo(f"lorajob: {name} takes no work since {since}: {found.why}", err=True)
@@ -143,6 +145,15 @@ def status(
         show_batch(open_jobs(), job, as_json)
     else:
         show_job(open_jobs(), load_record(job), as_json)
+
+
+def web_address() -> str | None:
+    """The address of the `lorajob web` that `lorajob up` started here."""
+    from lorajob.worker.stack.info import StackInfo
+
+    settings = load_settings()
+    info = StackInfo.load(settings.home) if settings.redis_url is None else None
+    return None if info is None else info.web_url
 
 
 def show_jobs(jobs: "Jobs", records: "list[JobRecord]", as_json: bool) -> None:

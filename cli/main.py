@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -170,6 +171,10 @@ class LazyGroup(click.Group):
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
+        if os.environ.get("LORAJOB_URL"):
+            from lorajob.cli.remote import over_http
+
+            command = over_http(cmd_name, command)
         command.context_class = HelpContext
         return command
 
@@ -199,6 +204,8 @@ def cli() -> None:
 
     \b
     LORAJOB_HOME        this user's files: state of `up`, models, jobs
+    LORAJOB_URL         url of a `lorajob web`, to work from another machine; its key is in
+                        LORAJOB_API_KEY
     LORAJOB_REDIS_URL   Redis of the service; unset: the Redis of `lorajob up`
     LORAJOB_ARTIFACTS   folder or url of all jobs; the workers must see it too
     LORAJOB_CORPORA     folder in which `submit` looks for a language's corpus

@@ -136,14 +136,22 @@ def autoscale(least: int, most: int, queue: str, gpus: str | None, idle: float |
     "--detach", is_flag=True, help="Run in the background. The command returns when all is ready."
 )
 @click.option("--no-flower", is_flag=True, help="Do not start Flower.")
-def up(detach: bool, no_flower: bool) -> None:
-    """Start Redis, a cpu worker, a gpu worker and Flower on this machine.
+@click.option("--no-web", is_flag=True, help="Do not start `lorajob web`.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    help="Port of `lorajob web`. It is kept for the next `up`. Default: the one before, at first a "
+    "free one.",
+)
+def up(detach: bool, no_flower: bool, no_web: bool, port: int | None) -> None:
+    """Start Redis, a cpu worker, a gpu worker, Flower and `lorajob web` on this machine.
 
     Ctrl-C, or `lorajob down` in any terminal, stops all of them. If LORAJOB_REDIS_URL is set, they
     use that Redis, and no other is started. Ports, passwords and process ids are stored in
     LORAJOB_HOME/up.json, which only you can read. All other commands find the service there.
     """
     from lorajob.worker.connect import shown
+    from lorajob.worker.stack.services import keep_web_port
     from lorajob.worker.stack.stack import Stack
 
     settings = load_settings()
@@ -153,11 +161,18 @@ def up(detach: bool, no_flower: bool) -> None:
         if info.flower_url:
             where = settings.home / "up.json"
             click.echo(f"Flower  {info.flower_url}, user {info.flower_user}, password in {where}")
+        if info.web_url:
+            where = settings.home / "web" / "access.json"
+            click.echo(f"Pages   {info.web_url}, password in {where}")
+        elif not no_web:
+            click.echo("Pages   need `pip install 'lorajob[web]'`")
         click.echo(f"Logs    {settings.home / 'log'}")
         click.echo("Ready; `lorajob down` stops it" if detach else "Ready; Ctrl-C stops it")
         sys.stdout.flush()
 
-    Stack(settings).up(detach=detach, flower=not no_flower, on_ready=say_ready)
+    if port is not None:
+        keep_web_port(settings.home.expanduser(), port)
+    Stack(settings).up(detach, not no_flower, say_ready, not no_web)
 
 
 @click.command()

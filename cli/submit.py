@@ -238,20 +238,23 @@ def submit(
     """
     if worker_timeout is not None and not wait:
         raise UsageError("--worker-timeout: needs --wait")
-    from lorajob.spec_yaml import merge
     from lorajob.tasks.naming import parse_naming
 
     naming = parse_naming(name, tags)
 
-    flags = {"language": lang, "base_model": base_model}
-    values = read_spec(spec_path) | {name: value for name, value in flags.items() if value}
-    values = merge(values, corpus_values(corpora, test_corpus, maps))
-    values = merge(values, guard_values(guards))
-    values |= tracker_values(trackers)
-    allowed = {"allow_script": allow_script, "allow_leakage": allow_leakage}
-    given = {name: True for name, flag in allowed.items() if flag}
-    values = merge(values, {"preprocess": given} if given else {})
-    values = merge(values, {"start": {"job": start}} if start else {})
+    values = job_values(
+        lang=lang,
+        corpora=corpora,
+        test_corpus=test_corpus,
+        guards=guards,
+        maps=maps,
+        allow_script=allow_script,
+        allow_leakage=allow_leakage,
+        base_model=base_model,
+        start=start,
+        spec_path=spec_path,
+        trackers=trackers,
+    )
     languages = [name.strip() for name in (lang or "").split(",")]
     if len(languages) > 1:
         if not all(languages):
@@ -275,6 +278,35 @@ def submit(
         from lorajob.cli.watch import follow_to_exit_code
 
         ctx.exit(follow_to_exit_code(open_jobs(), job.id, worker_timeout))
+
+
+def job_values(
+    *,
+    lang: str | None,
+    corpora: tuple[str, ...],
+    test_corpus: str | None,
+    guards: tuple[str, ...],
+    maps: tuple[str, ...],
+    allow_script: bool,
+    allow_leakage: bool,
+    base_model: str | None,
+    start: str | None,
+    spec_path: Path | None,
+    trackers: tuple[str, ...],
+) -> dict[str, object]:
+    """The settings that the options of `submit` and its file state. Raises UsageError."""
+    from lorajob.spec_yaml import merge
+
+    flags = {"language": lang, "base_model": base_model}
+    values = read_spec(spec_path) | {name: value for name, value in flags.items() if value}
+    values = merge(values, corpus_values(corpora, test_corpus, maps))
+    values = merge(values, guard_values(guards))
+    values |= tracker_values(trackers)
+    allowed = {"allow_script": allow_script, "allow_leakage": allow_leakage}
+    given = {name: True for name, flag in allowed.items() if flag}
+    values = merge(values, {"preprocess": given} if given else {})
+    values = merge(values, {"start": {"job": start}} if start else {})
+    return values
 
 
 def tell_twin(client: "Client", job: "Job", spec: "JobSpec") -> None:

@@ -1,5 +1,6 @@
 """`lorajob web`."""
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
 def web(host: str, port: int, max_upload_mb: float) -> None:
     """Serve pages about jobs, and the REST API, until Ctrl-C or SIGTERM. `lorajob up` does, too.
 
-    The first start makes a password, prints it once, and keeps it in LORAJOB_HOME/web/access.json,
-    which only you can read. Programs send a key: LORAJOB_SUBMIT_KEYS and LORAJOB_VIEW_KEYS hold
-    them, such as ana=KEY,KEY. A view key only reads.
+    The first start makes a password, prints it once to a terminal, and keeps it in
+    LORAJOB_HOME/web/access.json, which only you can read. Programs send a key: LORAJOB_SUBMIT_KEYS
+    and LORAJOB_VIEW_KEYS hold them, such as ana=KEY,KEY. A view key only reads.
 
     On other machines, LORAJOB_URL and LORAJOB_API_KEY make `lorajob` use this server in place of
     Redis. The server speaks plain HTTP: put a proxy with TLS in front of it. Needs the extra `web`.
@@ -50,6 +51,7 @@ def _say(address: str, service: "WebService") -> None:
     from lorajob.server.web.run import password_place
 
     click.echo(f"Pages at {address}; Ctrl-C stops it")
-    if service.made_password is not None:
+    # A log must not hold it.
+    if service.made_password is not None and sys.stderr.isatty():
         click.echo(f"Password: {service.made_password}", err=True)
     click.echo(f"lorajob: the password is in {password_place(service)}", err=True)

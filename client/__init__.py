@@ -2,7 +2,9 @@
 
 `import lorajob` gives all of it and loads a module when it is first used:
 
-    service    connect() and the jobs of one service
+    connect    connect(): finds a service
+    service    the jobs of one service
+    remote     the same over HTTP
     job        one job: wait for it, cancel it
     results    what a finished job has left: error rates, page, model, transcripts
     local      train_locally(): the four stages without Redis and workers

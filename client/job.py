@@ -27,14 +27,29 @@ class JobFailedError(LorajobError):
 class Job(Results):
     """One job of a service. Each attribute reads the present state."""
 
-    def __init__(self, jobs: Jobs, job_id: str) -> None:
+    def __init__(self, jobs: Jobs | None, job_id: str) -> None:
+        """`jobs` is None for a job that is reached in another way (remote.py)."""
         super().__init__(job_id)
-        self._jobs = jobs
+        self._found = jobs
+
+    @property
+    def _jobs(self) -> Jobs:
+        if self._found is None:
+            raise ServiceError(f"{self.id}: this works only beside the service, not over a url")
+        return self._found
+
+    def _load(self, mirrored: bool = True) -> JobRecord:
+        return self._jobs.load(self.id, mirrored)
+
+    def _wait_of(self, record: JobRecord) -> str | None:
+        """What a queued job waits for, in words."""
+        wait = waits(self._jobs, [record]).get(record.id)
+        return None if wait is None else str(wait)
 
     @property
     def record(self) -> JobRecord:
         """All that the service knows about the job."""
-        return self._jobs.load(self.id)
+        return self._load()
 
     @property
     def state(self) -> JobState:
@@ -80,11 +95,11 @@ class Job(Results):
         last = time.monotonic()  # when Redis answered
         while True:
             try:
-                record = self._jobs.load(self.id, mirrored=False)
+                record = self._load(mirrored=False)
                 last = time.monotonic()
                 if record.over:
                     return record
-                _show(self._jobs, record, line)
+                self._show(record, line)
             except ServiceError as error:
                 if time.monotonic() - last > OUTAGE_SECONDS:
                     raise
@@ -92,6 +107,14 @@ class Job(Results):
             if ends is not None and time.monotonic() > ends:
                 raise TimeoutError(f"{self.id} has not ended in time; it continues")
             time.sleep(POLL_SECONDS)
+
+    def _show(self, record: JobRecord, line: ProgressLine) -> None:
+        for name, stage in record.stages.items():
+            if stage.state == "running":
+                line.show(name, stage.progress)
+                return
+        if wait := self._wait_of(record):
+            line.note(f"waits for {wait}")
 
     def _fetch_page(self, folder: JobDir) -> bool:
         files = find_job(self.id, self._jobs.settings)
@@ -109,12 +132,3 @@ class Job(Results):
 
 
 _ENDS = {"cancelled": "was cancelled", "rejected": "was rejected"}
-
-
-def _show(jobs: Jobs, record: JobRecord, line: ProgressLine) -> None:
-    for name, stage in record.stages.items():
-        if stage.state == "running":
-            line.show(name, stage.progress)
-            return
-    if wait := waits(jobs, [record]).get(record.id):
-        line.note(f"waits for {wait}")

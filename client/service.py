@@ -1,16 +1,14 @@
-"""The jobs of one service: `connect()` finds it, `submit` queues a job, `job` names one."""
+"""The jobs of one service: `submit` queues a job, `job` names one."""
 
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from pydantic import SecretStr
-
 from lorajob.client.job import Job
-from lorajob.client.requests import PathOrUrl, load_settings, make_spec
+from lorajob.client.requests import PathOrUrl, make_spec
+from lorajob.errors import ServiceError
 from lorajob.spec import JobSpec
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.naming import find_id, name_start, parse_naming
-from lorajob.worker.connect import service_errors
 from lorajob.worker.queues import Priority
 from lorajob.worker.records.names import UNNAMED, Naming
 
@@ -18,8 +16,15 @@ from lorajob.worker.records.names import UNNAMED, Naming
 class Client:
     """The jobs of one service."""
 
-    def __init__(self, jobs: Jobs) -> None:
-        self._jobs = jobs
+    def __init__(self, jobs: Jobs | None) -> None:
+        """`jobs` is None for a service that is reached in another way (remote.py)."""
+        self._found = jobs
+
+    @property
+    def _jobs(self) -> Jobs:
+        if self._found is None:
+            raise ServiceError("this works only beside the service, not over a url")
+        return self._found
 
     def submit(
         self,
@@ -72,43 +77,3 @@ class Client:
     def jobs(self, limit: int = 20) -> list[Job]:
         """The newest jobs, the newest first."""
         return [Job(self._jobs, record.id) for record in self._jobs.newest(limit)]
-
-
-def connect(redis_url: str | None = None, artifacts: PathOrUrl | None = None) -> Client:
-    """The service of `redis_url`, of LORAJOB_REDIS_URL, or the one that `lorajob up` started here.
-
-    `artifacts` is the folder or url of the jobs' files, in place of LORAJOB_ARTIFACTS. Raises
-    ServiceError if there is no service.
-    """
-    secret = None if redis_url is None else SecretStr(redis_url)
-    settings = load_settings(redis_url=secret, artifacts=artifacts)
-    jobs = Jobs(settings)
-    with service_errors(settings):
-        jobs.redis.ping()
-    return Client(jobs)
-
-
-def submit(
-    language: str,
-    corpus: PathOrUrl | None = None,
-    base_model: PathOrUrl | None = None,
-    *,
-    preset: str = "default",
-    sets: Iterable[str] = (),
-    priority: Literal["high", "normal", "low"] = "normal",
-    name: str | None = None,
-    tags: Mapping[str, str] | None = None,
-    **settings: object,
-) -> Job:
-    """Queue a job in the service that `connect()` finds, and return it. See `Client.submit`."""
-    return connect().submit(
-        language,
-        corpus,
-        base_model,
-        preset=preset,
-        sets=sets,
-        priority=priority,
-        name=name,
-        tags=tags,
-        **settings,
-    )

@@ -88,9 +88,13 @@ class Settings(BaseSettings):
     """Secret of the machines that submit and of the workers. If it is set, `submit` signs the
     settings of each job, and workers refuse a job whose settings are unsigned or altered. An
     unsigned job fails at once."""
+    url: str | None = None
+    """URL of a `lorajob web`, such as `http://host:8080`. Commands and `lorajob.connect()` then use
+    it in place of Redis, with a key in `LORAJOB_API_KEY`."""
     api_key: SecretStr | None = None
-    """Key of `lorajob serve`; several are separated by commas. Unset: on a loopback address every
-    request is accepted, and on another address the server does not start."""
+    """With `LORAJOB_URL`: the key for it. Otherwise the key of `lorajob serve`; several are
+    separated by commas. Unset: on a loopback address every request is accepted, and on another
+    address the server does not start."""
     submit_keys: SecretStr | None = None
     """Keys of `lorajob web` that may do all, separated by commas; each may have a name, as in
     `ana=KEY,KEY`. The name becomes the user of jobs and stands in the audit log."""

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
@@ -14,9 +14,6 @@ from starlette.responses import Response
 
 from lorajob.errors import StageError, UsageError
 from lorajob.job.jobdir import REPORT, REPORT_FILES, STAGES, JobDir
-from lorajob.reporting.comparison import Comparison, compare_jobs, write_comparison
-from lorajob.reporting.findings import read_findings
-from lorajob.reporting.page import write_report
 from lorajob.server.web.api_jobs import JobId, job_id
 from lorajob.server.web.follow import log_events, log_place, read_log, state_events
 from lorajob.server.web.headers import PAGE_POLICY
@@ -28,6 +25,10 @@ from lorajob.storage.urls import public
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.promotions import open_delivered
 from lorajob.worker.artifacts.lookup import find_job
+
+# The modules of `reporting` load numpy and altair, so each is imported when it is used.
+if TYPE_CHECKING:
+    from lorajob.reporting.comparison import Comparison
 
 MOST_COMPARED = 10
 TAR = "application/x-tar"
@@ -115,6 +116,8 @@ def job_report(
     """The page about a job, one HTML file with its own scripts."""
     drawn = None if full else find_job(job, jobs.settings).location.read(REPORT)
     if drawn is None:
+        from lorajob.reporting.page import write_report
+
         with folder_of(jobs, job, *REPORT_FILES) as folder:
             _check_evaluated(job, folder)
             drawn = _drawn(lambda path: write_report(folder, path, full))
@@ -240,11 +243,16 @@ def compare(jobs: UserJobs, job: Compared) -> dict[str, object]:
 @router.get("/compare/page", response_class=HTMLResponse)
 def compare_page(jobs: UserJobs, job: Compared) -> Response:
     """The same as a page, with the transcripts of all jobs."""
+    from lorajob.reporting.comparison import write_comparison
+
     comparison = _compared(jobs, job)
     return _page(_drawn(lambda path: write_comparison(comparison, path)))
 
 
-def _compared(jobs: Jobs, names: list[str]) -> Comparison:
+def _compared(jobs: Jobs, names: list[str]) -> "Comparison":
+    from lorajob.reporting.comparison import compare_jobs
+    from lorajob.reporting.findings import read_findings
+
     ids = [job_id(name, jobs) for name in names]
     if len(ids) < 2 or len(set(ids)) < len(ids):
         raise UsageError("JOB: give two or more different jobs")

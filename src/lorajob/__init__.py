@@ -18,10 +18,11 @@ other.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lorajob.client.connect import connect, submit
     from lorajob.client.corpus import load_corpus
     from lorajob.client.job import Job, JobFailedError
     from lorajob.client.local import LocalResults, train_locally
-    from lorajob.client.service import Client, connect, submit
+    from lorajob.client.service import Client
     from lorajob.errors import LorajobError
 
 __version__ = "0.1.0"
@@ -45,9 +46,9 @@ _HOMES = {
     "JobFailedError": "lorajob.client.job",
     "LocalResults": "lorajob.client.local",
     "LorajobError": "lorajob.errors",
-    "connect": "lorajob.client.service",
+    "connect": "lorajob.client.connect",
     "load_corpus": "lorajob.client.corpus",
-    "submit": "lorajob.client.service",
+    "submit": "lorajob.client.connect",
     "train_locally": "lorajob.client.local",
 }
 

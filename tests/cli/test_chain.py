@@ -71,6 +71,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     env = environment(home=home, corpora=corpora)
     up = lorajob(env, "up", "--detach")
     assert up.returncode == 0, up.stderr
+    assert "Pages   http://127.0.0.1:" in up.stdout
     try:
         sets = [word for line in SETTINGS for word in ("--set", line)]
         submitted = lorajob(

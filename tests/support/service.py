@@ -135,7 +135,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     home = tmp_path_factory.mktemp("service-home")
     # A fault of the machine, such as a base model without files, fails a job at once.
     stack = Stack(settings_for(home, None).model_copy(update={"max_faults": 1}))
-    stack.up(detach=True)
+    stack.up(detach=True, web=False)
     try:
         info = stack.info()
         assert info is not None

@@ -64,7 +64,7 @@ sys.exit(main())
 def test_no_stack_comes_up_on_a_driver_that_hangs(driver, tmp_path):
     (driver / "nvidia-smi").write_text("#!/bin/sh\nexec sleep 60\n")
     home = tmp_path / "home"
-    command = [sys.executable, "-c", UP, "--no-flower"]
+    command = [sys.executable, "-c", UP, "--no-flower", "--no-web"]
     done = subprocess.run(
         command, env=environment(home=home), capture_output=True, text=True, timeout=240
     )

@@ -102,7 +102,7 @@ def start_stack(home: Path) -> tuple[int, int]:
     if pid == 0:
         env = os.environ | settings_for(home, None).environment()
         code = "import sys; from lorajob.worker.stack.stack import main; sys.exit(main())"
-        os.execve(sys.executable, [sys.executable, "-c", code, "--no-flower"], env)
+        os.execve(sys.executable, [sys.executable, "-c", code, "--no-flower", "--no-web"], env)
     wait_for(lambda: (info := StackInfo.load(home)) is not None and info.ready, 60)
     return pid, keyboard
 

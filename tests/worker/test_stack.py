@@ -1,5 +1,6 @@
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from lorajob.worker.machine.processes import (
 from lorajob.worker.stack.info import StackInfo, is_up
 from lorajob.worker.stack.redis_server import find_server, free_port, server_version
 from lorajob.worker.stack.rotation import Rotation
+from lorajob.worker.stack.services import keep_web_port, web_port
 from lorajob.worker.stack.stack import Stack
 from tests.support.service import command_lines, settings_for, wait_for
 
@@ -39,7 +41,7 @@ def all_of(info: StackInfo) -> list[Identity]:
 def test_a_stack_keeps_what_dies_refuses_a_second_and_leaves_nothing(home):
     stack = Stack(settings_for(home, None))
     told = []
-    stack.up(detach=True, flower=False, on_ready=told.append)
+    stack.up(detach=True, flower=False, web=False, on_ready=told.append)
     info = stack.info()
     assert told == [info]
     assert set(info.processes) == {"redis", "cpu worker", "gpu worker"}
@@ -76,7 +78,7 @@ def answers(redis) -> bool:
 def test_jobs_outlast_the_stack(home):
     stack = Stack(settings_for(home, None))
     for turn in range(2):
-        stack.up(detach=True, flower=False)
+        stack.up(detach=True, flower=False, web=False)
         with connect(settings_for(home, stack.info().redis_url)) as redis:
             assert redis.incr("lorajob:turns") == turn + 1
         stack.down()
@@ -95,7 +97,7 @@ def test_nothing_outlives_a_stack_that_is_killed(home):
 def test_ctrl_c_ends_a_stack_in_the_foreground(home):
     code = "import sys; from lorajob.worker.stack.stack import main; sys.exit(main())"
     env = os.environ | {"LORAJOB_HOME": str(home)}
-    process = subprocess.Popen([sys.executable, "-c", code, "--no-flower"], env=env)
+    process = subprocess.Popen([sys.executable, "-c", code, "--no-flower", "--no-web"], env=env)
     wait_for(lambda: (info := StackInfo.load(home)) is not None and info.ready)
     info = StackInfo.load(home)
     process.send_signal(signal.SIGINT)
@@ -108,7 +110,7 @@ def test_an_outside_redis_that_is_not_there_is_named_without_its_password(home):
     stack = Stack(settings_for(home, f"redis://:hidden@127.0.0.1:{port}/0"))
     for detach in (True, False):
         with pytest.raises(ServiceError) as error:
-            stack.up(detach=detach, flower=False)
+            stack.up(detach=detach, flower=False, web=False)
         assert f"redis://:***@127.0.0.1:{port}/0" in str(error.value)
         assert "hidden" not in str(error.value)
     assert not (home / "up.json").exists()
@@ -117,7 +119,7 @@ def test_an_outside_redis_that_is_not_there_is_named_without_its_password(home):
 def test_an_outside_redis_is_used_and_left_alone(home, redis_server):
     settings = settings_for(home, redis_server.redis_url.get_secret_value())
     stack = Stack(settings)
-    stack.up(detach=True, flower=False)
+    stack.up(detach=True, flower=False, web=False)
     assert set(stack.info().processes) == {"cpu worker", "gpu worker"}
     stack.down()
     with connect(settings) as redis:
@@ -210,3 +212,14 @@ def test_logs_are_left_whole_if_rotation_is_off_or_impossible(tmp_path, caplog):
     (tmp_path / "up.log.new").mkdir()
     Rotation(tmp_path, settings.model_copy(update={"log_mb": 0.001})).tend()
     assert path.read_bytes() == b"x" * 2000 and "cannot be rotated" in caplog.text
+
+
+def test_the_port_of_the_pages_stays_unless_another_program_has_it(tmp_path):
+    first = web_port(tmp_path)
+    assert web_port(tmp_path) == first
+    with socket.create_server(("127.0.0.1", first)):
+        other = web_port(tmp_path)
+        assert other != first
+    assert web_port(tmp_path) == other
+    keep_web_port(tmp_path, first)
+    assert web_port(tmp_path) == first

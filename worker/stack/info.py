@@ -22,6 +22,7 @@ class StackInfo(BaseModel):
     flower_url: str | None = None
     flower_user: str | None = None
     flower_password: str | None = Field(None, repr=False)
+    web_url: str | None = None  # of `lorajob web`, which may still be starting
     supervisor: Identity
     processes: dict[str, Identity] = {}
     ready: bool = False

@@ -25,7 +25,15 @@ from lorajob.worker.settings import Settings
 from lorajob.worker.stack.info import StackInfo, forget, only_stack
 from lorajob.worker.stack.redis_server import find_server, free_port
 from lorajob.worker.stack.rotation import Rotation
-from lorajob.worker.stack.services import Kept, flower_service, redis_service, worker_service
+from lorajob.worker.stack.services import (
+    Kept,
+    flower_service,
+    has_web,
+    redis_service,
+    web_port,
+    web_service_of,
+    worker_service,
+)
 from lorajob.worker.stopping import handled, leave_terminal
 
 TICK_SECONDS = 0.2
@@ -40,10 +48,14 @@ OnReady = Callable[[StackInfo], None]
 class RunningStack:
     """The services of one `lorajob up`. The settings' `home` must be absolute and exist."""
 
-    def __init__(self, settings: Settings, flower: bool, on_ready: OnReady | None) -> None:
+    def __init__(
+        self, settings: Settings, flower: bool, on_ready: OnReady | None, web: bool = True
+    ) -> None:
         self._settings = settings
         self._home = settings.home
         self._with_flower = flower
+        self._with_web = web and has_web()
+        self._web_url: str | None = None
         self._on_ready = on_ready
         self._told = False
         self._hurried = False
@@ -96,6 +108,15 @@ class RunningStack:
             self._others.append(kept)
         self._save()
 
+    def _start_web(self) -> None:
+        if not self._with_web:
+            return
+        port = web_port(self._home)
+        kept = Kept(web_service_of(self._settings, port))
+        kept.start()
+        self._others.append(kept)
+        self._web_url = f"http://127.0.0.1:{port}"
+
     def _start_redis(self) -> None:
         """Start Redis and wait for its answer. If its port was taken, try another."""
         server = find_server()
@@ -137,6 +158,8 @@ class RunningStack:
                 missing = self._missing(redis)
                 if not missing:
                     ready = True
+                    # Last, so that it delays nothing: it need not answer yet.
+                    self._start_web()
                     info = self._save(ready)
                     if self._on_ready is not None:
                         self._on_ready(info)
@@ -173,6 +196,7 @@ class RunningStack:
             flower_url=self._flower_url,
             flower_user=settings.flower_user if self._with_flower else None,
             flower_password=password if self._with_flower else None,
+            web_url=self._web_url,
             supervisor=supervisor,
             processes={
                 kept.service.name: kept.identity

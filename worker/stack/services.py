@@ -1,9 +1,12 @@
 """The programs of a stack. Each is restarted, with backoff, when it dies."""
 
+import importlib.util
 import os
 import secrets
 import signal
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,7 +27,7 @@ from lorajob.worker.machine.processes import (
     spawn,
 )
 from lorajob.worker.settings import Settings
-from lorajob.worker.stack.redis_server import redis_configuration
+from lorajob.worker.stack.redis_server import free_port, redis_configuration
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,44 @@ def worker_service(settings: Settings, queue: str) -> Service:
         log=settings.home / "log" / f"{queue}-worker.log",
         node=name,
     )
+
+
+def web_service_of(settings: Settings, port: int) -> Service:
+    """`lorajob web` on loopback. It makes its password itself."""
+    return Service(
+        name="web",
+        command=(sys.executable, "-m", "lorajob.cli.main", "web", "--port", str(port)),
+        env=service_environment(settings),
+        log=settings.home / "log" / "web.log",
+        death_signal=signal.SIGTERM,
+    )
+
+
+def has_web() -> bool:
+    """Whether the packages of the extra `web` are installed."""
+    return all(importlib.util.find_spec(name) for name in ("fastapi", "uvicorn", "multipart"))
+
+
+def web_port(home: Path) -> int:
+    """The port of `lorajob web`, the same each time, as long as another program has not taken it.
+
+    `lorajob up --port` chooses it. LORAJOB_HOME/web/port holds it.
+    """
+    path = home / "web" / "port"
+    try:
+        port = int(path.read_text("utf-8"))
+        with socket.create_server(("127.0.0.1", port)):
+            return port
+    except (OSError, ValueError, OverflowError):
+        port = free_port()
+    keep_web_port(home, port)
+    return port
+
+
+def keep_web_port(home: Path, port: int) -> None:
+    """Use this port from now on."""
+    (home / "web").mkdir(parents=True, exist_ok=True, mode=0o700)
+    (home / "web" / "port").write_text(f"{port}\n", "utf-8")
 
 
 def flower_service(settings: Settings, port: int) -> Service:

@@ -34,7 +34,11 @@ class Stack:
         self._home = home
 
     def up(
-        self, detach: bool = False, flower: bool = True, on_ready: OnReady | None = None
+        self,
+        detach: bool = False,
+        flower: bool = True,
+        on_ready: OnReady | None = None,
+        web: bool = True,
     ) -> None:
         """Start all services and call `on_ready` when all answer.
 
@@ -47,13 +51,13 @@ class Stack:
         except OSError as error:
             raise ServiceError(f"LORAJOB_HOME: {self._home} cannot be used: {error}") from error
         if not detach:
-            RunningStack(self._settings, flower, on_ready).run()
+            RunningStack(self._settings, flower, on_ready, web).run()
             return
         if self._settings.redis_url is not None:
             connect(self._settings)  # only checks the url
         if is_up(self._home):
             raise ServiceError(f"already up in {self._home}; `lorajob down` stops it")
-        info = self._detach(flower)
+        info = self._detach(flower, web)
         if on_ready is not None:
             on_ready(info)
 
@@ -76,9 +80,10 @@ class Stack:
             end_leavings(self._home)
         return found
 
-    def _detach(self, flower: bool) -> StackInfo:
+    def _detach(self, flower: bool, web: bool) -> StackInfo:
         log = self._home / "log" / "up.log"
         options = [] if flower else ["--no-flower"]
+        options += [] if web else ["--no-web"]
         log.write_bytes(b"")
         with log.open("ab") as stream:  # for appending, because the log is rotated
             process = subprocess.Popen(
@@ -114,9 +119,10 @@ def main() -> int:
     """Run the detached process. If it fails, its last line on standard error says why."""
     parser = argparse.ArgumentParser(prog="python -m lorajob.worker.stack", description=__doc__)
     parser.add_argument("--no-flower", action="store_true")
+    parser.add_argument("--no-web", action="store_true")
     args = parser.parse_args()
     try:
-        Stack(Settings()).up(flower=not args.no_flower)
+        Stack(Settings()).up(flower=not args.no_flower, web=not args.no_web)
     except LorajobError as error:
         print(error, file=sys.stderr)
         return 1

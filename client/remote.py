@@ -1,0 +1,257 @@
+"""The jobs of a service that is reached by the url of its `lorajob web`, without Redis."""
+
+import io
+import json
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import Any, Literal, cast
+from urllib.parse import quote, urlencode, urlsplit
+
+from lorajob import errors
+from lorajob.client.job import Job
+from lorajob.client.requests import PathOrUrl
+from lorajob.client.service import Client
+from lorajob.errors import LorajobError, ServiceError, StageError, UsageError
+from lorajob.job.jobdir import JobDir
+from lorajob.storage.urls import public
+from lorajob.worker.records.record import JobRecord
+
+TIMEOUT_SECONDS = 60.0  # for the next bytes of an answer
+PAGE = 200  # jobs in one request
+Query = Mapping[str, object]
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect would send the key to another server."""
+
+    def redirect_request(self, *args: object, **named: object) -> None:
+        return None
+
+
+class WebApi:
+    """Sends requests to the REST API of one server. Raises the errors that the server states."""
+
+    def __init__(self, url: str, key: str | None = None) -> None:
+        try:
+            found = urlsplit(url)
+            usable = found.scheme in ("http", "https") and bool(found.hostname)
+        except ValueError:
+            usable = False
+        if not usable:
+            raise UsageError(f"url: {public(url)!r} is not a url such as http://host:8080")
+        self.url = url.rstrip("/")
+        self._key = key
+        self._opener = urllib.request.build_opener(_NoRedirect())
+
+    def get(self, path: str, query: Query | None = None) -> Any:
+        """The JSON of a GET request."""
+        with self.open("GET", path, query) as answer:
+            return json.load(answer)
+
+    def post(self, path: str, body: Mapping[str, object] | None = None, **query: object) -> Any:
+        """The JSON of a POST request."""
+        with self.open("POST", path, query, {} if body is None else body) as answer:
+            return json.load(answer)
+
+    @contextmanager
+    def open(
+        self,
+        method: str,
+        path: str,
+        query: Query | None = None,
+        body: Mapping[str, object] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Iterator[HTTPResponse]:
+        """An answer to read from. Raises ServiceError if the server is unavailable."""
+        asked = {name: value for name, value in (query or {}).items() if value is not None}
+        words = f"?{urlencode(asked, doseq=True)}" if asked else ""
+        request = urllib.request.Request(f"{self.url}/api{path}{words}", method=method)
+        if self._key:
+            request.add_header("Authorization", f"Bearer {self._key}")
+        for name, value in (headers or {}).items():
+            request.add_header(name, value)
+        if body is not None:
+            request.data = json.dumps(body).encode()
+            request.add_header("Content-Type", "application/json")
+        try:
+            with self._opener.open(request, timeout=TIMEOUT_SECONDS) as answer:
+                yield answer
+        except urllib.error.HTTPError as error:
+            raise self._stated(error) from None
+        except (OSError, HTTPException) as error:
+            why = getattr(error, "reason", None) or error
+            raise ServiceError(f"{public(self.url)} is unavailable: {why}") from None
+
+    def _stated(self, error: urllib.error.HTTPError) -> LorajobError:
+        """The error of an answer, of the class that the server raised."""
+        try:
+            said = json.loads(error.read(1 << 20))["error"]
+            message, code = str(said["message"]), said["code"]
+        except (ValueError, LookupError, TypeError, OSError):
+            return ServiceError(f"{public(self.url)} answers {error.code}; is it a `lorajob web`?")
+        if error.code == 401:
+            return ServiceError(f"{public(self.url)}: {message}; set LORAJOB_API_KEY")
+        if error.code in (403, 422) and code != "corpus":
+            return UsageError(message)
+        classes = [it for it in vars(errors).values() if isinstance(it, type)]
+        known = {it.kind: it for it in classes if issubclass(it, LorajobError)}
+        return known.get(str(code), ServiceError)(message)
+
+
+def job_path(job: str) -> str:
+    """`/jobs/JOB`, for any name of a job."""
+    return f"/jobs/{quote(job, safe='@')}"
+
+
+class RemoteJob(Job):
+    """One job of a service behind a url. Files are downloaded when they are asked for."""
+
+    def __init__(self, api: WebApi, job_id: str) -> None:
+        super().__init__(None, job_id)
+        self._api = api
+
+    def _load(self, mirrored: bool = True) -> JobRecord:
+        return self._state()[0]
+
+    def _wait_of(self, record: JobRecord) -> str | None:
+        return self._state()[1]
+
+    def _state(self) -> tuple[JobRecord, str | None]:
+        found = self._api.get(f"{job_path(self.id)}/record")
+        return JobRecord.model_validate(found["records"][0]), found["waits"].get(self.id)
+
+    def cancel(self) -> None:
+        self._api.post(f"{job_path(self.id)}/cancel")
+
+    def retry(self) -> None:
+        self._api.post(f"{job_path(self.id)}/retry")
+
+    def log(self) -> Iterator[str]:
+        """The text of the logs as it is written, until the job ends. Resumes a lost connection."""
+        return follow_log(self._api, self.id)
+
+    def _fetch_page(self, folder: JobDir) -> bool:
+        if not folder.report_path.is_file():
+            with self._api.open("GET", f"{job_path(self.id)}/report") as answer:
+                folder.report_path.write_bytes(answer.read())
+        return True
+
+    @contextmanager
+    def _open(self, *stages: str) -> Iterator[JobDir]:
+        with tempfile.TemporaryDirectory(prefix="lorajob-job-") as name:
+            root = Path(name) / self.id
+            root.mkdir()
+            query = {"part": list(stages)}
+            with self._api.open("GET", f"{job_path(self.id)}/files", query) as answer:
+                _extract(answer, root)
+            yield JobDir(root)
+
+
+def _extract(answer: HTTPResponse, root: Path) -> None:
+    """Unpack a tar file below `root`, and nowhere else."""
+    try:
+        with tarfile.open(fileobj=answer, mode="r|") as tar:
+            tar.extractall(root, filter="data")
+    except tarfile.TarError as error:
+        raise StageError(f"the download was cut off: {error}") from None
+
+
+class RemoteClient(Client):
+    """The jobs of a service behind the url of its `lorajob web`."""
+
+    def __init__(self, url: str, key: str | None = None) -> None:
+        super().__init__(None)
+        self.api = WebApi(url, key)
+
+    def submit(
+        self,
+        language: str,
+        corpus: PathOrUrl | None = None,
+        base_model: PathOrUrl | None = None,
+        *,
+        preset: str = "default",
+        sets: Iterable[str] = (),
+        priority: Literal["high", "normal", "low"] = "normal",
+        name: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        **settings: object,
+    ) -> Job:
+        """As `Client.submit`. Paths are absolute, and those of the service's machines."""
+        if isinstance(sets, str):
+            raise UsageError(f"sets: {sets!r} is one text; give a list, such as ['train.epochs=2']")
+        places = {"corpus": corpus, "base_model": base_model}
+        spec: dict[str, object] = {"language": language} | settings
+        spec |= {key: str(value) for key, value in places.items() if value is not None}
+        body = {"spec": spec, "preset": preset, "sets": list(sets), "priority": priority}
+        made = self.api.post("/jobs", body | {"name": name, "tags": dict(tags or {})})
+        return RemoteJob(self.api, str(made["id"]))
+
+    def job(self, job: str) -> Job:
+        """The job with this id, beginning of an id, or name; `@last` is this key's newest one."""
+        return RemoteJob(self.api, str(self.api.get(job_path(job))["id"]))
+
+    def jobs(self, limit: int = 20) -> list[Job]:
+        """The newest jobs, the newest first."""
+        return [RemoteJob(self.api, str(it["id"])) for it in listed(self.api, "jobs", limit, {})[0]]
+
+
+def listed(
+    api: WebApi, what: Literal["jobs", "records"], limit: int, query: Query
+) -> tuple[list[Any], dict[str, str]]:
+    """Up to `limit` jobs or records of a list, and what the records wait for."""
+    found: list[Any] = []
+    waits: dict[str, str] = {}
+    after = None
+    while len(found) < limit:
+        asked = {**query, "limit": min(PAGE, limit - len(found)), "after": after}
+        page = api.get(f"/{what}", asked)
+        found += page[what]
+        waits |= page.get("waits_short", {})
+        after = page["next"]
+        if after is None:
+            break
+    return found, waits
+
+
+def follow_log(api: WebApi, job: str, stage: str | None = None) -> Iterator[str]:
+    """The text of a job's logs as it is written, with a heading for each stage, until its end."""
+    place: str | None = None
+    last: str | None = None
+    failures = 0
+    while True:
+        headers = {} if place is None else {"Last-Event-ID": place}
+        try:
+            path = f"{job_path(job)}/logs/follow"
+            with api.open("GET", path, {"stage": stage}, headers=headers) as answer:
+                for name, mark, data in _events(answer):
+                    place, failures = mark or place, 0
+                    if name == "end":
+                        return
+                    if name == "error":
+                        raise StageError(str(data["message"]))
+                    if data["stage"] != last and stage is None:
+                        yield f"==> {data['stage']} <==\n"
+                    last = str(data["stage"])
+                    yield str(data["text"])
+        except ServiceError:
+            failures += 1
+            if place is None or failures > 3:
+                raise
+
+
+def _events(answer: HTTPResponse) -> Iterator[tuple[str, str | None, dict[str, object]]]:
+    """(event, id, data) of a stream of server-sent events."""
+    fields: dict[str, str] = {}
+    for line in io.TextIOWrapper(cast("Any", answer), "utf-8", newline="\n"):
+        name, colon, value = line.rstrip("\n").partition(": ")
+        if colon and name:
+            fields[name] = value
+        elif not line.strip() and "data" in fields:
+            yield fields.get("event", ""), fields.get("id"), json.loads(fields["data"])
+            fields = {}
