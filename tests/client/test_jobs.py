@@ -154,7 +154,7 @@ def test_a_stage_that_runs_is_shown(queued: lorajob.Job, client: Client) -> None
     claim(records, queued.record)
     stream = StringIO()
     line = progress_module.ProgressLine(queued.id, stream)
-    job_module._show(client._jobs, queued.record, line)
+    queued._show(queued.record, line)
     line.show("train", Progress(step=5, total=20, loss=2.125, eta_seconds=120))
     line.show("train", Progress(step=5, total=20))
     assert stream.getvalue().splitlines() == [
