@@ -1,0 +1,50 @@
+"""No request that the OpenAPI document of `lorajob web` allows makes it fail."""
+
+from pathlib import Path
+from typing import Any
+
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from pydantic import SecretStr
+from redis import Redis
+
+from lorajob.server.web.app import create_web_app
+from lorajob.server.web.state import open_service
+from lorajob.worker.records.records import Records
+from lorajob.worker.settings import Settings
+from tests.support.records import create
+
+KEY = {"Authorization": "Bearer send"}
+EXAMPLES = 2  # of each operation
+
+
+def test_no_request_of_the_document_makes_the_server_fail(
+    redis: Redis, redis_server: Settings, tmp_path: Path
+) -> None:
+    keys = {"submit_keys": SecretStr("send"), "home": tmp_path, "artifacts": tmp_path / "jobs"}
+    service = open_service(redis_server.model_copy(update=keys))
+    create(Records(redis), tmp_path)
+    schema = schemathesis.openapi.from_asgi(
+        "/api/openapi.json", create_web_app(service), headers=KEY
+    )
+    asked = 0
+    for found in schema.get_all_operations():
+        operation: Any = found.ok()
+
+        @given(case=operation.as_strategy())
+        @settings(
+            max_examples=EXAMPLES,
+            derandomize=True,
+            database=None,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        )
+        def ask(case: Any) -> None:
+            nonlocal asked
+            asked += 1
+            answer = case.call(headers=KEY)
+            assert answer.status_code < 500, (case.as_curl_command(), answer.text)
+
+        ask()
+    assert asked >= 30
+    service.close()
