@@ -92,7 +92,8 @@ def board(lang: str | None, sort: str, as_json: bool, as_markdown: bool, html: P
 
 def board_table(rows: "Sequence[BoardRow]", width: int) -> "Table":
     """A table with one row for each language, fitted to `width`."""
-    from lorajob.cli.tables import Column, base_name, corpus_name, cut_column, fit
+    from lorajob.cli.tables import Column, base_name, cut_column, fit
+    from lorajob.tasks.words import corpus_name
 
     def rate(value: float | None) -> str:
         return "" if value is None else f"{value:.1f}"

@@ -193,8 +193,8 @@ def _transcribe_one(commands: Commands, folder: Path, clips: Path) -> None:
 
 
 def _show_end(commands: Commands, folder: Path, seconds: float) -> None:
-    from lorajob.cli.format import duration
     from lorajob.job.jobdir import JobDir
+    from lorajob.tasks.words import duration
 
     result = JobDir(folder).result("convert")
     model = result.model if result is not None and result.model is not None else "convert"

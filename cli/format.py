@@ -10,9 +10,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from lorajob.job.report import Progress
     from lorajob.job.results import Scores
-    from lorajob.job.states import JobState
     from lorajob.worker.records.record import JobRecord, StageRecord
 
 SHOWN_RATES = ("base", "delivered", "tuned")
@@ -35,33 +33,6 @@ def console(stream: TextIO) -> "Console":
 
     width = None if stream.isatty() else PIPE_WIDTH
     return Visible(file=raw_stream(stream), width=width, highlight=False, soft_wrap=False)
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3 h 20 min`, `2 d 4 h`: two units at most."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
-    if hours < 1:
-        return f"{minutes} min {whole % 60} s" if minutes < 10 else f"{minutes} min"
-    if days < 1:
-        return f"{hours} h {minutes % 60} min"
-    return f"{days} d {hours % 24} h"
-
-
-def progress_words(progress: "Progress | None") -> str:
-    """`120/180, loss 1.93, eta 3 min` from a stage's last report; empty without a report."""
-    if progress is None or not progress.total:
-        return ""
-    words = [f"{progress.step}/{progress.total}"]
-    if isinstance(phase := (progress.model_extra or {}).get("phase"), str):
-        words.append(phase)
-    if progress.loss is not None:
-        words.append(f"loss {progress.loss:.3g}")
-    if progress.eta_seconds:
-        words.append(f"eta {duration(progress.eta_seconds)}")
-    return ", ".join(words)
 
 
 def metrics_table(record: "JobRecord") -> "Table | None":
@@ -156,6 +127,8 @@ def stages_table(record: "JobRecord", now: float) -> "Table":
 
     from rich.markup import escape
 
+    from lorajob.tasks.words import progress_words
+
     table = plain_table("STAGE", "STATE", "ATTEMPTS", "TIME", "PROGRESS", "WORKER")
     for name, stage in record.stages.items():
         table.add_row(
@@ -177,6 +150,8 @@ def attempts_table(record: "JobRecord") -> "Table | None":
     from rich.markup import escape
     from rich.table import Table
 
+    from lorajob.tasks.words import duration
+
     if not any(attempt.why != "succeeded" for attempt in record.ended):
         return None
     table = Table(box=None, pad_edge=False)
@@ -193,31 +168,6 @@ def attempts_table(record: "JobRecord") -> "Table | None":
     return table
 
 
-def current_stage(record: "JobRecord") -> tuple[str, str]:
-    """The current stage of a job and its progress; for a finished job, the last stage."""
-    at = record.standing
-    if at.stage is None:
-        return "", ""
-    running = at.stage_state == "running"
-    return at.stage, progress_words(record.stages[at.stage].progress) if running else ""
-
-
-def state_of_work(record: "JobRecord") -> "JobState":
-    """The state for people: `queued` between two stages, until a worker takes the next one."""
-    return "queued" if record.state == "running" and record.standing.waits else record.state
-
-
-def gain(record: "JobRecord") -> str:
-    """`115.4 -> 53.7`: WER of base and delivered model; empty until both are known."""
-    from lorajob.job.results import headline
-
-    scores = record.scores
-    after = headline(scores)
-    if "base" not in scores or after is None:
-        return ""
-    return f"{scores['base'].wer:.1f} -> {scores[after].wer:.1f}"
-
-
 def coloured(state: str) -> str:
     """The state with its colour, as rich markup."""
     style = STATE_STYLES.get(state)
@@ -227,4 +177,6 @@ def coloured(state: str) -> str:
 def _time_taken(stage: "StageRecord", now: float) -> str:
     if not stage.started_at:
         return ""
+    from lorajob.tasks.words import duration
+
     return duration((stage.finished_at or now) - stage.started_at)

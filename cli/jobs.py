@@ -103,8 +103,8 @@ def status(
 
     If Redis is unavailable, JOB is read from its job.json, if this machine has access to it.
     """
-    from lorajob.cli.format import state_of_work
     from lorajob.tasks.listing import list_jobs, parse_filter
+    from lorajob.tasks.words import state_of_work
 
     if disk:
         from lorajob.cli.clean import show_disk
@@ -190,13 +190,12 @@ def show_job(jobs: "Jobs", record: "JobRecord", as_json: bool) -> None:
     from lorajob.cli.format import (
         attempts_table,
         console,
-        duration,
         metrics_table,
         rate_notes,
         stages_table,
-        state_of_work,
     )
     from lorajob.storage.urls import public
+    from lorajob.tasks.words import duration, state_of_work
 
     now = time.time()
     for name, value in (
@@ -248,8 +247,8 @@ def show_batch(jobs: "Jobs", batch_id: str, as_json: bool) -> None:
 
 def summary(batch: "JobBatch", records: "Sequence[JobRecord]") -> str:
     """`batch-1a2b3c4d: running; 12 jobs: 3 succeeded, 1 failed, 8 queued`."""
-    from lorajob.cli.format import state_of_work
     from lorajob.tasks.describe import state_of
+    from lorajob.tasks.words import state_of_work
 
     states = Counter(state_of_work(record) for record in records)
     parts = ", ".join(f"{count} {state}" for state, count in states.most_common())

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from lorajob.cli.format import console, duration, progress_words
+from lorajob.cli.format import console
+from lorajob.tasks.words import duration, progress_words
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

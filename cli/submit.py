@@ -311,7 +311,7 @@ def job_values(
 
 def tell_twin(client: "Client", job: "Job", spec: "JobSpec") -> None:
     """Say if a job with the same settings was submitted within the last day."""
-    from lorajob.cli.format import duration, state_of_work
+    from lorajob.tasks.words import duration, state_of_work
 
     if (twin := client.twin(job, spec)) is not None:
         record = twin.record

@@ -3,13 +3,19 @@
 The id and the state of a job are never shortened. Other commands take the id.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from lorajob.cli.format import coloured, current_stage, duration, gain, plain_table, state_of_work
-from lorajob.storage.urls import public
+from lorajob.cli.format import coloured, plain_table
+from lorajob.tasks.words import (
+    corpus_name,
+    current_stage,
+    done_share,
+    duration,
+    gain,
+    state_of_work,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,7 +59,6 @@ JOBS_ORDER = (
     "NAME",
     "PROGRESS",
 )
-ARCHIVE = re.compile(r"(\.(tar|tgz|zip|gz|bz2|xz|zst|tsv|csv|jsonl?|parquet))+$", re.IGNORECASE)
 LONGEST_WHY = 60  # characters of a failure's reason in a table; `status JOB` shows it whole
 
 
@@ -124,12 +129,6 @@ def corpus_words(record: "JobRecord") -> str:
     """`cv-corpus-24-hi` for a path or url of that archive; `+1` behind it for a further corpus."""
     name = corpus_name(record.corpus)
     return f"{name}+{len(record.more_corpora)}" if record.more_corpora else name
-
-
-def corpus_name(place: str) -> str:
-    """The last part of a path or url, without the endings of an archive."""
-    whole = public(place).partition("?")[0].rstrip("/")
-    return ARCHIVE.sub("", whole.rpartition("/")[2].rpartition(":")[2]) or whole
 
 
 class BaseName(NamedTuple):
@@ -216,17 +215,6 @@ def batch_table(records: "Sequence[JobRecord]", waits: "Mapping[str, Wait]", wid
         _rates(records),
     ]
     return fit(columns, BATCH_ORDER, width)
-
-
-def done_share(record: "JobRecord") -> float:
-    """The share of a job that is done, 0 to 1. All stages count the same."""
-    done = 0.0
-    for stage in record.stages.values():
-        if stage.state == "succeeded":
-            done += 1
-        elif stage.state == "running" and stage.progress is not None:
-            done += min(1.0, stage.progress.share)
-    return done / len(record.stages)
 
 
 def bar(share: float, width: int) -> str:

@@ -251,7 +251,7 @@ def _follow_batch(jobs: "Jobs", batch_id: str, stream: TextIO) -> None:
 
 def _tell_changes(records: "Sequence[JobRecord]", told: dict[str, str], stream: TextIO) -> None:
     """Print a line for each job whose state or stage has changed."""
-    from lorajob.cli.format import current_stage, state_of_work
+    from lorajob.tasks.words import current_stage, state_of_work
 
     for record in records:
         stage, _ = current_stage(record)

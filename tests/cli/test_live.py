@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from lorajob.cli.format import progress_words
 from lorajob.cli.logs import print_logs
 from lorajob.cli.progress_bars import LineView, Signs
 from lorajob.job.jobdir import JobDir
 from lorajob.job.report import Pace, PassProgress, Progress, Report
+from lorajob.tasks.words import progress_words
 from lorajob.worker.records.record import StageRecord
 from tests.support.command import JOB, job_record
 

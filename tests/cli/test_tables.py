@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from lorajob.cli.tables import bar, batch_table, done_share
+from lorajob.cli.tables import bar, batch_table
 from lorajob.job.jobdir import STAGES
 from lorajob.job.report import Progress
+from lorajob.tasks.words import done_share
 from lorajob.worker.connect import connect
 from lorajob.worker.heartbeats import heartbeat, living
 from lorajob.worker.records.batches import Batches, JobBatch

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import altair as alt
 
+from lorajob.reporting.curves import Curves
 from lorajob.reporting.findings import Findings, Rate
 
 HEIGHT = 220  # pixels; a chart is as wide as its place on the page
@@ -24,9 +25,9 @@ def all_charts(findings: Findings) -> dict[str, VegaLite]:
     """Name -> Vega-Lite specification, of each chart for which the job has data."""
     made: dict[str, Callable[[Findings], alt.TopLevelMixin | None]] = {
         "rates": rates,
-        "loss": loss,
-        "validation": validation,
-        "learning_rate": learning_rate,
+        "loss": lambda it: loss(it.curve),
+        "validation": lambda it: validation(it.validation),
+        "learning_rate": lambda it: learning_rate(it.curve),
         "kinds": kinds,
         "lengths": lengths,
         "speakers": speakers,
@@ -34,6 +35,16 @@ def all_charts(findings: Findings) -> dict[str, VegaLite]:
     }
     found = {name: make(findings) for name, make in made.items()}
     return {name: chart.to_dict() for name, chart in found.items() if chart is not None}
+
+
+def training_charts(curves: Curves) -> dict[str, VegaLite]:
+    """Name -> Vega-Lite specification, of the charts of a training, finished or running."""
+    made = {
+        "loss": loss(curves.steps),
+        "validation": validation(curves.validation),
+        "learning_rate": learning_rate(curves.steps),
+    }
+    return {name: chart.to_dict() for name, chart in made.items() if chart is not None}
 
 
 def _data(rows: Sequence[Mapping[str, object]]) -> alt.Data:
@@ -89,12 +100,12 @@ def _bars(
     return (bars + whiskers).properties(width="container", height=40 * len(rows))
 
 
-def loss(findings: Findings) -> alt.Chart | None:
+def loss(curve: Sequence[Mapping[str, float]]) -> alt.Chart | None:
     """Loss over the steps."""
-    if not findings.curve:
+    if not curve:
         return None
     return (
-        alt.Chart(_data(findings.curve))
+        alt.Chart(_data(curve))
         .mark_line(color=COLORS["tuned"])
         .encode(
             x=alt.X("step:Q", title="step"),
@@ -105,13 +116,13 @@ def loss(findings: Findings) -> alt.Chart | None:
     )
 
 
-def validation(findings: Findings) -> alt.Chart | None:
+def validation(points: Sequence[Mapping[str, float]]) -> alt.Chart | None:
     """Error rates of the clips that training held back, over the steps."""
-    if not findings.validation:
+    if not points:
         return None
     rows = [
         {"step": point["step"], "rate": point[name], "metric": name.upper()}
-        for point in findings.validation
+        for point in points
         for name in ("wer", "cer")
     ]
     scale = alt.Scale(domain=["WER", "CER"], range=[COLORS["tuned"], KINDS["inserted"]])
@@ -128,12 +139,12 @@ def validation(findings: Findings) -> alt.Chart | None:
     )
 
 
-def learning_rate(findings: Findings) -> alt.Chart | None:
+def learning_rate(curve: Sequence[Mapping[str, float]]) -> alt.Chart | None:
     """Learning rate over the steps."""
-    if not findings.curve:
+    if not curve:
         return None
     return (
-        alt.Chart(_data(findings.curve))
+        alt.Chart(_data(curve))
         .mark_line(color=KINDS["substituted"])
         .encode(
             x=alt.X("step:Q", title="step"),

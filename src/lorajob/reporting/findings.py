@@ -14,6 +14,7 @@ from lorajob.job.jobdir import STAGES, JobDir
 from lorajob.job.results import PARTS, StageResult, verdict_of
 from lorajob.languages import Language, find_language
 from lorajob.reporting.compare import Change, compare_counts
+from lorajob.reporting.curves import read_curves
 from lorajob.reporting.words import (
     Counts,
     Edit,
@@ -25,7 +26,6 @@ from lorajob.reporting.words import (
 from lorajob.spec import JobSpec
 from lorajob.speech.clipstore import ClipStore
 
-CURVE_POINTS = 400  # at most; more cannot be told apart in a chart
 LENGTHS = ((0, 2), (2, 4), (4, 6), (6, 10), (10, 20), (20, 31))  # seconds
 MOST_SPEAKERS = 30  # in a chart
 MOST = 20  # rows of a table of confusions
@@ -89,16 +89,6 @@ class _Metrics(BaseModel, frozen=True):
     delivered: _Scores | None = None
     intervals: dict[str, tuple[float, float] | None] = {}
     unshared: dict[str, dict[str, _Scores]] = {}
-
-
-class _Step(BaseModel, frozen=True):
-    """A row of history.jsonl: a step, or a validation after it."""
-
-    step: int
-    loss: float | None = None
-    learning_rate: float = 0.0
-    validation_wer: float | None = None
-    validation_cer: float | None = None
 
 
 @dataclass(frozen=True)
@@ -271,7 +261,9 @@ def read_findings(job: JobDir) -> Findings:
     clips = _read_clips(rows, job, spec.language)
     after = "delivered" if any("delivered" in clip.heard for clip in clips) else "tuned"
     language = find_language(spec.language)
-    steps = _read_steps(job.stage_dir("train") / "history.jsonl")
+    history = job.stage_dir("train") / "history.jsonl"
+    with _damage(history):
+        curves = read_curves(history)
     paired = [clip for clip in clips if {"base", after} <= clip.heard.keys()]
     change = compare_counts(
         [clip.heard["base"].counts(language.primary_metric) for clip in paired],
@@ -288,8 +280,8 @@ def read_findings(job: JobDir) -> Findings:
         clips,
         after,
         change,
-        _curve(steps),
-        _validation(steps),
+        curves.steps,
+        curves.validation,
         _read_corpus(job.stage_dir("preprocess") / "report.json"),
         stages,
         [warning for result in stages.values() for warning in result.warnings],
@@ -339,36 +331,6 @@ def _unshared_rates(metrics: _Metrics) -> list[ModelRates]:
             cer = Rate(it.cer, *(it.cer_interval or (None, None)))
             rates.append(ModelRates(shown, wer, cer, it.clips))
     return rates
-
-
-def _read_steps(path: Path) -> list[_Step]:
-    """The rows of history.jsonl; [] without one. Raises StageError if it is damaged."""
-    if not path.is_file():
-        return []
-    with _damage(path):
-        return [_Step.model_validate_json(line) for line in path.read_bytes().splitlines()]
-
-
-def _validation(steps: Sequence[_Step]) -> list[dict[str, float]]:
-    """The error rates of the clips that training held back, in percent, by step."""
-    return [
-        {"step": it.step, "wer": it.validation_wer, "cer": it.validation_cer}
-        for it in steps
-        if it.validation_wer is not None and it.validation_cer is not None
-    ]
-
-
-def _curve(steps: Sequence[_Step]) -> list[dict[str, float]]:
-    """The steps of a training, at most CURVE_POINTS. Each point is the mean of its steps."""
-    rows = [it for it in steps if it.loss is not None]
-    size = -(-len(rows) // CURVE_POINTS) or 1
-    points = []
-    for start in range(0, len(rows), size):
-        group = rows[start : start + size]
-        loss = sum(it.loss or 0.0 for it in group) / len(group)
-        rate = sum(it.learning_rate for it in group) / len(group)
-        points.append({"step": group[-1].step, "loss": loss, "learning_rate": rate})
-    return points
 
 
 def _read_corpus(path: Path) -> CorpusCounts:
