@@ -32,6 +32,7 @@ class JobFilter:
     states: frozenset[str] = frozenset()
     tags: tuple[tuple[str, str | None], ...] = ()  # key, and its value if it matters
     since: float | None = None
+    text: str = ""  # in the id or the name, in any case
 
     @property
     def everything(self) -> bool:
@@ -42,11 +43,16 @@ class JobFilter:
         return (
             (not self.languages or _code(record.language) in self.languages)
             and (not self.states or state in self.states)
+            and (not self.text or self._says(record))
             and (self.since is None or record.created_at >= self.since)
             and all(
                 key in record.tags and value in (None, record.tags[key]) for key, value in self.tags
             )
         )
+
+    def _says(self, record: JobRecord) -> bool:
+        wanted = self.text.casefold()
+        return any(wanted in text.casefold() for text in (record.id, record.name or ""))
 
 
 def parse_filter(

@@ -83,6 +83,10 @@ class Promotions:
         stack = self._read(find_language(language).code)
         return stack[-1] if stack else None
 
+    def latest(self, language: str) -> tuple[Promotion, ...]:
+        """The promotions of a language, the present one last; empty without one."""
+        return self._read(find_language(language).code)
+
     def current_jobs(self) -> dict[str, str]:
         """Job -> language of the promoted models."""
         found = {code: self.current(code) for code in self.languages()}

@@ -1,55 +1,63 @@
-"""The screens of `lorajob web`."""
+"""The screens of `lorajob web`, as HTML. Each screen is a file pages_*."""
 
-import html
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import HTMLResponse, Response
 
+from lorajob.reporting.html import vega_javascript
 from lorajob.server.errors import ApiError
-from lorajob.server.web.auth import LOGIN, LOGOUT, own_path
-from lorajob.server.web.state import User
+from lorajob.server.web import (
+    pages_compare,
+    pages_fleet,
+    pages_job,
+    pages_jobs,
+    pages_live,
+    pages_models,
+    pages_new,
+    pages_try,
+)
+from lorajob.server.web.auth import LOGIN, own_path
+from lorajob.server.web.pages_html import fill
 
-UPLOADS: tuple[str, ...] = ()  # paths that take large bodies
+UPLOADS: tuple[str, ...] = (pages_try.HEAR,)  # paths that take large bodies
+DAY_SECONDS = 86400
+TITLES = {403: "Not allowed", 404: "Not found", 409: "Not yet", 422: "That does not work"}
+TITLES |= {503: "The service does not answer"}
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+for part in (
+    pages_jobs,
+    pages_job,
+    pages_live,
+    pages_compare,
+    pages_models,
+    pages_fleet,
+    pages_new,
+    pages_try,
+):
+    router.include_router(part.router)
 
 
-@router.get("/")
-def index(who: User) -> str:
-    """The first page."""
-    form = (
-        f'<form method="post" action="{LOGOUT}">'
-        f'<input type="hidden" name="csrf_token" value="{html.escape(who.csrf or "")}">'
-        "<button>Log out</button></form>"
-    )
-    return _page("lorajob", f"<p>Logged in as {html.escape(who.name)} ({who.role}).</p>{form}")
+@router.get("/static/vega.js")
+def vega() -> Response:
+    """Vega, Vega-Lite and vega-embed."""
+    headers = {"Cache-Control": f"max-age={DAY_SECONDS}"}
+    return Response(vega_javascript(), media_type="text/javascript", headers=headers)
 
 
 @router.get(LOGIN)
-def login(request: Request, next: str = "/") -> Response:
+def login(request: Request, following: Annotated[str, Query(alias="next")] = "/") -> Response:
     """The form for the password."""
-    return login_page(request, own_path(next))
+    return login_page(request, own_path(following))
 
 
 def login_page(request: Request, following: str, failed: bool = False) -> Response:
     """The form for the password. `following` is the page after the login."""
-    said = '<p role="alert">This password or key is wrong.</p>' if failed else ""
-    form = (
-        f'<form method="post" action="{LOGIN}">'
-        f'<input type="hidden" name="next" value="{html.escape(following)}">'
-        '<label>Password or key <input type="password" name="password" autofocus></label>'
-        "<button>Log in</button></form>"
-    )
-    return HTMLResponse(_page("Log in", said + form), 401 if failed else 200)
+    return fill(request, "login.html", 401 if failed else 200, following=following, failed=failed)
 
 
 def error_page(request: Request, error: ApiError) -> Response:
     """A page that says what went wrong."""
-    return HTMLResponse(_page("Error", f"<p>{html.escape(error.message)}</p>"), error.status)
-
-
-def _page(title: str, body: str) -> str:
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        f"<title>{title} - lorajob</title><main><h1>{title}</h1>{body}</main>"
-    )
+    title = TITLES.get(error.status, "Something went wrong")
+    return fill(request, "problem.html", error.status, title=title, message=error.message)

@@ -8,11 +8,10 @@ import jiwer
 import pytest
 
 from lorajob.speech.gap import explain_gap
+from lorajob.speech.metrics import CharacterErrorRate, WordErrorRate
 from lorajob.speech.overlap import Shared, overlap
 from lorajob.speech.sample import balanced
 from lorajob.speech.scoring import (
-    CharacterErrorRate,
-    WordErrorRate,
     difference,
     interval,
     rate_of_set,

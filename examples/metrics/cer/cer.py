@@ -7,8 +7,8 @@
 without punctuation, vowel signs kept. Without it, they are compared as they stand.
 """
 
-from lorajob.speech import scoring
+from lorajob.speech import metrics
 
 
-class CharacterErrors(scoring.CharacterErrorRate):
+class CharacterErrors(metrics.CharacterErrorRate):
     """The rate in percent, and jiwer's counts. An empty reference is left out."""

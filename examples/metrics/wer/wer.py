@@ -7,8 +7,8 @@
 without punctuation, vowel signs kept. Without it, they are compared as they stand.
 """
 
-from lorajob.speech import scoring
+from lorajob.speech import metrics
 
 
-class WordErrors(scoring.WordErrorRate):
+class WordErrors(metrics.WordErrorRate):
     """The rate in percent, and jiwer's counts. An empty reference is left out."""

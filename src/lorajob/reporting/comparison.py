@@ -195,7 +195,7 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
     ordered = sorted(comparison.clips, key=lambda it: (-it.gap, it.id))
     page = fill(
         "compare.html",
-        {"rates": _chart(comparison)},
+        {"rates": comparison_chart(comparison)},
         comparison=comparison,
         clips=[clip for clip in ordered[:MOST_CLIPS] if clip.gap],
         verdicts=[
@@ -205,7 +205,8 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
     write_page(path, page)
 
 
-def _chart(comparison: Comparison) -> VegaLite:
+def comparison_chart(comparison: Comparison) -> VegaLite:
+    """The error rates of the jobs, by the metric of their language, with intervals."""
     return bars_with_intervals(
         [(row.job, row.scores.wer, *row.interval) for row in comparison.rows]
         if comparison.unit == "word"

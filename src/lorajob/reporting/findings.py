@@ -241,7 +241,7 @@ class Findings:
 
     def settings(self) -> list[tuple[str, object, object]]:
         """(name, value, default) of each setting that differs from its default."""
-        return _differences(self.spec.model_dump(mode="json"), _defaults(self.spec), "")
+        return changed_settings(self.spec)
 
 
 def read_findings(job: JobDir) -> Findings:
@@ -282,7 +282,7 @@ def read_findings(job: JobDir) -> Findings:
         change,
         curves.steps,
         curves.validation,
-        _read_corpus(job.stage_dir("preprocess") / "report.json"),
+        read_corpus(job.stage_dir("preprocess") / "report.json"),
         stages,
         [warning for result in stages.values() for warning in result.warnings],
     )
@@ -333,7 +333,8 @@ def _unshared_rates(metrics: _Metrics) -> list[ModelRates]:
     return rates
 
 
-def _read_corpus(path: Path) -> CorpusCounts:
+def read_corpus(path: Path) -> CorpusCounts:
+    """The counts of a report.json; empty if it is missing. Raises StageError if it is damaged."""
     if not path.is_file():
         return CorpusCounts()
     with _damage(path):
@@ -352,6 +353,11 @@ def _damage(path: Path) -> Iterator[None]:
         raise StageError(f"{path} is damaged: {where}{first['msg']}") from None
     except OSError as error:
         raise StageError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def changed_settings(spec: JobSpec) -> list[tuple[str, object, object]]:
+    """(name, value, default) of each setting that differs from its default."""
+    return _differences(spec.model_dump(mode="json"), _defaults(spec), "")
 
 
 def _defaults(spec: JobSpec) -> dict[str, object]:

@@ -20,7 +20,7 @@ def fill(template: str, charts: Mapping[str, object], **values: object) -> str:
     """A page as HTML. `charts` are Vega-Lite specifications by name."""
     scripts = {name: _script_json(spec) for name, spec in charts.items()}
     page = _environment().get_template(template)
-    return page.render(charts=scripts, bundle=_bundle(), **values)
+    return page.render(charts=scripts, bundle=vega_javascript(), **values)
 
 
 def write_page(path: Path, page: str) -> None:
@@ -37,7 +37,7 @@ def _script_json(value: object) -> str:
 
 
 @cache
-def _bundle() -> str:
+def vega_javascript() -> str:
     """JavaScript of Vega, Vega-Lite and vega-embed, which defines `vegaEmbed`."""
     code: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return code.replace("</script", "<\\/script")
@@ -45,8 +45,13 @@ def _bundle() -> str:
 
 @cache
 def _environment() -> jinja2.Environment:
+    return new_environment(jinja2.PackageLoader("lorajob.reporting", "templates"))
+
+
+def new_environment(loader: jinja2.BaseLoader) -> jinja2.Environment:
+    """Templates that escape text and show control characters, with the filters `time`, `size`."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lorajob.reporting", "templates"),
+        loader=loader,
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

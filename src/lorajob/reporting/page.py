@@ -48,7 +48,7 @@ def render(job: JobDir, findings: Findings, full: bool = False) -> str:
         findings=findings,
         corpus=public(findings.spec.corpus),
         base=public(findings.spec.base_model),
-        verdict=_verdict(findings),
+        verdict=verdict_line(findings),
         advice=advice(findings),
         groups=groups,
         sounds=_sounds(job, groups, None if full else SOUND_BYTES),
@@ -58,7 +58,8 @@ def render(job: JobDir, findings: Findings, full: bool = False) -> str:
     )
 
 
-def _verdict(findings: Findings) -> str:
+def verdict_line(findings: Findings) -> str:
+    """A sentence for the change of the error rate."""
     if findings.change is None:
         return "The base model makes no errors on the test clips."
     return verdict(findings.change, "word" if findings.metric == "wer" else "character")

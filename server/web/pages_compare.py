@@ -1,0 +1,87 @@
+"""The screen that compares finished jobs on the clips that all of them have."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import JSONResponse, Response
+
+from lorajob.errors import LorajobError, StageError, UsageError
+from lorajob.reporting.compare import verdict
+from lorajob.reporting.comparison import CommonClip, Comparison, compare_jobs, comparison_chart
+from lorajob.reporting.findings import Findings
+from lorajob.server.web.pages_files import findings_of
+from lorajob.server.web.pages_html import fill
+from lorajob.server.web.pages_jobs import JobLine, View, read_lines
+from lorajob.server.web.state import UserJobs
+from lorajob.tasks.jobs import Jobs
+from lorajob.tasks.naming import find_id
+
+MOST_JOBS = 8
+MOST_CLIPS = 30  # those that differ most
+Chosen = Annotated[list[str], Query(alias="job")]
+
+router = APIRouter(prefix="/compare")
+
+
+@router.get("")
+def show_comparison(request: Request, jobs: UserJobs, chosen: Chosen = []) -> Response:  # noqa: B006
+    """The comparison of the chosen jobs, or a list to choose from."""
+    comparison, problem, places = None, "", {}
+    names = list(dict.fromkeys(it.strip() for it in chosen if it.strip()))
+    if len(names) > 1:
+        try:
+            found = _read(jobs, names)
+            comparison = compare_jobs(found)
+            places = {(clip.id, clip.reference): clip.index for clip in found[0].clips}
+        except LorajobError as error:
+            problem = str(error)
+    return fill(
+        request,
+        "compare.html",
+        422 if problem else 200,
+        comparison=comparison,
+        verdicts=[] if comparison is None else _verdicts(comparison),
+        clips=[] if comparison is None else _clips(comparison),
+        places=places,
+        problem=problem,
+        chosen=names,
+        lines=[] if comparison else _lines(jobs, names),
+        charts=True,
+    )
+
+
+@router.get("/chart.json")
+def give_chart(jobs: UserJobs, chosen: Chosen = []) -> Response:  # noqa: B006
+    """The error rates of the chosen jobs, as Vega-Lite."""
+    names = list(dict.fromkeys(chosen))
+    return JSONResponse({"rates": comparison_chart(compare_jobs(_read(jobs, names)))})
+
+
+def _read(jobs: Jobs, names: list[str]) -> list[Findings]:
+    """The findings of jobs, by id or name. Raises UsageError and StageError."""
+    if len(names) > MOST_JOBS:
+        raise UsageError(f"{len(names)} jobs are chosen; at most {MOST_JOBS} are compared here")
+    found = []
+    for name in names:
+        record = jobs.load(find_id(jobs, name))
+        findings = findings_of(jobs, record)
+        if findings is None:
+            raise StageError(f"{record.id} has no error rates yet; it is {record.state}")
+        found.append(findings)
+    return found
+
+
+def _verdicts(comparison: Comparison) -> list[str]:
+    return [verdict(it.change, comparison.unit) if it.change else "" for it in comparison.rows]
+
+
+def _clips(comparison: Comparison) -> list[CommonClip]:
+    ordered = sorted(comparison.clips, key=lambda it: (-it.gap, it.id))
+    return [clip for clip in ordered[:MOST_CLIPS] if clip.gap]
+
+
+def _lines(jobs: Jobs, names: list[str]) -> list[JobLine]:
+    """Finished jobs to choose from: those of the chosen job's language first."""
+    lines, _ = read_lines(jobs, View(state="succeeded"))
+    wanted = {it.language for it in lines if it.id in names}
+    return sorted(lines, key=lambda it: (it.id not in names, it.language not in wanted))

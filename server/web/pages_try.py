@@ -1,0 +1,183 @@
+"""The screen that tries a model: one recording, the base beside the tuned model.
+
+Models run in processes of their own, which end when they were not used for some minutes.
+"""
+
+import asyncio
+import shutil
+import time
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Annotated
+
+from fastapi import APIRouter, FastAPI, Form, Query, Request, UploadFile
+from starlette.responses import Response
+
+from lorajob.errors import JobNotFoundError, LorajobError, UsageError
+from lorajob.job.jobdir import JobDir, hash_files
+from lorajob.languages import find_language
+from lorajob.server.web.pages_html import fill
+from lorajob.server.web.pages_jobs import View, read_lines
+from lorajob.server.web.state import Service, UserJobs
+from lorajob.serving import models as serving
+from lorajob.serving.bases import base_folder
+from lorajob.serving.pool import ModelPool
+from lorajob.spec import JobSpec
+from lorajob.tasks.jobs import Jobs
+from lorajob.tasks.naming import find_id
+from lorajob.tasks.promotions import open_delivered
+
+HEAR = "/try/hear"
+MEMORY_BYTES = 12e9  # for models; the longest unused one is unloaded first
+IDLE_SECONDS = 300.0  # after which all models are unloaded
+LONGEST_SECONDS = 600.0  # of one request
+PIECE_BYTES = 1 << 20
+
+
+class Listener:
+    """The processes of the models that are tried. Use it in one event loop."""
+
+    def __init__(self) -> None:
+        self._pool: ModelPool | None = None
+        self._used = 0.0
+        self._open = 0
+        self._idle: asyncio.Task[None] | None = None
+
+    async def hear(self, model: serving.ServedModel, path: Path) -> "Heard":
+        """The transcript of a recording, or why there is none."""
+        self._open += 1
+        try:
+            pool = self._pool = self._pool or ModelPool(MEMORY_BYTES)
+            async with asyncio.timeout(LONGEST_SECONDS):
+                return await _hear(pool, model, path)
+        except TimeoutError:
+            return Heard(fault=f"The model took more than {LONGEST_SECONDS:g} s.")
+        except LorajobError as error:
+            return Heard(fault=str(error))
+        finally:
+            self._open -= 1
+            self._used = time.monotonic()
+            if self._idle is None or self._idle.done():
+                self._idle = asyncio.create_task(self._unload())
+
+    async def close(self) -> None:
+        """End all processes."""
+        if self._idle is not None:
+            self._idle.cancel()
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await pool.close()
+
+    async def _unload(self) -> None:
+        """Unload the models when they were not used for some time."""
+        while self._open or time.monotonic() - self._used < IDLE_SECONDS:
+            await asyncio.sleep(max(1.0, self._used + IDLE_SECONDS - time.monotonic()))
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await pool.close()
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a model heard, or why it heard nothing."""
+
+    pieces: tuple[serving.SpokenPiece, ...] = ()
+    seconds: float = 0.0  # of sound
+    took: float = 0.0  # seconds of decoding
+    fault: str = ""
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    app.state.listener = Listener()
+    yield
+    await app.state.listener.close()
+
+
+router = APIRouter(prefix="/try", lifespan=_lifespan)
+
+
+@router.get("")
+def show_try(request: Request, jobs: UserJobs, job: Annotated[str, Query()] = "") -> Response:
+    """The form, with the newest models."""
+    chosen = jobs.load(find_id(jobs, job)).id if job else ""
+    lines, _ = read_lines(jobs, View(state="succeeded"))
+    if chosen and chosen not in {it.id for it in lines}:
+        more, _ = read_lines(jobs, View(q=chosen))
+        lines = [*more, *lines]
+    return fill(request, "try.html", lines=lines, chosen=chosen)
+
+
+@router.post("/hear")
+async def hear(
+    request: Request,
+    jobs: UserJobs,
+    service: Service,
+    job: Annotated[str, Form()],
+    file: UploadFile,
+) -> Response:
+    """What the base and the tuned model hear in a recording, as a part of the page."""
+    listener: Listener = request.app.state.listener
+    folder = service.folder / "uploads"
+    with ExitStack() as held:
+        try:
+            path = await asyncio.to_thread(_keep, file, folder, held)
+            tuned, base = await asyncio.to_thread(_models, jobs, job, held)
+        except (LorajobError, OSError) as error:
+            return fill(request, "heard.html", problem=str(error), rows=[])
+        found = await asyncio.gather(*(listener.hear(it, path) for it in (base, tuned)))
+    rows = [("base", base.name, found[0]), ("tuned", tuned.name, found[1])]
+    return fill(request, "heard.html", problem="", rows=rows)
+
+
+def _keep(file: UploadFile, folder: Path, held: ExitStack) -> Path:
+    """Write an upload to a file that goes when `held` is closed. Raises UsageError if empty."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    suffix = Path(file.filename or "").suffix[:10]
+    kept = held.enter_context(NamedTemporaryFile(dir=folder, suffix=suffix))  # noqa: SIM115
+    shutil.copyfileobj(file.file, kept, PIECE_BYTES)
+    kept.flush()
+    if not kept.tell():
+        raise UsageError("The file is empty; choose or record another one")
+    return Path(kept.name)
+
+
+def _models(
+    jobs: Jobs, name: str, held: ExitStack
+) -> tuple[serving.ServedModel, serving.ServedModel]:
+    """The delivered model of a job, and its base. Raises LorajobError."""
+    job = find_id(jobs, name)
+    if not job:
+        raise JobNotFoundError("Choose a model")
+    found = held.enter_context(open_delivered(job, jobs.settings))
+    spec = JobSpec.load(JobDir(found.spec.parent).spec_path)
+    token = find_language(found.language).token
+    tuned = serving.ServedModel(
+        name=job,
+        folder=found.folder,
+        language=token,
+        spec=found.spec,
+        sha256=found.sha256,
+        created=int(found.made),
+    )
+    folder = base_folder(spec.base_model)
+    hashes = {it: str(values["sha256"]) for it, values in hash_files(folder).items()}
+    base = serving.ServedModel(name=spec.base_model, folder=folder, language=token, sha256=hashes)
+    return tuned, base
+
+
+async def _hear(pool: ModelPool, model: serving.ServedModel, path: Path) -> Heard:
+    asked = serving.Request(id=0, path=path, language=model.language, times=True)
+    pieces, seconds = [], 0.0
+    async with pool.use(model) as process:
+        began = time.monotonic()
+        async with aclosing(process.answers(asked)) as answers:
+            async for answer in answers:
+                if answer.begun is not None:
+                    seconds = answer.begun.seconds
+                if answer.piece is not None:
+                    pieces.append(answer.piece)
+    return Heard(tuple(pieces), seconds, time.monotonic() - began)

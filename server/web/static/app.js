@@ -1,0 +1,203 @@
+/* What the pages do beside htmx: live events, charts, questions before a stop, words that play. */
+"use strict";
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const fire = (name) => htmx.trigger(document.body, name);
+
+/* Live events. The stream is closed while nobody looks at the page. */
+let stream = null;
+function listen() {
+  const url = document.body.dataset.events;
+  if (!url || document.hidden || stream) return;
+  stream = new EventSource(url);
+  const lost = document.getElementById("lost");
+  stream.addEventListener("open", () => { lost.hidden = true; });
+  stream.addEventListener("error", () => { lost.hidden = false; });
+  for (const name of ["state", "progress"]) stream.addEventListener(name, () => fire(name));
+  // What changed between the page and the stream is fetched now.
+  stream.addEventListener("begin", (event) => fire(event.data === document.body.dataset.seen ? "progress" : "state"));
+  stream.addEventListener("over", () => { close(); fire("state"); });
+}
+function close() {
+  if (stream) stream.close();
+  stream = null;
+}
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) return close();
+  listen();
+  fire("state");
+});
+addEventListener("pagehide", close);
+
+/* Charts: an element with data-charts names where its specifications come from. */
+const colours = () => ({
+  background: "transparent",
+  view: { stroke: null },
+  axis: { gridColor: dark.matches ? "#30363d" : "#e4e8ec", labelFontSize: 13, titleFontSize: 13, labelLimit: 160 },
+  legend: { labelFontSize: 13, titleFontSize: 13 },
+});
+const views = new Map();
+
+async function draw(place, spec) {
+  const drawn = views.get(place);
+  const values = spec.data && spec.data.values;
+  if (drawn && values && drawn.theme === dark.matches) {
+    // A running training only gains points: the chart stays and its data change.
+    await drawn.view.data("source_0", values).resize().runAsync();
+    return;
+  }
+  if (drawn) drawn.view.finalize();
+  const options = {
+    actions: false, ast: true, renderer: "svg", defaultStyle: false,
+    tooltip: { disableDefaultStyle: true },
+    theme: dark.matches ? "dark" : undefined, config: colours(),
+  };
+  const made = await window.vegaEmbed(place, spec, options);
+  // vega-embed names every chart "Vega visualization".
+  place.setAttribute("role", "img");
+  place.setAttribute("aria-label", place.parentElement.querySelector("figcaption").textContent);
+  views.set(place, { view: made.view, theme: dark.matches });
+}
+
+async function drawAll(root) {
+  const groups = [...root.querySelectorAll("[data-charts]")];
+  if (root.matches && root.matches("[data-charts]")) groups.push(root);
+  for (const group of groups) {
+    const answer = await fetch(group.dataset.charts);
+    if (!answer.ok) continue;
+    const specs = await answer.json();
+    for (const figure of group.querySelectorAll("figure[data-name]")) {
+      const spec = specs[figure.dataset.name];
+      figure.hidden = !spec;
+      if (spec) await draw(figure.querySelector(".chart"), spec);
+    }
+    group.dataset.drawn = "yes";
+  }
+}
+dark.addEventListener("change", () => drawAll(document));
+
+let again = 0;
+document.body.addEventListener("progress", () => {
+  if (Date.now() - again < 3000) return;
+  again = Date.now();
+  for (const group of document.querySelectorAll("[data-charts][data-live]")) drawAll(group.parentElement);
+});
+
+/* A part of the page was replaced. */
+document.body.addEventListener("htmx:afterSwap", (event) => {
+  const part = event.detail.elt;
+  for (const box of part.querySelectorAll("input[name=job]")) box.checked = chosen.has(box.value);
+  count();
+  if (window.vegaEmbed) drawAll(part);
+});
+document.body.addEventListener("htmx:beforeSwap", (event) => {
+  // The session has ended: the answer is the page to sign in.
+  if (new URL(event.detail.xhr.responseURL).pathname === "/login") {
+    event.detail.shouldSwap = false;
+    return location.reload();
+  }
+  const log = event.detail.target;
+  if (log.classList.contains("log")) bottom = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+});
+document.body.addEventListener("htmx:afterSettle", (event) => {
+  const log = event.detail.elt;
+  if (log.classList.contains("log") && bottom) log.scrollTop = log.scrollHeight;
+});
+let bottom = true;
+
+for (const name of ["htmx:sendError", "htmx:responseError"]) {
+  document.body.addEventListener(name, () => { document.getElementById("lost").hidden = false; });
+}
+
+/* Jobs that were chosen to be compared stay chosen when the table is replaced. */
+const chosen = new Set();
+function count() {
+  const button = document.getElementById("compare");
+  if (!button) return;
+  button.disabled = chosen.size < 2;
+  button.textContent = chosen.size < 2 ? "Compare (choose two or more)" : `Compare ${chosen.size} jobs`;
+}
+document.addEventListener("change", (event) => {
+  const box = event.target;
+  if (!box.matches("input[name=job][type=checkbox]")) return;
+  if (box.checked) chosen.add(box.value); else chosen.delete(box.value);
+  count();
+});
+
+/* A question before what cannot be undone. */
+document.addEventListener("submit", (event) => {
+  const question = event.target.dataset.confirm;
+  if (question && !confirm(question)) event.preventDefault();
+});
+
+/* Only one sound at a time. */
+document.addEventListener("play", (event) => {
+  for (const other of document.querySelectorAll("audio")) if (other !== event.target) other.pause();
+}, true);
+
+for (const log of document.querySelectorAll(".log")) log.scrollTop = log.scrollHeight;
+for (const box of document.querySelectorAll("input[name=job][type=checkbox]:checked")) chosen.add(box.value);
+count();
+listen();
+if (window.vegaEmbed) drawAll(document);
+
+/* Try it: drop, record, and words that light up as they play. */
+const form = document.getElementById("try");
+if (form) {
+  const file = document.getElementById("file"), played = document.getElementById("played");
+  const drop = document.getElementById("drop"), record = document.getElementById("record");
+  const fault = document.getElementById("record-fault");
+  const take = (blob, name) => {
+    const files = new DataTransfer();
+    files.items.add(new File([blob], name, { type: blob.type }));
+    file.files = files.files;
+    file.dispatchEvent(new Event("change"));
+  };
+  file.addEventListener("change", () => {
+    if (played.src) URL.revokeObjectURL(played.src);
+    played.hidden = !file.files.length;
+    if (file.files.length) played.src = URL.createObjectURL(file.files[0]);
+    document.getElementById("heard").replaceChildren();
+  });
+  for (const name of ["dragover", "dragleave", "drop"]) {
+    drop.addEventListener(name, (event) => {
+      event.preventDefault();
+      drop.classList.toggle("over", name === "dragover");
+      if (name === "drop" && event.dataTransfer.files.length) take(event.dataTransfer.files[0], event.dataTransfer.files[0].name);
+    });
+  }
+  played.addEventListener("timeupdate", () => {
+    for (const word of document.querySelectorAll("#heard .word")) {
+      word.classList.toggle("now", played.currentTime >= word.dataset.start && played.currentTime < word.dataset.end);
+    }
+  });
+  document.getElementById("heard").addEventListener("click", (event) => {
+    if (!event.target.matches(".word")) return;
+    played.currentTime = event.target.dataset.start;
+    played.play();
+  });
+  let recorder = null;
+  record.hidden = !(navigator.mediaDevices && window.MediaRecorder);
+  record.addEventListener("click", async () => {
+    fault.hidden = true;
+    if (recorder) return recorder.stop();
+    try {
+      const sound = await navigator.mediaDevices.getUserMedia({ audio: true });
+      const parts = [];
+      recorder = new MediaRecorder(sound);
+      recorder.addEventListener("dataavailable", (event) => parts.push(event.data));
+      recorder.addEventListener("stop", () => {
+        for (const track of sound.getTracks()) track.stop();
+        take(new Blob(parts, { type: recorder.mimeType }), "recording.webm");
+        recorder = null;
+        record.textContent = "Record";
+      });
+      recorder.start();
+      record.textContent = "Stop recording";
+    } catch (error) {
+      recorder = null;
+      fault.textContent = `The microphone cannot be used: ${error.message}`;
+      fault.hidden = false;
+    }
+  });
+}

@@ -1,0 +1,159 @@
+"""The pages of `lorajob web` in a real browser, at two widths, light and dark."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from starlette.testclient import TestClient
+
+from lorajob.server.web.app import create_web_app
+from lorajob.server.web.state import open_service
+from lorajob.spec import JobSpec
+from lorajob.tasks.jobs import Jobs
+from lorajob.tasks.promotions import Promotions
+from tests.support.service import wait_for
+from tests.support.speech import Spoken, make_release
+from tests.support.web_jobs import (
+    BASELINE,
+    BETTER,
+    FAILED,
+    QUEUED,
+    TRAINS,
+    make_web_jobs,
+    report,
+    sentences,
+)
+from tests.support.web_pages import Pages, browser, web_server
+
+WIDE, NARROW = 1440, 390
+
+
+@pytest.fixture
+def windows(jobs: Jobs, tmp_path: Path) -> Iterator[dict[int, Pages]]:
+    settings = jobs.settings.model_copy(update={"home": tmp_path})
+    with web_server(settings) as (url, service):
+        assert service.made_password is not None
+        with browser(url, service.made_password, {WIDE: "light", NARROW: "dark"}) as found:
+            yield found
+
+
+def test_a_person_finds_watches_hears_compares_and_promotes(
+    jobs: Jobs, windows: dict[int, Pages], tmp_path: Path
+) -> None:
+    training = make_web_jobs(jobs)
+    for path in ("/", "/compare", "/models", "/fleet", "/new", f"/jobs/{FAILED}"):
+        windows[WIDE].open(path)
+        windows[NARROW].open(path, axe=path in ("/", "/new"))
+    pages = windows[WIDE]
+    page = pages.page
+
+    # The keyboard reaches the content first, then the menu.
+    pages.open("/", axe=False)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+
+    # The list narrows while the filter is typed, and follows the training.
+    page.fill("#q", "five")
+    page.wait_for_function("() => document.querySelectorAll('#jobs tbody tr').length === 1")
+    assert page.text_content("#jobs tbody th a") == "five-epochs"
+    page.fill("#q", "")
+    page.wait_for_function("() => document.querySelectorAll('#jobs tbody tr').length === 5")
+    report(jobs, training, 301)
+    page.wait_for_selector("text=train 301/600")
+
+    # The page of a job follows its training, and draws its curves.
+    pages.open(f"/jobs/{TRAINS}")
+    report(jobs, training, 302)
+    page.wait_for_selector("#summary >> text=302 of 600")
+    assert page.locator("#training svg").count() == 3
+    assert "loss <" in page.inner_text("#log-text")
+    assert not pages.faults
+
+    # A queued job is cancelled, and can be retried.
+    pages.open(f"/jobs/{QUEUED}", axe=False)
+    page.once("dialog", lambda it: it.accept())
+    page.click("text=Cancel")
+    page.wait_for_selector("button:text('Retry')")
+    assert jobs.load(QUEUED).state == "cancelled"
+
+    # A finished job has its result, and sound that plays.
+    for each in windows.values():
+        each.open(f"/jobs/{BETTER}")
+    page.evaluate("document.querySelector('audio').load()")
+    page.evaluate("document.querySelector('audio').preload = 'auto'")
+    page.wait_for_function("() => document.querySelector('audio').duration > 2")
+    assert page.locator("#clips mark").count() > 5
+
+    # Two jobs are compared.
+    pages.open("/", axe=False)
+    page.check(f"#box-{BASELINE}")
+    page.check(f"#box-{BETTER}")
+    page.click("#compare")
+    page.wait_for_selector("h1:text('2 jobs on 40 common clips')")
+    for each in windows.values():
+        each.open(f"/compare?job={BASELINE}&job={BETTER}", axe=each is pages)
+    assert "fewer word errors" in page.inner_text("main")
+
+    # A model is promoted, another one, and the first one comes back.
+    for job in (BASELINE, BETTER):
+        pages.open(f"/jobs/{job}", axe=False)
+        page.click("button:text('Promote')")
+        page.wait_for_selector("h1:text('Models')")
+    pages.check()
+    page.once("dialog", lambda it: it.accept())
+    page.click(f"text=Roll back to {BASELINE}")
+    wait_for(lambda: current(jobs) == BASELINE)
+
+    # A job is cloned: after a look at its corpus it is started with other settings.
+    lines = [Spoken(f"{n}.wav", text, f"s{n % 4}") for n, text in enumerate(sentences()[:24])]
+    lines += [Spoken(f"t{n}.wav", text, "t", "test") for n, text in enumerate(sentences()[24:30])]
+    pages.open(f"/new?from={BETTER}", axe=False)
+    assert page.input_value("[id='set.train.epochs']") == "5"
+    page.fill("#corpus", str(make_release(tmp_path, lines)))
+    page.fill("#base_model", "demo/whisper-base")
+    page.fill("[id='set.train.epochs']", "2")
+    page.fill("#name", "two-epochs")
+    page.click("#look-button")
+    page.wait_for_selector("#look >> text=GPU memory")
+    assert "24 clips" in page.inner_text("#look")
+    pages.check()
+    page.click("text=Start the job")
+    page.wait_for_selector("h1 >> text=two-epochs")
+    (started,) = [it for it in jobs.newest() if it.name == "two-epochs"]
+    spec = JobSpec.load(jobs.settings.jobs / started.id / "spec.json")
+    assert (spec.train.epochs, spec.train.rank) == (2, 64)
+    assert started.user == jobs.user
+
+
+def current(jobs: Jobs) -> str | None:
+    found = Promotions(jobs.settings).current("hi")
+    return None if found is None else found.job
+
+
+def test_a_form_with_a_fault_comes_back_filled_and_a_viewer_sees_no_buttons(
+    jobs: Jobs, tmp_path: Path
+) -> None:
+    make_web_jobs(jobs)
+    changes = {"home": tmp_path, "view_keys": SecretStr("look=see")}
+    service = open_service(jobs.settings.model_copy(update=changes))
+    assert service.made_password is not None
+    with TestClient(create_web_app(service)) as client:
+        client.post("/login", data={"password": service.made_password})
+        page = client.get(f"/new?from={BETTER}").text
+        token = page.partition('name="csrf_token" value="')[2].partition('"')[0]
+        filled = {"csrf_token": token, "language": "hi", "corpus": "/nowhere", "name": "mine"}
+        again = client.post("/new", data=filled | {"set.train.epochs": "two"})
+        assert again.status_code == 422 and "train.epochs" in again.text
+        assert 'value="/nowhere"' in again.text and 'value="two"' in again.text
+        looked = client.post("/new/look", data=filled)
+        assert looked.status_code == 200 and "/nowhere" in looked.text
+        assert len(jobs.newest()) == 5
+
+        client.post("/login", data={"password": "see"})
+        for path in ("/", "/compare", "/models", "/fleet", "/new", "/try"):
+            assert client.get(path).status_code == 200
+        page = client.get(f"/jobs/{BETTER}").text
+        assert "Promote" not in page and "Clone" not in page and "Download model" in page
+        missing = client.get("/jobs/hi-00000000")
+        assert missing.status_code == 404 and "hi-00000000" in missing.text
