@@ -18,7 +18,7 @@ from lorajob.server.web import (
     pages_try,
 )
 from lorajob.server.web.auth import LOGIN, own_path
-from lorajob.server.web.pages_html import fill
+from lorajob.server.web.pages_html import screen
 
 UPLOADS: tuple[str, ...] = (pages_try.HEAR,)  # paths that take large bodies
 DAY_SECONDS = 86400
@@ -54,10 +54,10 @@ def login(request: Request, following: Annotated[str, Query(alias="next")] = "/"
 
 def login_page(request: Request, following: str, failed: bool = False) -> Response:
     """The form for the password. `following` is the page after the login."""
-    return fill(request, "login.html", 401 if failed else 200, following=following, failed=failed)
+    return screen(request, "login.html", 401 if failed else 200, following=following, failed=failed)
 
 
 def error_page(request: Request, error: ApiError) -> Response:
     """A page that says what went wrong."""
     title = TITLES.get(error.status, "Something went wrong")
-    return fill(request, "problem.html", error.status, title=title, message=error.message)
+    return screen(request, "problem.html", error.status, title=title, message=error.message)

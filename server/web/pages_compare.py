@@ -10,8 +10,8 @@ from lorajob.reporting.compare import verdict
 from lorajob.reporting.comparison import CommonClip, Comparison, compare_jobs, comparison_chart
 from lorajob.reporting.findings import Findings
 from lorajob.server.web.pages_files import findings_of
-from lorajob.server.web.pages_html import fill
-from lorajob.server.web.pages_jobs import JobLine, View, read_lines
+from lorajob.server.web.pages_html import screen
+from lorajob.server.web.pages_jobs import JobLine, JobsView, read_lines
 from lorajob.server.web.state import UserJobs
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.naming import find_id
@@ -35,7 +35,7 @@ def show_comparison(request: Request, jobs: UserJobs, chosen: Chosen = []) -> Re
             places = {(clip.id, clip.reference): clip.index for clip in found[0].clips}
         except LorajobError as error:
             problem = str(error)
-    return fill(
+    return screen(
         request,
         "compare.html",
         422 if problem else 200,
@@ -82,6 +82,6 @@ def _clips(comparison: Comparison) -> list[CommonClip]:
 
 def _lines(jobs: Jobs, names: list[str]) -> list[JobLine]:
     """Finished jobs to choose from: those of the chosen job's language first."""
-    lines, _ = read_lines(jobs, View(state="succeeded"))
+    lines, _ = read_lines(jobs, JobsView(state="succeeded"))
     wanted = {it.language for it in lines if it.id in names}
     return sorted(lines, key=lambda it: (it.id not in names, it.language not in wanted))

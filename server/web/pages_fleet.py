@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from lorajob.server.web.pages_html import fill
+from lorajob.server.web.pages_html import screen
 from lorajob.server.web.state import Service, UserJobs
 from lorajob.tasks.fleet import FleetWorker, read_fleet
 from lorajob.worker.connect import service_errors
@@ -21,7 +21,7 @@ def show_fleet(request: Request, jobs: UserJobs, service: Service) -> Response:
     working = [job for worker in fleet.workers for job in worker.jobs]
     with service_errors(jobs.settings):
         records = {it.id: it for it in jobs.records.load_many(working)}
-    return fill(
+    return screen(
         request,
         "fleet.html",
         workers=[(it, kinds_of(it), card_of(it)) for it in fleet.workers],

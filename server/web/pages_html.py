@@ -22,7 +22,7 @@ MENU = (
 )
 
 
-def fill(request: Request, template: str, status: int = 200, **values: object) -> HTMLResponse:
+def screen(request: Request, template: str, status: int = 200, **values: object) -> HTMLResponse:
     """A screen. `charts=True` loads Vega; `events` is where the page hears of changes
     since the revision `seen`.
     """

@@ -21,7 +21,7 @@ from lorajob.reporting.findings import CorpusCounts, Findings
 from lorajob.reporting.page import choose_clips, verdict_line
 from lorajob.server.errors import ApiError
 from lorajob.server.web import pages_files as files
-from lorajob.server.web.pages_html import fill
+from lorajob.server.web.pages_html import screen
 from lorajob.server.web.pages_view import view_job
 from lorajob.server.web.state import Service, User, UserJobs
 from lorajob.tasks.jobs import Jobs
@@ -56,7 +56,7 @@ def _read(read: Callable[[], Found]) -> Read[Found]:
 
 
 @router.get("/{job_id}")
-def show_job(
+def job_screen(
     request: Request, job_id: str, jobs: UserJobs, stage: Annotated[str, Query()] = ""
 ) -> Response:
     """The screen of a job, also by its name or the beginning of its id."""
@@ -67,7 +67,7 @@ def show_job(
     findings: Read[Findings | None] = _read(lambda: files.findings_of(jobs, record))
     data: Read[CorpusCounts | None] = _read(lambda: files.data_of(jobs, record))
     shown = stage if stage in STAGES else _newest_stage(record)
-    return fill(
+    return screen(
         request,
         "job.html",
         job=view_job(jobs, record),
@@ -136,13 +136,13 @@ def give_clip(job_id: str, index: int, jobs: UserJobs) -> Response:
 
 
 @router.post("/{job_id}/cancel")
-def cancel(job_id: str, jobs: UserJobs, service: Service, who: User) -> Response:
+def cancel_by_form(job_id: str, jobs: UserJobs, service: Service, who: User) -> Response:
     """Stop a job."""
     return _change(job_id, jobs, service, who, "cancel", jobs.cancel)
 
 
 @router.post("/{job_id}/retry")
-def retry(job_id: str, jobs: UserJobs, service: Service, who: User) -> Response:
+def retry_by_form(job_id: str, jobs: UserJobs, service: Service, who: User) -> Response:
     """Continue a job."""
     return _change(job_id, jobs, service, who, "retry", jobs.retry)
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from lorajob.errors import UsageError
 from lorajob.job.results import headline, verdict_of
 from lorajob.languages import Language, find_language
-from lorajob.server.web.pages_html import fill
+from lorajob.server.web.pages_html import screen
 from lorajob.server.web.state import UserJobs
 from lorajob.storage.urls import public
 from lorajob.tasks.describe import Wait
@@ -30,7 +30,7 @@ router = APIRouter()
 
 
 @dataclass(frozen=True)
-class View:
+class JobsView:
     """Which jobs the screen shows."""
 
     q: str = ""
@@ -43,11 +43,11 @@ class View:
     @property
     def filtered(self) -> bool:
         """Whether anything is left out."""
-        return replace(self, sort="newest", page=1) != View()
+        return replace(self, sort="newest", page=1) != JobsView()
 
     def link(self, **changes: str | int) -> str:
         """The path of this screen with other values."""
-        default = View()
+        default = JobsView()
         values = {name: changes.get(name, value) for name, value in vars(self).items()}
         given = {name: it for name, it in values.items() if it != getattr(default, name)}
         return f"/?{urlencode(given)}" if given else "/"
@@ -93,16 +93,16 @@ def view_of(
     tag: Annotated[str, Query(max_length=200)] = "",
     sort: Annotated[str, Query(max_length=20)] = "newest",
     page: Annotated[int, Query(ge=1, le=MOST_PAGES)] = 1,
-) -> View:
+) -> JobsView:
     """What a request asks for. An unknown order or state is as none."""
     orders: tuple[Sort, ...] = get_args(Sort)
     order: Sort = next((it for it in orders if it == sort), "newest")
-    return View(q.strip(), lang, state if state in STATES else "", tag.strip(), order, page)
+    return JobsView(q.strip(), lang, state if state in STATES else "", tag.strip(), order, page)
 
 
 @router.get("/")
-def show_jobs(
-    request: Request, jobs: UserJobs, view: Annotated[View, Depends(view_of)]
+def jobs_screen(
+    request: Request, jobs: UserJobs, view: Annotated[JobsView, Depends(view_of)]
 ) -> Response:
     """The table of jobs."""
     problem, more = "", False
@@ -111,7 +111,7 @@ def show_jobs(
         rows, more = read_lines(jobs, view)
     except UsageError as error:
         problem = str(error).removeprefix("--")
-    return fill(
+    return screen(
         request,
         "jobs.html",
         400 if problem else 200,
@@ -125,7 +125,7 @@ def show_jobs(
     )
 
 
-def read_lines(jobs: Jobs, view: View) -> tuple[list[JobLine], bool]:
+def read_lines(jobs: Jobs, view: JobsView) -> tuple[list[JobLine], bool]:
     """The lines of a page, and whether there are more jobs. Raises UsageError."""
     states = [view.state] if view.state else []
     tags = [view.tag] if view.tag else []

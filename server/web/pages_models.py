@@ -7,8 +7,8 @@ from fastapi import APIRouter, Form, Request
 from starlette.responses import RedirectResponse, Response
 
 from lorajob.reporting.board import NOTE, BoardRow
-from lorajob.server.web.pages_html import fill
-from lorajob.server.web.pages_jobs import JobLine, View, language_of, read_lines
+from lorajob.server.web.pages_html import screen
+from lorajob.server.web.pages_jobs import JobLine, JobsView, language_of, read_lines
 from lorajob.server.web.state import Service, User, UserJobs
 from lorajob.tasks.board import read_board
 from lorajob.tasks.promotions import Promotion, Promotions
@@ -39,7 +39,7 @@ def show_models(request: Request, jobs: UserJobs) -> Response:
     languages = []
     for code in {**best, **promoted}:
         row, stack = best.get(code), promoted.get(code, ())
-        found, _ = read_lines(jobs, View(lang=code, state="succeeded", sort="wer"))
+        found, _ = read_lines(jobs, JobsView(lang=code, state="succeeded", sort="wer"))
         shown = {row.job} if row else set()
         others = [it for it in found if it.after is not None and it.id not in shown]
         languages.append(
@@ -53,11 +53,11 @@ def show_models(request: Request, jobs: UserJobs) -> Response:
             )
         )
     languages.sort(key=lambda it: it.name)
-    return fill(request, "models.html", languages=languages, note=NOTE)
+    return screen(request, "models.html", languages=languages, note=NOTE)
 
 
 @router.post("/promote")
-def promote(
+def promote_by_form(
     jobs: UserJobs,
     service: Service,
     who: User,
@@ -71,7 +71,7 @@ def promote(
 
 
 @router.post("/rollback")
-def rollback(
+def rollback_by_form(
     jobs: UserJobs, service: Service, who: User, language: Annotated[str, Form()]
 ) -> Response:
     """Go back to the previous model of a language."""

@@ -17,7 +17,7 @@ from lorajob.errors import LorajobError, UsageError
 from lorajob.languages import known_languages
 from lorajob.reporting.findings import changed_settings
 from lorajob.server.web.pages_files import files_of
-from lorajob.server.web.pages_html import fill
+from lorajob.server.web.pages_html import screen
 from lorajob.server.web.pages_look import look_at
 from lorajob.server.web.state import Service, User, UserJobs
 from lorajob.spec import DEFAULT_BASE_MODEL, PRESETS, JobSpec
@@ -36,7 +36,7 @@ router = APIRouter(prefix="/new")
 
 
 @dataclass(frozen=True)
-class Setting:
+class FormSetting:
     """A setting of the form."""
 
     name: str
@@ -152,9 +152,9 @@ def look(request: Request, jobs: UserJobs, form: Filled) -> Response:
             form.sets,
             {},
         )
-        return fill(request, "look.html", look=look_at(jobs, spec), problem="")
+        return screen(request, "look.html", look=look_at(jobs, spec), problem="")
     except LorajobError as error:
-        return fill(request, "look.html", look=None, problem=_words(error))
+        return screen(request, "look.html", look=None, problem=_words(error))
 
 
 def _words(error: LorajobError) -> str:
@@ -163,11 +163,11 @@ def _words(error: LorajobError) -> str:
 
 
 def _show(request: Request, form: Form, source: str = "", problem: str = "") -> Response:
-    parts: dict[str, list[Setting]] = {name: [] for name in PARTS}
+    parts: dict[str, list[FormSetting]] = {name: [] for name in PARTS}
     for setting in known_settings():
         part = setting.name.partition(".")[0]
         parts[part if part in parts else "other"].append(setting)
-    return fill(
+    return screen(
         request,
         "new.html",
         422 if problem else 200,
@@ -203,7 +203,7 @@ def _form_of(spec: JobSpec) -> Form:
 
 
 @cache
-def known_settings() -> list[Setting]:
+def known_settings() -> list[FormSetting]:
     """The settings in the order of the documentation, with their help."""
     # Made by docs/make_settings.py, for the help of `lorajob submit`.
     text = (files("lorajob") / "cli" / "settings.json").read_text("utf-8")
@@ -212,5 +212,5 @@ def known_settings() -> list[Setting]:
     for term, described in rows.items():
         name, _, default = term.partition("=")
         about, _, allowed = described.rstrip("]").rpartition(" [")
-        found.append(Setting(name, default, about, allowed))
+        found.append(FormSetting(name, default, about, allowed))
     return found

@@ -19,8 +19,8 @@ from starlette.responses import Response
 from lorajob.errors import JobNotFoundError, LorajobError, UsageError
 from lorajob.job.jobdir import JobDir, hash_files
 from lorajob.languages import find_language
-from lorajob.server.web.pages_html import fill
-from lorajob.server.web.pages_jobs import View, read_lines
+from lorajob.server.web.pages_html import screen
+from lorajob.server.web.pages_jobs import JobsView, read_lines
 from lorajob.server.web.state import Service, UserJobs
 from lorajob.serving import models as serving
 from lorajob.serving.bases import base_folder
@@ -37,7 +37,7 @@ LONGEST_SECONDS = 600.0  # of one request
 PIECE_BYTES = 1 << 20
 
 
-class Listener:
+class Trials:
     """The processes of the models that are tried. Use it in one event loop."""
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class Heard:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    app.state.listener = Listener()
+    app.state.listener = Trials()
     yield
     await app.state.listener.close()
 
@@ -104,11 +104,11 @@ router = APIRouter(prefix="/try", lifespan=_lifespan)
 def show_try(request: Request, jobs: UserJobs, job: Annotated[str, Query()] = "") -> Response:
     """The form, with the newest models."""
     chosen = jobs.load(find_id(jobs, job)).id if job else ""
-    lines, _ = read_lines(jobs, View(state="succeeded"))
+    lines, _ = read_lines(jobs, JobsView(state="succeeded"))
     if chosen and chosen not in {it.id for it in lines}:
-        more, _ = read_lines(jobs, View(q=chosen))
+        more, _ = read_lines(jobs, JobsView(q=chosen))
         lines = [*more, *lines]
-    return fill(request, "try.html", lines=lines, chosen=chosen)
+    return screen(request, "try.html", lines=lines, chosen=chosen)
 
 
 @router.post("/hear")
@@ -120,17 +120,17 @@ async def hear(
     file: UploadFile,
 ) -> Response:
     """What the base and the tuned model hear in a recording, as a part of the page."""
-    listener: Listener = request.app.state.listener
+    listener: Trials = request.app.state.listener
     folder = service.folder / "uploads"
     with ExitStack() as held:
         try:
             path = await asyncio.to_thread(_keep, file, folder, held)
             tuned, base = await asyncio.to_thread(_models, jobs, job, held)
         except (LorajobError, OSError) as error:
-            return fill(request, "heard.html", problem=str(error), rows=[])
+            return screen(request, "heard.html", problem=str(error), rows=[])
         found = await asyncio.gather(*(listener.hear(it, path) for it in (base, tuned)))
     rows = [("base", base.name, found[0]), ("tuned", tuned.name, found[1])]
-    return fill(request, "heard.html", problem="", rows=rows)
+    return screen(request, "heard.html", problem="", rows=rows)
 
 
 def _keep(file: UploadFile, folder: Path, held: ExitStack) -> Path:

@@ -43,7 +43,7 @@ class StageLine:
 
 
 @dataclass(frozen=True)
-class JobView:
+class JobScreen:
     """A job as its screen shows it."""
 
     record: JobRecord
@@ -153,9 +153,9 @@ class JobView:
         return [text for it in results if it is not None for text in (*it.notes, *it.warnings)]
 
 
-def view_job(jobs: Jobs, record: JobRecord) -> JobView:
+def view_job(jobs: Jobs, record: JobRecord) -> JobScreen:
     """A job as its screen shows it."""
-    return JobView(
+    return JobScreen(
         record=record,
         language=language_of(record.language),
         wait=waits(jobs, [record]).get(record.id),
