@@ -1,8 +1,13 @@
 """`lorajob serve`."""
 
+import importlib.util
+
 import click
 
 from lorajob.cli.context import load_settings
+
+SERVE_PORT = 8000
+PACKAGES = ("fastapi", "python_multipart", "starlette", "uvicorn")  # of the extra `serve`
 
 
 @click.command()
@@ -18,7 +23,7 @@ from lorajob.cli.context import load_settings
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
-    default=8000,
+    default=SERVE_PORT,
     show_default=True,
     help="Port; 0: a free one, which is printed.",
 )
@@ -84,18 +89,21 @@ def serve(
     only on a loopback address, and accepts every request. It speaks plain HTTP: put a proxy with
     TLS in front of it. Needs the extra `serve`.
     """
-    try:
-        from lorajob.server.run import ServeOptions, run_server
-        from lorajob.server.service import Limits
-    except ImportError as error:
-        raise click.ClickException(
-            f"{error.name} is not installed; `pip install 'lorajob[serve]'`"
-        ) from None
+    check_extra()
+    from lorajob.server.run import ServeOptions, run_server
+    from lorajob.server.service import Limits
 
     limits = Limits(queue, timeout, int(max_upload_mb * 1e6), requests_a_minute)
     names = tuple(name for it in models.split(",") if (name := it.strip()))
     options = ServeOptions(names, host, port, device, memory_gb, limits)
     run_server(load_settings(), options, _say)
+
+
+def check_extra() -> None:
+    """Raise ClickException if a package of the extra `serve` is not installed."""
+    for name in PACKAGES:
+        if importlib.util.find_spec(name) is None:
+            raise click.ClickException(f"{name} is not installed; `pip install 'lorajob[serve]'`")
 
 
 def _say(address: str) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lorajob.cli.context import load_settings
+from lorajob.cli.serve import SERVE_PORT, check_extra
 
 if TYPE_CHECKING:
     from lorajob.worker.stack.info import StackInfo
@@ -143,7 +144,25 @@ def autoscale(least: int, most: int, queue: str, gpus: str | None, idle: float |
     help="Port of `lorajob web`. It is kept for the next `up`. Default: the one before, at first a "
     "free one.",
 )
-def up(detach: bool, no_flower: bool, no_web: bool, port: int | None) -> None:
+@click.option(
+    "--serve",
+    is_flag=True,
+    help="Also run `lorajob serve` with all promoted models on 127.0.0.1. Needs the extra `serve`.",
+)
+@click.option(
+    "--serve-port",
+    metavar="PORT",
+    type=click.IntRange(1, 65535),
+    help="Port of --serve, which it implies. Default: 8000.",
+)
+def up(
+    detach: bool,
+    no_flower: bool,
+    no_web: bool,
+    port: int | None,
+    serve: bool,
+    serve_port: int | None,
+) -> None:
     """Start Redis, a cpu worker, a gpu worker, Flower and `lorajob web` on this machine.
 
     Ctrl-C, or `lorajob down` in any terminal, stops all of them. If LORAJOB_REDIS_URL is set, they
@@ -155,6 +174,10 @@ def up(detach: bool, no_flower: bool, no_web: bool, port: int | None) -> None:
     from lorajob.worker.stack.stack import Stack
 
     settings = load_settings()
+    if serve and serve_port is None:
+        serve_port = SERVE_PORT
+    if serve_port is not None:
+        check_extra()
 
     def say_ready(info: "StackInfo") -> None:
         click.echo(f"Redis   {shown(info.redis_url)}")
@@ -166,13 +189,15 @@ def up(detach: bool, no_flower: bool, no_web: bool, port: int | None) -> None:
             click.echo(f"Pages   {info.web_url}, password in {where}")
         elif not no_web:
             click.echo("Pages   need `pip install 'lorajob[web]'`")
+        if info.serve_url:
+            click.echo(f"Serve   {info.serve_url}/v1")
         click.echo(f"Logs    {settings.home / 'log'}")
         click.echo("Ready; `lorajob down` stops it" if detach else "Ready; Ctrl-C stops it")
         sys.stdout.flush()
 
     if port is not None:
         keep_web_port(settings.home.expanduser(), port)
-    Stack(settings).up(detach, not no_flower, say_ready, not no_web)
+    Stack(settings).up(detach, not no_flower, say_ready, not no_web, serve_port)
 
 
 @click.command()

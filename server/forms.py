@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import math
 import os
 import shutil
@@ -24,10 +25,14 @@ Granularity = Literal["segment", "word"]
 
 MOST_FIELDS = 32
 FIELD_BYTES = 64 << 10
+FULL_DISK_SECONDS = 10.0  # until a client may send a file again that could not be written
 GRANULARITIES = "timestamp_granularities"
 # Fields of both tasks; those below belong to transcriptions only.
 FIELDS = ("file", "model", "prompt", "response_format", "temperature")
 TRANSCRIPTION_FIELDS = ("language", "stream", GRANULARITIES, "chunking_strategy")
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,8 @@ async def speech_form(request: Request, task: Task, folder: Path) -> AsyncIterat
         raise ApiError(400, f"The form is malformed: {error.detail}") from None
     except ClientDisconnect:
         raise ApiError(LEFT, "The client left before the form was complete") from None
+    except OSError as error:
+        raise _no_room(error) from error
     try:
         checked = _checked(form, task)
         upload = cast(UploadFile, form["file"])
@@ -73,12 +80,22 @@ async def speech_form(request: Request, task: Task, folder: Path) -> AsyncIterat
         path = Path(name)
         try:
             with os.fdopen(number, "wb") as file:
-                await asyncio.to_thread(_copy, upload.file, file)
+                try:
+                    await asyncio.to_thread(_copy, upload.file, file)
+                except OSError as error:
+                    raise _no_room(error) from error
             yield dataclasses.replace(checked, file=path)
         finally:
             path.unlink(missing_ok=True)
     finally:
         await form.close()
+
+
+def _no_room(error: OSError) -> ApiError:
+    """The answer if an upload cannot be written."""
+    log.error("an upload cannot be written: %s", error)
+    said = "The server cannot store the file now; its log says why"
+    return ApiError(503, said, "file", retry_after=FULL_DISK_SECONDS)
 
 
 def _copy(source: BinaryIO, target: BinaryIO) -> None:

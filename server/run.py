@@ -105,6 +105,8 @@ async def _serve(
     pool = ModelPool(MEMORY_SHARE * total_memory() if gb is None else gb * 1e9, start)
     catalogue = ModelCatalogue(settings, options.models, pool)
     uploads = _uploads_folder(settings.home.expanduser() / "serve")
+    # Starlette writes an upload to a temporary file. The usual folder may be memory, or small.
+    tempfile.tempdir = str(uploads)
     service = SpeechService(pool, catalogue, metrics, options.limits, uploads)
     loading = None
     try:
@@ -117,6 +119,7 @@ async def _serve(
         await pool.close()
         await catalogue.close()
         shutil.rmtree(uploads, ignore_errors=True)
+        await asyncio.to_thread(service.traces.close)
 
 
 class _Server(uvicorn.Server):

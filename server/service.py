@@ -12,6 +12,7 @@ from lorajob.server.catalogue import Choice, ModelCatalogue
 from lorajob.server.errors import ApiError, api_error
 from lorajob.server.forms import SpeechForm
 from lorajob.server.metrics import ServerMetrics
+from lorajob.server.tracing import RequestTraces
 from lorajob.serving.models import Begun, Request, ServedModel, SpokenPiece
 from lorajob.serving.pool import ModelPool
 from lorajob.serving.process import ModelCrashed
@@ -47,6 +48,7 @@ class SpeechService:
     ) -> None:
         self.pool, self.catalogue, self.metrics = pool, catalogue, metrics
         self.limits, self.uploads = limits, uploads
+        self.traces = RequestTraces()
         self._open = 0
         self._mean_seconds = 1.0
 

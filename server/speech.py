@@ -17,6 +17,7 @@ from lorajob.server import formats
 from lorajob.server.errors import LEFT, ApiError
 from lorajob.server.forms import SpeechForm, Task, speech_form
 from lorajob.server.service import SpeechService
+from lorajob.server.tracing import RequestTrace
 from lorajob.serving.models import Begun, SpokenPiece
 
 log = logging.getLogger(__name__)
@@ -26,33 +27,43 @@ async def answer(request: Request, task: Task) -> Response:
     """Answer one request. Raises ApiError."""
     service: SpeechService = request.app.state.service
     came = time.monotonic()
+    trace = service.traces.begin(task, request.headers)
     try:
-        return await _answer(service, request, task)
+        return await _answer(service, request, task, trace)
     except ApiError as error:
         service.metrics.answered(task, error.status, time.monotonic() - came)
+        trace.end(error.status)
+        raise
+    except Exception:
+        service.metrics.answered(task, 500, time.monotonic() - came)
+        trace.end(500)
         raise
 
 
-async def _answer(service: SpeechService, request: Request, task: Task) -> Response:
+async def _answer(
+    service: SpeechService, request: Request, task: Task, trace: RequestTrace
+) -> Response:
     # Before the upload, so that a full server refuses it at once.
     service.check_room()
     async with AsyncExitStack() as held:
         form = await held.enter_async_context(speech_form(request, task, service.uploads))
         held.enter_context(service.slot())
+        trace.of(form.model)
         began = time.monotonic()
         if form.stream:
             stream = aclosing(service.decode(form))
             answers = await held.enter_async_context(stream)
             # Errors of a request are raised before its first answer.
             begun = await anext(answers)
-            return EventStream(service, form, begun, answers, held.pop_all(), began)
-        work = asyncio.create_task(_whole(service, form))
+            return EventStream(service, form, begun, answers, held.pop_all(), began, trace)
+        work = asyncio.create_task(_whole(service, form, trace))
         if await _finished(work, request.receive):
             response = work.result()
         else:
             log.info("a client left before its answer")
             response = Response(status_code=LEFT)
         service.metrics.answered(task, response.status_code, time.monotonic() - began)
+        trace.end(response.status_code)
         return response
 
 
@@ -75,7 +86,7 @@ async def _left(receive: Receive) -> None:
         pass
 
 
-async def _whole(service: SpeechService, form: SpeechForm) -> Response:
+async def _whole(service: SpeechService, form: SpeechForm, trace: RequestTrace) -> Response:
     begun: Begun | None = None
     pieces: list[SpokenPiece] = []
     async with aclosing(service.decode(form)) as answers:
@@ -84,8 +95,10 @@ async def _whole(service: SpeechService, form: SpeechForm) -> Response:
                 begun = found
             else:
                 pieces.append(found)
+                trace.heard(found)
     if begun is None:
         raise ApiError(500, "The model gave no answer")
+    trace.lasts(begun.seconds)
     service.metrics.heard(form.model, begun.seconds)
     return _written(form, begun, pieces)
 
@@ -128,8 +141,10 @@ class EventStream(Response):
         answers: AsyncIterator[Begun | SpokenPiece],
         held: AsyncExitStack,
         began: float,
+        trace: RequestTrace,
     ) -> None:
         super().__init__(status_code=200)
+        self._trace = trace
         self._service, self._form, self._first = service, form, first
         self._answers, self._held, self._began = answers, held, began
         del self.headers["content-length"]
@@ -148,6 +163,7 @@ class EventStream(Response):
             finally:
                 spent = time.monotonic() - self._began
                 self._service.metrics.answered(self._form.task, status, spent)
+                self._trace.end(status)
 
     async def _send(self, send: Send) -> int:
         """Send all events. Returns the status for the metrics."""
@@ -168,7 +184,9 @@ class EventStream(Response):
         async for found in _chained(self._first, self._answers):
             if isinstance(found, Begun):
                 begun = found
+                self._trace.lasts(found.seconds)
                 continue
+            self._trace.heard(found)
             if begun is None:
                 raise ApiError(500, "The model gave no answer")
             delta = _delta(self._form, begun, pieces, found, whole)

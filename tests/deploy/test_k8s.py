@@ -6,6 +6,8 @@ import re
 import kubernetes_validate
 import pytest
 
+from lorajob.server.guard import OPEN_PATHS
+from lorajob.server.run import GRACE_SECONDS
 from tests.support.deployment import parse, unknown_settings
 from tests.support.manifests import (
     K8S,
@@ -78,7 +80,8 @@ def test_no_password_stands_in_an_argument(template: Manifest) -> None:
 @pytest.mark.parametrize("template", OURS)
 def test_every_variable_of_ours_means_something(template: Manifest) -> None:
     names = {variable["name"] for variable in container(template)["env"]}
-    assert "LORAJOB_REDIS_URL" in names
+    # serve needs no Redis.
+    assert ("LORAJOB_REDIS_URL" in names) == ("LORAJOB_API_KEY" not in names)
     assert not unknown_settings(names)
 
 
@@ -199,6 +202,8 @@ def test_redis_hears_our_pods_alone_and_flower_nobody(overlay: str) -> None:
     assert not let_in("lorajob-flower") and not let_in("lorajob-cpu") and not let_in("lorajob-gpu")
     (to_metrics,) = let_in("lorajob-metrics")
     assert to_metrics.keys() == {"namespaceSelector"}
+    (to_serve,) = let_in("lorajob-serve")
+    assert to_serve == {"namespaceSelector": {"matchLabels": {"lorajob-clients": "true"}}}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -234,7 +239,30 @@ def test_the_monitor_finds_the_metrics() -> None:
 
 
 def test_cpu_workers_leave_a_node_one_at_a_time() -> None:
-    (budget,) = of_kind("nvidia", "PodDisruptionBudget")
+    budget = named("nvidia", "PodDisruptionBudget", "lorajob-cpu")
     assert budget["spec"]["maxUnavailable"] == 1
     labels = named("nvidia", "Deployment", "lorajob-cpu")["spec"]["template"]["metadata"]["labels"]
     assert labels_match(budget["spec"]["selector"], labels)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_serve_is_scaled_by_the_processors_that_it_asks_for(overlay: str) -> None:
+    scaler = named(overlay, "HorizontalPodAutoscaler", "lorajob-serve")["spec"]
+    assert scaler["scaleTargetRef"]["name"] == "lorajob-serve"
+    (metric,) = scaler["metrics"]
+    assert metric["resource"]["name"] == "cpu"
+    deployment = named(overlay, "Deployment", "lorajob-serve")["spec"]
+    assert "replicas" not in deployment, "applying it again would reset what the scaler has set"
+    only = container(deployment["template"])
+    assert "cpu" in only["resources"]["requests"]
+    assert "cpu" not in only["resources"]["limits"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_serve_is_asked_without_a_key_and_outwaits_its_requests(overlay: str) -> None:
+    spec = named(overlay, "Deployment", "lorajob-serve")["spec"]["template"]["spec"]
+    (only,) = spec["containers"]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert only[probe]["httpGet"]["path"] in OPEN_PATHS
+    (_, pause) = only["lifecycle"]["preStop"]["exec"]["command"]
+    assert spec["terminationGracePeriodSeconds"] > float(pause) + GRACE_SECONDS

@@ -186,6 +186,35 @@ def test_a_client_that_stands_still_stops_no_other(client: OpenAI, server: Serve
         assert hear(client, server).text
 
 
+def test_a_large_upload_takes_no_memory_and_stops_no_other(client: OpenAI, server: Server) -> None:
+    megabyte, count = bytes(1 << 20), 96
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    tail = b"\r\n--x--\r\n"
+    length = len(head) + count * len(megabyte) + len(tail)
+    host, port = server.url.removeprefix("http://").split(":")
+    before = memory_of(server.process.pid)
+    with socket.create_connection((host, int(port))) as large:
+        large.sendall(
+            b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Type: multipart/form-data; boundary=x\r\n"
+            b"Content-Length: %d\r\n\r\n" % length + head
+        )
+        for number in range(count):
+            large.sendall(megabyte)
+            if number == count - 4:
+                assert hear(client, server).text
+        large.sendall(tail)
+        # The model is missing in the form; that is seen only at its end.
+        assert large.recv(64).startswith(b"HTTP/1.1 400 ")
+    assert memory_of(server.process.pid) < before + (count << 20) / 3
+
+
+def memory_of(pid: int) -> int:
+    """The bytes of a process that lie in memory."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def test_a_client_that_leaves_frees_its_place(client: OpenAI, server: Server) -> None:
     host, port = server.url.removeprefix("http://").split(":")
     body = (

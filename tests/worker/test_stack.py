@@ -3,13 +3,17 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from openai import OpenAI
 from pydantic import SecretStr
 from redis.exceptions import RedisError
 
 from lorajob.errors import ServiceError
+from lorajob.tasks.promotions import Promotions
+from lorajob.whisper.ct2 import convert
 from lorajob.worker.connect import connect
 from lorajob.worker.machine.processes import (
     Identity,
@@ -25,11 +29,12 @@ from lorajob.worker.stack.rotation import Rotation
 from lorajob.worker.stack.services import keep_web_port, web_port
 from lorajob.worker.stack.stack import Stack
 from tests.support.service import command_lines, settings_for, wait_for
+from tests.support.serving import delivered_job, tone
 
 
 @pytest.fixture
-def home(tmp_path):
-    """A home whose stack, if the test left one, is ended."""
+def place(tmp_path):
+    """A LORAJOB_HOME whose stack, if the test left one, is ended."""
     yield tmp_path
     Stack(settings_for(tmp_path, None)).down()
 
@@ -38,13 +43,16 @@ def all_of(info: StackInfo) -> list[Identity]:
     return [info.supervisor, *info.processes.values()]
 
 
-def test_a_stack_keeps_what_dies_refuses_a_second_and_leaves_nothing(home):
-    stack = Stack(settings_for(home, None))
+def test_a_stack_keeps_what_dies_refuses_a_second_and_leaves_nothing(place, tiny_whisper):
+    stack = Stack(settings_for(place, None))
     told = []
-    stack.up(detach=True, flower=False, web=False, on_ready=told.append)
+    delivered_job(place, "hi-aaaa1111", convert(tiny_whisper, place / "model", "float32"))
+    Promotions(settings_for(place, None)).promote("hi-aaaa1111")
+    port = free_port()
+    stack.up(detach=True, flower=False, web=False, on_ready=told.append, serve_port=port)
     info = stack.info()
     assert told == [info]
-    assert set(info.processes) == {"redis", "cpu worker", "gpu worker"}
+    assert set(info.processes) == {"redis", "cpu worker", "gpu worker", "serve"}
     assert all(lives(one) for one in all_of(info))
 
     for detach in (True, False):
@@ -57,15 +65,35 @@ def test_a_stack_keeps_what_dies_refuses_a_second_and_leaves_nothing(home):
         wait_for(
             lambda name=name: stack.info().processes.get(name) not in (None, info.processes[name])
         )
-    with connect(settings_for(home, info.redis_url)) as redis:
+    with connect(settings_for(place, info.redis_url)) as redis:
         wait_for(lambda: answers(redis))
+    assert killed_in_the_middle(stack, tone(place / "short.wav", 3)) == ["heard"] * 50
 
     everything = [*all_of(info), *all_of(stack.info())]
     assert stack.down()
     assert not any(lives(one) for one in everything)
-    assert stack.info() is None and not (home / "up.json").exists() and not is_up(home)
-    assert not [line for line in command_lines().values() if str(home) in line]
+    assert stack.info() is None and not (place / "up.json").exists() and not is_up(place)
+    assert not [line for line in command_lines().values() if str(place) in line]
     assert not stack.down()
+
+
+def killed_in_the_middle(stack: Stack, sound: Path) -> list[str]:
+    """What each of 50 requests got, eight at a time. The server is killed after ten answers."""
+    info = stack.info()
+    client = OpenAI(base_url=f"{info.serve_url}/v1", api_key="any", max_retries=30)
+    heard = []
+
+    def ask(number: int) -> str:
+        text = client.audio.transcriptions.create(file=sound, model="hi").text
+        heard.append(number)
+        if len(heard) == 10:
+            signal_process(info.processes["serve"], signal.SIGKILL)
+        return "heard" if text else "nothing"
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(ask, range(50)))
+    assert stack.info().processes["serve"] != info.processes["serve"]
+    return found
 
 
 def answers(redis) -> bool:
@@ -75,17 +103,17 @@ def answers(redis) -> bool:
         return False
 
 
-def test_jobs_outlast_the_stack(home):
-    stack = Stack(settings_for(home, None))
+def test_jobs_outlast_the_stack(place):
+    stack = Stack(settings_for(place, None))
     for turn in range(2):
         stack.up(detach=True, flower=False, web=False)
-        with connect(settings_for(home, stack.info().redis_url)) as redis:
+        with connect(settings_for(place, stack.info().redis_url)) as redis:
             assert redis.incr("lorajob:turns") == turn + 1
         stack.down()
 
 
-def test_nothing_outlives_a_stack_that_is_killed(home):
-    stack = Stack(settings_for(home, None))
+def test_nothing_outlives_a_stack_that_is_killed(place):
+    stack = Stack(settings_for(place, None))
     stack.up(detach=True, flower=True)
     info = stack.info()
     signal_process(info.supervisor, signal.SIGKILL)
@@ -94,30 +122,39 @@ def test_nothing_outlives_a_stack_that_is_killed(home):
     assert not stack.down()  # nothing was left to end
 
 
-def test_ctrl_c_ends_a_stack_in_the_foreground(home):
+def test_ctrl_c_ends_a_stack_in_the_foreground(place):
     code = "import sys; from lorajob.worker.stack.stack import main; sys.exit(main())"
-    env = os.environ | {"LORAJOB_HOME": str(home)}
+    env = os.environ | {"LORAJOB_HOME": str(place)}
     process = subprocess.Popen([sys.executable, "-c", code, "--no-flower", "--no-web"], env=env)
-    wait_for(lambda: (info := StackInfo.load(home)) is not None and info.ready)
-    info = StackInfo.load(home)
+    wait_for(lambda: (info := StackInfo.load(place)) is not None and info.ready)
+    info = StackInfo.load(place)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=240) == 0
     assert not any(lives(one) for one in all_of(info))
 
 
-def test_an_outside_redis_that_is_not_there_is_named_without_its_password(home):
+def test_a_taken_port_of_serve_is_refused_before_anything_is_started(place):
+    stack = Stack(settings_for(place, None))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ServiceError, match=f"--serve-port {port}: Address already in use"):
+            stack.up(serve_port=port)
+    assert not (place / "up.json").exists()
+
+
+def test_an_outside_redis_that_is_not_there_is_named_without_its_password(place):
     port = free_port()
-    stack = Stack(settings_for(home, f"redis://:hidden@127.0.0.1:{port}/0"))
+    stack = Stack(settings_for(place, f"redis://:hidden@127.0.0.1:{port}/0"))
     for detach in (True, False):
         with pytest.raises(ServiceError) as error:
             stack.up(detach=detach, flower=False, web=False)
         assert f"redis://:***@127.0.0.1:{port}/0" in str(error.value)
         assert "hidden" not in str(error.value)
-    assert not (home / "up.json").exists()
+    assert not (place / "up.json").exists()
 
 
-def test_an_outside_redis_is_used_and_left_alone(home, redis_server):
-    settings = settings_for(home, redis_server.redis_url.get_secret_value())
+def test_an_outside_redis_is_used_and_left_alone(place, redis_server):
+    settings = settings_for(place, redis_server.redis_url.get_secret_value())
     stack = Stack(settings)
     stack.up(detach=True, flower=False, web=False)
     assert set(stack.info().processes) == {"cpu worker", "gpu worker"}

@@ -5,12 +5,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from lorajob.job.jobdir import STAGES
 from lorajob.tasks.broker import send
@@ -18,48 +15,16 @@ from lorajob.worker.monitoring import traces
 from lorajob.worker.records import notices
 from lorajob.worker.records.records import Claim, Records
 from lorajob.worker.stack.redis_server import free_port
+from tests.support.collector import Collector, attributes, collecting
 from tests.support.command import job_record
 from tests.support.service import new_job, settings_for, wait_for
 from tests.support.watched import workers
-from tests.support.web_server import serving
-
-
-@dataclass
-class Collector:
-    url: str = ""
-    spans: list[Span] = field(default_factory=list)
-    services: set[str] = field(default_factory=set)
 
 
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    made = Collector()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            request = ExportTraceServiceRequest.FromString(body)
-            for resource in request.resource_spans:
-                made.services |= {
-                    one.value.string_value
-                    for one in resource.resource.attributes
-                    if one.key == "service.name"
-                }
-                for scope in resource.scope_spans:
-                    made.spans += scope.spans
-            self.send_response(200 if self.path == "/v1/traces" else 404)
-            self.send_header("Content-Type", "application/x-protobuf")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None: ...
-
-    with serving(Handler) as made.url:
+    with collecting() as made:
         yield made
-
-
-def attributes(span: Span) -> dict[str, str | int]:
-    return {one.key: one.value.string_value or one.value.int_value for one in span.attributes}
 
 
 def test_a_jobs_stages_are_one_trace_of_real_workers(collector, redis_server, tmp_path):

@@ -23,6 +23,7 @@ class StackInfo(BaseModel):
     flower_user: str | None = None
     flower_password: str | None = Field(None, repr=False)
     web_url: str | None = None  # of `lorajob web`, which may still be starting
+    serve_url: str | None = None
     supervisor: Identity
     processes: dict[str, Identity] = {}
     ready: bool = False

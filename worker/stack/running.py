@@ -3,11 +3,12 @@
 import os
 import secrets
 import signal
+import socket
 import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -26,10 +27,12 @@ from lorajob.worker.stack.info import StackInfo, forget, only_stack
 from lorajob.worker.stack.redis_server import find_server, free_port
 from lorajob.worker.stack.rotation import Rotation
 from lorajob.worker.stack.services import (
+    SPEECH,
     Kept,
     flower_service,
     has_web,
     redis_service,
+    speech_service,
     web_port,
     web_service_of,
     worker_service,
@@ -46,16 +49,25 @@ OnReady = Callable[[StackInfo], None]
 
 
 class RunningStack:
-    """The services of one `lorajob up`. The settings' `home` must be absolute and exist."""
+    """The services of one `lorajob up`. The settings' `home` must be absolute and exist.
+
+    With `serve_port`, `lorajob serve` is one of them, on this port of loopback.
+    """
 
     def __init__(
-        self, settings: Settings, flower: bool, on_ready: OnReady | None, web: bool = True
+        self,
+        settings: Settings,
+        flower: bool,
+        on_ready: OnReady | None,
+        web: bool = True,
+        serve_port: int | None = None,
     ) -> None:
         self._settings = settings
         self._home = settings.home
         self._with_flower = flower
         self._with_web = web and has_web()
         self._web_url: str | None = None
+        self._serve_port = serve_port
         self._on_ready = on_ready
         self._told = False
         self._hurried = False
@@ -67,7 +79,7 @@ class RunningStack:
         """Run until told to stop, then end all services and return.
 
         Raises ServiceError if a stack is up already, or if this one does not come up, for example
-        because a GPU driver hangs.
+        because a GPU driver hangs or a port is taken.
         """
         with only_stack(self._home):
             end_leavings(self._home)
@@ -90,6 +102,8 @@ class RunningStack:
 
     def _start(self) -> None:
         devices()  # only to fail if a driver hangs: its worker would train on the CPU
+        if self._serve_port is not None:
+            check_port(self._serve_port)
         if self._settings.redis_url is None:
             self._start_redis()
         with service_errors(self._settings):
@@ -101,6 +115,8 @@ class RunningStack:
             port = free_port()
             self._flower_url = f"http://127.0.0.1:{port}/"
             services.append(flower_service(self._settings, port))
+        if self._serve_port is not None:
+            services.append(speech_service(self._settings, self._serve_port))
         self._save()  # workers, also those started by hand, read the url of Redis from it
         for service in services:
             kept = Kept(service)
@@ -183,7 +199,13 @@ class RunningStack:
         login = self._settings.flower_user, self._settings.flower_password
         if self._flower_url is not None and not healthy(self._flower_url, *login):
             missing.append("flower")
+        if self._serve_url is not None and not answers(f"{self._serve_url}/health"):
+            missing.append(SPEECH)
         return missing
+
+    @property
+    def _serve_url(self) -> str | None:
+        return None if self._serve_port is None else f"http://127.0.0.1:{self._serve_port}"
 
     def _save(self, ready: bool = False) -> StackInfo:
         """Write the present state to up.json."""
@@ -197,6 +219,7 @@ class RunningStack:
             flower_user=settings.flower_user if self._with_flower else None,
             flower_password=password if self._with_flower else None,
             web_url=self._web_url,
+            serve_url=self._serve_url,
             supervisor=supervisor,
             processes={
                 kept.service.name: kept.identity
@@ -233,6 +256,14 @@ class RunningStack:
         return [one.identity for one in kept if one.identity is not None]
 
 
+def check_port(port: int) -> None:
+    """Raise ServiceError if this port of loopback is taken."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        raise ServiceError(f"--serve-port {port}: {error.strerror}; name another one") from None
+
+
 def end_leavings(home: Path) -> None:
     """End the processes that a killed stack may have left, and remove its up.json."""
     stale = StackInfo.load(home)
@@ -244,8 +275,13 @@ def end_leavings(home: Path) -> None:
 def healthy(flower_url: str, user: str, password: SecretStr | None) -> bool:
     """True when Flower answers to its user."""
     login = f"{user}:{password.get_secret_value() if password else ''}"
-    request = urllib.request.Request(f"{flower_url}healthcheck")
-    request.add_header("Authorization", f"Basic {b64encode(login.encode()).decode()}")
+    basic = f"Basic {b64encode(login.encode()).decode()}"
+    return answers(f"{flower_url}healthcheck", {"Authorization": basic})
+
+
+def answers(url: str, headers: Mapping[str, str] | None = None) -> bool:
+    """True when a GET of `url` has the status 200."""
+    request = urllib.request.Request(url, headers=dict(headers or {}))
     try:
         with urllib.request.urlopen(request, timeout=2) as answer:
             return bool(answer.status == 200)

@@ -29,6 +29,8 @@ from lorajob.worker.machine.processes import (
 from lorajob.worker.settings import Settings
 from lorajob.worker.stack.redis_server import free_port, redis_configuration
 
+SPEECH = "serve"  # name of the service of speech to text
+
 
 @dataclass(frozen=True)
 class Service:
@@ -159,4 +161,17 @@ def flower_service(settings: Settings, port: int) -> Service:
         command=tuple(flower_command(port, "127.0.0.1")),
         env=flower_environment(settings),
         log=settings.home / "log" / "flower.log",
+    )
+
+
+def speech_service(settings: Settings, port: int) -> Service:
+    """`lorajob serve` on loopback, with all promoted models."""
+    env = service_environment(settings)
+    if settings.api_key is not None:
+        env["LORAJOB_API_KEY"] = settings.api_key.get_secret_value()
+    return Service(
+        name=SPEECH,
+        command=(sys.executable, "-m", "lorajob", "serve", "--port", str(port)),
+        env=env,
+        log=settings.home / "log" / "serve.log",
     )

@@ -1,4 +1,4 @@
-"""The whole service on one machine: Redis, a cpu and a gpu worker, and Flower.
+"""The whole service on one machine: Redis, a cpu and a gpu worker, Flower and `lorajob serve`.
 
 One process (`lorajob up`) starts them, restarts those that die, and ends them all when it is told
 to. If that process is killed, the kernel ends them. It writes urls and processes to up.json.
@@ -39,8 +39,11 @@ class Stack:
         flower: bool = True,
         on_ready: OnReady | None = None,
         web: bool = True,
+        serve_port: int | None = None,
     ) -> None:
         """Start all services and call `on_ready` when all answer.
+
+        With `serve_port`, `lorajob serve` is one of them, on this port of loopback.
 
         In the foreground this returns after SIGINT, SIGTERM or `down`, when all services have
         ended. Detached it returns when all services are ready. Raises ServiceError if a stack is up
@@ -51,13 +54,13 @@ class Stack:
         except OSError as error:
             raise ServiceError(f"LORAJOB_HOME: {self._home} cannot be used: {error}") from error
         if not detach:
-            RunningStack(self._settings, flower, on_ready, web).run()
+            RunningStack(self._settings, flower, on_ready, web, serve_port).run()
             return
         if self._settings.redis_url is not None:
             connect(self._settings)  # only checks the url
         if is_up(self._home):
             raise ServiceError(f"already up in {self._home}; `lorajob down` stops it")
-        info = self._detach(flower, web)
+        info = self._detach(flower, web, serve_port)
         if on_ready is not None:
             on_ready(info)
 
@@ -80,10 +83,12 @@ class Stack:
             end_leavings(self._home)
         return found
 
-    def _detach(self, flower: bool, web: bool) -> StackInfo:
+    def _detach(self, flower: bool, web: bool, serve_port: int | None) -> StackInfo:
         log = self._home / "log" / "up.log"
         options = [] if flower else ["--no-flower"]
         options += [] if web else ["--no-web"]
+        if serve_port is not None:
+            options += ["--serve-port", str(serve_port)]
         log.write_bytes(b"")
         with log.open("ab") as stream:  # for appending, because the log is rotated
             process = subprocess.Popen(
@@ -112,6 +117,8 @@ def _own_environment(settings: Settings) -> dict[str, str]:
         env["LORAJOB_REDIS_URL"] = settings.redis_url.get_secret_value()
     if settings.flower_password is not None:
         env["LORAJOB_FLOWER_PASSWORD"] = settings.flower_password.get_secret_value()
+    if settings.api_key is not None:
+        env["LORAJOB_API_KEY"] = settings.api_key.get_secret_value()
     return env
 
 
@@ -120,9 +127,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m lorajob.worker.stack", description=__doc__)
     parser.add_argument("--no-flower", action="store_true")
     parser.add_argument("--no-web", action="store_true")
+    parser.add_argument("--serve-port", type=int)
     args = parser.parse_args()
     try:
-        Stack(Settings()).up(flower=not args.no_flower, web=not args.no_web)
+        Stack(Settings()).up(
+            flower=not args.no_flower, web=not args.no_web, serve_port=args.serve_port
+        )
     except LorajobError as error:
         print(error, file=sys.stderr)
         return 1

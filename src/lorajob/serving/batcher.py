@@ -26,6 +26,7 @@ class Queued(Generic[Item]):
     item: Item
     tag: float = 0.0  # start tag of fair queueing
     since: float = field(default_factory=time.monotonic)
+    came: float = field(default_factory=time.time)  # since the epoch, for traces
 
 
 class WindowQueue(Generic[Item]):

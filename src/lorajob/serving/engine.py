@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import ctranslate2
-import numpy as np
 
 from lorajob.decoding.config import DecodeConfig
 from lorajob.decoding.fast import FastDecoder, Sound, Transcript
@@ -21,6 +20,7 @@ from lorajob.decoding.words import word_times
 from lorajob.errors import LorajobError, first_line
 from lorajob.languages import CER_TOKENS
 from lorajob.serving.batcher import Queued, WindowQueue
+from lorajob.serving.measure import best_batch
 from lorajob.serving.models import Answer, Begun, Failure, Request, SpokenPiece
 from lorajob.serving.sound import read_sound
 from lorajob.speech.audio import SAMPLE_RATE, Samples
@@ -29,9 +29,6 @@ from lorajob.whisper.window import WINDOW_SAMPLES
 
 GATHER_SECONDS = 0.005  # a batch waits this long for more windows, if batches are faster
 READERS = 2  # files that are decoded to samples at a time
-MOST_WINDOWS = 64
-MEASURE_SECONDS = 5.0  # of the measurement at the start, about, at most
-WORTH_IT = 0.95  # a larger batch must take at most this share of the time for each window
 GPU_THREADS = 2  # while the GPU runs one batch, the features of the next are made
 
 log = logging.getLogger(__name__)
@@ -180,7 +177,7 @@ class Engine:
         options = batch[0].key
         if not isinstance(options, Options):
             raise TypeError("windows are queued with Options")
-        decoder = self._variant(options)
+        decoder, began = self._variant(options), time.time()
         clips = [it.item.samples for it in batch]
         heard = decoder.decode([Sound.of(clip) for clip in clips], self.batch_windows)
         words: list[list[TimedWord]] = [[] for _ in batch]
@@ -189,7 +186,9 @@ class Engine:
             texts = [it.text for it in heard]
             words = word_times(decoder, labels, clips, texts, options.translate)
         for window, said, timed in zip(batch, heard, words, strict=True):
-            piece = _piece(window.item, said, timed)
+            piece = _piece(window.item, said, timed).model_copy(
+                update={"queued_at": window.came, "begun_at": began, "decoded_at": time.time()}
+            )
             self._add(window.request, window.place, piece, len(batch))
 
     def _add(self, request: int, place: int, piece: SpokenPiece, batch: int) -> None:
@@ -246,38 +245,3 @@ def _piece(window: AudioWindow, heard: Transcript, words: list[TimedWord]) -> Sp
         compression_ratio=heard.compression_ratio if heard.text else 0.0,
         no_speech_prob=heard.no_speech,
     )
-
-
-def best_batch(decoder: FastDecoder) -> int:
-    """The number of windows that this device decodes fastest at a time, measured on noise.
-
-    Sizes double while each window gets cheaper, for some seconds at most. On a CPU core batches do
-    not pay; on a GPU they do.
-    """
-    if decoder.engine is None:
-        return 8
-    noise = np.random.default_rng(0).normal(0, 0.05, 5 * SAMPLE_RATE).astype(np.float32)
-    best, cheapest, began = 1, float("inf"), time.monotonic()
-    _run(decoder, noise, 1)  # the first run loads libraries
-    size = 1
-    while size <= MOST_WINDOWS and time.monotonic() - began < MEASURE_SECONDS:
-        try:
-            seconds = _run(decoder, noise, size)
-        except RuntimeError:  # out of memory
-            break
-        if seconds > WORTH_IT * cheapest:
-            break
-        best, cheapest, size = size, seconds, 2 * size
-    return best
-
-
-def _run(decoder: FastDecoder, noise: Samples, windows: int) -> float:
-    """Seconds a window for the encoder and a few steps of the decoder."""
-    mel = ctranslate2.StorageView.from_array(decoder.mel([noise] * windows))
-    # On a CPU its own time counts: other programs may use the cores.
-    clock = time.process_time if decoder.engine.device == "cpu" else time.monotonic
-    began = clock()
-    decoder.engine.generate(
-        mel, [decoder.prompt] * windows, beam_size=decoder.config.beam_size, max_length=32
-    )
-    return (clock() - began) / windows

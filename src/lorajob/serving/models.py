@@ -71,6 +71,11 @@ class SpokenPiece(BaseModel):
     avg_logprob: float = 0.0
     compression_ratio: float = 0.0
     no_speech_prob: float = 0.0
+    queued_at: float = 0.0
+    """When the window began to wait, in seconds since the epoch."""
+    begun_at: float = 0.0
+    """When its decoding began."""
+    decoded_at: float = 0.0
 
 
 class Begun(BaseModel):
