@@ -52,6 +52,7 @@ WORKER = (
 )
 WATCHERS = ("lorajob.worker.lifecycle", "lorajob.worker.monitoring", "lorajob.tasks")
 WATCHERS += ("lorajob.cli.services",)  # `lorajob metrics`
+WATCHERS += ("lorajob.server.tracing",)  # traces of requests
 LONGEST_FILE = 450  # lines
 LONGEST_README = 150
 

@@ -1,75 +1,14 @@
 """Keys, sizes, rates, queues and deadlines, in this process and without a model."""
 
-import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
-from lorajob.server.app import create_app
-from lorajob.server.catalogue import Choice
-from lorajob.server.metrics import ServerMetrics
-from lorajob.server.service import Limits, SpeechService
-from lorajob.serving.models import Answer, Begun, ServedModel, SpokenPiece
-from lorajob.serving.process import ModelCrashed
 from tests.support import command
-
-MODEL = ServedModel(name="hi", folder=Path("/nowhere"), language="hi")
-FILE = {"file": ("a.wav", b"sound")}
-
-
-class Process:
-    """Answers with one piece, in its own time. Crashes as often as it is told to."""
-
-    def __init__(self, seconds: float = 0.0, crashes: int = 0) -> None:
-        self.seconds, self.crashes, self.begun, self.ended = seconds, crashes, 0, 0
-
-    async def answers(self, request: Any) -> AsyncIterator[Answer]:
-        self.begun += 1
-        try:
-            yield Answer(id=1, begun=Begun(language="hi", seconds=1))
-            if self.begun <= self.crashes:
-                raise ModelCrashed("its process ended")
-            await asyncio.sleep(self.seconds)
-            yield Answer(id=1, piece=SpokenPiece(start=0, end=1, text="कखग"))
-        finally:
-            self.ended += 1
-
-
-class Pool:
-    """Has one model, always."""
-
-    starts = crashes = 0
-
-    def __init__(self, process: Process) -> None:
-        self.process = process
-
-    def loaded(self) -> list[str]:
-        return ["hi"]
-
-    @asynccontextmanager
-    async def use(self, model: ServedModel) -> AsyncIterator[Process]:
-        yield self.process
-
-
-class ModelCatalogue:
-    async def choose(self, name: str, language: str | None) -> Choice:
-        return Choice((MODEL,), "hi")
-
-
-@contextmanager
-def serving(
-    folder: Path, process: Process | None = None, keys: tuple[str, ...] = (), **limits: Any
-) -> Iterator[TestClient]:
-    pool: Any = Pool(process or Process())
-    catalogue: Any = ModelCatalogue()
-    service = SpeechService(pool, catalogue, ServerMetrics(), Limits(**limits), folder)
-    with TestClient(create_app(service, keys), raise_server_exceptions=False) as client:
-        yield client
+from tests.support.served import FILE, Process, serving
 
 
 def post(client: TestClient, key: str = "", **fields: str) -> Any:

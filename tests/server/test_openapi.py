@@ -14,26 +14,15 @@ from schemathesis.checks import not_a_server_error
 from lorajob.server.app import create_app
 from lorajob.server.metrics import ServerMetrics
 from lorajob.server.service import Limits, SpeechService
-from lorajob.serving.models import ServedModel
-from tests.server.test_limits import MODEL, ModelCatalogue, Pool, Process
+from tests.support.served import ModelCatalogue, Pool, Process
 
 EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "12"))  # for each path and method
-
-
-class Models(ModelCatalogue):
-    """One model, whose name is every name."""
-
-    async def listed(self) -> list[ServedModel]:
-        return [MODEL]
-
-    async def find(self, name: str) -> ServedModel:
-        return MODEL
 
 
 @pytest.fixture(scope="module")
 def openapi(tmp_path_factory: pytest.TempPathFactory) -> Any:
     pool: Any = Pool(Process())
-    catalogue: Any = Models()
+    catalogue: Any = ModelCatalogue()
     folder = tmp_path_factory.mktemp("uploads")
     service = SpeechService(pool, catalogue, ServerMetrics(), Limits(), folder)
     return schemathesis.openapi.from_asgi("/openapi.json", create_app(service, ()))

@@ -8,8 +8,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from starlette.testclient import TestClient
 
 from lorajob.serving.models import Answer, Begun, SpokenPiece
-from tests.server.test_limits import FILE, Process, serving
 from tests.support.collector import Collector, attributes, collecting
+from tests.support.served import FILE, Process, serving
 
 TRACE, CLIENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
