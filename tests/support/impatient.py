@@ -3,11 +3,17 @@
 import logging
 
 from celery import signals
+from kombu.transport.redis import QoS
 
 from lorajob.worker.app import app
 
 __all__ = ["app"]
 IMPATIENT = {"visibility_timeout": 5, "unacked_restore_limit": 1}
+restore_visible = QoS.restore_visible
+# Kombu looks every 10 s and restores at each tenth look. Here it restores at each.
+QoS.restore_visible = lambda self, start=0, num=10, interval=10: restore_visible(
+    self, start, num, 1
+)
 app.conf.broker_transport_options = app.conf.broker_transport_options | IMPATIENT
 
 
