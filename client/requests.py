@@ -9,6 +9,7 @@ from pathlib import Path
 from lorajob.corpora import check_corpus, check_remote, find_corpus
 from lorajob.errors import UsageError
 from lorajob.spec import JobSpec, build_spec
+from lorajob.storage.bases import is_stored_base
 from lorajob.storage.urls import local_path, public
 from lorajob.worker.settings import Settings
 
@@ -138,8 +139,13 @@ def check_path(name: str, text: str) -> None:
 
 
 def check_base_model(text: str) -> None:
-    """Raise UsageError unless `text` is an existing folder or has the form of a Hub id."""
+    """Raise UsageError unless `text` is an existing folder or has the form of a Hub id, or is the
+    url of a base model in the store, which jobs that came by a folder have.
+    """
     check_path("base_model", text)
+    # `Jobs.check` looks for it in the store.
+    if is_stored_base(text):
+        return
     here = Path(text)
     if text.startswith("~"):
         here = here.expanduser()

@@ -10,6 +10,7 @@ from typing import Literal
 from lorajob.corpora.remote import make_room
 from lorajob.errors import ServiceError, UsageError
 from lorajob.storage import cache, places
+from lorajob.storage.bases import PREFIX
 from lorajob.storage.folders import remove_folder
 from lorajob.storage.urls import local_path
 from lorajob.tasks.jobs import Jobs
@@ -96,7 +97,9 @@ def free_disk(jobs: Jobs, kinds: Sequence[Kind]) -> dict[Kind, int]:
             case "corpora":
                 make_room(0)
             case "models":
-                for folder in places.models().glob("[!.]*"):
+                # A download of a base model that was cut off begins with a dot.
+                found = [*places.models().glob("[!.]*"), *places.models().glob(f".{PREFIX}*")]
+                for folder in found:
                     if folder.is_dir():
                         remove_folder(folder)
         freed[kind] = before - _size(kind)

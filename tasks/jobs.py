@@ -29,13 +29,14 @@ from lorajob.languages import find_language
 from lorajob.spec import FORMAT, JobSpec
 from lorajob.storage.hub import hub_commit
 from lorajob.storage.store import StoreError
-from lorajob.storage.urls import local_path
+from lorajob.storage.urls import is_url, local_path
 from lorajob.tasks.describe import Wait, after_failure, awaited_queue
 from lorajob.tasks.start import copy_start, fit_start, with_sounds
 from lorajob.worker.artifacts.lookup import (
     find_job,
     job_place,
     open_job,
+    put_base,
     put_corpus,
     recorded_ids,
 )
@@ -62,6 +63,8 @@ class Jobs:
         self._settings, self._shared = settings, redis
         # (corpus, language, columns) of a local corpus -> where every machine finds it
         self._places: dict[tuple[str, ...], str] = {}
+        # base model -> how every machine finds it
+        self._bases: dict[str, str] = {}
         # (base model, revision) -> commit on the Hub; None for a folder, or without an answer
         self._commits: dict[tuple[str, str | None], str | None] = {}
 
@@ -129,8 +132,8 @@ class Jobs:
     def check(self, spec: JobSpec) -> None:
         """Raise UsageError or CorpusError for a corpus that is missing or of another language.
 
-        If the jobs are in a store, a corpus that only this machine has is uploaded to it. A base
-        model on the Hub is resolved to a commit, and refused if the Hub does not have it.
+        If the jobs are in a store, a corpus or base model that only this machine has is uploaded to
+        it. A base model on the Hub is resolved to a commit, and refused if the Hub lacks it.
         """
         _check_base(spec)
         base = spec.base_model, spec.base_revision
@@ -143,6 +146,8 @@ class Jobs:
         read = [corpus for corpus in found if corpus is not None]
         if len(read) == len(found):
             check_tables(read, spec)
+        # Last, because it is large. Anew for each job: the folder may have changed since.
+        self._bases[spec.base_model] = put_base(self._settings, spec.base_model)
 
     def _check_corpus(
         self, corpus: str, language: str, columns: Mapping[Any, str], spec: JobSpec
@@ -201,7 +206,9 @@ class Jobs:
         commit = self._commits.get((spec.base_model, spec.base_revision))
         if commit is not None:
             spec = spec.model_copy(update={"base_revision": commit})
-        place = {"corpus": spec.corpus, "more_corpora": spec.all_places[1:]}
+        base = self._bases.get(spec.base_model, spec.base_model)
+        spec = spec.model_copy(update={"base_model": base})
+        place = {"corpus": spec.corpus, "more_corpora": spec.all_places[1:], "base_model": base}
         with service_errors(self._settings):
             record = make_origin(self.redis, self._settings).mark(record)
         record = record.model_copy(update=place)
@@ -388,7 +395,7 @@ def _check_base(spec: JobSpec) -> None:
 
 
 def _commit_of(base_model: str, revision: str | None) -> str | None:
-    if base_model == PACKAGED_NAME or Path(base_model).expanduser().exists():
+    if base_model == PACKAGED_NAME or is_url(base_model) or Path(base_model).expanduser().exists():
         return None
     return hub_commit(base_model, revision)
 

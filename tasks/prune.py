@@ -9,6 +9,7 @@ from typing import Literal
 from lorajob.errors import UsageError
 from lorajob.job.results import headline
 from lorajob.storage.folders import sweep
+from lorajob.tasks.bases import drop_bases
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.promotions import Promotions
 from lorajob.worker.artifacts.lookup import open_job
@@ -85,7 +86,8 @@ def prune(
     """Delete the records and files of the jobs that `to_prune` lists; return them, oldest first.
 
     Jobs whose models are promoted stay, and those that a rollback would bring back.
-    A job that is retried meanwhile stays. Raises StoreError or OSError for files that cannot be
+    A job that is retried meanwhile stays. So do base models in the store that a job needs; the
+    others are removed. Raises StoreError or OSError for files that cannot be
     deleted; the next prune tries again. `rebuild` finds such a job until its folder is put aside.
     """
     with service_errors(jobs.settings):
@@ -99,7 +101,9 @@ def prune(
         return chosen
     for left in sweep(jobs.settings.jobs):
         logger.warning("%s cannot be deleted", left)
-    return [record for record in chosen if _deleted(jobs, record)]
+    deleted = [record for record in chosen if _deleted(jobs, record)]
+    drop_bases(jobs)
+    return deleted
 
 
 def remove(jobs: Jobs, job_id: str) -> None:

@@ -15,6 +15,7 @@ from lorajob.corpora import remote
 from lorajob.job.jobdir import STAGES, JobDir, write_json
 from lorajob.spec import JobSpec, build_spec
 from lorajob.storage.store import Store
+from lorajob.tasks.bases import drop_bases
 from lorajob.tasks.rebuild import rebuild
 from lorajob.worker.artifacts.job_store import JobStore
 from tests.support.command import environment, run, url_of
@@ -69,6 +70,10 @@ def by_hand(root: Path, spec: JobSpec) -> JobDir:
     return job
 
 
+def here(spec: JobSpec, corpus: Path, base: Path) -> JobSpec:
+    return spec.model_copy(update={"corpus": str(corpus), "base_model": str(base)})
+
+
 def files_of(job: JobDir, stage: str) -> dict[str, str]:
     files = json.loads((job.stage_dir(stage) / "manifest.json").read_text())["files"]
     return {name: entry["sha256"] for name, entry in files.items()}
@@ -79,13 +84,15 @@ def test_a_job_crosses_machines_that_share_no_disk(far: Far, corpus, tmp_path: P
     cpu, gpu, user = far.machine("cpu"), far.machine("gpu"), far.machine("user")
     cpu.start_worker("cpu")
     gpu.start_worker("gpu")
-    values = {"language": "hi", "corpus": url, "base_model": str(far.base)}
+    base = Path(shutil.copytree(far.base, tmp_path / "my base"))
+    values = {"language": "hi", "corpus": url, "base_model": str(base)}
     sets = [*(line for line in TRAINING if "epochs" not in line), "train.epochs=2", *SMALL]
     spec = build_spec(values, sets=sets)
     job_id = user.jobs.submit(spec)
+    shutil.rmtree(base)  # the workers have it of the store
     record = user.wait_until(user.records.load(job_id), "succeeded", 180)
     assert record.folder == f"{far.artifacts}/{job_id}"
-    alone = by_hand(tmp_path / "alone", spec.model_copy(update={"corpus": str(archive)}))
+    alone = by_hand(tmp_path / "alone", here(spec, archive, far.base))
     far_job = JobStore(record.folder, tmp_path / "reader")
     for stage in STAGES:
         far_job.fetch_stage(stage, record.stages[stage].attempt)
@@ -106,6 +113,13 @@ def test_a_job_crosses_machines_that_share_no_disk(far: Far, corpus, tmp_path: P
     assert all(f"==> {stage} <==" in logs.stdout for stage in STAGES), logs
     transcript = run("transcribe", job_id, str(next(archive.parent.rglob("*.wav"))), env=env)
     assert transcript.returncode == 0, transcript.stderr
+    stored = record.base_model
+    assert stored.startswith(f"{far.artifacts}/.bases/") and stored.endswith("/my-base")
+    before = run("transcribe", job_id, "--base", str(next(archive.parent.rglob("*.wav"))), env=env)
+    assert before.returncode == 0, before.stderr
+    verified = run("verify", job_id, env=env)
+    assert verified.returncode == 0, verified.stderr
+    assert drop_bases(user.jobs) == []
     page = tmp_path / "page.html"
     report = run("report", job_id, "-o", str(page), env=env)
     assert report.returncode == 0, report.stderr

@@ -36,6 +36,7 @@ from lorajob.job.jobdir import (
 )
 from lorajob.job.results import StageResult
 from lorajob.spec import JobSpec
+from lorajob.storage.bases import BASES, fetch_base, is_stored_base
 from lorajob.storage.folders import job_lock, locked, remove_folder
 from lorajob.storage.store import Check, DamageError, GoneError, Store, StoreError, unhurried
 from lorajob.worker.records.record import JobRecord
@@ -146,11 +147,15 @@ class JobStore:
         self._mark(stage, manifest)
 
     def fetch_for(self, stage: str, record: JobRecord, check: Check = unhurried) -> None:
-        """Download what `stage` needs: the spec, and files of earlier stages."""
+        """Download what `stage` needs: the spec, files of earlier stages, a base in the store."""
         spec = self.fetch_spec()
         for earlier in STAGES[: STAGES.index(stage)]:
             needed = NEEDS[stage].get(earlier, ())
             self.fetch_stage(earlier, record.stages[earlier].attempt, needed, check)
+        if is_stored_base(spec.base_model):
+            # In the store of the settings, whatever store the spec names.
+            bases = Store(f"{self.store.url.rpartition('/')[0]}/{BASES}")
+            fetch_base(spec.base_model, bases, check)
         if stage == "train" and spec.start.job is not None:
             self._fetch_start(spec.start.adapter_sha256, check)
 

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from lorajob.corpora import bring_corpus
+from lorajob.errors import UsageError
 from lorajob.job.jobdir import JOB_ID
+from lorajob.storage.bases import BASES, bring_base, is_stored_base, want_again
 from lorajob.storage.locations import Folder, open_location
 from lorajob.storage.store import Store
+from lorajob.storage.urls import public
 from lorajob.worker.artifacts.job_files import JobFiles, LocalJob
 from lorajob.worker.artifacts.job_store import JobStore
 from lorajob.worker.artifacts.stored_job import StoredJob
@@ -54,6 +57,33 @@ def put_corpus(settings: Settings, corpus: str, language: str, columns: Mapping[
         return corpus
     store = Store(f"{settings.store_url}/{CORPORA}")
     return bring_corpus(Path(corpus), language, store, columns)
+
+
+def put_base(settings: Settings, base_model: str) -> str:
+    """How every machine finds a base model: as given, or the url of a copy in the store.
+
+    A folder of this machine is uploaded to the store as `put_corpus` uploads a corpus. Raises
+    UsageError for the url of a base model that the store does not have.
+    """
+    store = bases_store(settings)
+    if is_stored_base(base_model):
+        if store is None:
+            raise UsageError(
+                f"base_model: {public(base_model)} is in a store, and LORAJOB_ARTIFACTS names a "
+                "folder; give the folder of the model"
+            )
+        return want_again(base_model, store)
+    folder = Path(base_model).expanduser()
+    models = ("config.json", "model.bin")
+    # A folder without a model may be a share that only the workers have mounted.
+    if store is None or not any((folder / name).is_file() for name in models):
+        return base_model
+    return base_model if settings.is_everywhere(folder) else bring_base(folder, store)
+
+
+def bases_store(settings: Settings) -> Store | None:
+    """The folder of base models in the store; None if the jobs are in a folder."""
+    return None if settings.store_url is None else Store(f"{settings.store_url}/{BASES}")
 
 
 def recorded_ids(settings: Settings, file: str = "job.json") -> list[str]:

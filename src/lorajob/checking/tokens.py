@@ -1,11 +1,13 @@
 """Finds a tokenizer on this machine, without a download."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from lorajob.checking.run import Count
 from lorajob.demo.packaged import PACKAGED_NAME, packaged_files
 from lorajob.errors import ModelError
 from lorajob.languages import Language
+from lorajob.storage.bases import is_stored_base, stored_folder
 
 TOKENIZER = "tokenizer.json"
 
@@ -27,6 +29,11 @@ def token_counter(base_model: str, language: Language) -> Count | None:
 
 
 def _folders(base_model: str) -> list[Path]:
+    if is_stored_base(base_model):
+        with suppress(ModelError):
+            stored = stored_folder(base_model)
+            return [] if stored is None else [stored]
+        return []
     here = Path(base_model).expanduser()
     if here.is_dir():
         return [here]

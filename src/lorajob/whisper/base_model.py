@@ -9,11 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lorajob.demo.packaged import PACKAGED_NAME, SHA256, join_packaged_model
-from lorajob.errors import causes, says_full
+from lorajob.errors import ModelError, causes, says_full
 from lorajob.job.jobdir import hash_file, write_json
 from lorajob.storage import places
+from lorajob.storage.bases import fetch_base, is_stored_base, stored_folder
 from lorajob.storage.hashes import file_hash
 from lorajob.storage.hub import download_error
+from lorajob.storage.urls import public
 from lorajob.whisper.base_check import WEIGHTS, check_base
 from lorajob.whisper.base_repair import complete, is_complete
 from lorajob.whisper.ct2_import import import_ctranslate2
@@ -30,18 +32,20 @@ log = logging.getLogger(__name__)
 def local_model(base_model: str, revision: str | None = None, download: bool = True) -> Path:
     """The local transformers folder of `base_model`.
 
-    `base_model` is `demo/whisper-base`, a transformers folder, a CTranslate2 folder, or a Hub id.
-    A conversion is made once and kept in `LORAJOB_HOME/models`. So is a complete folder of a model
-    that lacks files, as transformers 5 or old versions save it, or whose config.json names another
-    start token than the tokenizer's. Pickled weights are read without running code. A model's own
+    `base_model` is `demo/whisper-base`, a transformers folder, a CTranslate2 folder, the url of
+    such a folder in a store (`lorajob.storage.bases`), or a Hub id. A conversion is made once and
+    kept in `LORAJOB_HOME/models`. So is a complete folder of a model that lacks files, as
+    transformers 5 or old versions save it, or whose config.json names another start token than the
+    tokenizer's. Pickled weights are read without running code. A model's own
     code is never run. `revision` is a commit, tag or branch of a repository on the Hub. Without
     `download` only what this machine has is found.
 
-    Raises ModelError, and NetworkError if the Hub cannot be reached.
+    Raises ModelError, NetworkError if the Hub cannot be reached, and StoreError for the store.
     """
     if base_model == PACKAGED_NAME:
         return made_once(f"whisper-base-{SHA256[:12]}", _make_packaged)
-    folder = Path(base_model).expanduser()
+    stored = is_stored_base(base_model)
+    folder = _from_store(base_model, download) if stored else Path(base_model).expanduser()
     if not folder.is_dir():
         return _from_hub(base_model, revision, download)
     if (folder / "model.bin").is_file() and not (folder / "model.safetensors").is_file():
@@ -70,6 +74,13 @@ def _checked(folder: Path) -> Path:
         write_json(target / SOURCE, {"folder": str(folder), "commit": commit})
 
     return made_once(name, make)
+
+
+def _from_store(base_model: str, download: bool) -> Path:
+    folder = fetch_base(base_model) if download else stored_folder(base_model)
+    if folder is None:
+        raise ModelError(f"base_model: {public(base_model)} is not on this machine")
+    return folder
 
 
 def _from_hub(name: str, revision: str | None, download: bool) -> Path:
