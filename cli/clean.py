@@ -26,7 +26,7 @@ def clean_command(what: tuple["Kind", ...], yes: bool) -> None:
     WHAT is one or more of these; without it, all:
       cache    preprocessed corpora and transcripts of base models
       corpora  corpora that were downloaded from a url
-      models   base models that lorajob converted or completed
+      models   base models that lorajob converted, completed or fetched
 
     Jobs are kept; `lorajob rm` and `lorajob prune` delete them. The models in the Hub's own cache
     are kept, because other tools use it. `lorajob status --disk` shows all sizes.

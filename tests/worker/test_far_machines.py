@@ -111,21 +111,24 @@ def test_a_job_crosses_machines_that_share_no_disk(far: Far, corpus, tmp_path: P
     env = environment(home=user.home, artifacts=far.artifacts, redis_url=url_of(user.settings))
     logs = run("logs", job_id, env=env)
     assert all(f"==> {stage} <==" in logs.stdout for stage in STAGES), logs
-    transcript = run("transcribe", job_id, str(next(archive.parent.rglob("*.wav"))), env=env)
+    sound = str(next(archive.parent.rglob("*.wav")))
+    transcript = run("transcribe", job_id, "--base", sound, env=env)
     assert transcript.returncode == 0, transcript.stderr
-    stored = record.base_model
-    assert stored.startswith(f"{far.artifacts}/.bases/") and stored.endswith("/my-base")
-    before = run("transcribe", job_id, "--base", str(next(archive.parent.rglob("*.wav"))), env=env)
-    assert before.returncode == 0, before.stderr
-    verified = run("verify", job_id, env=env)
-    assert verified.returncode == 0, verified.stderr
-    assert drop_bases(user.jobs) == []
     page = tmp_path / "page.html"
     report = run("report", job_id, "-o", str(page), env=env)
     assert report.returncode == 0, report.stderr
     assert "<audio" in page.read_text("utf-8")
     copy = far.folder / "user" / "jobs" / job_id
     assert not (copy / "train" / "adapter").exists() and not (copy / "preprocess/train").exists()
+    stored = record.base_model
+    assert stored.startswith(f"{far.artifacts}/.bases/") and stored.endswith("/my-base")
+    verified = run("verify", job_id, env=env)
+    assert verified.returncode == 0, verified.stderr
+    start = {"language": "hi", "corpus": url, "start": {"job": job_id}}
+    following = user.jobs.resolve(build_spec(start))
+    user.jobs.check(following)
+    assert following.base_model == stored
+    assert drop_bases(user.jobs) == []
     far.hub.kill_redis()
     shown = run("status", job_id, "--json", env=env)
     assert json.loads(shown.stdout)["state"] == "succeeded", shown.stderr
