@@ -133,8 +133,10 @@ def status(
             click.echo(f"lorajob: {name} takes no work since {since}: {found.why}", err=True)
         if mixed := mixture(jobs.versions()):
             click.echo(f"lorajob: workers of several versions: {mixed}", err=True)
+        from lorajob.cli.service_checks import REPAIR
+
         for job_id, why in jobs.damaged().items():
-            click.echo(f"lorajob: {job_id} is set aside: {why}", err=True)
+            click.echo(f"lorajob: {job_id} is set aside: {why}; {REPAIR}", err=True)
         if unknown := jobs.unknown():
             click.echo(
                 f"lorajob: {len(unknown)} jobs here are missing in Redis, such as {unknown[0]}; "
@@ -281,7 +283,11 @@ def check_owner(jobs: "Jobs", name: str, anyone: bool) -> None:
         owner = load_batch(jobs, name)[0].user
     else:
         owner = jobs.load(name, mirrored=False).user
-    if owner is not None and jobs.user is not None and owner != jobs.user:
+    _check_user(jobs, name, owner, anyone)
+
+
+def _check_user(jobs: "Jobs", name: str, owner: str | None, anyone: bool) -> None:
+    if not anyone and owner is not None and jobs.user is not None and owner != jobs.user:
         raise UsageError(f"{name} belongs to {owner}, and you are {jobs.user}; --anyone allows it")
 
 
@@ -329,18 +335,24 @@ def retry(job: str, failed: bool, anyone: bool) -> None:
 @click.command()
 @click.argument("jobs", type=JOB, metavar="JOB...", nargs=-1, required=True)
 @ANYONE
-def rm(jobs: tuple[str, ...], anyone: bool) -> None:
+@click.option("--yes", is_flag=True, help="Also delete a job whose record in Redis is damaged.")
+def rm(jobs: tuple[str, ...], anyone: bool, yes: bool) -> None:
     """Delete the files and records of the named JOBs. They must have ended.
 
-    If one of the jobs cannot be deleted, none is. Prints the ids of the deleted jobs, one on each
-    line. `lorajob prune` deletes old jobs.
+    A job whose record is damaged may not have ended: only --yes deletes it. If one of the jobs
+    cannot be deleted, none is. Prints the ids of the deleted jobs, one on each line. `lorajob
+    prune` deletes old jobs.
     """
-    from lorajob.tasks.prune import check_not_promoted, remove
+    from lorajob.tasks.prune import check_not_promoted, damage, remove, remove_damaged
 
-    opened = open_jobs()
+    opened, damaged = open_jobs(), set()
     for job in jobs:
         if is_batch(job):
             raise UsageError(f"JOB: {job} is a batch; name its jobs, or use `lorajob prune`")
+        if (why := damage(opened, job)) is not None:
+            _check_damaged(opened, job, why, anyone, yes)
+            damaged.add(job)
+            continue
         check_owner(opened, job, anyone)
         if not (record := opened.load(job, mirrored=False)).over:
             raise UsageError(
@@ -348,8 +360,22 @@ def rm(jobs: tuple[str, ...], anyone: bool) -> None:
             )
         check_not_promoted(opened, job)
     for job in dict.fromkeys(jobs):
-        remove(opened, job)
+        (remove_damaged if job in damaged else remove)(opened, job)
         click.echo(job)
+
+
+def _check_damaged(jobs: "Jobs", job: str, why: str, anyone: bool, yes: bool) -> None:
+    """Raise UsageError unless a job with a damaged record may be deleted."""
+    from lorajob.tasks.prune import check_not_promoted, copy_of
+
+    check_not_promoted(jobs, job)
+    copy = copy_of(jobs, job)
+    _check_user(jobs, job, copy.user if copy is not None else None, anyone)
+    if not yes:
+        raise UsageError(
+            f"JOB: {why}; `lorajob rebuild` restores it from the job's files, `lorajob rm --yes "
+            f"{job}` deletes both. Nothing was deleted"
+        )
 
 
 @click.command()
@@ -400,9 +426,10 @@ def _some(ids: Sequence[str]) -> str:
 def rebuild(take_over: bool) -> None:
     """Restore the Redis records of jobs whose files are in LORAJOB_ARTIFACTS.
 
-    Use it when Redis has lost its data. Finished stages stay finished. Unfinished jobs are queued
-    again and continue from their checkpoints. Jobs of a service with another Redis, and jobs whose
-    worker was alive a short time ago, are skipped. Prints the ids of the restored jobs.
+    Use it when Redis has lost its data, or when a record is damaged. Finished stages stay finished.
+    Unfinished jobs are queued again and continue from their checkpoints. Jobs of a service with
+    another Redis, and jobs whose worker was alive a short time ago, are skipped. Prints the ids of
+    the restored jobs.
     """
     from lorajob.tasks.rebuild import rebuild as rebuild_records
 

@@ -21,6 +21,8 @@ from lorajob.worker.settings import Settings
 from lorajob.worker.stack.info import is_up
 from lorajob.worker.stack.redis_server import OLDEST, find_server, server_version
 
+# Advice on a job with a damaged record
+REPAIR = "`lorajob rebuild` restores it from its files; `lorajob rm --yes` deletes it"
 LOW_MEMORY_BYTES = 4 * GIB  # training whisper-base on a CPU takes about 3 GiB
 LOW_GPU_MIB = 8 * 1024  # training large-v2 in 8 bit takes just under 8 GiB
 
@@ -106,7 +108,7 @@ def check_service(settings: Settings) -> Iterator[Finding]:
         return
     yield from _check_redis(shown(url), info)
     for job_id, why in damaged.items():
-        yield Finding("jobs", "warn", f"{job_id} is set aside: {why}", "the other jobs go on")
+        yield Finding("jobs", "warn", f"{job_id} is set aside: {why}", REPAIR)
     for queue, names in workers.items():
         if names:
             yield Finding("workers", "ok", f"queue {queue}: {', '.join(sorted(names))}")

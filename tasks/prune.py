@@ -6,15 +6,16 @@ import time
 from collections.abc import Iterable
 from typing import Literal
 
-from lorajob.errors import UsageError
+from lorajob.errors import RecordError, UsageError
 from lorajob.job.results import headline
 from lorajob.storage.folders import sweep
 from lorajob.tasks.bases import drop_bases
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.promotions import Promotions
-from lorajob.worker.artifacts.lookup import open_job
+from lorajob.worker.artifacts.lookup import find_job, open_job
 from lorajob.worker.connect import service_errors
 from lorajob.worker.records.batches import Batches
+from lorajob.worker.records.damage import damage_of, drop_damaged
 from lorajob.worker.records.record import JobRecord
 
 logger = logging.getLogger(__name__)
@@ -119,6 +120,34 @@ def remove(jobs: Jobs, job_id: str) -> None:
             f"job: {job_id} is {record.state}; only an ended job is deleted, so `lorajob cancel "
             f"{job_id}` first"
         )
+
+
+def damage(jobs: Jobs, job_id: str) -> str | None:
+    """Why the record of a job cannot be read; None if it can be, or if there is none."""
+    with service_errors(jobs.settings):
+        return damage_of(jobs.records, job_id)
+
+
+def copy_of(jobs: Jobs, job_id: str) -> JobRecord | None:
+    """The record in a job's job.json; None if that is missing or damaged too."""
+    try:
+        return find_job(job_id, jobs.settings).read_record()
+    except RecordError:
+        return None
+
+
+def remove_damaged(jobs: Jobs, job_id: str) -> None:
+    """Delete a damaged record, whatever its state was, and the files of the job.
+
+    Raises UsageError for a job whose model answers for its language.
+    """
+    check_not_promoted(jobs, job_id)
+    copy = copy_of(jobs, job_id)
+    with service_errors(jobs.settings):
+        drop_damaged(jobs.redis, jobs.records, job_id)
+        if copy is not None and copy.batch:
+            Batches(jobs.redis).remove(job_id, copy.batch)
+    find_job(job_id, jobs.settings).remove()
 
 
 def check_not_promoted(jobs: Jobs, job_id: str) -> None:

@@ -10,6 +10,7 @@ from lorajob.tasks.broker import send
 from lorajob.worker.artifacts.lookup import find_job, job_place, recorded_ids
 from lorajob.worker.connect import connect, service_errors
 from lorajob.worker.records.batches import Batches
+from lorajob.worker.records.damage import damage_of, drop_damaged
 from lorajob.worker.records.origin import Origin, make_origin, read_origin
 from lorajob.worker.records.record import JobRecord, new_stages
 from lorajob.worker.records.records import Records
@@ -31,7 +32,8 @@ class Rebuilt:
 
 
 def rebuild(settings: Settings, take_over: bool = False) -> Rebuilt:
-    """Make a record for every job folder that has none in Redis, and queue unfinished jobs.
+    """Make a record for every job folder that has none in Redis, or a damaged one, and queue
+    unfinished jobs.
 
     Jobs of another service, and jobs that a worker seems to run, are left alone unless `take_over`.
     Raises ServiceError if Redis does not answer.
@@ -45,7 +47,8 @@ def rebuild(settings: Settings, take_over: bool = False) -> Rebuilt:
         now = float(redis.time()[0])
     for job_id in recorded_ids(settings, "spec.json"):
         with service_errors(settings):
-            if records.known(job_id):
+            damaged = damage_of(records, job_id) is not None
+            if not damaged and records.known(job_id):
                 continue  # its files need not be read
         try:
             why = None if take_over else left_alone(settings, job_id, before, now)
@@ -57,6 +60,8 @@ def rebuild(settings: Settings, take_over: bool = False) -> Rebuilt:
             problems.append(f"{job_id}: {' '.join(str(error).split())}")
             continue
         with service_errors(settings):
+            if damaged:
+                drop_damaged(redis, records, job_id)
             created = records.create(make_origin(redis, settings).mark(record))
             if created is None:
                 continue

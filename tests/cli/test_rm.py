@@ -6,6 +6,7 @@ import pytest
 from redis import Redis
 
 from lorajob.cli.main import main
+from lorajob.job.jobdir import write_json
 from lorajob.job.results import StageResult
 from lorajob.tasks.prune import to_prune
 from lorajob.worker.records.record import JobRecord
@@ -62,6 +63,42 @@ def test_a_job_of_another_user_needs_anyone(
     assert f"{job} belongs to asha, and you are ravi; --anyone" in capsys.readouterr().err
     main([command, job, "--anyone"])
     assert "belongs to" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["field", "type"])
+def test_a_damaged_record_is_restored_or_deleted(
+    kind: str,
+    records: Records,
+    redis: Redis,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for job_id in (OLD, NEW):
+        write_json(tmp_path / "jobs" / job_id / "spec.json", {"language": "hi", "corpus": "c"})
+        if kind == "type":
+            redis.delete(f"lorajob:job:{job_id}")
+            redis.set(f"lorajob:job:{job_id}", "a string")
+        else:
+            redis.hset(f"lorajob:job:{job_id}", "created_at", "not a number")
+        records.set_aside(job_id, "damaged")
+    redis.sadd("lorajob:open:user:asha", OLD)
+    assert main(["rm", OLD]) == 2
+    err = capsys.readouterr().err
+    assert f"`lorajob rm --yes {OLD}` deletes both. Nothing was deleted" in err
+    monkeypatch.setenv("LORAJOB_USER", "ravi")
+    assert main(["rm", "--yes", OLD]) == 2
+    assert f"{OLD} belongs to asha" in capsys.readouterr().err
+    monkeypatch.setenv("LORAJOB_USER", "asha")
+    assert main(["rm", "--yes", OLD]) == 0
+    assert set(records.ids()) == {NEW, BUSY} and not (tmp_path / "jobs" / OLD).exists()
+    assert not redis.sismember("lorajob:open:user:asha", OLD)
+    capsys.readouterr()
+    assert main(["rebuild"]) == 0
+    assert capsys.readouterr().out == f"{NEW}\n"
+    restored = records.load(NEW)
+    # The files of its stages are missing, so it is queued anew.
+    assert (restored.state, restored.user) == ("queued", "asha") and not records.damaged()
 
 
 def test_bare_prune_deletes_nothing(records: Records, capsys: pytest.CaptureFixture[str]) -> None:
