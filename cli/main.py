@@ -27,10 +27,10 @@ COMMANDS = {
     "tensorboard": ("lorajob.cli.tensorboard:tensorboard", "Show jobs' curves in TensorBoard."),
     "cancel": ("lorajob.cli.jobs:cancel", "Stop a job and keep its checkpoints."),
     "retry": ("lorajob.cli.jobs:retry", "Queue a job's unfinished stages again."),
-    "rebuild": ("lorajob.cli.jobs:rebuild", "Restore the jobs that Redis lost."),
-    "prune": ("lorajob.cli.jobs:prune", "Delete jobs that ended long ago."),
+    "rebuild": ("lorajob.cli.removal:rebuild", "Restore the jobs that Redis lost."),
+    "prune": ("lorajob.cli.removal:prune", "Delete jobs that ended long ago."),
     "clean": ("lorajob.cli.clean:clean_command", "Delete caches and models on this machine."),
-    "rm": ("lorajob.cli.jobs:rm", "Delete the named jobs."),
+    "rm": ("lorajob.cli.removal:rm", "Delete the named jobs."),
     "worker": ("lorajob.cli.services:worker", "Run a worker for one of the queues."),
     "autoscale": (
         "lorajob.cli.services:autoscale",
