@@ -3,13 +3,13 @@
 import logging
 import time
 
-from lorajob.storage.bases import key_of, wanted_at
+from lorajob.storage.bases import RENEWED_SECONDS, key_of, wanted_at
 from lorajob.tasks.jobs import Jobs
 from lorajob.worker.artifacts.lookup import bases_store, find_job, recorded_ids
 from lorajob.worker.connect import service_errors
 
 # A submission writes its job after its base model. Until then no job names the model.
-YOUNG_SECONDS = 86_400
+YOUNG_SECONDS = 86_400 + RENEWED_SECONDS
 
 logger = logging.getLogger(__name__)
 

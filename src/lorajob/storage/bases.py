@@ -28,6 +28,7 @@ from lorajob.storage.urls import is_named, is_url, public
 
 BASES = ".bases"  # a folder in the store that has no job's name
 ENTRY, FILES = "base.json", "files"
+RENEWED_SECONDS = 3600  # an entry is written again after that time, not with each submission
 PREFIX = "stored-"  # of the folders in LORAJOB_HOME/models
 # All that a Whisper in transformers' or CTranslate2's format consists of.
 SETTINGS = (
@@ -117,7 +118,8 @@ def bring_base(folder: Path, store: Store) -> str:
                 f"base_model: {paths[name]} changed while it was uploaded, or {public(store.url)} "
                 "does not keep what it is sent; submit again"
             )
-    _write(store, base)
+    if missing or earlier is None or _is_old(earlier):
+        _write(store, base)
     return f"{store.url}/{base.key}/{base.name}"
 
 
@@ -132,7 +134,8 @@ def want_again(base_model: str, store: Store) -> str:
             f"base_model: {public(base_model)} is not in {public(store.url)}; give the folder of "
             "the model, which brings it there"
         )
-    _write(store, found.model_copy(update={"wanted_at": time.time()}))
+    if _is_old(found):
+        _write(store, found.model_copy(update={"wanted_at": time.time()}))
     return f"{store.url}/{found.key}/{found.name}"
 
 
@@ -234,6 +237,10 @@ def _entry(store: Store, key: str) -> StoredBase | None:
     if base.key != key or not plain or any("/" in it or it in ("", "..") for it in base.files):
         raise damaged
     return base
+
+
+def _is_old(base: StoredBase) -> bool:
+    return time.time() - base.wanted_at > RENEWED_SECONDS
 
 
 def _write(store: Store, base: StoredBase) -> None:
