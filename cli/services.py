@@ -170,6 +170,7 @@ def up(
     LORAJOB_HOME/up.json, which only you can read. All other commands find the service there.
     """
     from lorajob.worker.connect import shown
+    from lorajob.worker.stack.info import is_up
     from lorajob.worker.stack.services import keep_web_port
     from lorajob.worker.stack.stack import Stack
 
@@ -195,7 +196,8 @@ def up(
         click.echo("Ready; `lorajob down` stops it" if detach else "Ready; Ctrl-C stops it")
         sys.stdout.flush()
 
-    if port is not None:
+    # A stack that is up may have this port. Starting another one says that it is up.
+    if port is not None and not is_up(settings.home.expanduser()):
         keep_web_port(settings.home.expanduser(), port)
     Stack(settings).up(detach, not no_flower, say_ready, not no_web, serve_port)
 

@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,13 +18,15 @@ from lorajob import errors
 from lorajob.client.job import Job
 from lorajob.client.requests import PathOrUrl
 from lorajob.client.service import Client
-from lorajob.errors import LorajobError, ServiceError, StageError, UsageError
+from lorajob.errors import FULL, LorajobError, ServiceError, StageError, UsageError
 from lorajob.job.jobdir import JobDir
 from lorajob.storage.urls import public
 from lorajob.worker.records.record import JobRecord
 
 TIMEOUT_SECONDS = 60.0  # for the next bytes of an answer
 PAGE = 200  # jobs in one request
+MOST_FAILURES = 20  # of a log's connection in succession, with pauses of two minutes in all
+LONGEST_PAUSE = 8.0  # seconds
 Query = Mapping[str, object]
 
 
@@ -38,26 +41,19 @@ class WebApi:
     """Sends requests to the REST API of one server. Raises the errors that the server states."""
 
     def __init__(self, url: str, key: str | None = None) -> None:
-        try:
-            found = urlsplit(url)
-            usable = found.scheme in ("http", "https") and bool(found.hostname)
-        except ValueError:
-            usable = False
-        if not usable:
-            raise UsageError(f"url: {public(url)!r} is not a url such as http://host:8080")
-        self.url = url.rstrip("/")
-        self._key = key
+        self.url = _checked_url(url.strip())
+        self._key = _checked_key((key or "").strip())
         self._opener = urllib.request.build_opener(_NoRedirect())
 
     def get(self, path: str, query: Query | None = None) -> Any:
         """The JSON of a GET request."""
         with self.open("GET", path, query) as answer:
-            return json.load(answer)
+            return self._json(answer)
 
     def post(self, path: str, body: Mapping[str, object] | None = None, **query: object) -> Any:
         """The JSON of a POST request."""
         with self.open("POST", path, query, {} if body is None else body) as answer:
-            return json.load(answer)
+            return self._json(answer)
 
     @contextmanager
     def open(
@@ -85,15 +81,26 @@ class WebApi:
         except urllib.error.HTTPError as error:
             raise self._stated(error) from None
         except (OSError, HTTPException) as error:
+            # A file of this machine, which what was read is written to.
+            if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL):
+                raise
             why = getattr(error, "reason", None) or error
             raise ServiceError(f"{public(self.url)} is unavailable: {why}") from None
+
+    def _json(self, answer: HTTPResponse) -> Any:
+        # A proxy that asks for a login of its own answers with a page.
+        try:
+            return json.load(answer)
+        except ValueError:
+            said = f"{public(self.url)} does not answer in JSON; is it a `lorajob web`?"
+            raise ServiceError(said) from None
 
     def _stated(self, error: urllib.error.HTTPError) -> LorajobError:
         """The error of an answer, of the class that the server raised."""
         try:
             said = json.loads(error.read(1 << 20))["error"]
             message, code = str(said["message"]), said["code"]
-        except (ValueError, LookupError, TypeError, OSError):
+        except (ValueError, LookupError, TypeError, OSError, HTTPException):
             return ServiceError(f"{public(self.url)} answers {error.code}; is it a `lorajob web`?")
         if error.code == 401:
             return ServiceError(f"{public(self.url)}: {message}; set LORAJOB_API_KEY")
@@ -102,6 +109,34 @@ class WebApi:
         classes = [it for it in vars(errors).values() if isinstance(it, type)]
         known = {it.kind: it for it in classes if issubclass(it, LorajobError)}
         return known.get(str(code), ServiceError)(message)
+
+
+def _checked_url(url: str) -> str:
+    """The url without a slash at its end. Raises UsageError, which shows no secret."""
+    try:
+        found = urlsplit(url)
+        host, _ = found.hostname or "", found.port
+        host.encode("idna")
+        known = found.scheme in ("http", "https") and bool(host)
+    except ValueError:
+        found, known = None, False
+    plain = not any(letter <= " " or letter == "\x7f" for letter in url)
+    if found is None or not known or not plain or found.query or found.fragment:
+        raise UsageError(f"url: {public(url)!r} is not a url such as http://host:8080")
+    if "@" in found.netloc:
+        said = "holds a login; the key is given in LORAJOB_API_KEY, or as `key`"
+        raise UsageError(f"url: {public(url)!r} {said}")
+    return url.rstrip("/")
+
+
+def _checked_key(key: str) -> str | None:
+    """The key. Raises UsageError, which does not show it, for what no header may hold."""
+    if not all("!" <= letter <= "~" for letter in key):
+        raise UsageError(
+            "LORAJOB_API_KEY: has a character that is not allowed in a key, such as a space, a line"
+            " break or a letter that is not ASCII"
+        )
+    return key or None
 
 
 def job_path(job: str) -> str:
@@ -220,15 +255,20 @@ def listed(
 
 
 def follow_log(api: WebApi, job: str, stage: str | None = None) -> Iterator[str]:
-    """The text of a job's logs as it is written, with a heading for each stage, until its end."""
+    """The text of a job's logs as it is written, with a heading for each stage, until its end.
+
+    Continues where the connection was lost. Raises ServiceError if the server stays unavailable for
+    two minutes.
+    """
     place: str | None = None
     last: str | None = None
-    failures = 0
+    begun, failures = False, 0
     while True:
         headers = {} if place is None else {"Last-Event-ID": place}
         try:
             path = f"{job_path(job)}/logs/follow"
             with api.open("GET", path, {"stage": stage}, headers=headers) as answer:
+                begun = True
                 for name, mark, data in _events(answer):
                     place, failures = mark or place, 0
                     if name == "end":
@@ -239,10 +279,13 @@ def follow_log(api: WebApi, job: str, stage: str | None = None) -> Iterator[str]
                         yield f"==> {data['stage']} <==\n"
                     last = str(data["stage"])
                     yield str(data["text"])
-        except ServiceError:
-            failures += 1
-            if place is None or failures > 3:
-                raise
+            lost = ServiceError(f"{public(api.url)} ends the log of {job} before the job")
+        except ServiceError as error:
+            lost = error
+        failures += 1
+        if not begun or failures > MOST_FAILURES:
+            raise lost
+        time.sleep(min(2.0 ** (failures - 1), LONGEST_PAUSE))
 
 
 def _events(answer: HTTPResponse) -> Iterator[tuple[str, str | None, dict[str, object]]]:

@@ -146,6 +146,9 @@ def submit_job(body: JobSubmission, jobs: UserJobs, who: User, service: Service)
 
 
 def _naming(name: str | None, tags: dict[str, str]) -> Naming:
+    for key in tags:
+        if "=" in key:
+            raise UsageError(f"tags: {key!r} has '='; the name of a tag ends there")
     return parse_naming(name, [f"{key}={value}" for key, value in tags.items()])
 
 

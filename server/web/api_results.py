@@ -3,6 +3,7 @@
 import json
 import re
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from starlette.responses import Response
 
 from lorajob.errors import StageError, UsageError
 from lorajob.job.jobdir import REPORT, REPORT_FILES, STAGES, JobDir
+from lorajob.server.errors import ApiError
 from lorajob.server.web.api_jobs import JobId, job_id
 from lorajob.server.web.follow import log_events, log_place, read_log, state_events
 from lorajob.server.web.headers import PAGE_POLICY
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from lorajob.reporting.comparison import Comparison
 
 MOST_COMPARED = 10
+MOST_DRAWN = 4  # reports and comparisons at a time; each takes a core and holds all transcripts
 TAR = "application/x-tar"
 # A stage, or the files of a stage whose names begin so.
 PART = re.compile(rf"({'|'.join(STAGES)})(/[A-Za-z0-9_][\w.-]*)?")
@@ -46,6 +49,19 @@ Stage = Annotated[
 ]
 
 router = APIRouter(tags=["results"])
+_turns = threading.BoundedSemaphore(MOST_DRAWN)
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    """One of the few reports and comparisons that are made at a time. Raises ApiError 429."""
+    if not _turns.acquire(blocking=False):
+        said = f"{MOST_DRAWN} reports and comparisons are being made; try again later"
+        raise ApiError(429, said, retry_after=5)
+    try:
+        yield
+    finally:
+        _turns.release()
 
 
 @contextmanager
@@ -118,7 +134,7 @@ def job_report(
     if drawn is None:
         from lorajob.reporting.page import write_report
 
-        with folder_of(jobs, job, *REPORT_FILES) as folder:
+        with _turn(), folder_of(jobs, job, *REPORT_FILES) as folder:
             _check_evaluated(job, folder)
             drawn = _drawn(lambda path: write_report(folder, path, full))
     return _page(drawn)
@@ -237,7 +253,8 @@ Compared = Annotated[
 @router.get("/compare")
 def compare(jobs: UserJobs, job: Compared) -> dict[str, object]:
     """Compare finished jobs of one language on their common test clips."""
-    return _compared(jobs, job).as_json()
+    with _turn():
+        return _compared(jobs, job).as_json()
 
 
 @router.get("/compare/page", response_class=HTMLResponse)
@@ -245,8 +262,9 @@ def compare_page(jobs: UserJobs, job: Compared) -> Response:
     """The same as a page, with the transcripts of all jobs."""
     from lorajob.reporting.comparison import write_comparison
 
-    comparison = _compared(jobs, job)
-    return _page(_drawn(lambda path: write_comparison(comparison, path)))
+    with _turn():
+        comparison = _compared(jobs, job)
+        return _page(_drawn(lambda path: write_comparison(comparison, path)))
 
 
 def _compared(jobs: Jobs, names: list[str]) -> "Comparison":

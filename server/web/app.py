@@ -18,8 +18,8 @@ from lorajob.errors import LorajobError
 from lorajob.server.errors import ApiError
 from lorajob.server.guard import RequestGuard
 from lorajob.server.web import api, pages
-from lorajob.server.web.auth import LOGIN, LOGOUT, SESSION_SECONDS, AccessGuard, own_path
-from lorajob.server.web.headers import SecurityHeaders
+from lorajob.server.web.auth import LOGIN, LOGOUT, SESSION_SECONDS, AccessGuard, is_api, own_path
+from lorajob.server.web.headers import HEADERS, NO_STORE, SecurityHeaders
 from lorajob.server.web.state import WebService
 
 MOST_UPLOAD_BYTES = 1 << 30
@@ -62,7 +62,7 @@ def create_web_app(service: WebService, upload_bytes: int = MOST_UPLOAD_BYTES) -
     )
     app.state.web = service
     # The last one that is added sees a request first.
-    app.add_middleware(AccessGuard, access=service.access)
+    app.add_middleware(AccessGuard, access=service.access, answer=_refuse)
     app.add_middleware(BodyLimits, upload_bytes=upload_bytes)
     app.add_middleware(SecurityHeaders)
     _handle_errors(app)
@@ -93,42 +93,54 @@ def web_error(error: LorajobError) -> ApiError:
     return ApiError(status, str(error), code=error.kind, retry_after=1 if status == 503 else None)
 
 
-def _handle_errors(app: FastAPI) -> None:
-    def answer(request: Request, error: ApiError) -> Response:
-        if request.url.path.startswith("/api"):
-            return error.response()
-        return pages.error_page(request, error)
+def _answer(request: Request, error: ApiError) -> Response:
+    """An error as JSON for the API, and as a page for the pages."""
+    if is_api(request.scope["path"]):
+        return error.response()
+    return pages.error_page(request, error)
 
+
+def _refuse(request: Request, error: ApiError) -> Response:
+    """The answer to a request that was not admitted. Only a browser gets a page."""
+    if "text/html" in request.headers.get("accept", ""):
+        return _answer(request, error)
+    return error.response()
+
+
+def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(ApiError)
     async def refused(request: Request, error: ApiError) -> Response:
-        return answer(request, error)
+        return _answer(request, error)
 
     @app.exception_handler(LorajobError)
     async def failed(request: Request, error: LorajobError) -> Response:
-        return answer(request, web_error(error))
+        return _answer(request, web_error(error))
 
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> Response:
-        return answer(request, _malformed(error))
+        return _answer(request, _malformed(error))
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
         # FastAPI wraps what reading a body raised.
         if isinstance(error.__cause__, ApiError):
-            return answer(request, error.__cause__)
+            return _answer(request, error.__cause__)
         said = {
-            404: f"{request.url.path} does not exist; see /api/openapi.json",
+            404: f"{request.scope['path']} does not exist; see /api/openapi.json",
             405: f"{request.method} is not allowed here",
         }
         found = ApiError(error.status_code, said.get(error.status_code, error.detail))
-        response = answer(request, found)
+        response = _answer(request, found)
         response.headers.update(error.headers or {})
         return response
 
     @app.exception_handler(Exception)
     async def broken(request: Request, error: Exception) -> Response:
-        log.error("%s %s", request.method, request.url.path, exc_info=error)
-        return answer(request, ApiError(500, "The server failed; its log says why"))
+        log.error("%s %s", request.method, request.scope["path"], exc_info=error)
+        response = _answer(request, ApiError(500, "The server failed; its log says why"))
+        # This answer does not pass the middleware.
+        response.headers.update(HEADERS | NO_STORE)
+        return response
 
 
 def _add_login(app: FastAPI, service: WebService) -> None:
@@ -143,6 +155,7 @@ def _add_login(app: FastAPI, service: WebService) -> None:
     ) -> Response:
         session = service.access.log_in(password)
         if session is None:
+            log.warning("A login failed, from %s", request.client.host if request.client else "?")
             return pages.login_page(request, own_path(next), failed=True)
         response = RedirectResponse(own_path(next), 303)
         response.set_cookie(

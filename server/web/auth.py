@@ -12,13 +12,13 @@ import hmac
 import json
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import parse_qs, quote
 
 from starlette.requests import Request
-from starlette.responses import RedirectResponse
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lorajob.errors import UsageError
@@ -36,7 +36,9 @@ FOR_VIEWERS = (LOGOUT,)  # changes that the role `view` may make
 CSRF_HEADER, CSRF_FIELD = b"x-csrf-token", "csrf_token"
 SESSION_SECONDS = 7 * 24 * 3600
 MOST_FORM_BYTES = 1 << 20  # of a form whose CSRF token is a field
+MOST_FIELDS = 1000  # of such a form
 FAILURES_A_MINUTE = 30  # wrong passwords
+SAFE_LETTERS = 16  # a shorter key can be guessed
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class ApiKey:
     name: str
     role: Role
     digest: bytes
+    short: bool = False
 
 
 def parse_keys(text: str, role: Role) -> list[ApiKey]:
@@ -70,8 +73,14 @@ def parse_keys(text: str, role: Role) -> list[ApiKey]:
             raise UsageError(
                 f"LORAJOB_{role.upper()}_KEYS: a key or its name is empty; such as ana=KEY,KEY"
             )
+        # A header cannot hold others.
+        if not all("!" <= letter <= "~" for letter in key):
+            raise UsageError(
+                f"LORAJOB_{role.upper()}_KEYS: a key has a space or a letter that is not ASCII"
+            )
         digest = _digest(key)
-        found.append(ApiKey(name or f"key-{digest.hex()[:6]}", role, digest))
+        name = name or f"key-{digest.hex()[:6]}"
+        found.append(ApiKey(name, role, digest, len(key) < SAFE_LETTERS))
     return found
 
 
@@ -147,11 +156,14 @@ def principal(request: Request) -> Principal:
     return found
 
 
+Answer = Callable[[Request, ApiError], Response]
+
+
 class AccessGuard:
     """Lets only admitted requests pass, and notes who sent them in `scope`."""
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
-        self._app, self._access = app, access
+    def __init__(self, app: ASGIApp, access: Access, answer: Answer) -> None:
+        self._app, self._access, self._answer = app, access, answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -162,17 +174,18 @@ class AccessGuard:
         try:
             found = self._find(request)
             scope["lorajob.principal"] = found
-            if _is_open(request.url.path):
+            # Not request.url: that is made of the header Host, too.
+            if _is_open(scope["path"]):
                 _check_site(request)
             elif found is None:
-                if request.method == "GET" and not _is_api(request.url.path):
+                if request.method == "GET" and not is_api(scope["path"]):
                     await _to_login(request)(scope, receive, send)
                     return
                 raise _unknown(request)
             elif request.method not in SAFE_METHODS:
                 receive = await self._admit_change(request, found)
         except ApiError as error:
-            await error.response()(scope, receive, send)
+            await self._answer(request, error)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
@@ -185,7 +198,7 @@ class AccessGuard:
 
     async def _admit_change(self, request: Request, found: Principal) -> Receive:
         """Check a request that changes something. Returns how its body is received."""
-        if found.role != "submit" and request.url.path not in FOR_VIEWERS:
+        if found.role != "submit" and request.scope["path"] not in FOR_VIEWERS:
             raise ApiError(403, f"{found.name} may only view; a key with the role submit is needed")
         if found.csrf is None:
             return request.receive
@@ -198,7 +211,10 @@ class AccessGuard:
         if kind.partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
             raise _no_token()
         body = await _whole_form(request.receive)
-        fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=1000)
+        try:
+            fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=MOST_FIELDS)
+        except ValueError:
+            raise ApiError(400, f"The form has more than {MOST_FIELDS} fields") from None
         _check_token(fields.get(CSRF_FIELD, [""])[0], found)
         return _Again(body, request.receive)
 
@@ -252,7 +268,8 @@ def _is_open(path: str) -> bool:
     return path in OPEN_PATHS or path.startswith(OPEN_FOLDERS)
 
 
-def _is_api(path: str) -> bool:
+def is_api(path: str) -> bool:
+    """Whether a path is one of the REST API, whose errors are JSON."""
     return path == API or path.startswith(f"{API}/")
 
 
@@ -263,8 +280,8 @@ def _unknown(request: Request) -> ApiError:
 
 
 def _to_login(request: Request) -> RedirectResponse:
-    path = request.url.path
-    target = f"{path}?{request.url.query}" if request.url.query else path
+    path, query = request.scope["path"], request.scope["query_string"].decode("latin-1")
+    target = f"{path}?{query}" if query else path
     following = f"?next={quote(target, safe='/')}" if target != "/" else ""
     return RedirectResponse(f"{LOGIN}{following}", 303)
 

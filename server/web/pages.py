@@ -22,7 +22,13 @@ from lorajob.server.web.pages_html import screen
 
 UPLOADS: tuple[str, ...] = (pages_try.HEAR,)  # paths that take large bodies
 DAY_SECONDS = 86400
-TITLES = {403: "Not allowed", 404: "Not found", 409: "Not yet", 422: "That does not work"}
+TITLES = {
+    401: "Log in first",
+    403: "Not allowed",
+    404: "Not found",
+    409: "Not yet",
+    422: "That does not work",
+}
 TITLES |= {503: "The service does not answer"}
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)

@@ -1,6 +1,7 @@
 """What all requests of `lorajob web` share."""
 
 import getpass
+import logging
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +14,20 @@ from starlette.requests import Request
 
 from lorajob.server.web.access import FOLDER, open_access
 from lorajob.server.web.audit import AuditLog
-from lorajob.server.web.auth import Access, ApiKey, Principal, parse_keys, principal
+from lorajob.server.web.auth import (
+    SAFE_LETTERS,
+    Access,
+    ApiKey,
+    Principal,
+    Role,
+    parse_keys,
+    principal,
+)
 from lorajob.tasks.jobs import Jobs
 from lorajob.worker.connect import connect, redis_url
 from lorajob.worker.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -73,10 +84,18 @@ def open_service(settings: Settings) -> WebService:
     )
 
 
-def _keys(secret: SecretStr | None, role: str) -> list[ApiKey]:
+def _keys(secret: SecretStr | None, role: Role) -> list[ApiKey]:
     if secret is None:
         return []
-    return parse_keys(secret.get_secret_value(), "submit" if role == "submit" else "view")
+    found = parse_keys(secret.get_secret_value(), role)
+    for name in (it.name for it in found if it.short):
+        log.warning(
+            "LORAJOB_%s_KEYS: the key of %s has fewer than %d characters, so it can be guessed",
+            role.upper(),
+            name,
+            SAFE_LETTERS,
+        )
+    return found
 
 
 def _login_name() -> str:

@@ -1,17 +1,20 @@
 """The jobs of a service over HTTP: Python and the command line, against a real `lorajob web`."""
 
+import io
 import json
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
 
 import lorajob
 from lorajob.cli.main import main
-from lorajob.client.remote import RemoteClient
+from lorajob.client.remote import RemoteClient, WebApi, follow_log
 from lorajob.client.service import Client
 from lorajob.errors import JobNotFoundError, ServiceError, UsageError
 from lorajob.job.jobdir import JobDir
@@ -86,6 +89,8 @@ def test_over_http_a_job_is_the_same_as_beside_the_service(
         lorajob.connect(web.url, key="see").job(job.id).cancel()
     with pytest.raises(ServiceError, match="is unavailable"):
         lorajob.connect("http://127.0.0.1:1")
+    with pytest.raises(ServiceError, match="does not answer in JSON"):
+        client.api.get(f"/jobs/{job.id}/logs")
 
     monkeypatch.setenv("LORAJOB_URL", web.url)
     monkeypatch.setenv("LORAJOB_API_KEY", "send")
@@ -142,8 +147,76 @@ def test_over_http_results_and_logs_are_those_of_the_files(
     for follow in ((), ("-f",)):
         assert main(["logs", ids[0], *follow]) == 0
         assert capsys.readouterr().out == "==> train <==\nपहली\nlast"
+    assert main(["report", ids[0], "--output", str(tmp_path / "none" / "a.html")]) == 1
+    said = capsys.readouterr().err
+    assert "No such file" in said and "unavailable" not in said
     assert main(["report", ids[0]]) == 0
     assert (tmp_path / f"{ids[0]}.html").read_text("utf-8") == "<p>drawn"
     assert main(["compare", *ids, "--json"]) == 0
     said = json.loads(capsys.readouterr().out.partition("\n")[2])
     assert said == near[0].compare(near[1]).as_json()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://ana:hidden@h",
+        "http://h:99999",
+        "http://h:x",
+        "http://h/?key=hidden",
+        "http://a b",
+        f"http://{'a' * 64}",
+        "ftp://h",
+        "http://",
+    ],
+)
+def test_a_wrong_url_of_a_server_is_one_line_without_secrets(url: str) -> None:
+    with pytest.raises(UsageError, match=r"url: ") as found:
+        WebApi(url)
+    assert "hidden" not in str(found.value)
+
+
+def test_a_wrong_key_is_one_line_that_does_not_show_it() -> None:
+    for key in ("hidden\nhidden", "hidden नम"):
+        with pytest.raises(UsageError, match="LORAJOB_API_KEY: has a character") as found:
+            WebApi("http://h", key)
+        assert "hidden" not in str(found.value)
+
+
+class Streams:
+    """A server whose streams of a log end early: each is some events or an error."""
+
+    url = "http://h"
+
+    def __init__(self, *streams: str | ServiceError) -> None:
+        self.streams, self.asked = list(streams), list[dict[str, str]]()
+
+    @contextmanager
+    def open(self, *_: object, headers: dict[str, str]) -> Iterator[io.BytesIO]:
+        self.asked.append(headers)
+        stream = self.streams.pop(0)
+        if isinstance(stream, ServiceError):
+            raise stream
+        yield io.BytesIO(stream.encode())
+
+
+def test_a_log_goes_on_after_pauses_when_the_server_was_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("lorajob.client.remote.time.sleep", pauses.append)
+    line = 'event: log\nid: train:4\ndata: {"stage": "train", "text": "one\\n"}\n\n'
+    end = 'event: end\ndata: {"state": "failed"}\n\n'
+    away = ServiceError("away")
+    api = _streams(line, away, away, "", end)
+    assert "".join(follow_log(api, "hi-1")) == "==> train <==\none\n"
+    assert pauses == [1, 2, 4, 8]
+    assert api.asked == [{}, *[{"Last-Event-ID": "train:4"}] * 4]
+    with pytest.raises(ServiceError, match="away"):
+        list(follow_log(_streams(away), "hi-1"))
+    with pytest.raises(ServiceError, match="ends the log of hi-1"):
+        list(follow_log(_streams(*[""] * 21), "hi-1"))
+
+
+def _streams(*streams: str | ServiceError) -> Any:
+    return Streams(*streams)

@@ -86,12 +86,30 @@ def test_keys_have_roles_and_names(client: TestClient, web: WebService) -> None:
     refused = client.post("/api/anything", headers=bearer("see"))
     assert refused.status_code == 403 and "ben may only view" in refused.json()["error"]["message"]
     assert client.post("/api/anything", headers=bearer("send")).status_code == 404
+    # The header Host is no part of the path.
+    for host in ("x/logout?", "x/login?", "x/static/?"):
+        assert client.post("/api/x", headers=bearer("see") | {"Host": host}).status_code == 403
+        assert client.get("/api/openapi.json", headers={"Host": host}).status_code == 401
 
 
 @pytest.mark.parametrize("text", ["=key", "ana=", "a,b="])
 def test_malformed_keys_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="LORAJOB_VIEW_KEYS: a key or its name is empty"):
         parse_keys(text, "view")
+
+
+def test_a_key_is_a_word_of_ascii_and_a_short_one_is_named(
+    web: WebService, caplog: pytest.LogCaptureFixture
+) -> None:
+    for text in ("ana=नमस्ते", "ana= key"):
+        with pytest.raises(UsageError, match="LORAJOB_SUBMIT_KEYS: a key has a space or a letter"):
+            parse_keys(text, "submit")
+    caplog.clear()
+    long = web.settings.model_copy(update={"view_keys": SecretStr(f"eva={'k' * 16}")})
+    open_service(long)
+    assert [it.message for it in caplog.records] == [
+        "LORAJOB_SUBMIT_KEYS: the key of ana has fewer than 16 characters, so it can be guessed"
+    ]
 
 
 def test_a_person_logs_in_and_changes_need_the_token(client: TestClient, web: WebService) -> None:
@@ -105,6 +123,10 @@ def test_a_person_logs_in_and_changes_need_the_token(client: TestClient, web: We
     for form in ({}, {"csrf_token": "0" * 64}):
         refused = client.post("/logout", data=form)
         assert refused.status_code == 403 and refused.json()["error"]["code"] == "csrf"
+        shown = client.post("/logout", data=form, headers=HTML)
+        assert shown.status_code == 403 and "<h1>Not allowed</h1>" in shown.text
+    many = client.post("/logout", data={f"a{number}": "b" for number in range(1001)})
+    assert many.status_code == 400
     assert client.post("/api/anything").status_code == 403
     assert client.post("/api/anything", json={"csrf_token": token}).status_code == 403
     own = {"X-CSRF-Token": log_in(client, password(web))}
@@ -148,9 +170,19 @@ def test_a_login_leads_only_to_pages_of_this_server(asked: str, found: str) -> N
     assert own_path(asked) == found
 
 
-def test_every_answer_has_strict_headers(client: TestClient) -> None:
-    for path in ("/", "/login", "/api", "/nothing", "/health"):
-        headers = client.get(path).headers
+def test_every_answer_has_strict_headers(
+    client: TestClient, web: WebService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(WebService, "jobs", fail)
+    failing = TestClient(client.app, raise_server_exceptions=False, headers=bearer("see"))
+    broken = failing.get("/models"), failing.get("/api/jobs")
+    assert [it.status_code for it in broken] == [500, 500]
+    assert all("secret" not in it.text and "Traceback" not in it.text for it in broken)
+    paths = ("/", "/login", "/api", "/nothing", "/health")
+    for headers in (it.headers for it in (*map(client.get, paths), *broken)):
         policy = dict(it.split(" ", 1) for it in headers["Content-Security-Policy"].split("; "))
         assert policy["default-src"] == "'none'" and policy["script-src"] == "'self'"
         assert policy["style-src"] == "'self'" and policy["base-uri"] == "'none'"

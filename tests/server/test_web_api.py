@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from redis import Redis
 from starlette.testclient import TestClient
 
 from lorajob.job.jobdir import JobDir
+from lorajob.server.web import api_results
 from lorajob.server.web.app import create_web_app
 from lorajob.server.web.state import WebService, open_service
 from lorajob.worker.records.record import JobRecord
@@ -126,6 +128,7 @@ def test_jobs_of_others_need_a_word(client: TestClient, corpus: Path) -> None:
         ({"spec": {"language": "hi"}, "sets": ["train"]}, "--set: 'train' is not of the form"),
         ({"spec": {"language": "hi"}, "name": "a b"}, "--name: 'a b' has ' '"),
         ({"spec": {"language": "hi"}, "prio": "high"}, "prio: Extra inputs"),
+        ({"spec": {"language": "hi"}, "tags": {"a=b": "c"}}, "tags: 'a=b' has '='"),
     ],
 )
 def test_a_wrong_job_is_one_line_and_queues_nothing(
@@ -204,7 +207,10 @@ def evaluated(web: WebService, records: Records) -> list[JobRecord]:
 
 
 def test_results_are_those_of_the_files(
-    client: TestClient, web: WebService, evaluated: list[JobRecord]
+    client: TestClient,
+    web: WebService,
+    evaluated: list[JobRecord],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first, second = (it.id for it in evaluated)
     folder = JobDir(web.settings.jobs / second).stage_dir("evaluate")
@@ -224,6 +230,12 @@ def test_results_are_those_of_the_files(
     assert compared["jobs"][1]["change"]["fewer_errors"] == 100
     for jobs in ([first], [first, first]):
         assert "two or more" in said(client.get("/api/compare", params={"job": jobs}), 422)
+    # All turns are taken.
+    monkeypatch.setattr(api_results, "_turns", threading.BoundedSemaphore(1))
+    with api_results._turn():
+        for path in (f"jobs/{first}/report?full=true", f"compare?job={first}&job={second}"):
+            assert "try again later" in said(client.get(f"/api/{path}"), 429)
+    assert client.get("/api/compare", params={"job": [first, second]}).status_code == 200
 
 
 def test_files_come_as_a_tar_without_secrets(

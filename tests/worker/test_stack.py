@@ -255,6 +255,8 @@ def test_the_port_of_the_pages_stays_unless_another_program_has_it(tmp_path):
     first = web_port(tmp_path)
     assert web_port(tmp_path) == first
     with socket.create_server(("127.0.0.1", first)):
+        with pytest.raises(ServiceError, match=f"--port {first}: .*; name another one"):
+            keep_web_port(tmp_path, first)
         other = web_port(tmp_path)
         assert other != first
     assert web_port(tmp_path) == other

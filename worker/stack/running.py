@@ -3,7 +3,6 @@
 import os
 import secrets
 import signal
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -29,6 +28,7 @@ from lorajob.worker.stack.rotation import Rotation
 from lorajob.worker.stack.services import (
     SPEECH,
     Kept,
+    check_port,
     flower_service,
     has_web,
     redis_service,
@@ -103,7 +103,7 @@ class RunningStack:
     def _start(self) -> None:
         devices()  # only to fail if a driver hangs: its worker would train on the CPU
         if self._serve_port is not None:
-            check_port(self._serve_port)
+            check_port("--serve-port", self._serve_port)
         if self._settings.redis_url is None:
             self._start_redis()
         with service_errors(self._settings):
@@ -254,14 +254,6 @@ class RunningStack:
 
     def _running(self, *kept: Kept) -> list[Identity]:
         return [one.identity for one in kept if one.identity is not None]
-
-
-def check_port(port: int) -> None:
-    """Raise ServiceError if this port of loopback is taken."""
-    try:
-        socket.create_server(("127.0.0.1", port)).close()
-    except OSError as error:
-        raise ServiceError(f"--serve-port {port}: {error.strerror}; name another one") from None
 
 
 def end_leavings(home: Path) -> None:

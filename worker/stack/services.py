@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lorajob.errors import ServiceError
 from lorajob.worker.machine.gpus import Pin
 from lorajob.worker.machine.launch import (
     flower_command,
@@ -144,12 +145,25 @@ def web_port(home: Path) -> int:
             return port
     except (OSError, ValueError, OverflowError):
         port = free_port()
-    keep_web_port(home, port)
+    _write_web_port(home, port)
     return port
 
 
+def check_port(option: str, port: int) -> None:
+    """Raise ServiceError if this port of loopback, which `option` names, is taken."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        raise ServiceError(f"{option} {port}: {error.strerror}; name another one") from None
+
+
 def keep_web_port(home: Path, port: int) -> None:
-    """Use this port from now on."""
+    """Use this port of loopback from now on. Raises ServiceError if it is taken."""
+    check_port("--port", port)
+    _write_web_port(home, port)
+
+
+def _write_web_port(home: Path, port: int) -> None:
     (home / "web").mkdir(parents=True, exist_ok=True, mode=0o700)
     (home / "web" / "port").write_text(f"{port}\n", "utf-8")
 
