@@ -10,7 +10,6 @@ import click
 from lorajob.cli.context import JOB, is_batch, load_record, open_jobs
 from lorajob.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, say_error
 from lorajob.cli.jobs import show_batch
-from lorajob.cli.progress_bars import open_view
 from lorajob.errors import ServiceError, UsageError
 
 if TYPE_CHECKING:
@@ -130,6 +129,8 @@ def follow_to_exit_code(
 
 def follow(jobs: "Jobs", job_id: str, workers: WorkerWatch) -> "JobRecord":
     """Show a job's progress on standard error until it has ended."""
+    from lorajob.cli.progress_bars import open_view
+
     record = load_record(job_id)
     told = len(record.ended)
     with open_view(sys.stderr, record) as view:
