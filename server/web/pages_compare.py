@@ -11,7 +11,7 @@ from lorajob.reporting.comparison import CommonClip, Comparison, compare_jobs, c
 from lorajob.reporting.findings import Findings
 from lorajob.server.web.pages_files import findings_of
 from lorajob.server.web.pages_html import screen
-from lorajob.server.web.pages_jobs import JobLine, JobsView, read_lines
+from lorajob.server.web.pages_jobs import JobLine, JobsView, lines_of, read_lines
 from lorajob.server.web.state import UserJobs
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.naming import find_id
@@ -28,6 +28,11 @@ def show_comparison(request: Request, jobs: UserJobs, chosen: Chosen = []) -> Re
     """The comparison of the chosen jobs, or a list to choose from."""
     comparison, problem, places = None, "", {}
     names = list(dict.fromkeys(it.strip() for it in chosen if it.strip()))
+    if names:
+        try:
+            names = list(dict.fromkeys(jobs.load(find_id(jobs, it)).id for it in names))
+        except LorajobError as error:
+            names, problem = [], str(error)
     if len(names) > 1:
         try:
             found = _read(jobs, names)
@@ -81,7 +86,10 @@ def _clips(comparison: Comparison) -> list[CommonClip]:
 
 
 def _lines(jobs: Jobs, names: list[str]) -> list[JobLine]:
-    """Finished jobs to choose from: those of the chosen job's language first."""
-    lines, _ = read_lines(jobs, JobsView(state="succeeded"))
-    wanted = {it.language for it in lines if it.id in names}
-    return sorted(lines, key=lambda it: (it.id not in names, it.language not in wanted))
+    """Jobs to choose from: the chosen ones, finished ones of their languages, and the newest."""
+    chosen = lines_of(jobs, names)
+    found = {it.id: it for it in chosen}
+    for language in (*dict.fromkeys(it.language for it in chosen), ""):
+        lines, _ = read_lines(jobs, JobsView(lang=language, state="succeeded"))
+        found |= {it.id: it for it in lines if it.id not in found}
+    return list(found.values())

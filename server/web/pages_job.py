@@ -29,6 +29,7 @@ from lorajob.tasks.naming import find_id
 from lorajob.visible import visible_lines
 from lorajob.worker.records.record import JobRecord
 
+LAST = 286  # the status with which htmx shows an answer and asks no more
 SOUND_SECONDS = 3600  # that a browser keeps a clip
 OF_TRAINING = ("loss", "validation", "learning_rate")
 
@@ -97,8 +98,9 @@ def _newest_stage(record: JobRecord) -> str:
 @router.get("/{job_id}/log")
 def show_log(job_id: str, jobs: UserJobs, stage: str = STAGES[0]) -> Response:
     """The end of a stage's log, as text of an HTML page."""
-    text = files.log_tail(jobs, jobs.load(job_id), _known(stage))
-    return HTMLResponse(html.escape(visible_lines(text)))
+    record = jobs.load(job_id)
+    text = files.log_tail(jobs, record, _known(stage))
+    return HTMLResponse(html.escape(visible_lines(text)), LAST if record.over else 200)
 
 
 @router.get("/{job_id}/log.txt")

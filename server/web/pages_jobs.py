@@ -1,7 +1,7 @@
 """The screen of all jobs: filter, sort, pages."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, get_args
 from urllib.parse import urlencode
@@ -132,10 +132,18 @@ def read_lines(jobs: Jobs, view: JobsView) -> tuple[list[JobLine], bool]:
     wanted = replace(parse_filter(view.lang, states, tags, None), text=view.q)
     first = PAGE * (view.page - 1)
     found = list_jobs(jobs, wanted, first + PAGE + 1, view.sort, state_of_work)
-    records = found[first : first + PAGE]
+    return _lines(jobs, found[first : first + PAGE]), len(found) > first + PAGE
+
+
+def lines_of(jobs: Jobs, ids: Sequence[str]) -> list[JobLine]:
+    """The lines of some jobs. Unknown ones are left out."""
+    with service_errors(jobs.settings):
+        return _lines(jobs, jobs.records.load_many(ids))
+
+
+def _lines(jobs: Jobs, records: Sequence[JobRecord]) -> list[JobLine]:
     waiting, now = waits(jobs, records), time.time()
-    lines = [_line(record, waiting, now) for record in records]
-    return lines, len(found) > first + PAGE
+    return [_line(record, waiting, now) for record in records]
 
 
 def _languages(jobs: Jobs) -> list[tuple[str, str]]:
@@ -200,5 +208,10 @@ def _doing(record: JobRecord, stage: str, progress: str, waiting: Mapping[str, W
 def seconds_of(record: JobRecord, now: float) -> float:
     """How long stages of the job ran: ended attempts, and the stage that runs."""
     ended = sum(it.ended_at - it.started_at for it in record.ended)
+    # Records of version 0.1.0 have no attempts.
+    known = {it.stage for it in record.ended}
+    for name, it in record.stages.items():
+        if name not in known and it.started_at and it.finished_at:
+            ended += it.finished_at - it.started_at
     running = [it for it in record.stages.values() if it.state == "running" and it.started_at]
     return ended + sum(now - (it.started_at or now) for it in running)

@@ -16,11 +16,11 @@ from typing import Annotated
 from fastapi import APIRouter, FastAPI, Form, Query, Request, UploadFile
 from starlette.responses import Response
 
-from lorajob.errors import JobNotFoundError, LorajobError, UsageError
-from lorajob.job.jobdir import JobDir, hash_files
+from lorajob.errors import JobNotFoundError, LorajobError, ModelError, UsageError
+from lorajob.job.jobdir import hash_files
 from lorajob.languages import find_language
 from lorajob.server.web.pages_html import screen
-from lorajob.server.web.pages_jobs import JobsView, read_lines
+from lorajob.server.web.pages_jobs import JobsView, lines_of, read_lines
 from lorajob.server.web.state import Service, UserJobs
 from lorajob.serving import models as serving
 from lorajob.serving.bases import base_folder
@@ -85,6 +85,7 @@ class Heard:
     """What a model heard, or why it heard nothing."""
 
     pieces: tuple[serving.SpokenPiece, ...] = ()
+    separator: str = " "  # between two words; empty in languages without spaces
     seconds: float = 0.0  # of sound
     took: float = 0.0  # seconds of decoding
     fault: str = ""
@@ -106,8 +107,7 @@ def show_try(request: Request, jobs: UserJobs, job: Annotated[str, Query()] = ""
     chosen = jobs.load(find_id(jobs, job)).id if job else ""
     lines, _ = read_lines(jobs, JobsView(state="succeeded"))
     if chosen and chosen not in {it.id for it in lines}:
-        more, _ = read_lines(jobs, JobsView(q=chosen))
-        lines = [*more, *lines]
+        lines = [*lines_of(jobs, [chosen]), *lines]
     return screen(request, "try.html", lines=lines, chosen=chosen)
 
 
@@ -153,7 +153,7 @@ def _models(
     if not job:
         raise JobNotFoundError("Choose a model")
     found = held.enter_context(open_delivered(job, jobs.settings))
-    spec = JobSpec.load(JobDir(found.spec.parent).spec_path)
+    spec = JobSpec.load(found.spec)
     token = find_language(found.language).token
     tuned = serving.ServedModel(
         name=job,
@@ -163,7 +163,11 @@ def _models(
         sha256=found.sha256,
         created=int(found.made),
     )
-    folder = base_folder(spec.base_model)
+    try:
+        folder = base_folder(spec.base_model)
+    except ModelError as error:
+        # The option is that of `lorajob serve`.
+        raise ModelError(str(error).removeprefix("--models: ")) from None
     hashes = {it: str(values["sha256"]) for it, values in hash_files(folder).items()}
     base = serving.ServedModel(name=spec.base_model, folder=folder, language=token, sha256=hashes)
     return tuned, base
@@ -171,13 +175,13 @@ def _models(
 
 async def _hear(pool: ModelPool, model: serving.ServedModel, path: Path) -> Heard:
     asked = serving.Request(id=0, path=path, language=model.language, times=True)
-    pieces, seconds = [], 0.0
+    pieces, separator, seconds = [], " ", 0.0
     async with pool.use(model) as process:
         began = time.monotonic()
         async with aclosing(process.answers(asked)) as answers:
             async for answer in answers:
                 if answer.begun is not None:
-                    seconds = answer.begun.seconds
+                    separator, seconds = answer.begun.separator, answer.begun.seconds
                 if answer.piece is not None:
                     pieces.append(answer.piece)
-    return Heard(tuple(pieces), seconds, time.monotonic() - began)
+    return Heard(tuple(pieces), separator, seconds, time.monotonic() - began)

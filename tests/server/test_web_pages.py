@@ -1,15 +1,22 @@
 """The pages of `lorajob web` in a real browser, at two widths, light and dark."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 
+from lorajob.errors import ModelError
+from lorajob.server.web import pages_jobs, pages_try
 from lorajob.server.web.app import create_web_app
 from lorajob.server.web.state import open_service
+from lorajob.serving.models import Answer, Begun, ServedModel, SpokenPiece
 from lorajob.spec import JobSpec
+from lorajob.speech.spoken import TimedWord
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.promotions import Promotions
 from tests.support.service import wait_for
@@ -157,3 +164,91 @@ def test_a_form_with_a_fault_comes_back_filled_and_a_viewer_sees_no_buttons(
         assert "Promote" not in page and "Clone" not in page and "Download model" in page
         missing = client.get("/jobs/hi-00000000")
         assert missing.status_code == 404 and "hi-00000000" in missing.text
+
+
+class Speaker:
+    """A model's process that hears two words, or two letters in a language without spaces."""
+
+    def __init__(self, separator: str) -> None:
+        self.separator = separator
+
+    async def answers(self, request: Any) -> AsyncIterator[Answer]:
+        yield Answer(id=1, begun=Begun(language="hi", seconds=3.0, separator=self.separator))
+        words = [TimedWord(word=it, start=0.1, end=0.5) for it in ("नमस्ते", "<b>")]
+        yield Answer(id=1, piece=SpokenPiece(start=0, end=1, text="नमस्ते <b>", words=words))
+        yield Answer(id=1, piece=SpokenPiece(start=1, end=3, text="फिर"))
+
+
+class Speakers:
+    """Has a process for each model."""
+
+    def __init__(self, separator: str) -> None:
+        self.separator = separator
+
+    @asynccontextmanager
+    async def use(self, model: ServedModel) -> AsyncIterator[Speaker]:
+        yield Speaker(self.separator)
+
+    async def close(self) -> None:
+        """No process to end."""
+
+
+def test_a_model_is_tried_beside_its_base(
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_web_jobs(jobs)
+    service = open_service(jobs.settings.model_copy(update={"home": tmp_path}))
+    assert service.made_password is not None
+    base = tmp_path / "base"
+    base.mkdir()
+    monkeypatch.setattr(pages_try, "base_folder", lambda name: base)
+    app = create_web_app(service)
+    with TestClient(app) as client:
+        client.post("/login", data={"password": service.made_password})
+        page = client.get(f"/try?job={BETTER}").text
+        assert f'<option value="{BETTER}" selected>' in page
+        token = {"X-CSRF-Token": page.partition('"X-CSRF-Token": "')[2].partition('"')[0]}
+
+        def hear(job: str, sound: bytes = b"RIFF") -> str:
+            files = {"file": ("a.webm", sound)}
+            answer = client.post("/try/hear", data={"job": job}, files=files, headers=token)
+            assert answer.status_code == 200
+            return re.sub(r"<[^>]*>", "", answer.text)
+
+        for separator in (" ", ""):
+            app.state.listener._pool = Speakers(separator)
+            text = hear(BETTER)
+            assert text.count(separator.join(["नमस्ते", "&lt;b&gt;", "फिर"])) == 2
+        assert "openai/whisper-small" in text and BETTER in text and "3.0 s of sound" in text
+        assert "The file is empty" in hear(BETTER, b"")
+        assert "has no model yet" in hear(QUEUED)
+        monkeypatch.setattr(pages_try, "base_folder", fail_to_convert)
+        assert "openai/whisper-small: is not here" in hear(BETTER)
+        assert "--models" not in hear(BETTER)
+    assert not list((tmp_path / "web" / "uploads").iterdir())
+
+
+def fail_to_convert(name: str) -> Path:
+    raise ModelError(f"--models: {name}: is not here")
+
+
+def test_lists_have_the_job_that_was_chosen_also_if_it_is_old(
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_web_jobs(jobs)
+    monkeypatch.setattr(pages_jobs, "PAGE", 1)
+    service = open_service(jobs.settings.model_copy(update={"home": tmp_path}))
+    assert service.made_password is not None
+    with TestClient(create_web_app(service)) as client:
+        client.post("/login", data={"password": service.made_password})
+        for path in (f"/compare?job={BASELINE}", "/compare?job=baseline"):
+            assert re.search(rf'value="{BASELINE}"[^>]* checked', client.get(path).text)
+        assert f'<option value="{BASELINE}" selected>' in client.get(f"/try?job={BASELINE}").text
+        unknown = client.get("/compare?job=hi-00000000")
+        assert unknown.status_code == 422 and "hi-00000000" in unknown.text
+        assert BETTER in unknown.text
+        beyond = client.get("/?page=9")
+        assert "This page has no jobs" in beyond.text and "no job yet" not in beyond.text
+        # The log of a job that has ended is not asked for again.
+        logs = [client.get(f"/jobs/{job}/log?stage=train").status_code for job in (TRAINS, FAILED)]
+        assert logs == [200, 286]

@@ -5,20 +5,32 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 const fire = (name) => htmx.trigger(document.body, name);
 
 /* Live events. The stream is closed while nobody looks at the page. */
-let stream = null;
+let stream = null, later = 0;
+const lost = document.getElementById("lost"), LOST = lost.textContent;
+function tell(text) {
+  lost.textContent = text;
+  lost.hidden = !text;
+}
 function listen() {
   const url = document.body.dataset.events;
   if (!url || document.hidden || stream) return;
   stream = new EventSource(url);
-  const lost = document.getElementById("lost");
-  stream.addEventListener("open", () => { lost.hidden = true; });
-  stream.addEventListener("error", () => { lost.hidden = false; });
+  stream.addEventListener("open", () => tell(""));
+  stream.addEventListener("error", () => {
+    tell(LOST);
+    if (stream.readyState !== EventSource.CLOSED) return;
+    // After an answer that is no stream, such as 503, a browser does not try again. Fetching a part
+    // of the page shows why, and leads to the page to sign in when the session has ended.
+    close();
+    later = setTimeout(() => { listen(); fire("state"); }, 5000);
+  });
   for (const name of ["state", "progress"]) stream.addEventListener(name, () => fire(name));
   // What changed between the page and the stream is fetched now.
   stream.addEventListener("begin", (event) => fire(event.data === document.body.dataset.seen ? "progress" : "state"));
   stream.addEventListener("over", () => { close(); fire("state"); });
 }
 function close() {
+  clearTimeout(later);
   if (stream) stream.close();
   stream = null;
 }
@@ -105,9 +117,23 @@ document.body.addEventListener("htmx:afterSettle", (event) => {
 });
 let bottom = true;
 
-for (const name of ["htmx:sendError", "htmx:responseError"]) {
-  document.body.addEventListener(name, () => { document.getElementById("lost").hidden = false; });
+/* What the server says about a refused request: the error of the API, or of a page. */
+function reason(request) {
+  try {
+    return JSON.parse(request.responseText).error.message;
+  } catch {
+    const page = new DOMParser().parseFromString(request.responseText, "text/html");
+    return page.querySelector("main [role=alert]")?.textContent || LOST;
+  }
 }
+document.body.addEventListener("htmx:sendError", () => tell(LOST));
+document.body.addEventListener("htmx:responseError", (event) => {
+  tell(reason(event.detail.xhr));
+  lost.scrollIntoView({ block: "nearest" });
+});
+document.body.addEventListener("htmx:afterRequest", (event) => {
+  if (event.detail.successful && (!stream || stream.readyState === EventSource.OPEN)) tell("");
+});
 
 /* Jobs that were chosen to be compared stay chosen when the table is replaced. */
 const chosen = new Set();
@@ -123,11 +149,22 @@ document.addEventListener("change", (event) => {
   if (box.checked) chosen.add(box.value); else chosen.delete(box.value);
   count();
 });
+document.addEventListener("formdata", (event) => {
+  if (!event.target.querySelector("#compare")) return;
+  // Also those that the filter hides now.
+  event.formData.delete("job");
+  for (const job of chosen) event.formData.append("job", job);
+});
 
-/* A question before what cannot be undone. */
+/* A question before what cannot be undone. A second click changes nothing a second time. */
 document.addEventListener("submit", (event) => {
-  const question = event.target.dataset.confirm;
-  if (question && !confirm(question)) event.preventDefault();
+  const form = event.target, question = form.dataset.confirm;
+  if (form.method !== "post" || form.hasAttribute("hx-post")) return;
+  if (form.dataset.sent || (question && !confirm(question))) return event.preventDefault();
+  form.dataset.sent = "yes";
+});
+addEventListener("pageshow", () => {
+  for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
 });
 
 /* Only one sound at a time. */
