@@ -209,7 +209,9 @@ def _retry(job: str, failed: bool, anyone: bool) -> None:
     click.echo(f"{job} is queued again")
 
 
-def _rm(jobs: tuple[str, ...], anyone: bool) -> None:
+def _rm(jobs: tuple[str, ...], anyone: bool, yes: bool) -> None:
+    if yes:
+        raise UsageError("--yes: deletes damaged records beside the service, not over LORAJOB_URL")
     api = _api()
     for job in jobs:
         with api.open("DELETE", _path(job), {"anyone": str(anyone).lower()}) as answer:
@@ -267,7 +269,8 @@ def _compare(jobs: tuple[str, ...], as_json: bool, html: Path | None) -> None:
         gain = (
             ""
             if change is None
-            else f"  {change['fewer_errors']:.0f} % fewer errors than the first"
+            else f"  {abs(change['fewer_errors']):.0f} % "
+            f"{'fewer' if change['fewer_errors'] >= 0 else 'more'} errors than the first"
         )
         wer, (low, high) = row["scores"]["wer"], row["interval"]
         click.echo(f"{row['job']}  WER {wer:.1f} % ({low:.1f} to {high:.1f}){gain}")

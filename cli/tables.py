@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lorajob.cli.format import coloured, plain_table
 from lorajob.tasks.words import (
+    base_model_name,
     corpus_name,
     current_stage,
     done_share,
@@ -143,7 +144,7 @@ def base_name(model: str) -> BaseName:
 
     The short form of whisper-large-v3-turbo is `turbo`; that of other names is cut.
     """
-    whole = model.rstrip("/").rpartition("/")[2]
+    whole = base_model_name(model)
     size = whole.removeprefix("whisper-")
     return BaseName(whole, "turbo" if size == "large-v3-turbo" else shortened(size, 10))
 

@@ -72,6 +72,14 @@ def done_share(record: JobRecord) -> float:
     return done / len(record.stages)
 
 
+def base_model_name(model: str) -> str:
+    """The last part of an id, a path or a url; of a snapshot in the Hub's cache, the model's."""
+    parts = public(model).rstrip("/").split("/")
+    if len(parts) > 2 and parts[-2] == "snapshots":
+        return parts[-3].rpartition("--")[2]
+    return parts[-1]
+
+
 def corpus_name(place: str) -> str:
     """The last part of a path or url, without the endings of an archive."""
     whole = public(place).partition("?")[0].rstrip("/")

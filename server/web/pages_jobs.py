@@ -18,7 +18,13 @@ from lorajob.storage.urls import public
 from lorajob.tasks.describe import Wait
 from lorajob.tasks.jobs import Jobs, waits
 from lorajob.tasks.listing import Sort, list_jobs, parse_filter
-from lorajob.tasks.words import corpus_name, current_stage, done_share, state_of_work
+from lorajob.tasks.words import (
+    base_model_name,
+    corpus_name,
+    current_stage,
+    done_share,
+    state_of_work,
+)
 from lorajob.worker.connect import service_errors
 from lorajob.worker.records.record import JobRecord
 
@@ -184,7 +190,7 @@ def _line(record: JobRecord, waiting: Mapping[str, Wait], now: float) -> JobLine
         language_name=language.name,
         corpus=corpus_name(record.corpus),
         base=public(record.base_model),
-        base_name=public(record.base_model).rstrip("/").rpartition("/")[2],
+        base_name=base_model_name(record.base_model),
         metric=metric,
         before=None if before is None else getattr(before, metric),
         after=None if after is None else getattr(scores[after], metric),

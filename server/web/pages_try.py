@@ -16,8 +16,7 @@ from typing import Annotated
 from fastapi import APIRouter, FastAPI, Form, Query, Request, UploadFile
 from starlette.responses import Response
 
-from lorajob.errors import JobNotFoundError, LorajobError, ModelError, UsageError
-from lorajob.job.jobdir import hash_files
+from lorajob.errors import LorajobError, ModelError, UsageError
 from lorajob.languages import find_language
 from lorajob.server.web.pages_html import screen
 from lorajob.server.web.pages_jobs import JobsView, lines_of, read_lines
@@ -26,6 +25,8 @@ from lorajob.serving import models as serving
 from lorajob.serving.bases import base_folder
 from lorajob.serving.pool import ModelPool
 from lorajob.spec import JobSpec
+from lorajob.storage.hashes import file_hash
+from lorajob.storage.urls import public
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.naming import find_id
 from lorajob.tasks.promotions import open_delivered
@@ -150,8 +151,6 @@ def _models(
 ) -> tuple[serving.ServedModel, serving.ServedModel]:
     """The delivered model of a job, and its base. Raises LorajobError."""
     job = find_id(jobs, name)
-    if not job:
-        raise JobNotFoundError("Choose a model")
     found = held.enter_context(open_delivered(job, jobs.settings))
     spec = JobSpec.load(found.spec)
     token = find_language(found.language).token
@@ -168,8 +167,9 @@ def _models(
     except ModelError as error:
         # The option is that of `lorajob serve`.
         raise ModelError(str(error).removeprefix("--models: ")) from None
-    hashes = {it: str(values["sha256"]) for it, values in hash_files(folder).items()}
-    base = serving.ServedModel(name=spec.base_model, folder=folder, language=token, sha256=hashes)
+    hashes = {it.name: file_hash(it) for it in folder.iterdir() if it.is_file()}
+    name = public(spec.base_model)
+    base = serving.ServedModel(name=name, folder=folder, language=token, sha256=hashes)
     return tuned, base
 
 

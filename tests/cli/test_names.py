@@ -173,6 +173,8 @@ def test_the_table_has_name_corpus_base_and_rates_on_80_columns(tmp_path: Path) 
     ):
         assert corpus_words(job.model_copy(update={"corpus": corpus})) == words
     assert base_name("/models/mine/") == ("mine", "mine")
+    snapshot = f"/cache/models--openai--whisper-small/snapshots/{'a1' * 20}"
+    assert base_name(snapshot) == ("whisper-small", "small")
     assert base_name("openai/whisper-small") == ("whisper-small", "small")
 
 

@@ -1,5 +1,6 @@
 """The jobs of a service over HTTP: Python and the command line, against a real `lorajob web`."""
 
+import inspect
 import io
 import json
 import subprocess
@@ -9,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from redis import Redis
 
 import lorajob
-from lorajob.cli.main import main
+from lorajob.cli.main import cli, main
+from lorajob.cli.remote import CALLBACKS
 from lorajob.client.remote import RemoteClient, WebApi, follow_log
 from lorajob.client.service import Client
 from lorajob.errors import JobNotFoundError, ServiceError, UsageError
@@ -56,6 +59,14 @@ def web(redis_server: Settings, tmp_path_factory: pytest.TempPathFactory) -> Ite
         process.terminate()
         process.wait(60)
         process.stdout.close()
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_a_command_takes_the_same_options_over_http(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    given = {it.name: None for it in command.params if it.expose_value}
+    inspect.signature(CALLBACKS[name]).bind(**given)
 
 
 def test_over_http_a_job_is_the_same_as_beside_the_service(
