@@ -21,8 +21,9 @@ def verify(job: str, as_json: bool) -> None:
     """Check the files of JOB and its base model by their hashes.
 
     The files must be those that the stages committed. Each stage must have used the files of the
-    earlier stages that are there now. All stages must have used the same base model; if it is on
-    this machine, its hash is checked, too.
+    earlier stages, and the settings, that are there now. All stages must have used the same base
+    model; if it is on this machine, its hash is checked, too. job.json must say what the record in
+    Redis says. Checkpoints must match their manifests, unless the training runs now.
 
     Prints a line for each stage and for the base model, then one line for each fault. The exit code
     is 1 if there is a fault.

@@ -33,8 +33,8 @@ class TextConfig(BaseModel):
     inside numbers (3.5, 10:30) and signs that are read aloud (%, &, @)."""
     digits: Literal["keep", "spell"] = "keep"
     """spell: whole numbers become words, in languages whose numbers have one form. Numbers with
-    several forms (French 1), decimals, times, dates and years such as 1984 in English stay, and
-    their clips are counted under `noted`."""
+    several forms (French 1), decimals, times, dates, ordinals such as German 5. and years such as
+    1984 in English stay, and their clips are counted under `noted`."""
 
     @property
     def changes(self) -> tuple[str, ...]:

@@ -126,6 +126,13 @@ def test_an_altered_or_missing_file_of_any_kind_is_noticed(place: Path) -> None:
         return tasks_verify.verify(LocalJob(root), record, lambda: record).faults
 
     assert faults() == ()
+    # A job that goes on while it is checked: its copy is of a later revision than its record.
+    later = {"state": "running", "revision": record.revision + 1}
+    ended, record = record, record.model_copy(update={"state": "queued"})
+    ended.model_copy(update=later).save()
+    assert faults() == ()
+    record = ended
+    record.save()
     for path in paths:
         kept = path.read_bytes()
         altered = kept.replace(b'"hi"', b'"mr"')  # the language, in spec.json and job.json

@@ -93,6 +93,23 @@ def test_an_open_end_is_the_recordings_end_and_too_long_is_too_long():
     assert damaged.reason == "unreadable audio"
 
 
+def test_an_open_end_is_too_long_too_if_the_start_moves_to_a_pause():
+    samples = tone(20, 16_000)
+    samples[round(10.3 * 16_000) : round(10.5 * 16_000)] = 0
+    audio = sound_bytes(samples, 16_000)
+    (long,) = segments.cut(audio, [(10.0, None)], 5, [(0.5, 0.0)])
+    assert isinstance(long, AudioError) and long.reason == "too long, over 5 s"
+    (rest,) = segments.cut(audio, [(10.0, None)], 9.8, [(0.5, 0.0)])
+    assert len(rest.samples) / 16_000 == pytest.approx(9.6, abs=0.03)
+
+
+@pytest.mark.parametrize("end", [3000.0, 48_000.0, 320_000.0])
+def test_times_in_samples_or_milliseconds_have_their_reason(end):
+    (found,) = segments.cut(recording(), [(0.0, end)], 30)
+    assert isinstance(found, AudioError) and found.reason == segments.OTHER_UNIT
+    assert f"ends at {end:g} s of 20.00 s" in str(found)
+
+
 def test_memory_does_not_grow_with_the_recording(tmp_path):
     path = tmp_path / "hour.wav"
     with soundfile.SoundFile(path, "w", 8_000, 1, "PCM_16") as file:

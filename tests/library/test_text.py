@@ -167,6 +167,8 @@ def test_different_words_stay_different(language, one, other):
         ("en", {"digits": "spell"}, "555 1234, $5, 4th and 10 000", "555 1234, $5, 4th and 10 000"),
         ("hi", {"digits": "spell"}, "२१ लोग और 58", "इक्कीस लोग और अट्ठावन"),
         ("fr", {"digits": "spell"}, "1 chat, 2 chats", "1 chat, deux chats"),
+        ("de", {"digits": "spell"}, "am 5. Mai um 7, Platz 3.", "am 5. Mai um sieben, Platz drei."),
+        ("en", {"digits": "spell"}, "I have 5. You have 6.", "I have five. You have six."),
         ("tr", {"digits": "spell"}, "5'te 58 kişi", "5'te elli sekiz kişi"),
         ("th", {"digits": "spell"}, "๒๑", "ยี่สิบเอ็ด"),
         ("en", {"digits": "spell", "case": "lower", "punctuation": "remove"}, "Ten-21, 42.", None),

@@ -125,6 +125,7 @@ def test_another_shape_base_or_adapter_is_one_line_at_submit(
     assert jobs.resolve(same).train.rank == 4
     assert encoder_alpha({"lora_alpha": 64}) == 1.0  # of an older lorajob
     assert encoder_alpha({"lora_alpha": 64, "alpha_pattern": {"encoder": 16.0}}) == 0.25
+    assert encoder_alpha({"lora_alpha": 3, "alpha_pattern": {"encoder": 3 * 0.7}}) == 0.7
 
 
 def test_a_job_without_an_adapter_and_a_damaged_one_are_one_line(

@@ -19,6 +19,7 @@ from lorajob.errors import CorpusError
 from lorajob.languages import Language, find_language
 from lorajob.spec import JobSpec, PreprocessConfig
 from lorajob.speech import audio
+from lorajob.speech.segments import far_beyond
 from lorajob.storage.urls import public
 
 LEAK = "same-recording"
@@ -207,6 +208,8 @@ def _length(clip: Clip, header: _Header, config: PreprocessConfig) -> tuple[str 
     if header.fault:
         return header.fault.reason, header.fault.detail, 0.0
     end = header.seconds if clip.end is None else clip.end
+    if clip.end is not None and (far := far_beyond(clip.end, header.seconds)) is not None:
+        return far.reason, far.detail, 0.0
     seconds = end - clip.start
     if round(seconds, 6) > config.max_seconds:
         return audio.over(config.max_seconds), f"{seconds:.2f} s", 0.0

@@ -107,15 +107,20 @@ def _spec_faults(job: JobDir, results: dict[str, StageResult]) -> Iterator[str]:
 
 
 def checkpoint_faults(job: JobDir) -> Iterator[str]:
-    """One line for each file of a complete checkpoint that is missing, altered or was added."""
+    """One line for each file of a complete checkpoint that is missing, altered or was added.
+
+    A checkpoint that is removed meanwhile has no fault.
+    """
     for path in sorted(job.checkpoints.glob(f"[0-9]*/*/{MANIFEST}")):
         place = path.parent.relative_to(job.root)
         try:
             said: Files = dict(json.loads(path.read_bytes())["files"])
+            here = hash_files(path.parent)
+        except FileNotFoundError:
+            continue
         except (ValueError, LookupError, TypeError):
             yield f"{place / MANIFEST}: damaged"
             continue
-        here = hash_files(path.parent)
         for name in sorted(said.keys() | here.keys()):
             if here.get(name) != said.get(name):
                 yield f"{place / name}: is not as the checkpoint's manifest says"

@@ -33,6 +33,9 @@ TOLERANCE_SECONDS = 0.1
 LONGEST_SECONDS = 1e9  # of any recording
 FIXED = (0.0, 0.0)  # the slack of ends that stay where they are
 BEYOND = "segment beyond the recording's end"
+OTHER_UNIT = "segment far beyond the recording's end: its times may be in samples or milliseconds"
+FAR_TIMES = 10.0  # an end at more times its recording's length is one in another unit
+MOST_A_SECOND = 48_000  # of the samples that people count by
 WRONG_TIMES = "segment that ends before it starts"
 
 
@@ -87,10 +90,13 @@ def _one(
 ) -> Cut | AudioError:
     if start < 0 or (end is not None and end <= start):
         return AudioError(WRONG_TIMES, f"from {start:g} s to {end} s")
+    if end is not None and (fault := far_beyond(end, stream.seconds)) is not None:
+        return fault
     if end is not None and round(end - start, 6) > most:
         return AudioError(over(most))
     first = round(start * stream.rate)
-    wanted = end if end is not None else start + most + TOLERANCE_SECONDS
+    # The start may move later, and the rest of the recording must not be cut off silently.
+    wanted = end if end is not None else start + slack[0] + most + TOLERANCE_SECONDS
     last = round(min(wanted, LONGEST_SECONDS) * stream.rate)
     in_speech = False
     if slack == FIXED:
@@ -116,6 +122,16 @@ def _one(
     return Cut(samples, stream.rate, in_speech)
 
 
+def far_beyond(end: float, whole: float | None) -> AudioError | None:
+    """The fault of a segment whose times are in samples or milliseconds, not in seconds.
+
+    `whole` is the recording's length in seconds by its header; None if it states none.
+    """
+    if not whole or not FAR_TIMES * whole < end <= MOST_A_SECOND * (whole + TOLERANCE_SECONDS):
+        return None
+    return AudioError(OTHER_UNIT, f"ends at {end:g} s of {whole:.2f} s")
+
+
 def _between_pauses(
     stream: "_Stream", first: int, last: int, slack: tuple[float, float]
 ) -> tuple[Samples, bool]:
@@ -138,8 +154,11 @@ def _between_pauses(
 class _Stream:
     """Decoded blocks, of which it keeps those that the current span needs."""
 
-    def __init__(self, rate: int, channels: int, blocks: Iterator[Samples]) -> None:
+    def __init__(
+        self, rate: int, channels: int, blocks: Iterator[Samples], seconds: float | None
+    ) -> None:
         self.rate, self._channels, self._blocks = rate, channels, blocks
+        self.seconds = seconds  # the length by the header; None: not stated
         self._kept: deque[Samples] = deque()
         self._first = 0  # number of the first sample that is kept
         self.end = 0  # samples decoded so far
@@ -184,7 +203,8 @@ def _stream(file: IO[bytes]) -> Iterator[_Stream]:
     if sound is not None and sound.frames < UNKNOWN_FRAMES:
         with sound:
             rate, channels = checked_format(sound.samplerate, sound.channels)
-            yield _Stream(rate, channels, _soundfile_blocks(sound))
+            seconds = float(sound.frames / rate)
+            yield _Stream(rate, channels, _soundfile_blocks(sound), seconds)
         return
     file.seek(0)
     with _av_stream(file) as stream:
@@ -211,7 +231,9 @@ def _av_stream(file: IO[bytes]) -> Iterator[_Stream]:
             if stream.codec_context is None:
                 raise AudioError(UNREADABLE, "a codec that FFmpeg does not know here")
             rate, channels = checked_format(stream.rate, stream.channels)
-            yield _Stream(rate, channels, _av_blocks(container, stream, channels))
+            whole = container.duration
+            seconds = None if whole is None else whole / av.time_base
+            yield _Stream(rate, channels, _av_blocks(container, stream, channels), seconds)
     except (av.FFmpegError, ValueError) as error:
         raise AudioError(UNREADABLE, str(error)) from None
 

@@ -2,7 +2,8 @@
 
 Words for numbers come from the Unicode CLDR (package unicode-rbnf), for languages whose numbers do
 not change with case or class. A number that has several forms, such as French un and une, stays in
-digits, and so do decimals, times, dates, and years that are read in pairs (nineteen eighty-four).
+digits, and so do decimals, times, dates, ordinals such as German 5., and years that are read in
+pairs (nineteen eighty-four).
 """
 
 import re
@@ -33,6 +34,9 @@ _IN_WORDS = frozenset("-‐‑·\u05f3\u05f4\u05be\u0f0b\u0f0c")
 _IN_NUMBERS = frozenset(".,:/-٫٬")
 # A whole number that stands alone, as it is read word for word.
 _NUMBER = re.compile(r"(?<![\w.,:/+\-–$€£¥₹])(?<!\d )\d{1,6}(?![\w$€£¥₹°])(?![.,:/\-–'’]\w)(?! \d)")
+# A number before a point that goes on: in these languages an ordinal, unless a sentence ends there.
+_ORDINAL = re.compile(r"\.(?=\s+\S)")
+_WITH_ORDINALS = frozenset({"az", "da", "de", "hu", "no", "tr"})
 _YEARS = range(1100, 2100)
 _IN_PAIRS = frozenset({"af", "da", "de", "en", "nl", "no", "sv"})  # read years in pairs
 _INVISIBLE = str.maketrans("", "", "\u00ad\u200b")  # where CLDR lets a line break
@@ -51,7 +55,7 @@ def written(text: str, config: TextConfig, language: str) -> FormedText:
     text = clean(text)
     remarks: tuple[str, ...] = ()
     if config.digits == "spell":
-        text = _NUMBER.sub(lambda match: _spelled(match[0], language), text)
+        text = _NUMBER.sub(lambda match: _spelled(match, language), text)
         remarks = (UNSPELLED,) if any(char.isdecimal() for char in text) else ()
     if config.punctuation == "remove":
         text = _without_punctuation(text, language)
@@ -107,9 +111,12 @@ def is_word_sign(char: str) -> bool:
     return unicodedata.category(char)[0] in "LMN"
 
 
-def _spelled(digits: str, language: str) -> str:
+def _spelled(match: re.Match[str], language: str) -> str:
     """The words of a whole number; its digits if several forms are right."""
+    digits = match[0]
     number = int(digits)
+    if language in _WITH_ORDINALS and _ORDINAL.match(match.string, match.end()):
+        return digits
     if len(digits) > 1 and int(digits[0]) == 0:
         return digits
     if number in _YEARS and language in _IN_PAIRS:
