@@ -146,9 +146,9 @@ def _value(name: str, value: Any) -> Any:
 def encoder_alpha(config: dict[str, Any]) -> float:
     """`train.encoder_alpha` by adapter_config.json: its only pattern is that of the encoder."""
     patterns: dict[str, float] = config.get("alpha_pattern") or {}
-    alpha = next(iter(patterns.values()), config["lora_alpha"])
-    # 0.3 * 48 / 48 is not 0.3.
-    return round(alpha / config["lora_alpha"], 9)
+    whole = float(config["lora_alpha"])
+    # 3 * 0.7 / 3 is not 0.7.
+    return round(next(iter(patterns.values()), whole) / whole, 9)
 
 
 def _differs(train: TrainConfig, source: Source, name: str) -> bool:

@@ -331,11 +331,17 @@ def test_every_row_is_kept_or_counted_by_its_true_reason(tmp_path, run, kind):
     }
     for name, data in files.items():
         (root / name).write_bytes(data)
+    for name in ("a b.wav", "upper.WAV", "plain.flac", "Case.wav", "one.wav", "One.wav"):
+        (root / name).write_bytes(good)
     names = [*files, "gone.wav"]
     rows = [f"{unicodedata.normalize('NFC', name)}\tशब्द\ttrain" for name in names]
     rows += ["g0.wav\t...\ttrain", "g1.wav\tone\ttwo\ttrain", "g2.wav\ta\0b\ttrain"]
     rows += ["g3.wav\tबात \N{REPLACEMENT CHARACTER}\ttrain", "g0.wav\tबात\ttest"]
     rows += ["g1.wav\tबात\tholdout"] * 2
+    # Other spellings of a name, and one that may mean either of two files.
+    others = ["a%20b.wav", "upper.wav", "plain", "cASE.wav"]
+    others += [(root / "a b.wav").as_uri()] if kind == "folder" else ["./a b.wav"]
+    rows += [f"{name}\tबात\ttrain" for name in (*others, "oNE.wav")]
     (root / "manifest.tsv").write_text("\n".join(["audio\ttext\tsplit", *rows]), "utf-8")
     path = root
     if kind != "folder":
@@ -345,7 +351,7 @@ def test_every_row_is_kept_or_counted_by_its_true_reason(tmp_path, run, kind):
         "4 fields where 3 are named": 1,
         "NUL character": 1,
         "not audio": 2,
-        "not found": 1,
+        "not found": 2,
         "silent": 1,
         "text empty after normalising": 1,
         "text with characters that an earlier conversion lost (U+FFFD)": 1,
@@ -353,7 +359,7 @@ def test_every_row_is_kept_or_counted_by_its_true_reason(tmp_path, run, kind):
     }
     assert result.noted == {"clipped": 1, "over 95 % silent": 1}
     assert result.unused == {"in split holdout": 2}
-    assert (result.train_clips, result.test_clips) == (7, 1)
+    assert (result.train_clips, result.test_clips) == (12, 1)
     counts = report_of(out)["rows"]
     assert counts["read"] == len(rows) == counts["kept"] + counts["dropped"] + 2
     assert set(result.examples) == {*result.dropped, *result.noted}

@@ -100,6 +100,17 @@ def test_links_in_circles_are_not_followed(tmp_path):
         open_corpus(tmp_path, "hi")
 
 
+def test_a_json_list_may_end_with_a_comma_and_one_that_is_not_json_is_named(tmp_path):
+    path = tmp_path / "train.json"
+    path.write_text(
+        '[{"audio": "a.wav", "text": "एक"},\n{"audio": "b.wav", "text": "दो,]"},\n]\n', "utf-8"
+    )
+    assert [it.text for it in open_corpus(path, "hi").entries] == ["एक", "दो,]"]
+    path.write_text('[{"audio": "a.wav" "text": "एक"}]', "utf-8")
+    with pytest.raises(CorpusError, match=r"train\.json is not JSON: .*line 1 column 20"):
+        open_corpus(path, "hi")
+
+
 def test_a_pipe_in_a_folder_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "train.json")
     os.mkfifo(tmp_path / "train.tsv")

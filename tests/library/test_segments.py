@@ -259,17 +259,20 @@ def test_a_text_over_30_s_is_cut_at_pauses_between_its_words(tmp_path, kind):
 def test_words_that_run_into_each_other_are_cut_and_noted_and_other_words_are_refused(tmp_path):
     (tmp_path / "a.wav").write_bytes(sound_bytes(tone(40, 8_000), 8_000))
     words = [{"text": f"w{n}", "timestamp": [n, n + 1]} for n in range(40)]
+    in_milliseconds = [{"word": f"w{n}", "start": 500 * n, "end": 500 * n + 90} for n in range(40)]
     rows = [
         {"audio": "a.wav", "text": " ".join(f"w{n}" for n in range(40)), "chunks": words},
         {"audio": "a.wav", "text": "other words", "chunks": words},
         {"audio": "a.wav", "text": "short", "end": 2.5, "chunks": words},
+        {"audio": "a.wav", "text": "short", "duration": 20, "words": in_milliseconds},
     ]
     lines = "\n".join(json.dumps(row) for row in rows)
     (tmp_path / "train.jsonl").write_text(lines + "\n", "utf-8")
     corpus = open_corpus(tmp_path, "en")
-    *cut, other, short = corpus.entries
+    *cut, other, short, whole = corpus.entries
     assert len(cut) == 2 and other.fault == timed.MISMATCH
     assert (short.text, short.end) == ("short", 2.5)
+    assert (whole.text, whole.end, whole.fault) == ("short", None, "")
     spec = build_spec({"language": "en", "corpus": "c"})
     wanted = Wanted(spec.preprocess, spec.text, len, "en")
     noted = [it.clip for it in pieces(corpus.clips({"train"}), 30) if cut_in_speech(it, wanted)]

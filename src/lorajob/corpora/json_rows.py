@@ -15,6 +15,10 @@ MAX_LIST_BYTES = 1 << 30  # of a file that is one list, which is read as a whole
 Object = dict[str, object]
 
 
+class NotJsonError(CorpusError):
+    """A file that begins as a JSON list does is not JSON."""
+
+
 def json_tables(place: Place, fits: Callable[[Object], bool]) -> list[tuple[str, str | None]]:
     """The JSON files of a place whose first object fits, and the split in each name.
 
@@ -38,9 +42,9 @@ def json_objects(place: Place, table: str) -> Iterator[tuple[Object, str]]:
         file.seek(0)
         if start.startswith(b"["):
             try:
-                values = json.loads(file.read(MAX_LIST_BYTES))
+                values = _parse_list(file.read(MAX_LIST_BYTES))
             except ValueError as error:
-                raise CorpusError(f"{table}: not JSON: {error}") from None
+                raise NotJsonError(f"corpus: {place.path}: {table} is not JSON: {error}") from None
             rows = ((it, "") if isinstance(it, dict) else ({}, NOT_AN_OBJECT) for it in values)
         else:
             rows = (parse_object(line) for line in text_lines(file, table) if line.strip())
@@ -77,9 +81,23 @@ def json_corpus(
     return Corpus(tuple(entries), place.audio())
 
 
+def _parse_list(data: bytes) -> list[object]:
+    """A JSON list. A comma behind its last value is left out. Raises ValueError."""
+    begun, end, rest = data.rpartition(b"]")
+    if end and not rest.strip() and (values := begun.rstrip()).endswith(b","):
+        data = values[:-1] + end
+    found: list[object] = json.loads(data)
+    return found
+
+
 def _first(place: Place, table: str) -> Object | None:
     try:
         return next((row for row, _ in json_objects(place, table)), None)
+    except NotJsonError:
+        # Beside other tables such a file may be no part of the corpus.
+        if place.table:
+            raise
+        return None
     # The reader of manifests will say what is wrong.
     except CorpusError:
         return None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 
 from lorajob.corpora.clip import SPLITS, TRAIN, Corpus, Entry, Tick
@@ -15,7 +16,7 @@ from lorajob.corpora.names import (
     unique,
 )
 from lorajob.corpora.place import Place
-from lorajob.corpora.spans import DURATION, WHOLE, is_time, seconds, span_of
+from lorajob.corpora.spans import DURATION, WHOLE, is_time, seconds, span_of, stated_seconds
 from lorajob.corpora.tables import (
     Row,
     faulty_entry,
@@ -26,7 +27,7 @@ from lorajob.corpora.tables import (
     read_tsv,
     text_lines,
 )
-from lorajob.corpora.timed import TimedText, cut_long, parts_of
+from lorajob.corpora.timed import LONGEST_SECONDS, TimedText, cut_long, parts_of
 from lorajob.corpora.trees import join
 from lorajob.errors import CorpusError
 
@@ -128,9 +129,12 @@ def entries_of(
     try:
         audio = pick(row, column(place, "audio", AUDIO_COLUMNS), table)
         text = pick(row, column(place, "text", TEXT_COLUMNS), table)
-        span = span_of(_times(place, row), NEMO_AUDIO in row)
+        times = _times(place, row)
+        span = span_of(times, NEMO_AUDIO in row)
         pieces = [TimedText(text, *span, *_slack(row))]
-        if parts := parts_of(row.nested):
+        # The times of words may be in another unit, so a length that is stated counts first.
+        is_short = span[1] is None and (stated_seconds(times) or inf) <= LONGEST_SECONDS
+        if not is_short and (parts := parts_of(row.nested)):
             pieces = cut_long(text, span, parts)
     except ValueError as error:
         fault = str(error)

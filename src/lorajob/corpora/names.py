@@ -6,12 +6,8 @@ from pathlib import PurePosixPath
 
 from lorajob.corpora.clip import SPLIT_NAMES, SPLITS
 from lorajob.corpora.place import Place
+from lorajob.corpora.spelling import AUDIO_SUFFIXES
 from lorajob.corpora.trees import join
-
-AUDIO_SUFFIXES = frozenset(
-    {".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".wma", ".aiff", ".aif"}
-    | {".amr", ".caf", ".au", ".sph", ".mp4", ".webm", ".3gp", ".mka", ".mkv", ".mov"}
-)
 
 
 def split_name(name: str) -> str:

@@ -39,6 +39,14 @@ def span_of(row: Mapping[str, str], duration_cuts: bool = False) -> Span:
     return (start or 0.0, end)
 
 
+def stated_seconds(row: Mapping[str, str]) -> float | None:
+    """The length in seconds that a row states; None if it states none that is a time."""
+    try:
+        return _first(row, DURATIONS)
+    except ValueError:
+        return None
+
+
 def seconds(text: str) -> float:
     """Seconds of `12.5`, `12,5`, `1:02.5` or `0:01:02,500`. Raises ValueError for anything else."""
     text = text.strip()

@@ -29,6 +29,8 @@ from lorajob.corpora.archive import (
 )
 from lorajob.corpora.clip import AudioSource, Clip, Entry, Tick, by_recording
 from lorajob.corpora.copies import Copies
+from lorajob.corpora.listing import Listing, is_hidden, list_folder
+from lorajob.corpora.spelling import FILE_URL, by_folded, folded, spellings
 from lorajob.errors import CorpusError, UsageError
 
 # Of the files that are copied from a tar archive when it is scanned. Others cost a second scan.
@@ -82,19 +84,10 @@ class Tree(Protocol):
         ...
 
 
-def spellings(name: str) -> Iterator[str]:
-    """A file's name, then other ways to write it: Unicode composed or not, Windows' separators."""
-    yield name
-    for other in (name, name.replace("\\", "/").strip()):
-        for form in ("NFC", "NFD"):
-            found = unicodedata.normalize(form, other) if not other.isascii() else other
-            if found != name:
-                yield found
-
-
 def join(folder: str, name: str) -> str:
     """The name of a file in a folder, without `.` and `..`; an absolute name stays absolute."""
-    return os.path.normpath(f"{folder}/{name}" if folder and not name.startswith("/") else name)
+    absolute = name.startswith(("/", FILE_URL))
+    return os.path.normpath(f"{folder}/{name}" if folder and not absolute else name)
 
 
 @dataclass(frozen=True)
@@ -104,7 +97,7 @@ class FolderTree:
     path: Path
     whole: bool = True
     # The folders listed last, because several readers look at the same ones.
-    _listed: dict[str, "_Listing"] = field(default_factory=dict, compare=False, repr=False)
+    _listed: dict[str, Listing] = field(default_factory=dict, compare=False, repr=False)
 
     def files(self, folder: str = "") -> list[str]:
         return self._list(folder).files
@@ -112,11 +105,11 @@ class FolderTree:
     def folders(self, folder: str = "") -> list[str]:
         return self._list(folder).folders
 
-    def _list(self, folder: str) -> "_Listing":
+    def _list(self, folder: str) -> Listing:
         if folder not in self._listed:
             if len(self._listed) >= KEPT_LISTINGS:
                 self._listed.clear()
-            self._listed[folder] = _listing(self.path / folder)
+            self._listed[folder] = list_folder(self.path / folder)
         return self._listed[folder]
 
     def has(self, name: str) -> bool:
@@ -133,38 +126,12 @@ class FolderTree:
 
 
 @dataclass(frozen=True)
-class _Listing:
-    files: list[str]
-    folders: list[str]
-
-
-def _listing(path: Path) -> _Listing:
-    """The names in a folder. A link to a folder above it is left out: it would have no end."""
-    files: list[str] = []
-    folders: list[str] = []
-    try:
-        with os.scandir(path) as found:
-            for it in found:
-                if _hidden(it.name):
-                    continue
-                if it.is_file():
-                    files.append(it.name)
-                elif it.is_dir() and not (it.is_symlink() and _is_above(Path(it.path), path)):
-                    folders.append(it.name)
-    except OSError as error:
-        raise CorpusError(f"corpus: {path} cannot be listed: {error.strerror}") from None
-    return _Listing(sorted(files), sorted(folders))
-
-
-def _is_above(link: Path, folder: Path) -> bool:
-    return folder.resolve().is_relative_to(link.resolve())
-
-
-@dataclass(frozen=True)
 class FolderAudio:
     """Audio in files. A name may be absolute."""
 
     folder: Path
+    # Folder -> its files by their folded names
+    _folded: dict[Path, dict[str, str]] = field(default_factory=dict, compare=False, repr=False)
 
     def read(self, entries: list[Entry]) -> Iterator[Clip]:
         for source, group in by_recording(entries).items():
@@ -173,8 +140,19 @@ class FolderAudio:
 
     def _path(self, source: str) -> Path:
         """The file of that name, however its name is spelt; the first spelling if none is there."""
-        paths = [self.folder / it for it in spellings(source)]
-        return next((path for path in paths if path.is_file()), paths[0])
+        paths = (self.folder / it for it in spellings(source))
+        found = next((path for path in paths if path.is_file()), None)
+        return found or self._in_other_case(self.folder / source)
+
+    def _in_other_case(self, path: Path) -> Path:
+        folder = path.parent
+        if folder not in self._folded:
+            try:
+                self._folded[folder] = by_folded(it.name for it in folder.iterdir())
+            # The folder may be missing, or its name have characters that no folder can have.
+            except (OSError, ValueError):
+                self._folded[folder] = {}
+        return folder / self._folded[folder].get(folded(path.name), path.name)
 
     def stamp(self, entry: Entry) -> str:
         path = self._path(entry.source)
@@ -194,6 +172,8 @@ class _Index:
     def __init__(self) -> None:
         self._files: dict[str, dict[str, None]] = {"": {}}
         self._folders: dict[str, set[str]] = {"": set()}
+        # Folder -> its files by their folded names
+        self._folded: dict[str, dict[str, str]] = {}
 
     def add(self, name: str) -> None:
         folder, _, file = name.rpartition("/")
@@ -218,6 +198,18 @@ class _Index:
     def has(self, name: str) -> bool:
         folder, _, file = name.rpartition("/")
         return file in self._files.get(folder, ())
+
+    def find(self, folder: str, source: str) -> str | None:
+        """The file that `source` names in a folder, however it is spelt; None without one."""
+        names = (join(folder, it) for it in spellings(source))
+        found = next((name for name in names if self.has(name)), None)
+        if found is not None:
+            return found
+        place, _, file = join(folder, source).rpartition("/")
+        if place not in self._folded:
+            self._folded[place] = by_folded(self._files.get(place, ()))
+        other = self._folded[place].get(folded(file))
+        return None if other is None else join(place, other)
 
 
 class TarTree(_Index):
@@ -254,7 +246,7 @@ class TarTree(_Index):
             if _is_table(name):
                 with archive.stream(tar, member, MAX_TABLE_BYTES) as file:
                     self._tables.add(name, file)
-            if not _hidden(name):
+            if not is_hidden(name):
                 self.add(name)
             if seconds and time.monotonic() - start > seconds:
                 self.whole = False
@@ -286,7 +278,7 @@ class TarTree(_Index):
                 break
 
     def audio(self, folder: str, max_bytes: int = MAX_RECORDING_BYTES) -> AudioSource:
-        return TarAudio(self.path, folder, max_bytes)
+        return TarAudio(self.path, folder, max_bytes, self)
 
 
 @dataclass(frozen=True)
@@ -296,12 +288,15 @@ class TarAudio:
     path: Path
     folder: str
     max_bytes: int
+    index: _Index | None = None  # of its names; a quick look has not seen all
 
     def read(self, entries: list[Entry]) -> Iterator[Clip]:
         waiting: dict[str, list[Entry]] = {}
         for source, group in by_recording(entries).items():
             if source:
-                waiting.setdefault(_plain(join(self.folder, source)), []).extend(group)
+                name = self.index.find(self.folder, source) if self.index else None
+                name = name or join(self.folder, source)
+                waiting.setdefault(_plain(name), []).extend(group)
         archive = Archive(self.path)
         for name, member, tar in archive.members() if waiting else ():
             found = waiting.pop(_plain(str(name)), None)
@@ -311,8 +306,9 @@ class TarAudio:
             yield from (_clip_of(entry, audio) for entry in found)
             if not waiting:
                 break
+        missing = {it.source for group in waiting.values() for it in group}
         for entry in entries:
-            if not entry.source or _plain(join(self.folder, entry.source)) in waiting:
+            if not entry.source or entry.source in missing:
                 yield Clip.of(entry, b"")
 
     def stamp(self, entry: Entry) -> str:
@@ -345,7 +341,7 @@ class ZipTree(_Index):
             raise CorpusError(f"{path}: unpacks to more than a corpus could; refused")
         for info in infos:
             name = self._safe_name(info)
-            if not info.is_dir() and not _hidden(name):
+            if not info.is_dir() and not is_hidden(name):
                 self._members[name] = info
                 self.add(name)
 
@@ -398,8 +394,7 @@ class ZipAudio:
 
     def read(self, entries: list[Entry]) -> Iterator[Clip]:
         for source, group in by_recording(entries).items():
-            names = [join(self.folder, it) for it in spellings(source)] if source else []
-            name = next((it for it in names if self.tree.has(it)), None)
+            name = self.tree.find(self.folder, source) if source else None
             if name is None:
                 yield from (Clip.of(entry, b"") for entry in group)
                 continue
@@ -434,7 +429,3 @@ def open_tree(path: Path, tick: Tick | None = None, seconds: float = 0.0) -> Tre
 def _is_table(name: str) -> bool:
     path = PurePosixPath(name)
     return path.suffix.lower() in TABLE_SUFFIXES or path.name in KALDI_TABLES
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))

@@ -224,7 +224,7 @@ def _av_stream(file: IO[bytes]) -> Iterator[_Stream]:
     import av
 
     try:
-        with av.open(file, options={"format_whitelist": AV_FORMATS}) as container:
+        with av.open(file, "r", options={"format_whitelist": AV_FORMATS}) as container:
             if not container.streams.audio:
                 raise AudioError(NO_SOUND)
             stream = container.streams.audio[0]
