@@ -130,7 +130,10 @@ def web_service_of(settings: Settings, port: int) -> Service:
 
 def has_web() -> bool:
     """Whether the packages of the extra `web` are installed."""
-    return all(importlib.util.find_spec(name) for name in ("fastapi", "uvicorn", "multipart"))
+    return all(
+        importlib.util.find_spec(name)
+        for name in ("fastapi", "python_multipart", "starlette", "uvicorn")
+    )
 
 
 def web_port(home: Path) -> int:

@@ -294,9 +294,9 @@ class TarAudio:
         waiting: dict[str, list[Entry]] = {}
         for source, group in by_recording(entries).items():
             if source:
-                name = self.index.find(self.folder, source) if self.index else None
-                name = name or join(self.folder, source)
-                waiting.setdefault(_plain(name), []).extend(group)
+                known = self.index.find(self.folder, source) if self.index else None
+                wanted = _plain(known or join(self.folder, source))
+                waiting.setdefault(wanted, []).extend(group)
         archive = Archive(self.path)
         for name, member, tar in archive.members() if waiting else ():
             found = waiting.pop(_plain(str(name)), None)
