@@ -1,7 +1,14 @@
-"""The password and the secret of the pages: LORAJOB_HOME/web/access.json, only for its user."""
+"""The password and the secret of the pages, and the sessions that were ended by a logout.
 
+LORAJOB_HOME/web/access.json and ended.json, only for their user.
+"""
+
+import json
+import logging
 import os
 import secrets
+import threading
+import time
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -10,6 +17,9 @@ from lorajob.errors import ServiceError
 
 FOLDER = "web"  # in LORAJOB_HOME
 FILE = "access.json"
+ENDED = "ended.json"
+
+log = logging.getLogger(__name__)
 
 
 class WebAccess(BaseModel):
@@ -55,3 +65,42 @@ def _make(path: Path) -> bool:
         return False
     finally:
         temporary.unlink()
+
+
+class EndedSessions:
+    """Sessions that a logout has ended: signature -> the time until which they would be valid.
+
+    The file outlives a restart of the server.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / ENDED
+        self._lock = threading.Lock()
+        try:
+            found = json.loads(self._path.read_bytes())
+            self._ended = {str(mark): float(until) for mark, until in found.items()}
+        except FileNotFoundError:
+            self._ended = {}
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            log.error("%s cannot be read: %s; ended sessions are valid again", self._path, error)
+            self._ended = {}
+
+    def __contains__(self, mark: str) -> bool:
+        """Whether the session with this signature was ended."""
+        return mark in self._ended
+
+    def add(self, mark: str, until: float) -> None:
+        """End a session. Those that are too old by now are forgotten."""
+        with self._lock:
+            now = time.time()
+            kept = {mark: until for mark, until in self._ended.items() if until > now}
+            self._ended = kept | {mark: until}
+            temporary = self._path.with_name(f".{ENDED}.{os.getpid()}")
+            try:
+                temporary.unlink(missing_ok=True)
+                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                    json.dump(self._ended, file)
+                temporary.replace(self._path)
+            except OSError as error:
+                log.error("%s cannot be written: %s", self._path, error)

@@ -169,7 +169,8 @@ def _add_login(app: FastAPI, service: WebService) -> None:
         return response
 
     @app.post(LOGOUT, include_in_schema=False)
-    async def log_out() -> Response:
+    def log_out(request: Request) -> Response:
+        service.access.log_out(request.cookies.get(service.access.cookie, ""))
         response = RedirectResponse(LOGIN, 303)
         response.delete_cookie(service.access.cookie, httponly=True, samesite="strict")
         return response

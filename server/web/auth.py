@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lorajob.errors import UsageError
 from lorajob.server.errors import ApiError
-from lorajob.server.web.access import WebAccess
+from lorajob.server.web.access import EndedSessions, WebAccess
 
 Role = Literal["view", "submit"]
 
@@ -87,13 +87,16 @@ def parse_keys(text: str, role: Role) -> list[ApiKey]:
 class Access:
     """Knows keys and password, and makes and reads sessions."""
 
-    def __init__(self, access: WebAccess, keys: Sequence[ApiKey], user: str) -> None:
+    def __init__(
+        self, access: WebAccess, keys: Sequence[ApiKey], user: str, ended: EndedSessions
+    ) -> None:
         own = ApiKey(user, "submit", _digest(access.password))
         self._keys = (own, *keys)
         self._secret = access.secret.encode()
         # Browsers send cookies to all ports of a host: two services need two names.
         self.cookie = f"lorajob_{hashlib.sha256(self._secret).hexdigest()[:8]}"
         self._failures: list[float] = []
+        self._ended = ended
 
     def by_key(self, key: str) -> Principal | None:
         """Whose key or password this is."""
@@ -130,12 +133,19 @@ class Access:
         body, _, signature = cookie.rpartition(".")
         if not hmac.compare_digest(self._sign("session", body).encode(), signature.encode()):
             return None
+        if signature in self._ended:
+            return None
         values = json.loads(base64.urlsafe_b64decode(body))
         marks = {self._mark(it.digest): it for it in reversed(self._keys)}
         key = marks.get(values["key"])
         if key is None or values["ends"] < time.time():
             return None
         return Principal(key.name, key.role, self._sign("csrf", body))
+
+    def log_out(self, cookie: str) -> None:
+        """End a session, also for a copy of its cookie."""
+        if self.by_session(cookie) is not None:
+            self._ended.add(cookie.rpartition(".")[2], time.time() + SESSION_SECONDS)
 
     def _mark(self, digest: bytes) -> str:
         return self._sign("key", digest.hex())

@@ -1,6 +1,7 @@
 """Runs `lorajob web` until SIGINT or SIGTERM."""
 
 import asyncio
+import logging
 import signal
 import socket
 from collections.abc import Callable
@@ -13,10 +14,13 @@ from lorajob.server.run import MOST_CONNECTIONS, bound_socket, shown_address
 from lorajob.server.web.access import FILE
 from lorajob.server.web.app import MOST_UPLOAD_BYTES, create_web_app
 from lorajob.server.web.state import WebService, open_service
+from lorajob.storage.urls import is_loopback
 from lorajob.worker.settings import Settings
 
 GRACE_SECONDS = 5  # for open requests when the server is told to end
 Say = Callable[[str, WebService], None]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,11 @@ def run_web(settings: Settings, options: WebOptions, say: Say) -> None:
     service = open_service(settings)
     listening = bound_socket(options.host, options.port)
     logs.configure()
+    if not is_loopback(options.host):
+        log.warning(
+            "--host %s: other machines can reach it, by plain HTTP; put a proxy with TLS in front",
+            options.host,
+        )
     # uvicorn raises these signals again when it ends.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)

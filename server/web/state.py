@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from redis import Redis
 from starlette.requests import Request
 
-from lorajob.server.web.access import FOLDER, open_access
+from lorajob.server.web.access import FOLDER, EndedSessions, open_access
 from lorajob.server.web.audit import AuditLog
 from lorajob.server.web.auth import (
     SAFE_LETTERS,
@@ -78,7 +78,7 @@ def open_service(settings: Settings) -> WebService:
     access, made = open_access(home)
     return WebService(
         settings=settings,
-        access=Access(access, keys, settings.user or _login_name()),
+        access=Access(access, keys, settings.user or _login_name(), EndedSessions(home / FOLDER)),
         audit=AuditLog(home / FOLDER),
         made_password=access.password if made else None,
     )

@@ -136,9 +136,19 @@ def test_a_person_logs_in_and_changes_need_the_token(client: TestClient, web: We
         assert client.post("/api/anything", headers=other).status_code == 403
         login = client.post("/login", data={"password": "x"}, headers={"Sec-Fetch-Site": site})
         assert login.status_code == 403
+    copied = dict(client.cookies)
     gone = client.post("/logout", data={"csrf_token": own["X-CSRF-Token"]})
     assert gone.status_code == 303
     assert client.get("/", headers=HTML).status_code == 303
+    # A copy of the cookie is of no use, also after a restart.
+    session = copied[web.access.cookie]
+    again = open_service(web.settings)
+    assert web.access.by_session(session) is None and again.access.by_session(session) is None
+    other = again.access.log_in(password(web))
+    assert other is not None and again.access.by_session(other) is not None
+    assert (web.folder / "ended.json").stat().st_mode & 0o777 == 0o600
+    (web.folder / "ended.json").write_text("[]")
+    assert open_service(web.settings).access.by_session(other) is not None
 
 
 def test_a_session_ends_with_its_key_and_cannot_be_altered(web: WebService) -> None:
