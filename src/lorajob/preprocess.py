@@ -39,7 +39,7 @@ from lorajob.storage.urls import public
 from lorajob.whisper.tokens import Labels, suppressed_but_said, suppressed_tokens
 
 # Version of this stage's output, part of the cache key: raise it with every change of the output.
-VERSION = 7
+VERSION = 8
 SECONDS_BETWEEN_REPORTS = 0.5
 
 log = logging.getLogger(__name__)

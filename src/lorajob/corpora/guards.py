@@ -23,7 +23,7 @@ from lorajob.storage.urls import local_path, public
 from lorajob.visible import visible
 
 # Version of these stores, part of the cache key: raise it with every change of them.
-VERSION = 1
+VERSION = 2
 KIND = "guard-clips"
 
 log = logging.getLogger(__name__)

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from urllib.parse import unquote
 
-AUDIO_SUFFIXES = frozenset(
-    {".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".wma", ".aiff", ".aif"}
-    | {".amr", ".caf", ".au", ".sph", ".mp4", ".webm", ".3gp", ".mka", ".mkv", ".mov"}
+# The most usual ones first: a name without suffix is looked for with each in turn.
+AUDIO_SUFFIXES = (
+    *(".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".oga", ".aac", ".wma", ".aiff", ".aif"),
+    *(".amr", ".caf", ".au", ".sph", ".mp4", ".webm", ".3gp", ".mka", ".mkv", ".mov"),
 )
 FILE_URL = "file:"
 
@@ -57,5 +58,5 @@ def _with_suffixes(name: str) -> Iterator[str]:
         stem = name.removesuffix(suffix)
         yield from (stem + suffix.lower(), stem + suffix.upper())
     elif name and not name.endswith("/"):
-        for other in sorted(AUDIO_SUFFIXES):
-            yield from (name + other, name + other.upper())
+        yield from (name + other for other in AUDIO_SUFFIXES)
+        yield from (name + other.upper() for other in AUDIO_SUFFIXES)
