@@ -31,9 +31,11 @@ from lorajob.worker.records.record import JobRecord
 
 LAST = 286  # the status with which htmx shows an answer and asks no more
 SOUND_SECONDS = 3600  # that a browser keeps a clip
+SUMMARY = "summary"  # the id of the part of the page that shows steps
 OF_TRAINING = ("loss", "validation", "learning_rate")
 
 Found = TypeVar("Found")
+Settings = list[tuple[str, object, object]]  # name, value, default
 
 router = APIRouter(prefix="/jobs")
 
@@ -65,22 +67,31 @@ def job_screen(
     if found != job_id:
         return RedirectResponse(f"/jobs/{found}", 302)
     record = jobs.load(job_id)
-    findings: Read[Findings | None] = _read(lambda: files.findings_of(jobs, record))
-    data: Read[CorpusCounts | None] = _read(lambda: files.data_of(jobs, record))
+    # With each step of a stage htmx fetches the summary alone, which needs no file of the job.
+    whole = request.headers.get("HX-Target") != SUMMARY
+    findings: Read[Findings | None] = Read()
+    data: Read[CorpusCounts | None] = Read()
+    settings: Read[Settings] = Read()
+    log: Read[str] = Read()
     shown = stage if stage in STAGES else _newest_stage(record)
+    if whole:
+        findings = _read(lambda: files.findings_of(jobs, record))
+        data = _read(lambda: files.data_of(jobs, record))
+        settings = _read(lambda: files.settings_of(jobs, record))
+        log = _read(lambda: files.log_tail(jobs, record, shown))
     return screen(
         request,
         "job.html",
         job=view_job(jobs, record),
         findings=findings.found,
         data=data.found,
-        settings=_read(lambda: files.settings_of(jobs, record)),
+        settings=settings,
         faults=list(dict.fromkeys(it.fault for it in (findings, data) if it.fault)),
         verdict=verdict_line(findings.found) if findings.found else "",
         groups=choose_clips(findings.found, full=False) if findings.found else [],
         stage_names=STAGES,
         log_stage=shown,
-        log=_read(lambda: files.log_tail(jobs, record, shown)).found or "",
+        log=log.found or "",
         clone=True,
         report=f"/api/jobs/{record.id}/report",
         charts=True,

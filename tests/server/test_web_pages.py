@@ -249,6 +249,11 @@ def test_lists_have_the_job_that_was_chosen_also_if_it_is_old(
         assert BETTER in unknown.text
         beyond = client.get("/?page=9")
         assert "This page has no jobs" in beyond.text and "no job yet" not in beyond.text
+        # A step of the training changes the summary alone.
+        part = client.get(f"/jobs/{TRAINS}", headers={"HX-Target": "summary"}).text
+        whole = client.get(f"/jobs/{TRAINS}").text
+        assert 'id="summary"' in part and "240 of 600" in part
+        assert "augment.use" in whole and "augment.use" not in part
         # The log of a job that has ended is not asked for again.
         logs = [client.get(f"/jobs/{job}/log?stage=train").status_code for job in (TRAINS, FAILED)]
         assert logs == [200, 286]

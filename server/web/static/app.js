@@ -5,7 +5,8 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 const fire = (name) => htmx.trigger(document.body, name);
 
 /* Live events. The stream is closed while nobody looks at the page. */
-let stream = null, later = 0;
+const GATHER_MS = 2000;
+let stream = null, later = 0, gathered = 0;
 const lost = document.getElementById("lost"), LOST = lost.textContent;
 function tell(text) {
   lost.textContent = text;
@@ -24,7 +25,11 @@ function listen() {
     close();
     later = setTimeout(() => { listen(); fire("state"); }, 5000);
   });
-  for (const name of ["state", "progress"]) stream.addEventListener(name, () => fire(name));
+  stream.addEventListener("state", () => fire("state"));
+  stream.addEventListener("progress", () => {
+    // Many steps of many jobs are one change of the page, which is never left out.
+    gathered ||= setTimeout(() => { gathered = 0; fire("progress"); }, GATHER_MS);
+  });
   // What changed between the page and the stream is fetched now.
   stream.addEventListener("begin", (event) => fire(event.data === document.body.dataset.seen ? "progress" : "state"));
   stream.addEventListener("over", () => { close(); fire("state"); });
