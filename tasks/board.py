@@ -6,13 +6,13 @@ jobs of each language.
 
 from dataclasses import dataclass
 
-from lorajob.errors import UsageError
 from lorajob.job.results import Scores, headline, verdict_of
-from lorajob.languages import Language, find_language
+from lorajob.languages import Language
 from lorajob.reporting.board import BoardRate, BoardRow
 from lorajob.storage.urls import public
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.prune import ended_at
+from lorajob.tasks.words import language_of
 from lorajob.worker.connect import service_errors
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.records.records import PAGE
@@ -57,18 +57,11 @@ def _candidates(jobs: Jobs) -> dict[str, _Candidates]:
             name = headline(at.scores)
             if at.state != "succeeded" or name is None:
                 continue
-            language = _language(at.language)
+            language = language_of(at.language)
             own = found.setdefault(language.code, _Candidates(language, 0, []))
             own.count += 1
             own.best = sorted([*own.best, (_rate(at.scores[name], language), job_id)])[:READ]
     return found
-
-
-def _language(code: str) -> Language:
-    try:
-        return find_language(code)
-    except UsageError:  # of a version with more languages
-        return Language(code, code, code, "wer")
 
 
 def _rate(scores: Scores, language: Language) -> float:

@@ -2,9 +2,11 @@
 
 import re
 
+from lorajob.errors import UsageError
 from lorajob.job.report import Progress
 from lorajob.job.results import headline
 from lorajob.job.states import JobState
+from lorajob.languages import Language, find_language
 from lorajob.storage.urls import public
 from lorajob.worker.records.record import JobRecord
 
@@ -70,6 +72,14 @@ def done_share(record: JobRecord) -> float:
         elif stage.state == "running" and stage.progress is not None:
             done += min(1.0, stage.progress.share)
     return done / len(record.stages)
+
+
+def language_of(code: str) -> Language:
+    """The language of a code, also one that only a newer version knows."""
+    try:
+        return find_language(code)
+    except UsageError:
+        return Language(code, code, code, "wer")
 
 
 def base_model_name(model: str) -> str:

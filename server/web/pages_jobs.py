@@ -11,7 +11,6 @@ from starlette.responses import Response
 
 from lorajob.errors import UsageError
 from lorajob.job.results import headline, verdict_of
-from lorajob.languages import Language, find_language
 from lorajob.server.web.pages_html import screen
 from lorajob.server.web.state import UserJobs
 from lorajob.storage.urls import public
@@ -23,6 +22,7 @@ from lorajob.tasks.words import (
     corpus_name,
     current_stage,
     done_share,
+    language_of,
     state_of_work,
 )
 from lorajob.worker.connect import service_errors
@@ -135,7 +135,8 @@ def read_lines(jobs: Jobs, view: JobsView) -> tuple[list[JobLine], bool]:
     """The lines of a page, and whether there are more jobs. Raises UsageError."""
     states = [view.state] if view.state else []
     tags = [view.tag] if view.tag else []
-    wanted = replace(parse_filter(view.lang, states, tags, None), text=view.q)
+    languages = frozenset(language_of(it.strip()).code for it in view.lang.split(",") if it.strip())
+    wanted = replace(parse_filter(None, states, tags, None), languages=languages, text=view.q)
     first = PAGE * (view.page - 1)
     found = list_jobs(jobs, wanted, first + PAGE + 1, view.sort, state_of_work)
     return _lines(jobs, found[first : first + PAGE]), len(found) > first + PAGE
@@ -158,14 +159,6 @@ def _languages(jobs: Jobs) -> list[tuple[str, str]]:
         codes = {it.rpartition("-")[0] for it in jobs.records.ids()}
     found = {(it := language_of(code)).code: it.name for code in codes}
     return sorted(found.items(), key=lambda it: it[1])
-
-
-def language_of(code: str) -> Language:
-    """The language of a code, also one that only a newer version knows."""
-    try:
-        return find_language(code)
-    except UsageError:
-        return Language(code, code, code, "wer")
 
 
 def _line(record: JobRecord, waiting: Mapping[str, Wait], now: float) -> JobLine:

@@ -8,10 +8,11 @@ from starlette.responses import RedirectResponse, Response
 
 from lorajob.reporting.board import NOTE, BoardRow
 from lorajob.server.web.pages_html import screen
-from lorajob.server.web.pages_jobs import JobLine, JobsView, language_of, read_lines
+from lorajob.server.web.pages_jobs import JobLine, JobsView, read_lines
 from lorajob.server.web.state import Service, User, UserJobs
 from lorajob.tasks.board import read_board
 from lorajob.tasks.promotions import Promotion, Promotions
+from lorajob.tasks.words import language_of
 
 MOST_OTHERS = 10  # further models of a language
 

@@ -8,12 +8,12 @@ from lorajob.errors import LorajobError
 from lorajob.job.jobdir import STAGES
 from lorajob.job.results import Scores, StageResult, headline, verdict_of
 from lorajob.languages import Language
-from lorajob.server.web.pages_jobs import language_of, seconds_of
+from lorajob.server.web.pages_jobs import seconds_of
 from lorajob.storage.urls import public
 from lorajob.tasks.describe import Wait
 from lorajob.tasks.jobs import Jobs, waits
 from lorajob.tasks.promotions import Promotions
-from lorajob.tasks.words import state_of_work
+from lorajob.tasks.words import language_of, state_of_work
 from lorajob.worker.records.record import JobRecord, StageRecord
 
 RETRIED = ("failed", "rejected", "cancelled")
@@ -100,10 +100,14 @@ class JobScreen:
         return self.record.scores.get("base")
 
     @property
+    def measured(self) -> str | None:
+        """`delivered`, or `tuned` of an older job; None before its evaluation."""
+        return headline(self.record.scores)
+
+    @property
     def after(self) -> Scores | None:
-        """The scores of the delivered model."""
-        name = headline(self.record.scores)
-        return None if name is None else self.record.scores[name]
+        """The scores of that model."""
+        return None if self.measured is None else self.record.scores[self.measured]
 
     def rate(self, scores: Scores) -> float:
         """The error rate by the language's metric, in percent."""

@@ -247,6 +247,12 @@ def test_lists_have_the_job_that_was_chosen_also_if_it_is_old(
         unknown = client.get("/compare?job=hi-00000000")
         assert unknown.status_code == 422 and "hi-00000000" in unknown.text
         assert BETTER in unknown.text
+        # A job of a language that only a newer version knows.
+        foreign = jobs.load(BASELINE).model_copy(update={"id": "zzz-0a0a0009", "language": "zzz"})
+        assert jobs.records.create(foreign)
+        for path in ("/?lang=zzz", "/compare?job=zzz-0a0a0009", "/models", "/try?job=zzz-0a0a0009"):
+            answer = client.get(path)
+            assert answer.status_code == 200 and "zzz-0a0a0009" in answer.text, path
         beyond = client.get("/?page=9")
         assert "This page has no jobs" in beyond.text and "no job yet" not in beyond.text
         # A step of the training changes the summary alone.
