@@ -9,9 +9,12 @@ import pytest
 import soundfile
 
 from lorajob import preprocess
+from lorajob.checking.run import Plan, check_clips
+from lorajob.checking.table import open_table
 from lorajob.corpora import open_corpus, timed
 from lorajob.corpora.packed import pack_corpus
 from lorajob.corpora.pieces import pieces
+from lorajob.corpora.selection import open_sources
 from lorajob.corpora.spans import seconds, span_of
 from lorajob.corpora.usable import NO_PAUSE, Wanted, examine
 from lorajob.job.jobdir import JobDir
@@ -108,6 +111,23 @@ def test_times_in_samples_or_milliseconds_have_their_reason(end):
     (found,) = segments.cut(recording(), [(0.0, end)], 30)
     assert isinstance(found, AudioError) and found.reason == segments.OTHER_UNIT
     assert f"ends at {end:g} s of 20.00 s" in str(found)
+
+
+def test_a_quick_check_names_times_in_samples_too(tmp_path):
+    (tmp_path / "a.wav").write_bytes(recording())
+    rows = [
+        {"text": "one", "start": 1, "end": 3, "split": "train"},
+        {"text": "two", "start": 3, "end": 5, "split": "test"},
+        {"text": "three", "start": 80_000, "end": 112_000, "split": "train"},
+    ]
+    lines = [json.dumps({"audio": "a.wav", **row}) for row in rows]
+    (tmp_path / "manifest.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+    spec = build_spec({"language": "en", "corpus": str(tmp_path)})
+    plan = Plan(spec, open_sources(spec, [tmp_path], "en"), None, quick=True)
+    with open_table() as table:
+        report = check_clips(plan, table)
+    assert any(segments.OTHER_UNIT in it.says for it in report.findings)
+    assert report.splits["train"].dropped == 1
 
 
 def test_memory_does_not_grow_with_the_recording(tmp_path):
