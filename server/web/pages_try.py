@@ -7,7 +7,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, aclosing, asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -32,6 +32,8 @@ from lorajob.tasks.naming import find_id
 from lorajob.tasks.promotions import open_delivered
 
 HEAR = "/try/hear"
+UPLOADS = "uploads"
+LEFT_SECONDS = 3600.0  # an older upload is of a server that was killed
 MEMORY_BYTES = 12e9  # for models; the longest unused one is unloaded first
 IDLE_SECONDS = 300.0  # after which all models are unloaded
 LONGEST_SECONDS = 600.0  # of one request
@@ -95,6 +97,7 @@ class Heard:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.listener = Trials()
+    _drop_left(app.state.web.folder / UPLOADS)
     yield
     await app.state.listener.close()
 
@@ -122,7 +125,7 @@ async def hear(
 ) -> Response:
     """What the base and the tuned model hear in a recording, as a part of the page."""
     listener: Trials = request.app.state.listener
-    folder = service.folder / "uploads"
+    folder = service.folder / UPLOADS
     with ExitStack() as held:
         try:
             path = await asyncio.to_thread(_keep, file, folder, held)
@@ -132,6 +135,14 @@ async def hear(
         found = await asyncio.gather(*(listener.hear(it, path) for it in (base, tuned)))
     rows = [("base", base.name, found[0]), ("tuned", tuned.name, found[1])]
     return screen(request, "heard.html", problem="", rows=rows)
+
+
+def _drop_left(folder: Path) -> None:
+    """Delete the recordings that a killed server left."""
+    for path in folder.glob("*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > LEFT_SECONDS:
+                path.unlink()
 
 
 def _keep(file: UploadFile, folder: Path, held: ExitStack) -> Path:

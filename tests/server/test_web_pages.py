@@ -1,5 +1,6 @@
 """The pages of `lorajob web` in a real browser, at two widths, light and dark."""
 
+import os
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -202,6 +203,10 @@ def test_a_model_is_tried_beside_its_base(
     base = tmp_path / "base"
     base.mkdir()
     monkeypatch.setattr(pages_try, "base_folder", lambda name: base)
+    left = tmp_path / "web" / "uploads" / "left.webm"
+    left.parent.mkdir()
+    left.write_bytes(b"of a server that was killed")
+    os.utime(left, (0, 0))
     app = create_web_app(service)
     with TestClient(app) as client:
         client.post("/login", data={"password": service.made_password})
