@@ -193,6 +193,6 @@ async def _hear(pool: ModelPool, model: serving.ServedModel, path: Path) -> Hear
             async for answer in answers:
                 if answer.begun is not None:
                     separator, seconds = answer.begun.separator, answer.begun.seconds
-                if answer.piece is not None:
+                if answer.piece is not None and answer.piece.text.strip():
                     pieces.append(answer.piece)
     return Heard(tuple(pieces), separator, seconds, time.monotonic() - began)

@@ -168,13 +168,16 @@ def test_a_form_with_a_fault_comes_back_filled_and_a_viewer_sees_no_buttons(
 
 
 class Speaker:
-    """A model's process that hears two words, or two letters in a language without spaces."""
+    """A model's process that hears three words, or nothing without a separator for them."""
 
-    def __init__(self, separator: str) -> None:
+    def __init__(self, separator: str | None) -> None:
         self.separator = separator
 
     async def answers(self, request: Any) -> AsyncIterator[Answer]:
-        yield Answer(id=1, begun=Begun(language="hi", seconds=3.0, separator=self.separator))
+        yield Answer(id=1, begun=Begun(language="hi", seconds=3.0, separator=self.separator or ""))
+        yield Answer(id=1, piece=SpokenPiece(start=0, end=0, text=" "))
+        if self.separator is None:
+            return
         words = [TimedWord(word=it, start=0.1, end=0.5) for it in ("नमस्ते", "<b>")]
         yield Answer(id=1, piece=SpokenPiece(start=0, end=1, text="नमस्ते <b>", words=words))
         yield Answer(id=1, piece=SpokenPiece(start=1, end=3, text="फिर"))
@@ -183,7 +186,7 @@ class Speaker:
 class Speakers:
     """Has a process for each model."""
 
-    def __init__(self, separator: str) -> None:
+    def __init__(self, separator: str | None) -> None:
         self.separator = separator
 
     @asynccontextmanager
@@ -225,6 +228,8 @@ def test_a_model_is_tried_beside_its_base(
             text = hear(BETTER)
             assert text.count(separator.join(["नमस्ते", "&lt;b&gt;", "फिर"])) == 2
         assert "openai/whisper-small" in text and BETTER in text and "3.0 s of sound" in text
+        app.state.listener._pool = Speakers(None)
+        assert hear(BETTER).count("No speech was heard") == 2
         assert "The file is empty" in hear(BETTER, b"")
         assert "has no model yet" in hear(QUEUED)
         monkeypatch.setattr(pages_try, "base_folder", fail_to_convert)
