@@ -218,11 +218,10 @@ def files_of_job(
 
 
 def _files(folder: JobDir, parts: list[str]) -> Iterator[tuple[str, Path | bytes]]:
-    data = folder.spec_path.read_bytes()
-    spec = JobSpec.load(folder.spec_path)
-    if any(public(place) != place for place in spec.all_places):
-        data = json.dumps(spec.with_places(public).model_dump(mode="json")).encode()
-    yield "spec.json", data
+    JobSpec.load(folder.spec_path)  # only to refuse a damaged one
+    # The values as they stand there, because results state their hash.
+    values = json.loads(folder.spec_path.read_bytes())
+    yield "spec.json", json.dumps(_public_values(values)).encode()
     sent: set[str] = set()
     for part in parts:
         stage, _, start = part.partition("/")
@@ -233,6 +232,15 @@ def _files(folder: JobDir, parts: list[str]) -> Iterator[tuple[str, Path | bytes
             if (name.startswith(start) or name == "manifest.json") and whole not in sent:
                 sent.add(whole)
                 yield whole, path
+
+
+def _public_values(value: object) -> object:
+    """JSON with its URLs made public."""
+    if isinstance(value, dict):
+        return {name: _public_values(it) for name, it in value.items()}
+    if isinstance(value, list):
+        return [_public_values(it) for it in value]
+    return public(value) if isinstance(value, str) else value
 
 
 def _tar(held: ExitStack, found: Iterator[tuple[str, Path | bytes]], name: str) -> Response:

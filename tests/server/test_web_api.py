@@ -239,7 +239,7 @@ def test_results_are_those_of_the_files(
 
 
 def test_files_come_as_a_tar_without_secrets(
-    client: TestClient, web: WebService, evaluated: list[JobRecord]
+    client: TestClient, web: WebService, evaluated: list[JobRecord], tmp_path: Path
 ) -> None:
     job = evaluated[0].id
     answer = client.get(f"/api/jobs/{job}/files", params={"part": ["evaluate", "train/hist"]})
@@ -251,6 +251,11 @@ def test_files_come_as_a_tar_without_secrets(
     assert set(held) == names
     assert held["train/history.jsonl"] == (own.stage_dir("train") / "history.jsonl").read_bytes()
     assert b"secret" not in held["spec.json"] and b"s3://bucket/a.tsv" in held["spec.json"]
+    # Results state the hash of the settings, which must be that of the copy, too.
+    (tmp_path / "spec.json").write_bytes(held["spec.json"])
+    assert JobDir(tmp_path).spec_hash() == own.spec_hash()
+    (tmp_path / "spec.json").write_bytes(held["spec.json"].replace(b"a.tsv", b"b.tsv"))
+    assert JobDir(tmp_path).spec_hash() != own.spec_hash()
     assert "secret" not in client.get(f"/api/jobs/{job}/spec").text
     for part in ("..", "train/../x", "/etc", "train/a/b"):
         assert "part: " in said(client.get(f"/api/jobs/{job}/files", params={"part": part}), 422)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 STAGES = ("preprocess", "train", "evaluate", "convert")
 JOB_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_LOGIN = re.compile("://.*@", re.DOTALL)  # of a URL without query
 MANIFEST = "manifest.json"
 REPORT = "report.html"
 # What the report shows, for a job in a store: neither training clips nor weights.
@@ -151,13 +152,15 @@ class JobDir:
     def spec_hash(self) -> str:
         """A hash of the settings in spec.json: of their values, not of their layout.
 
+        Logins and queries of URLs do not count: `lorajob web` sends spec.json without them.
         Raises StageError if the file is missing or damaged.
         """
         try:
             values = json.loads(self.spec_path.read_bytes())
         except (FileNotFoundError, ValueError):
             raise StageError(f"{self.spec_path} is missing or damaged") from None
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        told = json.dumps(_without_secrets(values), sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()
 
     def require(self, *stages: str) -> None:
         """Raise StageError unless all of `stages` are finished."""
@@ -193,6 +196,17 @@ class JobDir:
             return standing
         sync_path(self.root)
         return result
+
+
+def _without_secrets(value: object) -> object:
+    """JSON without what may be secret in URLs: their logins and queries."""
+    if isinstance(value, dict):
+        return {name: _without_secrets(it) for name, it in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(it) for it in value]
+    if isinstance(value, str) and "://" in value:
+        return _LOGIN.sub("://", value.partition("?")[0])
+    return value
 
 
 def hash_files(folder: Path) -> Files:
