@@ -3,6 +3,9 @@
 import errno
 import json
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from lorajob.worker.machine.self_check import find_fault
 from lorajob.worker.records.records import Records
 from lorajob.worker.supervision import faults
 from lorajob.worker.supervision.outcome import Crashed, Failed, Stopped
+from lorajob.worker.supervision.supervisor import crash_place
 from tests.support.command import run
 from tests.support.fleet import end_tree
 from tests.support.records import create
@@ -19,6 +23,7 @@ from tests.support.service import settings_for, wait_for
 
 SICK = Path(__file__).parents[1] / "support" / "sick"
 DOCS = Path(__file__).parents[2] / "docs"
+NATIVE = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGABRT, signal.SIGFPE)
 
 
 @pytest.fixture
@@ -166,8 +171,9 @@ def test_on_one_machine_a_stage_is_tried_again_with_pauses_and_fails_with_every_
         (Failed("network", "no Hub"), "network"),
         (Failed("stage", "no spec.json here"), "stage"),
         (Crashed(4, "a bug"), "crash"),
-        (Crashed(-11, "SIGSEGV"), "native"),
+        *((Crashed(-number, number.name), "native") for number in NATIVE),
         (Crashed(-9, "SIGKILL"), "lost"),
+        (Crashed(-15, "SIGTERM"), "lost"),
         (Stopped("stalled"), "stalled"),
         (Stopped("cancelled"), None),
     ],
@@ -175,6 +181,25 @@ def test_on_one_machine_a_stage_is_tried_again_with_pauses_and_fails_with_every_
 def test_only_what_the_input_shows_is_the_jobs_own(outcome, kind, tmp_path):
     loss = faults.loss_of(outcome, settings_for(tmp_path, None))
     assert (loss.kind if isinstance(loss, faults.Loss) else loss) == kind
+
+
+@pytest.mark.parametrize("number", NATIVE)
+def test_the_place_of_every_native_crash_is_found(number, tmp_path):
+    script = tmp_path / "library.py"
+    script.write_text(
+        "import faulthandler, os\n"
+        "faulthandler.enable()\n"
+        "def load():\n"
+        f"    os.kill(os.getpid(), {int(number)})\n"
+        "load()\n"
+    )
+    log = tmp_path / "train.log"
+    log.write_text("a line of an attempt before\n")
+    begun = log.stat().st_size
+    with log.open("ab") as file:
+        done = subprocess.run([sys.executable, str(script)], stderr=file, check=False)
+    assert done.returncode == -number
+    assert crash_place(log, begun) == f"load of {tmp_path.name}/library.py:4"
 
 
 def test_a_crash_at_the_same_place_on_two_machines_is_the_jobs(sick_fleet):
