@@ -100,6 +100,10 @@ class ModelError(LorajobError):
     kind = "model"
 
 
+class TooLarge(ModelError):
+    """The model runs out of memory with one window at a time, the least that a stage can try."""
+
+
 class BaseChangedError(ModelError):
     """The base model on this machine is not the one that the job began with."""
 
@@ -265,7 +269,7 @@ def fault_behind(error: LorajobError) -> type[LorajobError] | None:
     A reader calls a corpus unreadable, and the share has failed; a model does not load, and the GPU
     has failed. Answers of servers are left out: that there is no such model is the job's own.
     """
-    if error.kind not in JOBS_OWN:
+    if error.kind not in JOBS_OWN or isinstance(error, TooLarge):
         return None
     for place, cause in enumerate(causes(error)[1:]):
         if says_out_of_memory(cause):

@@ -14,6 +14,7 @@ import soundfile
 
 from lorajob import stage
 from lorajob.errors import (
+    JOBS_OWN,
     CardError,
     CorpusError,
     DiskError,
@@ -23,6 +24,7 @@ from lorajob.errors import (
     ModelError,
     NetworkError,
     OutOfMemory,
+    TooLarge,
     UsageError,
     fault_of,
 )
@@ -137,6 +139,11 @@ def raised_by(own: LorajobError, cause: BaseException, tmp_path: Path, patch) ->
 def test_what_led_to_an_error_decides_whose_it_is(own, cause, kind, tmp_path, monkeypatch):
     met = raised_by(own("corpus: x cannot be read"), cause, tmp_path, monkeypatch)
     assert (type(met), str(met)) == (kind, "corpus: x cannot be read")
+
+
+def test_a_model_that_is_too_large_for_one_window_is_the_jobs_own(tmp_path, monkeypatch):
+    met = raised_by(TooLarge("x"), RuntimeError("CUDA out of memory"), tmp_path, monkeypatch)
+    assert type(met) is TooLarge and met.kind in JOBS_OWN
 
 
 @pytest.mark.parametrize(

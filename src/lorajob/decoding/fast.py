@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from lorajob.cores import threads_a_stage
 from lorajob.decoding.config import DecodeConfig
 from lorajob.decoding.windows import extractor, features
-from lorajob.errors import ModelError, says_out_of_memory
+from lorajob.errors import ModelError, TooLarge, says_out_of_memory
 from lorajob.speech.audio import SAMPLE_RATE, Samples
 from lorajob.whisper.base_check import LABEL_POSITIONS
 from lorajob.whisper.tokens import Labels
@@ -192,7 +192,7 @@ class FastDecoder:
     ) -> list[Any]:
         """The results of a batch. If memory runs out, the batch is decoded in halves.
 
-        Raises ModelError if one window alone needs too much memory.
+        Raises TooLarge if one window alone needs too much memory.
         """
         try:
             return [future.result() for future in futures]
@@ -200,7 +200,7 @@ class FastDecoder:
             if not says_out_of_memory(error):
                 raise
             if len(sounds) == 1:
-                raise ModelError(
+                raise TooLarge(
                     "out of memory while decoding one window; use a GPU with more memory, or "
                     "fewer workers on this one"
                 ) from error

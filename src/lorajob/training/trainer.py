@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from lorajob.errors import ModelError
+from lorajob.errors import TooLarge
 from lorajob.spec import TrainConfig
 from lorajob.training.attention import packs
 from lorajob.training.checkpoint import TrainingState, load_checkpoint
@@ -161,7 +161,7 @@ class Run:
     def use_less_memory(self, windows: int, error: torch.OutOfMemoryError) -> None:
         """Halve the micro-batch, so that the step of `windows` is taken again in smaller passes.
 
-        Raises ModelError if the micro-batch is one window already.
+        Raises TooLarge if the micro-batch is one window already.
         """
         alone = self.accelerator.num_processes == 1
         tried = min(self.micro_batch, windows) if alone else self.micro_batch
@@ -170,7 +170,7 @@ class Run:
         elif tried == 1 and OOM_ELSEWHERE in str(error):
             return
         if tried == 1:
-            raise ModelError(
+            raise TooLarge(
                 "train: out of memory with train.micro_batch=1; set train.quantization=4bit or "
                 "train.gradient_checkpointing=true, or choose a smaller base model"
             ) from error
