@@ -262,14 +262,17 @@ def _unset(spec: JobSpec) -> dict[str, bool | set[str]]:
         "gate",
         "augment",
         "start",
+        "text",
         "trackers",
     )
     fields = JobSpec.model_fields
     unset: dict[str, bool | set[str]] = {
         name: True for name in newer if getattr(spec, name) == fields[name].default
     }
-    if spec.train.interpolate == 1:
-        unset["train"] = {"interpolate"}
+    newer_train = {
+        name: getattr(spec.train, name) == 1 for name in ("interpolate", "encoder_alpha")
+    }
+    unset["train"] = {name for name, is_default in newer_train.items() if is_default}
     return unset if spec.preprocess.columns else unset | {"preprocess": {"columns"}}
 
 

@@ -23,7 +23,12 @@ def test_settings_that_older_versions_lack_change_no_id():
     ]
     found = _ids_asked_for(asked, None, "")
     assert found == ("batch-ec640a8c", ["hi-49390125", "mr-7b65229f"])
-    for values in ({"trackers": ["wandb"]}, {"train": {"interpolate": 0.5}}):
+    for values in (
+        {"trackers": ["wandb"]},
+        {"train": {"interpolate": 0.5}},
+        {"train": {"encoder_alpha": 0.5}},
+        {"text": {"case": "lower"}},
+    ):
         other = build_spec({"language": "hi", "corpus": "/c.tar"} | values)
         assert _ids_asked_for([other, asked[1]], None, "") != found
 
