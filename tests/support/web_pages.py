@@ -54,6 +54,13 @@ class Pages:
         assert not self.faults, (path, self.faults)
         wide = self.page.evaluate("document.documentElement.scrollWidth - innerWidth")
         assert wide <= 0, f"{path} is {wide} pixels too wide"
+        # The chart of characters has squares of one size, and scrolls.
+        cut = self.page.evaluate(
+            "[...document.querySelectorAll('figure:not([data-name=characters]) > .chart')]"
+            ".filter((it) => it.scrollWidth > it.clientWidth)"
+            ".map((it) => it.parentElement.dataset.name)"
+        )
+        assert not cut, f"{path}: charts wider than their places: {cut}"
         if not axe:
             return
         self.page.evaluate(AXE.read_text("utf-8"))

@@ -83,9 +83,11 @@ async function drawAll(root) {
     const answer = await fetch(group.dataset.charts);
     if (!answer.ok) continue;
     const specs = await answer.json();
-    for (const figure of group.querySelectorAll("figure[data-name]")) {
+    const figures = [...group.querySelectorAll("figure[data-name]")];
+    // A chart takes the width that its place has: all places are shown before the first is drawn.
+    for (const figure of figures) figure.hidden = !specs[figure.dataset.name];
+    for (const figure of figures) {
       const spec = specs[figure.dataset.name];
-      figure.hidden = !spec;
       if (spec) await draw(figure.querySelector(".chart"), spec);
     }
     group.dataset.drawn = "yes";
