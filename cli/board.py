@@ -65,14 +65,27 @@ def board(lang: str | None, sort: str, as_json: bool, as_markdown: bool, html: P
     among the best five. Jobs may have different test clips; `lorajob compare` compares them on
     common ones.
     """
-    from lorajob.reporting.board import markdown, write_board
     from lorajob.tasks.board import read_board
     from lorajob.tasks.listing import parse_filter
 
+    check_forms(as_json, as_markdown)
+    rows = read_board(open_jobs(), parse_filter(lang, (), (), None).languages)
+    print_board(rows, sort, as_json, as_markdown, html)
+
+
+def check_forms(as_json: bool, as_markdown: bool) -> None:
+    """Raises click.UsageError if both forms are asked for."""
     if as_json and as_markdown:
         raise click.UsageError("--json and --markdown exclude each other")
-    rows = read_board(open_jobs(), parse_filter(lang, (), (), None).languages)
-    rows = sorted(rows, key=ORDERS[sort])
+
+
+def print_board(
+    found: "Sequence[BoardRow]", sort: str, as_json: bool, as_markdown: bool, html: Path | None
+) -> None:
+    """Print the rows in the order `sort` of ORDERS, and write them as a page to `html`."""
+    from lorajob.reporting.board import markdown, write_board
+
+    rows = sorted(found, key=ORDERS[sort])
     if html is not None:
         write_board(rows, html)
         click.echo(f"lorajob: wrote {html}", err=True)

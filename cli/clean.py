@@ -11,7 +11,7 @@ from lorajob.cli.context import load_settings, open_jobs
 if TYPE_CHECKING:
     from lorajob.tasks.disk import Kind
 
-KINDS = ("cache", "corpora", "models")
+KINDS: tuple["Kind", ...] = ("cache", "corpora", "models")
 
 
 @click.command("clean")
@@ -40,7 +40,7 @@ def clean_command(what: tuple["Kind", ...], yes: bool) -> None:
             click.echo(f"{kind:8}{size_words(sizes.get(kind, 0)):>10}")
         click.echo("lorajob: nothing is deleted; --yes deletes it", err=True)
         return
-    for kind, freed in free_disk(open_jobs(), kinds).items():  # type: ignore[arg-type]
+    for kind, freed in free_disk(open_jobs(), kinds).items():
         click.echo(f"{kind:8}{size_words(freed):>10} freed")
 
 

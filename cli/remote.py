@@ -280,26 +280,14 @@ def _compare(jobs: tuple[str, ...], as_json: bool, html: Path | None) -> None:
 def _board(
     lang: str | None, sort: str, as_json: bool, as_markdown: bool, html: Path | None
 ) -> None:
-    from lorajob.cli.board import ORDERS, board_table
-    from lorajob.cli.format import console
-    from lorajob.reporting.board import BoardRow, markdown, write_board
+    from lorajob.cli.board import check_forms, print_board
+    from lorajob.reporting.board import BoardRow
 
+    check_forms(as_json, as_markdown)
     found = _api().get("/board", {"lang": lang})
     fields = BoardRow.model_fields
     own = [{name: value for name, value in it.items() if name in fields} for it in found]
-    rows = sorted((BoardRow.model_validate(it) for it in own), key=ORDERS[sort])
-    if html is not None:
-        write_board(rows, html)
-        click.echo(f"lorajob: wrote {html}", err=True)
-    if as_json:
-        _print_json([row.model_dump(mode="json") | {"fewer": row.fewer} for row in rows])
-    elif as_markdown:
-        click.echo(markdown(rows))
-    elif rows:
-        screen = console(sys.stdout)
-        screen.print(board_table(rows, screen.width))
-    else:
-        click.echo("lorajob: no job has a model yet; `lorajob status` lists the jobs", err=True)
+    print_board(list(map(BoardRow.model_validate, own)), sort, as_json, as_markdown, html)
 
 
 def _promote(job: str | None, force: bool, as_json: bool) -> None:

@@ -143,6 +143,7 @@ def _run_child(stage: str, job: JobDir, line: ProgressLine) -> None:
         try:
             said = _follow(child.stdout, stage, line)
             code = child.wait()
+        # Ctrl-C, too, must stop the stage, which does not get it.
         except BaseException:
             _stop(child)
             print(f"\nlorajob: stopped; the same call again continues {job.root}", file=sys.stderr)

@@ -34,6 +34,7 @@ async def answer(request: Request, task: Task) -> Response:
         service.metrics.answered(task, error.status, time.monotonic() - came)
         trace.end(error.status)
         raise
+    # A bug is counted here, and answered and logged by the server.
     except Exception:
         service.metrics.answered(task, 500, time.monotonic() - came)
         trace.end(500)

@@ -123,7 +123,7 @@ def remove(jobs: Jobs, job_id: str) -> None:
 
 
 def damage(jobs: Jobs, job_id: str) -> str | None:
-    """Why the record of a job cannot be read; None if it can be, or if there is none."""
+    """Why the record of a job cannot be read; None if it can be read or does not exist."""
     with service_errors(jobs.settings):
         return damage_of(jobs.records, job_id)
 

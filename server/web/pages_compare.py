@@ -18,13 +18,13 @@ from lorajob.tasks.naming import find_id
 
 MOST_JOBS = 8
 MOST_CLIPS = 30  # those that differ most
-Chosen = Annotated[list[str], Query(alias="job")]
+Chosen = Annotated[list[str], Query(alias="job", default_factory=list)]
 
 router = APIRouter(prefix="/compare")
 
 
 @router.get("")
-def show_comparison(request: Request, jobs: UserJobs, chosen: Chosen = []) -> Response:  # noqa: B006
+def show_comparison(request: Request, jobs: UserJobs, chosen: Chosen) -> Response:
     """The comparison of the chosen jobs, or a list to choose from."""
     comparison, problem, places = None, "", {}
     names = list(dict.fromkeys(it.strip() for it in chosen if it.strip()))
@@ -56,7 +56,7 @@ def show_comparison(request: Request, jobs: UserJobs, chosen: Chosen = []) -> Re
 
 
 @router.get("/chart.json")
-def give_chart(jobs: UserJobs, chosen: Chosen = []) -> Response:  # noqa: B006
+def give_chart(jobs: UserJobs, chosen: Chosen) -> Response:
     """The error rates of the chosen jobs, as Vega-Lite."""
     names = list(dict.fromkeys(chosen))
     return JSONResponse({"rates": comparison_chart(compare_jobs(_read(jobs, names)))})

@@ -50,7 +50,7 @@ class Trials:
         self._idle: asyncio.Task[None] | None = None
 
     async def hear(self, model: serving.ServedModel, path: Path) -> "Heard":
-        """The transcript of a recording, or why there is none."""
+        """The transcript of a recording, or the reason why the model gave no text."""
         self._open += 1
         try:
             pool = self._pool = self._pool or ModelPool(MEMORY_BYTES)

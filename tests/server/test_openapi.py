@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import schemathesis
-from hypothesis import HealthCheck, given, settings
 
 from lorajob.server.app import create_app
 from lorajob.server.metrics import ServerMetrics
 from lorajob.server.service import Limits, SpeechService
+from tests.support.openapi import ask_everything
 from tests.support.served import ModelCatalogue, Pool, Process
 
 EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "12"))  # of each operation
@@ -24,22 +24,5 @@ def test_no_request_of_the_document_makes_the_server_fail(tmp_path: Path) -> Non
     catalogue: Any = ModelCatalogue()
     service = SpeechService(pool, catalogue, ServerMetrics(), Limits(), tmp_path)
     schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(service, ()))
-    asked: set[str] = set()
-    for found in schema.get_all_operations():
-        operation: Any = found.ok()
-
-        @given(case=operation.as_strategy())
-        @settings(
-            max_examples=EXAMPLES,
-            derandomize=True,
-            database=None,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        )
-        def ask(case: Any) -> None:
-            asked.add(f"{case.method} {case.path}")
-            answer = case.call()
-            assert answer.status_code < 500, (case.as_curl_command(), answer.text)
-
-        ask()
+    asked = ask_everything(schema, EXAMPLES)
     assert len(asked) == OPERATIONS, asked

@@ -1,6 +1,6 @@
 """Ports that no other process is given by chance between the question and their use.
 
-The system gives connections, and whoever asks for any port, one of ip_local_port_range. These
+A connection gets a port of ip_local_port_range, and so does a program that asks for any port. These
 ports are below that range, and each process of the tests begins at another one.
 """
 

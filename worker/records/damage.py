@@ -20,7 +20,7 @@ OPEN_SETS = "lorajob:open:*"  # the jobs of each lane, batch and user that have 
 
 
 def damage_of(records: Records, job_id: str) -> str | None:
-    """Why a record cannot be read; None if it can be read, or if there is none."""
+    """Why a record cannot be read; None if it can be read or does not exist."""
     try:
         records.load(job_id)
     except JobNotFoundError:

@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from lorajob.bundle.layout import INDEX
@@ -27,7 +28,7 @@ from lorajob.storage.urls import is_named, is_url, public
 
 HUB = "hf:"
 REPO = re.compile(r"[\w.-]+/[\w.-]+")
-TAR_MODES = {".tar": "w", ".tar.gz": "w:gz", ".tgz": "w:gz"}
+TAR_MODES: dict[str, Literal["w", "w:gz"]] = {".tar": "w", ".tar.gz": "w:gz", ".tgz": "w:gz"}
 OTHER_ARCHIVES = (".zip", ".7z", ".tar.bz2", ".tar.xz", ".tar.zst", ".gz")
 
 
@@ -119,7 +120,7 @@ class FolderPlace(Destination):
 class TarPlace(FolderPlace):
     """A tar on this machine, with the bundle in a folder of the tar's name."""
 
-    def __init__(self, path: Path, mode: str) -> None:
+    def __init__(self, path: Path, mode: Literal["w", "w:gz"]) -> None:
         super().__init__(path)
         self.mode = mode
 
@@ -133,7 +134,7 @@ class TarPlace(FolderPlace):
         part = self.path.with_name(f"{folder.name}.part")
         inner = self.path.name.removesuffix(".gz").removesuffix(".tar").removesuffix(".tgz")
         try:
-            with tarfile.open(part, self.mode) as tar:  # type: ignore[call-overload]
+            with tarfile.open(part, self.mode) as tar:
                 tar.add(folder, arcname=inner, filter=_anonymous)
             with part.open("rb") as file:
                 os.fsync(file.fileno())

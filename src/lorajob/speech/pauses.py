@@ -16,7 +16,7 @@ LEAST_SECONDS = 0.03  # of a pause; closures of plosives are shorter or as long
 
 
 def nearest_pause(samples: Samples, rate: int, at: int, slack: int) -> int | None:
-    """The middle of the longest pause within `slack` samples of `at`; None if there is none.
+    """The middle of the longest pause within `slack` samples of `at`; None without a pause.
 
     `samples` are mono at `rate` Hz, and only those within CONTEXT_SECONDS of `at` are heard. So two
     clips that meet at `at` get the same answer.
