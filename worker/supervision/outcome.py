@@ -27,6 +27,9 @@ class Committed:
 
     result: StageResult
 
+    def __str__(self) -> str:
+        return "succeeded"
+
 
 @dataclass(frozen=True)
 class Failed:
@@ -35,12 +38,18 @@ class Failed:
     kind: str
     message: str
 
+    def __str__(self) -> str:
+        return f"failed ({self.kind}): {self.message}"
+
 
 @dataclass(frozen=True)
 class Stopped:
     """The supervisor stopped the stage, for `reason`."""
 
     reason: StopReason
+
+    def __str__(self) -> str:
+        return f"stopped: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,9 @@ class Crashed:
     returncode: int  # negative: minus the number of a signal
     message: str
     place: str | None = None  # where Python was when native code crashed
+
+    def __str__(self) -> str:
+        return self.message
 
 
 Outcome = Committed | Failed | Stopped | Crashed
