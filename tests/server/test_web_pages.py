@@ -92,6 +92,7 @@ def test_a_person_finds_watches_hears_compares_and_promotes(
     page.evaluate("document.querySelector('audio').preload = 'auto'")
     page.wait_for_function("() => document.querySelector('audio').duration > 2")
     assert page.locator("#clips mark").count() > 5
+    assert page.text_content("a[href='#gate'].small") == "5 of 6 checks passed, 1 not checked"
 
     # Two jobs are compared.
     pages.open("/", axe=False)
