@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
@@ -50,6 +50,7 @@ def train_locally(
     sets: Iterable[str] = (),
     progress: bool = True,
     in_process: bool = False,
+    stages: Sequence[str] = STAGES,
     **settings: object,
 ) -> LocalResults:
     """Run the four stages of a job here and return its results. Needs no service.
@@ -59,9 +60,12 @@ def train_locally(
     interrupted, from the newest checkpoint, and returns at once if all is done.
 
     Each stage runs in a process of its own, which gives its memory back; with `in_process`, all
-    run in this one. Ctrl-C stops the stage after a checkpoint. Raises the errors of the stages,
-    and UsageError if `folder` has a job with other settings.
+    run in this one. `stages` runs only these, in the usual order. Ctrl-C stops the stage after a
+    checkpoint. Raises the errors of the stages, and UsageError if `folder` has a job with other
+    settings.
     """
+    if unknown := [name for name in stages if name not in STAGES]:
+        raise UsageError(f"stages: {unknown[0]!r} is not allowed; allowed: {', '.join(STAGES)}")
     spec = make_spec(load_settings(), language, corpus, base_model, preset, sets, settings)
     if spec.start.job is not None:
         raise UsageError("start.job: only a job of a service starts from another one's adapter")
@@ -70,11 +74,12 @@ def train_locally(
     name = job.root.name
     line = ProgressLine(name, silent=not progress)
     for stage in STAGES:
-        if job.result(stage) is None:
+        if stage in stages and job.result(stage) is None:
             line.show(stage, None)
             run = _run_here if in_process else _run_child
             run(stage, job, line)
-    line.end("succeeded")
+    left = [name for name in STAGES if job.result(name) is None]
+    line.end(f"{', '.join(left)} not run yet" if left else "succeeded")
     return LocalResults(job)
 
 

@@ -11,8 +11,9 @@ from tempfile import TemporaryDirectory
 from pydantic import ValidationError
 
 from lorajob.errors import JobNotFoundError, StageError
+from lorajob.job.history import HISTORY, PART
 from lorajob.job.jobdir import REPORT_FILES, STAGES, JobDir
-from lorajob.reporting.curves import HISTORY, Curves, history_path, read_curves
+from lorajob.reporting.curves import Curves, history_path, read_curves
 from lorajob.reporting.findings import (
     CorpusCounts,
     Findings,
@@ -75,15 +76,17 @@ def _stored_curves(store: Store) -> Curves:
     found = [it for it in store.names("checkpoints") if it.endswith(f"/{HISTORY}")]
     if not found:
         return Curves([], [])
-    newest = max(found, key=_numbers)
+    newest = max(found, key=_numbers).removesuffix(HISTORY)
     with TemporaryDirectory() as folder:
-        path = Path(folder) / HISTORY
-        path.write_bytes(store.read(newest) or b"")
-        return read_curves(path, running=True)
+        for name in store.names(newest.rstrip("/")):
+            file = name.rpartition("/")[2]
+            if file == HISTORY or PART.fullmatch(file):
+                Path(folder, file).write_bytes(store.read(name) or b"")
+        return read_curves(Path(folder, HISTORY), running=True)
 
 
 def _numbers(name: str) -> list[int]:
-    """Attempt and step of checkpoints/ATTEMPT/step-N/history.jsonl."""
+    """Attempt and step of checkpoints/ATTEMPT-STEP/history.jsonl."""
     return [int(it) for it in re.findall(r"\d+", name)]
 
 

@@ -28,6 +28,7 @@ from lorajob.corpora.guards import guard_folder, shown_name
 from lorajob.decoding.config import DecodeConfig, TokenLimits, token_limits, write_config
 from lorajob.decoding.delivered import listen
 from lorajob.decoding.fast import Sound, decode
+from lorajob.decoding.forecast import expect_passes
 from lorajob.decoding.long_form import transcribe_long
 from lorajob.errors import LorajobError
 from lorajob.gate.checks import Candidate, check_all
@@ -130,7 +131,9 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         allowed = allowed_tokens(job, Labels(folder, language))
         digest = delivered_model(folder, adapter, allowed, kind, model)
         pace.passed()
-        texts = decode(model, config, clips.sounds(clips.all), spec.evaluate.batch_size, pace.done)
+        size = spec.evaluate.batch_size
+        ahead = partial(expect_passes, spec, len(clips.all), len(clips.sample), pace)
+        texts = decode(model, config, clips.sounds(clips.all), size, pace.done, ahead)
         pace.passed()
         budget = spec.evaluate.delivered_minutes
         half = None if budget is None else 30 * budget
@@ -152,6 +155,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         "compute_type": kind,
         "model_sha256": digest,
         "seconds": pace.seconds,
+        "forecast_seconds": pace.expected,
     }
     # `convert` puts these settings beside the model.
     write_config(out, config)

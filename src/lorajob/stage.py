@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from io import StringIO
 from pathlib import Path
 from types import FrameType
 
@@ -227,11 +228,17 @@ def main(argv: list[str] | None = None) -> int:
     share_cpu(os.environ)
     job = JobDir(args.job_dir.resolve())
     logs.bind(job=job.root.name, stage=args.stage, attempt=args.attempt)
-    report = Report(args.stage)
+    ranks = importlib.import_module("lorajob.training.ranks") if args.stage == "train" else None
+    rank = None if ranks is None else ranks.launched_rank()
+    report = Report(args.stage, StringIO() if rank else None)
     _listen_for_stop(report)
     if args.supervised:
         _end_with_supervisor()
     try:
+        if rank:
+            # Rank 0 runs the stage and reports for all.
+            importlib.import_module("lorajob.training.rank_main").run_launched(job, report)
+            return 0
         attempt = args.attempt or job.last_attempt(args.stage) + 1
         with logs.quiet_libraries():
             report.result(run_stage(args.stage, job, attempt, report, own_process=True))
@@ -247,6 +254,8 @@ def main(argv: list[str] | None = None) -> int:
         logging.getLogger(__name__).exception("stage %s broke", args.stage)
         return EXIT_BROKEN
     finally:
+        if ranks is not None and rank == 0:
+            ranks.tell_end()
         _end_loaders()
     return 0
 

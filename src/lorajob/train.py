@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from lorajob.job.history import HISTORY, read_history
 from lorajob.job.jobdir import JobDir
 from lorajob.job.report import Report
 from lorajob.job.results import TrainResult
@@ -54,8 +55,8 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         )
     checkpoint = take_over(job.checkpoints, attempt, course.digest)
     resume = checkpoint.path if checkpoint else None
-    path = out / "history.jsonl"
-    path.write_bytes((resume / path.name).read_bytes() if resume else b"")
+    path = out / HISTORY
+    path.write_bytes(read_history(resume) if resume else b"")
     with (
         tracked(spec, job) as trackers,
         shared_by(processes, job, clips, resume),
@@ -66,10 +67,12 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         loop = prepare(spec, base.folder, course, resume, report, start)
         first = loop.run.step
         loop.history, loop.checkpoints = history, job.checkpoints / str(attempt)
-        with TemporaryDirectory(dir=out) as scratch:
-            loop.train(Path(scratch))
-        kept = loop.keep_weights()
-        share = loop.interpolate(spec, base.folder)
+        with closing(loop.writer):
+            with TemporaryDirectory(dir=out) as scratch:
+                loop.train(Path(scratch))
+            kept = loop.keep_weights()
+            share = loop.interpolate(spec, base.folder)
+            loop.writer.wait()
     save_adapter(loop.run.model, out / "adapter")
     name_base(out / "adapter", spec, base)
     return TrainResult(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,32 @@ def test_the_passes_of_a_stage_count_on_and_never_back() -> None:
         (6, 6, None),
     ]
     assert list(passes.seconds) == ["conversion", "tuned", "gate"]
+
+
+def test_the_forecast_of_passes_is_shown_before_they_begin(monkeypatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    passes = PassProgress(Report("evaluate", stream), {"tuned": 100, "delivered": 10, "gate": 10})
+    passes.expect({"tuned": 50.0, "delivered": 30.0, "gate": 20.0})
+    now[0] = 1.0
+    passes.done(2)  # too few to trust their pace
+    now[0] = 40.0
+    passes.done(50)
+    passes.passed()
+    passes.done(0)
+    passes.passed()
+    passes.done(10)
+    events = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [(it["step"], round(it["eta_seconds"])) for it in events] == [
+        (0, 100),
+        (2, 99),
+        (50, 90),
+        (100, 50),
+        (100, 50),
+        (110, 20),
+        (120, 0),
+    ]
 
 
 def test_a_phase_stands_in_the_progress() -> None:

@@ -172,8 +172,18 @@ def test_a_finished_folder_is_returned_and_another_one_kept(
     )
     assert again.metrics == done.metrics
     assert capsys.readouterr().err == "hi-1: succeeded\n"
+    with pytest.raises(UsageError, match="stages: 'training' is not allowed; allowed: preprocess,"):
+        lorajob.train_locally("hi", spec.corpus, folder=done.folder, stages=["training"])
     with pytest.raises(UsageError, match=r"a job with other settings \(seed, convert\)"):
         lorajob.train_locally("hi", spec.corpus, spec.base_model, folder=done.folder, seed=3)
+    begun = tmp_path / "begun"
+    write_json(begun / "spec.json", spec.model_dump(mode="json"))
+    sets = ["convert.compute_types=[float32]"]
+    none = lorajob.train_locally(
+        "hi", spec.corpus, spec.base_model, folder=begun, sets=sets, stages=()
+    )
+    assert none.folder == begun
+    assert "preprocess, train, evaluate, convert not run yet" in capsys.readouterr().err
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(UsageError, match="is not empty and has no job"):
         lorajob.train_locally("hi", spec.corpus, folder=tmp_path)

@@ -259,6 +259,35 @@ def test_a_type_that_does_not_fit_the_gpu_is_replaced_by_a_smaller_one(
     assert "float32 does not fit the GPU; float16 is used" in caplog.text
 
 
+def test_many_clips_are_forecast_and_decoded_on_all_gpus(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ctranslate2.models.Whisper
+    loaded = []
+
+    def whisper(folder: str, device_index: list[int], **options: object) -> object:
+        assert options["device"] == "cuda"
+        loaded.append(device_index)
+        return real(folder, device="cpu", inter_threads=len(device_index), intra_threads=1)
+
+    sounds = [Sound.of(noise(seconds, 1)) for seconds in (1.0, 2.0, 1.5, 0.7)]
+    limits = TokenLimits(tokens_a_second=5, tokens=20, seconds=30)
+    once = DecodeConfig(language="hi", limits=limits, temperatures=(0.0,), no_speech=None)
+    expected = fast.decode(model, once, sounds)
+    monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 2)
+    monkeypatch.setattr(ctranslate2.models, "Whisper", whisper)
+    told: list[tuple[float, int]] = []
+    monkeypatch.setattr(fast, "CLIPS_TO_FORECAST", 4)
+    found = fast.decode(model, once, sounds, 1, ahead=lambda *given: told.append(given))
+    assert found == expected
+    assert loaded == [[0, 1]]
+    ((seconds, workers),) = told
+    assert seconds > 0 and workers == 2
+    # A server and `transcribe` take one. So does sampling, which has to be the same each time.
+    FastDecoder(model, once)
+    assert loaded[1:] == [[0]]
+
+
 def test_decoding_knows_no_reference() -> None:
     """No module of the package imports what holds references, no function takes them."""
     forbidden = ("clipstore", "scoring", "corpora", "jiwer", "evaluate", "datasets")

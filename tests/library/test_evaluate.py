@@ -9,6 +9,7 @@ import jiwer
 import pytest
 
 from lorajob import evaluate
+from lorajob.decoding import fast
 from lorajob.decoding.config import read_config, token_limits
 from lorajob.decoding.fast import decode_batches
 from lorajob.job.jobdir import JobDir
@@ -83,12 +84,25 @@ def rows_of(job: JobDir) -> list[dict[str, Any]]:
 
 
 def test_the_base_is_decoded_once_for_the_same_clips(
-    trained: JobDir, tmp_path: Path, decoded: Calls
+    trained: JobDir,
+    tmp_path: Path,
+    decoded: Calls,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     first = evaluated(tmp_path / "first", trained)
+    monkeypatch.setattr(fast, "CLIPS_TO_FORECAST", 1)
+    capsys.readouterr()
     assert decoded == ["tuned", "base"]
     second = evaluated(tmp_path / "second", trained)
     assert decoded == ["tuned", "base", "tuned"]
+    ahead = metrics_of(second)["forecast_seconds"]
+    assert ahead["tuned"] > 0 and ahead["base"] == ahead["delivered"] > ahead["tuned"]
+    assert ahead["gate"] == 0
+    # It is shown before the first clip is decoded.
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    first_eta = next(it["eta_seconds"] for it in events if it.get("eta_seconds"))
+    assert first_eta == pytest.approx(sum(ahead.values()))
     results = [job.result("evaluate") for job in (first, second)]
     assert results[0].base == results[1].base
     # Everything is seeded.

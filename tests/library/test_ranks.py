@@ -7,22 +7,29 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from torch.distributed import TCPStore
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from lorajob.errors import UsageError
+from lorajob.errors import StageStopped, UsageError
+from lorajob.job.history import read_history
 from lorajob.job.jobdir import JobDir
 from lorajob.job.report import EXIT_FAILED, EXIT_STOPPED
+from lorajob.stage import run_stage
 from lorajob.training import ranks
 from lorajob.training.checkpoint import newest_checkpoint
 from lorajob.training.ranks import wanted_processes
+from lorajob.worker.stack.redis_server import free_port
 from tests.support.procs import descendants, running
 from tests.support.service import wait_for
 from tests.support.tiny import make_job
-from tests.support.training import SHORT, history
+from tests.support.training import SHORT, StopAt, history
 
 EXACT = (*SHORT, "train.dropout=0")
 
@@ -41,7 +48,6 @@ def start(job: JobDir, processes: int) -> "subprocess.Popen[str]":
 @pytest.mark.parametrize(
     ("sets", "tolerance"),
     [
-        (("train.audio_context=full",), 1e-4),
         ((), 1e-3),  # a cut window is padded to the longest of its process's share
         (("train.decoder_only=true", "train.cut_clips=1"), 1e-4),  # they share encoder outputs
     ],
@@ -60,6 +66,61 @@ def test_two_processes_train_as_one(
     assert losses[1] == pytest.approx(losses[0], rel=tolerance)
 
 
+def launch(job: JobDir, port: int) -> None:
+    """What torchrun does on one of two machines, with one process each."""
+    config = LaunchConfig(
+        min_nodes=2,
+        max_nodes=2,
+        nproc_per_node=1,
+        run_id="test",
+        rdzv_backend="c10d",
+        rdzv_endpoint=f"{ranks.LOOPBACK}:{port}",
+        local_addr=ranks.LOOPBACK,
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    with pytest.raises(ChildFailedError):  # a stopped stage has an exit code of its own
+        elastic_launch(config, sys.executable)("-m", "lorajob.stage", "train", str(job.root))
+
+
+def launched(rank: int) -> list[int]:
+    """The processes that torch's launchers started with this number."""
+    found = []
+    for pid in descendants(os.getpid()):
+        with suppress(OSError):
+            if b"\0RANK=%d\0" % rank in Path(f"/proc/{pid}/environ").read_bytes():
+                found.append(pid)
+    return found
+
+
+def test_torchs_launcher_trains_on_several_machines_which_stop_together(
+    tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = (*EXACT, "train.audio_context=full", "train.epochs=500", "train.save_steps=10000")
+    alone = make_job(tmp_path / "alone", tiny_whisper, *sets)
+    with pytest.raises(StageStopped):
+        run_stage("train", alone, 1, StopAt(3))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    job = make_job(tmp_path / "job", tiny_whisper, *sets)
+    port = free_port()
+    with ThreadPoolExecutor(2) as threads:
+        machines = [threads.submit(launch, job, port) for _ in range(2)]
+        path = job.root / "attempts" / "train-1" / "history.jsonl"
+        wait_for(lambda: path.is_file() and path.read_bytes().count(b"\n") >= 3)
+        (other,) = launched(1)
+        os.kill(other, signal.SIGTERM)  # the machine without the stage is told to stop
+        for machine in machines:
+            machine.result(timeout=240)
+    newest = newest_checkpoint(job.checkpoints)
+    assert newest is not None
+    rows = history_of(newest.path)
+    assert newest.step == len(rows)
+    expected = newest_checkpoint(alone.checkpoints)
+    assert expected is not None
+    losses = [row["loss"] for row in history_of(expected.path)]
+    assert [row["loss"] for row in rows[:3]] == pytest.approx(losses, rel=1e-4)
+
+
 def test_a_stop_reaches_both_after_the_same_step(tiny_whisper: Path, tmp_path: Path) -> None:
     job = make_job(tmp_path, tiny_whisper, *EXACT, "train.epochs=500", "train.save_steps=10000")
     stage = start(job, 2)
@@ -76,7 +137,7 @@ def test_a_stop_reaches_both_after_the_same_step(tiny_whisper: Path, tmp_path: P
 
 
 def history_of(checkpoint: Path) -> list[dict[str, float]]:
-    return [json.loads(row) for row in (checkpoint / "history.jsonl").read_text().splitlines()]
+    return [json.loads(row) for row in read_history(checkpoint).splitlines()]
 
 
 @pytest.mark.parametrize("victim", ["first", "other"])

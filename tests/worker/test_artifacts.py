@@ -73,10 +73,12 @@ def commit(stored: JobStore, stage: str, attempt: int, **files: bytes) -> None:
     stored.job.commit(stage, out, StageResult(attempt=attempt))
 
 
-def checkpoint(job: JobDir, attempt: int, step: int) -> None:
+def checkpoint(job: JobDir, attempt: int, step: int, **others: bytes) -> None:
     folder = job.checkpoints / str(attempt) / f"step-{step}"
     folder.mkdir(parents=True)
     (folder / "adapter.bin").write_bytes(b"%d" % step)
+    for name, data in others.items():
+        (folder / name).write_bytes(data)
     write_json(folder / "manifest.json", {"files": hash_files(folder)})
 
 
@@ -249,6 +251,26 @@ def test_only_the_newest_checkpoint_is_kept_in_the_store(url: str, tmp_path: Pat
     push_checkpoint(here)  # by an owner that lost its claim
     assert here.checkpoints()[-1] == (2, 15)
     assert there.last_attempt("train") == 2
+
+
+def test_a_file_that_has_not_changed_is_not_sent_again(url: str, tmp_path: Path, monkeypatch):
+    here, there = JobStore(url, tmp_path / "a"), JobStore(url, tmp_path / "b")
+    sent = []
+    upload = Store.upload
+
+    def noted(self: Store, path: Path, name: str) -> None:
+        sent.append(path.name)
+        upload(self, path, name)
+
+    monkeypatch.setattr(Store, "upload", noted)
+    for step in (10, 20):
+        checkpoint(here.job, 1, step, history=b"the first thousand steps")
+        push_checkpoint(here)
+    assert sorted(sent) == ["adapter.bin", "adapter.bin", "history"]
+    fetch_checkpoint(there)
+    fetched = there.job.checkpoints / "1" / "step-20"
+    assert (fetched / "history").read_bytes() == b"the first thousand steps"
+    assert (fetched / "adapter.bin").read_bytes() == b"20"
 
 
 def test_a_damaged_checkpoint_is_passed_over(url: str, tmp_path: Path, caplog):

@@ -15,7 +15,8 @@ logger = logging.getLogger(__name__)
 def push_checkpoint(stored: JobStore, check: Check = unhurried) -> None:
     """Upload the newest local checkpoint, unless the store has one that is as new.
 
-    A checkpoint that training removes meanwhile is skipped. Raises StoreError.
+    Files that have not changed since the last one, such as most of the history, are not sent. A
+    checkpoint that training removes meanwhile is skipped. Raises StoreError.
     """
     there = stored.checkpoints()
     newest = max(local_checkpoints(stored.job), default=None)
@@ -26,7 +27,8 @@ def push_checkpoint(stored: JobStore, check: Check = unhurried) -> None:
     if newest not in there:
         try:
             manifest = (folder / MANIFEST).read_bytes()
-            stored.push_files(folder, json.loads(manifest)["files"], target, check)
+            files, same = json.loads(manifest)["files"], _stored_files(stored, there)
+            stored.push_files(folder, files, target, check, same)
         except (FileNotFoundError, DamageError) as error:
             if (folder / MANIFEST).is_file():
                 raise
@@ -37,6 +39,21 @@ def push_checkpoint(stored: JobStore, check: Check = unhurried) -> None:
     for older in there:
         if older < newest:
             stored.store.remove(f"checkpoints/{older[0]}-{older[1]}")
+
+
+def _stored_files(stored: JobStore, there: list[tuple[int, int]]) -> dict[str, str]:
+    """Hash -> name of the files of the newest checkpoint in the store."""
+    if not there:
+        return {}
+    folder = "checkpoints/{}-{}".format(*there[-1])
+    try:
+        data = stored.store.read(f"{folder}/{MANIFEST}")
+        files = parse_manifest(data, folder)["files"] if data is not None else {}
+    # Then all files are sent.
+    except DamageError as error:
+        logger.warning("%s", error)
+        return {}
+    return {str(entry["sha256"]): f"{folder}/{name}" for name, entry in files.items()}
 
 
 def fetch_checkpoint(stored: JobStore, check: Check = unhurried) -> None:

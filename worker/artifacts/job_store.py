@@ -18,7 +18,9 @@ import hashlib
 import json
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 
 from lorajob.job.jobdir import (
     ADAPTER_FILES,
@@ -83,13 +85,27 @@ class JobStore:
         self._point(stage, attempt, manifest)
         self._mark(stage, manifest)
 
-    def push_files(self, folder: Path, files: Files, target: str, check: Check) -> None:
-        """Upload the files that are missing or different in the store."""
+    def push_files(
+        self,
+        folder: Path,
+        files: Files,
+        target: str,
+        check: Check,
+        stored: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Upload the files that are missing or different in the store.
+
+        `stored` maps hashes of other files of this job in the store to their names. The store
+        copies these by itself.
+        """
         there = self.store.names(target)
         for name, entry in files.items():
             check()
             key = f"{target}/{name}"
             if there.get(key) == entry["bytes"] and self._is(key, entry, check):
+                continue
+            known = stored.get(str(entry["sha256"]))
+            if known is not None and self.store.copy(known, key) and self._is(key, entry, check):
                 continue
             self.store.upload(folder / name, key)
             if not self._is(key, entry, check):

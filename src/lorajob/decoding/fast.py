@@ -9,6 +9,7 @@ are decoded again, in batches, by sampling at rising temperatures (openai/whispe
 import copy
 import gc
 import logging
+import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,9 @@ from lorajob.whisper.tokens import Labels
 from lorajob.whisper.window import CUT_MARGIN_SECONDS, WINDOW_SECONDS
 
 BATCH_WINDOWS = 16
+# With fewer clips the first batches tell the pace soon enough.
+CLIPS_TO_FORECAST = 200
+CLIPS_TIMED = 8  # for each thread of the decoder
 SMALLER_TYPES = ("float16", "int8_float16")  # on a GPU that the wanted type does not fit
 log = logging.getLogger(__name__)
 
@@ -77,10 +81,18 @@ class FastDecoder:
     """Decodes audio with the CTranslate2 model in `folder`, on the GPU if CTranslate2 can use it.
 
     `compute_type` is the type of CTranslate2's arithmetic; `default` is that of faster-whisper.
+    With `all_gpus`, each GPU has a copy of the model and decodes batches of its own.
     """
 
-    def __init__(self, folder: Path, config: DecodeConfig, compute_type: str = "default") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: DecodeConfig,
+        compute_type: str = "default",
+        all_gpus: bool = False,
+    ) -> None:
         self.folder, self.config = folder, config
+        self._all_gpus = all_gpus
         self.labels = Labels(folder, config.language)
         self.prompt = self.labels.prompt
         self._shared = False  # whether other decoders use the same model
@@ -158,6 +170,24 @@ class FastDecoder:
             emptied_if_silent(best(it, config) if place in failed else it[-1], config)
             for place, it in sorted(tries.items())
         ]
+
+    def forecast(self, sounds: Sequence[Sound], batch_windows: int = BATCH_WINDOWS) -> float:
+        """Seconds that the first pass over `sounds` will take, by the time for a few of them.
+
+        These are spread over all lengths. They are decoded twice: the first time warms up.
+        """
+        order = sorted(range(len(sounds)), key=lambda place: sounds[place].seconds)
+        count = min(len(order), CLIPS_TIMED * self._workers)
+        some = [sounds[order[int((it + 0.5) * len(order) / count)]] for it in range(count)]
+        size = max(1, min(batch_windows, count // (2 * self._workers)))
+        first = self.config.temperatures[0]
+        took = 0.0
+        for _ in range(2):
+            began = time.monotonic()
+            for _ in self._pass(some, size, first, lambda clips: None):
+                pass
+            took = time.monotonic() - began
+        return took * sum(it.seconds for it in sounds) / sum(it.seconds for it in some)
 
     def _pass(
         self,
@@ -254,10 +284,10 @@ class FastDecoder:
 
         On a CPU each of `workers` threads decodes batches of its own; None: one for each core.
         """
-        if ctranslate2.get_cuda_device_count():
-            self._workers = 1
+        if count := ctranslate2.get_cuda_device_count():
+            self._workers = count if self._all_gpus and workers is None else 1
             try:
-                return self._load_on_gpu()
+                return self._load_on_gpu(list(range(self._workers)))
             except RuntimeError as error:
                 if says_out_of_memory(error):
                     raise ModelError(
@@ -278,15 +308,18 @@ class FastDecoder:
             intra_threads=1,
         )
 
-    def _load_on_gpu(self) -> Any:
-        """The model on the GPU, in a smaller type if the wanted one does not fit.
+    def _load_on_gpu(self, gpus: list[int]) -> Any:
+        """The model on these GPUs, in a smaller type if the wanted one does not fit.
 
         Raises RuntimeError if none fits, or if CTranslate2 cannot use the GPU.
         """
         for smaller in (*SMALLER_TYPES, None):
             try:
                 model = ctranslate2.models.Whisper(
-                    str(self.folder), device="cuda", compute_type=self._compute_type
+                    str(self.folder),
+                    device="cuda",
+                    device_index=gpus,
+                    compute_type=self._compute_type,
                 )
                 silence = np.zeros((1, model.n_mels, 100), np.float32)
                 model.encode(ctranslate2.StorageView.from_array(silence))
@@ -309,6 +342,7 @@ class FastDecoder:
         if self.config.beam_size > 1:
             log.warning("PyTorch decodes greedily, not with %d beams", self.config.beam_size)
         self._in_torch = True
+        self._workers = 1
         return load_engine(self.folder, self.labels, "cuda")
 
     def _seeded(self) -> None:
@@ -335,10 +369,17 @@ def decode(
     sounds: Sequence[Sound],
     batch_windows: int = BATCH_WINDOWS,
     done: Callable[[int], None] = lambda clips: None,
+    ahead: Callable[[float, int], None] = lambda seconds, workers: None,
 ) -> list[str]:
-    """The transcripts of `sounds` by the CTranslate2 model in `folder`, in their order."""
-    heard = FastDecoder(folder, config).decode(sounds, batch_windows, done)
-    return [it.text for it in heard]
+    """The transcripts of `sounds` by the CTranslate2 model in `folder`, in their order.
+
+    All GPUs decode. Before many sounds, `ahead` is called with the forecast of the seconds, and
+    with the number of threads or GPUs that decode.
+    """
+    decoder = FastDecoder(folder, config, all_gpus=True)
+    if len(sounds) >= CLIPS_TO_FORECAST:
+        ahead(decoder.forecast(sounds, batch_windows), decoder.threads)
+    return [it.text for it in decoder.decode(sounds, batch_windows, done)]
 
 
 def trips(heard: Transcript, config: DecodeConfig) -> bool:

@@ -26,6 +26,7 @@ EXIT_BROKEN = 4
 # A rate forgets what is older than this time, or than this share of the stage, by two thirds.
 FADE_SECONDS = 60.0
 FADE_SHARE = 0.2
+SHARE_TO_TRUST = 0.05  # of a pass, after which its own pace counts, not its forecast
 
 
 class Progress(AsWritten):
@@ -120,7 +121,17 @@ class PassProgress:
         self._left, self._total = list(passes.items()), sum(passes.values())
         self._before = self._most = 0
         self.seconds: dict[str, float] = {}
+        self.expected: dict[str, float] = {}  # seconds of passes, by their names
+        self._share = 0.0  # of the current pass
         self._started = time.monotonic()
+
+    def expect(self, seconds: Mapping[str, float]) -> None:
+        """Forecast the passes that remain, and show the sum at once.
+
+        As a pass goes on, its own pace replaces the forecast.
+        """
+        self.expected = dict(seconds)
+        self.done(0)
 
     def done(self, steps: int, phase: str = "") -> None:
         """Note that `steps` steps of the current pass are done. The count never falls.
@@ -129,13 +140,26 @@ class PassProgress:
         """
         self._most = max(self._most, self._before + steps)
         shown = phase or (self._left[0][0] if self._left else "")
-        self._report.progress(self._most, self._total, **({"phase": shown} if shown else {}))
+        fields: dict[str, object] = {"phase": shown} if shown else {}
+        if self.expected and self._left:
+            fields["eta_seconds"] = self._eta(steps / max(1, self._left[0][1]))
+        self._report.progress(self._most, self._total, **fields)
         self._report.check_stop()
+
+    def _eta(self, share: float) -> float:
+        """Seconds that remain when `share` of the current pass is done."""
+        self._share = max(self._share, min(share, 1.0))
+        names = [name for name, _ in self._left]
+        now = self.expected.get(names[0], 0.0)
+        if self._share >= SHARE_TO_TRUST:
+            now = (time.monotonic() - self._started) / self._share
+        return now * (1 - self._share) + sum(self.expected.get(name, 0.0) for name in names[1:])
 
     def passed(self) -> None:
         """Note that the current pass has ended."""
         name, steps = self._left.pop(0)
         self._before += steps
+        self._share = 0.0
         now = time.monotonic()
         self.seconds[name], self._started = round(now - self._started, 2), now
         self.done(0)

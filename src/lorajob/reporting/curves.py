@@ -6,10 +6,10 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from lorajob.job.history import HISTORY, read_history
 from lorajob.job.jobdir import JobDir
 
 CURVE_POINTS = 400  # at most; more cannot be told apart in a chart
-HISTORY = "history.jsonl"
 
 
 class _Step(BaseModel, frozen=True):
@@ -33,14 +33,14 @@ class Curves:
 
 
 def read_curves(path: Path, running: bool = False) -> Curves:
-    """The curves in a history.jsonl; empty if the file is missing.
+    """The curves in a history.jsonl and the closed parts beside it; empty if the file is missing.
 
     While the training is `running`, a last line without its end is left out. Raises ValidationError
     and OSError.
     """
     if not path.is_file():
         return Curves([], [])
-    data = path.read_bytes()
+    data = read_history(path.parent)
     if running:
         data, _, _ = data.rpartition(b"\n")
     steps = [_Step.model_validate_json(line) for line in data.splitlines()]

@@ -175,6 +175,16 @@ class Store:
             self._make_parent(name)
             self.fs.put_file(str(path), self.key(name))
 
+    def copy(self, name: str, target: str) -> bool:
+        """Have the store copy a file of its own. Returns whether it could."""
+        with store_errors(self.url):
+            try:
+                self._make_parent(target)
+                self.fs.cp_file(self.key(name), self.key(target))
+            except (FileNotFoundError, NotImplementedError):
+                return False
+        return True
+
     def download(self, name: str, path: Path, check: Check = unhurried) -> str:
         """Copy a file to this machine atomically. Returns its SHA-256."""
         path.parent.mkdir(parents=True, exist_ok=True)

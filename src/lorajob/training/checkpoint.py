@@ -10,7 +10,7 @@ JOB/checkpoints/ATTEMPT/step-N/
                                                     after the first validation; what a trial of
                                                     augmentation needs (trial.py)
     state.json                                      other state, and the plan of windows it follows
-    history.jsonl                                   all steps so far
+    history.jsonl history-NUMBER.jsonl              all steps so far (job/history.py)
     manifest.json                                   sizes and hashes, written last
 JOB/checkpoints/broken/ATTEMPT-step-N/              a checkpoint that differs from its manifest or
                                                     follows a plan that the job no longer has
@@ -36,6 +36,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lorajob.errors import AttemptSuperseded, of_machine
+from lorajob.job.history import Rows, write_history
 from lorajob.job.jobdir import MANIFEST, MARK, hash_files, sync_path, sync_tree, write_json
 from lorajob.job.results import ValidationPoint
 from lorajob.spec import JobSpec
@@ -201,24 +202,55 @@ def _check_damage(error: OSError) -> None:
         raise error
 
 
-def save_checkpoint(
-    target: Path,
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy of all that a checkpoint holds. The training can go on while it is written."""
+
+    model: PeftModel  # only its settings are read
+    adapter: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    validation: dict[str, Tensor]
+    state: dict[str, JsonValue]
+    history: Rows
+
+
+def take_snapshot(
     model: PeftModel,
     optimizer: Optimizer,
     state: TrainingState,
-    history: Path,
+    history: Rows,
     validation: Mapping[str, Tensor] = MappingProxyType({}),
-) -> None:
+) -> Snapshot:
+    """Copy the state of a training to the memory of the CPU."""
+    trained = {name: it for name, it in model.named_parameters() if it.requires_grad}
+    tensors, groups = flatten_optimizer(optimizer)
+    return Snapshot(
+        model=model,
+        adapter=_copied(trained),
+        # Tensors of a GPU are copies already.
+        optimizer=_copied(tensors) if model.device.type == "cpu" else tensors,
+        validation=_copied(validation),
+        state=state.model_copy(update={"optimizer": groups}).model_dump(mode="json"),
+        history=history,
+    )
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: it.detach().to("cpu", copy=True) for name, it in tensors.items()}
+
+
+def save_checkpoint(target: Path, snapshot: Snapshot, before: Path | None = None) -> None:
     """Write a checkpoint beside `target`, then rename it to `target`. A failure leaves no files.
 
-    Raises AttemptSuperseded if the attempt's folder has been taken over.
+    `before` is an earlier checkpoint of the same training. Raises AttemptSuperseded if the
+    attempt's folder has been taken over.
     """
     scratch = target.with_name(f".{target.name}")
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         scratch.mkdir()
         (scratch / MARK).touch()
-        _write_checkpoint(scratch, model, optimizer, state, history, validation)
+        _write_checkpoint(scratch, snapshot, before)
         _take_mark(scratch)
         shutil.rmtree(target, ignore_errors=True)
         scratch.rename(target)
@@ -245,24 +277,13 @@ def _take_mark(scratch: Path) -> None:
         raise
 
 
-def _write_checkpoint(
-    scratch: Path,
-    model: PeftModel,
-    optimizer: Optimizer,
-    state: TrainingState,
-    history: Path,
-    validation: Mapping[str, Tensor],
-) -> None:
-    save_adapter(model, scratch)
-    tensors, rest = flatten_optimizer(optimizer)
-    save_file(tensors, scratch / "optimizer.safetensors")
-    if validation:
-        save_file(dict(validation), scratch / VALIDATION_FILE)
-    write_json(
-        scratch / "state.json",
-        state.model_copy(update={"optimizer": rest}).model_dump(mode="json"),
-    )
-    shutil.copyfile(history, scratch / "history.jsonl")
+def _write_checkpoint(scratch: Path, snapshot: Snapshot, before: Path | None) -> None:
+    save_adapter(snapshot.model, scratch, snapshot.adapter)
+    save_file(snapshot.optimizer, scratch / "optimizer.safetensors")
+    if snapshot.validation:
+        save_file(snapshot.validation, scratch / VALIDATION_FILE)
+    write_json(scratch / "state.json", snapshot.state)
+    write_history(scratch, snapshot.history, before)
     files = hash_files(scratch)
     files.pop(MARK, None)
     write_json(scratch / MANIFEST, {"files": files})
@@ -309,9 +330,12 @@ def prune(attempt_folder: Path, keep: int) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Write PEFT's two files. Its model card is removed, because it names local paths."""
-    model.save_pretrained(str(folder), safe_serialization=True)
+def save_adapter(model: PeftModel, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+    """Write PEFT's two files, with the model's present weights or with others.
+
+    PEFT's model card is removed, because it names local paths.
+    """
+    model.save_pretrained(str(folder), safe_serialization=True, state_dict=weights)
     (folder / "README.md").unlink(missing_ok=True)
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from lorajob.job.history import ROWS, Rows
 from lorajob.job.results import Scores
 from lorajob.speech.audio import SAMPLE_RATE
 from lorajob.speech.clipstore import ClipStore
@@ -71,10 +72,12 @@ class History:
         self._losses: list[float] = []
         self._newest: dict[str, float] = {}
         self._end = 0  # where the newest row begins in the file
-        for line in path.read_text("utf-8").splitlines(keepends=True):
+        self._ends: list[int] = []  # where the closed parts end in the file
+        at = 0
+        for line in path.read_bytes().splitlines(keepends=True):
             self._newest = json.loads(line)
-            self._end = path.stat().st_size - len(line.encode())
-            self._losses.append(self._newest["loss"])
+            self._note_row(at, self._newest["loss"])
+            at += len(line)
             row = dict(self._newest)
             self._draw(int(row.pop("step")), row)
 
@@ -96,13 +99,24 @@ class History:
             "clips_per_second": sum(it.clips for it in steps) / seconds,
             "waited_for_data": sum(it.waited for it in steps) / seconds,
         }
-        self._losses.append(loss)
         self._newest = {"step": step, **fields}
         with self.path.open("a", encoding="utf-8") as file:
-            self._end = file.tell()
+            self._note_row(file.tell(), loss)
             file.write(json.dumps(self._newest) + "\n")
         self._draw(step, fields)
         return fields, seconds / len(steps)
+
+    def _note_row(self, begins: int, loss: float) -> None:
+        if self._losses and len(self._losses) % ROWS == 0:
+            self._ends.append(begins)
+        self._end = begins
+        self._losses.append(loss)
+
+    def rows(self) -> Rows:
+        """The rows so far, for a checkpoint. Only the newest row may still change."""
+        with self.path.open("rb") as file:
+            file.seek(self._ends[-1] if self._ends else 0)
+            return Rows(self.path, tuple(self._ends), file.read())
 
     def add_to_newest(self, fields: dict[str, float], seconds: float) -> None:
         """Add fields to the newest step. Its rates leave out the `seconds` that this took."""

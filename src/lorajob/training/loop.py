@@ -5,10 +5,9 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -22,7 +21,7 @@ from lorajob.job.results import AugmentationTrial, ValidationPoint
 from lorajob.languages import find_language
 from lorajob.spec import JobSpec
 from lorajob.training.augmentation import make_alterer, uses_augmentation
-from lorajob.training.checkpoint import load_validation, prune, read_state, save_checkpoint
+from lorajob.training.checkpoint import load_validation, read_state
 from lorajob.training.dataset import Course, PaddedBatch, WindowDataset, collate, lay_out
 from lorajob.training.device import set_up_cuda
 from lorajob.training.encoder_cache import EncodedClips, clips_heard_again, shard_path, write_shard
@@ -41,6 +40,7 @@ from lorajob.training.packed import PackedBatch
 from lorajob.training.passes import Passes
 from lorajob.training.start import start_folder
 from lorajob.training.trainer import Run, start_run
+from lorajob.training.writer import CheckpointWriter
 from lorajob.whisper.identity import base_of
 from lorajob.whisper.tokens import Labels
 
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 STEPS_TO_FORECAST = 40  # for a shorter training a dry run costs more than it helps
 # Losses of so many steps stay on the device. Reading a loss waits for all work of the device.
 STEPS_UNREAD = {"cpu": 1, "cuda": 10}
-SAVE_SECONDS = {"cpu": 0.0, "cuda": 60.0}  # least seconds between two checkpoints
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +74,6 @@ class Loop:
     history: History | None = None
     checkpoints: Path
     read_at: float = 0.0  # when losses were last read, in monotonic seconds
-    saved_at: float = 0.0  # when a checkpoint was last saved, in monotonic seconds
     first: int = 1
     step_seconds: float = 0.0  # mean of the last steps
     stopped_early: bool = False
@@ -98,12 +96,9 @@ class Loop:
         self.warnings: list[str] = []  # for the result
         self.passes = Passes(run, course, dataset)
         self.total = len(course.plan)
-        self.saved = run.step
+        self.writer = CheckpointWriter(run)
         self.unread: list[Unread] = []
-        kind = run.accelerator.device.type
-        wanted = run.config.save_seconds
-        self.save_seconds = SAVE_SECONDS[kind] if wanted is None else wanted
-        self.steps_unread = STEPS_UNREAD[kind]
+        self.steps_unread = STEPS_UNREAD[run.accelerator.device.type]
         run.stop_asked = lambda: report.stop_requested
         self.batches: Iterator[list[PaddedBatch | PackedBatch]] = iter(())
 
@@ -117,7 +112,7 @@ class Loop:
         self.batches = self.passes.batches()
         # The loss of the first step is read at once, to show that the training works.
         self.first = self.run.step + 1
-        began = self.read_at = self.saved_at = time.monotonic()
+        began = self.read_at = self.writer.begun_at = time.monotonic()
         if self.history is not None:
             self.history.begin(began)
         while not self._ends():
@@ -139,8 +134,7 @@ class Loop:
                 self._read_losses()
             if self.run.stopping:
                 self._read_losses()
-                self._save()
-                raise StageStopped(f"stopped at step {self.run.step}; its checkpoint is kept")
+                self._stop()
             if saving and self.run.step < self.total:
                 self._save()
         if ahead is not None and self.history is not None:
@@ -262,19 +256,25 @@ class Loop:
         self._report({"validating": clips})
         # Several processes learn of a stop in a step.
         if self.run.accelerator.num_processes == 1 and self.report.stop_requested:
-            if self.run.step > self.saved:
-                self._save()
-            raise StageStopped(f"stopped at step {self.run.step}; its checkpoint is kept")
+            self._stop()
+
+    def _stop(self) -> NoReturn:
+        """End the training, with a checkpoint."""
+        self._save()
+        self.writer.wait()
+        raise StageStopped(f"stopped at step {self.run.step}; its checkpoint is kept")
 
     def _report(self, fields: Mapping[str, float]) -> None:
         step = self.run.step
+        self.writer.before_report()
         eta = self.step_seconds * (self.total - step)
         told = dict(fields)
         if self.validator is not None and (taken := self.validator.taken):
             newest = taken[-1]
             eta += newest.seconds * self.validator.left
             told |= {f"{VALIDATION}wer": newest.wer, f"{VALIDATION}cer": newest.cer}
-        self.report.progress(step, self.total, eta_seconds=eta, checkpoint=self.saved, **told)
+        saved = self.writer.saved
+        self.report.progress(step, self.total, eta_seconds=eta, checkpoint=saved, **told)
         if self.history is not None and "loss" in fields:
             self.history.log.note(step, self.total, fields, eta)
 
@@ -305,7 +305,7 @@ class Loop:
         def done(more: int) -> None:
             nonlocal encoded
             encoded += more
-            fields = {"checkpoint": self.saved, "encoded": encoded, "to_encode": clips}
+            fields = {"checkpoint": self.writer.saved, "encoded": encoded, "to_encode": clips}
             self.report.progress(self.run.step, self.total, **fields)
             if self.history is not None:
                 self.report.check_stop()
@@ -360,16 +360,12 @@ class Loop:
             self._report(fields)
 
     def _save_is_due(self) -> bool:
-        return (
-            self.run.step % self.config.save_steps == 0
-            and time.monotonic() - self.saved_at >= self.save_seconds
-        )
+        return self.run.step % self.config.save_steps == 0 and self.writer.due()
 
     def _save(self) -> None:
-        if self.run.step == self.saved or self.history is None:
+        """Begin a checkpoint, unless there is one of this step."""
+        if self.run.step == self.writer.asked or self.history is None:
             return
-        target = self.checkpoints / f"step-{self.run.step}"
-        optimizer = getattr(self.run.optimizer, "optimizer", self.run.optimizer)
         state = self.run.state(self.digest)
         tensors: dict[str, Tensor] = {}
         if self.validator is not None:
@@ -378,23 +374,18 @@ class Loop:
         if self.trial is not None:
             state = state.model_copy(update={"plain": self.trial.plain})
             tensors |= self.trial.tensors()
-        save_checkpoint(target, self.run.model, optimizer, state, self.history.path, tensors)
-        prune(self.checkpoints, self.config.keep_checkpoints)
-        self.saved, self.saved_at = self.run.step, time.monotonic()
-        log.info("checkpoint of step %d: %s", self.saved, target)
+        self.writer.begin(self.checkpoints, self.run, state, self.history.rows(), tensors)
 
 
-def run_rank(spec: JobSpec, job: JobDir, clips: int, resume: Path | None) -> None:
+def run_rank(spec: JobSpec, job: JobDir, clips: int, resume: Path | None, report: Report) -> None:
     """The share of a process other than rank 0 in a training. It writes no files.
 
-    The environment gives the process its number.
+    The environment gives the process its number. Raises StageStopped when all processes stop.
     """
     set_up_cuda()
     base = base_of(spec, job)
     course, start = lay_out(spec, job, clips), start_folder(spec, job, base.sha256)
-    loop = prepare(spec, base.folder, course, resume, Report("train"), start)
-    with suppress(StageStopped):
-        loop.train(None)
+    prepare(spec, base.folder, course, resume, report, start).train(None)
 
 
 def prepare(

@@ -9,14 +9,15 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
-from lorajob.errors import LorajobError, says_out_of_memory
+from lorajob.errors import LorajobError, StageStopped, says_out_of_memory
 from lorajob.job.jobdir import JobDir
-from lorajob.job.report import EXIT_BROKEN, EXIT_FAILED
+from lorajob.job.report import EXIT_BROKEN, EXIT_FAILED, Report
 from lorajob.probes import leave_out
 from lorajob.spec import JobSpec
-from lorajob.training.ranks import STOP_SIGNALS
+from lorajob.training.ranks import STOP_SIGNALS, Begin, wait_for_begin
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +43,29 @@ def main() -> None:
     job = JobDir(Path(sys.argv[1]))
     clips = int(sys.argv[2])
     leave_out(name for name in sys.argv[3].split(",") if name)
-    resume = Path(sys.argv[4]) if len(sys.argv) > 4 else None
+    resume = sys.argv[4] if len(sys.argv) > 4 else None
+    # All stop together. Rank 0 says so.
+    with suppress(StageStopped):
+        _train(job, Begin(clips=clips, resume=resume), Report("train"))
+
+
+def run_launched(job: JobDir, report: Report) -> None:
+    """The share of a process that torch's launcher started, besides rank 0.
+
+    Raises StageStopped if any process was asked to stop, and StageError if rank 0 is lost.
+    """
+    begin = wait_for_begin()
+    if begin is not None:
+        _train(job, begin, report)
+
+
+def _train(job: JobDir, begin: Begin, report: Report) -> None:
+    resume = None if begin.resume is None else Path(begin.resume)
     try:
         loop = importlib.import_module("lorajob.training.loop")
-        loop.run_rank(JobSpec.load(job.spec_path), job, clips, resume)
+        loop.run_rank(JobSpec.load(job.spec_path), job, begin.clips, resume, report)
+    except StageStopped:
+        raise
     # Rank 0 gets the same error and reports it.
     except LorajobError:
         os._exit(EXIT_FAILED)

@@ -1,6 +1,7 @@
 """Starts several processes that share one training, one for each GPU.
 
-The stage's process is rank 0. It starts the others itself, with the environment that
+torch's launcher can start them instead, on several machines (`LAUNCHED`). Otherwise the stage's
+process is rank 0. It starts the others itself, with the environment that
 `accelerate launch` would set. So rank 0 remains the supervised process, with its signals, exit code
 and standard output. The others end with it, and it ends if one of them breaks.
 torch.distributed.launcher does not give this: it starts each rank in a session of its own, so that
@@ -19,11 +20,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lorajob.errors import LorajobError, UsageError
+from pydantic import BaseModel
+
+from lorajob.errors import LorajobError, StageError, UsageError, first_line
 from lorajob.job.jobdir import JobDir
 from lorajob.job.report import EXIT_BROKEN
 from lorajob.probes import left_out
@@ -32,15 +35,27 @@ LOOPBACK = "127.0.0.1"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # rank 0 handles them for all
 RANK_MODULE = "lorajob.training.rank_main"
 END_SECONDS = 10  # time for the others to end by themselves
+LAUNCHED = "TORCHELASTIC_RUN_ID"  # torch's launcher sets it for its processes
+ASK_SECONDS = 0.2  # between two questions whether rank 0 has begun
+BEGIN_SECONDS = 1800.0  # time for rank 0 to begin: it plans the steps, and checks its checkpoints
+NO_TRAINING = b"-"
 SECONDS_TO_SEE = 1.0  # most time from the loss of a process's connection to the end of the process
 log = logging.getLogger(__name__)
 
 
+def launched_rank() -> int | None:
+    """The number of this process among those that torch's launcher started; None without it."""
+    return int(os.environ["RANK"]) if LAUNCHED in os.environ else None
+
+
 def wanted_processes(gpus: int) -> int:
-    """`LORAJOB_PROCESSES`, else one for each GPU, at least one.
+    """How many processes torch's launcher started, else `LORAJOB_PROCESSES`, else one for each GPU,
+    at least one.
 
     Raises UsageError if the variable is not such a number.
     """
+    if LAUNCHED in os.environ:
+        return int(os.environ["WORLD_SIZE"])
     given = os.environ.get("LORAJOB_PROCESSES")
     if not given:
         return max(1, gpus)
@@ -57,6 +72,11 @@ def shared_by(count: int, job: JobDir, clips: int, resume: Path | None) -> Itera
     This process is rank 0.
     """
     if count == 1:
+        yield
+        return
+    if LAUNCHED in os.environ:
+        begin = Begin(clips=clips, resume=None if resume is None else str(resume))
+        _launchers_store().set(_begin_key(), begin.model_dump_json())
         yield
         return
     # The store keeps its port until all processes have ended.
@@ -101,6 +121,52 @@ def shared_by(count: int, job: JobDir, clips: int, resume: Path | None) -> Itera
             os.environ.pop(name) if value is None else os.environ.update({name: value})
         for other in others:
             _end(other)
+
+
+class Begin(BaseModel, frozen=True):
+    """What rank 0 tells the others before they begin."""
+
+    clips: int  # at most, in a step
+    resume: str | None  # folder of the checkpoint
+
+
+def wait_for_begin() -> Begin | None:
+    """What rank 0 tells the processes of torch's launcher; None if it ends without a training.
+
+    Raises StageError if rank 0 or its machine is lost.
+    """
+    until = time.monotonic() + BEGIN_SECONDS
+    try:
+        store, key = _launchers_store(), _begin_key()
+        while not store.check([key]):
+            if time.monotonic() > until:
+                raise StageError(f"train: rank 0 has not begun for {BEGIN_SECONDS / 60:.0f} min")
+            time.sleep(ASK_SECONDS)
+        told = store.get(key)
+    # torch's DistError, without loading torch first.
+    except RuntimeError as error:
+        raise StageError(
+            f"train: the first machine cannot be reached; its log says why: {first_line(error)}"
+        ) from error
+    return Begin.model_validate_json(told) if told != NO_TRAINING else None
+
+
+def tell_end() -> None:
+    """Rank 0 of torch's launcher ends. Others that still wait for its training end too."""
+    with suppress(RuntimeError):
+        # It has no effect once the training has begun.
+        _launchers_store().compare_set(_begin_key(), "", NO_TRAINING.decode())
+
+
+def _launchers_store() -> Any:
+    """The launcher's TCPStore, which all of its processes reach."""
+    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return importlib.import_module("torch.distributed").TCPStore(*place, is_master=False)
+
+
+def _begin_key() -> str:
+    """A key of this start: the launcher may start all processes again."""
+    return f"lorajob/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 
 
 def _meeting_place(count: int) -> Any:

@@ -1,0 +1,120 @@
+"""Checkpoints are written beside the training, and share what does not change."""
+
+import json
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+
+from lorajob.job.history import Rows, read_history, write_history
+from lorajob.job.report import Report
+from lorajob.stage import run_stage
+from lorajob.training import history as history_module
+from lorajob.training import writer as writer_module
+from lorajob.training.checkpoint import save_checkpoint
+from lorajob.training.history import History, Taken
+from lorajob.training.trainer import Run
+from lorajob.training.writer import CheckpointWriter
+from tests.support.tiny import make_job
+from tests.support.training import SHORT, adapter_bytes
+
+LIMIT = 240  # seconds
+
+
+def test_the_training_goes_on_while_a_checkpoint_is_written_which_stays_as_it_began(
+    tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = make_job(tmp_path / "undisturbed", tiny_whisper, *SHORT)
+    run_stage("train", undisturbed, 1, Report("train"))
+    went_on = threading.Event()
+    waited = []
+    take_step = Run.take_step
+
+    def next_step(self: Run, *given: Any) -> torch.Tensor:
+        if self.step == 4:
+            raise RuntimeError("the machine broke")
+        loss = take_step(self, *given)
+        if self.step == 4:
+            went_on.set()
+        return loss
+
+    def slow(*given: Any) -> None:
+        waited.append(went_on.wait(LIMIT))
+        save_checkpoint(*given)
+
+    monkeypatch.setattr(Run, "take_step", next_step)
+    monkeypatch.setattr(writer_module, "save_checkpoint", slow)
+    job = make_job(tmp_path / "job", tiny_whisper, *SHORT)
+    with pytest.raises(RuntimeError, match="the machine broke"):
+        run_stage("train", job, 1, Report("train"))
+    assert waited == [True]
+    monkeypatch.undo()
+    assert run_stage("train", job, 2, Report("train")).as_json()["resumed_from"] == 3
+    assert adapter_bytes(job) == adapter_bytes(undisturbed)
+
+
+def test_an_error_of_the_thread_ends_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError("the disk is broken")
+
+    monkeypatch.setattr(writer_module, "take_snapshot", lambda *_: None)
+    monkeypatch.setattr(writer_module, "save_checkpoint", fail)
+    config = SimpleNamespace(save_seconds=None, keep_checkpoints=2)
+    machine = SimpleNamespace(device=torch.device("cuda"))
+    run = SimpleNamespace(step=3, model=None, optimizer=None, config=config, accelerator=machine)
+    writer = CheckpointWriter(cast("Run", run))
+    run.step = 6
+    unused = cast("Any", None)
+    writer.begin(tmp_path, cast("Run", run), unused, unused, {})
+    with pytest.raises(OSError, match="the disk is broken"):
+        writer.wait()
+    assert writer.saved == 3
+    writer.close()
+
+
+def test_closed_parts_of_the_history_are_written_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history_module, "ROWS", 3)
+    path = tmp_path / "out" / "history.jsonl"
+    path.parent.mkdir()
+    path.touch()
+    history = History(path)
+    history.begin(0.0)
+    folders = []
+    for step in range(1, 9):
+        history.add(step, 2.0 / step, 1e-3, Taken(float(step), 10, 2, 0.0))
+        folder = tmp_path / f"step-{step}"
+        folder.mkdir()
+        write_history(folder, history.rows(), folders[-1] if folders else None)
+        assert read_history(folder) == path.read_bytes()
+        folders.append(folder)
+        # A validation after the checkpoint changes the newest row.
+        history.add_to_newest({"validation_wer": 50.0 + step}, 0.0)
+    history.close()
+    rows = [json.loads(row) for row in read_history(folders[-1]).splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 9))
+    assert [row.get("validation_wer") for row in rows] == [*range(51, 58), None]
+    assert sorted(it.name for it in folders[-1].iterdir()) == [
+        "history-000001.jsonl",
+        "history-000002.jsonl",
+        "history.jsonl",
+    ]
+    assert len({(it / "history-000001.jsonl").stat().st_ino for it in folders[3:]}) == 1
+    # An attempt that continues from there has the same parts. Without links they are copied.
+    again = tmp_path / "again" / "history.jsonl"
+    again.parent.mkdir()
+    again.write_bytes(read_history(folders[-1]))
+    continued = History(again)
+    rows_again: Rows = continued.rows()
+    continued.close()
+    copied = tmp_path / "copied"
+    copied.mkdir()
+    write_history(copied, rows_again, None)
+    for file in folders[-1].iterdir():
+        assert (copied / file.name).read_bytes() == file.read_bytes()
