@@ -13,6 +13,7 @@ import torch
 from lorajob.job.report import Report
 from lorajob.stage import run_stage
 from lorajob.training.forecast import GIB, Forecast, Loaded, forecast, windows_that_fit
+from lorajob.training.packed import Packer, PassShape
 from lorajob.training.packing import ClipSizes, Window, pass_seconds
 from tests.support.tiny import make_job
 from tests.support.training import SHORT, adapter_bytes, history
@@ -45,7 +46,8 @@ def test_a_long_run_has_a_forecast_that_changes_nothing(
 def test_a_disturbed_pass_does_not_decide_the_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
     took = iter([9.0, 5.0, 1.0, 3.0, 4.0])  # the median kind, four times, then the costliest
     monkeypatch.setattr("lorajob.training.forecast.dry_pass", lambda run, batch: next(took))
-    run: Any = SimpleNamespace(accelerator=SimpleNamespace(device=torch.device("meta")))
+    device = SimpleNamespace(device=torch.device("meta"))
+    run: Any = SimpleNamespace(accelerator=device, recorded=None)
     costs = [5.0, 10.0, 10.0, 20.0, 40.0]
     passes: Any = SimpleNamespace(
         left=lambda: [[[place]] for place in range(5)],
@@ -58,6 +60,29 @@ def test_a_disturbed_pass_does_not_decide_the_forecast(monkeypatch: pytest.Monke
     # half the median's, the median's twice, a third of the way up to the costliest, and that
     assert ahead.eta_seconds == pytest.approx(0.5 + 1.0 + 1.0 + 2.0 + 4.0)
     assert ahead.seconds_a_step == pytest.approx(8.5 / 5)
+
+
+def test_the_time_to_record_a_pass_counts_once_for_each_shape(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # the median kind, recorded first; then the costliest, recorded first
+    took = iter([9.0, 1.0, 1.0, 1.0, 7.0, 4.0])
+    monkeypatch.setattr("lorajob.training.forecast.dry_pass", lambda run, batch: next(took))
+    monkeypatch.setattr(Packer, "__call__", lambda packer, items: items)
+    device = SimpleNamespace(device=torch.device("meta"))
+    run: Any = SimpleNamespace(accelerator=device, recorded=object())
+    costs = [10.0, 10.0, 40.0]
+    shapes = [PassShape(64 * number, 64, 4) for number in range(1, 7)]
+    passes: Any = SimpleNamespace(
+        left=lambda: [[[place]] for place in range(3)],
+        seconds=lambda batch: costs[batch[0]],
+        is_encoded=lambda batch: False,
+        collate=lambda: Packer(shapes, 1, 0),
+        dataset=costs,
+    )
+    ahead = forecast(run, passes, Loaded(0, 0))
+    # three passes, and four of the six shapes are recorded later, each in 7 - 4 seconds
+    assert ahead.eta_seconds == pytest.approx(1.0 + 1.0 + 4.0 + 4 * 3.0)
 
 
 @pytest.mark.parametrize(

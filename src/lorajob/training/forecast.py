@@ -16,7 +16,7 @@ import torch
 
 from lorajob.job.jobdir import write_json
 from lorajob.training.dataset import PaddedBatch
-from lorajob.training.packed import PackedBatch
+from lorajob.training.packed import PackedBatch, Packer
 from lorajob.training.passes import Passes
 from lorajob.training.trainer import Run
 
@@ -65,11 +65,12 @@ def forecast(run: Run, passes: Passes, loaded: Loaded) -> Forecast:
 
     There are two kinds of passes: with and without stored encoder outputs. Of each kind the median
     and the costliest pass are timed. Passes between the two are interpolated; cheaper passes are in
-    proportion to the median. `loaded` is the memory before the first computation. Raises
-    torch.OutOfMemoryError.
+    proportion to the median. The first pass of each shape also takes the time to record it.
+    `loaded` is the memory before the first computation. Raises torch.OutOfMemoryError.
     """
     steps = passes.left()
     together = passes.collate()
+    shapes = together.shapes if isinstance(together, Packer) and run.recorded is not None else ()
 
     def seconds_of(batch: list[int]) -> float:
         return dry_pass(run, together([passes.dataset[index] for index in batch]))
@@ -84,7 +85,12 @@ def forecast(run: Run, passes: Passes, loaded: Loaded) -> Forecast:
         common = kind[costs.index(middle)]
         # The minimum counts: the first pass is slower, and other programs can only add time.
         common_seconds = min(seconds_of(common) for _ in range(COMMON_PASSES))
-        most_seconds = seconds_of(kind[costs.index(most)])
+        costliest = kind[costs.index(most)]
+        first_seconds = most_seconds = seconds_of(costliest)
+        if shapes:
+            most_seconds = min(first_seconds, seconds_of(costliest))
+            # The two passes above have recorded two shapes.
+            seconds += (first_seconds - most_seconds) * max(0, len(shapes) - 2)
         slope = (most_seconds - common_seconds) / (most - middle) if most > middle else 0.0
         seconds += sum(common_seconds * min(1.0, it / middle) for it in costs)
         seconds += sum(slope * max(0.0, it - middle) for it in costs)
