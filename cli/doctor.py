@@ -63,6 +63,7 @@ def all_checks(settings: "Settings") -> Iterator[Finding]:
     yield from doctor_checks.check_store(settings.store_url)
     yield service_checks.check_memory()
     yield from service_checks.check_gpus()
+    yield from service_checks.check_decoder()
     yield from doctor_checks.check_corpora(settings.corpora)
     yield service_checks.check_server(settings)
     yield from service_checks.check_service(settings)

@@ -1,7 +1,10 @@
 """Checks of `lorajob doctor` on Redis, workers, memory and GPUs."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -67,6 +70,29 @@ def check_gpus(gpus: list[Gpu] | None = None) -> Iterator[Finding]:
             continue
         advice = "free some; else use small base models, or --set train.quantization=4bit"
         yield Finding("gpu", "warn", text, advice)
+
+
+def check_decoder(gpus: list[Gpu] | None = None) -> Iterator[Finding]:
+    """On a machine with a GPU, check that the libraries that CTranslate2 needs there are found."""
+    with suppress(ServiceError):
+        if visible_gpus() if gpus is None else gpus:
+            yield _find_libraries()
+
+
+def _find_libraries() -> Finding:
+    code = "from lorajob.whisper.cuda_libraries import *; print(*load_cuda_libraries())"
+    # In a process of its own, which gives the memory back.
+    asked = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    missing = asked.stdout.split() if asked.returncode == 0 else [asked.stderr.strip()[-200:]]
+    if not missing:
+        return Finding("decoder", "ok", "CTranslate2 finds cuBLAS and cuDNN for the GPU")
+    advice = (
+        "pip install 'lorajob[cuda]'; until then PyTorch decodes on the GPU, and faster-whisper "
+        "on the CPU"
+    )
+    return Finding("decoder", "warn", f"CTranslate2 does not find {', '.join(missing)}", advice)
 
 
 def check_server(settings: Settings) -> Finding:

@@ -26,7 +26,7 @@ import faster_whisper
 
 from lorajob.corpora.guards import guard_folder, shown_name
 from lorajob.decoding.config import DecodeConfig, TokenLimits, token_limits, write_config
-from lorajob.decoding.delivered import listen
+from lorajob.decoding.delivered import cpu_warnings, listen
 from lorajob.decoding.fast import Sound, decode
 from lorajob.decoding.forecast import expect_passes
 from lorajob.decoding.long_form import transcribe_long
@@ -311,6 +311,7 @@ def measure(
         warnings=[
             *few_clips(scored),
             *explain_gap(references, tuned_there, delivered, tuned, spec.language),
+            *cpu_warnings(),
         ],
     )
     rates = {"base": result.base, "delivered": result.delivered, "tuned": result.tuned}

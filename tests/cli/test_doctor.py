@@ -3,10 +3,12 @@
 import json
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from lorajob.cli import doctor_checks, service_checks
+from lorajob.whisper.cuda_libraries import load_cuda_libraries
 from lorajob.worker.connect import connect
 from lorajob.worker.machine.gpus import Gpu
 from lorajob.worker.settings import Settings
@@ -143,3 +145,27 @@ def test_a_redis_cluster_is_named_as_unsupported(tmp_path: Path) -> None:
         f"lorajob: Redis at redis://127.0.0.1:{port}/0 is a Redis Cluster, which is not supported; "
         "use a single Redis, or Sentinels\n"
     )
+
+
+def test_libraries_that_ctranslate2_lacks_on_a_gpu_are_named(monkeypatch, tmp_path) -> None:
+    tried = []
+
+    def load(path: str) -> object:
+        tried.append(path)
+        if path != f"{tmp_path}/nvidia/cublas/lib/libcublas.so.12":
+            raise OSError("cannot open shared object file")
+        return object()
+
+    assert load_cuda_libraries([str(tmp_path / "a"), str(tmp_path)], load) == ["libcudnn.so.9"]
+    # The system's own comes first.
+    assert [Path(path).parts[0] for path in tried].count("libcublas.so.12") == 1
+    assert tried[0] == "libcublas.so.12"
+    assert list(service_checks.check_decoder([])) == []
+    said = SimpleNamespace(returncode=0, stdout="libcublas.so.12 libcudnn.so.9\n", stderr="")
+    monkeypatch.setattr(service_checks.subprocess, "run", lambda *_, **__: said)
+    (finding,) = service_checks.check_decoder([Gpu("0", "GPU-a", "T4", 16_000, 15_000)])
+    assert finding.state == "warn"
+    assert "does not find libcublas.so.12, libcudnn.so.9" in finding.text
+    said.stdout = "\n"
+    (finding,) = service_checks.check_decoder([Gpu("0", "GPU-a", "T4", 16_000, 15_000)])
+    assert finding.state == "ok"

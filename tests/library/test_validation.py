@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from lorajob.decoding.config import TokenLimits
+from lorajob.decoding.torch_engine import TorchEngine
 from lorajob.errors import StageStopped, UsageError
 from lorajob.job.jobdir import JobDir
 from lorajob.job.report import Report
@@ -193,6 +195,19 @@ def test_validation_decodes_as_the_model_trains_and_leaves_the_training_alone(
     assert torch.equal(run.adapter.gradient, gradient)
     for clip, text in zip(validator.held.clips, texts, strict=True):
         assert text == without_cache(validator, clip, 10)
+    # The training may leave less memory than a batch needs.
+    generate, sizes = TorchEngine.generate, []
+
+    def small(self: TorchEngine, features: Any, *given: Any) -> Any:
+        sizes.append(len(features))
+        if len(features) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return generate(self, features, *given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TorchEngine, "generate", small)
+        assert validator._decode(lambda clips: None) == texts
+    assert sizes == [3, 1, 2, 1, 1]
     # The same loop interpolates, with one sentence in another language.
     sounds = {"en": [np.zeros(8000, np.float32)], "hi": [np.zeros(8000, np.float32)]}
     monkeypatch.setattr(interpolation, "foreign_sounds", lambda: sounds)

@@ -15,6 +15,7 @@ from faster_whisper import WhisperModel
 
 from lorajob.decoding.fast import Sound
 from lorajob.speech.audio import SAMPLE_RATE
+from lorajob.whisper.cuda_libraries import load_cuda_libraries
 
 FEWEST_CLIPS = 8  # decoded even if the time is over
 
@@ -55,6 +56,7 @@ def load_for_users(model: Path) -> WhisperModel:
     ctranslate2.set_log_level(logging.ERROR)
     logging.getLogger("faster_whisper").setLevel(logging.WARNING)
     if ctranslate2.get_cuda_device_count():
+        load_cuda_libraries()
         whisper = WhisperModel(str(model), device="cuda")
         try:
             whisper.encode(whisper.feature_extractor(np.zeros(SAMPLE_RATE, np.float32)))
@@ -63,3 +65,13 @@ def load_for_users(model: Path) -> WhisperModel:
         except RuntimeError as error:
             log.warning("CTranslate2 cannot use the GPU, so the CPU decodes: %s", error)
     return WhisperModel(str(model), device="cpu")
+
+
+def cpu_warnings() -> list[str]:
+    """A warning if faster-whisper decodes on the CPU of a machine with a GPU; else none."""
+    if not ctranslate2.get_cuda_device_count() or not (missing := load_cuda_libraries()):
+        return []
+    return [
+        f"base, delivered and gate were decoded on the CPU, because CTranslate2 lacks "
+        f"{' and '.join(missing)} for the GPU: install 'lorajob[cuda]' on this machine"
+    ]

@@ -27,6 +27,7 @@ from lorajob.decoding.windows import extractor, features
 from lorajob.errors import ModelError, TooLarge, says_out_of_memory
 from lorajob.speech.audio import SAMPLE_RATE, Samples
 from lorajob.whisper.base_check import LABEL_POSITIONS
+from lorajob.whisper.cuda_libraries import load_cuda_libraries
 from lorajob.whisper.tokens import Labels
 from lorajob.whisper.window import CUT_MARGIN_SECONDS, WINDOW_SECONDS
 
@@ -285,6 +286,7 @@ class FastDecoder:
         On a CPU each of `workers` threads decodes batches of its own; None: one for each core.
         """
         if count := ctranslate2.get_cuda_device_count():
+            load_cuda_libraries()
             self._workers = count if self._all_gpus and workers is None else 1
             try:
                 return self._load_on_gpu(list(range(self._workers)))

@@ -54,6 +54,7 @@ class Validator:
         self._best: Tensor | None = None
         self._sum: Tensor | None = None
         self._summed = 0
+        self._batch_windows = BATCH_WINDOWS[run.accelerator.device.type]
         others = [it for it in range(len(store)) if it not in set(held.clips)]
         self._limits: TokenLimits = token_limits(
             store.tokens[others].tolist(), store.seconds[others].tolist()
@@ -169,7 +170,6 @@ class Validator:
         seconds = [float(self.store.seconds[clips[place]]) for place in order]
         texts = [""] * len(clips)
         finished = 0
-        batch_windows = BATCH_WINDOWS[self.run.accelerator.device.type]
         with self.run.loss.decoding() as model:
             engine = TorchEngine(
                 model,
@@ -178,16 +178,41 @@ class Validator:
                 settings.begin_suppress_tokens or (),
             )
             extract = extractor(engine.n_mels)
-            for batch in decode_batches(seconds, batch_windows, self.cut):
+            for batch in decode_batches(seconds, self._batch_windows, self.cut):
                 places = order[batch]
-                audio = [self.store.audio(clips[place]) for place in places]
-                limits = [self._limits.of(float(self.store.seconds[clips[it]])) for it in places]
-                results = engine.generate(features(extract, audio, self.cut), max(limits))
-                for place, limit, result in zip(places, limits, results, strict=True):
-                    texts[place] = self.labels.decode(result.sequences_ids[0][:limit])
+                heard = self._generate(engine, extract, [clips[place] for place in places])
+                for place, text in zip(places, heard, strict=True):
+                    texts[place] = text
                 finished += len(places)
                 done(finished)
         return texts
+
+    def _generate(self, engine: TorchEngine, extract: Any, clips: list[int]) -> list[str]:
+        """The transcripts of a batch. If memory runs out, the batch is decoded in halves.
+
+        The training needs most of a GPU's memory. Raises torch.OutOfMemoryError if one clip is too
+        much.
+        """
+        audio = [self.store.audio(clip) for clip in clips]
+        limits = [self._limits.of(float(self.store.seconds[clip])) for clip in clips]
+        try:
+            results = engine.generate(features(extract, audio, self.cut), max(limits))
+        except torch.OutOfMemoryError:
+            if len(clips) == 1:
+                raise
+        else:
+            return [
+                self.labels.decode(result.sequences_ids[0][:limit])
+                for limit, result in zip(limits, results, strict=True)
+            ]
+        # Behind the except clause: its error holds the tensors of the batch.
+        if self.run.accelerator.device.type == "cuda":
+            torch.cuda.empty_cache()
+        half = len(clips) // 2
+        self._batch_windows = max(1, self._batch_windows // 2)
+        log.warning("out of memory in a validation: %d clips at a time, not %d", half, len(clips))
+        first = self._generate(engine, extract, clips[:half])
+        return first + self._generate(engine, extract, clips[half:])
 
 
 def _text(point: ValidationPoint) -> str:

@@ -1,0 +1,38 @@
+"""Loads the CUDA libraries that CTranslate2 needs on a GPU.
+
+Its wheel opens cuBLAS of CUDA 12 and cuDNN 9 by name when it first computes, and brings neither.
+torch may bring the cuBLAS of another CUDA. The extra `cuda` installs the one for CTranslate2. It
+lies in a folder that the system's loader does not search, so it is loaded here before. A library
+that is loaded already is found by its name.
+"""
+
+import ctypes
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+# name -> folder in NVIDIA's packages, below site-packages
+NEEDED = {"libcublas.so.12": "nvidia/cublas/lib", "libcudnn.so.9": "nvidia/cudnn/lib"}
+
+
+def load_cuda_libraries(
+    places: Iterable[str] | None = None, load: Callable[[str], object] | None = None
+) -> list[str]:
+    """Load the libraries, from the system or from NVIDIA's packages. Returns the missing ones."""
+    load = load or _load
+    folders = [Path(place) for place in (sys.path if places is None else places)]
+    missing = []
+    for name, folder in NEEDED.items():
+        for path in [name, *(str(place / folder / name) for place in folders)]:
+            try:
+                load(path)
+                break
+            except OSError:
+                continue
+        else:
+            missing.append(name)
+    return missing
+
+
+def _load(path: str) -> object:
+    return ctypes.CDLL(path, ctypes.RTLD_GLOBAL)
