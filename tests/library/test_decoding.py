@@ -5,6 +5,7 @@ import inspect
 import json
 import subprocess
 import sys
+import threading
 import typing
 from pathlib import Path
 from typing import Any
@@ -278,9 +279,21 @@ def test_many_clips_are_forecast_and_decoded_on_all_gpus(
     monkeypatch.setattr(ctranslate2.models, "Whisper", whisper)
     told: list[tuple[float, int]] = []
     monkeypatch.setattr(fast, "CLIPS_TO_FORECAST", 4)
+    monkeypatch.setattr(fast, "MOST_READERS", 3)
+    monkeypatch.setattr(fast, "threads_a_stage", lambda: 8)
+    readers = set()
+    read = FastDecoder.mel
+
+    def mel(self: FastDecoder, clips: Any) -> Any:
+        readers.add(threading.current_thread().name)
+        return read(self, clips)
+
+    monkeypatch.setattr(FastDecoder, "mel", mel)
     found = fast.decode(model, once, sounds, 1, ahead=lambda *given: told.append(given))
     assert found == expected
     assert loaded == [[0, 1]]
+    # Threads compute the features, in which one thread is slower than a GPU.
+    assert readers and all(name.startswith("features") for name in readers)
     ((seconds, workers),) = told
     assert seconds > 0 and workers == 2
     # A server and `transcribe` take one. So does sampling, which has to be the same each time.

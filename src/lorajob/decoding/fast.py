@@ -14,6 +14,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from lorajob.cores import threads_a_stage
 from lorajob.decoding.config import DecodeConfig
-from lorajob.decoding.windows import extractor, features
+from lorajob.decoding.windows import extractor, features, read_ahead
 from lorajob.errors import ModelError, TooLarge, says_out_of_memory
 from lorajob.speech.audio import SAMPLE_RATE, Samples
 from lorajob.whisper.base_check import LABEL_POSITIONS
@@ -35,6 +36,7 @@ BATCH_WINDOWS = 16
 # With fewer clips the first batches tell the pace soon enough.
 CLIPS_TO_FORECAST = 200
 CLIPS_TIMED = 8  # for each thread of the decoder
+MOST_READERS = 16  # threads that compute features for GPUs
 SMALLER_TYPES = ("float16", "int8_float16")  # on a GPU that the wanted type does not fit
 log = logging.getLogger(__name__)
 
@@ -173,16 +175,14 @@ class FastDecoder:
         ]
 
     def forecast(self, sounds: Sequence[Sound], batch_windows: int = BATCH_WINDOWS) -> float:
-        """Seconds that the first pass over `sounds` will take, by the time for a few of them.
-
-        These are spread over all lengths. They are decoded twice: the first time warms up.
-        """
+        """Seconds that the first pass over `sounds` will take, by the time for a few of them."""
         order = sorted(range(len(sounds)), key=lambda place: sounds[place].seconds)
         count = min(len(order), CLIPS_TIMED * self._workers)
         some = [sounds[order[int((it + 0.5) * len(order) / count)]] for it in range(count)]
         size = max(1, min(batch_windows, count // (2 * self._workers)))
         first = self.config.temperatures[0]
         took = 0.0
+        # The first time warms up.
         for _ in range(2):
             began = time.monotonic()
             for _ in self._pass(some, size, first, lambda clips: None):
@@ -203,11 +203,18 @@ class FastDecoder:
         pending: deque[tuple[list[int], list[Any]]] = deque()
         finished = 0
         batches = [order[it] for it in decode_batches(seconds, batch_windows, self.config.cut)]
-        while batches or pending:
+
+        def read(places: list[int]) -> NDArray[np.float32]:
+            return self.mel([sounds[it].read() for it in places])
+
+        ahead = read_ahead(batches, read, min(self._readers, len(batches)))
+        while True:
             # Two batches for each thread of CTranslate2: one runs, one waits.
-            while batches and len(pending) < 2 * self._workers:
-                places = batches.pop(0)
-                pending.append((places, self._start([sounds[it] for it in places], temperature)))
+            for places, mel in islice(ahead, 2 * self._workers - len(pending)):
+                started = self._start([sounds[it] for it in places], temperature, mel)
+                pending.append((places, started))
+            if not pending:
+                return
             places, results = pending.popleft()
             given = [sounds[it] for it in places]
             for place, result in zip(
@@ -241,13 +248,15 @@ class FastDecoder:
         )
         found = []
         for part in (sounds[:half], sounds[half:]):
-            found += self._results(part, self._start(part, temperature), temperature)
+            mel = self.mel([sound.read() for sound in part])
+            found += self._results(part, self._start(part, temperature, mel), temperature)
         return found
 
-    def _start(self, sounds: Sequence[Sound], temperature: float) -> list[Any]:
-        """Start decoding one batch. Returns a future for each sound."""
+    def _start(
+        self, sounds: Sequence[Sound], temperature: float, mel: NDArray[np.float32]
+    ) -> list[Any]:
+        """Start decoding one batch with its features. Returns a future for each sound."""
         config = self.config
-        mel = self.mel([sound.read() for sound in sounds])
         longest = max(config.limits.of(sound.seconds) for sound in sounds)
         longest = min(longest, LABEL_POSITIONS - len(self.prompt))
         if self._in_torch:
@@ -287,6 +296,8 @@ class FastDecoder:
         """
         if count := ctranslate2.get_cuda_device_count():
             load_cuda_libraries()
+            # A GPU decodes faster than one thread computes features.
+            self._readers = min(MOST_READERS, threads_a_stage())
             self._workers = count if self._all_gpus and workers is None else 1
             try:
                 return self._load_on_gpu(list(range(self._workers)))
@@ -301,7 +312,7 @@ class FastDecoder:
                 if (engine := self._load_torch()) is not None:
                     return engine
                 log.warning("PyTorch cannot use the GPU either, so the CPU decodes")
-        self._workers = workers or threads_a_stage()
+        self._workers, self._readers = workers or threads_a_stage(), 0
         return ctranslate2.models.Whisper(
             str(self.folder),
             device="cpu",

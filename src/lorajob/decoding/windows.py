@@ -3,7 +3,10 @@
 Needs only numpy and faster-whisper, which load much faster than torch.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 from faster_whisper.feature_extractor import FeatureExtractor
@@ -17,6 +20,8 @@ from lorajob.whisper.window import (
     WINDOW_SAMPLES,
     encoder_frames,
 )
+
+Batch = TypeVar("Batch")
 
 
 def extractor(mel_bins: int) -> FeatureExtractor:
@@ -32,6 +37,26 @@ def features(extract: FeatureExtractor, clips: Sequence[Samples], cut: bool) -> 
     """
     rows = _cut(extract, clips) if cut else [_padded(extract, clip) for clip in clips]
     return np.ascontiguousarray(np.stack(rows), dtype=np.float32)
+
+
+def read_ahead(
+    batches: Iterable[Batch], read: Callable[[Batch], NDArray[np.float32]], threads: int
+) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
+    """Each batch and what `read` makes of it, in order. `threads` read ahead; with 0, none do."""
+    if not threads:
+        for batch in batches:
+            yield batch, read(batch)
+        return
+    waiting: deque[tuple[Batch, Future[NDArray[np.float32]]]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="features") as pool:
+        for batch in batches:
+            waiting.append((batch, pool.submit(read, batch)))
+            if len(waiting) > threads:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
 
 
 def _cut(extract: FeatureExtractor, clips: Sequence[Samples]) -> list[NDArray[np.float32]]:
