@@ -24,7 +24,7 @@ def test_a_long_run_has_a_forecast_that_changes_nothing(
 ) -> None:
     told = make_job(tmp_path / "told", tiny_whisper, *SHORT, "train.epochs=8")
     command = [sys.executable, "-m", "lorajob.stage", "train", str(told.root)]
-    subprocess.run(command, check=True, capture_output=True)
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     result = told.result("train")
     assert result is not None
     took = result.as_json()
@@ -32,6 +32,10 @@ def test_a_long_run_has_a_forecast_that_changes_nothing(
     measured = kept.pop("measured")
     ahead = Forecast(**kept)
     assert ahead.steps == took["steps"] == len(history(told)) >= 40
+    # The first step takes longer than the others. The time left is the forecast's until the second.
+    first = next(it for it in map(json.loads, said.splitlines()) if it["event"] == "progress")
+    assert first["step"] == 1
+    assert first["eta_seconds"] == pytest.approx(ahead.seconds_a_step * (ahead.steps - 1))
     assert took["seconds"] / 20 < ahead.eta_seconds < took["seconds"] * 2
     assert ahead.peak_memory_bytes == pytest.approx(took["peak_memory_bytes"], rel=0.15)
     assert measured["peak_memory_bytes"] == pytest.approx(ahead.peak_memory_bytes, rel=0.15)

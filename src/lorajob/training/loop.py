@@ -76,6 +76,7 @@ class Loop:
     read_at: float = 0.0  # when losses were last read, in monotonic seconds
     first: int = 1
     step_seconds: float = 0.0  # mean of the last steps
+    expected: float | None = None  # seconds of a step by the forecast
     stopped_early: bool = False
     augmentation: AugmentationTrial | None = None  # how a trial of augmentation ended
 
@@ -109,6 +110,7 @@ class Loop:
         if self.config.decoder_only:
             self._encode_once(scratch)
         ahead = self._forecast(loaded)
+        self.expected = ahead.seconds_a_step if ahead else None
         self.batches = self.passes.batches()
         # The loss of the first step is read at once, to show that the training works.
         self.first = self.run.step + 1
@@ -354,6 +356,10 @@ class Loop:
             ended = now - (now - self.read_at) * (len(losses) - 1 - number) / len(losses)
             taken = Taken(ended, it.tokens, it.clips, it.waited)
             fields, self.step_seconds = self.history.add(first + number, loss, it.rate, taken)
+        # The first step also starts the readers of clips, so it says little about the others.
+        if self.history is not None and self.expected and self.run.step == self.first:
+            self.history.leave_out(max(0.0, self.step_seconds - self.expected))
+            self.step_seconds = self.expected
         self.unread.clear()
         self.read_at = now
         if fields is not None:
