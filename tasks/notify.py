@@ -16,7 +16,6 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-import aiohttp
 from celery import signals
 from redis.exceptions import RedisError
 
@@ -153,6 +152,9 @@ def post(url: str, body: bytes, headers: Mapping[str, str]) -> bool:
     if not url.startswith(("https://", "http://")):
         logger.warning("a webhook's url must begin with https:// or http://")
         return False
+    # Not imported above: every worker loads this module, and few have a webhook.
+    import aiohttp
+
     kinds = {"Content-Type": "application/json", "User-Agent": f"lorajob/{__version__}"}
     try:
         status = asyncio.run(_post_once(url, body, kinds | dict(headers)))
@@ -170,6 +172,8 @@ async def _post_once(url: str, body: bytes, headers: Mapping[str, str]) -> int:
     The `total` timeout cuts off a server that sends a byte now and then. Redirects are not
     followed: the request would become a GET without its body, to an address that the answer names.
     """
+    import aiohttp
+
     timeout = aiohttp.ClientTimeout(
         total=ANSWER_SECONDS, sock_connect=TIMEOUT_SECONDS, sock_read=TIMEOUT_SECONDS
     )

@@ -22,6 +22,10 @@ __all__ = ["bucket", "jobs", "redis", "redis_server", "service"]
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda *_: None)
 
+# The tests start over a thousand processes. Without bytecode each would compile the package again.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # As in a stage, threads wait without spinning. Must come before a test loads torch.
 share_cpu(os.environ)
 

@@ -214,6 +214,14 @@ def test_the_workers_own_process_never_imports_torch() -> None:
     assert not heavy, f"the service reaches {heavy}"
 
 
+def test_workers_and_lists_of_jobs_load_no_reader_of_corpora_and_no_http_client() -> None:
+    for module in ("tasks.stages", "tasks.reconciler", "tasks.notify", "tasks.listing"):
+        seen = reached(f"lorajob.{module}", everywhere=False) | {f"lorajob.{module}"}
+        assert not seen & {"lorajob.corpora.find", "lorajob.corpora.readers"}, module
+        loaded = {top_level(n) for m in seen for n in imports(tree(m), everywhere=False)}
+        assert "aiohttp" not in loaded, module
+
+
 def test_help_loads_neither_torch_nor_celery() -> None:
     code = (
         "import sys; from lorajob.cli.main import main; main(['--help']);"

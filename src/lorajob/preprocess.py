@@ -19,7 +19,8 @@ from pathlib import Path
 from lorajob.checking.glance import check_script
 from lorajob.checking.run import Plan, make_report, measured, refuse_leakage
 from lorajob.checking.table import MeasuredClip, Table, open_table
-from lorajob.corpora import fingerprint, local_copy
+from lorajob.corpora import local_copy
+from lorajob.corpora.find import fingerprint
 from lorajob.corpora.guards import write_guards
 from lorajob.corpora.pieces import Piece, in_threads, pieces
 from lorajob.corpora.report import CorpusReport

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lorajob.corpora import bring_corpus
 from lorajob.errors import UsageError
 from lorajob.job.jobdir import JOB_ID
 from lorajob.storage.bases import BASES, bring_base, is_stored_base, want_again
@@ -55,6 +54,9 @@ def put_corpus(settings: Settings, corpus: str, language: str, columns: Mapping[
     """
     if settings.store_url is None or settings.is_everywhere(Path(corpus)):
         return corpus
+    # Not imported above: a worker opens jobs and reads no corpus.
+    from lorajob.corpora import bring_corpus
+
     store = Store(f"{settings.store_url}/{CORPORA}")
     return bring_corpus(Path(corpus), language, store, columns)
 
