@@ -8,13 +8,15 @@ from typing import Any, cast
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lorajob.job.history import Rows, read_history, write_history
 from lorajob.job.report import Report
 from lorajob.stage import run_stage
+from lorajob.training import checkpoint
 from lorajob.training import history as history_module
 from lorajob.training import writer as writer_module
-from lorajob.training.checkpoint import save_checkpoint
+from lorajob.training.checkpoint import Snapshot, save_checkpoint
 from lorajob.training.history import History, Taken
 from lorajob.training.trainer import Run
 from lorajob.training.writer import CheckpointWriter
@@ -118,3 +120,50 @@ def test_closed_parts_of_the_history_are_written_once(
     write_history(copied, rows_again, None)
     for file in folders[-1].iterdir():
         assert (copied / file.name).read_bytes() == file.read_bytes()
+
+
+class Killed(BaseException):
+    """As if the process ended here."""
+
+
+@pytest.mark.parametrize(
+    ("moment", "newest"),
+    [
+        ("save_adapter", 3),
+        ("save_file", 3),
+        ("write_history", 3),
+        ("write_json", 3),
+        ("hash_files", 3),
+        ("sync_tree", 3),
+        ("_take_mark", 3),
+        ("sync_path", 6),
+    ],
+)
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_last_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, newest: int
+) -> None:
+    def save_adapter(model: Any, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+        save_file(weights, folder / "adapter_model.safetensors")
+
+    def kill(*_: Any) -> None:
+        raise Killed
+
+    (tmp_path / "history.jsonl").write_bytes(b"{}\n")
+    snapshot = Snapshot(
+        model=cast("Any", None),
+        adapter={"a": torch.ones(3)},
+        optimizer={"0.step": torch.ones(())},
+        validation={},
+        state={"step": 3},
+        history=Rows(tmp_path / "history.jsonl", (), b"{}\n"),
+    )
+    monkeypatch.setattr(checkpoint, "save_adapter", save_adapter)
+    folder = tmp_path / "checkpoints" / "1"
+    folder.mkdir(parents=True)
+    save_checkpoint(folder / "step-3", snapshot)
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(checkpoint, moment, kill)
+        save_checkpoint(folder / "step-6", snapshot, folder / "step-3")
+    found = checkpoint.take_over(folder.parent, 2)
+    assert found is not None and found.step == newest
+    assert all(not path.name.startswith(".") for path in (folder.parent / "2").iterdir())
