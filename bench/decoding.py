@@ -72,7 +72,9 @@ def measure(job: JobDir, clips: int, sizes: Sequence[int] = ()) -> dict[str, dic
         files = write_files([store.audio(index) for index in indices], Path(scratch))
         ways: dict[str, Callable[[], list[str]]] = {
             "generate": lambda: generate(model, sounds, folder, config),
-            "faster_whisper": lambda: listen(shipped, config.language, sounds, spec.seed),
+            "faster_whisper": lambda: [
+                it.text for it in listen(shipped, config.language, sounds, spec.seed)
+            ],
             "fast": lambda: decode(shipped, padded, sounds),
             "fast_cut": lambda: decode(shipped, config, sounds),
             "transcribe": lambda: transcribe_all(shipped, files, config),

@@ -29,6 +29,7 @@ SETTINGS = (
     "train.save_steps=50",
     # faster-whisper takes seconds a clip, and longer where the base model repeats itself.
     "evaluate.delivered_clips=16",
+    "evaluate.base_clips=8",
     "gate.minutes=1",
 )
 SHOWN_TRANSCRIPTS = 3

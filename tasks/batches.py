@@ -273,6 +273,8 @@ def _unset(spec: JobSpec) -> dict[str, bool | set[str]]:
         name: getattr(spec.train, name) == 1 for name in ("interpolate", "encoder_alpha")
     }
     unset["train"] = {name for name, is_default in newer_train.items() if is_default}
+    if spec.evaluate.base_clips == "auto":
+        unset["evaluate"] = {"base_clips"}
     return unset if spec.preprocess.columns else unset | {"preprocess": {"columns"}}
 
 

@@ -200,13 +200,14 @@ def _delivered(
         rows = [row for row in map(json.loads, lines) if "delivered" in row]
         heard = [{"id": row["id"], "text": row["delivered"]} for row in rows[:SHOWN_CLIPS]]
         return evaluated.delivered, heard
-    texts = listen(
+    found = listen(
         model,
         sample.config.language,
         sample.sounds,
         spec.seed,
         done=lambda clips: pace.goes_on(f"faster-whisper {clips}/{len(sample.places)}"),
     )
+    texts = [it.text for it in found]
     ids = [sample.store.ids[place] for place in sample.places]
     heard = [{"id": id, "text": text} for id, text in zip(ids, texts, strict=True)]
     return score(sample.references, texts, spec.language), heard[:SHOWN_CLIPS]

@@ -4,7 +4,8 @@ There are three figures:
 
 delivered   the converted model, decoded as its users decode it: by faster-whisper with its own
             defaults and the language given, on a sample of the test clips
-base        the base model, on the same clips in the same way
+base        the base model, on the same clips in the same way; on fewer of them if it is far from
+            the delivered model
 tuned       the converted model by lorajob's fast decoder, on all test clips
 
 The settings of the fast decoder follow from the spec and from the training clips. References are
@@ -21,15 +22,13 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import ctranslate2
-import faster_whisper
-
 from lorajob.corpora.guards import guard_folder, shown_name
 from lorajob.decoding.config import DecodeConfig, TokenLimits, token_limits, write_config
-from lorajob.decoding.delivered import cpu_warnings, listen
+from lorajob.decoding.delivered import Heard, cpu_warnings
 from lorajob.decoding.fast import Sound, decode
 from lorajob.decoding.forecast import expect_passes
 from lorajob.decoding.long_form import transcribe_long
+from lorajob.decoding.paired import FAR_CLIPS, BaseModel, Clips, Pace, hear_both
 from lorajob.errors import LorajobError
 from lorajob.gate.checks import Candidate, check_all
 from lorajob.gate.hearing import Clock, KeptModel, LoadedModel, Slot
@@ -51,15 +50,11 @@ from lorajob.speech.overlap import (
     unshared_words,
 )
 from lorajob.speech.sample import balanced
-from lorajob.speech.scoring import difference, score_with_intervals, utterance_rows
-from lorajob.storage import cache
-from lorajob.whisper import ct2
-from lorajob.whisper.conversion import allowed_tokens, base_hashes, delivered_model
+from lorajob.speech.scoring import difference, score, score_with_intervals, utterance_rows
+from lorajob.whisper.conversion import allowed_tokens, delivered_model
 from lorajob.whisper.identity import base_of
 from lorajob.whisper.tokens import Labels
 
-# Version of how the base model decodes, part of the cache key: raise it with every change.
-VERSION = 3
 FEW_CLIPS = 30  # under so many test clips the rates say little
 
 log = logging.getLogger(__name__)
@@ -76,24 +71,6 @@ class _Clips:
     def sounds(self, places: Sequence[int]) -> list[Sound]:
         store = self.store
         return [Sound(float(store.seconds[it]), partial(store.audio, it)) for it in places]
-
-
-class _BaseModel:
-    """The base model. It is converted when it is first needed: its transcripts are often cached."""
-
-    def __init__(self, source: Path, compute_type: str, target: Path) -> None:
-        self.source, self.compute_type = source, compute_type
-        self._target = target
-
-    def folder(self) -> Path:
-        """The folder of the base model in CTranslate2's format."""
-        if not (self._target / "model.bin").exists():
-            ct2.convert(self.source, self._target, self.compute_type)
-        return self._target
-
-    def identity(self) -> dict[str, object]:
-        """What decides the transcripts of the base model, as JSON."""
-        return {"base": base_hashes(self.source), "compute_type": self.compute_type}
 
 
 def _progress(report: Report, clips: _Clips, spec: JobSpec) -> PassProgress:
@@ -135,16 +112,12 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         ahead = partial(expect_passes, spec, len(clips.all), len(clips.sample), pace)
         texts = decode(model, config, clips.sounds(clips.all), size, pace.done, ahead)
         pace.passed()
-        budget = spec.evaluate.delivered_minutes
-        half = None if budget is None else 30 * budget
-        sounds = clips.sounds(clips.sample)
-        delivered = listen(model, language, sounds, spec.seed, half, pace.done)
-        pace.passed()
-        base_model = _BaseModel(folder, kind, Path(scratch, "base"))
-        base = _base_transcripts(base_model, clips, spec, half, pace)
+        base_model = BaseModel(folder, kind, Path(scratch, "base"))
+        told = Pace(pace.done, pace.done, pace.passed)
+        delivered, base = hear_both(model, base_model, _for_users(clips, spec), told)
         pace.passed()
         heard = _Transcripts(clips, texts, delivered, base)
-        fast = FastHearing(heard.of_compared("tuned"), partial(transcribe_long, model, config))
+        fast = FastHearing(heard.of_delivered("tuned"), partial(transcribe_long, model, config))
         guards = _check_gate(spec, heard, (model, fast), base_model, pace)
         pace.passed()
     result, details = measure(heard, spec, training)
@@ -169,10 +142,10 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     for line in (*result.notes, *result.warnings):
         log.info("%s", line)
     log.info(
-        "WER %.1f -> %.1f %% on %d clips as delivered, %.1f %% on %d clips by the fast decoder",
+        "WER %.1f %% -> %.1f %% on %d clips as delivered, %.1f %% on %d clips by the fast decoder",
         result.base.wer,
         result.delivered.wer,
-        len(heard.compared),
+        len(delivered),
         result.tuned.wer,
         len(clips.all),
     )
@@ -222,28 +195,17 @@ def read_training(job: JobDir, test: ClipStore, language: str) -> Training:
     return Training(token_limits(train.tokens, train.seconds), counts)
 
 
-def _base_transcripts(
-    base: _BaseModel, clips: _Clips, spec: JobSpec, seconds: float | None, pace: PassProgress
-) -> list[str]:
-    """The base model's transcripts of the sample. They are cached by base model and clips."""
-    language = find_language(spec.language).token
-    name = cache.key(
-        version=VERSION,
-        **base.identity(),
-        clips=hash_files(clips.store.folder),
-        places=clips.sample,
-        language=language,
+def _for_users(clips: _Clips, spec: JobSpec) -> Clips:
+    """The sample, as faster-whisper hears it."""
+    budget = spec.evaluate.delivered_minutes
+    return Clips(
+        sounds=clips.sounds(clips.sample),
+        identity={"clips": hash_files(clips.store.folder), "places": clips.sample},
+        language=find_language(spec.language).token,
         seed=spec.seed,
-        seconds=seconds,
-        libraries=[ctranslate2.__version__, faster_whisper.__version__],
+        seconds=None if budget is None else 30 * budget,
+        base_clips=spec.evaluate.base_clips,
     )
-    kept = cache.lookup("base-transcripts", name)
-    if kept is None:
-        sounds = clips.sounds(clips.sample)
-        kept = {"texts": listen(base.folder(), language, sounds, spec.seed, seconds, pace.done)}
-        cache.keep("base-transcripts", name, kept)
-    texts: list[str] = kept["texts"]
-    return texts
 
 
 @dataclass(frozen=True)
@@ -252,25 +214,32 @@ class _Transcripts:
 
     clips: _Clips
     tuned: list[str]  # of clips.all
-    delivered: list[str]  # of the first of clips.sample
-    base: list[str]
+    delivered: list[Heard]  # of the first of clips.sample
+    base: list[Heard]
+
+    @property
+    def heard(self) -> list[int]:
+        """The places of the clips that the delivered model was decoded on, in that order."""
+        return self.clips.sample[: len(self.delivered)]
 
     @property
     def compared(self) -> list[int]:
-        """The places of the clips that both models were decoded on, in the order of drawing."""
-        return self.clips.sample[: min(len(self.delivered), len(self.base))]
+        """The first of `heard`: those that the base was decoded on, too."""
+        return self.heard[: len(self.base)]
 
     def of(self, model: str) -> dict[int, str]:
         """The transcripts by place."""
         if model == "tuned":
             return dict(zip(self.clips.all, self.tuned, strict=True))
-        texts = self.delivered if model == "delivered" else self.base
-        return dict(zip(self.compared, texts, strict=False))
+        places, found = (
+            (self.heard, self.delivered) if model == "delivered" else (self.compared, self.base)
+        )
+        return {place: it.text for place, it in zip(places, found, strict=False)}
 
-    def of_compared(self, model: str) -> list[str]:
-        """The transcripts of the clips that both models were decoded on."""
+    def of_delivered(self, model: str) -> list[str]:
+        """The transcripts of the clips that the delivered model was decoded on."""
         found = self.of(model)
-        return [found[place] for place in self.compared]
+        return [found[place] for place in self.heard if place in found]
 
 
 def measure(
@@ -278,10 +247,11 @@ def measure(
 ) -> tuple[EvaluateResult, dict[str, object]]:
     """The result, and what metrics.json has besides."""
     store, compared = heard.clips.store, heard.compared
-    references = [store.texts[it] for it in compared]
-    speakers = [store.speakers[it] for it in compared]
-    base, delivered = list(heard.of("base").values()), list(heard.of("delivered").values())
-    tuned_there = heard.of_compared("tuned")
+    references = [store.texts[it] for it in heard.heard]
+    speakers = [store.speakers[it] for it in heard.heard]
+    base, delivered = heard.of_delivered("base"), heard.of_delivered("delivered")
+    tuned_there = heard.of_delivered("tuned")
+    both = len(compared)
     every = heard.clips.all
     tuned = score_with_intervals(
         [store.texts[it] for it in every],
@@ -295,16 +265,18 @@ def measure(
     texts = {model: heard.of(model) for model in ("base", "delivered", "tuned")}
     unshared = unshared_scores(training.shared, store, texts, spec.seed, spec.language)
     result = EvaluateResult(
-        base=score_with_intervals(references, base, speakers, spec.seed, spec.language),
+        base=score_with_intervals(
+            references[:both], base, speakers[:both], spec.seed, spec.language
+        ),
         delivered=scored,
         tuned=tuned,
         improvement=difference(
-            references,
+            references[:both],
             base,
-            delivered,
+            delivered[:both],
             seed=spec.seed,
             language=spec.language,
-            speakers=speakers,
+            speakers=speakers[:both],
         ),
         notes=[*_notes(heard, spec, training.overlap), *unshared_words(unshared)],
         unshared=unshared,
@@ -329,27 +301,30 @@ def _check_gate(
     spec: JobSpec,
     heard: _Transcripts,
     delivered: tuple[Path, FastHearing],
-    base: _BaseModel,
+    base: BaseModel,
     pace: PassProgress,
 ) -> list[Guard]:
     """The guards of the converted model in a folder, and by lorajob's decoder."""
     tuned, fast = delivered
     store, minutes = heard.clips.store, spec.gate.minutes
+    of_tuned, of_base = (
+        {it.sound: it.language for it in found} for found in (heard.delivered, heard.base)
+    )
     clock = Clock(
         None if minutes is None else 60 * minutes,
         lambda: pace.done(int(clock.share * len(heard.clips.sample)), f"gate: {clock.checking}"),
     )
     slot = Slot()
     candidate = Candidate(
-        tuned=LoadedModel(lambda: tuned, clock, slot),
-        base=KeptModel(LoadedModel(base.folder, clock, slot), base.identity()),
+        tuned=LoadedModel(lambda: tuned, clock, slot, of_tuned),
+        base=KeptModel(LoadedModel(base.folder, clock, slot, of_base), base.identity()),
         clips=Transcripts(
-            references=[store.texts[it] for it in heard.compared],
-            base=heard.of_compared("base"),
-            delivered=heard.of_compared("delivered"),
+            references=[store.texts[it] for it in heard.heard],
+            base=heard.of_delivered("base"),
+            delivered=heard.of_delivered("delivered"),
             language=spec.language,
         ),
-        sounds=[partial(store.audio, it) for it in heard.compared],
+        sounds=[partial(store.audio, it) for it in heard.heard],
         fast=fast,
         seed=spec.seed,
         own=_own_corpora(spec, store.folder.parent),
@@ -372,8 +347,7 @@ def _own_corpora(spec: JobSpec, preprocessed: Path) -> list[OwnCorpus]:
 
 def _speed(heard: _Transcripts, took: float) -> Guard:
     """How fast the delivered model was decoded, and the memory; without a limit."""
-    decoded = heard.clips.sample[: len(heard.delivered)]
-    seconds = float(sum(heard.clips.store.seconds[it] for it in decoded))
+    seconds = float(sum(heard.clips.store.seconds[it] for it in heard.heard))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return Guard(
         name="speed",
@@ -398,18 +372,41 @@ def few_clips(delivered: Scores) -> list[str]:
 
 
 def _notes(heard: _Transcripts, spec: JobSpec, shared: Overlap | None) -> list[str]:
-    compared, every, tested = len(heard.compared), len(heard.clips.all), len(heard.clips.store)
+    every, tested = len(heard.clips.all), len(heard.clips.store)
     notes = [spec.text.sentence] if spec.text.changes else []
     if every < tested:
         notes.append(f"tuned: {every:,} of {tested:,} test clips, drawn at random")
-    if compared < len(heard.clips.sample):
+    count, compared, drawn = len(heard.heard), len(heard.compared), len(heard.clips.sample)
+    who = "base and delivered" if count == compared else "delivered"
+    if count < drawn:
         notes.append(
-            f"base and delivered: {compared:,} of the {len(heard.clips.sample):,} clips that were "
-            f"drawn, because evaluate.delivered_minutes={spec.evaluate.delivered_minutes:g} ended"
+            f"{who}: {count:,} of the {drawn:,} clips that were drawn, because "
+            f"evaluate.delivered_minutes={spec.evaluate.delivered_minutes:g} ended"
         )
-    elif compared < tested:
-        notes.append(f"base and delivered: {compared:,} of {tested:,} test clips, drawn at random")
+    elif count < tested:
+        notes.append(f"{who}: {count:,} of {tested:,} test clips, drawn at random")
+    if compared < count:
+        notes.append(_fewer_of_base(heard, spec))
     return [*notes, *(shared.sentences() if shared is not None else ())]
+
+
+def _fewer_of_base(heard: _Transcripts, spec: JobSpec) -> str:
+    """Why the base was decoded on fewer clips than the delivered model."""
+    count, compared = len(heard.heard), heard.compared
+    store, chosen = heard.clips.store, spec.evaluate.base_clips
+    texts = [heard.of("delivered")[it] for it in compared]
+    there = score([store.texts[it] for it in compared], texts, spec.language)
+    wanted = chosen if isinstance(chosen, int) else count
+    if len(compared) == wanted:
+        why = f"evaluate.base_clips={wanted}"
+    elif chosen == "auto" and len(compared) >= FAR_CLIPS:
+        why = "their transcripts are so far apart that these tell enough (evaluate.base_clips=auto)"
+    else:
+        why = f"evaluate.delivered_minutes={spec.evaluate.delivered_minutes:g} ended"
+    return (
+        f"base: the first {len(compared):,} of the {count:,} clips of delivered, which has "
+        f"{there.wer:.1f} % WER on them: {why}"
+    )
 
 
 def _write_rows(path: Path, heard: _Transcripts, language: str) -> None:

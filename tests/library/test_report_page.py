@@ -231,7 +231,7 @@ def test_few_compared_clips_are_not_called_a_small_test_set(tmp_path: Path) -> N
         row["delivered"] = row["tuned"]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     (first, *_) = advice(read_findings(made))
-    assert first.startswith("Base and delivered are compared on 14 of 40 test clips.")
+    assert first.startswith("delivered is measured on 14 of 40 test clips.")
     for row in rows[:14]:
         del row["delivered"]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows[:14]), "utf-8")

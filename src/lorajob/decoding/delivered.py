@@ -4,22 +4,68 @@ Clips are decoded one at a time, with timestamps, beams and fallback. That takes
 long as the fast decoder, and far longer on a clip whose transcript repeats itself.
 """
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import ctranslate2
 import numpy as np
 from faster_whisper import WhisperModel
+from pydantic import BaseModel
 
 from lorajob.decoding.fast import Sound
-from lorajob.speech.audio import SAMPLE_RATE
+from lorajob.speech.audio import SAMPLE_RATE, Samples
 from lorajob.whisper.cuda_libraries import load_cuda_libraries
 
 FEWEST_CLIPS = 8  # decoded even if the time is over
+IDENTIFIED_CLIPS = 16  # of which the language is identified
+WINDOW_SECONDS = 30.0
 
 log = logging.getLogger(__name__)
+
+
+class Heard(BaseModel, frozen=True):
+    """A transcript, and the Whisper code of the language that the model identifies.
+
+    `language` is "" if it was not identified. `sound` is the `fingerprint` of the sound.
+    """
+
+    text: str
+    language: str = ""
+    sound: str = ""
+
+
+class UsersModel(WhisperModel):  # type: ignore[misc]  # faster-whisper has no types
+    """faster-whisper's model. It can also identify the language of what it transcribes.
+
+    The encoder takes most of the time of a short clip. So the language is identified from the
+    output of the encoder that `transcribe` uses. The transcript stays the same.
+    """
+
+    identifies: bool = False
+    identified: str = ""
+
+    def encode(self, features: Any) -> ctranslate2.StorageView:
+        """The output of the encoder for one window."""
+        output = super().encode(features)
+        if self.identifies and not self.identified:
+            self.identified = self.model.detect_language(output)[0][0][0][2:-2]
+        return output
+
+    def identify(self, sound: Samples) -> str:
+        """The language of the first 30 s, as `transcribe` identifies it for a shorter sound."""
+        if len(sound) > WINDOW_SECONDS * SAMPLE_RATE:
+            return str(self.detect_language(sound)[0])
+        # `transcribe` leaves the last frame out, too.
+        return str(self.detect_language(features=self.feature_extractor(sound)[..., :-1])[0])
+
+
+def fingerprint(sound: Samples) -> str:
+    """What a sound is known by."""
+    return hashlib.sha256(sound.tobytes()).hexdigest()
 
 
 def listen(
@@ -29,42 +75,50 @@ def listen(
     seed: int = 0,
     seconds: float | None = None,
     done: Callable[[int], None] = lambda clips: None,
-) -> list[str]:
-    """The transcripts of the first of `sounds`, as many as `seconds` of time allow.
+    enough: Callable[[Sequence[Heard]], bool] = lambda heard: False,
+    threads: int = 0,
+) -> list[Heard]:
+    """The transcripts of the first of `sounds`, as many as `seconds` of time and `enough` allow.
 
-    `done` is called after each clip. `seed` decides what is sampled where a transcript trips one of
-    Whisper's thresholds.
+    `done` is called after each clip, and `enough` with what was heard so far. `seed` decides what
+    is sampled where a transcript trips one of Whisper's thresholds. `threads` is the number of CPU
+    threads; 0: that of CTranslate2.
     """
     ctranslate2.set_random_seed(seed)
-    whisper = load_for_users(model)
+    whisper = load_for_users(model, threads)
     started = time.monotonic()
-    texts: list[str] = []
+    heard: list[Heard] = []
     for sound in sounds:
         spent = time.monotonic() - started
-        if seconds is not None and spent > seconds and len(texts) >= FEWEST_CLIPS:
-            log.info("%d of %d clips in %.0f s", len(texts), len(sounds), spent)
+        if seconds is not None and spent > seconds and len(heard) >= FEWEST_CLIPS:
+            log.info("%d of %d clips in %.0f s", len(heard), len(sounds), spent)
             break
-        segments, _ = whisper.transcribe(sound.read(), language=language)
-        texts.append(" ".join(segment.text.strip() for segment in segments))
-        done(len(texts))
-    return texts
+        samples = sound.read()
+        whisper.identifies, whisper.identified = len(heard) < IDENTIFIED_CLIPS, ""
+        segments, _ = whisper.transcribe(samples, language=language)
+        text = " ".join(segment.text.strip() for segment in segments)
+        heard.append(Heard(text=text, language=whisper.identified, sound=fingerprint(samples)))
+        done(len(heard))
+        if enough(heard):
+            break
+    return heard
 
 
-def load_for_users(model: Path) -> WhisperModel:
+def load_for_users(model: Path, threads: int = 0) -> UsersModel:
     """The model as faster-whisper loads it, on the GPU if CTranslate2 can use it."""
     # CTranslate2 warns that a CPU computes float16 in float32: that is expected here.
     ctranslate2.set_log_level(logging.ERROR)
     logging.getLogger("faster_whisper").setLevel(logging.WARNING)
     if ctranslate2.get_cuda_device_count():
         load_cuda_libraries()
-        whisper = WhisperModel(str(model), device="cuda")
+        whisper = UsersModel(str(model), device="cuda")
         try:
             whisper.encode(whisper.feature_extractor(np.zeros(SAMPLE_RATE, np.float32)))
             return whisper
         # The libraries that CTranslate2 needs are missing.
         except RuntimeError as error:
             log.warning("CTranslate2 cannot use the GPU, so the CPU decodes: %s", error)
-    return WhisperModel(str(model), device="cpu")
+    return UsersModel(str(model), device="cpu", cpu_threads=threads)
 
 
 def cpu_warnings() -> list[str]:

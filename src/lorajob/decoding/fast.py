@@ -437,8 +437,7 @@ def decode_batches(seconds: Sequence[float], batch_size: int, cut: bool) -> Iter
 
     A batch has `batch_size` windows of 30 s. If windows are `cut`, it has at most as much audio,
     and up to twice as many clips: a step of the decoder reads all its weights for any number of
-    rows, so larger batches save time. More than twice as many cost more padding than they save
-    (bench/RESULTS.md).
+    rows, so larger batches save time. Many more cost more padding than they save.
     """
     start = 0
     while start < len(seconds):

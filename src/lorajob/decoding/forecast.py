@@ -22,13 +22,14 @@ def expect_passes(
     `sample` of them, one at a time.
     """
     one = seconds / max(1, clips) * workers * SLOWER
-    users = one * sample
+    fewer = spec.evaluate.base_clips
+    users, base = one * sample, one * (min(sample, fewer) if isinstance(fewer, int) else sample)
     if (minutes := spec.evaluate.delivered_minutes) is not None:
-        users = min(users, minutes * MINUTE / 2)
+        users, base = (min(it, minutes * MINUTE / 2) for it in (users, base))
     gate = users if spec.gate.check else 0.0
     if spec.gate.minutes is not None:
         gate = min(gate, spec.gate.minutes * MINUTE)
-    pace.expect({"tuned": seconds, "delivered": users, "base": users, "gate": gate})
+    pace.expect({"tuned": seconds, "delivered": users, "base": base, "gate": gate})
     log.info(
         "%d test clips: about %.0f min, of these %.0f min by the fast decoder",
         clips,

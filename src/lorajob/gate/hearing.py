@@ -4,9 +4,8 @@ Checks use only the protocol `Hearing`, so a test can give them any transcripts.
 """
 
 import gc
-import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -15,12 +14,17 @@ import ctranslate2
 import faster_whisper
 from pydantic import BaseModel, TypeAdapter
 
-from lorajob.decoding.delivered import load_for_users
-from lorajob.speech.audio import Samples
+from lorajob.decoding.delivered import (
+    WINDOW_SECONDS,
+    UsersModel,
+    fingerprint,
+    load_for_users,
+)
+from lorajob.speech.audio import SAMPLE_RATE, Samples
 from lorajob.storage import cache
 
 # Part of the cache key: raise it with every change of the cached transcripts.
-VERSION = 1
+VERSION = 2
 KIND = "gate"
 
 
@@ -97,14 +101,25 @@ class Slot:
     """Holds one loaded model at a time: two large ones may not fit the memory."""
 
     owner: object = None
-    whisper: Any = None
+    whisper: UsersModel | None = None
 
 
 class LoadedModel:
-    """The CTranslate2 model in a folder. It is loaded for its first sound."""
+    """The CTranslate2 model in a folder. It is loaded for its first sound.
 
-    def __init__(self, folder: Callable[[], Path], clock: Clock, slot: Slot) -> None:
+    `identified` has the languages that it has already identified, by the `fingerprint` of the
+    sound.
+    """
+
+    def __init__(
+        self,
+        folder: Callable[[], Path],
+        clock: Clock,
+        slot: Slot,
+        identified: Mapping[str, str] | None = None,
+    ) -> None:
         self._folder, self._clock, self._slot = folder, clock, slot
+        self._identified = dict(identified or {})
 
     def transcribe(
         self, sounds: Sequence[Samples], language: str, manner: Manner = "usual"
@@ -113,13 +128,19 @@ class LoadedModel:
         for sound in sounds:
             self._clock.check()
             lines: list[Line] = []
-            segments, _ = self._model().transcribe(sound, language=language, **OPTIONS[manner])
+            whisper = self._model()
+            # Sentences in other languages are identified after they were transcribed.
+            whisper.identifies, whisper.identified = manner == "brief", ""
+            options: dict[str, Any] = OPTIONS[manner]
+            segments, _ = whisper.transcribe(sound, language=language, **options)
             for it in segments:
                 spoken = [Word(start=w.start, end=w.end, text=w.word) for w in it.words or ()]
                 lines.append(Line(start=it.start, end=it.end, text=it.text.strip(), words=spoken))
                 self._clock.check()
                 if manner == "brief" and sum(len(it.text) for it in lines) > BRIEF_CHARACTERS:
                     break
+            if whisper.identified and len(sound) <= WINDOW_SECONDS * SAMPLE_RATE:
+                self._identified[fingerprint(sound)] = whisper.identified
             found.append(lines)
         return found
 
@@ -127,12 +148,13 @@ class LoadedModel:
         codes = []
         for sound in sounds:
             self._clock.check()
-            codes.append(self._model().detect_language(sound)[0])
+            known = self._identified.get(fingerprint(sound))
+            codes.append(known or self._model().identify(sound))
         return codes
 
-    def _model(self) -> Any:
+    def _model(self) -> UsersModel:
         slot = self._slot
-        if slot.owner is not self:
+        if slot.owner is not self or slot.whisper is None:
             slot.owner = slot.whisper = None
             gc.collect()
             # Sampling must not depend on what was decoded before.
@@ -166,7 +188,7 @@ class KeptModel:
     def _kept(self, sounds: Sequence[Samples], hear: Callable[[], object], **how: object) -> Any:
         name = cache.key(
             version=VERSION,
-            sounds=[hashlib.sha256(sound.tobytes()).hexdigest() for sound in sounds],
+            sounds=[fingerprint(sound) for sound in sounds],
             libraries=[ctranslate2.__version__, faster_whisper.__version__],
             model=self.identity,
             **how,

@@ -15,10 +15,10 @@ OVER_REFERENCE = 1.25  # a loop's compression ratio, divided by that of its refe
 
 @dataclass(frozen=True)
 class Transcripts:
-    """The test clips that both models were decoded on, by faster-whisper."""
+    """The test clips that the delivered model was decoded on, by faster-whisper."""
 
     references: list[str]
-    base: list[str]
+    base: list[str]  # of the first of them
     delivered: list[str]
     language: str
 
@@ -29,14 +29,15 @@ class Transcripts:
 def check_rate(clips: Transcripts, limit: float) -> Guard:
     """The error rate against that of the base model."""
     metric = find_language(clips.language).primary_metric
+    both = len(clips.base)
     before, after = (
-        rate_of_set(clips.references, texts, metric, clips.language)
+        rate_of_set(clips.references[:both], texts[:both], metric, clips.language)
         for texts in (clips.base, clips.delivered)
     )
     return Guard(
         name="wer",
         state="failed" if after - before > limit else "passed",
-        reason=f"{metric.upper()} {after:.1f} % on {len(clips)} clips, base {before:.1f} %; "
+        reason=f"{metric.upper()} {after:.1f} % on {both} clips, base {before:.1f} %; "
         f"at most {limit:g} points more are allowed",
         value=after,
         base=before,
@@ -71,14 +72,15 @@ def check_own_clips(clips: Transcripts, limit: float) -> Guard:
 def check_loops(clips: Transcripts, limit: float) -> Guard:
     """Transcripts that repeat themselves more than their references do."""
     loops, before = (
-        sum(_loops(said, heard) for said, heard in zip(clips.references, texts, strict=True))
+        sum(_loops(said, heard) for said, heard in zip(clips.references, texts, strict=False))
         for texts in (clips.delivered, clips.base)
     )
     allowed = max(1, int(limit * len(clips)))
+    of_base = f"{before}" if len(clips.base) == len(clips) else f"{before} of {len(clips.base)}"
     return Guard(
         name="loops",
         state="failed" if loops > allowed else "passed",
-        reason=f"{loops} of {len(clips)} transcripts repeat themselves, base {before}; "
+        reason=f"{loops} of {len(clips)} transcripts repeat themselves, base {of_base}; "
         f"at most {allowed} may",
         value=loops,
         base=before,

@@ -26,13 +26,13 @@ def advice(findings: Findings) -> list[str]:
 
 
 def _too_few_clips(findings: Findings) -> str:
-    count = len(findings.compared)
+    count = len(findings.transcribed)
     if count >= FEW_CLIPS:
         return ""
     if len(findings.clips) >= FEW_CLIPS:
         return (
-            f"Base and {findings.after} are compared on {count} of {len(findings.clips)} test "
-            "clips. A higher evaluate.delivered_minutes compares them on more."
+            f"{findings.after} is measured on {count} of {len(findings.clips)} test clips. A "
+            "higher evaluate.delivered_minutes or evaluate.delivered_clips measures it on more."
         )
     return f"The test set has {count} clips. Add test clips until it has {FEW_CLIPS} or more."
 
@@ -72,7 +72,7 @@ def _gap(findings: Findings) -> str:
 
 
 def _insertions(findings: Findings) -> str:
-    counts = [clip.heard[findings.after].counts(findings.metric) for clip in findings.compared]
+    counts = [clip.heard[findings.after].counts(findings.metric) for clip in findings.transcribed]
     errors = sum(it.errors for it in counts)
     if not errors or sum(it.inserted for it in counts) <= MOSTLY * errors:
         return ""

@@ -171,6 +171,11 @@ class Findings:
         """The clips that both the base and the resulting model transcribed."""
         return [clip for clip in self.clips if {"base", self.after} <= clip.heard.keys()]
 
+    @property
+    def transcribed(self) -> list[ScoredClip]:
+        """The clips that the resulting model transcribed: the base, often only some of them."""
+        return [clip for clip in self.clips if self.after in clip.heard]
+
     def rate_of(self, row: ModelRates) -> Rate:
         """The rate of a model by the metric of the language."""
         return row.wer if self.metric == "wer" else row.cer
@@ -226,7 +231,7 @@ class Findings:
     def confused_words(self) -> list[tuple[str, str, int]]:
         """(said, heard, times) of the resulting model, most frequent first. "" is no word."""
         pairs: Counter[tuple[str, str]] = Counter()
-        for clip in self.compared:
+        for clip in self.transcribed:
             edits = clip.heard[self.after].edits
             pairs.update((it.said, it.heard) for it in edits if it.kind != "same")
         return [(said, heard, times) for (said, heard), times in pairs.most_common(MOST)]
@@ -234,7 +239,7 @@ class Findings:
     def confused_characters(self) -> list[tuple[str, str, int]]:
         """(said, heard, times) of the resulting model, most frequent first."""
         pairs: Counter[tuple[str, str]] = Counter()
-        for clip in self.compared:
+        for clip in self.transcribed:
             text = clip.heard[self.after].text
             pairs += confused_characters(clip.reference, text, self.spec.language)
         return [(said, heard, times) for (said, heard), times in pairs.most_common(MOST)]

@@ -71,11 +71,15 @@ def choose_clips(findings: Findings, full: bool) -> list[ClipGroup]:
     Each clip is in one group only.
     """
     after, metric = findings.after, findings.metric
-    clips = findings.compared
+    clips = findings.transcribed
+
+    def change(clip: ScoredClip) -> int:
+        return clip.change("base", after, metric) if "base" in clip.heard else 0
+
     keys: dict[str, Callable[[ScoredClip], int]] = {
         "Worst clips": lambda it: it.heard[after].counts(metric).errors,
-        "Most worsened clips": lambda it: -it.change("base", after, metric),
-        "Most improved clips": lambda it: it.change("base", after, metric),
+        "Most worsened clips": lambda it: -change(it),
+        "Most improved clips": change,
     }
     groups = []
     left = list(clips)

@@ -1,0 +1,149 @@
+"""The delivered model and its base hear the same clips, the base as many as tell the two apart."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lorajob.decoding import paired
+from lorajob.decoding.delivered import Heard
+from lorajob.decoding.fast import Sound
+from lorajob.decoding.paired import FAR_CLIPS, BaseModel, Clips, Pace, far_apart, hear_both
+
+CLIPS = 30
+SAID = [f"clip number {number} says this" for number in range(CLIPS)]
+OTHER = ["something else entirely"] * CLIPS
+QUIET = Pace(lambda clips: None, lambda clips: None, lambda: None)
+
+
+class Models:
+    """What the models in two folders hear, in place of faster-whisper."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tuned, self.base = folder / "tuned", folder / "base"
+        self.said = {"tuned": SAID, "base": OTHER}
+        self.heard: list[str] = []  # the model of each clip, in the order of the clips
+        self.before: dict[str, Callable[[int], object]] = {}  # called before a model's clip
+        for path in (self.tuned, self.base):
+            path.mkdir()
+            (path / "model.bin").touch()
+
+    def listen(
+        self,
+        model: Path,
+        language: str,
+        sounds: Sequence[Sound],
+        seed: int,
+        seconds: float | None,
+        done: Callable[[int], None],
+        enough: Callable[[Sequence[Heard]], bool] = lambda heard: False,
+        threads: int = 0,
+    ) -> list[Heard]:
+        found: list[Heard] = []
+        for place in range(len(sounds)):
+            self.before.get(model.name, lambda count: None)(place)
+            self.heard.append(model.name)
+            found.append(Heard(text=self.said[model.name][place]))
+            done(len(found))
+            if enough(found):
+                break
+        return found
+
+    def hear(self, base_clips: Any = "auto") -> tuple[list[str], list[str]]:
+        """What both hear; `heard` has only what was decoded for it."""
+        self.heard.clear()
+        silence = Sound.of(np.zeros(16_000, np.float32))
+        clips = Clips([silence] * CLIPS, {"clips": "these"}, "en", 0, None, base_clips)
+        base = BaseModel(self.base, "float32", self.base)
+        delivered, heard = hear_both(self.tuned, base, clips, QUIET)
+        return [it.text for it in delivered], [it.text for it in heard]
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Models:
+    made = Models(tmp_path)
+    monkeypatch.setattr(paired, "listen", made.listen)
+    monkeypatch.setattr(paired, "base_hashes", lambda folder: {"model.bin": "0"})
+    monkeypatch.setattr("lorajob.storage.places.cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr("ctranslate2.get_cuda_device_count", lambda: 0)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return made
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_a_base_that_is_far_apart_is_decoded_on_few_clips(
+    models: Models, monkeypatch: pytest.MonkeyPatch, threads: str
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    assert models.hear() == (SAID, OTHER[:FAR_CLIPS])
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_a_base_that_hears_nearly_the_same_is_decoded_on_all_clips(
+    models: Models, monkeypatch: pytest.MonkeyPatch, threads: str
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    models.said["base"] = [text.replace("says", "said") for text in SAID]
+    assert models.hear() == (SAID, models.said["base"])
+
+
+@pytest.mark.parametrize(("wanted", "count"), [(3, 3), (25, 25), (100, CLIPS), (None, CLIPS)])
+def test_the_number_of_the_bases_clips_can_be_set(
+    models: Models, wanted: int | None, count: int
+) -> None:
+    assert models.hear(wanted) == (SAID, OTHER[:count])
+
+
+def test_the_cache_gives_what_decoding_would(models: Models) -> None:
+    assert models.hear() == (SAID, OTHER[:FAR_CLIPS])
+    assert models.heard.count("base") == FAR_CLIPS
+    assert models.hear() == (SAID, OTHER[:FAR_CLIPS])
+    assert models.heard.count("base") == 0
+    # A delivered model that is not far from this base needs the other clips, too.
+    models.said["tuned"] = OTHER
+    assert models.hear() == (OTHER, OTHER)
+    assert models.heard.count("base") == CLIPS
+    assert models.hear() == (OTHER, OTHER)
+    assert models.heard.count("base") == 0
+    models.said["tuned"] = SAID
+    assert models.hear() == (SAID, OTHER[:FAR_CLIPS])
+    assert models.heard.count("base") == 0
+
+
+def test_two_processors_decode_both_at_the_same_time(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    started, slow = Event(), Event()
+    # Each waits in its first clip until the other one is there, too.
+    models.before["base"] = lambda place: started.set() if place == 0 else slow.wait(60)
+    models.before["tuned"] = lambda place: (place or started.wait(60)) and slow.set()
+    assert models.hear() == (SAID, OTHER[:FAR_CLIPS])
+
+
+def test_a_stop_ends_both(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+
+    def stop(place: int) -> None:
+        if place == FAR_CLIPS - 2:
+            raise KeyboardInterrupt
+
+    models.before["tuned"] = stop
+    with pytest.raises(KeyboardInterrupt):
+        models.hear()
+    assert models.heard.count("base") <= FAR_CLIPS
+
+
+def test_transcripts_are_far_apart_if_most_words_differ() -> None:
+    assert not far_apart(["one two three four"], ["one two, other words"], "en")
+    assert far_apart(["one two three four"], ["one, other words"], "en")
+    assert far_apart(["one two"], [""], "en")
+    # Without a word of the delivered model nothing can be said.
+    assert not far_apart([""], ["one two"], "en")
+    # Each clip counts alone.
+    assert far_apart(["one", "two"], ["two", "one"], "en")
+    assert not far_apart(["今日は晴れです"], ["今日は雨です"], "ja")
+    assert far_apart(["今日は晴れです"], ["昨日も雨でした"], "ja")
