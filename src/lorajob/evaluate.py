@@ -28,7 +28,7 @@ from lorajob.decoding.delivered import Heard, cpu_warnings
 from lorajob.decoding.fast import Sound, decode
 from lorajob.decoding.forecast import expect_passes
 from lorajob.decoding.long_form import transcribe_long
-from lorajob.decoding.paired import FAR_CLIPS, BaseModel, Clips, Pace, hear_both
+from lorajob.decoding.paired import FAR_CLIPS, BaseModel, Clips, Pace, far_apart, hear_both
 from lorajob.errors import LorajobError
 from lorajob.gate.checks import Candidate, check_all
 from lorajob.gate.hearing import Clock, KeptModel, LoadedModel, Slot
@@ -394,12 +394,15 @@ def _fewer_of_base(heard: _Transcripts, spec: JobSpec) -> str:
     """Why the base was decoded on fewer clips than the delivered model."""
     count, compared = len(heard.heard), heard.compared
     store, chosen = heard.clips.store, spec.evaluate.base_clips
-    texts = [heard.of("delivered")[it] for it in compared]
+    texts = heard.of_delivered("delivered")[: len(compared)]
     there = score([store.texts[it] for it in compared], texts, spec.language)
+    enough = len(compared) >= FAR_CLIPS
+    if chosen == "auto" and enough:
+        enough = far_apart(texts, heard.of_delivered("base"), find_language(spec.language).token)
     wanted = chosen if isinstance(chosen, int) else count
     if len(compared) == wanted:
         why = f"evaluate.base_clips={wanted}"
-    elif chosen == "auto" and len(compared) >= FAR_CLIPS:
+    elif chosen == "auto" and enough:
         why = "their transcripts are so far apart that these tell enough (evaluate.base_clips=auto)"
     else:
         why = f"evaluate.delivered_minutes={spec.evaluate.delivered_minutes:g} ended"
