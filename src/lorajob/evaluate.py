@@ -24,11 +24,11 @@ from tempfile import TemporaryDirectory
 
 from lorajob.corpora.guards import guard_folder, shown_name
 from lorajob.decoding.config import DecodeConfig, TokenLimits, token_limits, write_config
-from lorajob.decoding.delivered import Heard, cpu_warnings
+from lorajob.decoding.delivered import HeardClip, cpu_warnings
 from lorajob.decoding.fast import Sound, decode
 from lorajob.decoding.forecast import expect_passes
 from lorajob.decoding.long_form import transcribe_long
-from lorajob.decoding.paired import FAR_CLIPS, BaseModel, Clips, Pace, far_apart, hear_both
+from lorajob.decoding.paired import FAR_CLIPS, BaseModel, Clips, PairPace, far_apart, hear_both
 from lorajob.errors import LorajobError
 from lorajob.gate.checks import Candidate, check_all
 from lorajob.gate.hearing import Clock, KeptModel, LoadedModel, Slot
@@ -113,7 +113,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         texts = decode(model, config, clips.sounds(clips.all), size, pace.done, ahead)
         pace.passed()
         base_model = BaseModel(folder, kind, Path(scratch, "base"))
-        told = Pace(pace.done, pace.done, pace.passed)
+        told = PairPace(pace.done, pace.done, pace.passed)
         delivered, base = hear_both(model, base_model, _for_users(clips, spec), told)
         pace.passed()
         heard = _Transcripts(clips, texts, delivered, base)
@@ -214,8 +214,8 @@ class _Transcripts:
 
     clips: _Clips
     tuned: list[str]  # of clips.all
-    delivered: list[Heard]  # of the first of clips.sample
-    base: list[Heard]
+    delivered: list[HeardClip]  # of the first of clips.sample
+    base: list[HeardClip]
 
     @property
     def heard(self) -> list[int]:

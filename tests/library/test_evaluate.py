@@ -11,7 +11,7 @@ import pytest
 from lorajob import evaluate
 from lorajob.decoding import fast, paired
 from lorajob.decoding.config import read_config, token_limits
-from lorajob.decoding.delivered import Heard, listen, load_for_users
+from lorajob.decoding.delivered import HeardClip, listen, load_for_users
 from lorajob.decoding.fast import Sound, decode_batches
 from lorajob.job.jobdir import JobDir
 from lorajob.job.report import Report
@@ -34,7 +34,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Calls:
     calls: Calls = []
     listen = paired.listen
 
-    def noted(model: Path, *args: Any) -> list[Heard]:
+    def noted(model: Path, *args: Any) -> list[HeardClip]:
         calls.append(model.name)
         return listen(model, *args)
 
@@ -206,8 +206,8 @@ def check_unshared_rates(job: JobDir) -> None:
 
 def test_a_base_on_fewer_clips_is_compared_on_these(trained: JobDir) -> None:
     store = ClipStore(trained.stage_dir("preprocess") / "test")
-    delivered = [Heard(text=text) for text in (store.texts[0], "गलत", *store.texts[2:])]
-    base = [Heard(text="गलत है"), Heard(text=store.texts[1])]
+    delivered = [HeardClip(text=text) for text in (store.texts[0], "गलत", *store.texts[2:])]
+    base = [HeardClip(text="गलत है"), HeardClip(text=store.texts[1])]
     clips = evaluate._Clips(store, [0, 1, 2, 3], [0, 1, 2, 3])
     heard = evaluate._Transcripts(clips, store.texts, delivered, base)
     spec = build_spec({"language": "hi", "corpus": "c"}, sets=("evaluate.base_clips=2",))

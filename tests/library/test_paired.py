@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from lorajob.decoding import paired
-from lorajob.decoding.delivered import Heard
+from lorajob.decoding.delivered import HeardClip
 from lorajob.decoding.fast import Sound
-from lorajob.decoding.paired import FAR_CLIPS, BaseModel, Clips, Pace, far_apart, hear_both
+from lorajob.decoding.paired import FAR_CLIPS, BaseModel, Clips, PairPace, far_apart, hear_both
 
 CLIPS = 30
 SAID = [f"clip number {number} says this" for number in range(CLIPS)]
 OTHER = ["something else entirely"] * CLIPS
-QUIET = Pace(lambda clips: None, lambda clips: None, lambda: None)
+QUIET = PairPace(lambda clips: None, lambda clips: None, lambda: None)
 
 
 class Models:
@@ -39,14 +39,14 @@ class Models:
         seed: int,
         seconds: float | None,
         done: Callable[[int], None],
-        enough: Callable[[Sequence[Heard]], bool] = lambda heard: False,
+        enough: Callable[[Sequence[HeardClip]], bool] = lambda heard: False,
         threads: int = 0,
-    ) -> list[Heard]:
-        found: list[Heard] = []
+    ) -> list[HeardClip]:
+        found: list[HeardClip] = []
         for place in range(len(sounds)):
             self.before.get(model.name, lambda count: None)(place)
             self.heard.append(model.name)
-            found.append(Heard(text=self.said[model.name][place]))
+            found.append(HeardClip(text=self.said[model.name][place]))
             done(len(found))
             if enough(found):
                 break

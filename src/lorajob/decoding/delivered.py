@@ -27,10 +27,10 @@ WINDOW_SECONDS = 30.0
 log = logging.getLogger(__name__)
 
 
-class Heard(BaseModel, frozen=True):
+class HeardClip(BaseModel, frozen=True):
     """A transcript, and the Whisper code of the language that the model identifies.
 
-    `language` is "" if it was not identified. `sound` is the `fingerprint` of the sound.
+    `language` is "" if it was not identified. `sound` is the `sound_hash` of the sound.
     """
 
     text: str
@@ -63,7 +63,7 @@ class UsersModel(WhisperModel):  # type: ignore[misc]  # faster-whisper has no t
         return str(self.detect_language(features=self.feature_extractor(sound)[..., :-1])[0])
 
 
-def fingerprint(sound: Samples) -> str:
+def sound_hash(sound: Samples) -> str:
     """What a sound is known by."""
     return hashlib.sha256(sound.tobytes()).hexdigest()
 
@@ -75,9 +75,9 @@ def listen(
     seed: int = 0,
     seconds: float | None = None,
     done: Callable[[int], None] = lambda clips: None,
-    enough: Callable[[Sequence[Heard]], bool] = lambda heard: False,
+    enough: Callable[[Sequence[HeardClip]], bool] = lambda heard: False,
     threads: int = 0,
-) -> list[Heard]:
+) -> list[HeardClip]:
     """The transcripts of the first of `sounds`, as many as `seconds` of time and `enough` allow.
 
     `done` is called after each clip, and `enough` with what was heard so far. `seed` decides what
@@ -87,7 +87,7 @@ def listen(
     ctranslate2.set_random_seed(seed)
     whisper = load_for_users(model, threads)
     started = time.monotonic()
-    heard: list[Heard] = []
+    heard: list[HeardClip] = []
     for sound in sounds:
         spent = time.monotonic() - started
         if seconds is not None and spent > seconds and len(heard) >= FEWEST_CLIPS:
@@ -97,7 +97,7 @@ def listen(
         whisper.identifies, whisper.identified = len(heard) < IDENTIFIED_CLIPS, ""
         segments, _ = whisper.transcribe(samples, language=language)
         text = " ".join(segment.text.strip() for segment in segments)
-        heard.append(Heard(text=text, language=whisper.identified, sound=fingerprint(samples)))
+        heard.append(HeardClip(text=text, language=whisper.identified, sound=sound_hash(samples)))
         done(len(heard))
         if enough(heard):
             break

@@ -20,7 +20,7 @@ import faster_whisper
 from pydantic import TypeAdapter
 
 from lorajob.cores import threads_a_stage
-from lorajob.decoding.delivered import Heard, listen
+from lorajob.decoding.delivered import HeardClip, listen
 from lorajob.decoding.fast import Sound
 from lorajob.languages import find_language
 from lorajob.speech.text import normalise
@@ -36,7 +36,7 @@ FAR = 0.5  # it is far if so large a share of the delivered model's words is not
 TOGETHER_BYTES = 700e6  # two larger models at the same time may not fit the memory
 TURN_SECONDS = 0.5  # between two looks for a stop
 
-_HEARD = TypeAdapter(list[Heard])
+_HEARD = TypeAdapter(list[HeardClip])
 
 
 class BaseModel:
@@ -80,7 +80,7 @@ class Clips:
 
 
 @dataclass
-class Pace:
+class PairPace:
     """What is told of the progress: `delivered` and `base` are called after each clip of a model,
     and may raise to stop; `next` is called when the delivered model has ended."""
 
@@ -113,11 +113,11 @@ class _Delivered:
     """What the delivered model has heard so far. The base waits for it."""
 
     language: str
-    heard: list[Heard] = field(default_factory=list)
+    heard: list[HeardClip] = field(default_factory=list)
     ended: bool = False
     _news: Condition = field(default_factory=Condition)
 
-    def add(self, heard: Sequence[Heard]) -> bool:
+    def add(self, heard: Sequence[HeardClip]) -> bool:
         with self._news:
             self.heard = [*heard]
             self._news.notify_all()
@@ -128,7 +128,7 @@ class _Delivered:
             self.ended = True
             self._news.notify_all()
 
-    def enough(self, base: Sequence[Heard]) -> bool:
+    def enough(self, base: Sequence[HeardClip]) -> bool:
         """Whether the base is far from the delivered model. Waits until that is known."""
         count = len(base)
         if count < FAR_CLIPS:
@@ -142,8 +142,8 @@ class _Delivered:
 
 
 def hear_both(
-    model: Path, base: BaseModel, clips: Clips, pace: Pace
-) -> tuple[list[Heard], list[Heard]]:
+    model: Path, base: BaseModel, clips: Clips, pace: PairPace
+) -> tuple[list[HeardClip], list[HeardClip]]:
     """What the delivered `model` and `base` hear in the first of the clips.
 
     What the base hears is cached by base model and clips.
@@ -168,7 +168,7 @@ def hear_both(
     return delivered.heard, heard
 
 
-def _never(heard: Sequence[Heard]) -> bool:
+def _never(heard: Sequence[HeardClip]) -> bool:
     return False
 
 
@@ -190,7 +190,7 @@ def _cache_key(base: BaseModel, clips: Clips, stopped: bool) -> str:
 class _Kept:
     """What the base heard for an earlier job. `stopped`: by the rule, for that job's model."""
 
-    heard: list[Heard]
+    heard: list[HeardClip]
     stopped: bool
 
 
@@ -203,7 +203,9 @@ def _kept(base: BaseModel, clips: Clips) -> list[_Kept]:
     ]
 
 
-def _taken(kept: Sequence[_Kept], rule: Callable[[Sequence[Heard]], bool]) -> list[Heard] | None:
+def _taken(
+    kept: Sequence[_Kept], rule: Callable[[Sequence[HeardClip]], bool]
+) -> list[HeardClip] | None:
     """What decoding would hear; None if no entry has enough clips."""
     for entry in kept:
         for count in range(1, len(entry.heard) + 1):
@@ -218,9 +220,9 @@ def _listen_base(
     folder: Path,
     clips: Clips,
     done: Callable[[int], None],
-    rule: Callable[[Sequence[Heard]], bool],
+    rule: Callable[[Sequence[HeardClip]], bool],
     threads: int = 0,
-) -> list[Heard]:
+) -> list[HeardClip]:
     given = clips.language, clips.of_base, clips.seed, clips.seconds
     return listen(folder, *given, done, rule, threads)
 
@@ -242,10 +244,10 @@ class _Stopped(Exception):
 def _together(
     models: tuple[Path, Path],
     clips: Clips,
-    pace: Pace,
-    rule: tuple["_Delivered", Callable[[Sequence[Heard]], bool]],
+    pace: PairPace,
+    rule: tuple["_Delivered", Callable[[Sequence[HeardClip]], bool]],
     threads: int,
-) -> list[Heard]:
+) -> list[HeardClip]:
     """What the base hears, in a thread, while this thread fills `delivered`."""
     (model, base), (delivered, enough) = models, rule
     stop, count = Event(), [0]

@@ -17,8 +17,8 @@ from pydantic import BaseModel, TypeAdapter
 from lorajob.decoding.delivered import (
     WINDOW_SECONDS,
     UsersModel,
-    fingerprint,
     load_for_users,
+    sound_hash,
 )
 from lorajob.speech.audio import SAMPLE_RATE, Samples
 from lorajob.storage import cache
@@ -107,7 +107,7 @@ class Slot:
 class LoadedModel:
     """The CTranslate2 model in a folder. It is loaded for its first sound.
 
-    `identified` has the languages that it has already identified, by the `fingerprint` of the
+    `identified` has the languages that it has already identified, by the `sound_hash` of the
     sound.
     """
 
@@ -140,7 +140,7 @@ class LoadedModel:
                 if manner == "brief" and sum(len(it.text) for it in lines) > BRIEF_CHARACTERS:
                     break
             if whisper.identified and len(sound) <= WINDOW_SECONDS * SAMPLE_RATE:
-                self._identified[fingerprint(sound)] = whisper.identified
+                self._identified[sound_hash(sound)] = whisper.identified
             found.append(lines)
         return found
 
@@ -148,7 +148,7 @@ class LoadedModel:
         codes = []
         for sound in sounds:
             self._clock.check()
-            known = self._identified.get(fingerprint(sound))
+            known = self._identified.get(sound_hash(sound))
             codes.append(known or self._model().identify(sound))
         return codes
 
@@ -188,7 +188,7 @@ class KeptModel:
     def _kept(self, sounds: Sequence[Samples], hear: Callable[[], object], **how: object) -> Any:
         name = cache.key(
             version=VERSION,
-            sounds=[fingerprint(sound) for sound in sounds],
+            sounds=[sound_hash(sound) for sound in sounds],
             libraries=[ctranslate2.__version__, faster_whisper.__version__],
             model=self.identity,
             **how,
