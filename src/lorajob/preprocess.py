@@ -13,6 +13,7 @@ reason with one example, or unused.
 
 import logging
 import time
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,14 +35,16 @@ from lorajob.job.results import PreprocessResult
 from lorajob.languages import find_language
 from lorajob.spec import JobSpec
 from lorajob.speech import audio
-from lorajob.speech.clipstore import ClipStore, ClipWriter, encode_audio
+from lorajob.speech.clipstore import ClipWriter, encode_audio
 from lorajob.storage import cache, places
 from lorajob.storage.urls import public
 from lorajob.whisper.tokens import Labels, suppressed_but_said, suppressed_tokens
 
 # Version of this stage's output, part of the cache key: raise it with every change of the output.
-VERSION = 8
+VERSION = 9
 SECONDS_BETWEEN_REPORTS = 0.5
+TRAIN_CLIPS = "SELECT tokens, seconds, text FROM clips WHERE target = 'train' AND reason IS NULL"
+TEST_CLIPS = "SELECT id FROM clips WHERE target = 'test' AND reason IS NULL ORDER BY n"
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +103,8 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         _write_stores(plan, selection, labels, out, kept, table, pace)
         table.finish()
         check = make_report(plan, table, selection, [])
+        facts = _facts(table, labels, spec)
+        shared = kept.shared_texts(it["id"] for it in table.each(TEST_CLIPS))
     write_json(out / "check.json", check.model_dump(mode="json"))
     for target in ("train", "test"):
         if not kept.clips(target):
@@ -108,15 +113,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
             )
     refuse_leakage(check, spec)
     size = sum(path.stat().st_size for path in out.rglob("*.arrow"))
-    clips = ClipStore(out / "train")
-    limits = token_limits(clips.tokens, clips.seconds).model_dump(mode="json")
-    said = suppressed_but_said(labels, clips.texts)
-    facts = {
-        "token_limits": limits,
-        "suppressed_tokens_said": said,
-        "text": spec.text.model_dump(mode="json"),
-    }
-    write_json(out / "report.json", kept.as_dict(size) | facts)
+    write_json(out / "report.json", kept.as_dict(size, shared) | facts)
     result = kept.result(size)
     log.info(
         "%s: %d train clips (%.2f h), %d test clips (%.2f h, by %s), %d dropped, %.1f MB",
@@ -140,6 +137,20 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         cache.keep("preprocess", name, result.model_dump(), out)
     write_guards(spec, out, labels.count, pace.tick)
     return result
+
+
+def _facts(table: Table, labels: Labels, spec: JobSpec) -> dict[str, object]:
+    """What the clips for training say about decoding. The store would be mapped into memory."""
+    tokens, seconds = array("i"), array("f")
+    for row in table.each(TRAIN_CLIPS):
+        tokens.append(row["tokens"])
+        seconds.append(row["seconds"])
+    texts = (row["text"] for row in table.each(TRAIN_CLIPS))
+    return {
+        "token_limits": token_limits(tokens, seconds).model_dump(mode="json"),
+        "suppressed_tokens_said": suppressed_but_said(labels, texts),
+        "text": spec.text.model_dump(mode="json"),
+    }
 
 
 def _verb(name: str, result: PreprocessResult) -> str:

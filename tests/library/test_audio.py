@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from lorajob.speech.audio import SAMPLE_RATE, AudioError, load_audio
+from lorajob.speech.audio import SAMPLE_RATE, AudioError, length, load_audio
 from tests.support.speech import mp3, sound_bytes, tone
 
 
@@ -136,6 +136,8 @@ def test_a_missing_file_is_not_found_and_an_empty_one_is_not_audio(tmp_path):
         ("CAF", "PCM_16", None),
         ("FLAC", "PCM_16", None),
         ("MP3", "MPEG_LAYER_III", None),
+        ("OGG", "VORBIS", None),
+        ("OGG", "OPUS", None),
     ],
 )
 @pytest.mark.parametrize("share", [0.5, 0.8])
@@ -152,7 +154,10 @@ def test_what_the_header_promises_must_be_there(kind, subtype, endian, share):
 
 @pytest.mark.parametrize(
     ("container", "codec"),
-    [("ipod", "aac"), ("mov", "aac"), ("adts", "aac"), ("webm", "libopus"), ("mpegts", "aac")],
+    [
+        *(("ipod", "aac"), ("mov", "aac"), ("adts", "aac"), ("mpegts", "aac"), ("webm", "libopus")),
+        *(("avi", "pcm_s16le"), ("ogg", "libopus"), ("wv", "wavpack"), ("mp3", "libmp3lame")),
+    ],
 )
 def test_what_ffmpeg_reads_is_held_to_its_promise_too(container, codec):
     data = encode_av(tone(2.0, 48_000), 48_000, container, codec)
@@ -162,6 +167,27 @@ def test_what_ffmpeg_reads_is_held_to_its_promise_too(container, codec):
     with pytest.raises(AudioError) as caught:
         load_audio(data[: len(data) // 2], 30)
     assert caught.value.reason == "truncated"
+
+
+def test_a_file_that_ends_in_its_table_of_contents_or_before_its_sound_is_truncated():
+    mp4 = encode_av(tone(2.0, 48_000), 48_000, "ipod", "aac")
+    mp3 = sound_bytes(tone(3.0), SAMPLE_RATE, "MP3", "MPEG_LAYER_III")
+    adpcm = sound_bytes(tone(3.0), SAMPLE_RATE, "WAV", "MS_ADPCM")
+    for data in (mp4[: int(0.97 * len(mp4))], mp3[: len(mp3) // 2], adpcm[:200]):
+        with pytest.raises(AudioError) as caught:
+            load_audio(data, 30)
+        assert caught.value.reason == "truncated"
+
+
+def test_a_whole_file_that_ends_with_other_bytes_is_not_truncated():
+    ogg = sound_bytes(tone(1.0), SAMPLE_RATE, "OGG", "VORBIS")
+    mp4 = encode_av(tone(1.0, 48_000), 48_000, "ipod", "aac")
+    for data in (ogg + b"TAG" + bytes(125), mp4 + bytes(100)):
+        assert len(load_audio(data, 30)) == pytest.approx(SAMPLE_RATE, abs=1200)
+        assert length(data) == pytest.approx(1.0, abs=0.08)
+    for data in (ogg[:-9], mp4[:-9]):
+        with pytest.raises(AudioError, match="truncated"):
+            length(data)
 
 
 @pytest.mark.parametrize(

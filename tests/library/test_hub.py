@@ -17,13 +17,20 @@ from tests.support.layouts import ONE, THREE, TWO, audiofolder, dataset, parquet
 # Each is asked in one process, because the libraries read HF_ENDPOINT when they are imported.
 SCRIPT = """
 import json, sys
+from lorajob.checking import glance
 from lorajob.corpora import check_remote, local_copy
 from lorajob.errors import LorajobError
+from lorajob.spec import build_spec
+glance.GLANCE_SECONDS = 300
 said = {}
 for url in sys.argv[1:]:
     try:
         check_remote(url)
-        said[url] = str(local_copy(url))
+        if url.startswith("hf:look/"):
+            spec = build_spec({"language": "hi", "corpus": url, "base_model": "x/y"})
+            said[url] = str(glance.glance(url, "hi", {}, spec))
+        else:
+            said[url] = str(local_copy(url))
     except LorajobError as error:
         said[url] = f"{type(error).__name__}: {error}"
 print(json.dumps(said))
@@ -65,8 +72,9 @@ def test_data_sets_of_a_hub_are_read_or_refused_in_one_line(tmp_path, monkeypatc
     bad = ["hf:me/missing", "hf:me/gated", "hf:me/parquet?split=dev", "hf:me/script"]
     bad += ["hf:me/configs?config=ta_in", "hf:me/configs?config=hi_in&split=dev"]
     bad.append("hf:me/parquet?revision=v9")
+    looked = write_for_submit(served)
     with hub_server(served, gated="me/gated", token="hf_secret") as endpoint:
-        said = ask([*good, *bad, "hf:me/parquet?split=test"], endpoint)
+        said = ask([*good, *bad, "hf:me/parquet?split=test", *looked], endpoint)
         with_token = ask(["hf:me/gated"], endpoint, HF_TOKEN="hf_secret")
     parquet = {("train", ONE), ("train", TWO), ("test", THREE)}
     assert texts(said["hf:me/parquet"]) == texts(with_token["hf:me/gated"]) == parquet
@@ -83,6 +91,9 @@ def test_data_sets_of_a_hub_are_read_or_refused_in_one_line(tmp_path, monkeypatc
     # The card says so, before anything is read.
     assert "has no config ta_in; its configs: hi_in" in said["hf:me/configs?config=ta_in"]
     assert "has no split dev; its splits: test" in said["hf:me/configs?config=hi_in&split=dev"]
+    # What submit sees of them within two seconds.
+    for url, why in looked.items():
+        assert why in said[url] and "\n" not in said[url], said[url]
     # A copy of this machine is used again, without the server.
     assert str(local_copy("hf:me/parquet")) == said["hf:me/parquet"]
 
@@ -91,6 +102,55 @@ def test_data_sets_of_a_hub_are_read_or_refused_in_one_line(tmp_path, monkeypatc
 def test_a_hub_that_does_not_answer_is_named():
     said = ask(["hf:me/parquet"], "http://127.0.0.1:1")
     assert said["hf:me/parquet"].startswith("StoreError: corpus: hf:me/parquet: the Hub"), said
+
+
+CARD = """---
+dataset_info:
+  features:
+  - {name: audio, dtype: audio}
+  - {name: words, dtype: string}
+  splits:
+  - {name: train}
+---
+"""
+TWO_CONFIGS = """---
+configs:
+- {config_name: hi_in, data_files: [{split: train, path: hi/train-*}]}
+- {config_name: ta_in, data_files: [{split: train, path: ta/train-*}]}
+---
+"""
+
+
+def write_for_submit(served: Path) -> dict[str, str]:
+    """Write data sets of which submit can tell that a job in Hindi fails. Url -> the reason."""
+    parquet_shards(served_to(served, "look/good"))
+    (served_to(served, "look/test") / "data").mkdir()
+    dataset([1], [ONE]).to_parquet(served / "look/test/data/test-00000-of-00001.parquet")
+    english = dataset([1, 2], ["we saw it", "he went home"])
+    english.to_parquet(served_to(served, "look/english") / "train.parquet")
+    words = dataset([1], [ONE]).rename_column("transcription", "words")
+    words.to_parquet(served_to(served, "look/words") / "train.parquet")
+    put(served_to(served, "look/card") / "README.md", CARD)
+    put(served_to(served, "look/folder") / "metadata.csv", "file_name,words\na.wav,x\n")
+    configs = served_to(served, "look/configs")
+    put(configs / "README.md", TWO_CONFIGS)
+    for name, made in (("hi", dataset([1], [ONE])), ("ta", words)):
+        (configs / name).mkdir()
+        made.to_parquet(configs / name / "train-00000-of-00001.parquet")
+    no_text = "no column text or sentence"
+    return {
+        "hf:look/good": "None",
+        "hf:look/test": "no clips in train, dev; splits of hf:look/test: test",
+        "hf:look/good?split=test": "no clips in train, dev; splits of hf:look/good: test",
+        "hf:look/good?split=dev": "has no split dev; its splits: test, train",
+        "hf:look/english": "2 of 2 texts are in another script",
+        "hf:look/words": no_text,
+        "hf:look/card": no_text,
+        "hf:look/folder": no_text,
+        "hf:look/configs": "has several configs; write hf:look/configs?config= and one of hi_in",
+        "hf:look/configs?config=hi_in": "None",
+        "hf:look/configs?config=ta_in": no_text,
+    }
 
 
 def served_to(served: Path, name: str) -> Path:

@@ -8,6 +8,7 @@ import pytest
 
 from lorajob.corpora import check_corpus, check_remote, find_corpus, local_copy, open_corpus
 from lorajob.corpora.clip import Clip
+from lorajob.corpora.entries import EntryList
 from lorajob.corpora.pieces import pieces
 from lorajob.corpora.place import open_place
 from lorajob.corpora.readers import reader_of
@@ -36,6 +37,8 @@ from tests.support.web_server import serving
 def heard(path: Path, columns: dict[str, str] | None = None) -> list[Heard]:
     """All clips of a corpus, by their sound."""
     corpus = open_corpus(path, "hi", columns=columns or {})
+    # A tuple would keep all rows in memory.
+    assert isinstance(corpus.entries, EntryList)
     found = []
     for piece in pieces(corpus.clips(corpus.splits), 30):
         clip = piece.clip

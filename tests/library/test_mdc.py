@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lorajob.corpora import check_remote, open_corpus, remote
+from lorajob.corpora import check_remote, mdc, open_corpus, remote
 from lorajob.errors import UsageError
 from lorajob.storage.store import StoreError
 from tests.support.speech import Spoken, make_release, pack
@@ -100,6 +100,12 @@ def test_a_data_set_is_fetched_once_and_anew_when_it_was_replaced(collective, tm
     changed = make_release(tmp_path / "new", [*LINES, Spoken("c3.mp3", "और")])
     collective.data = pack(changed, tmp_path / "new.tar.gz").read_bytes()
     assert open_corpus(remote.fetch("mdc:abc"), "hi").splits == {"train": 2, "test": 1}
+
+
+def test_submit_refuses_a_release_of_another_language(collective):
+    mdc.check_language("mdc:abc", "hi")
+    with pytest.raises(UsageError, match="mdc:abc is of hi, but the job's language is ta"):
+        mdc.check_language("mdc:abc", "ta")
 
 
 def test_a_download_that_broke_off_is_resumed(collective):

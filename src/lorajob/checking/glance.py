@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from itertools import islice
 
 from lorajob.checking.texts import Trait, measure_text
-from lorajob.corpora.clip import Columns, Corpus, Entry, Tick
+from lorajob.corpora import hub, mdc
+from lorajob.corpora.clip import Columns, Corpus, Tick
+from lorajob.corpora.entries import Entry
 from lorajob.corpora.find import checked_reader, quick_place, unless_partial
-from lorajob.corpora.peek import peek
+from lorajob.corpora.hub_look import Asked, look_at_hub
+from lorajob.corpora.peek import peek, within
 from lorajob.corpora.place import Place
 from lorajob.corpora.selection import no_clips, usable_for_training
 from lorajob.errors import CorpusError
@@ -40,16 +43,32 @@ def glance(corpus: str, language: str, columns: Columns, spec: JobSpec) -> Corpu
         if time.monotonic() > deadline:
             raise _TimeUp
 
-    def look(place: Place) -> Corpus | None:
+    def look_at(place: Place) -> Corpus | None:
         return _look(place, language, spec, tick)
 
     try:
         if (path := local_path(corpus)) is not None:
-            return look(quick_place(path, columns))
-        return peek(corpus, GLANCE_SECONDS, columns, look)
+            return look_at(quick_place(path, columns))
+        if corpus.startswith(mdc.SCHEME):
+            within(GLANCE_SECONDS, lambda: mdc.check_language(corpus, language))
+            return None
+        if corpus.startswith(hub.SCHEME):
+            _look_at_hub(corpus, language, columns, spec)
+            return None
+        return peek(corpus, GLANCE_SECONDS, columns, look_at)
     except _TimeUp:
         log.debug("%s: its tables take over %g s", public(corpus), GLANCE_SECONDS)
         return None
+
+
+def _look_at_hub(corpus: str, language: str, columns: Columns, spec: JobSpec) -> None:
+    # Of several corpora one may be for training and another one for testing.
+    trained = corpus == spec.corpus and not spec.more_corpora
+    train = spec.preprocess.train_splits if trained else ()
+    asked = Asked(corpus, language, columns, train)
+    first = within(GLANCE_SECONDS, lambda: look_at_hub(asked))
+    if first is not None and language == spec.language:
+        check_script(first, spec)
 
 
 def _look(place: Place, language: str, spec: JobSpec, tick: Tick) -> Corpus | None:

@@ -12,6 +12,7 @@ from lorajob.checking.table import MeasuredClip, Table
 from lorajob.checking.texts import measure_text
 from lorajob.checking.words import sentence_of
 from lorajob.corpora.clip import Clip, Corpus
+from lorajob.corpora.ids import Ids
 from lorajob.corpora.pieces import Piece, in_threads, pieces
 from lorajob.corpora.selection import Selection, select
 from lorajob.corpora.usable import Examined, Wanted, examine, examine_text, too_short
@@ -24,7 +25,7 @@ from lorajob.storage.urls import public
 
 LEAK = "same-recording"
 HEAD_BYTES = 1 << 16  # of a file, by which a quick check compares files
-NO_SELECTION = Selection(frozenset(), frozenset(), "")
+NO_SELECTION = Selection(Ids(), Ids(), "")
 UNHEARD = (
     "the sound was not decoded: noise, clipping, silence, bandwidth, cut-off files and recordings"
     " that were encoded anew are unknown; leave out --quick to check them"

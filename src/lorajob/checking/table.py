@@ -10,7 +10,7 @@ from typing import Any
 
 from lorajob.checking.sound import SoundMeasures, content_hash, distance
 from lorajob.checking.texts import TextMeasures
-from lorajob.corpora.clip import Entry
+from lorajob.corpora.entries import Entry
 
 CACHE_KILOBYTES = 16_000
 ROWS = 500  # written together

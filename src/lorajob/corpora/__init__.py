@@ -6,7 +6,8 @@ May import: lorajob.{speech,storage,job} and the files below these.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lorajob.corpora.clip import Clip, Corpus, Entry
+    from lorajob.corpora.clip import Clip, Corpus
+    from lorajob.corpora.entries import Entry
     from lorajob.corpora.find import check_corpus, find_corpus, open_corpus
     from lorajob.corpora.remote import check_remote, local_copy
     from lorajob.corpora.stored import bring_corpus
@@ -26,7 +27,7 @@ __all__ = [
 _HOMES = {
     "Clip": "lorajob.corpora.clip",
     "Corpus": "lorajob.corpora.clip",
-    "Entry": "lorajob.corpora.clip",
+    "Entry": "lorajob.corpora.entries",
     "bring_corpus": "lorajob.corpora.stored",
     "check_corpus": "lorajob.corpora.find",
     "check_remote": "lorajob.corpora.remote",

@@ -3,16 +3,22 @@
 A value of the audio column is a file's bytes, a path, or both in {"bytes", "path"}.
 """
 
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from lorajob.corpora.archive import MAX_RECORDING_BYTES
-from lorajob.corpora.clip import Clip, Entry, Tick
+from lorajob.corpora.clip import Clip, Tick
+from lorajob.corpora.entries import Entry, EntryList
+from lorajob.corpora.ids import Seen, unique
 from lorajob.corpora.manifest import AUDIO_COLUMNS, SPEAKER_COLUMNS, SPLIT_COLUMNS, TEXT_COLUMNS
-from lorajob.corpora.names import column, split_name, unique
+from lorajob.corpora.names import column, split_name
 from lorajob.corpora.place import Place
 from lorajob.corpora.spans import DURATION, WHOLE, span_of
 from lorajob.corpora.tables import text_of
@@ -81,10 +87,12 @@ def _audio_features(schema: Any) -> list[str]:
     return [it.name.lower() for it in found if it.type.get_field_index("bytes") >= 0]
 
 
-def read_entries(place: Place, parts: Sequence[ArrowFile], tick: Tick | None) -> list[Entry]:
-    """An entry for each row. Its source is the part's number and the row."""
-    entries: list[Entry] = []
-    ids: dict[str, int] = {}
+def read_entries(
+    place: Place, parts: Sequence[ArrowFile], tick: Tick | None, most: int | None = None
+) -> EntryList:
+    """An entry for each row, at most `most`. Its source is the part's number and the row."""
+    entries = EntryList()
+    ids = Seen()
     for number, part in enumerate(parts):
         columns = find_columns(place, part)
         # The audio itself is not read: only the path beside it.
@@ -95,6 +103,8 @@ def read_entries(place: Place, parts: Sequence[ArrowFile], tick: Tick | None) ->
                 for values in batch.to_pylist():
                     if tick:
                         tick()
+                    if len(entries) == most:
+                        return entries
                     entries.append(_entry(part, columns, values, f"{number}#{row}", ids))
                     row += 1
     return entries
@@ -114,7 +124,7 @@ def _entry(
     columns: Columns,
     values: Mapping[str, object],
     source: str,
-    ids: dict[str, int],
+    ids: Seen,
 ) -> Entry:
     audio = values.get(columns.audio)
     path = audio.get("path") if isinstance(audio, dict) else audio
@@ -148,26 +158,30 @@ class ArrowAudio:
     place: Place
     parts: Sequence[ArrowFile]
 
-    def read(self, entries: list[Entry]) -> Iterator[Clip]:
-        wanted: dict[int, dict[int, Entry]] = {}
+    def read(self, entries: Sequence[Entry]) -> Iterator[Clip]:
+        parts, rows = array("q"), array("q")
         for entry in entries:
-            number, row = map(int, entry.source.split("#"))
-            wanted.setdefault(number, {})[row] = entry
-        for number in sorted(wanted):
-            yield from self._read_part(self.parts[number], wanted[number])
+            part, row = map(int, entry.source.split("#"))
+            parts.append(part)
+            rows.append(row)
+        order = np.lexsort((np.frombuffer(rows, np.int64), np.frombuffer(parts, np.int64)))
+        for part, group in groupby(order.tolist(), key=parts.__getitem__):
+            wanted = ((rows[number], entries[number]) for number in group)
+            yield from self._read_part(self.parts[part], wanted)
 
-    def _read_part(self, part: ArrowFile, wanted: dict[int, Entry]) -> Iterator[Clip]:
+    def _read_part(self, part: ArrowFile, wanted: Iterator[tuple[int, Entry]]) -> Iterator[Clip]:
+        """The clips of rows that are sorted."""
         audio = find_columns(self.place, part).audio
-        row, last = 0, max(wanted)
+        first, found = 0, next(wanted, None)
         with part.open([audio]) as batches:
             for batch in batches:
-                if row > last:
-                    break
                 column = batch.column(0)
-                for index in range(batch.num_rows):
-                    if (entry := wanted.get(row + index)) is not None:
-                        yield self._clip(part, entry, column[index].as_py())
-                row += batch.num_rows
+                while found is not None and found[0] < first + batch.num_rows:
+                    yield self._clip(part, found[1], column[found[0] - first].as_py())
+                    found = next(wanted, None)
+                if found is None:
+                    break
+                first += batch.num_rows
 
     def _clip(self, part: ArrowFile, entry: Entry, value: Any) -> Clip:
         data = value.get("bytes") if isinstance(value, dict) else value

@@ -20,8 +20,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
-from lorajob.corpora.clip import TRAIN, Corpus, Entry, Tick
+from lorajob.corpora.clip import TRAIN, Corpus, Tick
 from lorajob.corpora.elan import read_eaf
+from lorajob.corpora.entries import Entry, EntryList
 from lorajob.corpora.names import is_audio, split_of_folders
 from lorajob.corpora.place import Place
 from lorajob.corpora.praat import PHONES, WORDS, Tier, join_words, read_textgrid
@@ -79,7 +80,7 @@ def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
         elif kind in KINDS:
             transcripts.setdefault(stem, {})[kind] = name
     _join_languages(transcripts, audio, language)
-    entries: list[Entry] = []
+    entries = EntryList()
     for stem in dict.fromkeys([*audio, *transcripts]):
         if tick:
             tick()
@@ -88,10 +89,10 @@ def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
         if stem not in audio and {*found} <= {*PLAIN}:
             continue
         transcript = next((found[kind] for kind in KINDS if kind in found), "")
-        entries += _entries(place, stem, audio.get(stem, ""), transcript, language)
+        entries.extend(_entries(place, stem, audio.get(stem, ""), transcript, language))
     if not entries:
         raise CorpusError(f"{place.path}: no clip in its transcripts")
-    return Corpus(tuple(entries), place.audio())
+    return Corpus(entries, place.audio())
 
 
 def _of_language(stem: str, language: str) -> str:

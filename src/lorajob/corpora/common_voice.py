@@ -9,12 +9,13 @@ two of the splits train, dev and test. Clips that are in none of these three are
 has no splits: its validated clips are read as `train`. Single-word releases have the same layout.
 """
 
-from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import IO
 
 from lorajob.corpora.archive import MAX_AUDIO_BYTES
-from lorajob.corpora.clip import DEV, TEST, TRAIN, Corpus, Entry, Tick
+from lorajob.corpora.clip import DEV, TEST, TRAIN, Corpus, Tick
+from lorajob.corpora.entries import Entry, EntryList
+from lorajob.corpora.ids import Seen
 from lorajob.corpora.place import Place
 from lorajob.corpora.tables import faulty_entry, pick, pick_optional, read_tsv, text_lines
 from lorajob.errors import UsageError
@@ -34,55 +35,41 @@ COLUMNS = {
 }
 
 
-@dataclass
 class _Tables:
-    """The entries of the tables that were read so far, by split."""
+    """The entries of the tables that were read so far. A clip belongs to the first table."""
 
-    of: dict[str, list[Entry]] = field(default_factory=dict)
-    # Saves memory: all clips of a speaker share one string.
-    _speakers: dict[str, str] = field(default_factory=dict)
+    def __init__(self, language: str) -> None:
+        self.entries = EntryList()
+        self.repeated = 0
+        self._language, self._ids = language, Seen()
 
-    def add(self, split: str, table: IO[bytes], language: str) -> None:
-        name = f"{split}.tsv"
-        entries = self.of.setdefault(split, [])
+    def add(self, split: str, table: IO[bytes], named: str) -> None:
+        """Add the clips of the table `named` to a split."""
         checked = False
-        for row in read_tsv(text_lines(table, name), name, _positions):
+        for row in read_tsv(text_lines(table, named), named, _positions):
             if row.fault:
-                entries.append(faulty_entry(row, name, split))
+                self._add(faulty_entry(row, named, split))
                 continue
-            file = PurePosixPath(pick(row, ("path",), name)).name
-            text = pick(row, ("sentence",), name)
+            file = PurePosixPath(pick(row, ("path",), named)).name
+            text = pick(row, ("sentence",), named)
             speaker = pick_optional(row, ("client_id",)) or ""
             if not checked:
                 checked = True
-                _check_locale(pick_optional(row, ("locale",)) or "", language, name)
+                _check_locale(pick_optional(row, ("locale",)) or "", self._language, named)
             if file and "." not in file:
                 file += ".mp3"  # missing in the first releases
-            entries.append(
-                Entry(
-                    id=file or f"{name} line {row.line}",
-                    source=file,
-                    text=text,
-                    speaker=self._speakers.setdefault(speaker, speaker),
-                    split=split,
-                )
-            )
+            self._add(Entry(file or f"{named} line {row.line}", file, text, speaker, split))
 
-    def entries(self) -> tuple[Entry, ...]:
-        unique: dict[str, Entry] = {}
-        for split in SPLITS:
-            for entry in self.of.get(split, []):
-                unique.setdefault(entry.id, entry)
-        return tuple(unique.values())
+    def _add(self, entry: Entry) -> None:
+        if self._ids.count(entry.id) > 1:
+            self.repeated += 1
+        else:
+            self.entries.append(entry)
 
 
 def _positions(first: list[str]) -> list[str] | None:
     columns = COLUMNS.get(len(first))
     return columns.split() if columns and first[1].endswith(".mp3") else None
-
-
-def _in_train(entry: Entry) -> Entry:
-    return replace(entry, split=TRAIN) if entry.split == "validated" else entry
 
 
 def looks_like(place: Place) -> str | None:
@@ -119,17 +106,17 @@ def check(place: Place, language: str) -> None:
 def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
     """Open a release. Raises CorpusError if its tables cannot be read."""
     root = find_root(place, language)
-    tables = _Tables()
+    tables = _Tables(language)
+    is_delta, held_out = "delta" in f"{place.path.name}/{root.root}", False
     for split in SPLITS:
+        # A delta release has no splits: its validated clips are new since the last release.
+        in_train = is_delta and split == "validated" and not held_out
         if root.has(f"{split}.tsv"):
             with root.open(f"{split}.tsv") as file:
-                tables.add(split, file, language)
-    entries = tables.entries()
-    repeated = sum(map(len, tables.of.values())) - len(entries)
-    # A delta release has no splits: its validated clips are new since the last release.
-    if "delta" in f"{place.path.name}/{root.root}" and not any(map(tables.of.get, (DEV, TEST))):
-        entries = tuple(_in_train(entry) for entry in entries)
-    return Corpus(entries, root.audio(CLIPS, MAX_AUDIO_BYTES), repeated)
+                tables.add(TRAIN if in_train else split, file, f"{split}.tsv")
+        if split in (DEV, TEST):
+            held_out = held_out or len(tables.entries) > 0
+    return Corpus(tables.entries, root.audio(CLIPS, MAX_AUDIO_BYTES), tables.repeated)
 
 
 def find_root(place: Place, language: str) -> Place:

@@ -76,7 +76,7 @@ def export_corpus(corpus: Corpus, out: Path, excluded: Mapping[str, str] = NOTHI
 
 def _clips(corpus: Corpus, left_out: Counter[str], excluded: Mapping[str, str]) -> Iterator[Clip]:
     """The clips that have audio and no fault, and are not excluded. The others are counted."""
-    for clip in corpus.reader.read(list(corpus.entries)):
+    for clip in corpus.reader.read(corpus.entries):
         if (reason := excluded.get(clip.id)) is not None:
             left_out[reason] += 1
             continue

@@ -7,13 +7,15 @@ The tables have no header. Their columns are those of COLUMNS. The text is `tran
 normalised; `--map text=raw_transcription` takes the sentence as it was written.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lorajob.corpora.archive import MAX_AUDIO_BYTES
-from lorajob.corpora.clip import SPLITS, AudioSource, Clip, Corpus, Entry, Tick
-from lorajob.corpora.names import column, unique
+from lorajob.corpora.clip import SPLITS, AudioSource, Clip, Corpus, Tick
+from lorajob.corpora.entries import Chosen, Entry, EntryList, chosen
+from lorajob.corpora.ids import Seen, unique
+from lorajob.corpora.names import column
 from lorajob.corpora.place import Place
 from lorajob.corpora.tables import text_lines
 from lorajob.corpora.trees import FolderTree, TarAudio
@@ -48,7 +50,7 @@ def check(place: Place, language: str) -> None:
 def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
     """Open the corpus of a language. A row without seven fields is dropped."""
     root, index = _root(place, language), _text_column(place)
-    entries, ids = [], dict[str, int]()
+    entries, ids = EntryList(), Seen()
     for split in _tables(root):
         for row in _rows(root, split):
             if tick:
@@ -59,7 +61,7 @@ def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
             source = f"{split}/{name}" if name else ""
             key = unique(ids, source or f"{split} row")
             entries.append(Entry(key, source, text, "", split, fault=fault))
-    return Corpus(tuple(entries), _audio(root))
+    return Corpus(entries, _audio(root))
 
 
 def _locales(place: Place) -> list[Place]:
@@ -115,15 +117,19 @@ def _audio(root: Place) -> AudioSource:
     return root.audio("audio", MAX_AUDIO_BYTES)
 
 
+def _of_split(entries: Sequence[Entry], split: str) -> Chosen:
+    return chosen(entries, lambda entry: entry.split == split)
+
+
 @dataclass(frozen=True)
 class SplitArchives:
     """Audio in one tar archive for each split, under names such as `train/a.wav`."""
 
     paths: dict[str, Path]
 
-    def read(self, entries: list[Entry]) -> Iterator[Clip]:
+    def read(self, entries: Sequence[Entry]) -> Iterator[Clip]:
         for split in dict.fromkeys(entry.split for entry in entries):
-            part = [entry for entry in entries if entry.split == split]
+            part = _of_split(entries, split)
             if split in self.paths:
                 yield from TarAudio(self.paths[split], "", MAX_AUDIO_BYTES).read(part)
             else:

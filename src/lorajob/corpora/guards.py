@@ -8,7 +8,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from lorajob.corpora.entries import chosen
 from lorajob.corpora.find import fingerprint, open_corpus
+from lorajob.corpora.ids import Ids
 from lorajob.corpora.pieces import Piece, in_threads, pieces
 from lorajob.corpora.remote import local_copy
 from lorajob.corpora.usable import Examined, Wanted, examine
@@ -72,11 +74,11 @@ def _write(
     if cache.lookup(KIND, name, folder) is not None:
         return
     corpus = open_corpus(source, language, tick, guard.columns)
-    usable = [entry for entry in corpus.entries if not entry.fault]
-    own = [entry for entry in usable if entry.split == spec.preprocess.test_split] or usable
+    usable = chosen(corpus.entries, lambda entry: not entry.fault)
+    own = chosen(usable, lambda entry: entry.split == spec.preprocess.test_split) or usable
     ids, speakers = [entry.id for entry in own], [entry.speaker for entry in own]
     drawn = balanced(range(len(own)), ids, speakers, guard.clips, spec.seed)
-    wanted = {ids[place] for place in drawn}
+    wanted = Ids(ids[place] for place in drawn)
     dropped: Counter[str] = Counter()
     kept_as = Wanted(spec.preprocess, form, count, language)
 

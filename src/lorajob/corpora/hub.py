@@ -11,7 +11,7 @@ HF_TOKEN lets a private or gated data set be read, HF_ENDPOINT names another ser
 import logging
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from json import JSONDecodeError
@@ -65,45 +65,76 @@ def check(url: str) -> None:
     Its card lists configurations and splits, if its author wrote them. StoreError without the Hub.
     """
     corpus = parse(url)
-    info = _info(corpus)
-    card = info.card_data.to_dict() if info.card_data else {}
-    listed = card.get("configs")
-    found = [it for it in listed if isinstance(it, dict)] if isinstance(listed, list) else []
-    configs = {str(it["config_name"]): it for it in found if "config_name" in it}
+    about = card(info(corpus))
+    configs = _configs(about)
     if corpus.config and configs and corpus.config not in configs:
         raise UsageError(
             f"corpus: hf:{corpus.name} has no config {corpus.config}; its configs:"
             f" {', '.join(configs)}"
         )
-    chosen = configs.get(corpus.config or "default", {}).get("data_files")
-    files = chosen if isinstance(chosen, list) else []
-    splits = [str(it["split"]) for it in files if isinstance(it, dict) and "split" in it]
-    missing = [it for it in corpus.splits if it not in splits]
-    if missing and splits and len(splits) == len(files):
-        raise _no_split(corpus, missing, splits)
+    has_default = "default" in configs or any(it.get("default") for it in configs.values())
+    if not corpus.config and len(configs) > 1 and not has_default:
+        raise UsageError(
+            f"corpus: hf:{corpus.name} has several configs; write hf:{corpus.name}?config="
+            f" and one of {', '.join(configs)}"
+        )
+    splits = data_files(about, corpus.config)
+    if splits and (missing := [it for it in corpus.splits if it not in splits]):
+        raise no_split(corpus, missing, splits)
+
+
+def card(info: Any) -> dict[str, Any]:
+    """What the author of a data set wrote about it; empty without a card."""
+    found: dict[str, Any] = info.card_data.to_dict() if info.card_data else {}
+    return found
+
+
+def _configs(card: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    listed = card.get("configs")
+    found = [it for it in listed if isinstance(it, dict)] if isinstance(listed, list) else []
+    return {str(it["config_name"]): it for it in found if "config_name" in it}
+
+
+def data_files(card: Mapping[str, Any], config: str | None) -> dict[str, list[str]]:
+    """Split -> the patterns of its files, if the card lists them by split; else empty."""
+    configs = _configs(card)
+    own = configs.get(config or "default")
+    if own is None and not config:
+        own = next((it for it in configs.values() if it.get("default") or len(configs) == 1), None)
+    listed = (own or {}).get("data_files")
+    found: dict[str, list[str]] = {}
+    for it in listed if isinstance(listed, list) else ():
+        if not isinstance(it, dict) or "split" not in it:
+            return {}
+        paths = it.get("path")
+        given = paths if isinstance(paths, list) else [paths]
+        found[str(it["split"])] = [path for path in given if isinstance(path, str)]
+    return found
 
 
 def version(url: str) -> str:
     """The commit of the data set."""
-    return str(_info(parse(url)).sha)
+    return str(info(parse(url)).sha)
 
 
-def _no_split(corpus: HubCorpus, missing: Iterable[str], splits: Iterable[str]) -> UsageError:
+def no_split(corpus: HubCorpus, missing: Iterable[str], splits: Iterable[str]) -> UsageError:
+    """The error for splits that a data set does not have."""
     have = ", ".join(splits) or "none"
     return UsageError(
         f"corpus: hf:{corpus.name} has no split {', '.join(missing)}; its splits: {have}"
     )
 
 
-def _info(corpus: HubCorpus) -> Any:
+def info(corpus: HubCorpus) -> Any:
+    """What the Hub says of a data set. Raises UsageError or StoreError."""
     from huggingface_hub import HfApi
 
     with _errors(corpus):
         api = HfApi(library_name="lorajob")
-        info = api.dataset_info(corpus.name, revision=corpus.revision, timeout=20)
-        if info.gated:
+        found = api.dataset_info(corpus.name, revision=corpus.revision, timeout=20)
+        if found.gated:
             api.auth_check(corpus.name, repo_type="dataset")
-        return info
+        return found
 
 
 def download(url: str, folder: Path, check: Check) -> None:
@@ -147,7 +178,7 @@ def _files(corpus: HubCorpus, builder: Any) -> dict[str, list[str]]:
     found = {str(split): list(names) for split, names in (builder.config.data_files or {}).items()}
     missing = [split for split in corpus.splits if split not in found]
     if missing or not found:
-        raise _no_split(corpus, missing, found)
+        raise no_split(corpus, missing, found)
     return {split: found[split] for split in corpus.splits or found}
 
 

@@ -3,7 +3,9 @@
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from lorajob.corpora.clip import AudioSource, Clip, Corpus, Entry
+from lorajob.corpora.clip import AudioSource, Clip, Corpus
+from lorajob.corpora.entries import Entry, EntryList, chosen
+from lorajob.corpora.ids import Ids
 from lorajob.corpora.split import sample
 
 
@@ -27,29 +29,30 @@ def join_corpora(
     With a weight under 1, that share of the clips in `train_splits` is sampled. With `test`, only
     its clips are in `test_split`: those of its own split of that name, or all if it has none.
     """
-    entries: list[Entry] = []
+    entries = EntryList()
     for number, part in enumerate(parts):
-        found = [it for it in part.corpus.entries if test is None or it.split != test_split]
-        if part.weight < 1:
-            found = _share(found, part.weight, train_splits, test_split, seed)
-        entries += [_moved(entry, number) for entry in found]
+        left_out = _left_out(part, train_splits, test_split, seed)
+        for entry in part.corpus.entries:
+            if (test is None or entry.split != test_split) and entry.id not in left_out:
+                entries.append(_moved(entry, number))
     readers = [part.corpus.reader for part in parts]
     if test is not None:
-        own = [entry for entry in test.entries if entry.split == test_split]
-        held_out = [replace(entry, split=test_split) for entry in own or test.entries]
-        entries += [_moved(entry, len(parts)) for entry in held_out]
+        own = chosen(test.entries, lambda entry: entry.split == test_split)
+        held_out = (replace(entry, split=test_split) for entry in own or test.entries)
+        entries.extend(_moved(entry, len(parts)) for entry in held_out)
         readers.append(test.reader)
     repeated = sum(part.corpus.repeated for part in parts) + (test.repeated if test else 0)
-    return Corpus(tuple(entries), JoinedAudio(tuple(readers)), repeated)
+    return Corpus(entries, JoinedAudio(tuple(readers)), repeated)
 
 
-def _share(
-    entries: list[Entry], weight: float, splits: Collection[str], test_split: str, seed: int
-) -> list[Entry]:
-    ids = [it.id for it in entries if it.split in splits and it.split != test_split]
-    kept = sample(ids, max(1, round(weight * len(ids))), seed)
-    left_out = set(ids) - kept
-    return [entry for entry in entries if entry.id not in left_out]
+def _left_out(part: CorpusShare, splits: Collection[str], test_split: str, seed: int) -> Ids:
+    """The clips for training that a weight under 1 leaves out."""
+    if part.weight >= 1:
+        return Ids()
+    train = chosen(part.corpus.entries, lambda it: it.split in splits and it.split != test_split)
+    ids = Ids(entry.id for entry in train)
+    most = max(1, round(part.weight * len(train)))
+    return ids - sample((entry.id for entry in train), most, seed)
 
 
 def _moved(entry: Entry, number: int) -> Entry:
@@ -63,11 +66,11 @@ class JoinedAudio:
 
     readers: tuple[AudioSource, ...]
 
-    def read(self, entries: list[Entry]) -> Iterator[Clip]:
+    def read(self, entries: Sequence[Entry]) -> Iterator[Clip]:
         for number, reader in enumerate(self.readers):
             prefix = f"{number}:"
-            part = [it for it in entries if it.source.startswith(prefix)]
-            yield from reader.read([_own(entry) for entry in part])
+            own = (_own(it) for it in entries if it.source.startswith(prefix))
+            yield from reader.read(EntryList(own))
 
     def stamp(self, entry: Entry) -> str:
         number = entry.source.partition(":")[0]

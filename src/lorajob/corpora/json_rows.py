@@ -3,8 +3,10 @@
 import json
 from collections.abc import Callable, Iterable, Iterator
 
-from lorajob.corpora.clip import TRAIN, Corpus, Entry, Tick
-from lorajob.corpora.names import split_of, stem, unique
+from lorajob.corpora.clip import TRAIN, Corpus, Tick
+from lorajob.corpora.entries import Entry, EntryList
+from lorajob.corpora.ids import Seen, unique
+from lorajob.corpora.names import split_of, stem
 from lorajob.corpora.place import Place
 from lorajob.corpora.tables import NOT_AN_OBJECT, parse_object, text_lines
 from lorajob.errors import CorpusError
@@ -57,7 +59,7 @@ def json_objects(place: Place, table: str) -> Iterator[tuple[Object, str]]:
 def json_corpus(
     place: Place,
     fits: Callable[[Object], bool],
-    read: Callable[[Object, str, str, dict[str, int]], Iterable[Entry]],
+    read: Callable[[Object, str, str, Seen], Iterable[Entry]],
     tick: Tick | None,
 ) -> Corpus:
     """The corpus of the JSON files whose first object fits.
@@ -66,8 +68,8 @@ def json_corpus(
     without one) and the ids of earlier entries. A row that is no object becomes an entry with that
     fault. Raises CorpusError as `json_objects`.
     """
-    entries: list[Entry] = []
-    ids: dict[str, int] = {}
+    entries = EntryList()
+    ids = Seen()
     for table, in_name in json_tables(place, fits):
         split = in_name or TRAIN
         for number, (row, fault) in enumerate(json_objects(place, table), start=1):
@@ -77,8 +79,8 @@ def json_corpus(
                 name = unique(ids, f"{table} row {number}")
                 entries.append(Entry(name, "", "", "", split, fault=fault))
             else:
-                entries += read(row, table, split, ids)
-    return Corpus(tuple(entries), place.audio())
+                entries.extend(read(row, table, split, ids))
+    return Corpus(entries, place.audio())
 
 
 def _parse_list(data: bytes) -> list[object]:

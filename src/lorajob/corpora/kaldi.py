@@ -10,7 +10,9 @@ A pipe in wav.scp is refused: lorajob runs no command that a corpus names.
 
 from collections.abc import Iterator
 
-from lorajob.corpora.clip import TRAIN, Corpus, Entry, Tick
+from lorajob.corpora.clip import TRAIN, Corpus, Tick
+from lorajob.corpora.entries import Entry, EntryList
+from lorajob.corpora.ids import Seen
 from lorajob.corpora.names import locate, split_of_folders
 from lorajob.corpora.place import Place
 from lorajob.corpora.spans import WHOLE, Span, seconds
@@ -38,16 +40,17 @@ def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
     An utterance that lacks its recording, segment or text is dropped. Raises CorpusError as `check`
     does.
     """
-    entries: dict[str, Entry] = {}
-    count = 0
+    entries, ids, repeated = EntryList(), Seen(), 0
     for folder in _folders(place):
         split = split_of_folders(folder or place.name) or TRAIN
         for entry in _entries(place, folder, split):
             if tick:
                 tick()
-            count += 1
-            entries.setdefault(entry.id, entry)
-    return Corpus(tuple(entries.values()), place.audio(), count - len(entries))
+            if ids.count(entry.id) > 1:
+                repeated += 1
+            else:
+                entries.append(entry)
+    return Corpus(entries, place.audio(), repeated)
 
 
 def _entries(place: Place, folder: str, split: str) -> Iterator[Entry]:

@@ -12,8 +12,10 @@ The split is in the name of a folder, the speaker the first number of an id.
 import re
 from collections.abc import Iterator
 
-from lorajob.corpora.clip import TRAIN, Corpus, Entry, Tick
-from lorajob.corpora.names import is_audio, split_of_folders, stem, unique
+from lorajob.corpora.clip import TRAIN, Corpus, Tick
+from lorajob.corpora.entries import Entry, EntryList
+from lorajob.corpora.ids import Seen, unique
+from lorajob.corpora.names import is_audio, split_of_folders, stem
 from lorajob.corpora.place import Place
 from lorajob.corpora.tables import text_lines
 from lorajob.errors import CorpusError
@@ -35,7 +37,7 @@ def check(place: Place, language: str) -> None:
 
 def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
     """Open the corpus. Audio beside a table that does not list it is counted, without a text."""
-    entries, ids = [], dict[str, int]()
+    entries, ids = EntryList(), Seen()
     for table in _tables(place):
         folder = table.rpartition("/")[0]
         split = split_of_folders(folder) or split_of_folders(place.name) or TRAIN
@@ -49,7 +51,7 @@ def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
             speaker = re.split("[-_]", name)[0]
             key = unique(ids, name)
             entries.append(Entry(key, source, listed.get(name, ""), speaker, split, fault=fault))
-    return Corpus(tuple(entries), place.audio())
+    return Corpus(entries, place.audio())
 
 
 def _tables(place: Place) -> Iterator[str]:

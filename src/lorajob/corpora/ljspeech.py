@@ -9,8 +9,10 @@ The columns are id, text and normalized_text. The text is the second one, as it 
 
 from collections.abc import Iterator
 
-from lorajob.corpora.clip import TRAIN, Corpus, Entry, Tick
-from lorajob.corpora.names import column, is_audio, stem, unique
+from lorajob.corpora.clip import TRAIN, Corpus, Tick
+from lorajob.corpora.entries import Entry, EntryList
+from lorajob.corpora.ids import Seen, unique
+from lorajob.corpora.names import column, is_audio, stem
 from lorajob.corpora.place import Place
 from lorajob.corpora.tables import text_lines
 from lorajob.errors import CorpusError
@@ -38,7 +40,7 @@ def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
     """Open the corpus. A row with more or fewer fields than the first one is dropped."""
     index, width = _text_column(place), 0
     files = {stem(name): name for name in place.files(SOUND) if is_audio(name)}
-    entries, ids = [], dict[str, int]()
+    entries, ids = EntryList(), Seen()
     for number, row in enumerate(_rows(place), start=1):
         if tick:
             tick()
@@ -49,7 +51,7 @@ def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
         text = row[index] if index < len(row) else ""
         key = unique(ids, name or f"row {number}")
         entries.append(Entry(key, source, text, "", TRAIN, fault=fault))
-    return Corpus(tuple(entries), place.audio(SOUND))
+    return Corpus(entries, place.audio(SOUND))
 
 
 def _text_column(place: Place) -> int:

@@ -5,7 +5,9 @@ from contextlib import suppress
 from math import inf
 from pathlib import Path
 
-from lorajob.corpora.clip import SPLITS, TRAIN, Corpus, Entry, Tick
+from lorajob.corpora.clip import SPLITS, TRAIN, Corpus, Tick
+from lorajob.corpora.entries import Entry, EntryList
+from lorajob.corpora.ids import Seen, unique
 from lorajob.corpora.names import (
     column,
     is_audio,
@@ -13,7 +15,6 @@ from lorajob.corpora.names import (
     split_of,
     split_of_folders,
     stem,
-    unique,
 )
 from lorajob.corpora.place import Place
 from lorajob.corpora.spans import DURATION, WHOLE, is_time, seconds, span_of, stated_seconds
@@ -102,22 +103,20 @@ def read_tables(
 
     Raises CorpusError for missing columns and an empty table.
     """
-    entries: list[Entry] = []
-    ids: dict[str, int] = {}
+    entries = EntryList()
+    ids = Seen()
     for table, split in tables:
         before = len(entries)
         for row in rows(place, table):
             if tick:
                 tick()
-            entries += entries_of(place, table, row, split, ids)
+            entries.extend(entries_of(place, table, row, split, ids))
         if len(entries) == before:
             raise CorpusError(f"{place.path}: {table} lists no clips")
-    return Corpus(tuple(entries), place.audio())
+    return Corpus(entries, place.audio())
 
 
-def entries_of(
-    place: Place, table: str, row: Row, split: str | None, ids: dict[str, int]
-) -> list[Entry]:
+def entries_of(place: Place, table: str, row: Row, split: str | None, ids: Seen) -> list[Entry]:
     """The entries of a row, with their fault if the row cannot be used. `ids` counts the ids.
 
     A row over 30 s whose words have times has several.

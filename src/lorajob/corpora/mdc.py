@@ -11,15 +11,34 @@ from pathlib import Path
 from typing import Any
 
 from lorajob.errors import SetupError, UsageError, first_line
+from lorajob.languages import is_locale, is_locale_of
 from lorajob.storage.store import Check, StoreError
 
 SCHEME = "mdc:"
+# The names of the Collective's files, such as cv-corpus-23.0-2025-09-05-hy-AM.tar.gz.
+_RELEASE = re.compile(
+    r"(?:cv|sps)-corpus-[\d.]+(?:-delta|-singleword)?-\d{4}-\d\d-\d\d-(?P<locale>[A-Za-z-]+)"
+    r"(?:\.tar\.gz|\.tgz|\.tar|\.zip)"
+)
 _ID = re.compile(r"[\w-]+")
 
 
 def check(url: str) -> None:
     """Raise UsageError if there is no such data set, StoreError without the server."""
     version(url)
+
+
+def check_language(url: str, language: str) -> None:
+    """Raise UsageError if the data set's file is named as a Common Voice release of another one.
+
+    StoreError without the server.
+    """
+    with _errors(url) as package:
+        name = str(package.get_dataset_details(_id(url)).filename or "")
+    match = _RELEASE.fullmatch(name)
+    found = match["locale"] if match else ""
+    if is_locale(found) and not is_locale_of(found, language):
+        raise UsageError(f"corpus: {url} is of {found}, but the job's language is {language}")
 
 
 def version(url: str) -> str:

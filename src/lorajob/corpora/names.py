@@ -68,9 +68,3 @@ def column(place: Place, role: str, names: Sequence[str]) -> Sequence[str]:
     """The names of a column that may hold `role`: the one that the user mapped, else `names`."""
     mapped = place.columns.get(role)
     return (mapped.strip().lower(),) if mapped else names
-
-
-def unique(ids: dict[str, int], name: str) -> str:
-    """`name`, or `name#2` if it was used before. `ids` counts the names."""
-    ids[name] = ids.get(name, 0) + 1
-    return name if ids[name] == 1 else f"{name}#{ids[name]}"

@@ -7,9 +7,11 @@
 manifest for each split.
 """
 
-from lorajob.corpora.clip import Corpus, Entry, Tick
+from lorajob.corpora.clip import Corpus, Tick
+from lorajob.corpora.entries import Entry
+from lorajob.corpora.ids import Seen, unique
 from lorajob.corpora.json_rows import Object, json_corpus, json_objects, json_tables
-from lorajob.corpora.names import column, locate, split_name, unique
+from lorajob.corpora.names import column, locate, split_name
 from lorajob.corpora.place import Place
 from lorajob.corpora.spans import WHOLE, span_of
 from lorajob.corpora.tables import text_of
@@ -35,7 +37,7 @@ def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
     """Open the manifests. Raises CorpusError for a line that is not a JSON object."""
     keys: dict[str, str] = {}  # of the text in each table
 
-    def read(row: Object, table: str, split: str, ids: dict[str, int]) -> list[Entry]:
+    def read(row: Object, table: str, split: str, ids: Seen) -> list[Entry]:
         if table not in keys:
             keys[table] = _text_key(place, table, row)
         return _entries(place, row, keys[table], split, ids)
@@ -43,7 +45,7 @@ def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
     return json_corpus(place, _fits, read, tick)
 
 
-def _entries(place: Place, row: Object, key: str, split: str, ids: dict[str, int]) -> list[Entry]:
+def _entries(place: Place, row: Object, key: str, split: str, ids: Seen) -> list[Entry]:
     fault = ""
     pieces = [TimedText("", *WHOLE)]
     try:

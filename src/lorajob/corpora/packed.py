@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import IO
 
 from lorajob.corpora.archive import MAX_RECORDING_BYTES
-from lorajob.corpora.clip import Corpus, Entry, Tick, by_recording
+from lorajob.corpora.clip import Corpus, Tick
+from lorajob.corpora.entries import Entry, EntryList, by_recording
 from lorajob.corpora.place import Place
 from lorajob.errors import CorpusError
 
@@ -25,13 +26,17 @@ CLIPS = "clips"
 def pack_corpus(corpus: Corpus, target: IO[bytes]) -> None:
     """Write the archive. Equal corpora give equal bytes. Raises OSError if a file or disk fails."""
     entries = corpus.entries
-    numbers = {source: number for number, source in enumerate(by_recording(entries)) if source}
+    numbers = {
+        source: number
+        for number, source in enumerate(it for it, _ in by_recording(entries))
+        if source
+    }
     table = "".join(f"{json.dumps(_row(it, numbers))}\n" for it in entries).encode()
     sources = {entry.id: entry.source for entry in entries}
     with tarfile.open(fileobj=target, mode="w", format=tarfile.PAX_FORMAT) as tar:
         _add(tar, TABLE, len(table), io.BytesIO(table))
         written: set[str] = set()
-        for clip in corpus.reader.read(list(entries)):
+        for clip in corpus.reader.read(entries):
             source = sources[clip.id]
             if not source or source in written:
                 continue
@@ -72,7 +77,7 @@ def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
     """The corpus in an archive of `pack_corpus`. Raises CorpusError if it is damaged."""
     with place.open(TABLE) as file:
         try:
-            entries = tuple(Entry(**json.loads(line)) for line in file)
+            entries = EntryList(Entry(**json.loads(line)) for line in file)
         except (ValueError, TypeError) as error:
             raise CorpusError(f"{place.path}: {TABLE} is damaged: {error}") from None
     return Corpus(entries, place.audio(CLIPS))

@@ -14,6 +14,7 @@ from typing import Any
 
 from lorajob.corpora.arrow_rows import BATCH_ROWS, ArrowAudio, ArrowFile, find_columns, read_entries
 from lorajob.corpora.clip import TRAIN, Corpus, Tick
+from lorajob.corpora.entries import EntryList
 from lorajob.corpora.names import split_name, split_of, split_of_folders, stem
 from lorajob.corpora.place import Place
 from lorajob.errors import CorpusError
@@ -37,7 +38,18 @@ def check(place: Place, language: str) -> None:
 def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
     """Open the files. Raises as `check` does."""
     parts = _parts(place, language)
-    return Corpus(tuple(read_entries(place, parts, tick)), ArrowAudio(place, parts))
+    return Corpus(read_entries(place, parts, tick), ArrowAudio(place, parts))
+
+
+def first_clips(place: Place, language: str, most: int) -> EntryList:
+    """The first clips, at most `most`. Raises as `check` does."""
+    return read_entries(place, _parts(place, language), None, most)
+
+
+def shard_split(name: str) -> str | None:
+    """The split in the name of a file such as `data/train-00000-of-00002.parquet`."""
+    match = _SHARD.fullmatch(stem(name))
+    return match[1] if match else split_of(stem(name))
 
 
 def _parts(place: Place, language: str) -> list[ArrowFile]:

@@ -43,9 +43,9 @@ def peek(url: str, seconds: float, columns: Columns, look: Look[Found]) -> Found
             place = _by_contents(store, name, columns)
             return None if place is None else look(place)
 
-        return _within(seconds, work)
+        return within(seconds, work)
     data, deadline = _Beginning(), time.monotonic() + seconds
-    _within(seconds, lambda: data.read(store, deadline))
+    within(seconds, lambda: data.read(store, deadline))
     # In this order: the reading thread may still add bytes before it sets `complete`.
     complete = data.complete
     got = bytes(data.got)
@@ -61,7 +61,7 @@ def peek(url: str, seconds: float, columns: Columns, look: Look[Found]) -> Found
             raise type(error)(str(error).replace(str(path), public(url))) from None
 
 
-def _within(seconds: float, work: Callable[[], Found | None]) -> Found | None:
+def within(seconds: float, work: Callable[[], Found | None]) -> Found | None:
     """What `work` returns, or None if it takes longer or the server fails. Raises as it does.
 
     A server may hang in any read, so the work has a thread of its own.

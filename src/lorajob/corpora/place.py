@@ -7,7 +7,8 @@ from types import MappingProxyType
 from typing import IO
 
 from lorajob.corpora.archive import ARCHIVES, MAX_RECORDING_BYTES
-from lorajob.corpora.clip import SPLIT_NAMES, SPLITS, AudioSource, Columns, Entry, Tick
+from lorajob.corpora.clip import SPLIT_NAMES, SPLITS, AudioSource, Columns, Tick
+from lorajob.corpora.entries import Entry
 from lorajob.corpora.trees import FolderTree, Tree, join, open_tree
 
 

@@ -1,17 +1,19 @@
 """Counts which clips preprocessing kept, and which it dropped for which reason."""
 
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from itertools import compress
 
 import numpy as np
+from numpy.typing import NDArray
 
+from lorajob.corpora.ids import hashed
 from lorajob.job.results import PreprocessResult
 from lorajob.speech.audio import NOT_FOUND
 from lorajob.speech.text import normalise
 
-Key = TypeVar("Key", str, int)
 EXAMPLES = 20  # ids named for each reason
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 
@@ -20,10 +22,10 @@ PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 class _Kept:
     """Counts of one set, train or test."""
 
-    seconds: list[float] = field(default_factory=list)
+    # A corpus may hold a million clips: these take 16 bytes each.
+    seconds: "array[float]" = field(default_factory=lambda: array("d"))
+    texts: "array[int]" = field(default_factory=lambda: array("Q"))  # hashes of their texts
     speakers: Counter[str] = field(default_factory=Counter)  # clips of each known speaker
-    # Clips of each text's hash: a corpus may hold a million texts.
-    texts: Counter[int] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     noted: Counter[str] = field(default_factory=Counter)
 
@@ -32,12 +34,12 @@ class _Kept:
         return sum(self.seconds) / 3600
 
     def as_dict(self) -> dict[str, object]:
-        values = np.percentile(self.seconds or [0.0], PERCENTILES)
+        values = np.percentile(self.seconds or array("d", [0.0]), PERCENTILES)
         return {
             "clips": len(self.seconds),
             "hours": round(self.hours, 4),
             "speakers": len(self.speakers),
-            "texts": len(self.texts),
+            "texts": len(np.unique(self.texts)),
             "seconds_percentiles": {
                 str(percent): round(float(value), 2)
                 for percent, value in zip(PERCENTILES, values, strict=True)
@@ -61,7 +63,6 @@ class CorpusReport:
         self._ids: dict[str, list[str]] = defaultdict(list)
         self._examples: dict[str, str] = {}
         self._details: dict[str, str] = {}
-        self._test_texts: list[tuple[str, int]] = []  # id and hash of the text
 
     def add(
         self,
@@ -89,10 +90,7 @@ class CorpusReport:
             return
         kept.noted.update(remarks)
         kept.seconds.append(seconds)
-        sentence = hash(normalise(text, self.language))
-        kept.texts[sentence] += 1
-        if target == "test":
-            self._test_texts.append((id, sentence))
+        kept.texts.append(hashed(normalise(text, self.language)))
         if speaker:
             kept.speakers[speaker] += 1
 
@@ -121,8 +119,15 @@ class CorpusReport:
             examples=dict(sorted(self._examples.items())),
         )
 
-    def as_dict(self, size: int) -> dict[str, object]:
-        """All counts, for report.json."""
+    def shared_texts(self, test_ids: Iterable[str]) -> list[str]:
+        """Those of the test clips whose text is in training, too. Given are all, in their order."""
+        return list(compress(test_ids, self._texts_in_training()))
+
+    def _texts_in_training(self) -> NDArray[np.bool_]:
+        return np.isin(self._kept["test"].texts, self._kept["train"].texts)
+
+    def as_dict(self, size: int, shared_texts: list[str]) -> dict[str, object]:
+        """All counts, for report.json. `shared_texts` is what the method of that name returns."""
         train, test = self._kept["train"], self._kept["test"]
         dropped, noted = train.dropped + test.dropped, train.noted + test.noted
         return {
@@ -131,16 +136,16 @@ class CorpusReport:
             "splits": {target: kept.as_dict() for target, kept in self._kept.items()},
             "in_both": {
                 "speakers": len(train.speakers.keys() & test.speakers.keys()),
-                "texts": len(train.texts.keys() & test.texts.keys()),
+                "texts": len(np.intersect1d(train.texts, test.texts)),
             },
             # Test clips of a speaker, or with a text, that is also in training.
             "test_clips_in_both": {
                 "clips_of_speakers": _clips_of(train.speakers, test.speakers),
-                "clips_of_texts": _clips_of(train.texts, test.texts),
+                "clips_of_texts": int(self._texts_in_training().sum()),
             },
             "shared": {
                 "speakers": sorted(train.speakers.keys() & test.speakers.keys()),
-                "clips_of_texts": [id for id, text in self._test_texts if text in train.texts],
+                "clips_of_texts": shared_texts,
             },
             "rows": {
                 "read": self.rows,
@@ -164,5 +169,5 @@ class CorpusReport:
         }
 
 
-def _clips_of(train: Counter[Key], test: Counter[Key]) -> int:
+def _clips_of(train: Counter[str], test: Counter[str]) -> int:
     return sum(clips for key, clips in test.items() if key in train)

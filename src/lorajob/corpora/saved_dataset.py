@@ -35,7 +35,7 @@ def check(place: Place, language: str) -> None:
 def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
     """Open the data sets. Raises as `check` does."""
     parts = _parts(place)
-    return Corpus(tuple(read_entries(place, parts, tick)), ArrowAudio(place, parts))
+    return Corpus(read_entries(place, parts, tick), ArrowAudio(place, parts))
 
 
 def _parts(place: Place) -> list[ArrowFile]:

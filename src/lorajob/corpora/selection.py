@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from lorajob.corpora.clip import DEV, Clip, Corpus, Entry, Tick
+from lorajob.corpora.clip import DEV, Clip, Corpus, Tick
+from lorajob.corpora.entries import Entry, chosen
 from lorajob.corpora.find import open_corpus
+from lorajob.corpora.ids import Ids
 from lorajob.corpora.joined import CorpusShare, join_corpora
 from lorajob.corpora.split import choose_test, sample
 from lorajob.errors import CorpusError
@@ -20,11 +22,11 @@ Target = Literal["train", "test"]
 class Selection:
     """Which clips are for training and which for testing, chosen before any audio is read."""
 
-    train: frozenset[str]
-    test: frozenset[str]
+    train: Ids
+    test: Ids
     # How the test clips were chosen: by the corpus's own "split", by "speaker" or by "sentence".
     test_by: str
-    dev: frozenset[str] = frozenset()  # the clips for training that are of the split dev
+    dev: Ids = field(default_factory=Ids)  # the clips for training that are of the split dev
     unused: Mapping[str, int] = field(default_factory=dict)  # rows, by the reason
 
     def target(self, clip: Clip | Entry) -> Target:
@@ -59,11 +61,10 @@ def select(corpus: Corpus, config: PreprocessConfig, seed: int, language: str) -
     `max_train_clips` and `max_test_clips` limit how many clips are read; some of those may still be
     dropped. Raises CorpusError if the requested splits are empty.
     """
-    usable = [entry for entry in corpus.entries if not entry.fault]
-    test = {entry.id for entry in usable if entry.split == config.test_split}
     rest = usable_for_training(corpus, config)
     if not rest:
         raise no_clips(corpus, config)
+    test = Ids(it.id for it in corpus.entries if not it.fault and it.split == config.test_split)
     test_by = "split"
     if not test:
         test, test_by = choose_test(rest, config.test_share, seed, language)
@@ -72,38 +73,40 @@ def select(corpus: Corpus, config: PreprocessConfig, seed: int, language: str) -
             f"preprocess.test_share: {config.test_share:g} of {len(rest):,} clips sets none aside,"
             f" and the corpus has no split {config.test_split}; allowed: over 0, and two sentences"
         )
-    train = {entry.id for entry in rest} - test
-    chosen_train = frozenset(sample(train, config.max_train_clips, seed))
-    chosen_test = frozenset(sample(test, config.max_test_clips, seed))
+    train = chosen(rest, lambda entry: entry.id not in test)
+    held_out = chosen(corpus.entries, lambda entry: not entry.fault and entry.id in test)
+    chosen_train = sample((entry.id for entry in train), config.max_train_clips, seed)
+    chosen_test = sample((entry.id for entry in held_out), config.max_test_clips, seed)
     # Rows that cannot be used take no place of others, but are counted.
-    faulty = [entry for entry in corpus.entries if entry.fault]
-    bad_test = {entry.id for entry in faulty if entry.split == config.test_split}
-    bad_train = {entry.id for entry in faulty if entry.split in config.train_splits} - bad_test
+    faulty = chosen(corpus.entries, lambda entry: bool(entry.fault))
+    bad_test = Ids(entry.id for entry in faulty if entry.split == config.test_split)
+    bad_train = Ids(entry.id for entry in faulty if entry.split in config.train_splits) - bad_test
     used = {*config.train_splits, config.test_split}
     unused = {f"in split {name}": n for name, n in corpus.splits.items() if name not in used}
     unused |= {
         "listed in two tables": corpus.repeated,
         "over preprocess.max_train_clips": len(train) - len(chosen_train),
-        "over preprocess.max_test_clips": len(test) - len(chosen_test),
+        "over preprocess.max_test_clips": len(held_out) - len(chosen_test),
     }
     return Selection(
         train=chosen_train | bad_train,
         test=chosen_test | bad_test,
         test_by=test_by,
-        dev=frozenset(entry.id for entry in rest if entry.split == DEV) - test,
+        dev=Ids(entry.id for entry in train if entry.split == DEV),
         unused=unused,
     )
 
 
-def usable_for_training(corpus: Corpus, config: PreprocessConfig) -> list[Entry]:
+def usable_for_training(corpus: Corpus, config: PreprocessConfig) -> Sequence[Entry]:
     """The entries without a fault in the splits for training."""
-    return [
-        entry
-        for entry in corpus.entries
-        if not entry.fault
-        and entry.split in config.train_splits
-        and entry.split != config.test_split
-    ]
+    return chosen(
+        corpus.entries,
+        lambda entry: (
+            not entry.fault
+            and entry.split in config.train_splits
+            and entry.split != config.test_split
+        ),
+    )
 
 
 def no_clips(corpus: Corpus, config: PreprocessConfig) -> CorpusError:

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 AUDIO_SUFFIXES = (
     *(".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".oga", ".aac", ".wma", ".aiff", ".aif"),
     *(".amr", ".caf", ".au", ".sph", ".mp4", ".webm", ".3gp", ".mka", ".mkv", ".mov"),
+    *(".avi", ".mpg", ".mpeg", ".mts", ".flv", ".wv", ".ac3"),
 )
 FILE_URL = "file:"
 

@@ -1,19 +1,20 @@
 """Chooses a test set for a corpus without one, by speaker, the same every time."""
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from lorajob.corpora.clip import Entry
+import numpy as np
+
+from lorajob.corpora.entries import Entry
+from lorajob.corpora.ids import Ids, hashed
 from lorajob.speech.text import normalise
 
 By = Literal["speaker", "sentence"]
 
 
-def choose_test(
-    entries: Iterable[Entry], share: float, seed: int, language: str
-) -> tuple[set[str], By]:
+def choose_test(entries: Sequence[Entry], share: float, seed: int, language: str) -> tuple[Ids, By]:
     """Choose about `share` of the clips for testing. Returns their ids and how they were grouped.
 
     If two or more speakers are known, clips are grouped by speaker: no voice is in both sets, and
@@ -22,32 +23,44 @@ def choose_test(
     smaller than `share`. If no group fits, the smallest is taken. The result is empty if there is
     only one group, or if `share` is 0.
     """
-    entries = list(entries)
     by: By = "speaker" if len({entry.speaker for entry in entries} - {""}) > 1 else "sentence"
-    groups: dict[str, list[str]] = defaultdict(list)
+    ids, groups = array("Q"), array("Q")
+    count = 0
     for entry in entries:
+        count += 1
         key = entry.speaker if by == "speaker" else normalise(entry.text, language)
-        groups[key].append(entry.id)
-    groups.pop("", None)  # unknown speakers, or empty texts
-    if share == 0 or len(groups) < 2:
-        return set(), by
-    room = max(1, round(share * len(entries)))
-    test: set[str] = set()
-    for key in sorted(groups, key=lambda key: seeded(key, seed)):
-        if len(test) + len(groups[key]) <= room:
-            test.update(groups[key])
-    smallest = min(groups.values(), key=len)
-    return test or set(smallest), by
+        # Unknown speakers and empty texts are no group.
+        if key:
+            ids.append(hashed(entry.id))
+            groups.append(seeded(key, seed))
+    members = np.frombuffer(groups, np.uint64)
+    keys, first, sizes = np.unique(members, return_index=True, return_counts=True)
+    if share == 0 or len(keys) < 2:
+        return Ids(), by
+    room = max(1, round(share * count))
+    taken, size = [], 0
+    for key, more in zip(keys, sizes, strict=True):
+        if size + more <= room:
+            taken.append(key)
+            size += more
+    if not taken:
+        taken = [keys[np.lexsort((first, sizes))[0]]]
+    return Ids.of_hashes(np.frombuffer(ids, np.uint64)[np.isin(members, taken)]), by
 
 
-def sample(ids: Iterable[str], most: int | None, seed: int) -> set[str]:
+def sample(ids: Iterable[str], most: int | None, seed: int) -> Ids:
     """At most `most` of `ids`, spread over all of them: the first in the order of a seeded hash."""
-    every = set(ids)
+    hashes, order = array("Q"), array("Q")
+    for name in ids:
+        hashes.append(hashed(name))
+        order.append(0 if most is None else seeded(name, seed))
+    every = np.frombuffer(hashes, np.uint64)
     if most is None or len(every) <= most:
-        return every
-    return set(sorted(every, key=lambda name: seeded(name, seed))[:most])
+        return Ids.of_hashes(every)
+    return Ids.of_hashes(every[np.argsort(np.frombuffer(order, np.uint64), kind="stable")[:most]])
 
 
-def seeded(key: str, seed: int) -> bytes:
-    """A hash that is the same in every process, unlike Python's own."""
-    return hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=8).digest()
+def seeded(key: str, seed: int) -> int:
+    """A hash of 64 bits that is the same in every process, unlike Python's own."""
+    data = f"{seed}\0{key}".encode()
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")

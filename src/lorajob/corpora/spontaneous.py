@@ -12,8 +12,10 @@ import re
 from pathlib import PurePosixPath
 
 from lorajob.corpora.archive import MAX_AUDIO_BYTES
-from lorajob.corpora.clip import SPLITS, TRAIN, Corpus, Entry, Tick
-from lorajob.corpora.names import column, is_audio, split_name, unique
+from lorajob.corpora.clip import SPLITS, TRAIN, Corpus, Tick
+from lorajob.corpora.entries import Entry, EntryList
+from lorajob.corpora.ids import Seen, unique
+from lorajob.corpora.names import column, is_audio, split_name
 from lorajob.corpora.place import Place
 from lorajob.corpora.tables import faulty_entry, pick, pick_optional, read_tsv, text_lines
 from lorajob.errors import CorpusError, UsageError
@@ -44,8 +46,8 @@ def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
     """Open the release. Raises as `check` does."""
     table = _table(place, language)
     folder = next((name for name in SOUND if name in place.folders()), SOUND[0])
-    entries: list[Entry] = []
-    ids: dict[str, int] = {}
+    entries = EntryList()
+    ids = Seen()
     with place.open(table) as file:
         for row in read_tsv(text_lines(file, table), table):
             if tick:
@@ -66,8 +68,8 @@ def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
                 )
             )
     if not any(entry.split in SPLITS for entry in entries if not entry.fault):
-        entries = [_in_train(entry) for entry in entries]
-    return Corpus(tuple(entries), place.audio(folder, MAX_AUDIO_BYTES))
+        entries = EntryList(map(_in_train, entries))
+    return Corpus(entries, place.audio(folder, MAX_AUDIO_BYTES))
 
 
 def _in_train(entry: Entry) -> Entry:

@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO
 
-from lorajob.corpora.clip import Entry
+from lorajob.corpora.entries import Entry
 from lorajob.errors import ColumnError, CorpusError
 
 MAX_LINE_BYTES = 1 << 20  # a transcript of 30 s has a few hundred characters

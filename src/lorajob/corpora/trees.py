@@ -13,10 +13,12 @@ import unicodedata
 import weakref
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
+
+import numpy as np
 
 from lorajob.corpora.archive import (
     FREE_BYTES,
@@ -27,8 +29,10 @@ from lorajob.corpora.archive import (
     Archive,
     CutOffError,
 )
-from lorajob.corpora.clip import AudioSource, Clip, Entry, Tick, by_recording
+from lorajob.corpora.clip import AudioSource, Clip, Tick
 from lorajob.corpora.copies import Copies
+from lorajob.corpora.entries import Entry, by_key, by_recording
+from lorajob.corpora.ids import hashed
 from lorajob.corpora.listing import Listing, is_hidden, list_folder
 from lorajob.corpora.spelling import FILE_URL, by_folded, folded, spellings
 from lorajob.errors import CorpusError, UsageError
@@ -133,8 +137,8 @@ class FolderAudio:
     # Folder -> its files by their folded names
     _folded: dict[Path, dict[str, str]] = field(default_factory=dict, compare=False, repr=False)
 
-    def read(self, entries: list[Entry]) -> Iterator[Clip]:
-        for source, group in by_recording(entries).items():
+    def read(self, entries: Sequence[Entry]) -> Iterator[Clip]:
+        for source, group in by_recording(entries):
             audio = self._path(source) if source else b""
             yield from (Clip.of(entry, audio) for entry in group)
 
@@ -290,26 +294,34 @@ class TarAudio:
     max_bytes: int
     index: _Index | None = None  # of its names; a quick look has not seen all
 
-    def read(self, entries: list[Entry]) -> Iterator[Clip]:
-        waiting: dict[str, list[Entry]] = {}
-        for source, group in by_recording(entries).items():
-            if source:
-                known = self.index.find(self.folder, source) if self.index else None
-                wanted = _plain(known or join(self.folder, source))
-                waiting.setdefault(wanted, []).extend(group)
-        archive = Archive(self.path)
-        for name, member, tar in archive.members() if waiting else ():
-            found = waiting.pop(_plain(str(name)), None)
-            if found is None:
+    def read(self, entries: Sequence[Entry]) -> Iterator[Clip]:
+        order, names = by_key(entries, self._wanted)
+        by_name = np.argsort(names, kind="stable")
+        waiting = np.array([bool(entry.source) for entry in order], bool)
+        archive, left = Archive(self.path), int(waiting.sum())
+        for name, member, tar in archive.members() if left else ():
+            wanted = np.uint64(hashed(_plain(str(name))))
+            first = np.searchsorted(names, wanted, "left", by_name)
+            last = np.searchsorted(names, wanted, "right", by_name)
+            found = [int(it) for it in by_name[first:last] if waiting[it]]
+            if not found:
                 continue
+            waiting[found] = False
+            left -= len(found)
             audio = archive.read(tar, member, self.max_bytes)
-            yield from (_clip_of(entry, audio) for entry in found)
-            if not waiting:
+            yield from (_clip_of(order[it], audio) for it in found)
+            if not left:
                 break
-        missing = {it.source for group in waiting.values() for it in group}
-        for entry in entries:
-            if not entry.source or entry.source in missing:
+        for number, entry in enumerate(order):
+            if waiting[number] or not entry.source:
                 yield Clip.of(entry, b"")
+
+    def _wanted(self, entry: Entry) -> str:
+        """The name of an entry's file in the archive."""
+        if not entry.source:
+            return ""
+        known = self.index.find(self.folder, entry.source) if self.index else None
+        return _plain(known or join(self.folder, entry.source))
 
     def stamp(self, entry: Entry) -> str:
         return entry.source
@@ -392,8 +404,8 @@ class ZipAudio:
     folder: str
     max_bytes: int
 
-    def read(self, entries: list[Entry]) -> Iterator[Clip]:
-        for source, group in by_recording(entries).items():
+    def read(self, entries: Sequence[Entry]) -> Iterator[Clip]:
+        for source, group in by_recording(entries):
             name = self.tree.find(self.folder, source) if source else None
             if name is None:
                 yield from (Clip.of(entry, b"") for entry in group)

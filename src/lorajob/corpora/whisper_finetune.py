@@ -10,9 +10,11 @@ A row is one clip. A row over 30 s, or without `sentence`, gives a clip for each
 
 from collections.abc import Iterator
 
-from lorajob.corpora.clip import Corpus, Entry, Tick
+from lorajob.corpora.clip import Corpus, Tick
+from lorajob.corpora.entries import Entry
+from lorajob.corpora.ids import Seen, unique
 from lorajob.corpora.json_rows import Object, json_corpus, json_objects, json_tables
-from lorajob.corpora.names import column, locate, unique
+from lorajob.corpora.names import column, locate
 from lorajob.corpora.place import Place
 from lorajob.corpora.spans import WHOLE, span_of
 from lorajob.corpora.tables import text_of
@@ -41,7 +43,7 @@ def check(place: Place, language: str) -> None:
 def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
     """Open the tables. Rows in other languages are dropped."""
 
-    def read(row: Object, table: str, split: str, ids: dict[str, int]) -> Iterator[Entry]:
+    def read(row: Object, table: str, split: str, ids: Seen) -> Iterator[Entry]:
         name = _path(row)
         for it, fault in _parts(place, row):
             yield Entry(

@@ -12,7 +12,13 @@ import soxr
 from numpy.typing import NDArray
 
 from lorajob.errors import FilesError, LorajobError, of_machine
-from lorajob.speech.containers import completed, find_data, has_frame_count, is_container
+from lorajob.speech.containers import (
+    completed,
+    ends_inside,
+    find_data,
+    has_frame_count,
+    is_container,
+)
 
 SAMPLE_RATE = 16_000  # Hz
 MAX_CHANNELS = 16
@@ -20,7 +26,9 @@ UNKNOWN_FRAMES = 1 << 62  # libsndfile's length of a FLAC written to a pipe, whi
 # A file with less sound than its header promises is cut off, while its text is complete.
 MISSING_SECONDS = 0.1
 # Containers whose headers know the length. FFmpeg only estimates that of others.
-AV_PROMISES = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flac"})
+AV_PROMISES = frozenset(
+    {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flac", "avi", "flv", "wv", "tta", "ape"}
+)
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
 # A sum of channels that is this much quieter than one of them has lost its sound.
 CANCELLED_SHARE = 0.25
@@ -35,7 +43,10 @@ UNREADABLE = "unreadable audio"
 FILE_FAULTS = frozenset({NOT_FOUND, NOT_AUDIO, TRUNCATED, NO_SOUND, UNREADABLE})
 
 # Formats that PyAV may open. Without this list, a "clip" could be a playlist of other files.
-AV_FORMATS = "aac,aiff,amr,asf,caf,flac,matroska,webm,mov,mp4,m4a,3gp,3g2,mp3,mpegts,ogg,opus,wav"
+AV_FORMATS = (
+    "aac,aiff,amr,asf,caf,flac,matroska,webm,mov,mp4,m4a,3gp,3g2,mp3,mpegts,ogg,opus,wav,"
+    "ac3,eac3,ape,avi,flv,mpeg,tta,wv"
+)
 
 Samples = NDArray[np.float32]
 
@@ -180,7 +191,11 @@ def _read(file: IO[bytes], max_seconds: float) -> tuple[Samples, int]:
         file.seek(0)
         if data is not None and data.missing_share > 1:
             raise AudioError(TRUNCATED, "its header promises more") from None
-        samples, rate = _read_av(file, max_seconds, is_container(head))
+        samples, rate = _read_av(file, max_seconds, head)
+    if ends_inside(file):
+        raise AudioError(TRUNCATED, f"after {len(samples) / rate:.2f} s")
+    if data is not None and data.missing_share and not len(samples):
+        raise AudioError(TRUNCATED, "its header promises more")
     if data is not None:
         _check_length(len(samples) / rate * (1 + data.missing_share), len(samples) / rate)
     return samples, rate
@@ -210,13 +225,13 @@ def _read_soundfile(file: IO[bytes], max_seconds: float, counted: bool) -> tuple
     return samples.reshape(-1, channels), rate
 
 
-def _read_av(file: IO[bytes], max_seconds: float, known: bool) -> tuple[Samples, int]:
+def _read_av(file: IO[bytes], max_seconds: float, head: bytes) -> tuple[Samples, int]:
     import av
 
     try:
         with av.open(file, options={"format_whitelist": AV_FORMATS}) as container:
             stream = _first_stream(container)
-            promised = _promised_seconds(container, stream)
+            promised = _promised_seconds(container, stream, head)
             samples, rate = _decode_stream(container, stream, max_seconds)
             _check_length(promised, len(samples) / rate)
             if not len(samples):
@@ -224,16 +239,17 @@ def _read_av(file: IO[bytes], max_seconds: float, known: bool) -> tuple[Samples,
             return samples, rate
     except (av.FFmpegError, ValueError) as error:
         # A file that begins as sound and cannot be read to its end.
-        raise AudioError(TRUNCATED if known else NOT_AUDIO, _in_words(error)) from None
+        raise AudioError(TRUNCATED if is_container(head) else NOT_AUDIO, _in_words(error)) from None
 
 
 def _in_words(error: Exception) -> str:
     return str(error).partition(":")[0].partition("] ")[2] or str(error)
 
 
-def _promised_seconds(container: Any, stream: Any) -> float:
-    """The length of the sound by the header; 0 if it does not say."""
-    if container.format.name not in AV_PROMISES:
+def _promised_seconds(container: Any, stream: Any, head: bytes) -> float:
+    """The length of the sound by the header; 0 if it does not say. `head` is its first bytes."""
+    counted = container.format.name == "mp3" and has_frame_count(head)
+    if container.format.name not in AV_PROMISES and not counted:
         return 0.0
     if stream.duration:
         return float(stream.duration * stream.time_base)
@@ -282,6 +298,8 @@ def length(audio: Path | bytes) -> float:
 
 def _header_seconds(file: IO[bytes]) -> float:
     data = find_data(file)
+    if ends_inside(file):
+        raise AudioError(TRUNCATED, "it ends within a part of it")
     if data is not None and data.promised is None:
         file = completed(file, data)
     head = file.read(4096)
@@ -296,7 +314,7 @@ def _header_seconds(file: IO[bytes]) -> float:
         file.seek(0)
         if data is not None and data.missing_share > 1:
             raise AudioError(TRUNCATED, "its header promises more") from None
-        return _av_header_seconds(file, is_container(head))
+        return _av_header_seconds(file, head)
     if data is not None:
         _check_length(seconds * (1 + data.missing_share), seconds)
     return seconds
@@ -312,7 +330,7 @@ def _first_stream(container: Any) -> Any:
     return stream
 
 
-def _av_header_seconds(file: IO[bytes], known: bool) -> float:
+def _av_header_seconds(file: IO[bytes], head: bytes) -> float:
     import av
 
     try:
@@ -320,6 +338,6 @@ def _av_header_seconds(file: IO[bytes], known: bool) -> float:
             stream = _first_stream(container)
             checked_format(stream.rate, stream.channels)
             whole = float(getattr(container, "duration", 0) or 0) / 1e6
-            return _promised_seconds(container, stream) or whole
+            return _promised_seconds(container, stream, head) or whole
     except (av.FFmpegError, ValueError) as error:
-        raise AudioError(TRUNCATED if known else NOT_AUDIO, _in_words(error)) from None
+        raise AudioError(TRUNCATED if is_container(head) else NOT_AUDIO, _in_words(error)) from None

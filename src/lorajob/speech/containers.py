@@ -18,6 +18,7 @@ XING = (b"Xing", b"Info", b"VBRI")  # an MP3's frame with the number of frames
 _MAGIC = (
     *(b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff", b"FORM", b".snd", b"caff", b"fLaC", b"OggS"),
     *(b"ID3", b"\x1aE\xdf\xa3", b"#!AMR", b"0&\xb2u", b"G@", b"NIST_1A"),
+    *(b"FLV\x01", b"\x00\x00\x01\xba", b"\x0bw", b"wvpk", b"TTA1", b"MAC ", b"Creative Voice"),
 )
 
 
@@ -78,6 +79,62 @@ def find_data(file: IO[bytes]) -> Data | None:
     except struct.error:
         return None
     return None
+
+
+def ends_inside(file: IO[bytes]) -> bool:
+    """Whether an Ogg, MP4 or AVI file ends within one of the parts that it consists of.
+
+    False for other formats. The file's position is its beginning, before and after.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head = file.read(12)
+    parts = None
+    if head.startswith(b"OggS"):
+        parts = _ogg_page
+    elif head[4:8] in (b"ftyp", b"moov", b"wide", b"mdat"):
+        parts = _box
+    elif head.startswith(b"RIFF") and head[8:12] == b"AVI ":
+        parts = _avi_part
+    at = 0
+    while parts is not None and at < size:
+        file.seek(at)
+        length = parts(file)
+        if length is None:
+            break
+        at += length
+    file.seek(0)
+    return at > size
+
+
+def _ogg_page(file: IO[bytes]) -> int | None:
+    """The bytes of the page that begins here; None if none does."""
+    head = file.read(27)
+    if not head.startswith(b"OggS"):
+        return None
+    lengths = file.read(head[26]) if len(head) == 27 else b""
+    # A page that ends in its header is cut off, so any greater length will do.
+    return 27 + max(1, len(lengths)) + sum(lengths)
+
+
+def _box(file: IO[bytes]) -> int | None:
+    """The bytes of the box of an MP4 that begins here; None if none does, or if it is the last."""
+    head = file.read(16)
+    if len(head) < 8 or not head[4:8].isalnum():
+        return None
+    (length,) = struct.unpack_from(">I", head)
+    if length == 1 and len(head) == 16:
+        (length,) = struct.unpack_from(">Q", head, 8)
+    return length if length >= 8 else None
+
+
+def _avi_part(file: IO[bytes]) -> int | None:
+    """The bytes of the RIFF chunk of an AVI that begins here; None if none does."""
+    head = file.read(8)
+    if not head.startswith(b"RIFF") or len(head) < 8:
+        return None
+    (length,) = struct.unpack_from("<I", head, 4)
+    return 8 + length if 0 < length < PLACEHOLDER_BYTES else None
 
 
 def completed(file: IO[bytes], data: Data) -> IO[bytes]:

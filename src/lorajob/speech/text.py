@@ -4,6 +4,8 @@ import re
 import unicodedata
 from functools import partial
 
+from lorajob.speech.spellings import one_spelling, one_spelling_of
+
 # Variation selectors, the grapheme joiner and tatweel change a glyph or its width, never the word.
 # They are listed because all but tatweel have the category Mn, which is kept otherwise.
 # Hangul fillers and two Khmer vowels have no shape.
@@ -12,13 +14,18 @@ _GLYPH_ONLY = re.compile(
     "\ufe00-\ufe0f\U000e0100-\U000e01ef]"
 )
 # Full and half width, ligatures and Arabic presentation forms: compatible forms of other letters.
-_FORMS = re.compile("[\ufb00-\ufb06\ufb50-\ufdff\ufe70-\ufefc\uff01-\uffee]+")
-APOSTROPHES = "'’‘‛`´ʹʻʼʽˈ＇"
+# Also digraphs, Roman and circled numbers, squared words, and the radicals of Han characters.
+_FORMS = re.compile(
+    "[\u0132\u0133\u01c4-\u01cc\u01f1-\u01f3\u2160-\u217f\u2460-\u2473\u2e9f\u2ef3\u2f00-\u2fd5"
+    "\u3200-\u33ff\ufb00-\ufb06\ufb50-\ufdff\ufe70-\ufefc\uff01-\uffee\U0001d400-\U0001d7ff]+"
+)
+APOSTROPHES = "'’‘‛`´′ʹʻʼʽˈꞌ＇"
 _APOSTROPHES = re.compile(f"[{APOSTROPHES}]")
 # Languages in which an apostrophe is a letter: it makes another word (Ukrainian, Belarusian, Uzbek,
 # Hawaiian, Breton, Samoan, Tongan, Tahitian, Guarani).
 WITH_APOSTROPHE = frozenset({"uk", "be", "uz", "haw", "br", "sm", "to", "ty", "gn"})
 _APOSTROPHE = "\u02bc"
+_OTHER_APOSTROPHES = re.compile(f"[{APOSTROPHES.replace(_APOSTROPHE, '')}]")
 _LETTER_APOSTROPHE = re.compile(f"{_APOSTROPHES.pattern}(?=[^\\W\\d_])")
 # Hawaiian and its relatives begin words with it.
 BEGINS_WORDS = frozenset({"haw", "sm", "to", "ty"})
@@ -48,18 +55,6 @@ _UNSPACED_LETTER = re.compile(f"[{_UNSPACED}]")
 _ANY_SPACE = re.compile(f"(?<=[{_UNSPACED}]) | (?=[{_UNSPACED}])")
 _INNER_SPACE = re.compile(f"(?<=[{_UNSPACED}]) (?=[{_UNSPACED}])")
 
-# Before Unicode 5.1, Malayalam wrote a chillu as consonant, virama, ZWJ. NFC does not unify this
-# with the newer single letter (The Unicode Standard, 12.9 Malayalam).
-_CHILLUS = {
-    "ണ\u0d4d\u200d": "ൺ",
-    "ന\u0d4d\u200d": "ൻ",
-    "ര\u0d4d\u200d": "ർ",
-    "ല\u0d4d\u200d": "ൽ",
-    "ള\u0d4d\u200d": "ൾ",
-    "ക\u0d4d\u200d": "ൿ",
-}
-_CHILLU = re.compile("|".join(_CHILLUS))
-
 
 def clean(text: str) -> str:
     """A transcript for training: NFC, with each run of whitespace as one space."""
@@ -79,9 +74,9 @@ def normalise(text: str, language: str) -> str:
     become a space, but apostrophes are removed (don't -> dont).
 
     Format characters are removed, including zero-width joiners. These choose between shapes of one
-    spelling (Persian, Hindi) and are often left out. Malayalam letters that were once written with
-    a joiner are replaced by single letters first. Spaces are removed between two letters of a
-    script that has no spaces between words.
+    spelling (Persian, Hindi) and are often left out. Sequences that look alike are made one first,
+    such as Malayalam letters that were once written with a joiner (`spellings.py`). Spaces are
+    removed between two letters of a script that has no spaces between words.
 
     `language` is a code such as `uk`, or empty if it is unknown. It decides whether an apostrophe
     is a letter, how I is folded, and whether spaces beside Latin letters count in a script without
@@ -89,12 +84,12 @@ def normalise(text: str, language: str) -> str:
     """
     code = language.partition("-")[0]
     folded = _FORMS.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
-    folded = _CHILLU.sub(lambda match: _CHILLUS[match[0]], unicodedata.normalize("NFC", folded))
+    folded = one_spelling(unicodedata.normalize("NFC", folded))
     if code in DOTTED_I:
         folded = folded.replace("I", "ı").replace("İ", "i")
     # Turkish İ folds to i and a combining dot. The dot adds nothing to the i.
     folded = folded.casefold().replace("i\u0307", "i")
-    folded = _GLYPH_ONLY.sub("", folded)
+    folded = one_spelling_of(_GLYPH_ONLY.sub("", folded), code)
     if code == "ca":
         folded = _CATALAN_POINT.sub(lambda match: "l" if match[0] == "\u0140" else "", folded)
     folded = _apostrophes(_south_east(_INNER_MARKS.sub("", folded)), code)
@@ -113,7 +108,7 @@ def _apostrophes(text: str, code: str) -> str:
     # At the end of a word it is a quote, except in Uzbek, whose letters oʻ and gʻ end with it.
     if code == "uz":
         marked = re.sub(f"(?<=[og]){_APOSTROPHES.pattern}", _APOSTROPHE, marked)
-    return re.sub("['’‘‛`´ʹʻʽˈ＇]", "", marked)
+    return _OTHER_APOSTROPHES.sub("", marked)
 
 
 def _whole_sign(sign: str, whole: str, match: re.Match[str]) -> str:
