@@ -245,17 +245,18 @@ def spoken_words() -> tuple[bytes, list[dict[str, object]], list[float]]:
     return sound_bytes(np.concatenate(parts), 16_000), words, middles
 
 
-@pytest.mark.parametrize("kind", ["manifest", "nemo", "finetune", "textgrid"])
+@pytest.mark.parametrize("kind", ["manifest", "nemo", "finetune", "textgrid", "elan"])
 def test_a_text_over_30_s_is_cut_at_pauses_between_its_words(tmp_path, kind):
     audio, words, middles = spoken_words()
     (tmp_path / "a.wav").write_bytes(audio)
     text = " ".join(f"w{number}," for number in range(90))
     listed = words if kind != "nemo" else [{"words": words[:50]}, {"words": words[50:]}]
-    if kind == "textgrid":
+    if kind in ("textgrid", "elan"):
         spans = [(it["start"], it["end"], str(it["word"]).strip()) for it in words]
         spans[0] = (0.0, *spans[0][1:])
         tiers = {"text": [(0.0, 46.0, text)], "words": spans}
-        (tmp_path / "a.TextGrid").write_text(textgrid(tiers), "utf-8")
+        name = "a.TextGrid" if kind == "textgrid" else "a.eaf"
+        (tmp_path / name).write_text(textgrid(tiers) if kind == "textgrid" else eaf(tiers), "utf-8")
     else:
         key = "audio_filepath" if kind == "nemo" else "audio"
         row = {key: "a.wav", "text": text, "duration": 46.0, "words": listed}
@@ -274,6 +275,43 @@ def test_a_text_over_30_s_is_cut_at_pauses_between_its_words(tmp_path, kind):
     whole = soundfile.read(io.BytesIO(audio), dtype="float32")[0]
     # No sample is lost or doubled.
     assert np.array_equal(np.concatenate([it.mono() for it in cuts]), whole)
+
+
+def eaf(tiers: dict[str, list[tuple[float, float, str]]]) -> str:
+    """An ELAN document. The second tier has the words of the first one."""
+    slots, found = [], []
+    for name, spans in tiers.items():
+        rows = []
+        for start, end, text in spans:
+            at = len(slots)
+            slots += [start, end]
+            rows.append(
+                f'<ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="a{at}" TIME_SLOT_REF1="t{at}"'
+                f' TIME_SLOT_REF2="t{at + 1}"><ANNOTATION_VALUE>{text}</ANNOTATION_VALUE>'
+                "</ALIGNABLE_ANNOTATION></ANNOTATION>"
+            )
+        above = ' PARENT_REF="text"' if name != "text" else ""
+        found.append(f'<TIER TIER_ID="{name}"{above}>{"".join(rows)}</TIER>')
+    times = "".join(
+        f'<TIME_SLOT TIME_SLOT_ID="t{at}" TIME_VALUE="{round(1000 * it)}"/>'
+        for at, it in enumerate(slots)
+    )
+    inner = f"<TIME_ORDER>{times}</TIME_ORDER>{''.join(found)}"
+    return f"<ANNOTATION_DOCUMENT>{inner}</ANNOTATION_DOCUMENT>"
+
+
+def test_a_long_cue_of_webvtt_is_cut_at_the_times_inside_it(tmp_path):
+    (tmp_path / "a.wav").write_bytes(sound_bytes(tone(40, 8_000), 8_000))
+    words = [f"<00:00:{n:02}.000><c> w{n}{'.' if n == 14 else ''}</c>" for n in range(1, 40)]
+    cues = ["00:00:00.000 --> 00:00:40.000", f"<v Anita>w0{''.join(words)}", ""]
+    (tmp_path / "a.vtt").write_text("\n".join(["WEBVTT", "", *cues]), "utf-8")
+    first, second = open_corpus(tmp_path, "en").entries
+    # The cut is behind the end of a sentence, and its pause is looked for near the next word.
+    assert (first.start, first.end, first.speaker) == (0.0, 15.0, "Anita")
+    assert (second.start, second.end) == (15.0, 40.0)
+    assert first.text == " ".join([*(f"w{n}" for n in range(14)), "w14."])
+    assert second.text == " ".join(f"w{n}" for n in range(15, 40))
+    assert first.end_slack == second.start_slack > 0.2
 
 
 def test_words_that_run_into_each_other_are_cut_and_noted_and_other_words_are_refused(tmp_path):

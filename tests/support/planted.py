@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from lorajob.speech.audio import load_audio
+
 RATE = 16_000
 SYLLABLE = RATE // 5
 SYLLABLES = [f"{consonant}{vowel}" for consonant in "कगचजटडतदनपबमयरलवसह" for vowel in "ािीुूेैोौ"]
@@ -99,5 +101,5 @@ def as_mp3(samples: np.ndarray) -> np.ndarray:
     """What is left of samples after a lossy codec."""
     file = io.BytesIO()
     soundfile.write(file, samples, RATE, format="MP3")
-    file.seek(0)
-    return soundfile.read(file, dtype="float32")[0]
+    # libsndfile cannot read every MP3 that it writes.
+    return load_audio(file.getvalue(), 60)

@@ -16,7 +16,7 @@ of words is joined to utterances at pauses. The name of a tier is the speaker, i
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -168,7 +168,7 @@ def _cues(place: Place, transcript: str, language: str) -> list[Cue]:
         if kind == ".lab" and lines and all(HTK_LABEL.match(line) for line in lines):
             raise ValueError("labels of HTK, in units of 100 ns")
         return [Cue(0.0, None, " ".join(text.split()))]
-    return read_subtitles(text)
+    return [piece for cue in read_subtitles(text) for piece in _cut(cue, cue.parts)]
 
 
 def _elan(data: bytes, wanted: str, language: str) -> list[Cue]:
@@ -231,11 +231,26 @@ def _short(cue: Cue, tiers: list[Tier]) -> list[Cue]:
         ]
         if PHONES.search(tier.name) or len(inside) < 2:
             continue
-        with suppress(ValueError):
-            return [
-                Cue(it.start, it.end, it.text, "", it.start_slack, it.end_slack)
-                for it in cut_long(cue.text, (cue.start, cue.end), inside)
-            ]
+        if len(found := _cut(cue, inside)) > 1:
+            return found
+    return [cue]
+
+
+def _cut(cue: Cue, parts: Sequence[Part]) -> list[Cue]:
+    """The pieces of a cue over 30 s, whose words are `parts`; else the cue."""
+    with suppress(ValueError):
+        return [
+            replace(
+                cue,
+                start=it.start,
+                end=it.end,
+                text=it.text,
+                start_slack=it.start_slack,
+                end_slack=it.end_slack,
+                parts=(),
+            )
+            for it in cut_long(cue.text, (cue.start, cue.end), parts)
+        ]
     return [cue]
 
 

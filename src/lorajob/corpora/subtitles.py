@@ -5,10 +5,12 @@ import re
 from dataclasses import dataclass
 
 from lorajob.corpora.spans import seconds
+from lorajob.corpora.timed import Part
 
 _TIMES = re.compile(r"\s*([\d:]+[.,]\d+|[\d:]+)\s*-->\s*([\d:]+[.,]\d+|[\d:]+)")
 _LABEL = re.compile(r"\ufeff?(\d+[.,]\d+)\t(\d+[.,]\d+)(?:\t(.*))?")
 _VOICE = re.compile(r"<v(?:\.[^ >]*)? ([^>]+)>")
+_INNER = re.compile(r"<((?:\d+:)+\d+\.\d+)>")  # the time of the words behind it, in WebVTT
 _TAG = re.compile(r"</?[a-zA-Z][^>]*>|<[\d:.]+>|\{\\[^}]*\}")
 
 
@@ -22,6 +24,7 @@ class Cue:
     speaker: str = ""
     start_slack: float = 0.0  # seconds by which the start may move to a pause
     end_slack: float = 0.0
+    parts: tuple[Part, ...] = ()  # its words, if their times are known
 
 
 def read_subtitles(text: str) -> list[Cue]:
@@ -38,12 +41,26 @@ def read_subtitles(text: str) -> list[Cue]:
             continue
         said = "\n".join(lines[at + 1 :])
         voice = _VOICE.search(said)
-        plain = " ".join(html.unescape(_TAG.sub("", said)).split())
         speaker = voice[1].strip() if voice else ""
-        cues.append(Cue(seconds(match[1]), seconds(match[2]), plain, speaker))
+        start, end = seconds(match[1]), seconds(match[2])
+        cues.append(Cue(start, end, _plain(said), speaker, parts=_inner_parts(said, start, end)))
     if not cues:
         raise ValueError("no cue with times")
     return cues
+
+
+def _plain(said: str) -> str:
+    return " ".join(html.unescape(_TAG.sub("", said)).split())
+
+
+def _inner_parts(said: str, start: float, end: float) -> tuple[Part, ...]:
+    """The words of a cue of WebVTT between its inner times; empty if it has none."""
+    first, *rest = _INNER.split(said)
+    texts = [first, *rest[1::2]]
+    starts = [start, *map(seconds, rest[::2])]
+    ends = [*starts[1:], end]
+    found = [Part(_plain(text), *times) for text, *times in zip(texts, starts, ends, strict=True)]
+    return tuple(it for it in found if it.text) if rest else ()
 
 
 def read_labels(text: str) -> list[Cue] | None:
