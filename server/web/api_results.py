@@ -21,7 +21,7 @@ from lorajob.server.web.follow import log_events, log_place, read_log, state_eve
 from lorajob.server.web.headers import PAGE_POLICY
 from lorajob.server.web.models import UtterancePage
 from lorajob.server.web.state import UserJobs
-from lorajob.server.web.streams import below, event_stream, tar_of
+from lorajob.server.web.streams import LiveEvents, below, tar_of
 from lorajob.spec import JobSpec
 from lorajob.storage.urls import public
 from lorajob.tasks.jobs import Jobs
@@ -38,7 +38,9 @@ TAR = "application/x-tar"
 # A stage, or the files of a stage whose names begin so.
 PART = re.compile(rf"({'|'.join(STAGES)})(/[A-Za-z0-9_][\w.-]*)?")
 EVENT_STREAM: dict[int | str, dict[str, object]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    429: {"description": "This client has too many streams; Retry-After says when to ask again"},
+    503: {"description": "All clients have too many streams, or Redis is unavailable"},
 }
 TAR_FILE: dict[int | str, dict[str, object]] = {
     200: {"content": {TAR: {"schema": {"type": "string", "format": "binary"}}}}
@@ -110,7 +112,7 @@ def follow_logs(
     """
     place = log_place(last_event_id, _stages(stage))
     jobs.load(job)
-    return event_stream(log_events(jobs, job, place))
+    return LiveEvents(log_events(jobs, job, place))
 
 
 @router.get("/jobs/{job}/events", responses=EVENT_STREAM, response_class=StreamingResponse)
@@ -120,7 +122,7 @@ def follow_job(job: JobId, jobs: UserJobs) -> Response:
     The last event is `end` with `state`.
     """
     jobs.load(job)
-    return event_stream(state_events(jobs, job))
+    return LiveEvents(state_events(jobs, job))
 
 
 @router.get("/jobs/{job}/report", response_class=HTMLResponse)

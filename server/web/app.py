@@ -20,6 +20,7 @@ from lorajob.server.guard import RequestGuard
 from lorajob.server.web import api, pages
 from lorajob.server.web.auth import LOGIN, LOGOUT, SESSION_SECONDS, AccessGuard, is_api, own_path
 from lorajob.server.web.headers import HEADERS, NO_STORE, SecurityHeaders
+from lorajob.server.web.limits import StreamLimit
 from lorajob.server.web.state import WebService
 
 MOST_UPLOAD_BYTES = 1 << 30
@@ -61,6 +62,7 @@ def create_web_app(service: WebService, upload_bytes: int = MOST_UPLOAD_BYTES) -
         redoc_url=None,
     )
     app.state.web = service
+    app.state.streams = StreamLimit()
     # The last one that is added sees a request first.
     app.add_middleware(AccessGuard, access=service.access, answer=_refuse)
     app.add_middleware(BodyLimits, upload_bytes=upload_bytes)
@@ -97,7 +99,10 @@ def _answer(request: Request, error: ApiError) -> Response:
     """An error as JSON for the API, and as a page for the pages."""
     if is_api(request.scope["path"]):
         return error.response()
-    return pages.error_page(request, error)
+    response = pages.error_page(request, error)
+    if error.retry_after is not None:
+        response.headers["Retry-After"] = error.response().headers["Retry-After"]
+    return response
 
 
 def _refuse(request: Request, error: ApiError) -> Response:
@@ -153,9 +158,10 @@ def _add_login(app: FastAPI, service: WebService) -> None:
     async def log_in(
         request: Request, password: Annotated[str, Form()] = "", next: Annotated[str, Form()] = "/"
     ) -> Response:
-        session = service.access.log_in(password)
+        address = request.client.host if request.client else ""
+        session = service.access.log_in(password, address)
         if session is None:
-            log.warning("A login failed, from %s", request.client.host if request.client else "?")
+            log.warning("A login failed, from %s", address or "?")
             return pages.login_page(request, own_path(next), failed=True)
         response = RedirectResponse(own_path(next), 303)
         response.set_cookie(

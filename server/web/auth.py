@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lorajob.errors import UsageError
 from lorajob.server.errors import ApiError
 from lorajob.server.web.access import EndedSessions, WebAccess
+from lorajob.server.web.limits import LoginLimit
 
 Role = Literal["view", "submit"]
 
@@ -37,7 +38,6 @@ CSRF_HEADER, CSRF_FIELD = b"x-csrf-token", "csrf_token"
 SESSION_SECONDS = 7 * 24 * 3600
 MOST_FORM_BYTES = 1 << 20  # of a form whose CSRF token is a field
 MOST_FIELDS = 1000  # of such a form
-FAILURES_A_MINUTE = 30  # wrong passwords
 SAFE_LETTERS = 16  # a shorter key can be guessed
 
 
@@ -95,7 +95,7 @@ class Access:
         self._secret = access.secret.encode()
         # Browsers send cookies to all ports of a host: two services need two names.
         self.cookie = f"lorajob_{hashlib.sha256(self._secret).hexdigest()[:8]}"
-        self._failures: list[float] = []
+        self._limit = LoginLimit()
         self._ended = ended
 
     def by_key(self, key: str) -> Principal | None:
@@ -105,18 +105,15 @@ class Access:
         found = [it for it in self._keys if hmac.compare_digest(digest, it.digest)]
         return Principal(found[0].name, found[0].role) if found else None
 
-    def log_in(self, password: str) -> str | None:
+    def log_in(self, password: str, address: str = "") -> str | None:
         """The value of a new session's cookie; None for a wrong password or key.
 
-        Raises ApiError 429 after too many wrong ones.
+        Raises ApiError 429 after too many wrong ones, from this address or from all.
         """
-        now = time.monotonic()
-        self._failures = [at for at in self._failures if at > now - 60]
-        if len(self._failures) >= FAILURES_A_MINUTE:
-            raise ApiError(429, "Too many wrong passwords; try again later", retry_after=60)
+        self._limit.check(address)
         found = self.by_key(password)
         if found is None:
-            self._failures.append(now)
+            self._limit.failed(address)
             return None
         values = {
             "name": found.name,

@@ -11,10 +11,11 @@ import time
 from collections.abc import AsyncIterator, Sequence
 
 from fastapi import APIRouter
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from lorajob.errors import LorajobError
 from lorajob.server.web.state import UserJobs
+from lorajob.server.web.streams import LiveEvents
 from lorajob.tasks.jobs import Jobs
 from lorajob.worker.connect import service_errors
 from lorajob.worker.records.record import JobRecord
@@ -30,20 +31,14 @@ router = APIRouter()
 @router.get("/events")
 async def any_job(jobs: UserJobs) -> Response:
     """Changes of the newest and of all running jobs."""
-    return _stream(_changes(jobs, None))
+    return LiveEvents(_changes(jobs, None))
 
 
 @router.get("/events/{job_id}")
 async def one_job(job_id: str, jobs: UserJobs) -> Response:
     """Changes of one job."""
     await asyncio.to_thread(jobs.load, job_id)
-    return _stream(_changes(jobs, job_id))
-
-
-def _stream(events: AsyncIterator[str]) -> Response:
-    return StreamingResponse(
-        events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
-    )
+    return LiveEvents(_changes(jobs, job_id))
 
 
 async def _changes(jobs: Jobs, job_id: str | None) -> AsyncIterator[str]:

@@ -7,6 +7,9 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from lorajob.server.web.limits import StreamLimit, network
 
 CHUNK = 1 << 20
 EVENTS = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
@@ -56,6 +59,21 @@ def event(data: Mapping[str, object], name: str | None = None, mark: str | None 
     return ("\n".join(lines) + "\n\n").encode("utf-8", "replace")
 
 
-def event_stream(events: AsyncIterator[bytes]) -> StreamingResponse:
-    """Send events as they come."""
-    return StreamingResponse(events, media_type="text/event-stream", headers=EVENTS)
+class LiveEvents(StreamingResponse):
+    """Sends events as they come. Raises ApiError if too many streams are open."""
+
+    def __init__(self, events: AsyncIterator[bytes | str]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=EVENTS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send one stream. It is counted here, where its end is certain to be seen."""
+        limit: StreamLimit = scope["app"].state.streams
+        with limit.slot(_client(scope)):
+            await super().__call__(scope, receive, send)
+
+
+def _client(scope: Scope) -> str:
+    """A key from one address. People who share a password have addresses of their own."""
+    who = scope.get("lorajob.principal")
+    address = scope["client"][0] if scope.get("client") else ""
+    return f"{getattr(who, 'name', '')} {network(address)}"

@@ -27,7 +27,8 @@ from lorajob.decoding.config import (
     token_limits,
     write_config,
 )
-from lorajob.decoding.fast import FastDecoder, Sound, Transcript, best, emptied_if_silent, trips
+from lorajob.decoding.fallback import Transcript, best, emptied_if_silent, trips
+from lorajob.decoding.fast import FastDecoder, Sound
 from lorajob.errors import ModelError
 from lorajob.whisper import ct2
 from lorajob.whisper.tokens import Labels
@@ -165,6 +166,15 @@ def test_an_untrained_model_stops_at_the_limit_of_each_clip(model: Path) -> None
     assert [it.tokens for it in FastDecoder(model, once).decode(sounds)] == [13, 18]
 
 
+def test_windows_encoded_one_at_a_time_are_those_of_a_batch(model: Path) -> None:
+    decoder = FastDecoder(model, HINDI)
+    mel = decoder.mel([noise(seconds, 1) for seconds in (1.0, 2.0, 1.5)])
+    batch = np.array(decoder.engine.encode(ctranslate2.StorageView.from_array(mel), to_cpu=True))
+    encoded = np.array(decoder.encode(mel))
+    assert encoded.shape == batch.shape and len(encoded) == 3
+    np.testing.assert_allclose(encoded, batch, atol=1e-4)
+
+
 def without_cuda_libraries(*args: object, device: str = "cpu", **options: object) -> None:
     assert device == "cuda"
     raise RuntimeError("Library libcublas.so.12 is not found or cannot be loaded")
@@ -217,6 +227,7 @@ class Small:
     def __init__(self, model: Any, most: int) -> None:
         self._model, self._most = model, most
         self.sizes: list[int] = []
+        self.device, self.encode = model.device, model.encode
 
     def generate(self, features: Any, prompts: Any, **options: Any) -> Any:
         self.sizes.append(len(prompts))

@@ -2,6 +2,9 @@
 
 import threading
 
+import pytest
+
+from lorajob.serving import batcher
 from lorajob.serving.batcher import WindowQueue
 
 
@@ -59,6 +62,41 @@ def test_a_batch_is_complete_as_soon_as_it_is_full() -> None:
     queue.put(2, "a", ["two"], [1.0])
     thread.join(60)
     assert batches == [["one", "two"]]
+
+
+def test_a_batch_waits_for_the_clients_of_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batcher, "MOST_PATIENCE_SECONDS", 3600)
+    queue: WindowQueue[str] = WindowQueue(8, 0)
+    for number in range(3):
+        queue.put(number, "a", [f"first {number}"], [1.0])
+    last = queue.take()
+    assert last is not None and len(last) == 3
+    queue.put(4, "a", ["second 0", "and its end"], [2.0, 1.0])
+    queue.decoded(last, 3600 / batcher.PATIENCE)
+    batches: list[list[str]] = []
+    thread = threading.Thread(target=lambda: batches.append(taken(queue)))
+    thread.start()
+    queue.put(5, "a", ["second 1"], [1.0])
+    queue.put(6, "a", ["second 2"], [1.0])
+    thread.join(60)
+    assert batches == [["second 0", "second 1", "second 2", "and its end"]]
+    # Windows with other options, or as many requests, do not wait.
+    queue.put(7, "b", ["other"], [1.0])
+    assert taken(queue) == ["other"]
+    for number in range(8, 11):
+        queue.put(number, "a", ["third"], [1.0])
+    assert taken(queue) == ["third"] * 3
+
+
+def test_a_batch_does_not_wait_for_clients_that_stay_away() -> None:
+    queue: WindowQueue[str] = WindowQueue(8, 0)
+    for number in range(2):
+        queue.put(number, "a", ["first"], [1.0])
+    last = queue.take()
+    assert last is not None
+    queue.decoded(last, 0.1)
+    queue.put(3, "a", ["alone"], [1.0])
+    assert taken(queue) == ["alone"]
 
 
 def test_a_closed_queue_gives_nothing() -> None:

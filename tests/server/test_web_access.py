@@ -3,18 +3,23 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from lorajob.errors import UsageError
+from lorajob.server.web import limits
 from lorajob.server.web.app import MOST_BODY_BYTES, create_web_app
 from lorajob.server.web.audit import AuditLog
 from lorajob.server.web.auth import Principal, own_path, parse_keys
+from lorajob.server.web.limits import StreamLimit
 from lorajob.server.web.state import WebService, open_service
+from lorajob.server.web.streams import LiveEvents
 from lorajob.worker.settings import Settings
 
 HTML = {"Accept": "text/html"}
@@ -166,10 +171,64 @@ def test_a_session_ends_with_its_key_and_cannot_be_altered(web: WebService) -> N
     assert found is not None and found.role == "submit"
 
 
-def test_wrong_passwords_are_limited(client: TestClient) -> None:
-    statuses = [client.post("/login", data={"password": "x"}).status_code for _ in range(31)]
-    assert statuses == [401] * 30 + [429]
-    assert client.get("/api", headers=bearer("see")).status_code == 200
+def test_wrong_passwords_are_limited_for_each_address_and_in_all(
+    web: WebService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = create_web_app(web)
+    now = 1000.0
+    monkeypatch.setattr(limits, "_now", lambda: now)
+
+    def try_once(address: str, secret: str = "x") -> int:
+        client = TestClient(app, client=(address, 50000), follow_redirects=False)
+        answer = client.post("/login", data={"password": secret})
+        if answer.status_code == 429:
+            assert 1 <= int(answer.headers["Retry-After"]) <= 60
+        return answer.status_code
+
+    assert [try_once("10.0.0.1") for _ in range(31)] == [401] * 30 + [429]
+    assert try_once("10.0.0.1", "see") == 429
+    # Others are not locked out by it.
+    assert (try_once("10.0.0.2"), try_once("10.0.0.2", "see")) == (401, 303)
+    # One client has all addresses of its IPv6 network.
+    found = [try_once(f"2001:db8::{number:x}") for number in range(31)]
+    assert found == [401] * 30 + [429]
+    assert try_once("2001:db8:0:1::1") == 401
+    monkeypatch.setattr(limits, "ALL_FAILURES_A_MINUTE", 62)
+    assert try_once("10.0.0.3", "see") == 429
+    now += 61
+    assert try_once("10.0.0.1", "see") == 303
+    assert TestClient(app).get("/api", headers=bearer("see")).status_code == 200
+
+
+def test_streams_of_events_are_limited_for_each_client_and_in_all(
+    web: WebService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def events() -> AsyncIterator[bytes]:
+        yield b"data: 1\n\n"
+
+    async def stream(request: Request) -> LiveEvents:
+        return LiveEvents(events())
+
+    app = create_web_app(web)
+    app.add_route("/api/stream", stream)
+    monkeypatch.setattr(limits, "STREAMS", 2)
+    monkeypatch.setattr(limits, "ALL_STREAMS", 3)
+
+    def ask(key: str) -> tuple[int, str | None]:
+        found = TestClient(app).get("/api/stream", headers=bearer(key))
+        return found.status_code, found.headers.get("Retry-After")
+
+    open_streams: StreamLimit = app.state.streams
+    with ExitStack() as held:
+        held.enter_context(open_streams.slot("ana testclient"))
+        assert ask("send") == (200, None)
+        held.enter_context(open_streams.slot("ana testclient"))
+        assert ask("send") == (429, "5")
+        assert ask("see") == (200, None)
+        held.enter_context(open_streams.slot("eva elsewhere"))
+        assert ask("see") == (503, "5")
+    # Streams that have ended do not count.
+    assert [ask("send") for _ in range(3)] == [(200, None)] * 3
 
 
 @pytest.mark.parametrize(

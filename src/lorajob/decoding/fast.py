@@ -10,9 +10,9 @@ import copy
 import gc
 import logging
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from lorajob.cores import threads_a_stage
 from lorajob.decoding.config import DecodeConfig
+from lorajob.decoding.fallback import Transcript, best, emptied_if_silent, trips
 from lorajob.decoding.windows import extractor, features, read_ahead
 from lorajob.errors import ModelError, TooLarge, says_out_of_memory
 from lorajob.speech.audio import SAMPLE_RATE, Samples
@@ -51,23 +52,6 @@ class Sound:
     @classmethod
     def of(cls, samples: Samples) -> "Sound":
         return cls(len(samples) / SAMPLE_RATE, lambda: samples)
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """A transcript, and the values that decide whether it is kept."""
-
-    text: str
-    tokens: int
-    log_probability: float  # mean of a token, in nats
-    no_speech: float  # probability
-    temperature: float
-
-    @property
-    def compression_ratio(self) -> float:
-        """Bytes of the text divided by its compressed bytes, as openai/whisper counts them."""
-        text = self.text.encode()
-        return len(text) / len(zlib.compress(text))
 
 
 @dataclass(frozen=True)
@@ -103,6 +87,7 @@ class FastDecoder:
         # CTranslate2 warns that a CPU computes float16 in float32: that is expected here.
         ctranslate2.set_log_level(logging.ERROR)
         self._in_torch = False  # whether `_model` is a TorchEngine
+        self._starting: ThreadPoolExecutor | None = None  # one thread for each of CTranslate2
         self._model, self._sampling = self._load(), False
         self._extract = extractor(self._model.n_mels)
 
@@ -135,6 +120,20 @@ class FastDecoder:
     def mel(self, clips: Sequence[Samples]) -> NDArray[np.float32]:
         """The features of clips of up to 30 s: float32 [clips, mel bins, frames]."""
         return features(self._extract, clips, self.config.cut)
+
+    def encode(self, mel: NDArray[np.float32]) -> ctranslate2.StorageView:
+        """The encoder's output of features, on the CPU: float32 [clips, frames, width].
+
+        A CPU encodes the windows one at a time. 16 windows of 8 s at a time took 1.7 times as long
+        there, because they leave the cache (bench/RESULTS.md).
+        """
+        if self._model.device != "cpu":
+            return self._model.encode(ctranslate2.StorageView.from_array(mel), to_cpu=True)
+        each = [
+            self._model.encode(ctranslate2.StorageView.from_array(mel[it : it + 1]), to_cpu=True)
+            for it in range(len(mel))
+        ]
+        return ctranslate2.StorageView.from_array(np.concatenate([np.asarray(it) for it in each]))
 
     def decode(
         self,
@@ -200,7 +199,7 @@ class FastDecoder:
         """Decode all `sounds` once. Yields (place, transcript), the longest sounds first."""
         order = sorted(range(len(sounds)), key=lambda place: -sounds[place].seconds)
         seconds = [sounds[place].seconds for place in order]
-        pending: deque[tuple[list[int], list[Any]]] = deque()
+        pending: deque[tuple[list[int], Callable[[], list[Any]]]] = deque()
         finished = 0
         batches = [order[it] for it in decode_batches(seconds, batch_windows, self.config.cut)]
 
@@ -211,14 +210,14 @@ class FastDecoder:
         while True:
             # Two batches for each thread of CTranslate2: one runs, one waits.
             for places, mel in islice(ahead, 2 * self._workers - len(pending)):
-                started = self._start([sounds[it] for it in places], temperature, mel)
-                pending.append((places, started))
+                batch = self._start([sounds[it] for it in places], temperature, mel)
+                pending.append((places, batch))
             if not pending:
                 return
-            places, results = pending.popleft()
+            places, started = pending.popleft()
             given = [sounds[it] for it in places]
             for place, result in zip(
-                places, self._results(given, results, temperature), strict=True
+                places, self._results(given, started(), temperature), strict=True
             ):
                 limit = self.config.limits.of(sounds[place].seconds)
                 yield place, self._heard(result, limit, temperature)
@@ -249,28 +248,43 @@ class FastDecoder:
         found = []
         for part in (sounds[:half], sounds[half:]):
             mel = self.mel([sound.read() for sound in part])
-            found += self._results(part, self._start(part, temperature, mel), temperature)
+            found += self._results(part, self._start(part, temperature, mel)(), temperature)
         return found
 
     def _start(
         self, sounds: Sequence[Sound], temperature: float, mel: NDArray[np.float32]
-    ) -> list[Any]:
-        """Start decoding one batch with its features. Returns a future for each sound."""
+    ) -> Callable[[], list[Any]]:
+        """Start decoding one batch with its features.
+
+        Returns a function that waits for a future of each sound.
+        """
         config = self.config
         longest = max(config.limits.of(sound.seconds) for sound in sounds)
         longest = min(longest, LABEL_POSITIONS - len(self.prompt))
-        if self._in_torch:
-            try:
-                return list(self._model.generate(mel, longest, temperature, config.best_of))
-            except RuntimeError as error:
-                return [_Failed(error)] * len(sounds)
-        search: dict[str, int | float] = {"beam_size": config.beam_size}
+        if self._starting is not None:
+            return self._starting.submit(self._generate, mel, longest, temperature).result
+        futures = self._generate(mel, longest, temperature)
+        return lambda: futures
+
+    def _generate(self, mel: NDArray[np.float32], longest: int, temperature: float) -> list[Any]:
+        """Futures of the results of one batch. Errors of CTranslate2 and PyTorch are in them."""
+        try:
+            if self._in_torch:
+                return list(self._model.generate(mel, longest, temperature, self.config.best_of))
+            return self._search(mel, longest, temperature)
+        except RuntimeError as error:
+            return [_Failed(error)] * len(mel)
+
+    def _search(self, mel: NDArray[np.float32], longest: int, temperature: float) -> list[Any]:
+        search: dict[str, int | float] = {"beam_size": self.config.beam_size}
         if temperature > 0:
-            search = {"beam_size": 1, "num_hypotheses": config.best_of, "sampling_topk": 0}
+            search = {"beam_size": 1, "num_hypotheses": self.config.best_of, "sampling_topk": 0}
             search["sampling_temperature"] = temperature
+        # A GPU encodes the batch in the same call.
+        on_cpu = self._starting is not None
         futures: list[Any] = self._model.generate(
-            ctranslate2.StorageView.from_array(mel),
-            [self.prompt] * len(sounds),
+            self.encode(mel) if on_cpu else ctranslate2.StorageView.from_array(mel),
+            [self.prompt] * len(mel),
             asynchronous=True,
             # CTranslate2 generates at most half of max_length, and at most what the prompt leaves.
             max_length=max(2 * longest, longest + len(self.prompt)),
@@ -313,6 +327,7 @@ class FastDecoder:
                     return engine
                 log.warning("PyTorch cannot use the GPU either, so the CPU decodes")
         self._workers, self._readers = workers or threads_a_stage(), 0
+        self._starting = ThreadPoolExecutor(self._workers, "encode")
         return ctranslate2.models.Whisper(
             str(self.folder),
             device="cpu",
@@ -393,43 +408,6 @@ def decode(
     if len(sounds) >= CLIPS_TO_FORECAST:
         ahead(decoder.forecast(sounds, batch_windows), decoder.threads)
     return [it.text for it in decoder.decode(sounds, batch_windows, done)]
-
-
-def trips(heard: Transcript, config: DecodeConfig) -> bool:
-    """Whether a transcript has to be decoded again, by openai/whisper's rules."""
-    if is_silent(heard, config):
-        return False
-    return _repeats(heard, config) or _improbable(heard, config)
-
-
-def is_silent(heard: Transcript, config: DecodeConfig) -> bool:
-    """Whether the audio has no speech: probably none, and an improbable transcript."""
-    if config.no_speech is None or config.log_probability is None:
-        return False
-    return heard.no_speech > config.no_speech and _improbable(heard, config)
-
-
-def best(tries: Sequence[Transcript], config: DecodeConfig) -> Transcript:
-    """The most probable of the transcripts that all tripped; if possible one without repetition."""
-    fluent = [it for it in tries if not _repeats(it, config)]
-    return max(fluent or tries, key=lambda it: it.log_probability)
-
-
-def emptied_if_silent(heard: Transcript, config: DecodeConfig) -> Transcript:
-    """The transcript; empty if the audio is silent."""
-    if not is_silent(heard, config):
-        return heard
-    return Transcript("", 0, heard.log_probability, heard.no_speech, heard.temperature)
-
-
-def _repeats(heard: Transcript, config: DecodeConfig) -> bool:
-    limit = config.compression_ratio
-    return limit is not None and heard.compression_ratio > limit
-
-
-def _improbable(heard: Transcript, config: DecodeConfig) -> bool:
-    limit = config.log_probability
-    return limit is not None and heard.log_probability < limit
 
 
 def decode_batches(seconds: Sequence[float], batch_size: int, cut: bool) -> Iterator[slice]:

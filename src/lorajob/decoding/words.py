@@ -3,7 +3,6 @@
 import unicodedata
 from collections.abc import Sequence
 
-import ctranslate2
 import numpy as np
 from faster_whisper.tokenizer import Tokenizer
 
@@ -33,7 +32,7 @@ def word_times(
         return found
     tokens = [labels.encode(texts[place]) for place in spoken]
     mel = decoder.mel([clips[place] for place in spoken])
-    heard = decoder.engine.encode(ctranslate2.StorageView.from_array(mel))
+    heard = decoder.encode(mel)
     task = "translate" if translate else "transcribe"
     split = Tokenizer(labels.tokenizer, True, task=task, language=labels.language_token)
     frames = [min(mel.shape[-1], len(clips[it]) // HOP_SAMPLES + 1) for it in spoken]

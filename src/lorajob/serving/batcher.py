@@ -14,6 +14,11 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
+# Clients that wait for an answer before they ask again come back together. The next batch waits for
+# them for this share of the time of the last one.
+PATIENCE = 0.05
+MOST_PATIENCE_SECONDS = 0.25
+
 
 @dataclass(frozen=True)
 class Queued(Generic[Item]):
@@ -32,7 +37,8 @@ class Queued(Generic[Item]):
 class WindowQueue(Generic[Item]):
     """Windows that wait. All methods may be called from any thread.
 
-    A batch is complete with `size` windows, or `gather_seconds` after its first window came.
+    A batch is complete with `size` windows, or `gather_seconds` after its first window came. It
+    waits somewhat longer for as many requests as the last batch had.
     """
 
     def __init__(self, size: int, gather_seconds: float) -> None:
@@ -41,6 +47,9 @@ class WindowQueue(Generic[Item]):
         self._changed = threading.Condition()
         self._virtual = 0.0  # the tag of the last window that was given out
         self._closed = False
+        self._last_key: Hashable = None
+        self._last_requests = 0
+        self._patient_until = 0.0
 
     def put(
         self, request: int, key: Hashable, items: Sequence[Item], seconds: Sequence[float]
@@ -56,6 +65,14 @@ class WindowQueue(Generic[Item]):
         """Remove the windows of a request that has ended."""
         with self._changed:
             self._waiting = [it for it in self._waiting if it.request != request]
+
+    def decoded(self, batch: Sequence[Queued[Item]], seconds: float) -> None:
+        """Tell that a batch was decoded, and how long that took."""
+        with self._changed:
+            self._last_key = batch[0].key
+            self._last_requests = len({it.request for it in batch})
+            patience = min(PATIENCE * seconds, MOST_PATIENCE_SECONDS)
+            self._patient_until = time.monotonic() + patience
 
     def close(self) -> None:
         """Let every `take` return None."""
@@ -80,7 +97,7 @@ class WindowQueue(Generic[Item]):
                     continue
                 first = min(self._waiting, key=lambda it: (it.tag, it.since))
                 alike = [it for it in self._waiting if it.key == first.key]
-                left = first.since + self.gather_seconds - time.monotonic()
+                left = self._complete_at(first, alike) - time.monotonic()
                 if len(alike) < self.size and left > 0:
                     self._changed.wait(left)
                     continue
@@ -90,6 +107,14 @@ class WindowQueue(Generic[Item]):
                 self._virtual = max(self._virtual, first.tag)
                 return sorted(batch, key=lambda it: -it.seconds)
             return None
+
+    def _complete_at(self, first: Queued[Item], alike: Sequence[Queued[Item]]) -> float:
+        """When a batch of these windows is taken, although it is not full."""
+        usual = first.since + self.gather_seconds
+        requests = len({it.request for it in alike})
+        if first.key != self._last_key or requests >= self._last_requests:
+            return usual
+        return max(usual, self._patient_until)
 
 
 def _fill(first: Queued[Item], alike: list[Queued[Item]], size: int) -> list[Queued[Item]]:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import ctranslate2
 
 from lorajob.decoding.config import DecodeConfig
-from lorajob.decoding.fast import FastDecoder, Sound, Transcript
+from lorajob.decoding.fallback import Transcript
+from lorajob.decoding.fast import FastDecoder, Sound
 from lorajob.decoding.long_form import piece_bounds
 from lorajob.decoding.words import word_times
 from lorajob.errors import LorajobError, first_line
@@ -185,6 +186,8 @@ class Engine:
             labels = self._decoder.labels.speaking(options.language)
             texts = [it.text for it in heard]
             words = word_times(decoder, labels, clips, texts, options.translate)
+        # Before the answers, because their clients come back at once.
+        self._queue.decoded(batch, time.time() - began)
         for window, said, timed in zip(batch, heard, words, strict=True):
             piece = _piece(window.item, said, timed).model_copy(
                 update={"queued_at": window.came, "begun_at": began, "decoded_at": time.time()}

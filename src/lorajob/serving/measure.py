@@ -8,7 +8,6 @@ weighed with the number of steps that a usual clip needs.
 import time
 from collections.abc import Callable
 
-import ctranslate2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -65,8 +64,7 @@ def _seconds_a_window(
     """Seconds a window for the encoder and `steps` steps of the decoder."""
     engine, prompt, clock = decoder.engine, decoder.prompt, _clock(decoder)
     began = clock()
-    # Copied to the CPU, so that the GPU has finished.
-    encoded = engine.encode(ctranslate2.StorageView.from_array(mel), to_cpu=True)
+    encoded = decoder.encode(mel)
     encoding = clock() - began
     stepping = float("inf")
     for _ in range(REPEATS):
