@@ -121,8 +121,9 @@ def status(
             click.echo("lorajob: no job matches these options", err=True)
         else:
             show_jobs(jobs, records, as_json)
-        if (pages := web_address()) and not as_json:
-            click.echo(f"lorajob: pages at {pages}", err=True)
+        if not as_json:
+            for line in addresses():
+                click.echo(f"lorajob: {line}", err=True)
         for name, found in sorted(jobs.unfit().items()):
             since = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.since))
             click.echo(f"lorajob: {name} takes no work since {since}: {found.why}", err=True)
@@ -144,13 +145,16 @@ def status(
         show_job(open_jobs(), load_record(job), as_json)
 
 
-def web_address() -> str | None:
-    """The address of the `lorajob web` that `lorajob up` started here."""
+def addresses() -> list[str]:
+    """Where the `lorajob web` and `serve` are that `lorajob up` started here, in words."""
     from lorajob.worker.stack.info import StackInfo
 
     settings = load_settings()
     info = StackInfo.load(settings.home) if settings.redis_url is None else None
-    return None if info is None else info.web_url
+    if info is None:
+        return []
+    found = [("pages", info.web_url), ("speech to text", info.serve_url and f"{info.serve_url}/v1")]
+    return [f"{what} at {url}" for what, url in found if url]
 
 
 def show_jobs(jobs: "Jobs", records: "list[JobRecord]", as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import tarfile
 import tempfile
 import time
@@ -28,6 +29,8 @@ PAGE = 200  # jobs in one request
 MOST_FAILURES = 20  # of a log's connection in succession, with pauses of two minutes in all
 LONGEST_PAUSE = 8.0  # seconds
 Query = Mapping[str, object]
+
+log = logging.getLogger(__name__)
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -248,6 +251,8 @@ def listed(
         page = api.get(f"/{what}", asked)
         found += page[what]
         waits |= page.get("waits_short", {})
+        if page.get("truncated") and after is None:
+            log.warning("only the newest jobs are sorted; --since and --lang choose others")
         after = page["next"]
         if after is None:
             break

@@ -111,6 +111,8 @@ class JobPage:
 
     records: list[JobRecord]
     next: str | None
+    truncated: bool = False
+    """There are older jobs, which were not sorted with these."""
 
 
 def page_jobs(
@@ -125,11 +127,12 @@ def page_jobs(
     if sort not in ("newest", "oldest"):
         start = _offset(after)
         with service_errors(jobs.settings):
-            read = islice(_records(jobs, wanted), MOST_READ)
-            found = [it for it in read if wanted.has(it, it.state)]
+            read = list(islice(_records(jobs, wanted), MOST_READ + 1))
+            found = [it for it in read[:MOST_READ] if wanted.has(it, it.state)]
         ordered = sorted(found, key=_ORDERS[sort](lambda record: record.state))
         end = start + limit
-        return JobPage(ordered[start:end], str(end) if end < len(ordered) else None)
+        following = str(end) if end < len(ordered) else None
+        return JobPage(ordered[start:end], following, len(read) > MOST_READ)
     place = None if after is None else _place(after)
     records: list[JobRecord] = []
     count, last = 0, place

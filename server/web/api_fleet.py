@@ -1,13 +1,15 @@
-"""/api/fleet, /api/languages, /api/settings and /api/corpora/check."""
+"""/api/fleet, /api/languages, /api/settings, /api/corpora/check and /api/forecast."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from fastapi import APIRouter
 
 from lorajob.checking.model import CheckReport
 from lorajob.languages import known_languages
 from lorajob.server.errors import ApiError
-from lorajob.server.web.models import CorpusCheck, LanguageView
+from lorajob.server.web.models import CorpusCheck, Forecast, ForecastRequest, LanguageView
 from lorajob.server.web.requests import requested_spec
 from lorajob.server.web.state import UserJobs
 from lorajob.spec import PRESETS, JobSpec
@@ -58,14 +60,38 @@ def report_corpus(body: CorpusCheck, jobs: UserJobs) -> CheckReport:
     from lorajob.corpora.selection import open_sources
     from lorajob.languages import find_language
 
-    if not _checks.acquire(blocking=False):
-        raise ApiError(429, f"{MOST_CHECKS} corpora are checked; try again later", retry_after=10)
-    try:
+    with _turn():
         spec = requested_spec(jobs.settings, body.spec, sets=body.sets)
         language = find_language(spec.language)
         corpus = open_sources(spec, [local_copy(place) for place in spec.places], language.code)
         plan = Plan(spec, corpus, token_counter(spec.base_model, language), body.quick)
         with open_table() as table:
             return check_clips(plan, table)
+
+
+@router.post("/forecast")
+def forecast_job(body: ForecastRequest, jobs: UserJobs) -> Forecast:
+    """What a job will need: GPU memory, and time at the pace of an earlier job like it."""
+    from lorajob.server.web.pages_look import look_at
+
+    with _turn():
+        found = look_at(jobs, requested_spec(jobs.settings, body.spec, body.preset, body.sets))
+    return Forecast(
+        clips=found.clips,
+        train_hours=found.hours or None,
+        gpu_memory_gb=found.memory_gb,
+        card_gb=found.card_gb,
+        train_seconds=found.seconds,
+        like=found.like,
+    )
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    """One of the corpora that are read at a time. Raises ApiError 429."""
+    if not _checks.acquire(blocking=False):
+        raise ApiError(429, f"{MOST_CHECKS} corpora are checked; try again later", retry_after=10)
+    try:
+        yield
     finally:
         _checks.release()

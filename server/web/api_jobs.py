@@ -101,11 +101,13 @@ After = Annotated[str | None, Query(description="`next` of the page before", max
 def job_list(
     jobs: UserJobs, wanted: Wanted, limit: Limit = 50, sort: Sort = "newest", after: After = None
 ) -> Response:
-    """A page of jobs. Orders other than newest and oldest sort the newest 2000 jobs."""
+    """A page of jobs. Orders other than newest and oldest sort the newest 2000 jobs; `truncated` says
+    whether there are more.
+    """
     page = page_jobs(jobs, parse_filter(*wanted), limit, sort, after)
     waiting = waits(jobs, page.records)
     described = [describe(record, waiting.get(record.id)) for record in page.records]
-    return JSONResponse({"jobs": described, "next": page.next})
+    return JSONResponse({"jobs": described, "next": page.next, "truncated": page.truncated})
 
 
 @router.get("/records", tags=["client"])
@@ -123,6 +125,7 @@ def _records(jobs: Jobs, page: JobPage) -> RecordList:
         waits={name: str(wait) for name, wait in waiting.items()},
         waits_short={name: wait.short for name, wait in waiting.items()},
         next=page.next,
+        truncated=page.truncated,
     )
 
 

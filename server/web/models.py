@@ -162,6 +162,9 @@ class JobList(_Answer):
     jobs: list[JobView]
     next: str | None
     """`after` of the next page; null at the end. A page may be empty and have a next one."""
+    truncated: bool = False
+    """Older jobs exist that are in no page: another order than newest and oldest sorts the newest
+    2000 jobs that `lang` and `since` leave."""
 
 
 class RecordList(_Answer):
@@ -172,6 +175,9 @@ class RecordList(_Answer):
     """Job -> what it waits for."""
     waits_short: dict[str, str]
     next: str | None
+    truncated: bool = False
+    """Older jobs exist that are in no page: another order than newest and oldest sorts the newest
+    2000 jobs that `lang` and `since` leave."""
 
 
 class BatchView(_Answer):
@@ -222,6 +228,33 @@ class CorpusCheck(_Body):
     quick: bool = True
     """Read only tables and the headers of audio. Otherwise all audio is decoded, which takes
     minutes."""
+
+
+class ForecastRequest(_Body):
+    """A job that may be submitted."""
+
+    spec: dict[str, JsonValue] = Field(
+        examples=[{"language": "hi", "corpus": "/data/hi.tar.gz", "train": {"epochs": 2}}]
+    )
+    preset: str = "default"
+    sets: list[str] = Field(default=[], max_length=1000)
+
+
+class Forecast(_Answer):
+    """What a job will need. It is an estimate, made without its base model."""
+
+    clips: dict[str, int]
+    """Split -> clips that the corpus lists."""
+    train_hours: float | None
+    """Of usable speech; null if the corpus was too large to read in 20 s."""
+    gpu_memory_gb: float
+    """0 if it is unknown."""
+    card_gb: int | None
+    """Memory of the smallest class of cards that takes the job; null: any."""
+    train_seconds: float | None
+    """At the pace of an earlier job with the same base model; null without one."""
+    like: str | None
+    """That job."""
 
 
 class LanguageView(_Answer):

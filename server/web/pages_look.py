@@ -33,6 +33,7 @@ class Look:
     clips: dict[str, int]  # split -> clips, as the tables list them
     texts: list[str]
     report: CheckReport | None  # None: not all clips were read in time
+    hours: float  # of the training clips; 0: unknown
     memory_gb: float  # of a GPU; 0: unknown
     card_gb: int | None  # the class of cards that the job waits for; None: any
     seconds: float | None  # forecast of the training; None without a job to forecast from
@@ -82,6 +83,7 @@ def look_at(jobs: Jobs, spec: JobSpec) -> Look:
         clips=corpus.splits,
         texts=[it.text for it in corpus.entries[::step] if it.text][:SAMPLES],
         report=report,
+        hours=hours,
         memory_gb=needed,
         card_gb=card,
         seconds=None if like is None else _pace(like) * hours * spec.train.epochs,

@@ -8,16 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from lorajob.cli.jobs import addresses
 from lorajob.cli.tables import bar, batch_table
 from lorajob.job.jobdir import STAGES
 from lorajob.job.report import Progress
 from lorajob.tasks.words import done_share
 from lorajob.worker.connect import connect
 from lorajob.worker.heartbeats import heartbeat, living
+from lorajob.worker.machine.processes import Identity
 from lorajob.worker.records.batches import Batches, JobBatch
 from lorajob.worker.records.record import JobRecord, StageRecord
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
+from lorajob.worker.stack.info import StackInfo
 from tests.support.command import (
     LORAJOB,
     environment,
@@ -236,3 +239,24 @@ def test_who_watches_a_batch_sees_its_work_go_on(env, redis_server, records, tmp
     drawn = " ".join(" ".join(plain(screen)).split())
     for words in ("#--------- 6% 45/180,", "##-------- 19% 135/180,"):
         assert f"hi-1 running preprocess {words} loss 1.9" in drawn
+
+
+def test_status_knows_where_the_pages_and_the_speech_to_text_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORAJOB_HOME", str(tmp_path))
+    monkeypatch.delenv("LORAJOB_REDIS_URL", raising=False)
+    assert addresses() == []
+    info = StackInfo(
+        redis_url="redis://127.0.0.1:1/0", supervisor=Identity(pid=1, started=1), ready=True
+    )
+    info.save(tmp_path)
+    assert addresses() == []
+    info = info.model_copy(
+        update={"web_url": "http://127.0.0.1:8080", "serve_url": "http://127.0.0.1:8000"}
+    )
+    info.save(tmp_path)
+    assert addresses() == [
+        "pages at http://127.0.0.1:8080",
+        "speech to text at http://127.0.0.1:8000/v1",
+    ]

@@ -14,10 +14,12 @@ from redis import Redis
 from starlette.testclient import TestClient
 
 from lorajob.job.jobdir import JobDir
+from lorajob.job.results import StageResult
 from lorajob.server.web import api_results
 from lorajob.server.web.app import create_web_app
 from lorajob.server.web.state import WebService, open_service
-from lorajob.worker.records.record import JobRecord
+from lorajob.tasks import listing
+from lorajob.worker.records.record import JobRecord, StageRecord
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
 from tests.support.command import finished, job_record
@@ -140,7 +142,7 @@ def test_a_wrong_job_is_one_line_and_queues_nothing(
 
 
 def test_lists_have_pages_filters_and_orders(
-    client: TestClient, records: Records, tmp_path: Path
+    client: TestClient, records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = [create(records, tmp_path, created_at=1000.0 + n // 2).id for n in range(9)]
     marathi = job_record(tmp_path, "mr-00000001", language="mr", created_at=2000.0, name="b")
@@ -165,6 +167,12 @@ def test_lists_have_pages_filters_and_orders(
     assert listed(sort="language", limit=1) == [ids[1]] and listed(sort="name")[0] == marathi.id
     sorted_page = client.get("/api/jobs", params={"sort": "language", "limit": 5}).json()
     assert listed(sort="language", after=sorted_page["next"])[-1] == marathi.id
+    assert not sorted_page["truncated"]
+    monkeypatch.setattr(listing, "MOST_READ", len(ids) - 2)
+    for path in ("/api/jobs", "/api/records"):
+        assert client.get(path, params={"sort": "language"}).json()["truncated"]
+        assert not client.get(path, params={"sort": "oldest"}).json()["truncated"]
+    monkeypatch.undo()
     assert listed(state="failed") == listed(tag="kind=a") == []
     assert "not the `next`" in said(client.get("/api/jobs?after=x"), 422)
     assert "limit: " in said(client.get("/api/jobs?limit=1000"), 422)
@@ -360,6 +368,26 @@ def test_the_rest_of_the_command_line(
     assert checked["quick"] is True and checked["splits"]["train"]["clips"] == 2
     missing = {"language": "hi", "corpus": "/nowhere"}
     assert "/nowhere" in said(client.post("/api/corpora/check", json={"spec": missing}), 422)
+    asked = {"spec": spec, "sets": ["train.epochs=4"]}
+    alone = client.post("/api/forecast", json=asked).json()
+    hours = alone["train_hours"]
+    assert hours == pytest.approx(checked["splits"]["train"]["hours"]) and hours > 0
+    assert alone["clips"]["train"] == 2
+    assert alone["gpu_memory_gb"] > 0 and (alone["train_seconds"], alone["like"]) == (None, None)
+    results = {
+        "preprocess": StageResult.model_validate({"train_hours": 2.0}),
+        "train": StageResult.model_validate({"seconds": 300.0, "epochs": 3.0}),
+    }
+    stages = {
+        name: StageRecord(state="succeeded", result=result) for name, result in results.items()
+    }
+    like = job_record(web.settings.jobs, "hi-0000000c", base_model="demo/whisper-base")
+    records.create(like.model_copy(update={"stages": like.stages | stages}))
+    found = client.post("/api/forecast", json=asked).json()
+    assert found["like"] == "hi-0000000c"
+    assert found["train_seconds"] == pytest.approx(50 * hours * 4)
+    missing = {"spec": spec | {"corpus": "/nowhere"}}
+    assert "/nowhere" in said(client.post("/api/forecast", json=missing), 422)
     assert "JOB: no job is called 'ठीक'" in said(client.get("/api/jobs/ठीक"), 422)
 
 

@@ -7,7 +7,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 
@@ -46,8 +48,8 @@ def windows(jobs: Jobs, tmp_path: Path) -> Iterator[dict[int, Pages]]:
             yield found
 
 
-def test_a_person_finds_watches_hears_compares_and_promotes(
-    jobs: Jobs, windows: dict[int, Pages], tmp_path: Path
+def test_a_person_finds_watches_hears_compares_promotes_and_tries(
+    jobs: Jobs, windows: dict[int, Pages], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = make_web_jobs(jobs)
     for path in ("/", "/compare", "/models", "/fleet", "/new", f"/jobs/{FAILED}"):
@@ -133,6 +135,30 @@ def test_a_person_finds_watches_hears_compares_and_promotes(
     spec = JobSpec.load(jobs.settings.jobs / started.id / "spec.json")
     assert (spec.train.epochs, spec.train.rank) == (2, 64)
     assert started.user == jobs.user
+
+    # Base and tuned model hear a recording, and the words light up where it plays.
+    base = tmp_path / "base"
+    base.mkdir()
+    monkeypatch.setattr(pages_try, "base_folder", lambda name: base)
+    monkeypatch.setattr(pages_try, "ModelPool", lambda limit: Speakers(" "))
+    sound = tmp_path / "noise.wav"
+    noise = np.random.default_rng(0).normal(0, 0.05, 48_000)
+    soundfile.write(sound, noise.astype(np.float32), 16_000)
+    for each in windows.values():
+        each.open(f"/try?job={BETTER}")
+        each.page.set_input_files("#file", sound)
+        each.page.click("#hear")
+        each.page.wait_for_selector("#heard section >> nth=1")
+        heard = each.page.inner_text("#heard [aria-label=tuned]")
+        assert "नमस्ते <b> फिर" in heard and BETTER in heard and "3.0 s of sound" in heard
+        assert each.page.locator("#heard .now").count() == 0
+        each.page.wait_for_function("() => document.getElementById('played').readyState > 0")
+        # `timeupdate` also follows a jump, here into both words: each model has two.
+        each.page.evaluate("document.getElementById('played').currentTime = 0.3")
+        each.page.wait_for_function("() => document.querySelectorAll('#heard .now').length === 4")
+        each.check(axe=each is pages)
+        each.page.evaluate("document.getElementById('played').currentTime = 2")
+        each.page.wait_for_function("() => document.querySelectorAll('#heard .now').length === 0")
 
 
 def current(jobs: Jobs) -> str | None:
