@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from lorajob.checking.model import CheckReport
 from lorajob.languages import known_languages
 from lorajob.server.errors import ApiError
-from lorajob.server.web.models import CorpusCheck, Forecast, ForecastRequest, LanguageView
+from lorajob.server.web.models import CorpusCheck, NeedForecast, ForecastRequest, LanguageView
 from lorajob.server.web.requests import requested_spec
 from lorajob.server.web.state import UserJobs
 from lorajob.spec import PRESETS, JobSpec
@@ -70,13 +70,13 @@ def report_corpus(body: CorpusCheck, jobs: UserJobs) -> CheckReport:
 
 
 @router.post("/forecast")
-def forecast_job(body: ForecastRequest, jobs: UserJobs) -> Forecast:
+def forecast_job(body: ForecastRequest, jobs: UserJobs) -> NeedForecast:
     """What a job will need: GPU memory, and time at the pace of an earlier job like it."""
     from lorajob.server.web.pages_look import look_at
 
     with _turn():
         found = look_at(jobs, requested_spec(jobs.settings, body.spec, body.preset, body.sets))
-    return Forecast(
+    return NeedForecast(
         clips=found.clips,
         train_hours=found.hours or None,
         gpu_memory_gb=found.memory_gb,

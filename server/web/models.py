@@ -240,7 +240,7 @@ class ForecastRequest(_Body):
     sets: list[str] = Field(default=[], max_length=1000)
 
 
-class Forecast(_Answer):
+class NeedForecast(_Answer):
     """What a job will need. It is an estimate, made without its base model."""
 
     clips: dict[str, int]
