@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from lorajob.checking.model import CheckReport
 from lorajob.languages import known_languages
 from lorajob.server.errors import ApiError
-from lorajob.server.web.models import CorpusCheck, NeedForecast, ForecastRequest, LanguageView
+from lorajob.server.web.models import CorpusCheck, ForecastRequest, LanguageView, NeedForecast
 from lorajob.server.web.requests import requested_spec
 from lorajob.server.web.state import UserJobs
 from lorajob.spec import PRESETS, JobSpec

@@ -101,8 +101,9 @@ After = Annotated[str | None, Query(description="`next` of the page before", max
 def job_list(
     jobs: UserJobs, wanted: Wanted, limit: Limit = 50, sort: Sort = "newest", after: After = None
 ) -> Response:
-    """A page of jobs. Orders other than newest and oldest sort the newest 2000 jobs; `truncated` says
-    whether there are more.
+    """A page of jobs. Orders other than newest and oldest sort the newest 2000 jobs.
+
+    `truncated` says whether there are more.
     """
     page = page_jobs(jobs, parse_filter(*wanted), limit, sort, after)
     waiting = waits(jobs, page.records)
