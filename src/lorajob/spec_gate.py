@@ -75,7 +75,7 @@ class GateConfig(BaseModel):
     max_guard_rise: Threshold = 5.0
     """Points by which the error rate on each of these corpora may be over that of the base model.
     Null: only corpora with a max_rise of their own are checked."""
-    max_noise_words: Threshold = 10.0
+    max_noise_words: Threshold = 5.0
     """Words (characters in scripts without spaces) that the model may invent in 60 s of silence,
     hum, noise or tones beyond those of the base model. Null: not checked."""
     max_conversion_difference: Threshold = 0.5

@@ -155,6 +155,9 @@ def test_a_model_that_speaks_on_silence_fails_with_the_words_of_each_noise(good:
     assert "silence 30 (base 0)" in guards["noise"].reason
     assert "hum50 30 (base 0)" in guards["noise"].reason
     assert failed(checked(replace(candidate(SAID, talker), base=good), max_noise_words=30)) == []
+    # One sentence in a minute is enough.
+    sentence = talking(good, lines("आज बहुत ठंडा दिन है और हवा"))
+    assert failed(checked(replace(candidate(SAID, sentence), base=good))) == ["noise"]
     assert failed(checked(replace(candidate(SAID, talker), base=talker))) == []
 
 
