@@ -40,6 +40,7 @@ COMMANDS = {
     "metrics": ("lorajob.cli.services:metrics", "Serve metrics of jobs and workers."),
     "serve": ("lorajob.cli.serve:serve", "Transcribe over HTTP, like OpenAI's audio API."),
     "web": ("lorajob.cli.web:web", "Serve pages about jobs, and a REST API."),
+    "mcp": ("lorajob.cli.mcp:mcp", "Serve tools to an agent, such as Claude Code."),
     "promote": (
         "lorajob.cli.promote:promote",
         "Choose the model that `serve` uses for a language.",
@@ -111,6 +112,8 @@ COMMAND_WORDS = {
     "gui": "web",
     "webui": "web",
     "dashboard": "web",
+    "agent": "mcp",
+    "agents": "mcp",
     "tune": "submit",
     "sft": "submit",
     "prepare": "corpus",

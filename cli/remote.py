@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 # Commands that start a service here, or have nothing to do with its jobs.
 LOCAL = ("up", "down", "worker", "autoscale", "flower", "metrics", "serve", "web")
 NEITHER = ("corpus", "languages", "clean", "doctor", "demo")
+BOTH = ("mcp",)  # read LORAJOB_URL themselves
 
 
 def over_http(name: str, command: click.Command) -> click.Command:
     """The command for a service behind LORAJOB_URL. Others fail in one line when they run."""
-    if name in LOCAL + NEITHER:
+    if name in LOCAL + NEITHER + BOTH:
         return command
     found = copy.copy(command)
     found.callback = CALLBACKS.get(name, _refuse(name))

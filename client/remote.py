@@ -48,6 +48,11 @@ class WebApi:
         self._key = _checked_key((key or "").strip())
         self._opener = urllib.request.build_opener(_NoRedirect())
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that hold the key."""
+        return {"Authorization": f"Bearer {self._key}"} if self._key else {}
+
     def get(self, path: str, query: Query | None = None) -> Any:
         """The JSON of a GET request."""
         with self.open("GET", path, query) as answer:
@@ -71,9 +76,7 @@ class WebApi:
         asked = {name: value for name, value in (query or {}).items() if value is not None}
         words = f"?{urlencode(asked, doseq=True)}" if asked else ""
         request = urllib.request.Request(f"{self.url}/api{path}{words}", method=method)
-        if self._key:
-            request.add_header("Authorization", f"Bearer {self._key}")
-        for name, value in (headers or {}).items():
+        for name, value in (self.headers | dict(headers or {})).items():
             request.add_header(name, value)
         if body is not None:
             request.data = json.dumps(body).encode()

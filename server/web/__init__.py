@@ -9,6 +9,6 @@
     pages      the screens
     run        runs the server
 
-May import: client, tasks, worker, the library, and errors, guard and metrics of `lorajob.server`.
-Only cli imports it.
+May import: client, tasks, worker, the library, and agents, errors, guard and metrics of
+`lorajob.server`. Only cli and agents import it.
 """

@@ -13,6 +13,7 @@ from lorajob.server.web.models import CorpusCheck, ForecastRequest, LanguageView
 from lorajob.server.web.requests import requested_spec
 from lorajob.server.web.state import UserJobs
 from lorajob.spec import PRESETS, JobSpec
+from lorajob.storage.urls import public
 from lorajob.tasks.fleet import Fleet, read_fleet
 
 MOST_CHECKS = 2  # at a time; a check reads a whole corpus
@@ -66,7 +67,8 @@ def report_corpus(body: CorpusCheck, jobs: UserJobs) -> CheckReport:
         corpus = open_sources(spec, [local_copy(place) for place in spec.places], language.code)
         plan = Plan(spec, corpus, token_counter(spec.base_model, language), body.quick)
         with open_table() as table:
-            return check_clips(plan, table)
+            report = check_clips(plan, table)
+    return report.model_copy(update={"corpus": public(report.corpus)})
 
 
 @router.post("/forecast")
@@ -76,13 +78,18 @@ def forecast_job(body: ForecastRequest, jobs: UserJobs) -> NeedForecast:
 
     with _turn():
         found = look_at(jobs, requested_spec(jobs.settings, body.spec, body.preset, body.sets))
+    report = found.report
     return NeedForecast(
+        corpus=public(found.corpus),
+        language=found.language.code,
         clips=found.clips,
         train_hours=found.hours or None,
         gpu_memory_gb=found.memory_gb,
         card_gb=found.card_gb,
         train_seconds=found.seconds,
         like=found.like,
+        errors=None if report is None else report.errors,
+        warnings=None if report is None else report.warnings,
     )
 
 

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
+from pydantic import JsonValue
 from starlette.responses import Response
 
 from lorajob.errors import StageError, UsageError
 from lorajob.job.jobdir import REPORT, REPORT_FILES, STAGES, JobDir
+from lorajob.languages import find_language
 from lorajob.server.errors import ApiError
 from lorajob.server.web.api_jobs import JobId, job_id
 from lorajob.server.web.follow import log_events, log_place, read_log, state_events
@@ -173,11 +175,17 @@ def utterances(
     jobs: UserJobs,
     offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    order: Annotated[
+        Literal["clips", "worst"],
+        Query(description="worst: clips with the most errors of the tuned model first"),
+    ] = "clips",
 ) -> UtterancePage:
     """The transcripts of the test clips, by each model."""
     with folder_of(jobs, job, "evaluate") as folder:
         _check_evaluated(job, folder)
         path = folder.stage_dir("evaluate") / "utterances.jsonl"
+        if order == "worst":
+            return _worst(path, JobSpec.load(folder.spec_path).language, offset, limit)
         rows, total = [], 0
         with path.open(encoding="utf-8") as lines:
             for total, line in enumerate(lines, 1):
@@ -185,6 +193,27 @@ def utterances(
                     rows.append(json.loads(line))
     end = offset + limit
     return UtterancePage(rows=rows, total=total, next=end if end < total else None)
+
+
+def _worst(path: Path, language: str, offset: int, limit: int) -> UtterancePage:
+    """A page of the clips with errors of the tuned model, the most errors first."""
+    from lorajob.reporting.words import align, count_characters, count_words
+
+    characters = find_language(language).primary_metric == "cer"
+    found: list[tuple[int, dict[str, JsonValue]]] = []
+    for line in path.read_text("utf-8").splitlines():
+        row: dict[str, JsonValue] = json.loads(line)
+        said, heard = str(row["reference"]), str(row.get("tuned") or "")
+        if characters:
+            errors = count_characters(said, heard, language).errors
+        else:
+            errors = count_words(align(said, heard, language)).errors
+        if errors:
+            found.append((errors, row | {"errors": errors}))
+    found.sort(key=lambda it: -it[0])
+    end = offset + limit
+    rows = [row for _, row in found[offset:end]]
+    return UtterancePage(rows=rows, total=len(found), next=end if end < len(found) else None)
 
 
 @router.get("/jobs/{job}/model", responses=TAR_FILE, response_class=StreamingResponse)

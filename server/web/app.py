@@ -2,9 +2,9 @@
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import FastAPI, Form, Request
 from fastapi.exceptions import RequestValidationError
@@ -17,11 +17,22 @@ from lorajob import __version__
 from lorajob.errors import LorajobError
 from lorajob.server.errors import ApiError
 from lorajob.server.guard import RequestGuard
-from lorajob.server.web import api, pages
-from lorajob.server.web.auth import LOGIN, LOGOUT, SESSION_SECONDS, AccessGuard, is_api, own_path
+from lorajob.server.web import api, api_speech, pages
+from lorajob.server.web.auth import (
+    LOGIN,
+    LOGOUT,
+    MCP,
+    SESSION_SECONDS,
+    AccessGuard,
+    is_api,
+    own_path,
+)
 from lorajob.server.web.headers import HEADERS, NO_STORE, SecurityHeaders
 from lorajob.server.web.limits import StreamLimit
 from lorajob.server.web.state import WebService
+
+if TYPE_CHECKING:
+    from lorajob.server.agents.door import AgentDoor
 
 MOST_UPLOAD_BYTES = 1 << 30
 MOST_BODY_BYTES = 4 << 20  # of a request that is not an upload
@@ -43,12 +54,17 @@ STATUS_OF_KIND = {
 log = logging.getLogger(__name__)
 
 
-def create_web_app(service: WebService, upload_bytes: int = MOST_UPLOAD_BYTES) -> FastAPI:
-    """The application. `upload_bytes` is the most of one request."""
+def create_web_app(
+    service: WebService, upload_bytes: int = MOST_UPLOAD_BYTES, agents: bool = True
+) -> FastAPI:
+    """The application. `upload_bytes` is the most of one request; `agents` adds /mcp."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with AsyncExitStack() as held:
+            if door is not None:
+                await held.enter_async_context(door.running())
+            yield
         service.close()
 
     app = FastAPI(
@@ -73,11 +89,28 @@ def create_web_app(service: WebService, upload_bytes: int = MOST_UPLOAD_BYTES) -
     app.include_router(pages.router)
     if STATIC.is_dir():
         app.mount("/static", StaticFiles(directory=STATIC), "static")
+    door = _add_agents(app) if agents else None
     return app
 
 
+def _add_agents(app: FastAPI) -> "AgentDoor | None":
+    """Serve agents at /mcp. Without the package mcp, the path says what to install."""
+    try:
+        from lorajob.server.agents.door import add_agents
+    except ImportError as error:
+        missing = error.name
+
+        async def refuse(request: Request) -> Response:
+            said = f"{missing} is not installed here; `pip install 'lorajob[mcp]'` on the server"
+            return ApiError(404, said).response()
+
+        app.router.add_route(MCP, refuse, methods=["GET", "POST"], include_in_schema=False)
+        return None
+    return add_agents(app)
+
+
 class BodyLimits:
-    """Limits the size of bodies; only the paths `pages.UPLOADS` take large ones."""
+    """Limits the size of bodies; only paths that take uploads take large ones."""
 
     def __init__(self, app: ASGIApp, upload_bytes: int) -> None:
         self._uploads = RequestGuard(app, (), upload_bytes)
@@ -85,8 +118,13 @@ class BodyLimits:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        large = scope["type"] == "http" and scope["path"] in pages.UPLOADS
+        large = scope["type"] == "http" and takes_uploads(scope["path"])
         await (self._uploads if large else self._others)(scope, receive, send)
+
+
+def takes_uploads(path: str) -> bool:
+    """Whether requests to a path bring files."""
+    return path in pages.UPLOADS or api_speech.UPLOADS.fullmatch(path) is not None
 
 
 def web_error(error: LorajobError) -> ApiError:

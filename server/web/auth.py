@@ -29,11 +29,13 @@ from lorajob.server.web.limits import LoginLimit
 Role = Literal["view", "submit"]
 
 API = "/api"
+MCP = "/mcp"  # of agents; their tools send requests to the API with the same key
 LOGIN, LOGOUT = "/login", "/logout"
 OPEN_PATHS = ("/health", "/favicon.ico", LOGIN)  # answer to everybody
 OPEN_FOLDERS = ("/static/",)
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-FOR_VIEWERS = (LOGOUT,)  # changes that the role `view` may make
+# Changes that the role `view` may make. A message to /mcp changes nothing by itself.
+FOR_VIEWERS = (LOGOUT, MCP)
 CSRF_HEADER, CSRF_FIELD = b"x-csrf-token", "csrf_token"
 SESSION_SECONDS = 7 * 24 * 3600
 MOST_FORM_BYTES = 1 << 20  # of a form whose CSRF token is a field
@@ -276,8 +278,8 @@ def _is_open(path: str) -> bool:
 
 
 def is_api(path: str) -> bool:
-    """Whether a path is one of the REST API, whose errors are JSON."""
-    return path == API or path.startswith(f"{API}/")
+    """Whether a path is for programs, whose errors are JSON."""
+    return path in (API, MCP) or path.startswith(f"{API}/")
 
 
 def _unknown(request: Request) -> ApiError:

@@ -243,6 +243,8 @@ class ForecastRequest(_Body):
 class NeedForecast(_Answer):
     """What a job will need. It is an estimate, made without its base model."""
 
+    corpus: str
+    language: str
     clips: dict[str, int]
     """Split -> clips that the corpus lists."""
     train_hours: float | None
@@ -255,6 +257,27 @@ class NeedForecast(_Answer):
     """At the pace of an earlier job with the same base model; null without one."""
     like: str | None
     """That job."""
+    errors: int | None
+    """Findings of a quick check of the corpus; null as `train_hours`."""
+    warnings: int | None
+
+
+class SpokenPart(_Answer):
+    """A part of a transcript. Times are seconds of the whole recording."""
+
+    start: float
+    end: float
+    text: str
+
+
+class SpokenText(_Answer):
+    """A transcript."""
+
+    job: str
+    text: str
+    seconds: float
+    """Of sound."""
+    parts: list[SpokenPart]
 
 
 class LanguageView(_Answer):

@@ -13,7 +13,7 @@ from lorajob.errors import CorpusError, UsageError
 from lorajob.gpu_memory import job_gb
 from lorajob.languages import Language, find_language
 from lorajob.spec import JobSpec
-from lorajob.storage.urls import local_path
+from lorajob.storage.urls import local_path, public
 from lorajob.tasks.jobs import Jobs
 from lorajob.worker.connect import service_errors
 from lorajob.worker.queues import memory_class
@@ -55,8 +55,8 @@ def look_at(jobs: Jobs, spec: JobSpec) -> Look:
     language = find_language(spec.language)
     if any(place is None for place in places):
         raise CorpusError(
-            f"corpus: {spec.corpus} is behind a url; only the job itself downloads it. The form "
-            "can be sent as it is"
+            f"corpus: {public(spec.corpus)} is behind a url, which only the job itself downloads; "
+            "submit it as it is"
         )
     here = [place for place in places if place is not None]
     corpus = open_sources(spec, here, language.code)

@@ -51,15 +51,20 @@ class Trials:
 
     async def hear(self, model: serving.ServedModel, path: Path) -> "Heard":
         """The transcript of a recording, or the reason why the model gave no text."""
+        try:
+            return await self.listen(model, path)
+        except LorajobError as error:
+            return Heard(fault=str(error))
+
+    async def listen(self, model: serving.ServedModel, path: Path) -> "Heard":
+        """The transcript of a recording. Raises LorajobError."""
         self._open += 1
         try:
             pool = self._pool = self._pool or ModelPool(MEMORY_BYTES)
             async with asyncio.timeout(LONGEST_SECONDS):
                 return await _hear(pool, model, path)
         except TimeoutError:
-            return Heard(fault=f"The model took more than {LONGEST_SECONDS:g} s.")
-        except LorajobError as error:
-            return Heard(fault=str(error))
+            raise UsageError(f"The model took more than {LONGEST_SECONDS:g} s.") from None
         finally:
             self._open -= 1
             self._used = time.monotonic()
@@ -128,7 +133,7 @@ async def hear(
     folder = service.folder / UPLOADS
     with ExitStack() as held:
         try:
-            path = await asyncio.to_thread(_keep, file, folder, held)
+            path = await asyncio.to_thread(keep_upload, file, folder, held)
             tuned, base = await asyncio.to_thread(_models, jobs, job, held)
         except (LorajobError, OSError) as error:
             return screen(request, "heard.html", problem=str(error), rows=[])
@@ -145,7 +150,7 @@ def _drop_left(folder: Path) -> None:
                 path.unlink()
 
 
-def _keep(file: UploadFile, folder: Path, held: ExitStack) -> Path:
+def keep_upload(file: UploadFile, folder: Path, held: ExitStack) -> Path:
     """Write an upload to a file that goes when `held` is closed. Raises UsageError if empty."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     suffix = Path(file.filename or "").suffix[:10]
@@ -161,18 +166,7 @@ def _models(
     jobs: Jobs, name: str, held: ExitStack
 ) -> tuple[serving.ServedModel, serving.ServedModel]:
     """The delivered model of a job, and its base. Raises LorajobError."""
-    job = find_id(jobs, name)
-    found = held.enter_context(open_delivered(job, jobs.settings))
-    spec = JobSpec.load(found.spec)
-    token = find_language(found.language).token
-    tuned = serving.ServedModel(
-        name=job,
-        folder=found.folder,
-        language=token,
-        spec=found.spec,
-        sha256=found.sha256,
-        created=int(found.made),
-    )
+    tuned, spec = tuned_model(jobs, find_id(jobs, name), held)
     try:
         folder = base_folder(spec.base_model)
     except ModelError as error:
@@ -180,8 +174,24 @@ def _models(
         raise ModelError(str(error).removeprefix("--models: ")) from None
     hashes = {it.name: file_hash(it) for it in folder.iterdir() if it.is_file()}
     name = public(spec.base_model)
-    base = serving.ServedModel(name=name, folder=folder, language=token, sha256=hashes)
+    base = serving.ServedModel(name=name, folder=folder, language=tuned.language, sha256=hashes)
     return tuned, base
+
+
+def tuned_model(jobs: Jobs, job: str, held: ExitStack) -> tuple[serving.ServedModel, JobSpec]:
+    """The delivered model of a job, which stays here until `held` is closed, and the job's
+    settings. Raises LorajobError.
+    """
+    found = held.enter_context(open_delivered(job, jobs.settings))
+    model = serving.ServedModel(
+        name=job,
+        folder=found.folder,
+        language=find_language(found.language).token,
+        spec=found.spec,
+        sha256=found.sha256,
+        created=int(found.made),
+    )
+    return model, JobSpec.load(found.spec)
 
 
 async def _hear(pool: ModelPool, model: serving.ServedModel, path: Path) -> Heard:

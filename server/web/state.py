@@ -2,6 +2,7 @@
 
 import getpass
 import logging
+import secrets
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from pydantic import SecretStr
 from redis import Redis
 from starlette.requests import Request
 
-from lorajob.server.web.access import FOLDER, EndedSessions, open_access
+from lorajob.server.web.access import FOLDER, EndedSessions, WebAccess, open_access
 from lorajob.server.web.audit import AuditLog
 from lorajob.server.web.auth import (
     SAFE_LETTERS,
@@ -81,6 +82,19 @@ def open_service(settings: Settings) -> WebService:
         access=Access(access, keys, settings.user or _login_name(), EndedSessions(home / FOLDER)),
         audit=AuditLog(home / FOLDER),
         made_password=access.password if made else None,
+    )
+
+
+def own_service(settings: Settings, key: str) -> WebService:
+    """The state of a server inside a program of this machine's user, who alone has the key."""
+    home = settings.home.expanduser().resolve()
+    settings = settings.model_copy(update={"home": home})
+    access = WebAccess(password=key, secret=secrets.token_urlsafe(32))
+    ended = EndedSessions(home / FOLDER)
+    return WebService(
+        settings=settings,
+        access=Access(access, (), settings.user or _login_name(), ended),
+        audit=AuditLog(home / FOLDER),
     )
 
 

@@ -1,5 +1,10 @@
-"""The whole chain on the real whisper-base, as a user runs it: `up`, `submit --wait`, `down`."""
+"""The whole chain on the real whisper-base: `up`, a job that an agent submits, `watch`, `down`.
 
+The agent uses `lorajob mcp` before the job, and /mcp of `lorajob web` after it.
+"""
+
+import asyncio
+import base64
 import json
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +19,7 @@ from lorajob.demo.espeak import VOICES
 from lorajob.demo.sentences import hindi_sentences
 from lorajob.demo.speech import pack_release, speak_corpus
 from lorajob.job.jobdir import JobDir
+from tests.support.agents import Person, ask, over_http, over_stdio, refused
 from tests.support.command import LORAJOB, environment, run
 
 SETTINGS = (
@@ -43,6 +49,10 @@ class Chain:
     job_id: str
     progress: str
     status: dict[str, Any]
+    pages: str
+    """The url of `lorajob web`."""
+    before: dict[str, dict[str, Any]]
+    """What the agent's tools answered before the job ran."""
 
     @property
     def job(self) -> JobDir:
@@ -73,16 +83,60 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     assert up.returncode == 0, up.stderr
     assert "Pages   http://127.0.0.1:" in up.stdout
     try:
-        sets = [word for line in SETTINGS for word in ("--set", line)]
-        submitted = lorajob(
-            env, "submit", "--lang", "Hindi", "--base-model", "demo/whisper-base", *sets, "--wait"
-        )
-        assert submitted.returncode == 0, submitted.stderr
-        job_id = submitted.stdout.strip()
+        before = asyncio.run(_submit(env, release))
+        job_id = before["submit"]["job"]
+        watched = lorajob(env, "watch", job_id)
+        assert watched.returncode == 0, watched.stderr
         status = json.loads(lorajob(env, "status", job_id, "--json").stdout)
-        yield Chain(env, home, corpus, release / "clips", job_id, submitted.stderr, status)
+        clips, pages = release / "clips", up.stdout.partition("Pages   ")[2].split()[0]
+        yield Chain(env, home, corpus, clips, job_id, watched.stderr, status, pages, before)
     finally:
         assert lorajob(env, "down").returncode == 0
+
+
+async def _submit(env: dict[str, str], release: Path) -> dict[str, dict[str, Any]]:
+    """An agent checks a folder of audio, forecasts a job and submits it."""
+    given = {"language": "Hindi", "base_model": "demo/whisper-base"}
+    async with over_stdio(env) as agent:
+        checked = await ask(agent, "check_corpus", **given, corpus=str(release))
+        seen = await ask(agent, "forecast", **given, settings=list(SETTINGS))
+        made = await ask(agent, "submit", **given, settings=list(SETTINGS), name="agent")
+        (shown,) = (await ask(agent, "status", job="agent"))["jobs"]
+    return {"check_corpus": checked, "forecast": seen, "submit": made, "status": shown}
+
+
+def test_an_agent_goes_from_a_folder_of_audio_to_a_promoted_model(chain: Chain) -> None:
+    before = chain.before
+    assert before["check_corpus"]["splits"]["train"]["clips"] == 20
+    assert before["forecast"]["clips"] == {"train": 20, "test": 4}
+    assert before["forecast"]["corpus"] == str(chain.corpus)
+    assert before["status"]["job"] == chain.job_id and before["submit"]["twin"] is None
+    asyncio.run(_use(chain))
+    promoted = lorajob(chain.env, "promote", "--json")
+    assert json.loads(promoted.stdout)["job"] == chain.job_id
+
+
+async def _use(chain: Chain) -> None:
+    """An agent reads the figures over HTTP, promotes the model after a person agreed, uses it."""
+    password = json.loads((chain.home / "web" / "access.json").read_text())["password"]
+    person = Person(agrees=True)
+    url, job, metrics = chain.pages, chain.job_id, chain.status["metrics"]
+    # As programs of today: with a handshake and a session.
+    async with over_http(url, password, mode="legacy", elicitation_callback=person) as agent:
+        ended = await ask(agent, "wait", job="agent")
+        assert ended["state"] == "succeeded" and ended["after"] == metrics["delivered"]["wer"]
+        told = await ask(agent, "report", job=job)
+        assert told["base"]["wer"] == metrics["base"]["wer"] and told["gate"] == ended["gate"]
+        assert "two or more different jobs" in await refused(agent, "compare", jobs=[job, job])
+        made = await ask(agent, "promote", job=job, force=ended["gate"] == "failed")
+        assert made["promoted"] and len(person.asked) == 1 and job in person.asked[0]
+        row = rows(chain)[0]
+        sound = base64.b64encode((chain.clips / row["id"]).read_bytes()).decode()
+        heard = await ask(agent, "transcribe", language="hi", audio_base64=sound, times=True)
+        assert heard["job"] == job and set(heard["text"]) & set(row["reference"]) - set(" ")
+        assert heard["parts"][0]["start"] == 0.0
+        (used,) = (await ask(agent, "models", language="Hindi"))["promoted"]
+        assert used["job"] == job
 
 
 def rows(chain: Chain) -> list[dict[str, Any]]:

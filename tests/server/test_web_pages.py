@@ -258,6 +258,19 @@ def test_a_model_is_tried_beside_its_base(
         app.state.listener._pool = Speakers(None)
         assert hear(BETTER).count("No speech was heard") == 2
         assert "The file is empty" in hear(BETTER, b"")
+        key = {"Authorization": f"Bearer {service.made_password}"}
+
+        def transcribe(job: str, sound: bytes = b"RIFF") -> dict[str, Any]:
+            path, files = f"/api/jobs/{job}/transcribe", {"file": ("a.webm", sound)}
+            found: dict[str, Any] = client.post(path, files=files, headers=key).json()
+            return found
+
+        app.state.listener._pool = Speakers("")
+        told = transcribe(BETTER)
+        assert (told["job"], told["seconds"], told["parts"][0]["start"]) == (BETTER, 3.0, 0.0)
+        assert told["text"] == "".join(it["text"].strip() for it in told["parts"])
+        assert "The file is empty" in transcribe(BETTER, b"")["error"]["message"]
+        assert "has no model yet" in transcribe(QUEUED)["error"]["message"]
         assert "has no model yet" in hear(QUEUED)
         monkeypatch.setattr(pages_try, "base_folder", fail_to_convert)
         assert "openai/whisper-small: is not here" in hear(BETTER)
