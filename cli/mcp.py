@@ -1,5 +1,7 @@
 """`lorajob mcp`."""
 
+import sys
+
 import click
 
 from lorajob.cli.context import load_settings
@@ -23,4 +25,8 @@ def mcp() -> None:
             f"{error.name} is not installed; `pip install 'lorajob[mcp]'`"
         ) from None
 
-    run_stdio(load_settings())
+    settings = load_settings()
+    if sys.stdin.isatty():
+        said = "lorajob: waits for an agent on standard input; docs/agents.md shows the setup"
+        click.echo(said, err=True)
+    run_stdio(settings)

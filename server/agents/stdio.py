@@ -35,12 +35,12 @@ def _api(settings: Settings) -> WebApi | None:
 
 
 async def _run(settings: Settings, api: WebApi | None) -> None:
-    async with _here(settings) if api is None else _away(api) as backend:
+    async with here(settings) if api is None else away(api) as backend:
         await make_server(backend).run_stdio_async()
 
 
 @asynccontextmanager
-async def _here(settings: Settings) -> AsyncIterator[Backend]:
+async def here(settings: Settings) -> AsyncIterator[Backend]:
     """The API in this process, beside the service."""
     key = secrets.token_urlsafe(32)
     app = create_web_app(own_service(settings, key), agents=False)
@@ -54,7 +54,7 @@ async def _here(settings: Settings) -> AsyncIterator[Backend]:
 
 
 @asynccontextmanager
-async def _away(api: WebApi) -> AsyncIterator[Backend]:
+async def away(api: WebApi) -> AsyncIterator[Backend]:
     """The API of another machine."""
     client = httpx2.AsyncClient(base_url=f"{api.url}/api", headers=api.headers, timeout=TIMEOUT)
     async with client:

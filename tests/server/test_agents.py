@@ -18,8 +18,10 @@ from pydantic import SecretStr
 from redis import Redis
 from starlette.testclient import TestClient
 
+from lorajob.client.remote import WebApi
 from lorajob.server.agents.arguments import MOST_AUDIO_BYTES
 from lorajob.server.agents.rest import ROOT, Backend
+from lorajob.server.agents.stdio import away
 from lorajob.server.agents.tools import TOOLS, make_server
 from lorajob.server.web.app import create_web_app
 from lorajob.server.web.state import WebService, open_service
@@ -115,8 +117,23 @@ def _sound() -> str:
     return base64.b64encode(b"RIFF").decode()
 
 
+async def _from_another_machine(url: str) -> None:
+    async with away(WebApi(url, "see")) as backend, Client(make_server(backend)) as agent:
+        told = await ask(agent, "report", job=BETTER, clips=0)
+        assert told["page"] == f"{url}/api/jobs/{BETTER}/report" and told["worst_clips"] == []
+        # Paths are those of the service's machines.
+        said = await refused(agent, "submit", language="hi", corpus="clips.csv")
+        assert said.startswith("ben may only view")
+    async with away(WebApi(url, "other")) as backend, Client(make_server(backend)) as agent:
+        said = await refused(agent, "status")
+        assert said == f"{url}/api: Incorrect API key; set LORAJOB_API_KEY"
+    async with away(WebApi("http://127.0.0.1:1")) as backend, Client(make_server(backend)) as agent:
+        assert "http://127.0.0.1:1/api is unavailable" in await refused(agent, "status")
+
+
 def test_an_agent_works_over_http_with_a_key(web: tuple[str, WebService], tmp_path: Path) -> None:
     url, service = web
+    asyncio.run(_from_another_machine(url))
     asyncio.run(_tools_over_http(url, tmp_path))
     lines = [json.loads(it) for it in service.audit.path.read_text("utf-8").splitlines()]
     assert [(it["what"], it["who"]) for it in lines] == [
@@ -249,6 +266,27 @@ def test_a_fault_of_our_own_is_one_line_with_a_traceback_in_the_log(
     assert record.exc_info is not None and "KeyError" in caplog.text
     said = asyncio.run(_with_a_fault(httpx2.Response(502, text="<html>")))
     assert "answers 502 without JSON; is it a `lorajob web`?" in said
+
+
+async def _a_file(path: Path, uploads: list[bytes]) -> dict[str, Any]:
+    async def hear(request: httpx2.Request) -> httpx2.Response:
+        uploads.append(await request.aread())
+        assert request.url.path == "/api/jobs/hi-1a2b3c4d/transcribe"
+        parts = [{"start": 0.0, "end": 1.5, "text": "नमस्ते"}]
+        found = {"job": "hi-1a2b3c4d", "text": "नमस्ते", "seconds": 1.5, "parts": parts}
+        return httpx2.Response(200, json=found)
+
+    http = httpx2.AsyncClient(transport=httpx2.MockTransport(hear), base_url=ROOT)
+    async with http, Client(make_server(Backend(http, shares_files=True))) as agent:
+        return await ask(agent, "transcribe", job="hi-1a2b3c4d", audio_path=str(path))
+
+
+def test_a_file_of_this_machine_is_sent_whole(tmp_path: Path) -> None:
+    path, uploads = tmp_path / "a b.wav", list[bytes]()
+    path.write_bytes(bytes(range(256)) * 1000)
+    told = asyncio.run(_a_file(path, uploads))
+    assert (told["text"], told["parts"]) == ("नमस्ते", [])
+    assert path.read_bytes() in uploads[0] and b'filename="a b.wav"' in uploads[0]
 
 
 def test_audio_as_base64_fits_a_request_over_http() -> None:
