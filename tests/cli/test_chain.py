@@ -88,8 +88,9 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
         watched = lorajob(env, "watch", job_id)
         assert watched.returncode == 0, watched.stderr
         status = json.loads(lorajob(env, "status", job_id, "--json").stdout)
-        clips, pages = release / "clips", up.stdout.partition("Pages   ")[2].split()[0]
-        yield Chain(env, home, corpus, clips, job_id, watched.stderr, status, pages, before)
+        clips, pages = release / "clips", up.stdout.partition("Pages   ")[2].split()[0].rstrip(",")
+        progress = watched.stderr + watched.stdout
+        yield Chain(env, home, corpus, clips, job_id, progress, status, pages, before)
     finally:
         assert lorajob(env, "down").returncode == 0
 
