@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorajob.errors import UsageError
+from lorajob.storage.urls import is_url, public
 
 STDIN = "-"
 # Of files in folders. A file that is named itself may have any ending.
@@ -72,6 +73,11 @@ def _named(text: str) -> list[tuple[Path, str]]:
         if folders := [it for it in matched if it.is_dir()]:
             return [found for it in folders for found in _named(str(it))]
         raise UsageError(f"AUDIO: {text} matches no file")
+    if is_url(text):
+        raise UsageError(
+            f"AUDIO: {public(text)} is a url; download the file first, or pipe it: "
+            "`curl -L URL | lorajob transcribe JOB -`"
+        )
     raise UsageError(f"AUDIO: {text} does not exist")
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lorajob.cli.context import open_jobs
+from lorajob.cli.context import open_client
 from lorajob.cli.spec_options import (
     ANEW,
     NAME,
@@ -22,9 +22,9 @@ from lorajob.cli.spec_options import (
 from lorajob.errors import UsageError
 
 if TYPE_CHECKING:
+    from lorajob.client.service import Client
     from lorajob.spec import JobSpec
     from lorajob.tasks.batches import Submitted
-    from lorajob.tasks.jobs import Jobs
     from lorajob.worker.queues import Priority
     from lorajob.worker.records.names import Naming
 
@@ -88,11 +88,11 @@ def batch(
     naming = parse_naming(name, tags)
     chosen = tracker_values(trackers)
     specs = [it.model_copy(update=chosen) for it in read_batch(file, sets)]
-    ctx.exit(submit_specs(open_jobs(), specs, priority, anew, wait, naming))
+    ctx.exit(submit_specs(open_client(), specs, priority, anew, wait, naming))
 
 
 def submit_specs(
-    jobs: "Jobs",
+    client: "Client",
     specs: "list[JobSpec]",
     priority: "Priority",
     anew: bool,
@@ -100,13 +100,8 @@ def submit_specs(
     naming: "Naming",
 ) -> int:
     """Queue the batch, print its id and, with `wait`, follow it. Returns the exit code."""
-    from lorajob.tasks.batches import check_specs, submit_batch
-    from lorajob.tasks.naming import name_start
-
-    check_specs(specs)
-    specs = [name_start(jobs, spec) for spec in specs]
     salt = secrets.token_hex(8) if anew else ""
-    submitted = submit_batch(jobs, specs, priority, salt, naming)
+    submitted = client.submit_batch(specs, priority, naming, salt)
     for job, why in submitted.rejected.items():
         click.echo(f"lorajob: {job} is rejected: {why}", err=True)
     if note := _found_before(submitted, priority):
@@ -116,7 +111,7 @@ def submit_specs(
         return 0
     from lorajob.cli.watch import follow_batch
 
-    return follow_batch(jobs, submitted.batch.id)
+    return follow_batch(client.batch(submitted.batch.id))
 
 
 def _found_before(submitted: "Submitted", priority: "Priority") -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lorajob.cli.context import open_jobs
+from lorajob.cli.context import open_client
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -65,12 +65,8 @@ def board(lang: str | None, sort: str, as_json: bool, as_markdown: bool, html: P
     among the best five. Jobs may have different test clips; `lorajob compare` compares them on
     common ones.
     """
-    from lorajob.tasks.board import read_board
-    from lorajob.tasks.listing import parse_filter
-
     check_forms(as_json, as_markdown)
-    rows = read_board(open_jobs(), parse_filter(lang, (), (), None).languages)
-    print_board(rows, sort, as_json, as_markdown, html)
+    print_board(open_client().board(lang), sort, as_json, as_markdown, html)
 
 
 def check_forms(as_json: bool, as_markdown: bool) -> None:

@@ -1,26 +1,17 @@
 """Opens what commands need: settings, the jobs of the service, one job by its id."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 from click.shell_completion import CompletionItem
 
-from lorajob.errors import (
-    JobNotFoundError,
-    LorajobError,
-    RecordError,
-    ServiceError,
-    UsageError,
-)
-from lorajob.job.jobdir import JOB_ID, JobDir
+from lorajob.errors import LorajobError, UsageError
+from lorajob.job.jobdir import JOB_ID
 
 if TYPE_CHECKING:
+    from lorajob.client.job import Job
     from lorajob.client.service import Client
     from lorajob.tasks.jobs import Jobs
-    from lorajob.worker.artifacts.job_files import JobFiles
-    from lorajob.worker.records.record import JobRecord
     from lorajob.worker.settings import Settings
 
 
@@ -39,10 +30,21 @@ def open_jobs() -> "Jobs":
 
 
 def open_client() -> "Client":
-    """The Python interface to the same jobs."""
+    """The Python interface to the same jobs, or to those behind LORAJOB_URL."""
+    settings = load_settings()
+    if settings.url is not None:
+        from lorajob.client.remote import RemoteClient
+
+        key = settings.api_key
+        return RemoteClient(settings.url, None if key is None else key.get_secret_value())
     from lorajob.client.service import Client
 
     return Client(open_jobs())
+
+
+def job_of(job_id: str) -> "Job":
+    """The job with this id in the Python interface. It may be missing."""
+    return open_client().job_of(job_id)
 
 
 def is_batch(name: str) -> bool:
@@ -62,9 +64,7 @@ class JobName(click.ParamType[str]):
         if load_settings().url is not None:
             return value  # the server finds it
 
-        from lorajob.tasks.naming import find_id
-
-        job = find_id(open_jobs(), value)
+        job = open_client().find_id(value)
         # A malformed id must never become a path.
         if not JOB_ID.fullmatch(job):
             raise UsageError(f"JOB: {job!r} is not a job's id; ids look like hi-1a2b3c4d")
@@ -91,53 +91,3 @@ class JobName(click.ParamType[str]):
 
 
 JOB = JobName()
-
-
-@contextmanager
-def job_folder(job: str, *stages: str) -> Iterator[JobDir]:
-    """The folder of a job on this machine.
-
-    If jobs are in a store, the files of `stages` are fetched into the folder and stay there while
-    the block runs. `preprocess/test` stands for files whose names start with `test`. Raises
-    JobNotFoundError if there is no such job.
-    """
-    with job_files(job).local(lambda: load_record(job), *stages) as here:
-        yield here
-
-
-def job_files(job: str) -> "JobFiles":
-    """The files of a job, in the folder or store that the settings name."""
-    from lorajob.worker.artifacts.lookup import find_job
-
-    return find_job(job, load_settings())
-
-
-def load_record(job: str) -> "JobRecord":
-    """The record of a job from Redis.
-
-    If Redis is unavailable or has lost the record, it is read from job.json and a note is printed.
-    If there is no job.json either, raises ServiceError or JobNotFoundError.
-    """
-    from lorajob.worker.connect import connect, service_errors
-    from lorajob.worker.records.records import Records
-
-    settings = load_settings()
-    try:
-        with service_errors(settings):
-            return Records(connect(settings)).load(job)
-    except (ServiceError, JobNotFoundError) as error:
-        record = _from_file(settings, job)
-        if record is None:
-            raise
-        click.echo(f"lorajob: {error}; its job.json is shown instead", err=True)
-        return record
-
-
-def _from_file(settings: "Settings", job: str) -> "JobRecord | None":
-    from lorajob.storage.store import StoreError
-    from lorajob.worker.artifacts.lookup import find_job
-
-    try:
-        return find_job(job, settings).read_record()
-    except (OSError, RecordError, StoreError):
-        return None

@@ -4,7 +4,7 @@ import os
 
 import click
 
-from lorajob.cli.context import JOB, job_folder
+from lorajob.cli.context import JOB, job_of
 from lorajob.cores import share_cpu
 from lorajob.errors import UsageError
 from lorajob.logs import quiet_libraries
@@ -84,7 +84,7 @@ def export(
     elif private:
         raise UsageError("--private: is for hf:OWNER/NAME")
     needed = (*NEEDED, "preprocess/test") if check else NEEDED
-    with quiet_libraries(everything=True), job_folder(job, *needed) as folder:
+    with quiet_libraries(everything=True), job_of(job).files(*needed) as folder:
         from lorajob.bundle.facts import read_facts, refuse_failed_gate
         from lorajob.bundle.make import Order, check_job, check_license, make_bundle
 

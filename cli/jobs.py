@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from lorajob.cli.context import JOB, is_batch, load_record, load_settings, open_client, open_jobs
+from lorajob.cli.context import JOB, is_batch, load_settings, open_client
 from lorajob.errors import UsageError
 from lorajob.job.states import JOB_STATES
 from lorajob.visible import visible
 
 if TYPE_CHECKING:
-    from lorajob.tasks.jobs import Jobs
+    from lorajob.client.batch import Batch
+    from lorajob.client.models import ListedJobs
+    from lorajob.client.service import Client
     from lorajob.tasks.listing import Sort
     from lorajob.worker.records.batches import JobBatch
     from lorajob.worker.records.record import JobRecord
@@ -98,8 +100,7 @@ def status(
 
     If Redis is unavailable, JOB is read from its job.json, if this machine has access to it.
     """
-    from lorajob.tasks.listing import list_jobs, parse_filter
-    from lorajob.tasks.words import state_of_work
+    from lorajob.tasks.listing import parse_filter
 
     if disk:
         from lorajob.cli.clean import show_disk
@@ -111,38 +112,24 @@ def status(
     wanted = parse_filter(lang, states, tags, since)
     if job is not None and not (wanted.everything and sort == "newest"):
         raise UsageError("JOB: --lang, --state, --tag, --since and --sort are for the list of jobs")
+    client = open_client()
     if job is None:
-        from lorajob.worker.heartbeats import mixture
-
-        jobs = open_jobs()
-        shown = (lambda record: record.state) if as_json else state_of_work
-        records = list_jobs(jobs, wanted, limit, sort, shown)
-        if not records and not wanted.everything and not as_json:
+        listing = client.listing(wanted, limit, sort, by_work=not as_json)
+        if not listing.records and not wanted.everything and not as_json:
             click.echo("lorajob: no job matches these options", err=True)
         else:
-            show_jobs(jobs, records, as_json)
+            show_jobs(listing, as_json)
         if not as_json:
             for line in addresses():
                 click.echo(f"lorajob: {line}", err=True)
-        for name, found in sorted(jobs.unfit().items()):
-            since = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.since))
-            click.echo(f"lorajob: {name} takes no work since {since}: {found.why}", err=True)
-        if mixed := mixture(jobs.versions()):
-            click.echo(f"lorajob: workers of several versions: {mixed}", err=True)
-        from lorajob.cli.service_checks import REPAIR
-
-        for job_id, why in jobs.damaged().items():
-            click.echo(f"lorajob: {job_id} is set aside: {why}; {REPAIR}", err=True)
-        if unknown := jobs.unknown():
-            click.echo(
-                f"lorajob: {len(unknown)} jobs here are missing in Redis, such as {unknown[0]}; "
-                "`lorajob rebuild` restores them from their files",
-                err=True,
-            )
+        for note in client.notes():
+            click.echo(f"lorajob: {note}", err=True)
     elif is_batch(job):
-        show_batch(open_jobs(), job, as_json)
+        show_batch(client.batch(job), as_json)
     else:
-        show_job(open_jobs(), load_record(job), as_json)
+        found = client.job_of(job)
+        record = found.load()
+        show_job(record, found.wait_of(record), as_json)
 
 
 def addresses() -> list[str]:
@@ -157,32 +144,27 @@ def addresses() -> list[str]:
     return [f"{what} at {url}" for what, url in found if url]
 
 
-def show_jobs(jobs: "Jobs", records: "list[JobRecord]", as_json: bool) -> None:
+def show_jobs(listing: "ListedJobs", as_json: bool) -> None:
     """Print a table of jobs, or a list of their descriptions."""
-    from lorajob.tasks.jobs import waits
-
-    waiting = waits(jobs, records)
+    records, waits = listing.records, listing.waits
     if as_json:
         from lorajob.tasks.describe import describe
 
-        described = [describe(record, waiting.get(record.id)) for record in records]
+        described = [describe(record, waits.get(record.id)) for record in records]
         click.echo(json.dumps(described, ensure_ascii=False, indent=2))
     elif records:
         from lorajob.cli.format import console
         from lorajob.cli.tables import jobs_table
 
         screen = console(sys.stdout)
-        screen.print(jobs_table(records, waiting, time.time(), screen.width))
+        screen.print(jobs_table(records, waits, time.time(), screen.width))
         _errors(records, sys.stdout)
     else:
         click.echo("lorajob: no jobs yet; `lorajob submit --lang hi` queues one", err=True)
 
 
-def show_job(jobs: "Jobs", record: "JobRecord", as_json: bool) -> None:
-    """Print one job in full."""
-    from lorajob.tasks.jobs import waits
-
-    wait = waits(jobs, [record]).get(record.id)
+def show_job(record: "JobRecord", wait: str | None, as_json: bool) -> None:
+    """Print one job in full. `wait` says what it waits for."""
     if as_json:
         from lorajob.tasks.describe import describe
 
@@ -226,24 +208,21 @@ def show_job(jobs: "Jobs", record: "JobRecord", as_json: bool) -> None:
         click.echo(line)
 
 
-def show_batch(jobs: "Jobs", batch_id: str, as_json: bool) -> None:
+def show_batch(batch: "Batch", as_json: bool) -> None:
     """Print a batch and its jobs."""
     from lorajob.cli.format import console
     from lorajob.cli.tables import batch_table
-    from lorajob.tasks.batches import load_batch
     from lorajob.tasks.describe import describe_batch
-    from lorajob.tasks.jobs import waits
 
-    batch, records = load_batch(jobs, batch_id)
-    waiting = waits(jobs, records)
+    found, listing = batch.read()
     if as_json:
-        described = describe_batch(batch, records, waiting)
+        described = describe_batch(found, listing.records, listing.waits)
         click.echo(json.dumps(described, ensure_ascii=False, indent=2))
         return
-    click.echo(summary(batch, records))
+    click.echo(summary(found, listing.records))
     screen = console(sys.stdout)
-    screen.print(batch_table(records, waiting, screen.width))
-    _errors(records, sys.stdout)
+    screen.print(batch_table(listing.records, listing.waits, screen.width))
+    _errors(listing.records, sys.stdout)
 
 
 def summary(batch: "JobBatch", records: "Sequence[JobRecord]") -> str:
@@ -269,26 +248,21 @@ def _errors(records: "Sequence[JobRecord]", stream: TextIO) -> None:
 ANYONE = click.option("--anyone", is_flag=True, help="Allow jobs of other users.")
 
 
-def check_owner(jobs: "Jobs", name: str, anyone: bool) -> None:
+def check_owner(client: "Client", name: str, anyone: bool) -> None:
     """Raise UsageError for a job or batch of another user, unless `anyone` is set.
 
     Jobs without a user, of older versions or of containers, belong to all.
     """
-    if anyone:
-        return
-    if is_batch(name):
-        from lorajob.tasks.batches import load_batch
-
-        owner = load_batch(jobs, name)[0].user
-    else:
-        owner = jobs.load(name, mirrored=False).user
-    check_user(jobs, name, owner, anyone)
+    if not anyone:
+        found = client.batch(name) if is_batch(name) else client.job_of(name)
+        check_user(client, name, found.user, anyone)
 
 
-def check_user(jobs: "Jobs", name: str, owner: str | None, anyone: bool) -> None:
+def check_user(client: "Client", name: str, owner: str | None, anyone: bool) -> None:
     """Raise UsageError for a job whose `owner` is another user, unless `anyone` is set."""
-    if not anyone and owner is not None and jobs.user is not None and owner != jobs.user:
-        raise UsageError(f"{name} belongs to {owner}, and you are {jobs.user}; --anyone allows it")
+    user = client.user
+    if not anyone and owner is not None and user is not None and owner != user:
+        raise UsageError(f"{name} belongs to {owner}, and you are {user}; --anyone allows it")
 
 
 @click.command()
@@ -299,15 +273,12 @@ def cancel(job: str, anyone: bool) -> None:
 
     `lorajob retry` continues from them.
     """
-    jobs = open_jobs()
-    check_owner(jobs, job, anyone)
+    client = open_client()
+    check_owner(client, job, anyone)
     if is_batch(job):
-        from lorajob.tasks.batches import cancel_batch
-
-        count = len(cancel_batch(jobs, job))
-        click.echo(f"{count} of the jobs of {job} are stopping")
+        click.echo(f"{len(client.batch(job).cancel())} of the jobs of {job} are stopping")
         return
-    open_client().job(job).cancel()
+    client.job_of(job).cancel()
     click.echo(f"{job} is stopping")
 
 
@@ -320,13 +291,10 @@ def retry(job: str, failed: bool, anyone: bool) -> None:
 
     Training continues from its newest checkpoint. Succeeded, queued and running jobs do not change.
     """
-    jobs = open_jobs()
-    check_owner(jobs, job, anyone)
+    client = open_client()
+    check_owner(client, job, anyone)
     if is_batch(job):
-        from lorajob.tasks.batches import retry_batch
-
-        count = len(retry_batch(jobs, job, failed))
-        click.echo(f"{count} of the jobs of {job} are queued again")
+        click.echo(f"{len(client.batch(job).retry(failed))} of the jobs of {job} are queued again")
         return
-    open_client().job(job).retry()
+    client.job_of(job).retry()
     click.echo(f"{job} is queued again")

@@ -5,7 +5,7 @@ from datetime import datetime
 
 import click
 
-from lorajob.cli.context import JOB, load_settings
+from lorajob.cli.context import JOB, job_of, open_client
 
 
 @click.command()
@@ -19,23 +19,14 @@ def promote(job: str | None, force: bool, as_json: bool) -> None:
     all further requests. Open requests end with the old model. A model whose gate failed is
     refused without --force.
     """
-    from lorajob.tasks.promotions import Promotions
-
-    promotions = Promotions(load_settings())
-    if job is None:
-        rows = [(code, promotions.current(code)) for code in promotions.languages()]
-    else:
-        rows = [promotions.promote(job, force)]
-    for language, promotion in rows:
-        if promotion is None:
-            continue
+    rows = open_client().promoted() if job is None else [job_of(job).promote(force)]
+    for row in rows:
         if as_json:
-            values = {"language": language} | promotion.model_dump(mode="json")
-            click.echo(json.dumps(values, ensure_ascii=False))
+            click.echo(json.dumps(row.model_dump(mode="json"), ensure_ascii=False))
             continue
-        at = datetime.fromtimestamp(promotion.at).astimezone().strftime("%Y-%m-%d %H:%M")
-        note = ", although its gate failed" if promotion.forced else ""
-        click.echo(f"{language}: {promotion.job}, promoted {at}{note}")
+        at = datetime.fromtimestamp(row.at).astimezone().strftime("%Y-%m-%d %H:%M")
+        note = ", although its gate failed" if row.forced else ""
+        click.echo(f"{row.language}: {row.job}, promoted {at}{note}")
     if not rows and not as_json:
         click.echo("lorajob: no model is promoted; `lorajob promote JOB` promotes one", err=True)
 
@@ -45,10 +36,8 @@ def promote(job: str | None, force: bool, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: language, job, instead_of.")
 def rollback(language: str, as_json: bool) -> None:
     """Use the previously promoted model of LANG again."""
-    from lorajob.tasks.promotions import Promotions
-
-    code, old, new = Promotions(load_settings()).rollback(language)
+    found = open_client().rollback(language)
     if as_json:
-        click.echo(json.dumps({"language": code, "job": new.job, "instead_of": old.job}))
+        click.echo(json.dumps(found.model_dump()))
     else:
-        click.echo(f"{code}: {new.job} instead of {old.job}")
+        click.echo(f"{found.language}: {found.job} instead of {found.instead_of}")

@@ -1,36 +1,40 @@
 """The commands that also work over HTTP, when LORAJOB_URL names a `lorajob web`.
 
-They have the options of the usual commands. Another function runs in place of the usual one.
+They have the options of the usual commands. Of some, another function runs in place of the usual
+one.
 """
 
 import copy
 import json
 import sys
-import time
-import webbrowser
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import click
 
-from lorajob.cli.context import is_batch, load_settings
-from lorajob.cli.errors import EXIT_FAILED
+from lorajob.cli.context import is_batch, job_of, open_client
+from lorajob.cli.jobs import show_job, show_jobs
+from lorajob.cli.watch import follow_to_exit_code
 from lorajob.errors import UsageError
+from lorajob.job.jobdir import write_whole
 
 if TYPE_CHECKING:
-    from lorajob.client.remote import RemoteJob, WebApi
+    from lorajob.client.remote import WebApi
 
 # Commands that start a service here, or have nothing to do with its jobs.
 LOCAL = ("up", "down", "worker", "autoscale", "flower", "metrics", "serve", "web")
 NEITHER = ("corpus", "languages", "clean", "doctor", "demo")
 BOTH = ("mcp",)  # read LORAJOB_URL themselves
+# Commands that do all by the Python interface, which knows both ways.
+SAME = ("logs", "report", "board", "promote", "rollback", "transcribe")
 
 
 def over_http(name: str, command: click.Command) -> click.Command:
     """The command for a service behind LORAJOB_URL. Others fail in one line when they run."""
-    if name in LOCAL + NEITHER + BOTH:
+    if name in LOCAL + NEITHER + BOTH + SAME:
         return command
     found = copy.copy(command)
     found.callback = CALLBACKS.get(name, _refuse(name))
@@ -48,23 +52,18 @@ def _refuse(name: str) -> Callable[..., None]:
 
 
 def _api() -> "WebApi":
-    from lorajob.client.remote import WebApi
+    from lorajob.client.remote import RemoteClient
 
-    settings = load_settings()
-    key = settings.api_key
-    return WebApi(settings.url or "", None if key is None else key.get_secret_value())
+    client = open_client()
+    if not isinstance(client, RemoteClient):
+        raise UsageError("LORAJOB_URL: is not set")
+    return client.api
 
 
 def _path(job: str) -> str:
     from lorajob.client.remote import job_path
 
     return f"/batches/{quote(job)}" if is_batch(job) else job_path(job)
-
-
-def _job(api: "WebApi", job: str) -> "RemoteJob":
-    from lorajob.client.remote import RemoteJob, job_path
-
-    return RemoteJob(api, str(api.get(job_path(job))["id"]))
 
 
 def _print_json(value: object) -> None:
@@ -103,20 +102,11 @@ def _submit(**given: Any) -> None:
         click.echo(f"lorajob: {made['twin']} has the same settings", err=True)
     click.echo(made["id"])
     if given["wait"]:
-        _wait(api, made["id"])
-
-
-def _wait(api: "WebApi", job: str) -> None:
-    from lorajob.client.job import JobFailedError
-
-    try:
-        _job(api, job).wait()
-    except JobFailedError as error:
-        click.echo(f"lorajob: {error}", err=True)
-        sys.exit(EXIT_FAILED)
+        click.get_current_context().exit(follow_to_exit_code(open_client(), made["id"]))
 
 
 def _status(**given: Any) -> None:
+    from lorajob.client.models import ListedJobs
     from lorajob.client.remote import listed
     from lorajob.tasks.listing import parse_filter
     from lorajob.worker.records.record import JobRecord
@@ -139,33 +129,19 @@ def _status(**given: Any) -> None:
     if given["as_json"]:
         _print_json(listed(api, "jobs", given["limit"], query)[0])
         return
-    found, waits = listed(api, "records", given["limit"], query)
+    found, words = listed(api, "records", given["limit"], query)
     if not found:
         click.echo("lorajob: no jobs, or none matches the options", err=True)
         return
-    _print_table([JobRecord.model_validate(it) for it in found], waits)
+    waits = {name: _Words(text) for name, text in words.items()}
+    show_jobs(ListedJobs([JobRecord.model_validate(it) for it in found], waits), False)
 
 
+@dataclass(frozen=True)
 class _Words:
     """What a job waits for, in the short form of a table."""
 
-    def __init__(self, short: str) -> None:
-        self.short = short
-
-    def __str__(self) -> str:
-        return self.short
-
-
-def _print_table(records: list[Any], waits: dict[str, str]) -> None:
-    from lorajob.cli.format import console
-    from lorajob.cli.tables import jobs_table
-
-    screen = console(sys.stdout)
-    waiting: Any = {name: _Words(text) for name, text in waits.items()}
-    screen.print(jobs_table(records, waiting, time.time(), screen.width))
-    for record in records:
-        if record.error:
-            click.echo(f"{record.id} {record.state}: {record.error}")
+    short: str
 
 
 def _status_of(api: "WebApi", job: str, as_json: bool) -> None:
@@ -179,24 +155,9 @@ def _status_of(api: "WebApi", job: str, as_json: bool) -> None:
         for each in found["jobs"]:
             click.echo(f"{each['id']}  {each['state']}  {each['error'] or ''}".rstrip())
         return
-    from lorajob.cli.jobs import show_job
-    from lorajob.worker.records.record import JobRecord
-
-    answer = api.get(f"{_path(job)}/record")
-    record = JobRecord.model_validate(answer["records"][0])
-    away: Any = _NoWorkers()
-    show_job(away, record, False)
-    if wait := answer["waits"].get(record.id):
-        click.echo(f"\nwaits for {wait}")
-
-
-class _NoWorkers:
-    """Stands for the jobs of a service whose workers cannot be asked from here."""
-
-    def workers(self, served: str, format: int = 0) -> int:
-        from lorajob.errors import ServiceError
-
-        raise ServiceError("workers are not known over LORAJOB_URL")
+    found = job_of(job)
+    record = found.load()
+    show_job(record, found.wait_of(record), False)
 
 
 def _cancel(job: str, anyone: bool) -> None:
@@ -219,43 +180,13 @@ def _rm(jobs: tuple[str, ...], anyone: bool, yes: bool) -> None:
             click.echo(json.load(answer)["id"])
 
 
-def _watch(job: str, **_: object) -> None:
+def _watch(job: str) -> None:
     if is_batch(job):
         raise UsageError("watch: follows one job over LORAJOB_URL, not a batch")
-    _wait(_api(), job)
-
-
-def _logs(job: str, follow: bool, stage: str | None) -> None:
-    from lorajob.client.remote import follow_log
-
-    api = _api()
-    if follow:
-        for text in follow_log(api, job, stage):
-            click.echo(text, nl=False)
-        return
-    with api.open("GET", f"{_path(job)}/logs", {"stage": stage}) as answer:
-        text = answer.read().decode("utf-8", "replace")
-    click.echo(text, nl=False)
-    if not text:
-        click.echo(f"lorajob: {job} has written no log yet", err=True)
-
-
-def _report(job: str, output: Path | None, show: bool, full: bool) -> None:
-    from lorajob.cli.report import write_whole
-
-    api = _api()
-    found = _job(api, job).id
-    path = output or Path(f"{found}.html")
-    with api.open("GET", f"{_path(found)}/report", {"full": str(full).lower()}) as answer:
-        write_whole(path, answer.read())
-    click.echo(path)
-    if show:
-        webbrowser.open(path.resolve().as_uri())
+    click.get_current_context().exit(follow_to_exit_code(open_client(), job, out=sys.stdout))
 
 
 def _compare(jobs: tuple[str, ...], as_json: bool, html: Path | None) -> None:
-    from lorajob.cli.report import write_whole
-
     api, query = _api(), {"job": list(jobs)}
     if html is not None:
         with api.open("GET", "/compare/page", query) as answer:
@@ -278,48 +209,12 @@ def _compare(jobs: tuple[str, ...], as_json: bool, html: Path | None) -> None:
     click.echo(f"compared on {found['clips']} common clips")
 
 
-def _board(
-    lang: str | None, sort: str, as_json: bool, as_markdown: bool, html: Path | None
-) -> None:
-    from lorajob.cli.board import check_forms, print_board
-    from lorajob.reporting.board import BoardRow
-
-    check_forms(as_json, as_markdown)
-    found = _api().get("/board", {"lang": lang})
-    fields = BoardRow.model_fields
-    own = [{name: value for name, value in it.items() if name in fields} for it in found]
-    print_board(list(map(BoardRow.model_validate, own)), sort, as_json, as_markdown, html)
-
-
-def _promote(job: str | None, force: bool, as_json: bool) -> None:
-    api = _api()
-    if job is None:
-        rows = api.get("/models")
-    else:
-        rows = [api.post(f"{_path(job)}/promote", force=str(force).lower())]
-    for row in rows:
-        note = ", although its gate failed" if row["forced"] else ""
-        line = f"{row['language']}: {row['job']}{note}"
-        click.echo(json.dumps(row, ensure_ascii=False) if as_json else line)
-
-
-def _rollback(language: str, as_json: bool) -> None:
-    found = _api().post(f"/models/{quote(language, safe='')}/rollback")
-    said = f"{found['language']}: {found['job']} instead of {found['instead_of']}"
-    click.echo(json.dumps(found) if as_json else said)
-
-
 CALLBACKS: dict[str, Callable[..., None]] = {
     "submit": _submit,
     "status": _status,
     "watch": _watch,
-    "logs": _logs,
-    "report": _report,
     "compare": _compare,
-    "board": _board,
     "cancel": _cancel,
     "retry": _retry,
     "rm": _rm,
-    "promote": _promote,
-    "rollback": _rollback,
 }

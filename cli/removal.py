@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lorajob.cli.context import JOB, is_batch, load_settings, open_jobs
+from lorajob.cli.context import JOB, is_batch, load_settings, open_client
 from lorajob.cli.errors import say_error
 from lorajob.cli.jobs import ANYONE, check_owner, check_user
 from lorajob.errors import UsageError
 
 if TYPE_CHECKING:
-    from lorajob.tasks.jobs import Jobs
+    from lorajob.client.job import Job
+    from lorajob.client.service import Client
     from lorajob.tasks.prune import Keep
 
 MOST_NAMED = 20  # jobs in one line
@@ -28,38 +29,34 @@ def rm(jobs: tuple[str, ...], anyone: bool, yes: bool) -> None:
     cannot be deleted, none is. Prints the ids of the deleted jobs, one on each line. `lorajob
     prune` deletes old jobs.
     """
-    from lorajob.tasks.prune import check_not_promoted, damage, remove, remove_damaged
-
-    opened, damaged = open_jobs(), set()
+    client = open_client()
     for job in jobs:
         if is_batch(job):
             raise UsageError(f"JOB: {job} is a batch; name its jobs, or use `lorajob prune`")
-        if (why := damage(opened, job)) is not None:
-            _check_damaged(opened, job, why, anyone, yes)
-            damaged.add(job)
+        found = client.job_of(job)
+        if (why := found.damage) is not None:
+            _check_damaged(client, found, why, anyone, yes)
             continue
-        check_owner(opened, job, anyone)
-        if not (record := opened.load(job, mirrored=False)).over:
+        check_owner(client, job, anyone)
+        if not found.over:
             raise UsageError(
-                f"JOB: {job} is {record.state}; `lorajob cancel {job}` first. Nothing was deleted"
+                f"JOB: {job} is {found.state}; `lorajob cancel {job}` first. Nothing was deleted"
             )
-        check_not_promoted(opened, job)
+        found.check_not_promoted()
     for job in dict.fromkeys(jobs):
-        (remove_damaged if job in damaged else remove)(opened, job)
+        client.job_of(job).remove(damaged=yes)
         click.echo(job)
 
 
-def _check_damaged(jobs: "Jobs", job: str, why: str, anyone: bool, yes: bool) -> None:
+def _check_damaged(client: "Client", job: "Job", why: str, anyone: bool, yes: bool) -> None:
     """Raise UsageError unless a job with a damaged record may be deleted."""
-    from lorajob.tasks.prune import check_not_promoted, copy_of
-
-    check_not_promoted(jobs, job)
-    copy = copy_of(jobs, job)
-    check_user(jobs, job, copy.user if copy is not None else None, anyone)
+    job.check_not_promoted()
+    copy = job.copy()
+    check_user(client, job.id, copy.user if copy is not None else None, anyone)
     if not yes:
         raise UsageError(
             f"JOB: {why}; `lorajob rebuild` restores it from the job's files, `lorajob rm --yes "
-            f"{job}` deletes both. Nothing was deleted"
+            f"{job.id}` deletes both. Nothing was deleted"
         )
 
 
@@ -84,13 +81,10 @@ def prune(older: str | None, keep: "Keep", dry_run: bool) -> None:
     Queued, running and promoted jobs are kept. Prints the ids of the deleted jobs, one on each
     line.
     """
-    from lorajob.tasks.prune import parse_age
-    from lorajob.tasks.prune import prune as prune_jobs
-
     dry_run = dry_run or older is None
-    gone = prune_jobs(open_jobs(), parse_age(older or "30d"), keep, dry_run)
-    for record in gone:
-        click.echo(record.id)
+    gone = open_client().prune(older or "30d", keep, dry_run)
+    for job in gone:
+        click.echo(job)
     word = "would be deleted" if dry_run else "deleted"
     click.echo(f"lorajob: {len(gone)} jobs {word}", err=True)
 
@@ -116,10 +110,7 @@ def rebuild(take_over: bool) -> None:
     another Redis, and jobs whose worker was alive a short time ago, are skipped. Prints the ids of
     the restored jobs.
     """
-    from lorajob.tasks.rebuild import rebuild as rebuild_records
-
-    settings = load_settings()
-    rebuilt = rebuild_records(settings, take_over)
+    rebuilt = open_client().rebuild(take_over)
     for job_id in rebuilt.jobs:
         click.echo(job_id)
     for problem in rebuilt.problems:
@@ -132,7 +123,7 @@ def rebuild(take_over: bool) -> None:
     if rebuilt.leased:
         say_error(
             f"not rebuilt: {_some(rebuilt.leased)}: a worker ran this a short time ago; try "
-            f"again in {2 * settings.lease_seconds:.0f} s, or take it with `lorajob rebuild "
+            f"again in {2 * load_settings().lease_seconds:.0f} s, or take it with `lorajob rebuild "
             "--take-over`"
         )
     left = bool(rebuilt.problems or rebuilt.foreign or rebuilt.leased)

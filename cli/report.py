@@ -1,7 +1,6 @@
 """`lorajob report` and `lorajob compare`: pages about jobs."""
 
 import json
-import os
 import sys
 import webbrowser
 from pathlib import Path
@@ -9,14 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lorajob.cli.context import JOB, job_files, job_folder
-from lorajob.errors import StageError, UsageError
-from lorajob.job.jobdir import REPORT, REPORT_FILES
+from lorajob.cli.context import JOB, job_of, open_client
+from lorajob.errors import UsageError
 
 if TYPE_CHECKING:
-    from lorajob.job.jobdir import JobDir
     from lorajob.reporting.comparison import Comparison
-    from lorajob.reporting.findings import Findings
 
 
 @click.command()
@@ -39,17 +35,9 @@ def report(job: str, output: Path | None, show: bool, full: bool) -> None:
     Every job that succeeds writes it as report.html. Of any other job the stage evaluate must have
     finished.
     """
-    path = output or Path(f"{job}.html")
-    # A finished job has drawn it. Then nothing else of the job is read or downloaded.
-    drawn = None if full else job_files(job).location.read(REPORT)
-    if drawn is not None:
-        write_whole(path, drawn)
-    else:
-        from lorajob.reporting.page import write_report
-
-        with job_folder(job, *REPORT_FILES) as folder:
-            check_evaluated(job, folder)
-            write_report(folder, path, full)
+    client = open_client()
+    path = output or Path(f"{client.find_id(job)}.html")
+    client.job_of(job).write_report(path, full)
     click.echo(path)
     if show:
         webbrowser.open(path.resolve().as_uri())
@@ -71,10 +59,11 @@ def compare(jobs: tuple[str, ...], as_json: bool, html: Path | None) -> None:
     """
     if len(jobs) < 2 or len(set(jobs)) < len(jobs):
         raise UsageError("JOB: give two or more different jobs")
-    from lorajob.reporting.comparison import compare_jobs, write_comparison
-
-    comparison = compare_jobs([_read(job) for job in jobs])
+    first, *others = map(job_of, jobs)
+    comparison = first.compare(*others)
     if html is not None:
+        from lorajob.reporting.comparison import write_comparison
+
         write_comparison(comparison, html)
     if as_json:
         click.echo(json.dumps(comparison.as_json(), ensure_ascii=False, indent=2))
@@ -82,29 +71,6 @@ def compare(jobs: tuple[str, ...], as_json: bool, html: Path | None) -> None:
         _print_comparison(comparison)
     if html is not None:
         click.echo(f"lorajob: wrote {html}", err=True)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    temporary.replace(path)
-
-
-def check_evaluated(job: str, folder: "JobDir") -> None:
-    """Raise StageError if the job's evaluation has not finished."""
-    if folder.result("evaluate") is None:
-        raise StageError(
-            f"{job}: has no error rates yet; `lorajob status {job}` shows its progress"
-        )
-
-
-def _read(job: str) -> "Findings":
-    from lorajob.reporting.findings import read_findings
-
-    with job_folder(job, *REPORT_FILES) as folder:
-        check_evaluated(job, folder)
-        return read_findings(folder)
 
 
 def _print_comparison(comparison: "Comparison") -> None:

@@ -12,6 +12,7 @@ from redis import Redis
 from redis.exceptions import NoPermissionError
 
 from lorajob.cli.doctor_checks import GIB, Finding
+from lorajob.client.models import REPAIR
 from lorajob.errors import ServiceError, UsageError
 from lorajob.worker.connect import NO_CLUSTER, connect, redis_url, service_errors, shown
 from lorajob.worker.health import unfit_workers
@@ -24,8 +25,6 @@ from lorajob.worker.settings import Settings
 from lorajob.worker.stack.info import is_up
 from lorajob.worker.stack.redis_server import OLDEST, find_server, server_version
 
-# Advice on a job with a damaged record
-REPAIR = "`lorajob rebuild` restores it from its files; `lorajob rm --yes` deletes it"
 LOW_MEMORY_BYTES = 4 * GIB  # training whisper-base on a CPU takes about 3 GiB
 LOW_GPU_MIB = 8 * 1024  # training large-v2 in 8 bit takes just under 8 GiB
 

@@ -179,7 +179,8 @@ def read_spec(path: Path | None, option: str = "--spec") -> dict[str, object]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{option}: {path} is not YAML: {error}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise UsageError(f"{option}: {path} is not a mapping of settings, such as `language: hi`")
+        such = "`languages: [hi, mr]`" if option == "batch" else "`language: hi`"
+        raise UsageError(f"{option}: {path} is not a mapping of settings, such as {such}")
     return values
 
 

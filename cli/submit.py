@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lorajob.cli.context import open_client, open_jobs
+from lorajob.cli.context import open_client
 from lorajob.cli.spec_options import (
     ANEW,
     MAPS,
@@ -48,10 +48,12 @@ class SubmitCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse as click does, and explain an argument where an option is meant."""
         allowed, ctx.allow_extra_args = ctx.allow_extra_args, True
+        given = list(args)
         super().parse_args(ctx, args)
         ctx.allow_extra_args = allowed
         if ctx.args and not ctx.resilient_parsing:
-            ctx.fail(_explain_extra(ctx.args))
+            before = given[given.index(ctx.args[0]) - 1] if ctx.args[0] in given else ""
+            ctx.fail(_explain_extra(ctx.args, before))
         return ctx.args
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -69,8 +71,8 @@ class SubmitCommand(click.Command):
         super().format_epilog(ctx, formatter)
 
 
-def _explain_extra(extra: list[str]) -> str:
-    """What to do about arguments, which `submit` does not have."""
+def _explain_extra(extra: list[str], before: str) -> str:
+    """What to do about arguments, which `submit` does not have. `before` is what precedes them."""
     from lorajob.languages import find_language
 
     text = " ".join(extra)
@@ -81,6 +83,8 @@ def _explain_extra(extra: list[str]) -> str:
         code = ""
     if code:
         return f"unexpected argument {text!r}: a language is given as `--lang {code}`"
+    if before in ("--wait", "--anew", "--allow-script", "--allow-leakage"):
+        return f"unexpected argument {text!r}: {before} has no value; leave {text} out"
     if re.fullmatch(r"=|[-+]?\d[\d.e+-]*", extra[0]):
         return f"unexpected argument {text!r}: a setting is one word, as in `--set train.epochs=3`"
     if path.exists() or "/" in extra[0] or ":" in extra[0]:
@@ -255,6 +259,7 @@ def submit(
         spec_path=spec_path,
         trackers=trackers,
     )
+    client = open_client()
     languages = [name.strip() for name in (lang or "").split(",")]
     if len(languages) > 1:
         if not all(languages):
@@ -268,16 +273,15 @@ def submit(
         ]
         from lorajob.cli.batch import submit_specs
 
-        ctx.exit(submit_specs(open_jobs(), specs, priority, anew, wait, naming))
+        ctx.exit(submit_specs(client, specs, priority, anew, wait, naming))
     spec = complete_spec(values, preset, sets)
-    client = open_client()
     job = client.submit_spec(spec, priority, naming)
     tell_twin(client, job, spec)
     click.echo(job.id)
     if wait:
         from lorajob.cli.watch import follow_to_exit_code
 
-        ctx.exit(follow_to_exit_code(open_jobs(), job.id, worker_timeout))
+        ctx.exit(follow_to_exit_code(client, job.id, worker_timeout))
 
 
 def job_values(

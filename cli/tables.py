@@ -21,7 +21,7 @@ from lorajob.tasks.words import (
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lorajob.tasks.describe import Wait
+    from lorajob.client.models import Waiting
     from lorajob.worker.records.record import JobRecord
 
 GAP = 2  # characters between two columns, as rich pads them
@@ -102,7 +102,7 @@ def fit(columns: Sequence[Column], order: Sequence[str], width: int) -> "Table":
 
 
 def jobs_table(
-    records: "Sequence[JobRecord]", waits: "Mapping[str, Wait]", now: float, width: int
+    records: "Sequence[JobRecord]", waits: "Mapping[str, Waiting]", now: float, width: int
 ) -> "Table":
     """A table with one row for each job, in the given order. `now` is seconds since the epoch.
 
@@ -171,7 +171,7 @@ def cut_column(heading: str, texts: list[str], widths: tuple[int, ...]) -> Colum
     return Column(heading, [[escape(text) for text in form] for form in forms])
 
 
-def _work(records: "Sequence[JobRecord]", waits: "Mapping[str, Wait]") -> Column:
+def _work(records: "Sequence[JobRecord]", waits: "Mapping[str, Waiting]") -> Column:
     """Stage and progress of a running job, what a queued one waits for, why another one ended.
 
     The last three forms have the error rates of ended jobs, too.
@@ -204,7 +204,9 @@ def _work(records: "Sequence[JobRecord]", waits: "Mapping[str, Wait]") -> Column
     return Column("PROGRESS", [[escape(text) for text in form] for form in forms])
 
 
-def batch_table(records: "Sequence[JobRecord]", waits: "Mapping[str, Wait]", width: int) -> "Table":
+def batch_table(
+    records: "Sequence[JobRecord]", waits: "Mapping[str, Waiting]", width: int
+) -> "Table":
     """A table with one row for each job: state, a bar over its four stages, error rates."""
     shares = [done_share(record) for record in records]
     columns = [
@@ -231,7 +233,7 @@ def _state_columns(records: "Sequence[JobRecord]") -> list[Column]:
     ]
 
 
-def _progress(records: "Sequence[JobRecord]", waits: "Mapping[str, Wait]") -> Column:
+def _progress(records: "Sequence[JobRecord]", waits: "Mapping[str, Waiting]") -> Column:
     """Progress of the running stage, or what the next stage waits for."""
     whole = [current_stage(record)[1] for record in records]
     short = [words.partition(",")[0] for words in whole]

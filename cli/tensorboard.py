@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from lorajob.cli.context import JOB, job_folder, open_jobs
+from lorajob.cli.context import JOB, job_of, open_client
 from lorajob.errors import JobNotFoundError, StageError, UsageError
 from lorajob.job.jobdir import JOB_ID, JobDir
 
@@ -39,7 +39,7 @@ def tensorboard(ctx: click.Context, jobs: tuple[str, ...], host: str, port: int 
     """
     if importlib.util.find_spec("tensorboard") is None:
         raise UsageError("tensorboard: not installed; `pip install tensorboard` installs it")
-    named = list(jobs) or [it.id for it in open_jobs().newest(NEWEST)]
+    named = list(jobs) or [it.id for it in open_client().jobs(NEWEST)]
     if not named:
         raise UsageError("JOB: there are no jobs yet; `lorajob submit` queues one")
     with ExitStack() as held:
@@ -47,7 +47,7 @@ def tensorboard(ctx: click.Context, jobs: tuple[str, ...], host: str, port: int 
         folders = {}
         for job in named:
             try:
-                folders[job] = held.enter_context(job_folder(job, *FILES))
+                folders[job] = held.enter_context(job_of(job).files(*FILES))
             # Of the newest jobs, those with files are shown.
             except JobNotFoundError:
                 if jobs:

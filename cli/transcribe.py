@@ -1,7 +1,6 @@
 """`lorajob transcribe`."""
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,22 +11,20 @@ from typing import TYPE_CHECKING
 import click
 
 from lorajob.cli.audio_files import AudioFile, audio_files
-from lorajob.cli.context import JOB, job_folder
+from lorajob.cli.context import JOB, job_of
 from lorajob.cli.errors import EXIT_FAILED, say_error
-from lorajob.cli.report import write_whole
 from lorajob.cli.transcript_formats import (
     CUT_BY_WORDS,
     parse_formats,
     render_transcript,
     timed,
 )
-from lorajob.cores import share_cpu
-from lorajob.errors import CorpusError, StageError, UsageError
+from lorajob.errors import CorpusError, UsageError
+from lorajob.job.jobdir import write_whole
 from lorajob.logs import quiet_libraries
 
 if TYPE_CHECKING:
-    from lorajob.decoding.config import DecodeConfig
-    from lorajob.job.jobdir import JobDir
+    from lorajob.client.results import OpenedModel
     from lorajob.speech.spoken import FileTranscript
 
 
@@ -102,15 +99,14 @@ def transcribe(
     """
     wish = Wish(parse_formats(formats), folder, as_json, word_times)
     _check(wish, base)
-    # Must come before the decoder is loaded.
-    share_cpu(os.environ)
-    with audio_files(audio) as files, job_folder(job, "convert") as here:
+    with audio_files(audio) as files:
         if len(files) > 1 and folder is None and wish.formats not in ((), ("txt",)):
             raise UsageError(f"--output-format: {len(files)} files need --output-dir")
-        model, config = _model_of(job, here)
+        opened = job_of(job)
         with quiet_libraries(everything=True):
-            models = {"": model} | ({"base": _base_of(here)} if base else {})
-        failed = _transcribe_all(models, config, files, wish)
+            models = {"": opened.open_model()}
+            models |= {"base": opened.open_model(base=True)} if base else {}
+        failed = _transcribe_all(models, files, wish)
     if failed:
         ctx.exit(EXIT_FAILED)
 
@@ -127,46 +123,13 @@ def _check(wish: Wish, base: bool) -> None:
         raise UsageError("--base: with --output-format it needs --output-dir")
 
 
-def _model_of(job: str, folder: "JobDir") -> "tuple[Path, DecodeConfig]":
-    """The converted model of a job, and how it is decoded. Raises StageError."""
-    from lorajob.decoding.config import read_config, usual_config
-    from lorajob.job.chain import chain_faults
-    from lorajob.spec import JobSpec
-
-    result = folder.result("convert")
-    if result is None or result.model is None:
-        raise StageError(f"{job}: has no model yet; `lorajob status {job}` shows its progress")
-    if fault := next(chain_faults(folder), None):
-        raise StageError(f"{job}: {fault}; `lorajob verify {job}` names all faults")
-    model = folder.root / result.model
-    return model, read_config(model) or usual_config(JobSpec.load(folder.spec_path))
-
-
-def _base_of(folder: "JobDir") -> Path:
-    """The job's base model in the type of its converted model. It is converted once."""
-    from lorajob.spec import JobSpec
-    from lorajob.whisper import ct2
-    from lorajob.whisper.base_model import made_once
-    from lorajob.whisper.identity import base_of
-
-    spec = JobSpec.load(folder.spec_path)
-    found, kind = base_of(spec, folder), spec.convert.compute_types[0]
-
-    def convert(target: Path) -> None:
-        ct2.convert(found.folder, target, kind)
-
-    return made_once(f"base-{found.sha256[:12]}-{kind}", convert)
-
-
 def _transcribe_all(
-    models: dict[str, Path], config: "DecodeConfig", files: Sequence[AudioFile], wish: Wish
+    models: "dict[str, OpenedModel]", files: Sequence[AudioFile], wish: Wish
 ) -> bool:
     """Transcribe `files` with each model, and show or write what it says.
 
     Returns whether a file could not be decoded. What another model says is shown beside each file.
     """
-    from lorajob.transcribe import transcribe_files
-
     by_path = {it.path: it for it in files}
     broken: set[str] = set()
 
@@ -176,8 +139,9 @@ def _transcribe_all(
         broken.add(str(error))
 
     def hear(name: str, done: Callable[[float], None]) -> "Iterator[FileTranscript]":
-        paths = list(by_path)
-        return transcribe_files(models[name], paths, config, wish.times, unreadable, done)
+        return models[name].hear(list(by_path), wish.times, unreadable, done)
+
+    language = models[""].config.language
 
     with _bar(len(files) * len(models)) as show:
         # The base model decodes first, so that both texts of a file are printed together.
@@ -187,11 +151,11 @@ def _transcribe_all(
             file = by_path[heard.path]
             beside = others.get(heard.path)
             if wish.folder is not None:
-                _write(wish.folder, file, heard, config.language, wish)
+                _write(wish.folder, file, heard, language, wish)
                 if beside is not None:
-                    _write(wish.folder, file, beside, config.language, wish, ".base")
+                    _write(wish.folder, file, beside, language, wish, ".base")
             else:
-                _print(file, heard, beside, config.language, wish, len(files) > 1)
+                _print(file, heard, beside, language, wish, len(files) > 1)
     return bool(broken)
 
 

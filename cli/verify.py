@@ -4,7 +4,7 @@ import json
 
 import click
 
-from lorajob.cli.context import JOB, job_files, load_record
+from lorajob.cli.context import JOB, job_of
 
 HERE = {
     "same": "ok",
@@ -35,10 +35,7 @@ def verify(job: str, as_json: bool) -> None:
       base    model, sha256, commit; here: same, other, absent, unstated
       faults  one sentence each
     """
-    from lorajob.tasks.verify import verify as verify_job
-
-    record = load_record(job)
-    found = verify_job(job_files(job), record, lambda: record)
+    found = job_of(job).verify()
     if as_json:
         click.echo(json.dumps(found.as_json(), ensure_ascii=False, indent=2))
     else:

@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from lorajob.cli.context import JOB, is_batch, load_record, open_jobs
+from lorajob.cli.context import JOB, is_batch, open_client
 from lorajob.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, say_error
 from lorajob.cli.jobs import show_batch
 from lorajob.errors import ServiceError, UsageError
 
 if TYPE_CHECKING:
     from lorajob.cli.progress_bars import View
-    from lorajob.tasks.jobs import Jobs
+    from lorajob.client.batch import Batch
+    from lorajob.client.job import Job
+    from lorajob.client.service import Client
     from lorajob.worker.records.record import JobRecord
 
 CHECK_SECONDS = 5.0  # between two looks at the workers
 
-POLL_SECONDS = 0.5
-OUTAGE_SECONDS = 600  # watching ends if Redis stays unavailable for so long
+OUTAGE_SECONDS = 600  # watching a batch ends if Redis stays unavailable for so long
 
 BATCH_POLL_SECONDS = 1.0
 # A batch's submission counts as interrupted after so long without a new job, or in all.
@@ -34,8 +35,8 @@ class WorkerWatch:
     After `timeout` seconds without a worker it cancels the job.
     """
 
-    def __init__(self, jobs: "Jobs", timeout: float | None) -> None:
-        self._jobs = jobs
+    def __init__(self, client: "Client", timeout: float | None) -> None:
+        self._client = client
         self._timeout = timeout
         self._next_check = 0.0
         self._missing_since: float | None = None
@@ -62,7 +63,7 @@ class WorkerWatch:
 
     def _served(self, queue: str) -> bool:
         try:
-            return self._jobs.workers(queue) > 0
+            return self._client.workers(queue) > 0
         except ServiceError:
             # While Redis is unavailable, nothing is known about the workers.
             return True
@@ -74,7 +75,7 @@ class WorkerWatch:
             self._next_check = min(self._next_check, now + left)
             return
         try:
-            self._jobs.cancel(job_id)
+            self._client.job_of(job_id).cancel()
         except UsageError:
             # The job ended just now. The next look at its record shows how.
             return
@@ -99,12 +100,12 @@ def watch(ctx: click.Context, job: str) -> None:
     it failed or was cancelled.
     """
     if is_batch(job):
-        ctx.exit(follow_batch(open_jobs(), job))
-    ctx.exit(follow_to_exit_code(open_jobs(), job, out=sys.stdout))
+        ctx.exit(follow_batch(open_client().batch(job)))
+    ctx.exit(follow_to_exit_code(open_client(), job, out=sys.stdout))
 
 
 def follow_to_exit_code(
-    jobs: "Jobs",
+    client: "Client",
     job_id: str,
     worker_timeout: float | None = None,
     out: TextIO | None = None,
@@ -115,7 +116,7 @@ def follow_to_exit_code(
     took jobs from its queue within `worker_timeout` seconds.
     """
     try:
-        record = follow(jobs, job_id, WorkerWatch(jobs, worker_timeout))
+        record = follow(client.job_of(job_id), WorkerWatch(client, worker_timeout))
     except KeyboardInterrupt:
         click.echo(
             f"\nlorajob: {job_id} continues; `lorajob watch {job_id}` follows it again, "
@@ -127,21 +128,19 @@ def follow_to_exit_code(
     return 0 if record.state == "succeeded" else EXIT_FAILED
 
 
-def follow(jobs: "Jobs", job_id: str, workers: WorkerWatch) -> "JobRecord":
+def follow(job: "Job", workers: WorkerWatch) -> "JobRecord":
     """Show a job's progress on standard error until it has ended."""
     from lorajob.cli.progress_bars import open_view
 
-    record = load_record(job_id)
-    told = len(record.ended)
-    with open_view(sys.stderr, record) as view:
-        while True:
+    first = record = job.load()
+    told = len(first.ended)
+    with open_view(sys.stderr, first) as view:
+        for record in job.follow(lambda text: view.note(f"lorajob: {text}"), first):
             view.update(record)
-            if record.over:
-                return record
-            told = _note_failures(record, told, view)
-            workers.check(record, view.note)
-            time.sleep(POLL_SECONDS)
-            record = _load_through_outage(jobs, job_id, view)
+            if not record.over:
+                told = _note_failures(record, told, view)
+                workers.check(record, view.note)
+    return record
 
 
 def _note_failures(record: "JobRecord", told: int, view: "View") -> int:
@@ -168,51 +167,25 @@ def show_end(record: "JobRecord", out: TextIO) -> None:
         say_error(f"{record.id} {record.state}{reason}; see `lorajob logs {record.id}`")
 
 
-def _load_through_outage(jobs: "Jobs", job_id: str, view: "View") -> "JobRecord":
-    """The record, after waiting for Redis. Raises ServiceError after OUTAGE_SECONDS."""
-    deadline = time.monotonic() + OUTAGE_SECONDS
-    noted = False
-    while True:
-        try:
-            # Not from job.json, which would not change while Redis is unavailable.
-            return jobs.load(job_id, mirrored=False)
-        except ServiceError as error:
-            if time.monotonic() > deadline:
-                raise
-            if not noted:
-                view.note(f"lorajob: {error}; waiting for Redis; the job may still run")
-                noted = True
-            time.sleep(POLL_SECONDS)
-
-
-def follow_batch(jobs: "Jobs", batch_id: str) -> int:
+def follow_batch(batch: "Batch") -> int:
     """Show a batch until all its jobs have ended. Returns 0 if every job succeeded."""
-    from lorajob.tasks.batches import load_batch
-    from lorajob.tasks.describe import state_of
-
-    # An unknown batch fails here, before anything is drawn.
-    load_batch(jobs, batch_id)
     try:
-        _follow_batch(jobs, batch_id, sys.stderr)
+        _follow_batch(batch, sys.stderr)
     except KeyboardInterrupt:
         click.echo(
-            f"\nlorajob: {batch_id} continues; `lorajob watch {batch_id}` follows it again",
+            f"\nlorajob: {batch.id} continues; `lorajob watch {batch.id}` follows it again",
             err=True,
         )
         return EXIT_INTERRUPTED
-    show_batch(jobs, batch_id, as_json=False)
-    batch, records = load_batch(jobs, batch_id)
-    state = state_of(records, len(batch.jobs) - len(records))
-    return 0 if state == "succeeded" else EXIT_FAILED
+    show_batch(batch, as_json=False)
+    return 0 if batch.state == "succeeded" else EXIT_FAILED
 
 
-def _follow_batch(jobs: "Jobs", batch_id: str, stream: TextIO) -> None:
+def _follow_batch(batch: "Batch", stream: TextIO) -> None:
     from rich.live import Live
 
     from lorajob.cli.format import console
     from lorajob.cli.tables import batch_table
-    from lorajob.tasks.batches import load_batch
-    from lorajob.tasks.jobs import waits
 
     told: dict[str, str] = {}
     screen = console(stream)
@@ -225,23 +198,23 @@ def _follow_batch(jobs: "Jobs", batch_id: str, stream: TextIO) -> None:
     try:
         while True:
             try:
-                batch, records = load_batch(jobs, batch_id)
+                found, listing = batch.read()
                 deadline = time.monotonic() + OUTAGE_SECONDS
             except ServiceError:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(BATCH_POLL_SECONDS)
                 continue
+            records = listing.records
             if live is not None:
-                waiting = waits(jobs, records)
-                live.update(batch_table(records, waiting, screen.width), refresh=True)
+                live.update(batch_table(records, listing.waits, screen.width), refresh=True)
             else:
                 _tell_changes(records, told, stream)
             if len(records) != count:
                 count, since = len(records), time.monotonic()
-            recent = time.time() - batch.created_at < LONGEST_SUBMISSION_SECONDS
+            recent = time.time() - found.created_at < LONGEST_SUBMISSION_SECONDS
             grows = recent and time.monotonic() - since < SUBMISSION_SECONDS
-            whole = count == len(batch.jobs) or not grows
+            whole = count == len(found.jobs) or not grows
             if whole and all(record.over for record in records):
                 return
             time.sleep(BATCH_POLL_SECONDS)

@@ -6,6 +6,9 @@
     service    the jobs of one service
     remote     the same over HTTP
     job        one job: wait for it, cancel it
+    batch      several jobs that were submitted together
+    logs       the text of a job's logs
+    models     what operations give back
     results    what a finished job has left: error rates, page, model, transcripts
     local      train_locally(): the four stages without Redis and workers
     corpus     load_corpus()

@@ -5,17 +5,24 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lorajob.client.logs import read_logs
+from lorajob.client.models import Note, PromotedModel, say
 from lorajob.client.progress import ProgressLine
 from lorajob.client.results import Results
-from lorajob.errors import LorajobError, ServiceError
-from lorajob.job.jobdir import REPORT, JobDir
+from lorajob.errors import JobNotFoundError, LorajobError, ServiceError
+from lorajob.job.jobdir import REPORT, STAGES, JobDir
 from lorajob.job.states import JobState
+from lorajob.storage.store import StoreError
 from lorajob.tasks.jobs import Jobs, waits
+from lorajob.tasks.promotions import Promotions
+from lorajob.tasks.prune import check_not_promoted, copy_of, damage, remove, remove_damaged
+from lorajob.tasks.verify import Verified, verify
 from lorajob.worker.artifacts.lookup import find_job
 from lorajob.worker.records.record import JobRecord
+from lorajob.worker.stack.info import StackInfo
 
 POLL_SECONDS = 0.5
-OUTAGE_SECONDS = 600.0  # waiting ends if Redis stays unavailable for so long
+OUTAGE_SECONDS = 600.0  # following ends if Redis stays unavailable for so long
 
 
 class JobFailedError(LorajobError):
@@ -38,18 +45,52 @@ class Job(Results):
             raise ServiceError(f"{self.id}: this works only beside the service, not over a url")
         return self._found
 
-    def _load(self, mirrored: bool = True) -> JobRecord:
-        return self._jobs.load(self.id, mirrored)
+    def _load(self) -> JobRecord:
+        """The record that the service has."""
+        return self._jobs.load(self.id, mirrored=False)
 
-    def _wait_of(self, record: JobRecord) -> str | None:
-        """What a queued job waits for, in words."""
+    def copy(self) -> JobRecord | None:
+        """The copy of the record in the job's files; None if it is missing or damaged.
+
+        Raises OSError or StoreError for files that cannot be read.
+        """
+        return copy_of(self._jobs, self.id)
+
+    def _copy(self) -> JobRecord | None:
+        """The same, and None for files that cannot be read."""
+        try:
+            return self.copy()
+        except (OSError, StoreError):
+            return None
+
+    def load(self, note: Note = say) -> JobRecord:
+        """All that the service knows about the job.
+
+        If Redis is unavailable or has lost the record, it is that of the job's job.json, and `note`
+        hears so. Without that, raises ServiceError or JobNotFoundError.
+        """
+        try:
+            return self._load()
+        except (ServiceError, JobNotFoundError) as error:
+            if (copy := self._copy()) is None:
+                raise
+            note(f"{error}; its job.json is shown instead")
+            return copy
+
+    def wait_of(self, record: JobRecord) -> str | None:
+        """What the job waits for, in words; None if it runs or has ended."""
         wait = waits(self._jobs, [record]).get(record.id)
         return None if wait is None else str(wait)
 
     @property
     def record(self) -> JobRecord:
-        """All that the service knows about the job."""
-        return self._load()
+        """All that the service knows about the job, or its job.json if Redis is unavailable."""
+        return self.load(lambda _: None)
+
+    @property
+    def waits_for(self) -> str | None:
+        """What the job waits for, such as a free worker; None if it runs or has ended."""
+        return self.wait_of(self.record)
 
     @property
     def state(self) -> JobState:
@@ -59,6 +100,21 @@ class Job(Results):
     @property
     def language(self) -> str:
         return self.record.language
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, in whatever way."""
+        return self._load().over
+
+    @property
+    def damage(self) -> str | None:
+        """Why its record cannot be read; None if it can be read or does not exist."""
+        return damage(self._jobs, self.id)
+
+    @property
+    def user(self) -> str | None:
+        """Who submitted it; None if that is unknown."""
+        return self._load().user
 
     def wait(self, progress: bool = True, timeout: float | None = None) -> "Job":
         """Wait for the end of the job, and return it. `progress` shows a line on standard error.
@@ -70,7 +126,9 @@ class Job(Results):
         line = ProgressLine(self.id, silent=not progress)
         ends = None if timeout is None else time.monotonic() + timeout
         try:
-            record = self._follow(line, ends)
+            for record in self._follow(line.note, None, ends):
+                if not record.over:
+                    self._show(record, line)
         except KeyboardInterrupt:
             print(
                 f"\nlorajob: {self.id} continues; wait() follows it again, cancel() stops it",
@@ -91,44 +149,152 @@ class Job(Results):
         """Continue a failed or cancelled job from its first unfinished stage."""
         self._jobs.retry(self.id)
 
-    def _follow(self, line: ProgressLine, ends: float | None) -> JobRecord:
-        last = time.monotonic()  # when Redis answered
+    def verify(self) -> Verified:
+        """Check the job's files and its base model by their hashes. `faults` is empty if all fit.
+
+        Raises JobNotFoundError.
+        """
+        record = self.load()
+        return verify(find_job(self.id, self._jobs.settings), record, lambda: record)
+
+    def check_not_promoted(self) -> None:
+        """Raise UsageError if the job's model is promoted."""
+        check_not_promoted(self._jobs, self.id)
+
+    def remove(self, damaged: bool = False) -> None:
+        """Delete the record and the files of the job, which must have ended.
+
+        With `damaged`, also a job whose record is damaged. Raises JobNotFoundError, and UsageError
+        for a job that is queued or runs, or whose model is promoted.
+        """
+        if damaged and self.damage is not None:
+            remove_damaged(self._jobs, self.id)
+        else:
+            remove(self._jobs, self.id)
+
+    def promote(self, force: bool = False) -> PromotedModel:
+        """Use the job's model for its language in `lorajob serve`.
+
+        Raises UsageError if its gate failed, unless `force` is given, and StageError for a job
+        without a model.
+        """
+        language, promotion = Promotions(self._jobs.settings).promote(self.id, force)
+        return PromotedModel(language=language, **promotion.model_dump())
+
+    def follow(self, note: Note = say, first: JobRecord | None = None) -> Iterator[JobRecord]:
+        """Yield the record every half second. The last one is that of the ended job.
+
+        `first` is a record that was read just now. While Redis is unavailable, `note` hears so
+        once. Raises ServiceError if it stays so for ten minutes.
+        """
+        yield from self._follow(note, first, None)
+
+    def _follow(
+        self, note: Note, first: JobRecord | None, ends: float | None
+    ) -> Iterator[JobRecord]:
+        record = first or self._through_outage(note, ends)
+        while True:
+            yield record
+            if record.over:
+                return
+            self._check_time(ends)
+            time.sleep(POLL_SECONDS)
+            record = self._through_outage(note, ends)
+
+    def _through_outage(self, note: Note, ends: float | None) -> JobRecord:
+        """The record, after waiting for Redis.
+
+        It is never job.json's, which does not change while Redis is unavailable.
+        """
+        deadline, noted = time.monotonic() + OUTAGE_SECONDS, False
         while True:
             try:
-                record = self._load(mirrored=False)
-                last = time.monotonic()
-                if record.over:
-                    return record
-                self._show(record, line)
+                return self._load()
             except ServiceError as error:
-                if time.monotonic() - last > OUTAGE_SECONDS:
+                if time.monotonic() > deadline:
                     raise
-                line.note(f"{error}; tried again")
-            if ends is not None and time.monotonic() > ends:
-                raise TimeoutError(f"{self.id} has not ended in time; it continues")
+                if not noted:
+                    note(f"{error}; waiting for Redis; the job may still run")
+                noted = True
+            self._check_time(ends)
             time.sleep(POLL_SECONDS)
+
+    def _check_time(self, ends: float | None) -> None:
+        if ends is not None and time.monotonic() > ends:
+            raise TimeoutError(f"{self.id} has not ended in time; it continues")
 
     def _show(self, record: JobRecord, line: ProgressLine) -> None:
         for name, stage in record.stages.items():
             if stage.state == "running":
                 line.show(name, stage.progress)
                 return
-        if wait := self._wait_of(record):
+        if wait := self.wait_of(record):
             line.note(f"waits for {wait}")
 
-    def _fetch_page(self, folder: JobDir) -> bool:
+    def logs(
+        self, stage: str | None = None, follow: bool = False, note: Note = say
+    ) -> Iterator[str]:
+        """Yield the text of the logs of all stages, with headings, or of one stage.
+
+        With `follow`, new text comes as it is written, until the job ends or its service is shut
+        down. While Redis is unavailable, `note` hears so once; raises ServiceError if it stays so
+        for ten minutes.
+        """
         files = find_job(self.id, self._jobs.settings)
-        if not folder.report_path.is_file() and files.location.remote:
-            page = files.location.read(REPORT)
-            if page is not None:
-                folder.report_path.write_bytes(page)
-        return folder.report_path.is_file()
+        watched = _Watched(self, note) if follow else None
+        with files.logs(lambda: self.load(note)) as (folder, refresh):
+            yield from read_logs(
+                folder,
+                (stage,) if stage else STAGES,
+                refresh,
+                lambda: watched is None or watched.ended(),
+                lambda: time.sleep(POLL_SECONDS),
+            )
+
+    def _page(self) -> bytes | None:
+        return find_job(self.id, self._jobs.settings).location.read(REPORT)
 
     @contextmanager
     def _open(self, *stages: str) -> Iterator[JobDir]:
         files = find_job(self.id, self._jobs.settings)
-        with files.local(lambda: self._jobs.load(self.id), *stages) as folder:
+        with files.local(self.load, *stages) as folder:
             yield folder
+
+
+class _Watched:
+    """Asks whether a job has ended, through outages of Redis and until `lorajob down`."""
+
+    def __init__(self, job: Job, note: Note) -> None:
+        self._job, self._note = job, note
+        self._away: float | None = None
+
+    def ended(self) -> bool:
+        """Whether no more log will come here. Raises ServiceError after a long outage."""
+        try:
+            over = self._job._load().over
+        except JobNotFoundError:
+            return self._job.load(self._note).over
+        except ServiceError as error:
+            settings = self._job._jobs.settings
+            if settings.redis_url is None and StackInfo.load(settings.home) is None:
+                return self._down()
+            if self._away is None:
+                self._away = time.monotonic()
+                self._note(f"{error}; waiting for Redis")
+            if time.monotonic() - self._away > OUTAGE_SECONDS:
+                raise
+            return False
+        self._away = None
+        return over
+
+    def _down(self) -> bool:
+        """`lorajob down` has ended the service, and with it the stage that wrote the log."""
+        record = self._job._copy()
+        if record is None or not record.over:
+            self._note(
+                f"the service is down, and {self._job.id} has not ended; `lorajob up` continues it"
+            )
+        return True
 
 
 _ENDS = {"cancelled": "was cancelled", "rejected": "was rejected"}

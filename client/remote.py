@@ -8,21 +8,29 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import quote, urlencode, urlsplit
 
 from lorajob import errors
+from lorajob.client.batch import Batch
 from lorajob.client.job import Job
+from lorajob.client.models import Note, PromotedModel, RolledBack, say
 from lorajob.client.requests import PathOrUrl
+from lorajob.client.results import AudioPath
 from lorajob.client.service import Client
 from lorajob.errors import FULL, LorajobError, ServiceError, StageError, UsageError
-from lorajob.job.jobdir import JobDir
+from lorajob.job.jobdir import JobDir, write_whole
+from lorajob.job.states import JobState
 from lorajob.storage.urls import public
+from lorajob.tasks.listing import Sort
 from lorajob.worker.records.record import JobRecord
+
+if TYPE_CHECKING:
+    from lorajob.reporting.board import BoardRow
 
 TIMEOUT_SECONDS = 60.0  # for the next bytes of an answer
 PAGE = 200  # jobs in one request
@@ -157,10 +165,14 @@ class RemoteJob(Job):
         super().__init__(None, job_id)
         self._api = api
 
-    def _load(self, mirrored: bool = True) -> JobRecord:
+    def _load(self) -> JobRecord:
         return self._state()[0]
 
-    def _wait_of(self, record: JobRecord) -> str | None:
+    def copy(self) -> None:
+        """The server has shown it, if need be."""
+        return None
+
+    def wait_of(self, record: JobRecord) -> str | None:
         return self._state()[1]
 
     def _state(self) -> tuple[JobRecord, str | None]:
@@ -173,15 +185,37 @@ class RemoteJob(Job):
     def retry(self) -> None:
         self._api.post(f"{job_path(self.id)}/retry")
 
+    def remove(self, damaged: bool = False) -> None:
+        if damaged:
+            raise UsageError("damaged: is for the machines of the service, not over a url")
+        with self._api.open("DELETE", job_path(self.id)):
+            return
+
+    def promote(self, force: bool = False) -> PromotedModel:
+        found = self._api.post(f"{job_path(self.id)}/promote", force=str(force).lower())
+        return PromotedModel.model_validate(found)
+
     def log(self) -> Iterator[str]:
         """The text of the logs as it is written, until the job ends. Resumes a lost connection."""
-        return follow_log(self._api, self.id)
+        return self.logs(follow=True)
 
-    def _fetch_page(self, folder: JobDir) -> bool:
-        if not folder.report_path.is_file():
-            with self._api.open("GET", f"{job_path(self.id)}/report") as answer:
-                folder.report_path.write_bytes(answer.read())
-        return True
+    def logs(
+        self, stage: str | None = None, follow: bool = False, note: Note = say
+    ) -> Iterator[str]:
+        """As `Job.logs`. Resumes a lost connection."""
+        if follow:
+            yield from follow_log(self._api, self.id, stage)
+            return
+        with self._api.open("GET", f"{job_path(self.id)}/logs", {"stage": stage}) as answer:
+            if text := answer.read().decode("utf-8", "replace"):
+                yield text
+
+    def write_report(self, path: AudioPath, full: bool = False) -> Path:
+        """As `Job.write_report`. The server draws the page."""
+        query = {"full": str(full).lower()}
+        with self._api.open("GET", f"{job_path(self.id)}/report", query) as answer:
+            write_whole(Path(path), answer.read())
+        return Path(path)
 
     @contextmanager
     def _open(self, *stages: str) -> Iterator[JobDir]:
@@ -237,9 +271,54 @@ class RemoteClient(Client):
         """The job with this id, beginning of an id, or name; `@last` is this key's newest one."""
         return RemoteJob(self.api, str(self.api.get(job_path(job))["id"]))
 
-    def jobs(self, limit: int = 20) -> list[Job]:
-        """The newest jobs, the newest first."""
-        return [RemoteJob(self.api, str(it["id"])) for it in listed(self.api, "jobs", limit, {})[0]]
+    def find_id(self, job: str) -> str:
+        return self.job(job).id
+
+    def job_of(self, job_id: str) -> Job:
+        return RemoteJob(self.api, job_id)
+
+    def jobs(
+        self,
+        limit: int = 20,
+        *,
+        lang: str | None = None,
+        states: Iterable[JobState] = (),
+        tags: Sequence[str] = (),
+        since: str | None = None,
+        sort: Sort = "newest",
+    ) -> list[Job]:
+        """As `Client.jobs`."""
+        query = {
+            "lang": lang,
+            "state": list(states),
+            "tag": list(tags),
+            "since": since,
+            "sort": sort,
+        }
+        found = listed(self.api, "jobs", limit, query)[0]
+        return [self.job_of(str(it["id"])) for it in found]
+
+    def batch(self, batch_id: str) -> Batch:
+        raise UsageError(f"{batch_id}: batches are not known over a url, only single jobs")
+
+    def workers(self, queue: str) -> int:
+        raise ServiceError("workers are not known over a url")
+
+    def board(self, lang: str | None = None) -> "list[BoardRow]":
+        from lorajob.reporting.board import BoardRow
+
+        # A newer server may say more about each.
+        return [
+            BoardRow.model_validate({name: it[name] for name in it.keys() & BoardRow.model_fields})
+            for it in self.api.get("/board", {"lang": lang})
+        ]
+
+    def promoted(self) -> list[PromotedModel]:
+        return [PromotedModel.model_validate(it) for it in self.api.get("/models")]
+
+    def rollback(self, language: str) -> RolledBack:
+        found = self.api.post(f"/models/{quote(language, safe='')}/rollback")
+        return RolledBack.model_validate(found)
 
 
 def listed(

@@ -4,22 +4,64 @@ import json
 import os
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from lorajob.errors import StageError, UsageError
+from lorajob.cores import share_cpu
+from lorajob.errors import CorpusError, StageError, UsageError
 from lorajob.job.chain import chain_faults
-from lorajob.job.jobdir import REPORT_FILES, JobDir
+from lorajob.job.jobdir import REPORT_FILES, JobDir, write_whole
 from lorajob.job.results import Scores
 from lorajob.spec import JobSpec
 
 if TYPE_CHECKING:
+    from lorajob.decoding.config import DecodeConfig
     from lorajob.reporting.comparison import Comparison
     from lorajob.speech.spoken import FileTranscript
 
 AudioPath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model in CTranslate2's format, and how it is decoded."""
+
+    folder: Path
+    config: "DecodeConfig"
+
+    def hear(
+        self,
+        paths: Iterable[Path],
+        words: bool = False,
+        unreadable: Callable[[CorpusError], None] | None = None,
+        done: Callable[[float], None] = lambda files: None,
+    ) -> "Iterator[FileTranscript]":
+        """The transcripts of audio files of any length, in their order.
+
+        With `words`, they have the times of words. `unreadable` hears of files that cannot be
+        decoded, which are left out; without it, CorpusError is raised. `done` hears how many files
+        are decoded, with fractions.
+        """
+        from lorajob.transcribe import transcribe_files
+
+        return transcribe_files(self.folder, paths, self.config, words, unreadable, done)
+
+
+def _base_of(spec: JobSpec, folder: JobDir) -> Path:
+    """The job's base model in the type of its converted model. It is converted once."""
+    from lorajob.whisper import ct2
+    from lorajob.whisper.base_model import made_once
+    from lorajob.whisper.identity import base_of
+
+    found, kind = base_of(spec, folder), spec.convert.compute_types[0]
+
+    def convert(target: Path) -> None:
+        ct2.convert(found.folder, target, kind)
+
+    return made_once(f"base-{found.sha256[:12]}-{kind}", convert)
 
 
 class Results(ABC):
@@ -41,6 +83,14 @@ class Results(ABC):
             self._folders[stages] = self._held.enter_context(self._open(*stages))
         return self._folders[stages]
 
+    def files(self, *stages: str) -> AbstractContextManager[JobDir]:
+        """The job's folder on this machine while the block runs, with the files of `stages`.
+
+        If jobs are in a store, they are downloaded. `preprocess/test` stands for the files whose
+        names start with `test`. Raises JobNotFoundError.
+        """
+        return self._open(*stages)
+
     @property
     def metrics(self) -> dict[str, Any]:
         """The content of metrics.json: `base`, `delivered`, `tuned`, each with `wer`, `cer` and
@@ -61,16 +111,28 @@ class Results(ABC):
     @property
     def report(self) -> Path:
         """The page about the job, one HTML file. It is drawn if the job has not drawn it."""
-        job = self._folder()
-        if self._fetch_page(job):
-            return job.report_path
-        folder = self._folder(*REPORT_FILES)
-        self._require(folder, "evaluate")
-        if not folder.report_path.is_file():
-            from lorajob.reporting.page import write_report
+        path = self._folder().report_path
+        if not path.is_file():
+            self.write_report(path)
+        return path
 
-            write_report(folder, folder.report_path)
-        return folder.report_path
+    def write_report(self, path: AudioPath, full: bool = False) -> Path:
+        """Write the page about the job to `path`. With `full`, it has every test clip, with sound.
+
+        Raises StageError before the evaluation has finished.
+        """
+        target = Path(path)
+        # A finished job has drawn it. Then nothing else of the job is read or downloaded.
+        drawn = None if full else self._page()
+        if drawn is not None:
+            write_whole(target, drawn)
+            return target
+        from lorajob.reporting.page import write_report
+
+        with self._open(*REPORT_FILES) as folder:
+            self._require_rates(folder)
+            write_report(folder, target, full)
+        return target
 
     @property
     def model(self) -> Path:
@@ -119,7 +181,12 @@ class Results(ABC):
         from lorajob.reporting.comparison import compare_jobs
         from lorajob.reporting.findings import read_findings
 
-        return compare_jobs([read_findings(it._folder(*REPORT_FILES)) for it in (self, *others)])
+        found = []
+        for it in (self, *others):
+            with it._open(*REPORT_FILES) as folder:
+                it._require_rates(folder)
+                found.append(read_findings(folder))
+        return compare_jobs(found)
 
     @overload
     def transcribe(self, audio: AudioPath, words: bool = False) -> "FileTranscript": ...  # type: ignore[overload-overlap]
@@ -142,27 +209,41 @@ class Results(ABC):
         for path in paths:
             if not path.is_file():
                 raise UsageError(f"audio: {path} is not a file")
-        heard = list(self._hear(paths, words))
+        heard = list(self.open_model().hear(paths, words))
         return heard[0] if one else heard
 
-    def _hear(self, paths: list[Path], words: bool) -> "Iterator[FileTranscript]":
-        from lorajob.cores import share_cpu
+    def open_model(self, base: bool = False) -> "OpenedModel":
+        """The converted model with the settings that its test clips were decoded with.
 
+        With `base`, it is the job's base model, in the type of the converted one. Raises StageError
+        for a job without a model, or with files that do not belong together.
+        """
         # Must come before the decoder is loaded.
         share_cpu(os.environ)
         from lorajob.decoding.config import read_config, usual_config
-        from lorajob.transcribe import transcribe_files
 
-        model = self.model
         folder = self._folder("convert")
+        result = folder.result("convert")
+        if result is None or result.model is None:
+            raise StageError(
+                f"{self.id}: has no model yet; `lorajob status {self.id}` shows its progress"
+            )
         if fault := next(chain_faults(folder), None):
             raise StageError(f"{self.id}: {fault}; `lorajob verify {self.id}` names all faults")
-        config = read_config(model) or usual_config(JobSpec.load(folder.spec_path))
-        return transcribe_files(model, paths, config, words)
+        model, spec = folder.root / result.model, JobSpec.load(folder.spec_path)
+        config = read_config(model) or usual_config(spec)
+        return OpenedModel(_base_of(spec, folder) if base else model, config)
 
-    def _fetch_page(self, folder: JobDir) -> bool:
-        """Whether the job's own page is in the folder, after it was fetched if need be."""
-        return folder.report_path.is_file()
+    def _page(self) -> bytes | None:
+        """The page that the job has drawn; None if it has not."""
+        path = self._folder().report_path
+        return path.read_bytes() if path.is_file() else None
+
+    def _require_rates(self, folder: JobDir) -> None:
+        if folder.result("evaluate") is None:
+            raise StageError(
+                f"{self.id}: has no error rates yet; `lorajob status {self.id}` shows its progress"
+            )
 
     def _require(self, folder: JobDir, stage: str) -> None:
         if folder.result(stage) is None:

@@ -115,6 +115,14 @@ def test_imports_point_one_way(module: str) -> None:
     assert not upwards, f"{module} imports {upwards}; each sees the layers before it: {LAYERS}"
 
 
+def test_the_command_line_asks_the_service_by_the_python_interface() -> None:
+    words = {f"lorajob.tasks.{it}" for it in ("words", "describe", "listing", "naming")}
+    for module in (it for it in MODULES if it.startswith("lorajob.cli.")):
+        own = {"context": {"lorajob.tasks.jobs"}, "clean": {"lorajob.tasks.disk"}}
+        allowed = words | own.get(module.removeprefix("lorajob.cli."), set())
+        assert {it for it in neighbours(module) if "lorajob.tasks" in it} <= allowed, module
+
+
 def room(name: str, prefix: str) -> str:
     """The file or folder right below `prefix` in which a module lies."""
     return name.removeprefix(f"{prefix}.").partition(".")[0]
@@ -366,17 +374,8 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= LONGEST_README
 
 
-FILES = [
-    ".ci/run",
-    ".pre-commit-config.yaml",
-    "CHANGELOG.md",
-    "CONTRIBUTING.md",
-    "LICENSE",
-    "Makefile",
-    "bench/RESULTS.md",
-    "deploy/Dockerfile",
-    "docker-compose.yml",
-]
+FILES = [".ci/run", ".pre-commit-config.yaml", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE"]
+FILES += ["Makefile", "bench/RESULTS.md", "deploy/Dockerfile", "docker-compose.yml"]
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -10,6 +10,7 @@ from mcp.server.mcpserver import Context, Elicit, Resolve
 from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import BaseModel, Field
 
+from lorajob.client.models import PromotedModel
 from lorajob.errors import UsageError
 from lorajob.languages import find_language
 from lorajob.server.agents.arguments import (
@@ -34,7 +35,7 @@ from lorajob.server.agents.results import (
     short,
 )
 from lorajob.server.agents.server import rest_of
-from lorajob.server.web.models import PromotedModel, SpokenText
+from lorajob.server.web.models import SpokenText
 
 MOST_BEST = 50  # languages of a list
 MOST_SETTINGS_SHOWN = 30

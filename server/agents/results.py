@@ -2,7 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict
 
-from lorajob.server.web.models import LanguageView, PromotedModel
+from lorajob.client.models import PromotedModel
+from lorajob.server.web.models import LanguageView
 
 MOST_TEXT = 500  # letters of one text
 

@@ -5,9 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 from pydantic import Field
 
+from lorajob.client.models import PromotedModel, RolledBack
 from lorajob.reporting.board import BoardRow
 from lorajob.server.web.api_jobs import JobId
-from lorajob.server.web.models import PromotedModel, RolledBack
 from lorajob.server.web.state import Service, User, UserJobs
 from lorajob.tasks.board import read_board
 from lorajob.tasks.listing import parse_filter

@@ -202,24 +202,6 @@ class UtterancePage(_Answer):
     """`offset` of the next page; null at the end."""
 
 
-class PromotedModel(_Answer):
-    """The model that `lorajob serve` uses for a language."""
-
-    language: str
-    job: str
-    at: float
-    forced: bool
-    """Promoted although its gate failed."""
-
-
-class RolledBack(_Answer):
-    """A language has its previous model again."""
-
-    language: str
-    job: str
-    instead_of: str
-
-
 class CorpusCheck(_Body):
     """A corpus to check, as the settings of a job that would read it."""
 

@@ -2,7 +2,7 @@
 
 The Python interface:
 
-    connect()         the service: `submit`, `job`, `jobs`
+    connect()         the service: `submit`, `job`, `jobs`, `compare`, `board`
     submit()          queue a job and return it
     train_locally()   run a job here, without a service
     load_corpus()     open a corpus of any known layout

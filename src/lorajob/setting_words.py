@@ -125,6 +125,38 @@ COMMAND_ADVICE = {
         "`submit --set convert.compute_types=[...]` decides the types of ctranslate2",
     )
     | dict.fromkeys(("out", "output", "output_dir", "export_dir"), "DEST stands behind JOB"),
+    "status": dict.fromkeys(("all", "a"), "`--limit 1000` shows more jobs")
+    | dict.fromkeys(("watch", "w", "follow", "f"), "`lorajob watch JOB` follows a job")
+    | dict.fromkeys(("csv", "format", "output", "o"), "--json prints what a script reads"),
+    "logs": dict.fromkeys(
+        ("n", "tail", "lines"), "`lorajob logs JOB | tail -n 50` prints the last lines"
+    ),
+    "report": dict.fromkeys(("html", "out", "path", "file"), "did you mean --output?")
+    | {"pdf": "the page can be printed as PDF by a browser"}
+    | dict.fromkeys(("json", "csv"), "`lorajob status JOB --json` prints the figures"),
+    "compare": dict.fromkeys(
+        ("csv", "output", "o", "out", "markdown"),
+        "--html FILE writes a page, --json prints an object",
+    ),
+    "board": dict.fromkeys(
+        ("csv", "output", "o", "out", "format"), "its forms are --json, --markdown and --html FILE"
+    ),
+    "rm": dict.fromkeys(("all", "a", "older"), "`lorajob prune` deletes old jobs")
+    | dict.fromkeys(
+        ("force", "f", "r", "rf"),
+        "leave it out; a running job is cancelled first, by `lorajob cancel`",
+    ),
+    "clean": dict.fromkeys(("all", "a"), "leave it out; without WHAT, all is meant")
+    | dict.fromkeys(("force", "f", "y"), "did you mean --yes?")
+    | dict.fromkeys(("jobs", "older"), "`lorajob prune` deletes old jobs"),
+    "up": dict.fromkeys(
+        ("workers", "n", "concurrency", "gpus"),
+        "it starts a worker for each kind of queue; `lorajob worker` starts more",
+    )
+    | dict.fromkeys(("background", "daemon", "d", "daemonize"), "did you mean --detach?"),
+    "doctor": dict.fromkeys(
+        ("fix", "repair", "auto"), "leave it out; it changes nothing, and says what to do"
+    ),
 }
 # Words for the options of `submit` and `batch`.
 OPTION_WORDS = {
@@ -171,6 +203,8 @@ OPTION_WORDS = {
 
 OPTION_CUTOFF = 0.7  # likeness, 0 to 1: an option is seldom meant as a setting of another name
 
+LAST_CUTOFF = 0.85  # of a setting's name without its part
+
 
 def similar_settings(name: str, known: Sequence[str]) -> list[str]:
     """The settings of `known` that `name` may mean, the likeliest first; [] if it is like none."""
@@ -206,5 +240,10 @@ def similar_option(option: str, options: Sequence[str], settings: Sequence[str])
     found = _meant_settings(word, settings)
     if not found and (near := near_options(option, options)):
         return " or ".join(near)
+    if not found:
+        # `--epoch` is like `epochs`, not like `train.epochs`.
+        last = {it.rpartition(".")[2]: it for it in reversed(settings)}
+        near = difflib.get_close_matches(word.replace("-", "_"), last, n=1, cutoff=LAST_CUTOFF)
+        found = [last[it] for it in near]
     found = found or difflib.get_close_matches(word, settings, n=1, cutoff=OPTION_CUTOFF)
     return f"--set {found[0]}=VALUE" if found else ""

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import struct
 import tarfile
 from collections.abc import Iterator
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
+from safetensors.torch import load_file, save_file
 
 from lorajob.cli.main import main
-from lorajob.job.jobdir import JobDir, hash_files
+from lorajob.job.jobdir import JobDir, hash_files, write_json
 from lorajob.storage.store import Store
 from tests.support.finished import COMMIT, RATES, hub_cache, make_finished_job
 from tests.support.hub_writer import SHA, Hub, publishing_hub
@@ -116,8 +118,18 @@ def test_the_card_states_what_metrics_json_states(bundle: Path) -> None:
 
 
 def test_the_examples_of_the_card_run(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    bundle = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    # As of a base model in half precision, such as that of the demo.
+    merged = bundle / "merged"
+    halved = {name: it.half() for name, it in load_file(merged / "model.safetensors").items()}
+    save_file(halved, merged / "model.safetensors", {"format": "pt"})
+    config = json.loads((merged / "config.json").read_bytes())
+    write_json(merged / "config.json", config | {"dtype": "float16"})
     monkeypatch.chdir(bundle)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     time = np.arange(16_000) / 16_000
@@ -133,9 +145,9 @@ def test_the_examples_of_the_card_run(
         # An untrained model writes without end.
         code = code.replace("generate(", "generate(max_new_tokens=6, ")
         code = code.replace('wav", language="hi"', 'wav", language="hi", **SHORT')
-        exec(code, {"SHORT": short})
+        exec(code, names := {"SHORT": short})
         heard.append(capsys.readouterr().out.strip())
-    (bundle / "audio.wav").unlink()
+        assert str(getattr(names["model"], "dtype", "torch.float32")) == "torch.float32"
     # The merged model and the adapter on its base write the same.
     assert heard[0] == heard[1] and heard[0]
 

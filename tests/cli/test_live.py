@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from lorajob.cli.logs import print_logs
 from lorajob.cli.progress_bars import LineView, Signs
+from lorajob.client.job import Job
+from lorajob.client.requests import load_settings
 from lorajob.job.jobdir import JobDir
 from lorajob.job.report import Pace, PassProgress, Progress, Report
+from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.words import progress_words
 from lorajob.worker.records.record import StageRecord
 from tests.support.command import JOB, job_record
@@ -135,7 +137,7 @@ def test_following_a_log_ends_when_the_service_is_down(
     folder = JobDir(Path(record.folder))
     folder.log_path("train").parent.mkdir()
     folder.log_path("train").write_text("step 1\n", "utf-8")
-    print_logs(JOB, folder, lambda: None, follow=True, stage="train")
+    job = Job(Jobs(load_settings()), JOB)
+    assert list(job.logs("train", follow=True)) == ["step 1\n"]
     told = capsys.readouterr()
-    assert told.out == "step 1\n"
     assert f"the service is down, and {JOB} has not ended; `lorajob up` continues it" in told.err

@@ -42,10 +42,10 @@ def test_newest_jobs_without_files_here_are_left_out(
     shown: list[str] = []
 
     class Known:
-        def newest(self, limit: int) -> list[object]:
+        def jobs(self, limit: int) -> list[object]:
             return [job_record(tmp_path, it) for it in ("hi-00000002", "hi-00000001")]
 
-    monkeypatch.setattr(tensorboard, "open_jobs", Known)
+    monkeypatch.setattr(tensorboard, "open_client", Known)
     monkeypatch.setattr(tensorboard, "_serve", lambda _, folders, *__: shown.extend(folders) or 0)
     assert main(["tensorboard"]) == 0
     assert shown == ["hi-00000001"]

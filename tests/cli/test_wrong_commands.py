@@ -31,6 +31,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "list.yaml").write_text("train: [1, 2]", "utf-8")
     (tmp_path / "typo.yaml").write_text("language: hi\ntrian: {epochs: 2}", "utf-8")
     (tmp_path / "broken.yaml").write_text("language: hi\ntrain: {", "utf-8")
+    (tmp_path / "rows.yaml").write_text("[hi, mr]", "utf-8")
+    (tmp_path / "talk.wav").touch()
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "notes.txt").touch()
     return tmp_path
@@ -41,6 +43,30 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("command", "words"),
     [
         ("stop", "did you mean down?"),
+        (f"{HI} --epoch 3", "did you mean --set train.epochs=VALUE?"),
+        (f"{HI} --learning_rates 3", "did you mean --set train.learning_rate=VALUE?"),
+        (f"{HI} --wait 60", "--wait has no value; leave 60 out"),
+        ("submit --lang hi --corpus talk.wav", "is a recording; give a table or a folder"),
+        ("submit --lang hi --corpus s3:/bucket/hi", "a url is written s3://..."),
+        ("batch rows.yaml", "not a mapping of settings, such as `languages: [hi, mr]`"),
+        ("submit --spec rows.yaml", "not a mapping of settings, such as `language: hi`"),
+        ("transcribe hi-12345678 https://h/a.mp3", "is a url; download the file first"),
+        ("status --all", "`--limit 1000` shows more jobs"),
+        ("status --watch", "`lorajob watch JOB` follows a job"),
+        ("status --format json", "--json prints what a script reads"),
+        ("logs hi-12345678 -n 100", "`lorajob logs JOB | tail -n 50` prints the last lines"),
+        ("logs hi-12345678 --tail 100", "`lorajob logs JOB | tail -n 50` prints the last lines"),
+        ("report hi-12345678 --html a.html", "did you mean --output?"),
+        ("report hi-12345678 --pdf", "the page can be printed as PDF by a browser"),
+        ("compare hi-1 hi-2 --csv", "--html FILE writes a page, --json prints an object"),
+        ("board --csv", "its forms are --json, --markdown and --html FILE"),
+        ("rm --all", "`lorajob prune` deletes old jobs"),
+        ("rm -f hi-12345678", "a running job is cancelled first, by `lorajob cancel`"),
+        ("clean --all", "without WHAT, all is meant"),
+        ("clean --force", "did you mean --yes?"),
+        ("up --workers 4", "`lorajob worker` starts more"),
+        ("up --daemon", "did you mean --detach?"),
+        ("doctor --fix", "it changes nothing, and says what to do"),
         ("kill hi-1", "did you mean cancel?"),
         ("List", "did you mean status?"),
         ("train --lang hi", "did you mean submit?"),

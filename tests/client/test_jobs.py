@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from redis import Redis
 import lorajob
 from lorajob.client import job as job_module
 from lorajob.client import progress as progress_module
+from lorajob.client.requests import make_spec
 from lorajob.client.service import Client
-from lorajob.errors import CorpusError, JobNotFoundError, ServiceError, UsageError
-from lorajob.job.jobdir import STAGES
+from lorajob.errors import CorpusError, JobNotFoundError, ServiceError, StageError, UsageError
+from lorajob.job.jobdir import STAGES, JobDir
 from lorajob.tasks.jobs import Jobs
 from lorajob.worker.settings import Settings
 from tests.support.command import url_of
@@ -135,6 +137,79 @@ def test_waiting_ends_with_the_job(
     finish(client._jobs.records, queued.record, *STAGES)
     assert queued.wait() is queued
     assert capsys.readouterr().err == f"{queued.id}: succeeded\n"
+
+
+def test_jobs_are_listed_by_what_they_are(client: Client, corpus: Path) -> None:
+    first = client.submit("hi", corpus, "demo/whisper-base", name="b", tags={"kind": "old"})
+    second = client.submit("hi", corpus, "demo/whisper-base", name="a")
+    second.cancel()
+
+    def found(**how: Any) -> list[str]:
+        return [it.id for it in client.jobs(**how)]
+
+    assert found() == [second.id, first.id] and found(limit=1) == [second.id]
+    assert found(sort="name") == [second.id, first.id] and found(sort="oldest")[0] == first.id
+    assert found(tags=["kind=old"]) == found(states=["queued"]) == [first.id]
+    assert found(lang="mr") == [] and found(since="1h", lang="hi") == found()
+    assert first.waits_for == "a worker of the queue cpu; none is up" and second.waits_for is None
+    assert first.over is False and second.over and second.user == client.user
+    with pytest.raises(UsageError, match="--since: 'soon' is not allowed"):
+        client.jobs(since="soon")
+
+
+def test_a_job_is_followed_and_its_log_read_to_its_end(
+    queued: lorajob.Job, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = JobDir(Path(queued.record.folder))
+    folder.log_path("train").parent.mkdir()
+    folder.log_path("train").write_text("step 1\n", "utf-8")
+
+    def end(_: float) -> None:
+        folder.log_path("train").write_text("step 1\nstep 2\n", "utf-8")
+        finish(client._jobs.records, queued.record, *STAGES)
+
+    assert list(queued.logs()) == ["==> train <==\n", "step 1\n"]
+    assert list(queued.logs("convert")) == []
+    monkeypatch.setattr(job_module.time, "sleep", end)
+    assert list(queued.logs("train", follow=True)) == ["step 1\n", "step 2\n"]
+    assert [it.state for it in queued.follow()] == ["succeeded"]
+
+
+def test_a_job_that_has_no_model_is_not_promoted_and_is_deleted(
+    queued: lorajob.Job, client: Client
+) -> None:
+    with pytest.raises(UsageError, match=f"`lorajob cancel {queued.id}` first"):
+        queued.remove()
+    finish(client._jobs.records, queued.record, *STAGES)
+    assert client.board() == [] and client.promoted() == [] and client.notes() == []
+    with pytest.raises(StageError, match="has no error rates yet"):
+        client.compare(queued.id, queued.id)
+    with pytest.raises(StageError, match=queued.id):
+        queued.promote()
+    with pytest.raises(UsageError, match="hi: no model is promoted"):
+        client.rollback("hi")
+    assert client.prune("1h") == [] and queued.verify().faults != []
+    folder = Path(queued.record.folder)
+    queued.remove()
+    assert client.jobs() == [] and not folder.exists()
+
+
+def test_a_batch_is_read_cancelled_and_retried(client: Client, corpus: Path) -> None:
+    specs = [
+        make_spec(
+            client._jobs.settings, "hi", corpus, "demo/whisper-base", "default", [f"seed={n}"], {}
+        )
+        for n in range(2)
+    ]
+    made = client.submit_batch(specs)
+    batch = client.batch(made.batch.id)
+    assert [it.state for it in batch.jobs] == ["queued"] * 2 == [batch.state] * 2
+    assert sorted(batch.cancel()) == sorted(it.id for it in batch.jobs)
+    assert batch.state == "cancelled" and batch.user == client.user
+    assert batch.retry() and batch.state == "queued"
+    assert client.submit_batch(specs).batch.id == batch.id
+    with pytest.raises(JobNotFoundError):
+        client.batch("batch-00000000")
 
 
 def test_a_cancelled_job_raises(queued: lorajob.Job) -> None:

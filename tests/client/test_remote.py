@@ -161,6 +161,13 @@ def test_over_http_results_and_logs_are_those_of_the_files(
     assert main(["report", ids[0], "--output", str(tmp_path / "none" / "a.html")]) == 1
     said = capsys.readouterr().err
     assert "No such file" in said and "unavailable" not in said
+    assert main(["promote", ids[0]]) == 2
+    assert "ben may only view" in capsys.readouterr().err
+    assert client.promoted() == local.promoted() == [] and client.board() == local.board() == []
+    assert main(["transcribe", ids[0], str(log)]) == 1
+    assert f"{ids[0]}: has no model yet" in capsys.readouterr().err
+    assert main(["watch", ids[0]]) == 1
+    assert f"{ids[0]} failed" in capsys.readouterr().err
     assert main(["report", ids[0]]) == 0
     assert (tmp_path / f"{ids[0]}.html").read_text("utf-8") == "<p>drawn"
     assert main(["compare", *ids, "--json"]) == 0

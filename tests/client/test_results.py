@@ -76,8 +76,8 @@ def test_the_model_transcribes(done: LocalResults, tmp_path: Path) -> None:
 def test_the_page_is_drawn_if_it_is_missing(
     done: LocalResults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def draw(job: JobDir, path: Path) -> None:
-        path.write_text(f"page of {job.root.name}")
+    def draw(job: JobDir, path: Path, full: bool) -> None:
+        path.write_text(f"page of {job.root.name}" + full * ", in full")
 
     # Drawing it takes seconds; tests/library/test_report_page.py does.
     monkeypatch.setitem(sys.modules, "lorajob.reporting.page", SimpleNamespace(write_report=draw))
@@ -85,6 +85,10 @@ def test_the_page_is_drawn_if_it_is_missing(
     assert page == done.folder / "report.html" and page.read_text() == "page of hi-1"
     page.write_text("the job's own")
     assert done.report.read_text() == "the job's own"
+    copy = done.write_report(page.with_name("copy.html"))
+    assert copy.read_text() == "the job's own"
+    assert done.write_report(copy, full=True).read_text() == "page of hi-1, in full"
+    copy.unlink()
     page.unlink()
 
 

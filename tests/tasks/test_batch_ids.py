@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lorajob.cli import watch
+from lorajob.client.batch import Batch
 from lorajob.spec import JobSpec, build_spec
 from lorajob.tasks import broker
 from lorajob.tasks.batches import _ids_asked_for, load_batch, submit_batch
@@ -178,7 +179,8 @@ def test_who_follows_a_batch_waits_for_jobs_that_are_still_to_be_queued(
     Batches(jobs.redis).create(made)
     jobs.records.create(first)
     ended: list[int] = []
-    follower = threading.Thread(target=lambda: ended.append(watch.follow_batch(jobs, made.id)))
+    batch = Batch(jobs, made.id)
+    follower = threading.Thread(target=lambda: ended.append(watch.follow_batch(batch)))
     follower.start()
     follower.join(timeout=1)
     early = list(ended)
@@ -192,7 +194,7 @@ def test_a_submission_that_was_cut_short_is_not_followed_for_ever(jobs, tmp_path
     monkeypatch.setattr(watch, "SUBMISSION_SECONDS", 0.2)
     made = JobBatch(id="batch-1", created_at=time.time(), jobs=("hi-00000001",))
     Batches(jobs.redis).create(made)
-    assert watch.follow_batch(jobs, made.id) == 1
+    assert watch.follow_batch(Batch(jobs, made.id)) == 1
 
 
 def test_one_language_for_a_whole_batch_is_refused(env, data, redis):

@@ -54,7 +54,8 @@ def _transformers(place: _Place, token: str) -> str:
 import soundfile
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-model = WhisperForConditionalGeneration.from_pretrained({place.arguments})
+# float16 takes twice the time on a CPU, and may say another word here and there.
+model = WhisperForConditionalGeneration.from_pretrained({place.arguments}, dtype="float32")
 processor = WhisperProcessor.from_pretrained({place.arguments})
 {_generate(token)}"""
 
@@ -87,7 +88,8 @@ from peft import PeftConfig, PeftModel
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 config = PeftConfig.from_pretrained({place.arguments})
-base = WhisperForConditionalGeneration.from_pretrained({base})
+# float16 takes twice the time on a CPU, and may say another word here and there.
+base = WhisperForConditionalGeneration.from_pretrained({base}, dtype="float32")
 model = PeftModel.from_pretrained(base, {place.arguments})
 processor = WhisperProcessor.from_pretrained({base})
 {allow}{_generate(token)}"""

@@ -145,5 +145,9 @@ def _existing(path: Path) -> Path:
         name = path.relative_to(here) if path.is_relative_to(here) else path
         like = len(name.parts) == 2 and not path.suffix and not path.parent.exists()
         more = f"; a data set of the Hub is written hf:{name}" if like else ""
+        # The path of `s3:/bucket/x`.
+        if name.parts and re.fullmatch(r"(s3|gs|hf|https?):", name.parts[0]):
+            scheme = name.parts[0]
+            more += f"; a url is written {scheme}{'' if scheme == 'hf:' else '//'}..."
         raise UsageError(f"corpus: {path} does not exist; give {KINDS}{more}")
     return path

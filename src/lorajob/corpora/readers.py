@@ -26,6 +26,7 @@ from lorajob.corpora import (
 )
 from lorajob.corpora.clip import Corpus, Tick
 from lorajob.corpora.place import Place
+from lorajob.corpora.spelling import AUDIO_SUFFIXES
 from lorajob.errors import CorpusError, UsageError
 
 ENTRY_POINTS = "lorajob.readers"
@@ -107,6 +108,11 @@ def reader_of(place: Place) -> Reader:
         if reason is None:
             return reader
         reasons.append(f"{reader.NAME}: {reason}")
+    if place.path.suffix.lower() in AUDIO_SUFFIXES and place.path.is_file():
+        raise UsageError(
+            f"corpus: {place.path} is a recording; give a table or a folder that has the texts of "
+            "recordings, too, in a layout of docs/corpora.md"
+        )
     kind = UsageError if place.table else CorpusError
     raise kind(
         f"corpus: {place.path} has a layout that no reader knows ({'; '.join(reasons)});"

@@ -246,6 +246,13 @@ def write_json(
     temporary.replace(path)
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file atomically, without fsync."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+
+
 def sync_tree(folder: Path) -> None:
     """fsync `folder` and all files and folders below it."""
     for path in [*folder.rglob("*"), folder]:

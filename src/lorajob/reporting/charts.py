@@ -1,7 +1,7 @@
 """The charts of a report, as Vega-Lite. Altair builds them; the page draws them in the browser."""
 
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import altair as alt
 
@@ -51,10 +51,8 @@ def _data(rows: Sequence[Mapping[str, object]]) -> alt.Data:
     return alt.Data(values=[dict(row) for row in rows])
 
 
-def _models(findings: Findings) -> alt.Color:
-    names = [
-        it for it in COLORS if it in {"base", findings.after} | {r.name for r in findings.rates}
-    ]
+def _models(shown: Collection[object]) -> alt.Color:
+    names = [it for it in COLORS if it in shown]
     scale = alt.Scale(domain=names, range=[COLORS[name] for name in names])
     return alt.Color("model:N", scale=scale, title="model", legend=BELOW)
 
@@ -198,7 +196,7 @@ def _grouped(
             y=alt.Y(f"{field}:N", sort=values, title=title, axis=alt.Axis(labelLimit=LABEL)),
             yOffset=alt.YOffset("model:N", sort=["base", findings.after]),
             x=alt.X("rate:Q", title=f"{findings.metric.upper()}, %"),
-            color=_models(findings),
+            color=_models({row["model"] for row in rows}),
             tooltip=[f"{field}:N", "model:N", alt.Tooltip("rate:Q", format=".1f"), "clips:Q"],
         )
         .properties(width="container", height=34 * len(values))
@@ -213,14 +211,22 @@ def characters(findings: Findings) -> alt.Chart | None:
     ]
     if not rows:
         return None
+    counts = sorted({times for _, _, times in findings.confused_characters()})
+    # A count is a whole number. In a row, the word "space" would cover its neighbours.
+    legend = alt.Legend(values=[counts[0], counts[len(counts) // 2], counts[-1]], format="d")
+    short = alt.Axis(
+        labelAngle=0, labelFontSize=16, labelExpr="datum.label === 'space' ? '\u2423' : datum.label"
+    )
     return (
         alt.Chart(_data(rows))
         .mark_rect(color=CELL)
         .encode(
-            x=alt.X("heard:N", title="heard", axis=alt.Axis(labelAngle=0, labelFontSize=16)),
+            x=alt.X("heard:N", title="heard", axis=short),
             y=alt.Y("said:N", title="said", axis=alt.Axis(labelFontSize=16)),
             # Opacity, and no scheme of colours: frequent pairs stand out on a dark page too.
-            opacity=alt.Opacity("times:Q", title="times", scale=alt.Scale(range=[0.25, 1])),
+            opacity=alt.Opacity(
+                "times:Q", title="times", scale=alt.Scale(range=[0.25, 1]), legend=legend
+            ),
             tooltip=["said:N", "heard:N", "times:Q"],
         )
         .properties(width=alt.Step(26), height=alt.Step(26))

@@ -5,7 +5,6 @@ policy allows `unsafe-eval`. Text that comes from a corpus is escaped.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import jinja2
 import vl_convert
 
+from lorajob.job.jobdir import write_whole
 from lorajob.visible import visible_lines
 
 
@@ -25,9 +25,7 @@ def fill(template: str, charts: Mapping[str, object], **values: object) -> str:
 
 def write_page(path: Path, page: str) -> None:
     """Write a page atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(page, "utf-8")
-    temporary.replace(path)
+    write_whole(path, page.encode())
 
 
 def _script_json(value: object) -> str:

@@ -1,0 +1,60 @@
+"""One batch: jobs of several languages that were submitted together."""
+
+from lorajob.client.job import Job
+from lorajob.client.models import ListedJobs
+from lorajob.job.states import JobState
+from lorajob.tasks.batches import cancel_batch, load_batch, retry_batch
+from lorajob.tasks.describe import state_of
+from lorajob.tasks.jobs import Jobs, waits
+from lorajob.worker.records.batches import JobBatch
+
+
+class Batch:
+    """One batch of a service. Each attribute reads the present state."""
+
+    def __init__(self, jobs: Jobs, batch_id: str) -> None:
+        self.id = batch_id
+        self._jobs = jobs
+
+    @property
+    def record(self) -> JobBatch:
+        """What the service knows about the batch. Raises JobNotFoundError."""
+        return self.read()[0]
+
+    @property
+    def user(self) -> str | None:
+        """Who submitted it; None if that is unknown."""
+        return self.record.user
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The jobs that have been queued."""
+        return [Job(self._jobs, record.id) for record in self.read()[1].records]
+
+    @property
+    def state(self) -> JobState:
+        """The state of the whole batch: queued, running, succeeded, failed or cancelled."""
+        batch, listing = self.read()
+        return state_of(listing.records, len(batch.jobs) - len(listing.records))
+
+    def read(self) -> tuple[JobBatch, ListedJobs]:
+        """The batch, and the records of its jobs. Raises JobNotFoundError."""
+        batch, records = load_batch(self._jobs, self.id)
+        return batch, ListedJobs(records, waits(self._jobs, records))
+
+    def cancel(self) -> list[str]:
+        """Stop all jobs that have not ended, and return their ids.
+
+        Raises UsageError if all have.
+        """
+        return cancel_batch(self._jobs, self.id)
+
+    def retry(self, failed_only: bool = False) -> list[str]:
+        """Queue failed, rejected and cancelled jobs again, and return their ids.
+
+        With `failed_only`, cancelled ones stay. Raises UsageError if there is none.
+        """
+        return retry_batch(self._jobs, self.id, failed_only)
+
+    def __repr__(self) -> str:
+        return f"Batch({self.id!r})"
