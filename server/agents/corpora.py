@@ -1,6 +1,6 @@
 """Tools before a job: languages, check_corpus, forecast."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from mcp.server.mcpserver import Context
 from pydantic import Field
@@ -16,6 +16,8 @@ from lorajob.server.agents.arguments import (
 from lorajob.server.agents.rest import Backend, shared_base, shared_place
 from lorajob.server.agents.results import (
     CheckedCorpus,
+    FaultyClip,
+    Finding,
     JobForecast,
     LanguageList,
     short,
@@ -75,7 +77,7 @@ async def check_corpus_tool(
     rest = rest_of(ctx)
     spec = spec_of(rest.backend, language, corpus, base_model)
     found = await rest.post("/corpora/check", {"spec": spec, "sets": settings, "quick": quick})
-    findings = [_shortened(it) for it in found["findings"]]
+    findings = [_shortened(Finding.model_validate(it)) for it in found["findings"]]
     left = len(findings) - MOST_FINDINGS
     notes = [short(it) for it in found["notes"]][:MOST_NOTES]
     if left > 0:
@@ -91,12 +93,12 @@ async def check_corpus_tool(
     )
 
 
-def _shortened(finding: dict[str, Any]) -> dict[str, object]:
+def _shortened(finding: Finding) -> Finding:
     examples = [
-        it | {name: short(it[name]) for name in ("id", "text", "detail")}
-        for it in finding["examples"][:MOST_EXAMPLES]
+        FaultyClip(id=short(it.id), split=it.split, text=short(it.text), detail=short(it.detail))
+        for it in finding.examples[:MOST_EXAMPLES]
     ]
-    return {**finding, "says": short(finding["says"]), "examples": examples}
+    return finding.model_copy(update={"says": short(finding.says), "examples": examples})
 
 
 async def forecast_tool(

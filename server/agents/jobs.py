@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from mcp.server.mcpserver import Context
 from pydantic import BaseModel, ConfigDict, Field
 
+from lorajob.client.remote import job_path
 from lorajob.job.report import Progress
 from lorajob.languages import find_language
 from lorajob.server.agents.arguments import (
@@ -23,7 +24,7 @@ from lorajob.server.agents.arguments import (
     StateName,
 )
 from lorajob.server.agents.corpora import spec_of
-from lorajob.server.agents.rest import Rest, job_path
+from lorajob.server.agents.rest import Rest
 from lorajob.server.agents.results import (
     JobChanged,
     JobStatus,
@@ -40,14 +41,14 @@ POLL_SECONDS = 1.0
 OVER = ("succeeded", "failed", "cancelled", "rejected")
 
 
-class StageOfView(BaseModel):
+class DescribedStage(BaseModel):
     """What the tools read of a stage."""
 
     state: str
     progress: Progress | None = None
 
 
-class View(BaseModel):
+class DescribedJob(BaseModel):
     """What the tools read of a job's description."""
 
     model_config = ConfigDict(extra="ignore")
@@ -63,7 +64,7 @@ class View(BaseModel):
     base_model: str
     artifacts: str = ""
     error: str | None = None
-    stages: dict[str, StageOfView]
+    stages: dict[str, DescribedStage]
     metrics: dict[str, Rates] = {}
     notes: list[str] = []
     gate: str | None = None
@@ -80,9 +81,9 @@ class View(BaseModel):
         return self.state in OVER
 
 
-async def read_view(rest: Rest, job: str) -> View:
+async def read_view(rest: Rest, job: str) -> DescribedJob:
     """The description of one job. Raises ToolError."""
-    return View.model_validate(await rest.get(job_path(job)))
+    return DescribedJob.model_validate(await rest.get(job_path(job)))
 
 
 async def submit_tool(
@@ -135,7 +136,7 @@ async def status_tool(
         return StatusPage(jobs=[_status(await read_view(rest, job))], next_after=None)
     query = {"lang": language, "state": states, "tag": tag, "since": since}
     page = await rest.get("/jobs", limit=limit, after=after, **query)
-    found = [_status(View.model_validate(it)) for it in page["jobs"]]
+    found = [_status(DescribedJob.model_validate(it)) for it in page["jobs"]]
     return StatusPage(jobs=found, next_after=page["next"])
 
 
@@ -175,7 +176,7 @@ async def _change(
     return JobChanged(job=found["id"], state=found["state"], next=step)
 
 
-def _status(view: View) -> JobStatus:
+def _status(view: DescribedJob) -> JobStatus:
     stage = next((name for name, it in view.stages.items() if it.state == "running"), None)
     if stage is None and not view.over:
         waiting = (name for name, it in view.stages.items() if it.state in ("queued", "waiting"))
@@ -204,7 +205,7 @@ def _status(view: View) -> JobStatus:
     )
 
 
-def _next_step(view: View) -> str:
+def _next_step(view: DescribedJob) -> str:
     if view.state == "succeeded" and view.gate == "failed":
         why = short("; ".join(view.gate_reasons or []))
         return f"its gate failed: {why}; report shows the clips, and another corpus may help"

@@ -3,7 +3,7 @@
 import base64
 import binascii
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from mcp.server.elicitation import AcceptedElicitation, ElicitationResult
 from mcp.server.mcpserver import Context, Elicit, Resolve
@@ -11,8 +11,10 @@ from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import BaseModel, Field
 
 from lorajob.client.models import PromotedModel
+from lorajob.client.remote import job_path
 from lorajob.errors import UsageError
 from lorajob.languages import find_language
+from lorajob.reporting.board import BoardRow
 from lorajob.server.agents.arguments import (
     LONGEST_PLACE,
     MOST_AUDIO_BYTES,
@@ -21,8 +23,8 @@ from lorajob.server.agents.arguments import (
     JobNames,
     LanguageName,
 )
-from lorajob.server.agents.jobs import View, read_view
-from lorajob.server.agents.rest import Rest, job_path
+from lorajob.server.agents.jobs import DescribedJob, read_view
+from lorajob.server.agents.rest import Rest
 from lorajob.server.agents.results import (
     BestRow,
     ComparedJob,
@@ -50,7 +52,7 @@ async def models_tool(ctx: Context, language: LanguageName | None = None) -> Mod
     code = None if language is None else _code(language)
     promoted = [PromotedModel.model_validate(it) for it in await rest.get("/models")]
     rows = await rest.get("/board", lang=code)
-    best = [BestRow.model_validate({**it, **_after(it["after"])}) for it in rows]
+    best = [_best(BoardRow.model_validate(it)) for it in rows]
     return ModelList(
         promoted=[it for it in promoted if code in (None, it.language)],
         best=best[:MOST_BEST],
@@ -59,8 +61,11 @@ async def models_tool(ctx: Context, language: LanguageName | None = None) -> Mod
     )
 
 
-def _after(rate: dict[str, Any]) -> dict[str, object]:
-    return {"after": rate["rate"], "interval": rate["interval"]}
+def _best(row: BoardRow) -> BestRow:
+    rate = row.after
+    return BestRow.model_validate(
+        row.model_dump() | {"after": rate.rate, "interval": rate.interval}
+    )
 
 
 def _code(language: str) -> str:
@@ -85,7 +90,7 @@ async def report_tool(
     worst: list[WorstClip] = []
     if clips:
         page = await rest.get(f"{path}/utterances", order="worst", limit=clips)
-        worst = [_clip(it) for it in page["rows"]]
+        worst = [_shortened(WorstClip.model_validate(it)) for it in page["rows"]]
     rates = {name: found[name] for name in ("base", "tuned", "delivered") if found.get(name)}
     return JobReport(
         job=view.id,
@@ -107,12 +112,13 @@ def _rates(found: object) -> Rates | None:
     return None if found is None else Rates.model_validate(found)
 
 
-def _clip(row: dict[str, Any]) -> WorstClip:
-    texts = {name: short(row[name]) for name in ("reference", "base", "tuned") if row.get(name)}
-    return WorstClip.model_validate({"base": None, "tuned": None, "reference": "", **row, **texts})
+def _shortened(clip: WorstClip) -> WorstClip:
+    texts = {"reference": clip.reference, "base": clip.base, "tuned": clip.tuned}
+    changes = {name: short(text) for name, text in texts.items() if text}
+    return clip.model_copy(update=changes)
 
 
-def _page(rest: Rest, view: View) -> str:
+def _page(rest: Rest, view: DescribedJob) -> str:
     if rest.backend.shares_files and "://" not in view.artifacts:
         return str(Path(view.artifacts) / "report.html")
     return f"{rest.backend.url or '/api'}{job_path(view.id)}/report"
@@ -123,7 +129,11 @@ async def compare_tool(ctx: Context, jobs: JobNames) -> JobComparison:
     have, and how sure that is.
     """
     found = await rest_of(ctx).get("/compare", job=jobs)
-    rows = [ComparedJob.model_validate({**it, **_rates_of(it)}) for it in found["jobs"]]
+    rows = []
+    for it in found["jobs"]:
+        # `scores` has intervals of its own, which may be null.
+        around = {"wer_interval": it["interval"], "cer_interval": it["cer_interval"]}
+        rows.append(ComparedJob.model_validate({**it, **it["scores"], **around}))
     values = list(found["settings"].items())[:MOST_SETTINGS_SHOWN]
     better = [it.job for it in rows if it.change and it.change.certain]
     step = "the intervals that leave zero out are not chance"
@@ -134,11 +144,6 @@ async def compare_tool(ctx: Context, jobs: JobNames) -> JobComparison:
         settings={name: [short(str(it)) for it in each] for name, each in values},
         next=step if better else "no difference is certain: the intervals hold zero",
     )
-
-
-def _rates_of(row: dict[str, Any]) -> dict[str, object]:
-    scores = row["scores"]
-    return {"wer": scores["wer"], "cer": scores["cer"], "wer_interval": row["interval"]}
 
 
 class Agreement(BaseModel):

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import httpx2
 from mcp.server.mcpserver.exceptions import ToolError
@@ -89,11 +88,6 @@ class Rest:
         if answer.status_code == NO_KEY and self.backend.url:
             said = f"{place}: {said}; set LORAJOB_API_KEY"
         raise ToolError(said)
-
-
-def job_path(job: str) -> str:
-    """`/jobs/JOB`, for a name that `arguments.JobName` allows."""
-    return f"/jobs/{quote(job, safe='@')}"
 
 
 def shared_place(place: str | None, shares_files: bool) -> str | None:

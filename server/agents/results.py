@@ -185,9 +185,9 @@ class WorstClip(_Answer):
     errors: int
     """Wrong, missing and added words; characters, if the metric is cer."""
     reference: str
-    base: str | None
+    base: str | None = None
     """What the base model heard."""
-    tuned: str | None
+    tuned: str | None = None
     """What the tuned model heard."""
 
 
