@@ -17,7 +17,7 @@ from lorajob.server.agents.rest import Backend, shared_base, shared_place
 from lorajob.server.agents.results import (
     CheckedCorpus,
     FaultyClip,
-    Finding,
+    FoundFault,
     JobForecast,
     LanguageList,
     short,
@@ -77,7 +77,7 @@ async def check_corpus_tool(
     rest = rest_of(ctx)
     spec = spec_of(rest.backend, language, corpus, base_model)
     found = await rest.post("/corpora/check", {"spec": spec, "sets": settings, "quick": quick})
-    findings = [_shortened(Finding.model_validate(it)) for it in found["findings"]]
+    findings = [_shortened(FoundFault.model_validate(it)) for it in found["findings"]]
     left = len(findings) - MOST_FINDINGS
     notes = [short(it) for it in found["notes"]][:MOST_NOTES]
     if left > 0:
@@ -93,7 +93,7 @@ async def check_corpus_tool(
     )
 
 
-def _shortened(finding: Finding) -> Finding:
+def _shortened(finding: FoundFault) -> FoundFault:
     examples = [
         FaultyClip(id=short(it.id), split=it.split, text=short(it.text), detail=short(it.detail))
         for it in finding.examples[:MOST_EXAMPLES]

@@ -28,7 +28,7 @@ class LanguageList(_Answer):
     """`offset` of the next page; null at the end."""
 
 
-class SplitCounts(_Answer):
+class SplitTotals(_Answer):
     """Counts of one split of a corpus."""
 
     clips: int
@@ -49,7 +49,7 @@ class FaultyClip(_Answer):
     detail: str
 
 
-class Finding(_Answer):
+class FoundFault(_Answer):
     """A fault that some clips of a corpus have."""
 
     name: str
@@ -72,9 +72,9 @@ class CheckedCorpus(_Answer):
     errors: int
     """Findings that should be mended before a job is submitted."""
     warnings: int
-    findings: list[Finding]
-    splits: dict[str, SplitCounts]
-    total: SplitCounts
+    findings: list[FoundFault]
+    splits: dict[str, SplitTotals]
+    total: SplitTotals
     unused: dict[str, int]
     """Rows that a job would not use, by the reason."""
     notes: list[str]
