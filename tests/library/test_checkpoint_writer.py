@@ -59,7 +59,7 @@ def test_the_training_goes_on_while_a_checkpoint_is_written_which_stays_as_it_be
 
 
 def test_an_error_of_the_thread_ends_the_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: Any) -> None:
         raise OSError("the disk is broken")
@@ -76,7 +76,12 @@ def test_an_error_of_the_thread_ends_the_training(
     with pytest.raises(OSError, match="the disk is broken"):
         writer.wait()
     assert writer.saved == 3
+    # If another error ends the training, the log has that of the thread.
+    run.step = 9
+    writer.begin(tmp_path, cast("Run", run), unused, unused, {})
     writer.close()
+    (line,) = [it.getMessage() for it in caplog.records if it.levelname == "WARNING"]
+    assert line == "the checkpoint of step 9 could not be written: the disk is broken"
 
 
 def test_closed_parts_of_the_history_are_written_once(
@@ -120,6 +125,32 @@ def test_closed_parts_of_the_history_are_written_once(
     write_history(copied, rows_again, None)
     for file in folders[-1].iterdir():
         assert (copied / file.name).read_bytes() == file.read_bytes()
+    # Another version of lorajob may close its parts after other rows.
+    (folders[3] / "history-000001.jsonl").unlink()
+    (folders[3] / "history-000001.jsonl").write_bytes(b'{"step": 1, "loss": 2.0}\n')
+    other = tmp_path / "other"
+    other.mkdir()
+    write_history(other, rows_again, folders[3])
+    assert read_history(other) == again.read_bytes()
+
+
+def test_a_slow_first_step_changes_no_rate_of_the_later_ones(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    path.touch()
+    history = History(path)
+    history.begin(0.0)
+    # It starts the readers of clips.
+    history.add(1, 2.0, 1e-3, Taken(30.0, 10, 2, 29.0))
+    history.shorten_first(0.5)
+    for step in range(2, 30):
+        fields, seconds = history.add(
+            step, 2.0, 1e-3, Taken(30.0 + 0.5 * (step - 1), 10, 2, waited=0.0)
+        )
+        assert seconds == pytest.approx(0.5)
+        assert fields["clips_per_second"] == pytest.approx(4)
+        assert fields["waited_for_data"] <= 0.5
+    history.close()
+    assert fields["waited_for_data"] == 0
 
 
 class Killed(BaseException):

@@ -43,7 +43,7 @@ def write_history(folder: Path, rows: Rows, before: Path | None) -> None:
     start = 0
     for number, end in enumerate(rows.ends, start=1):
         part = folder / f"history-{number:06}.jsonl"
-        if before is None or not _linked(before / part.name, part):
+        if before is None or not _linked(before / part.name, part, end - start):
             with rows.path.open("rb") as file:
                 file.seek(start)
                 part.write_bytes(file.read(end - start))
@@ -51,9 +51,14 @@ def write_history(folder: Path, rows: Rows, before: Path | None) -> None:
     (folder / HISTORY).write_bytes(rows.open)
 
 
-def _linked(source: Path, target: Path) -> bool:
-    """Whether `target` could be made a link to `source`. Some file systems have no links."""
+def _linked(source: Path, target: Path, size: int) -> bool:
+    """Whether `target` could be made a link to `source`, which must have `size` bytes.
+
+    Some file systems have no links. Another version of lorajob may close parts after other rows.
+    """
     try:
+        if source.stat().st_size != size:
+            return False
         os.link(source, target)
     except OSError:
         return False

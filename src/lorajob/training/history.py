@@ -130,6 +130,15 @@ class History:
         self._draw(int(self._newest["step"]), fields)
         self.leave_out(seconds)
 
+    def shorten_first(self, seconds: float) -> None:
+        """Count the first step as one of `seconds` in the rates of the next steps.
+
+        What it waited for its batches counts at most so long.
+        """
+        newest = self._recent[-1]
+        first = newest._replace(waited=min(newest.waited, seconds))
+        self._recent = [Taken(first.time - seconds, 0, 0, 0.0), first]
+
     def leave_out(self, seconds: float) -> None:
         """Leave `seconds` since the newest step out of the rates of the next steps."""
         self._recent = [it._replace(time=it.time + seconds) for it in self._recent]

@@ -358,7 +358,7 @@ class Loop:
             fields, self.step_seconds = self.history.add(first + number, loss, it.rate, taken)
         # The first step also starts the readers of clips, so it says little about the others.
         if self.history is not None and self.expected and self.run.step == self.first:
-            self.history.leave_out(max(0.0, self.step_seconds - self.expected))
+            self.history.shorten_first(min(self.expected, self.step_seconds))
             self.step_seconds = self.expected
         self.unread.clear()
         self.read_at = now

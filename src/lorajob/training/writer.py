@@ -85,7 +85,10 @@ class CheckpointWriter:
             self.saved = self.asked
 
     def close(self) -> None:
-        """Wait for the thread to end. Does not raise its error: `wait` does, or another one is
-        being raised.
+        """Wait for the thread to end. Logs an error of the thread that no call has raised.
+
+        It does not raise the error, because another one is being raised.
         """
         self._thread.shutdown(wait=True)
+        if self._running is not None and (error := self._running.exception()) is not None:
+            log.warning("the checkpoint of step %d could not be written: %s", self.asked, error)
