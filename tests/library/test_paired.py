@@ -1,6 +1,7 @@
 """The delivered model and its base hear the same clips, the base as many as tell the two apart."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -12,6 +13,7 @@ from lorajob.decoding import paired
 from lorajob.decoding.delivered import HeardClip
 from lorajob.decoding.fast import Sound
 from lorajob.decoding.paired import FAR_CLIPS, BaseModel, Clips, PairPace, far_apart, hear_both
+from tests.support.service import LONG_SECONDS
 
 CLIPS = 30
 SAID = [f"clip number {number} says this" for number in range(CLIPS)]
@@ -117,11 +119,19 @@ def test_two_processors_decode_both_at_the_same_time(
     models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    started, slow = Event(), Event()
-    # Each waits in its first clip until the other one is there, too.
-    models.before["base"] = lambda place: started.set() if place == 0 else slow.wait(60)
-    models.before["tuned"] = lambda place: (place or started.wait(60)) and slow.set()
+    begun = {"base": Event(), "tuned": Event()}
+    met: list[bool] = []
+
+    def meet(own: str, other: str, place: int) -> None:
+        """Wait in the first clip until the other model is there, too."""
+        if place == 0:
+            begun[own].set()
+            met.append(begun[other].wait(LONG_SECONDS))
+
+    models.before["base"] = partial(meet, "base", "tuned")
+    models.before["tuned"] = partial(meet, "tuned", "base")
     assert models.hear() == (SAID, OTHER[:FAR_CLIPS])
+    assert met == [True, True]
 
 
 def test_a_stop_ends_both(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:

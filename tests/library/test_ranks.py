@@ -9,6 +9,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,15 @@ from torch.distributed import TCPStore
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from lorajob.errors import StageStopped, UsageError
+from lorajob.errors import ModelError, StageError, StageStopped, UsageError
 from lorajob.job.history import read_history
-from lorajob.job.jobdir import JobDir
-from lorajob.job.report import EXIT_FAILED, EXIT_STOPPED
+from lorajob.job.jobdir import JobDir, write_json
+from lorajob.job.report import EXIT_FAILED, EXIT_STOPPED, Report
+from lorajob.spec import build_spec
 from lorajob.stage import run_stage
-from lorajob.training import ranks
+from lorajob.training import loop, rank_main, ranks
 from lorajob.training.checkpoint import newest_checkpoint
-from lorajob.training.ranks import wanted_processes
+from lorajob.training.ranks import Begin, wanted_processes
 from lorajob.worker.stack.redis_server import free_port
 from tests.support.procs import descendants, running
 from tests.support.service import wait_for
@@ -119,6 +121,31 @@ def test_torchs_launcher_trains_on_several_machines_which_stop_together(
     assert expected is not None
     losses = [row["loss"] for row in history_of(expected.path)]
     assert [row["loss"] for row in rows[:3]] == pytest.approx(losses, rel=1e-4)
+
+
+def test_an_error_of_one_machine_is_in_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ModelError("base_model: /models/small is missing")
+
+    def end(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(rank_main, "wait_for_begin", lambda: Begin(clips=8, resume=None))
+    monkeypatch.setattr(loop, "run_rank", fail)
+    monkeypatch.setattr(os, "_exit", end)
+    for name, value in {ranks.LAUNCHED: "test", "RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    job, report = JobDir(tmp_path), Report("train", StringIO())
+    with pytest.raises(StageError, match="must be at the same path on all machines"):
+        rank_main.run_launched(job, report)
+    spec = build_spec({"language": "hi", "corpus": "c", "base_model": "/models/small"})
+    write_json(job.spec_path, spec.as_written())
+    with pytest.raises(SystemExit) as ended:
+        rank_main.run_launched(job, report)
+    assert ended.value.code == EXIT_FAILED
+    assert [it.getMessage() for it in caplog.records] == ["base_model: /models/small is missing"]
 
 
 def test_a_stop_reaches_both_after_the_same_step(tiny_whisper: Path, tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from lorajob.errors import LorajobError, StageStopped, says_out_of_memory
+from lorajob.errors import LorajobError, StageError, StageStopped, says_out_of_memory
 from lorajob.job.jobdir import JobDir
 from lorajob.job.report import EXIT_BROKEN, EXIT_FAILED, Report
 from lorajob.probes import leave_out
 from lorajob.spec import JobSpec
-from lorajob.training.ranks import STOP_SIGNALS, Begin, wait_for_begin
+from lorajob.training.ranks import STOP_SIGNALS, Begin, launched_rank, wait_for_begin
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +52,18 @@ def main() -> None:
 def run_launched(job: JobDir, report: Report) -> None:
     """The share of a process that torch's launcher started, besides rank 0.
 
-    Raises StageStopped if any process was asked to stop, and StageError if rank 0 is lost.
+    Raises StageStopped if any process was asked to stop, and StageError if rank 0 is lost or the
+    job's folder is not on this machine.
     """
     begin = wait_for_begin()
-    if begin is not None:
-        _train(job, begin, report)
+    if begin is None:
+        return
+    if not job.spec_path.is_file():
+        raise StageError(
+            f"{job.root}: no spec.json here; the job's folder must be at the same path on all "
+            "machines"
+        )
+    _train(job, begin, report)
 
 
 def _train(job: JobDir, begin: Begin, report: Report) -> None:
@@ -66,8 +73,10 @@ def _train(job: JobDir, begin: Begin, report: Report) -> None:
         loop.run_rank(JobSpec.load(job.spec_path), job, begin.clips, resume, report)
     except StageStopped:
         raise
-    # Rank 0 gets the same error and reports it.
-    except LorajobError:
+    # Rank 0 gets the same error and reports it, but perhaps not if it is on another machine.
+    except LorajobError as error:
+        if launched_rank() is not None:
+            log.error("%s", error)
         os._exit(EXIT_FAILED)
     # A bug, or out of memory. Rank 0 waits for this process and must see it end.
     except Exception as error:
