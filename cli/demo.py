@@ -169,7 +169,7 @@ def _run_job(commands: Commands, corpus: Path, sets: tuple[str, ...]) -> Path | 
 
 def _show_transcripts(folder: Path) -> None:
     """Print reference, whisper-base's and the tuned model's transcript of the first test clips."""
-    lines = (folder / "evaluate" / "utterances.jsonl").read_text("utf-8").splitlines()
+    lines = (folder / "evaluate" / "utterances.jsonl").read_bytes().splitlines()
     # Only some clips were decoded by the base model too.
     rows = [row for row in map(json.loads, lines) if "base" in row]
     for row in rows[:SHOWN_TRANSCRIPTS]:

@@ -5,10 +5,12 @@ import sys
 import click
 
 from lorajob.cli.context import load_settings
+from lorajob.errors import UsageError
 
 
 @click.command()
-def mcp() -> None:
+@click.pass_context
+def mcp(ctx: click.Context) -> None:
     """Serve tools to an agent over standard input and output: the Model Context Protocol.
 
     An agent's program starts it: Claude Code, Cursor, VS Code and others. The tools check a corpus,
@@ -26,7 +28,10 @@ def mcp() -> None:
         ) from None
 
     settings = load_settings()
+    # Python sets it so if the descriptor is closed.
+    if sys.stdin is None:
+        raise UsageError("standard input is closed; an agent's program starts `lorajob mcp`")
     if sys.stdin.isatty():
         said = "lorajob: waits for an agent on standard input; docs/agents.md shows the setup"
         click.echo(said, err=True)
-    run_stdio(settings)
+    ctx.exit(run_stdio(settings))

@@ -226,8 +226,7 @@ class Job(Results):
     def _show(self, record: JobRecord, line: ProgressLine) -> None:
         for name, stage in record.stages.items():
             if stage.state == "running":
-                took = time.time() - stage.started_at if stage.started_at else None
-                line.show(name, stage.progress, took)
+                line.show(name, stage.progress)
                 return
         if wait := self.wait_of(record):
             line.note(f"waits for {wait}")

@@ -168,7 +168,7 @@ class Results(ABC):
         with self._open("evaluate") as folder:
             self._require(folder, "evaluate")
             path = folder.stage_dir("evaluate") / "utterances.jsonl"
-            rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+            rows = [json.loads(line) for line in path.read_bytes().splitlines()]
         names = list(dict.fromkeys(name for row in rows for name in row))
         return pyarrow.table({name: [row.get(name) for row in rows] for name in names})
 
@@ -225,9 +225,7 @@ class Results(ABC):
         folder = self._folder("convert")
         result = folder.result("convert")
         if result is None or result.model is None:
-            raise StageError(
-                f"{self.id}: has no model yet; `lorajob status {self.id}` shows its progress"
-            )
+            raise StageError(f"{self.id}: has no model yet; {self._advice}")
         if fault := next(chain_faults(folder), None):
             raise StageError(f"{self.id}: {fault}; `lorajob verify {self.id}` names all faults")
         model, spec = folder.root / result.model, JobSpec.load(folder.spec_path)
@@ -241,13 +239,16 @@ class Results(ABC):
 
     def _require_rates(self, folder: JobDir) -> None:
         if folder.result("evaluate") is None:
-            raise StageError(
-                f"{self.id}: has no error rates yet; `lorajob status {self.id}` shows its progress"
-            )
+            raise StageError(f"{self.id}: has no error rates yet; {self._advice}")
 
     def _require(self, folder: JobDir, stage: str) -> None:
         if folder.result(stage) is None:
-            raise StageError(f"{self.id}: stage {stage} has not finished; wait() follows the job")
+            raise StageError(f"{self.id}: stage {stage} has not finished; {self._advice}")
+
+    @property
+    def _advice(self) -> str:
+        """What to do if a stage has not finished."""
+        return f"`lorajob status {self.id}` shows its progress"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.id!r})"

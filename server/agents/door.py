@@ -58,8 +58,16 @@ def check_agent(request: Request) -> None:
     if not isinstance(who, Principal) or who.csrf is not None:
         raise ApiError(401, "Send a key as a bearer token", code="invalid_api_key")
     origin = request.headers.get("origin")
-    if origin and urlsplit(origin).netloc != request.headers.get("host"):
+    if origin and not _same_site(origin, request.headers.get("host")):
         raise ApiError(403, "Pages of other sites cannot use /mcp", code="origin")
+
+
+def _same_site(origin: str, host: str | None) -> bool:
+    try:
+        return urlsplit(origin).netloc == host
+    # Such as http://[
+    except ValueError:
+        return False
 
 
 def add_agents(app: FastAPI) -> AgentDoor:

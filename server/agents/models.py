@@ -157,9 +157,12 @@ async def ask_person(
 ) -> Agreement | Elicit[Agreement]:
     """Ask the person through the agent's program, if that can ask; else `confirm` decides."""
     capabilities = ctx.client_capabilities
-    if capabilities is None or capabilities.elicitation is None:
+    asks = None if capabilities is None else capabilities.elicitation
+    # A program that only opens urls cannot show a question.
+    if asks is None or (asks.form is None and asks.url is not None):
         return Agreement(promote=confirm)
     plan = await _plan(rest_of(ctx), job, force)
+    _check_whole(plan, job)
     return Elicit(f"{_says(plan)} Promote it?", Agreement)
 
 
@@ -177,7 +180,8 @@ async def promote_tool(
     ] = False,
 ) -> PromotionPlan:
     """Use the model of a job for its language in `lorajob serve`, in place of the present one. It
-    asks for a confirmation first: without one it changes nothing and says what it would do.
+    asks for a confirmation first: without one it changes nothing and says what it would do. Give
+    the whole id of the job.
     """
     rest = rest_of(ctx)
     plan = await _plan(rest, job, force)
@@ -185,6 +189,7 @@ async def promote_tool(
         return plan.model_copy(update={"next": "the person declined; nothing was changed"})
     if not answer.data.promote:
         return plan
+    _check_whole(plan, job)
     if plan.instead_of == plan.job:
         return plan.model_copy(update={"promoted": True, "next": "it was promoted before"})
     await rest.post(f"{job_path(plan.job)}/promote", force=force)
@@ -207,8 +212,15 @@ async def _plan(rest: Rest, job: str, force: bool) -> PromotionPlan:
     plan = PromotionPlan(
         job=view.id, language=code, promoted=False, instead_of=present, forced=failed, next=""
     )
-    step = f"nothing was changed yet. {_says(plan)} Ask the person, then call again, confirm=true"
+    again = f"call again with job={plan.job}, confirm=true"
+    step = f"nothing was changed yet. {_says(plan)} Ask the person, then {again}"
     return plan.model_copy(update={"next": step})
+
+
+def _check_whole(plan: PromotionPlan, job: str) -> None:
+    """Refuse a name: another job may have it when the person has agreed."""
+    if job != plan.job:
+        raise ToolError(f"job: {job!r} may mean another job later; give its id {plan.job}")
 
 
 def _says(plan: PromotionPlan) -> str:

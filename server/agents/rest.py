@@ -68,7 +68,8 @@ class Rest:
             )
         except httpx2.HTTPError as error:
             why = str(error) or type(error).__name__
-            raise ToolError(f"{self.backend.url} is unavailable: {why}") from None
+            place = self.backend.url or "the API"
+            raise ToolError(f"{place} is unavailable: {why}; check LORAJOB_URL") from None
         return self._read(answer)
 
     def _url(self, path: str) -> str:

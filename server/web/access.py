@@ -79,7 +79,7 @@ class EndedSessions:
         try:
             found = json.loads(self._path.read_bytes())
             self._ended = {str(mark): float(until) for mark, until in found.items()}
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             self._ended = {}
         except (OSError, ValueError, TypeError, AttributeError) as error:
             log.error("%s cannot be read: %s; ended sessions are valid again", self._path, error)

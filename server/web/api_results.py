@@ -201,7 +201,8 @@ def _worst(path: Path, language: str, offset: int, limit: int) -> UtterancePage:
 
     characters = find_language(language).primary_metric == "cer"
     found: list[tuple[int, dict[str, JsonValue]]] = []
-    for line in path.read_text("utf-8").splitlines():
+    # Not of text: its splitlines breaks lines at U+2028, too.
+    for line in path.read_bytes().splitlines():
         row: dict[str, JsonValue] = json.loads(line)
         said, heard = str(row["reference"]), str(row.get("tuned") or "")
         if characters:

@@ -4,6 +4,7 @@ Models run in processes of their own, which end when they were not used for some
 """
 
 import asyncio
+import re
 import shutil
 import time
 from collections.abc import AsyncIterator
@@ -16,7 +17,14 @@ from typing import Annotated
 from fastapi import APIRouter, FastAPI, Form, Query, Request, UploadFile
 from starlette.responses import Response
 
-from lorajob.errors import LorajobError, ModelError, UsageError
+from lorajob.errors import (
+    FULL,
+    DiskError,
+    LorajobError,
+    ModelError,
+    ServiceError,
+    UsageError,
+)
 from lorajob.languages import find_language
 from lorajob.server.web.pages_html import screen
 from lorajob.server.web.pages_jobs import JobsView, lines_of, read_lines
@@ -38,6 +46,7 @@ MEMORY_BYTES = 12e9  # for models; the longest unused one is unloaded first
 IDLE_SECONDS = 300.0  # after which all models are unloaded
 LONGEST_SECONDS = 600.0  # of one request
 PIECE_BYTES = 1 << 20
+ENDING = re.compile(r"\.[A-Za-z0-9]{1,9}")  # of a file's name
 
 
 class Trials:
@@ -151,12 +160,20 @@ def _drop_left(folder: Path) -> None:
 
 
 def keep_upload(file: UploadFile, folder: Path, held: ExitStack) -> Path:
-    """Write an upload to a file that goes when `held` is closed. Raises UsageError if empty."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    suffix = Path(file.filename or "").suffix[:10]
-    kept = held.enter_context(NamedTemporaryFile(dir=folder, suffix=suffix))  # noqa: SIM115
-    shutil.copyfileobj(file.file, kept, PIECE_BYTES)
-    kept.flush()
+    """Write an upload to a file that goes when `held` is closed.
+
+    Raises UsageError if it is empty, ServiceError and DiskError if it cannot be written.
+    """
+    ending = Path(file.filename or "").suffix
+    suffix = ending if ENDING.fullmatch(ending) else ""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        kept = held.enter_context(NamedTemporaryFile(dir=folder, suffix=suffix))  # noqa: SIM115
+        shutil.copyfileobj(file.file, kept, PIECE_BYTES)
+        kept.flush()
+    except OSError as error:
+        kind = DiskError if error.errno in FULL else ServiceError
+        raise kind(f"{folder}: {error.strerror}") from error
     if not kept.tell():
         raise UsageError("The file is empty; choose or record another one")
     return Path(kept.name)

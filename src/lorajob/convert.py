@@ -196,7 +196,7 @@ def _delivered(
     """
     evaluated = job.result("evaluate")
     if evaluated is not None and evaluated.delivered is not None:
-        lines = (job.stage_dir("evaluate") / "utterances.jsonl").read_text("utf-8").splitlines()
+        lines = (job.stage_dir("evaluate") / "utterances.jsonl").read_bytes().splitlines()
         rows = [row for row in map(json.loads, lines) if "delivered" in row]
         heard = [{"id": row["id"], "text": row["delivered"]} for row in rows[:SHOWN_CLIPS]]
         return evaluated.delivered, heard

@@ -45,12 +45,15 @@ def test_utterances_are_a_table(done: LocalResults) -> None:
     kept = path.read_text()
     rows = [json.loads(line) for line in kept.splitlines()]
     del rows[0]["base"]  # a clip that only lorajob's decoder heard
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    # It ends a line of a text, but not of JSON.
+    rows[1]["tuned"] = "a\u2028b"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     table = done.utterances()
     path.write_text(kept)
     assert table.num_rows == 4
     assert {"id", "seconds", "reference", "base", "tuned"} <= set(table.column_names)
     assert table.column("base").to_pylist() == [None, "a", "a", "a"]
+    assert table.column("tuned")[1].as_py() == "a\u2028b"
     assert list(table.to_pandas()["id"]) == [row["id"] for row in rows]
 
 
@@ -115,9 +118,16 @@ def test_results_before_their_stage_are_refused(tmp_path: Path) -> None:
     spec = build_spec({"language": "hi", "corpus": "c"})
     write_json(job.spec_path, spec.model_dump(mode="json"))
     empty = LocalResults(job)
-    for ask in (lambda: empty.metrics, lambda: empty.model, lambda: empty.report):
-        with pytest.raises(StageError, match=r"hi-2: stage \w+ has not finished; wait\(\)"):
+    advice = f"; train_locally(..., folder='{tmp_path / 'hi-2'}') continues it"
+    for ask, said in (
+        (lambda: empty.metrics, "stage evaluate has not finished"),
+        (lambda: empty.model, "stage convert has not finished"),
+        (lambda: empty.report, "has no error rates yet"),
+        (empty.open_model, "has no model yet"),
+    ):
+        with pytest.raises(StageError) as raised:
             ask()
+        assert str(raised.value) == f"hi-2: {said}{advice}"
 
 
 def quiet() -> ProgressLine:

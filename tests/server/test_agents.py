@@ -4,22 +4,27 @@ import asyncio
 import base64
 import json
 import logging
+import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import jsonschema
 import pytest
 from mcp import Client
+from mcp.types import ClientCapabilities, ElicitationCapability, UrlElicitationCapability
 from pydantic import SecretStr
 from redis import Redis
 from starlette.testclient import TestClient
 
 from lorajob.client.remote import WebApi
 from lorajob.server.agents.arguments import MOST_AUDIO_BYTES
+from lorajob.server.agents.models import Agreement, ask_person
 from lorajob.server.agents.rest import ROOT, Backend
 from lorajob.server.agents.stdio import away
 from lorajob.server.agents.tools import TOOLS, make_server
@@ -30,6 +35,7 @@ from lorajob.worker.settings import Settings
 from tests.support.agents import Person, ask, over_http, over_stdio, refused
 from tests.support.command import environment, url_of
 from tests.support.corpora import write_corpus
+from tests.support.service import LONG_SECONDS, wait_for
 from tests.support.web_jobs import BASELINE, BETTER, CLIPS, FAILED, QUEUED, TRAINS, make_web_jobs
 from tests.support.web_pages import web_server
 
@@ -85,6 +91,9 @@ async def _tools_over_http(url: str, folder: Path) -> None:
         )
         kept = await ask(agent, "promote", job=BETTER, confirm=True)
         assert kept["promoted"] is False and BETTER in person.asked[0]
+        said = await refused(agent, "promote", job="five-epochs", confirm=True)
+        assert said == f"job: 'five-epochs' may mean another job later; give its id {BETTER}"
+        assert len(person.asked) == 1
         corpus = write_corpus(folder / "clips.csv")
         given = {"language": "Hindi", "corpus": str(corpus), "base_model": "demo/whisper-base"}
         checked = await ask(agent, "check_corpus", **given)
@@ -128,7 +137,9 @@ async def _from_another_machine(url: str) -> None:
         said = await refused(agent, "status")
         assert said == f"{url}/api: Incorrect API key; set LORAJOB_API_KEY"
     async with away(WebApi("http://127.0.0.1:1")) as backend, Client(make_server(backend)) as agent:
-        assert "http://127.0.0.1:1/api is unavailable" in await refused(agent, "status")
+        said = await refused(agent, "status")
+        assert said.startswith("http://127.0.0.1:1/api is unavailable: ")
+        assert said.endswith("; check LORAJOB_URL")
 
 
 def test_an_agent_works_over_http_with_a_key(web: tuple[str, WebService], tmp_path: Path) -> None:
@@ -169,8 +180,9 @@ def test_a_view_key_reads_only_and_a_browser_is_refused(
             assert http.get("/mcp", headers=headers).status_code in (400, status)
             answer = http.post("/mcp", json=MESSAGE, headers=headers)
             assert (answer.status_code == 401) == (status == 401), answer.text
-        foreign = {"Authorization": "Bearer send", "Origin": "http://other.example"}
-        assert http.post("/mcp", json=MESSAGE, headers=foreign).status_code == 403
+        for origin in ("http://other.example", "http://[", "null"):
+            foreign = {"Authorization": "Bearer send", "Origin": origin}
+            assert http.post("/mcp", json=MESSAGE, headers=foreign).status_code == 403
         session = service.access.log_in("send")
         assert session is not None
         cookie = {"Cookie": f"{service.access.cookie}={session}"}
@@ -241,6 +253,63 @@ def test_an_agent_works_beside_the_service_and_hostile_arguments_end_in_one_line
     monkeypatch.chdir(tmp_path)
     asyncio.run(_beside_the_service(env, corpus))
     assert not (tmp_path / "web" / "access.json").exists()
+
+
+def test_a_program_that_only_opens_urls_promotes_with_confirm() -> None:
+    urls = ElicitationCapability(url=UrlElicitationCapability())
+    context: Any = SimpleNamespace(client_capabilities=ClientCapabilities(elicitation=urls))
+    for confirm in (False, True):
+        found = asyncio.run(ask_person(context, "hi-1a2b3c4d", False, confirm))
+        assert isinstance(found, Agreement) and found.promote is confirm
+
+
+BLOCKED = """
+import pathlib, sys, time
+from lorajob.cli.main import main
+from lorajob.server.web import api_fleet
+def wait_long():
+    pathlib.Path("begun").touch()
+    time.sleep(3600)
+api_fleet.known_languages = wait_long
+sys.exit(main(["mcp"]))
+"""
+CALL = {"name": "languages", "arguments": {}}
+FIRST = {"protocolVersion": "2025-06-18", "capabilities": {}}
+FIRST |= {"clientInfo": {"name": "agent", "version": "1"}}
+HELLO = (
+    {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": FIRST},
+    {"jsonrpc": "2.0", "method": "notifications/initialized"},
+)
+
+
+@pytest.mark.parametrize(("number", "code"), [(None, 0), (signal.SIGINT, 130)])
+def test_the_process_ends_when_the_agent_leaves_or_ctrl_c_while_a_tool_runs(
+    number: int | None, code: int, tmp_path: Path
+) -> None:
+    lines = [*HELLO, {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": CALL}]
+    with subprocess.Popen(
+        [sys.executable, "-c", BLOCKED],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        env=environment(home=tmp_path),
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None and process.stderr
+        try:
+            process.stdin.write("".join(json.dumps(it) + "\n" for it in lines).encode())
+            process.stdin.flush()
+            wait_for(lambda: (tmp_path / "begun").exists() or process.poll() is not None)
+            if number is None:
+                process.stdin.close()
+            else:
+                process.send_signal(number)
+            assert process.wait(LONG_SECONDS) == code
+            told = process.stdout.read().splitlines()
+            assert all(json.loads(it)["jsonrpc"] == "2.0" for it in told)
+            assert b"Traceback" not in process.stderr.read()
+        finally:
+            process.kill()
 
 
 @asynccontextmanager

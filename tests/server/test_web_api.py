@@ -228,6 +228,12 @@ def test_results_are_those_of_the_files(
     rows = [json.loads(it) for it in (folder / "utterances.jsonl").read_text("utf-8").splitlines()]
     page = client.get(f"/api/jobs/{second}/utterances?offset=1&limit=2").json()
     assert page == {"rows": rows[1:3], "total": len(rows), "next": 3 if len(rows) > 3 else None}
+    # A model may write a character that ends lines of texts, but not of JSON.
+    rows[0]["tuned"] = "a\u2028b\x85c"
+    lines = "".join(json.dumps(it, ensure_ascii=False) + "\n" for it in rows)
+    (folder / "utterances.jsonl").write_text(lines, "utf-8")
+    page = client.get(f"/api/jobs/{second}/utterances?order=worst").json()
+    assert [it["tuned"] for it in page["rows"]] == ["a\u2028b\x85c"]
     JobDir(web.settings.jobs / second).report_path.write_text("<p>drawn", "utf-8")
     report = client.get(f"/api/jobs/{second}/report")
     assert report.text == "<p>drawn" and report.headers["Content-Type"].startswith("text/html")

@@ -270,12 +270,23 @@ def test_a_model_is_tried_beside_its_base(
         assert (told["job"], told["seconds"], told["parts"][0]["start"]) == (BETTER, 3.0, 0.0)
         assert told["text"] == "".join(it["text"].strip() for it in told["parts"])
         assert "The file is empty" in transcribe(BETTER, b"")["error"]["message"]
+        part = b'Content-Disposition: form-data; name="file"; filename="a.\x00"'
+        hostile = client.post(
+            f"/api/jobs/{BETTER}/transcribe",
+            content=b"--b\r\n" + part + b"\r\n\r\nRIFF\r\n--b--\r\n",
+            headers=key | {"Content-Type": "multipart/form-data; boundary=b"},
+        )
+        assert hostile.json().get("job") == BETTER, hostile.text
         assert "has no model yet" in transcribe(QUEUED)["error"]["message"]
         assert "has no model yet" in hear(QUEUED)
         monkeypatch.setattr(pages_try, "base_folder", fail_to_convert)
         assert "openai/whisper-small: is not here" in hear(BETTER)
         assert "--models" not in hear(BETTER)
-    assert not list((tmp_path / "web" / "uploads").iterdir())
+        uploads = tmp_path / "web" / "uploads"
+        assert not list(uploads.iterdir())
+        uploads.rmdir()
+        uploads.write_text("")
+        assert transcribe(BETTER)["error"]["message"] == f"{uploads}: File exists"
 
 
 def fail_to_convert(name: str) -> Path:
