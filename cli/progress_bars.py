@@ -1,7 +1,7 @@
 """How progress is shown: as bars on a terminal, else as lines."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -9,6 +9,7 @@ from lorajob.cli.format import console
 from lorajob.tasks.words import duration, progress_words
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress, TaskID
 
     from lorajob.worker.records.record import JobRecord, StageRecord
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 LINE_SHARE = 0.1  # share of a stage between two lines about its progress
 LINE_SECONDS = 120.0  # longest time between two lines about a running stage
 QUIET_SECONDS = 20.0  # without a step, after which the time since the last one is shown
+
+NAME_WIDTH = 10
+LONGEST_BAR, SHORTEST_BAR = 30, 8
+WORDS_WIDTH = 50  # kept for the words beside a bar that is longer than the shortest
+DISPENSABLE = ("running ", "loss ", "eta ")  # the first words to leave out of a narrow line
 
 
 class Signs:
@@ -44,8 +50,8 @@ class Signs:
         if stage.started_at:
             words.append(f"running {duration(self._now() - stage.started_at)}")
         if (quiet := now - before[1]) >= QUIET_SECONDS:
-            last = "last step" if stage.progress is not None else "no step for"
-            words.append(f"{last} {duration(quiet)}{' ago' if stage.progress is not None else ''}")
+            begun = stage.progress is not None
+            words.append(f"last step {duration(quiet)} ago" if begun else "no step yet")
         return ", ".join(words)
 
 
@@ -63,7 +69,7 @@ def open_view(stream: TextIO, record: "JobRecord") -> Iterator[View]:
     if not stream.isatty():
         yield LineView(stream)
         return
-    with _bars(stream) as progress:
+    with bars(console(stream)) as progress:
         yield BarView(progress, record)
 
 
@@ -107,6 +113,8 @@ class BarView:
     ) -> None:
         self._progress = progress
         self._signs = signs or Signs()
+        width = progress.console.width
+        self._room = width - NAME_WIDTH - _bar_width(width) - 2
         self._bars: dict[str, TaskID] = {
             name: progress.add_task(name, total=1, words="") for name in record.stages
         }
@@ -118,8 +126,9 @@ class BarView:
             total = None if stage.state == "running" and not words else 1
             completed = 1.0 if stage.state == "succeeded" else _share(stage)
             if stage.state == "running":
-                signs = self._signs.words(name, stage)
-                shown = ", ".join(it for it in (words or _described(stage), signs) if it)
+                again = f"attempt {stage.attempts}" if stage.attempts > 1 and not words else ""
+                parts = [words or again, self._signs.words(name, stage)]
+                shown = fitting(parts, self._room) or _described(stage)
             else:
                 shown = _described(stage)
             self._progress.update(
@@ -133,15 +142,32 @@ class BarView:
         self._progress.console.print(line, markup=False)
 
 
-def _bars(stream: TextIO) -> "Progress":
+def bars(screen: "Console") -> "Progress":
+    """Bars with words beside them, as BarView fills them in."""
     from rich.progress import BarColumn, Progress, TextColumn
 
     return Progress(
-        TextColumn("{task.description:10}"),
-        BarColumn(bar_width=30),
+        TextColumn(f"{{task.description:{NAME_WIDTH}}}"),
+        # With a width of its own a bar keeps its length when the words change.
+        BarColumn(bar_width=_bar_width(screen.width)),
         TextColumn("{task.fields[words]}", markup=False),
-        console=console(stream),
+        console=screen,
     )
+
+
+def _bar_width(width: int) -> int:
+    """The length of the bars on a screen of this width."""
+    return min(LONGEST_BAR, max(SHORTEST_BAR, width - NAME_WIDTH - WORDS_WIDTH - 2))
+
+
+def fitting(parts: Iterable[str], width: int) -> str:
+    """The parts with commas between them. Too long, they lose their least important words."""
+    words = [word for part in parts if part for word in part.split(", ")]
+    for kind in DISPENSABLE:
+        if len(", ".join(words)) <= width:
+            break
+        words = [word for word in words if not word.startswith(kind)] or words
+    return ", ".join(words)
 
 
 def _share(stage: "StageRecord") -> float:

@@ -226,7 +226,8 @@ class Job(Results):
     def _show(self, record: JobRecord, line: ProgressLine) -> None:
         for name, stage in record.stages.items():
             if stage.state == "running":
-                line.show(name, stage.progress)
+                took = time.time() - stage.started_at if stage.started_at else None
+                line.show(name, stage.progress, took)
                 return
         if wait := self.wait_of(record):
             line.note(f"waits for {wait}")

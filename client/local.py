@@ -4,8 +4,10 @@ import hashlib
 import importlib
 import json
 import os
+import queue
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import StringIO
@@ -25,6 +27,7 @@ from lorajob.spec import JobSpec
 from lorajob.storage import places
 
 STOP_SECONDS = 60  # to save a checkpoint
+TICK_SECONDS = 1.0  # between two looks at the clock, while a stage is quiet
 
 
 class LocalResults(Results):
@@ -181,11 +184,33 @@ def _stop(child: subprocess.Popen[str]) -> None:
 def _follow(events: IO[str] | None, stage: str, line: ProgressLine) -> tuple[str, str]:
     """Hear a stage to its end. Returns kind and message of its error."""
     found = ("", "")
-    for text in events or ():
+    for text in _ticking(events, line):
         event = _hear(text, stage, line)
         if event.get("event") == "error":
             found = str(event.get("kind")), str(event.get("message"))
     return found
+
+
+def _ticking(events: IO[str] | None, line: ProgressLine) -> Iterator[str]:
+    """The events as they come; the line's clock goes on between them."""
+    heard: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        for text in events or ():
+            heard.put(text)
+        heard.put(None)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    while True:
+        try:
+            text = heard.get(timeout=TICK_SECONDS)
+        except queue.Empty:
+            line.tick()
+            continue
+        if text is None:
+            return
+        yield text
 
 
 def _hear(text: str, stage: str, line: ProgressLine) -> dict[str, object]:

@@ -81,7 +81,7 @@ class TrainConfig(BaseModel):
     """Scale of the adapter: its output is multiplied by alpha / rank."""
     encoder_alpha: Annotated[float, Field(gt=0, le=2)] = 1.0
     """Scale of the adapter in the encoder: there alpha is multiplied by this. The encoder's update
-    makes a model forget other languages. With 0.5 it forgets them less (docs/training.md)."""
+    makes a model forget other languages, but a training with 0.5 forgot more (docs/training.md)."""
     rank_stabilized: bool = False
     """Divide the scale by the square root of rank in place of rank (PEFT's use_rslora). With a high
     rank the adapter then has more effect."""

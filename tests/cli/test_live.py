@@ -6,16 +6,18 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from lorajob.cli.progress_bars import LineView, Signs
+from lorajob.cli.progress_bars import BarView, LineView, Signs, bars, fitting
 from lorajob.client.job import Job
 from lorajob.client.requests import load_settings
 from lorajob.job.jobdir import JobDir
 from lorajob.job.report import Pace, PassProgress, Progress, Report
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.words import progress_words
-from lorajob.worker.records.record import StageRecord
+from lorajob.worker.records.record import StageRecord, new_stages
 from tests.support.command import JOB, job_record
+from tests.support.terminal import plain
 
 
 def test_a_forecast_is_exact_at_a_steady_rate_and_follows_a_change_slowly() -> None:
@@ -110,7 +112,42 @@ def test_a_quiet_stage_says_how_long_ago_its_last_step_was() -> None:
     later = stage.model_copy(update={"progress": Progress(step=2, total=9)})
     assert signs.words("train", later) == ""
     now[0] = 100.0
-    assert signs.words("evaluate", StageRecord(state="running")) == "no step for 55 s"
+    assert signs.words("evaluate", StageRecord(state="running")) == "no step yet"
+
+
+@pytest.mark.parametrize(
+    ("width", "words"),
+    [
+        (64, "45/180, loss 1.93, eta 12 min, running 5 min, last step 40 s ago"),
+        (52, "45/180, loss 1.93, eta 12 min, last step 40 s ago"),
+        (40, "45/180, eta 12 min, last step 40 s ago"),
+        (30, "45/180, last step 40 s ago"),
+    ],
+)
+def test_a_narrow_line_keeps_the_step_and_the_last_sign_of_life(width: int, words: str) -> None:
+    parts = ["45/180, loss 1.93, eta 12 min", "running 5 min, last step 40 s ago"]
+    assert fitting(parts, width) == words
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_a_bar_keeps_its_length_and_its_words_fit(tmp_path: Path, columns: int) -> None:
+    screen = Console(width=columns, file=io.StringIO(), force_terminal=True)
+    now = [0.0]
+    shown = bars(screen)
+    view = BarView(shown, job_record(tmp_path), Signs(lambda: now[0], lambda: now[0]))
+    progress = Progress(step=45, total=180, loss=1.934, eta_seconds=754.2)
+    drawn = []
+    for seconds, step in ((5, None), (10, progress), (45, progress)):
+        now[0] = seconds
+        stage = StageRecord(state="running", attempts=1, started_at=1.0, progress=step)
+        view.update(job_record(tmp_path, stages=new_stages() | {"train": stage}))
+        with screen.capture() as capture:
+            screen.print(shown.get_renderable())
+        drawn.append(plain(capture.get().encode())[1])
+    begins = [line.index(word) for line, word in zip(drawn, ("run", "45/", "45/"), strict=True)]
+    assert set(begins) == {{60: 20, 80: 30}[columns]}
+    assert drawn[0].endswith(" running 4 s") and drawn[2].endswith(", last step 35 s ago")
+    assert all(len(line) <= columns and "…" not in line for line in drawn)
 
 
 def test_lines_go_on_while_a_stage_is_quiet(

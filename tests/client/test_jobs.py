@@ -220,6 +220,35 @@ def test_a_cancelled_job_raises(queued: lorajob.Job) -> None:
     assert queued.state == "queued"
 
 
+def test_a_line_on_a_terminal_has_a_clock_and_never_wraps(monkeypatch) -> None:
+    from io import StringIO
+
+    from lorajob.job.report import Progress
+
+    class Terminal(StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "60")
+    now = [0.0]
+    stream = Terminal()
+    line = progress_module.ProgressLine("first", stream, clock=lambda: now[0])
+    line.show("train", None)
+    now[0] = 12.0
+    line.tick()
+    line.show("train", Progress(step=5, total=20, loss=2.125, eta_seconds=120), 75.0)
+    line.end("succeeded")
+    frames = stream.getvalue().split("\r")[1:]
+    begun = f"first: 2/4 train  {'░' * 20} 0 %"
+    assert frames[:2] == [f"{begun}  0 s so far", f"{begun}  12 s so far"]
+    assert frames[2].rstrip() == f"first: 2/4 train  {'█' * 5}{'░' * 15} 25 %  5/20"
+    assert frames[3].rstrip() == "first: succeeded" and len(frames[3]) >= len(frames[2].rstrip())
+    stream.truncate(0)
+    monkeypatch.setenv("COLUMNS", "99")
+    line.show("train", Progress(step=5, total=20, loss=2.125, eta_seconds=120), 75.0)
+    assert stream.getvalue().endswith("  5/20  loss 2.125  2 min left  75 s so far")
+
+
 def test_a_stage_that_runs_is_shown(queued: lorajob.Job, client: Client) -> None:
     from io import StringIO
 
