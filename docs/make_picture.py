@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lorajob.cli.format import metrics_table
-from lorajob.cli.progress_bars import BarView, Signs, _bars
+from lorajob.cli.progress_bars import BarView, Signs, bars
 from lorajob.worker.records.record import JobRecord
 
 RECORDING = Path(__file__).with_name("progress.json")
@@ -103,7 +103,7 @@ def draw(frames: list[dict[str, Any]]) -> str:
     prompt = Text.assemble(("$ ", "dim"), (f"lorajob watch {frames[0]['id']}", "bold"))
     for title, frame in zip(("during the training", "at the end"), frames, strict=True):
         job = JobRecord.model_validate(frame | {"folder": frame["artifacts"]})
-        progress = _bars(io.StringIO())
+        progress = bars(picture)
         # The picture has the time of its recording, so that it is the same whenever it is drawn.
         seen_at = frame.get("seen_at", job.created_at)
         BarView(progress, job, Signs(now=partial(float, seen_at))).update(job)
