@@ -86,6 +86,28 @@ def test_watching_a_job_ends_with_the_table_on_standard_output(
     assert f"{JOB} succeeded" in done.stderr.splitlines()[-1]
 
 
+def test_submit_waits_for_a_job_that_succeeds(
+    env: dict[str, str], records: Records, tmp_path: Path
+) -> None:
+    corpus = tmp_path / "clips.tsv"
+    corpus.write_text("audio\ttext\na.wav\tनमस्ते\n", "utf-8")
+    with start("submit", "--lang", "hi", "--corpus", str(corpus), "--wait", env=env) as process:
+        assert process.stdout is not None
+        job_id = process.stdout.readline().strip()
+        for stage in STAGES:
+            claimed = records.claim(job_id, stage, "test@host", lease_seconds=90, max_losses=5)
+            assert isinstance(claimed, Claim)
+            records.commit(claimed, RESULTS[stage])
+        assert process.stderr is not None
+        told = process.stderr.read()
+        assert process.stdout.read() == ""
+    assert process.returncode == 0
+    assert [line for line in told.splitlines() if "convert: succeeded" in line]
+    assert ["tuned", "52.0", "21.5", "100"] in [line.split() for line in told.splitlines()]
+    assert told.splitlines()[-1].startswith(f"lorajob: {job_id} succeeded; its files: ")
+    assert "\x1b" not in told and "\r" not in told
+
+
 def test_progress_off_a_terminal_is_a_line_now_and_then(
     env: dict[str, str], records: Records, jobs: Path
 ) -> None:
