@@ -30,9 +30,7 @@ def main() -> int:
     parser.add_argument(
         "--epochs", type=int, help="epochs of all presets (default: each preset's own)"
     )
-    parser.add_argument(
-        "--presets", nargs="+", choices=PRESETS, default=["fast", "default", "quality"]
-    )
+    parser.add_argument("--presets", nargs="+", choices=PRESETS, default=["fast", "default"])
     parser.add_argument("--limit-train", type=int, help="use so many of the training clips")
     parser.add_argument("--limit-test", type=int, help="use so many of the test clips")
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="NAME=VALUE")

@@ -102,6 +102,7 @@ def print_board(
 def board_table(rows: "Sequence[BoardRow]", width: int) -> "Table":
     """A table with one row for each language, fitted to `width`."""
     from lorajob.cli.tables import Column, base_name, cut_column, fit
+    from lorajob.reporting.board import before_text
     from lorajob.tasks.words import corpus_name
 
     def rate(value: float | None) -> str:
@@ -117,7 +118,7 @@ def board_table(rows: "Sequence[BoardRow]", width: int) -> "Table":
     columns = [
         Column("LANGUAGE", [names, [row.language for row in rows]]),
         Column("", [[row.metric.upper() for row in rows]]),
-        Column("BEFORE", [[rate(row.before) for row in rows]]),
+        Column("BEFORE", [[before_text(row) for row in rows], [rate(row.before) for row in rows]]),
         Column("AFTER", [[rate(row.after.rate) for row in rows]]),
         Column("95 %", [[interval(row) for row in rows]]),
         Column("CLIPS", [[str(row.clips) for row in rows]]),

@@ -6,7 +6,7 @@ jobs of each language.
 
 from dataclasses import dataclass
 
-from lorajob.job.results import Scores, headline, verdict_of
+from lorajob.job.results import Scores, headline, scores_there, verdict_of
 from lorajob.languages import Language
 from lorajob.reporting.board import BoardRate, BoardRow
 from lorajob.storage.urls import public
@@ -77,6 +77,7 @@ def _row(record: JobRecord, own: _Candidates) -> BoardRow:
     language, scores = own.language, record.scores
     after = scores[headline(scores) or "tuned"]
     before = scores.get("base")
+    there = scores_there(record.stages["evaluate"].result)
     metric = language.primary_metric
     interval = after.cer_interval if metric == "cer" else after.wer_interval
     return BoardRow(
@@ -84,6 +85,8 @@ def _row(record: JobRecord, own: _Candidates) -> BoardRow:
         language_name=language.name,
         metric=metric,
         before=None if before is None else _rate(before, language),
+        before_clips=None if before is None else before.clips,
+        after_on_before_clips=None if there is None else _rate(there, language),
         after=BoardRate(rate=_rate(after, language), interval=interval),
         wer=after.wer,
         cer=after.cer,

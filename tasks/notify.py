@@ -197,7 +197,9 @@ def sentence(record: JobRecord, state: str) -> str:
     scores = record.scores
     after = headline(scores)
     if "base" in scores and after is not None:
-        text += f": WER {scores['base'].wer:.1f} % -> {scores[after].wer:.1f} %"
+        base, now = scores["base"], scores[after]
+        few = f" ({base.clips:,} clips)" if base.clips < now.clips else ""
+        text += f": WER {base.wer:.1f} %{few} -> {now.wer:.1f} %"
     return text
 
 

@@ -140,9 +140,9 @@ class JobStatus(_Answer):
     metric: str
     """The error rate of the two following fields: wer or cer."""
     before: float | None
-    """Of the base model, on the test clips."""
+    """Of the base model, on the first of the test clips of `after`, or on all."""
     after: float | None
-    """Of the tuned model, on the same clips."""
+    """Of the tuned model."""
     gate: str | None
     """Whether the model passed its checks: passed or failed."""
     next: str

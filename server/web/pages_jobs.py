@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
 from lorajob.errors import UsageError
-from lorajob.job.results import headline, verdict_of
+from lorajob.job.results import fewer_errors, headline, verdict_of
 from lorajob.server.web.pages_html import screen
 from lorajob.server.web.state import UserJobs
 from lorajob.storage.urls import public
@@ -80,16 +80,16 @@ class JobLine:
     after: float | None
     interval: tuple[float, float] | None  # of `after`, 95 %
     clips: int | None
+    before_clips: int | None
+    fewer: float | None  # errors than the base model on its clips, in percent of its errors
     seconds: float
     created_at: float
     age: float
 
     @property
-    def fewer(self) -> float | None:
-        """How many errors fewer than the base model, in percent of its errors."""
-        if self.after is None or not self.before:
-            return None
-        return 100 * (1 - self.after / self.before)
+    def fewer_clips(self) -> int | None:
+        """The clips of the base model, if it was decoded on fewer."""
+        return self.before_clips if self.before_clips != self.clips else None
 
 
 def view_of(
@@ -189,6 +189,8 @@ def _line(record: JobRecord, waiting: Mapping[str, Wait], now: float) -> JobLine
         after=None if after is None else getattr(scores[after], metric),
         interval=None if after is None else getattr(scores[after], f"{metric}_interval"),
         clips=None if after is None else scores[after].clips,
+        before_clips=None if before is None else before.clips,
+        fewer=fewer_errors(record.stages["evaluate"].result, metric),
         seconds=seconds_of(record, now),
         created_at=record.created_at,
         age=now - record.created_at,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lorajob.errors import LorajobError
 from lorajob.job.jobdir import STAGES
-from lorajob.job.results import Scores, StageResult, headline, verdict_of
+from lorajob.job.results import Scores, StageResult, fewer_errors, headline, verdict_of
 from lorajob.languages import Language
 from lorajob.server.web.pages_jobs import seconds_of
 from lorajob.storage.urls import public
@@ -120,10 +120,9 @@ class JobScreen:
 
     @property
     def fewer(self) -> float | None:
-        """How many errors fewer than the base model, in percent of its errors."""
-        if self.before is None or self.after is None or not self.rate(self.before):
-            return None
-        return 100 * (1 - self.rate(self.after) / self.rate(self.before))
+        """How many errors fewer than the base model on its clips, in percent of its errors."""
+        evaluated = self.record.stages["evaluate"].result
+        return fewer_errors(evaluated, self.language.primary_metric)
 
     @property
     def checked(self) -> StageResult | None:

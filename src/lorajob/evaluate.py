@@ -142,10 +142,12 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     for line in (*result.notes, *result.warnings):
         log.info("%s", line)
     log.info(
-        "WER %.1f %% -> %.1f %% on %d clips as delivered, %.1f %% on %d clips by the fast decoder",
+        "WER %.1f %% (%d clips) -> %.1f %% (%d clips) as delivered, %.1f %% (%d clips) by the fast "
+        "decoder",
         result.base.wer,
+        result.base.clips,
         result.delivered.wer,
-        len(delivered),
+        result.delivered.clips,
         result.tuned.wer,
         len(clips.all),
     )
@@ -277,6 +279,11 @@ def measure(
             seed=spec.seed,
             language=spec.language,
             speakers=speakers[:both],
+        ),
+        delivered_on_base_clips=(
+            score(references[:both], delivered[:both], spec.language)
+            if both < len(delivered)
+            else None
         ),
         notes=[*_notes(heard, spec, training.overlap), *unshared_words(unshared)],
         unshared=unshared,

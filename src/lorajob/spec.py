@@ -373,8 +373,9 @@ class JobSpec(BaseModel):
 PRESETS: dict[str, dict[str, object]] = {
     "default": {},
     "fast": {"train": {"epochs": 2, "decoder_only": True}},
-    "quality": {"train": {"rank": 64, "alpha": 128}},
 }
+# Presets of earlier versions, and what to do instead.
+REMOVED_PRESETS = {"quality": "it was no better than default; leave it out"}
 
 
 def parse_spec(values: Mapping[str, object]) -> JobSpec:
@@ -404,10 +405,12 @@ def build_spec(
 ) -> JobSpec:
     """Build a spec from a preset, then `values` (spec file and flags), then `--set a.b=c` lines.
 
-    Later entries override earlier ones. Raises UsageError for an unknown preset, a malformed or
-    unknown setting and a value out of range.
+    Later entries override earlier ones. Raises UsageError for an unknown or removed preset, a
+    malformed or unknown setting and a value out of range.
     """
     # The preset may come from a file, which can hold any type.
+    if isinstance(preset, str) and preset in REMOVED_PRESETS:
+        raise UsageError(f"preset: {preset!r} was removed: {REMOVED_PRESETS[preset]}")
     if not isinstance(preset, str) or preset not in PRESETS:
         raise UsageError(f"preset: {preset!r} is unknown; allowed: {', '.join(PRESETS)}")
     merged = merge(merge({}, PRESETS[preset]), values)

@@ -20,6 +20,14 @@ def visible(text: object) -> str:
     return _ONE_LINE.sub(_shown, str(text))
 
 
+def encodable(text: str) -> str:
+    """The text as it can be written in UTF-8: lone surrogates become `\\udce9`.
+
+    Python has such surrogates in file names that are not UTF-8.
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def visible_lines(text: str) -> str:
     """The text with its line breaks and tabs."""
     return _LINES.sub(_shown, text.replace("\r\n", "\n"))

@@ -12,6 +12,7 @@ from rich.console import Console
 from lorajob.cli.board import board_table
 from lorajob.job.results import StageResult
 from lorajob.reporting.board import BoardRow, markdown, write_board
+from lorajob.server.web.pages_jobs import lines_of
 from lorajob.tasks.board import read_board
 from lorajob.tasks.jobs import Jobs
 from lorajob.worker.connect import connect
@@ -68,6 +69,29 @@ def test_the_best_of_each_language_is_by_its_metric_and_passed_its_checks(jobs: 
     assert hindi.after.interval == (39, 41) and hindi.fewer == 50
     assert (japanese.metric, japanese.before, japanese.after.rate) == ("cer", 40, 12)
     assert [row.job for row in read_board(jobs, frozenset({"ja"}))] == ["ja-1"]
+
+
+def test_a_base_on_fewer_clips_is_compared_on_these(
+    redis_server: Settings, redis: Redis, tmp_path: Path
+) -> None:
+    rates = {"raw_wer": 0, "raw_cer": 0, "cer": 20}
+    record = scored(
+        tmp_path,
+        "hi-1",
+        50,
+        20,
+        base=rates | {"wer": 80, "clips": 20},
+        delivered_on_base_clips=rates | {"wer": 60, "clips": 20},
+    )
+    with connect(redis_server) as client:
+        Records(client).create(record)
+    (row,) = read_board(Jobs(redis_server))
+    assert (row.before, row.after.rate, row.clips, row.before_clips) == (80, 50, 50, 20)
+    # 60 % and 80 % are of the same 20 clips; 50 % is of 50.
+    assert row.fewer == pytest.approx(25)
+    assert "| 80.0 (20 clips) | 50.0 |" in markdown([row])
+    (line,) = lines_of(Jobs(redis_server), [record.id])
+    assert (line.fewer, line.fewer_clips) == (pytest.approx(25), 20)
 
 
 def test_the_table_fits_and_markdown_escapes(jobs: Jobs) -> None:

@@ -88,6 +88,7 @@ def test_the_interface_finds_the_service_of_the_environment(
         ({"corpus": None}, CorpusError, "corpus: none given"),
         ({"train": {"epoch": 2}}, UsageError, "train.epoch"),
         ({"preset": "best"}, UsageError, "preset: 'best' is unknown"),
+        ({"preset": "quality"}, UsageError, "no better than default; leave it out"),
         ({"sets": "train.epochs=2"}, UsageError, "is one text; give a list"),
     ],
 )

@@ -1,5 +1,6 @@
 """The rows of a corpus's tables are in a file, and sets of ids are hashes."""
 
+import os
 import tracemalloc
 from pathlib import Path
 
@@ -28,6 +29,17 @@ def test_a_list_of_entries_is_a_sequence_as_any_other():
     odd = chosen(rows, lambda it: int(it.id.split()[1]) % 2 == 1)
     assert len(odd) == 100 and odd[1] == every[3] and list(odd[-1:]) == [every[199]]
     assert not chosen(rows, lambda it: False) and isinstance(odd[:2], Chosen)
+
+
+def test_ids_and_speakers_can_be_written_as_utf_8():
+    name = os.fsdecode(b"caf\xe9.wav")
+    rows = EntryList([Entry(name, name, "é", os.fsdecode(b"Zo\xeb"), "train"), entry(1)])
+    assert [(it.id, it.speaker) for it in rows] == [
+        ("caf\\udce9.wav", "Zo\\udceb"),
+        ("id 1", "anita"),
+    ]
+    # The file is found by its own name.
+    assert rows[0].source == name and rows[0].text == "é"
 
 
 def test_segments_of_a_recording_come_together_by_their_start():

@@ -15,6 +15,7 @@ from lorajob.decoding.delivered import HeardClip, listen, load_for_users
 from lorajob.decoding.fast import Sound, decode_batches
 from lorajob.job.jobdir import JobDir
 from lorajob.job.report import Report
+from lorajob.job.results import StageResult, fewer_errors
 from lorajob.spec import build_spec
 from lorajob.speech.clipstore import ClipStore, ClipWriter
 from lorajob.speech.text import normalise
@@ -222,6 +223,10 @@ def test_a_base_on_fewer_clips_is_compared_on_these(trained: JobDir) -> None:
     # The difference is that of the clips that both have.
     there = 100 * jiwer.wer(said[:2], by_delivered[:2])
     assert result.improvement.points == pytest.approx(result.base.wer - there)
+    assert result.delivered_on_base_clips.clips == 2
+    assert result.delivered_on_base_clips.wer == pytest.approx(there)
+    fewer = fewer_errors(StageResult.model_validate(result.model_dump()), "wer")
+    assert fewer == pytest.approx(100 * (1 - there / result.base.wer))
     assert result.notes[0] == (
         f"base: the first 2 of the 4 clips of delivered, which has {there:.1f} % WER on them: "
         "evaluate.base_clips=2"

@@ -156,6 +156,14 @@ def test_a_line_that_is_no_json_is_dropped_alone(tmp_path, audio):
     assert len(open_corpus(tmp_path, "hi").entries) == 4
 
 
+def test_a_row_without_a_file_is_named_by_its_number(tmp_path):
+    put(tmp_path / "a.wav", sound(1))
+    good = f'{{"audio_filepath": "a.wav", "text": "{ONE}"}}\n'
+    put(tmp_path / "train.json", good + good + good.replace('"a.wav"', "null"))
+    ids = [entry.id for entry in open_corpus(tmp_path, "hi").entries]
+    assert ids == ["a.wav", "a.wav#2", "train.json row 3"]
+
+
 def test_a_zip_behind_a_url_is_read(tmp_path, monkeypatch):
     monkeypatch.setenv("LORAJOB_HOME", str(tmp_path / "home"))
     folder = tmp_path / "corpus"

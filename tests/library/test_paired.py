@@ -1,6 +1,7 @@
 """The delivered model and its base hear the same clips, the base as many as tell the two apart."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -137,14 +138,44 @@ def test_two_processors_decode_both_at_the_same_time(
 def test_a_stop_ends_both(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
 
-    def stop(place: int) -> None:
-        if place == FAR_CLIPS - 2:
-            raise KeyboardInterrupt
+    started, told = Event(), Event()
+    end = paired._Delivered.end
 
+    def ended(delivered: paired._Delivered) -> None:
+        end(delivered)
+        told.set()
+
+    def stop(place: int) -> None:
+        assert started.wait(LONG_SECONDS)
+        raise KeyboardInterrupt
+
+    # The base is in its second clip when the stop comes.
+    models.before["base"] = lambda place: place == 1 and (started.set(), told.wait(LONG_SECONDS))
     models.before["tuned"] = stop
+    monkeypatch.setattr(paired._Delivered, "end", ended)
     with pytest.raises(KeyboardInterrupt):
+        models.hear(None)
+    assert models.heard == ["base", "base"]
+
+
+def test_a_fault_of_the_base_ends_both(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    submitted: list[Future[Any]] = []
+    submit = ThreadPoolExecutor.submit
+
+    def noted(pool: ThreadPoolExecutor, *args: Any) -> Future[Any]:
+        submitted.append(submit(pool, *args))
+        return submitted[-1]
+
+    def fail(place: int) -> None:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", noted)
+    models.before["base"] = fail
+    models.before["tuned"] = lambda place: submitted[0].exception(LONG_SECONDS)
+    with pytest.raises(RuntimeError, match="no memory"):
         models.hear()
-    assert models.heard.count("base") <= FAR_CLIPS
+    assert models.heard == ["tuned"]
 
 
 def test_transcripts_are_far_apart_if_most_words_differ() -> None:

@@ -210,6 +210,21 @@ def test_a_manifest_counts_each_bad_row_once(tmp_path: Path) -> None:
     ]
 
 
+def test_a_line_of_json_that_lacks_a_field_is_dropped_alone(tmp_path: Path) -> None:
+    rows = [{"audio": "a.wav", "text": "a"}, {"audio": "b.wav"}, {"text": "c"}]
+    table = tmp_path / "manifest.jsonl"
+    table.write_text("".join(json.dumps(it) + "\n" for it in rows))
+    assert [(it.id, it.fault) for it in open_corpus(tmp_path, "hi").entries] == [
+        ("a.wav", ""),
+        ("manifest.jsonl line 2", "line without audio or text"),
+        ("manifest.jsonl line 3", "line without audio or text"),
+    ]
+    # The first line tells which columns the corpus has.
+    table.write_text("".join(json.dumps(it) + "\n" for it in rows[1:]))
+    with pytest.raises(CorpusError, match="no column text"):
+        open_corpus(tmp_path, "hi")
+
+
 def test_a_manifest_without_header_is_read_by_position_or_says_so(tmp_path: Path) -> None:
     table = tmp_path / "manifest.csv"
     for text in ("a.wav,I Came\nb.wav,two\n", "I Came,a.wav\ntwo,b.wav\n"):

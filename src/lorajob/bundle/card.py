@@ -40,6 +40,9 @@ def write_card(
     data = _front_matter(facts, layout, options).to_yaml()
     before = next((it for it in facts.rates if it.model == "base"), None)
     against = "" if before is None else f"; the base model has {before.scores.wer:.1f} %"
+    if before is not None and facts.headline is not None:
+        few = before.scores.clips
+        against += f" on the first {few:,} of them" if few < facts.headline.scores.clips else ""
     page = _template().render(
         title=options.title,
         license=options.license,

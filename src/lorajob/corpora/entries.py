@@ -6,7 +6,7 @@ import tempfile
 import weakref
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import overload
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorajob.corpora.ids import hashed
+from lorajob.visible import encodable
 
 BLOCK_ROWS = 64  # rows that are written and read together
 KEPT_BLOCKS = 16  # blocks in memory, for rows that are not asked for in their order
@@ -46,7 +47,11 @@ class Entry:
 
 
 class EntryList(Sequence[Entry]):
-    """A sequence of entries that can be extended. All but the last few are in a temporary file."""
+    """A sequence of entries that can be extended. All but the last few are in a temporary file.
+
+    Ids, speakers and splits are kept as they can be written in UTF-8. A source stays as it is: it
+    may be the name of a file that is not UTF-8.
+    """
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
         self._last: list[Entry] = []
@@ -58,7 +63,7 @@ class EntryList(Sequence[Entry]):
 
     def append(self, entry: Entry) -> None:
         """Add one entry. Raises OSError if the disk is full."""
-        self._last.append(entry)
+        self._last.append(_encodable(entry))
         if len(self._last) == BLOCK_ROWS:
             self._write()
 
@@ -111,6 +116,13 @@ class EntryList(Sequence[Entry]):
         end = self._starts[number + 1] if number + 1 < len(self._starts) else self._size
         data = os.pread(self._file, end - start, start)
         return [Entry(*fields) for fields in pickle.loads(data)]
+
+
+def _encodable(entry: Entry) -> Entry:
+    named = entry.id, entry.speaker, entry.split
+    if "".join(named).isascii() or (found := tuple(map(encodable, named))) == named:
+        return entry
+    return replace(entry, id=found[0], speaker=found[1], split=found[2])
 
 
 def _fields(entry: Entry) -> tuple[str | float | None, ...]:

@@ -59,14 +59,14 @@ def json_objects(place: Place, table: str) -> Iterator[tuple[Object, str]]:
 def json_corpus(
     place: Place,
     fits: Callable[[Object], bool],
-    read: Callable[[Object, str, str, Seen], Iterable[Entry]],
+    read: Callable[[Object, str, int, str, Seen], Iterable[Entry]],
     tick: Tick | None,
 ) -> Corpus:
     """The corpus of the JSON files whose first object fits.
 
-    `read` returns the entries of an object, given its file, the split in the file's name (`train`
-    without one) and the ids of earlier entries. A row that is no object becomes an entry with that
-    fault. Raises CorpusError as `json_objects`.
+    `read` returns the entries of an object, given its file, its number there from 1, the split in
+    the file's name (`train` without one) and the ids of earlier entries. A row that is no object
+    becomes an entry with that fault. Raises CorpusError as `json_objects`.
     """
     entries = EntryList()
     ids = Seen()
@@ -79,7 +79,7 @@ def json_corpus(
                 name = unique(ids, f"{table} row {number}")
                 entries.append(Entry(name, "", "", "", split, fault=fault))
             else:
-                entries.extend(read(row, table, split, ids))
+                entries.extend(read(row, table, number, split, ids))
     return Corpus(entries, place.audio())
 
 

@@ -19,6 +19,7 @@ from lorajob.corpora.names import (
 from lorajob.corpora.place import Place
 from lorajob.corpora.spans import DURATION, WHOLE, is_time, seconds, span_of, stated_seconds
 from lorajob.corpora.tables import (
+    NO_FIELD,
     Row,
     faulty_entry,
     pick,
@@ -30,7 +31,7 @@ from lorajob.corpora.tables import (
 )
 from lorajob.corpora.timed import LONGEST_SECONDS, TimedText, cut_long, parts_of
 from lorajob.corpora.trees import join
-from lorajob.errors import CorpusError
+from lorajob.errors import ColumnError, CorpusError
 
 NAME = "manifest"
 TABLES = (".tsv", ".csv", ".jsonl")
@@ -106,11 +107,19 @@ def read_tables(
     entries = EntryList()
     ids = Seen()
     for table, split in tables:
-        before = len(entries)
+        before, fits = len(entries), False
         for row in rows(place, table):
             if tick:
                 tick()
-            entries.extend(entries_of(place, table, row, split, ids))
+            try:
+                entries.extend(entries_of(place, table, row, split, ids))
+            except ColumnError:
+                # A row of JSON has fields of its own.
+                if not fits:
+                    raise
+                row.fault = NO_FIELD
+                entries.append(faulty_entry(row, table, split or TRAIN))
+            fits = fits or not row.fault
         if len(entries) == before:
             raise CorpusError(f"{place.path}: {table} lists no clips")
     return Corpus(entries, place.audio())

@@ -37,16 +37,19 @@ def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
     """Open the manifests. Raises CorpusError for a line that is not a JSON object."""
     keys: dict[str, str] = {}  # of the text in each table
 
-    def read(row: Object, table: str, split: str, ids: Seen) -> list[Entry]:
+    def read(row: Object, table: str, number: int, split: str, ids: Seen) -> list[Entry]:
         if table not in keys:
             keys[table] = _text_key(place, table, row)
-        return _entries(place, row, keys[table], split, ids)
+        return _entries(place, row, (keys[table], f"{table} row {number}"), split, ids)
 
     return json_corpus(place, _fits, read, tick)
 
 
-def _entries(place: Place, row: Object, key: str, split: str, ids: Seen) -> list[Entry]:
-    fault = ""
+def _entries(
+    place: Place, row: Object, names: tuple[str, str], split: str, ids: Seen
+) -> list[Entry]:
+    """The entries of a row, given the key of its text and the id of a row without audio."""
+    fault, (key, unnamed) = "", names
     pieces = [TimedText("", *WHOLE)]
     try:
         text = text_of(row.get(key))
@@ -59,7 +62,7 @@ def _entries(place: Place, row: Object, key: str, split: str, ids: Seen) -> list
     own = row.get("split")
     return [
         Entry(
-            id=unique(ids, name or f"row {len(ids) + 1}"),
+            id=unique(ids, name or unnamed),
             source=locate(place, "", name),
             text=it.text,
             speaker=str(row.get("speaker") or row.get("speaker_id") or ""),

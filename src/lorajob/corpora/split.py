@@ -62,5 +62,5 @@ def sample(ids: Iterable[str], most: int | None, seed: int) -> Ids:
 
 def seeded(key: str, seed: int) -> int:
     """A hash of 64 bits that is the same in every process, unlike Python's own."""
-    data = f"{seed}\0{key}".encode()
+    data = f"{seed}\0{key}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")

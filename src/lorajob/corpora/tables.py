@@ -26,6 +26,7 @@ AUDIO_ENDS = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".webm")
 NUL = "NUL character"
 SURROGATE = "lone surrogate, which is no character"
 NOT_JSON = "line that is not JSON"
+NO_FIELD = "line without audio or text"
 NOT_AN_OBJECT = "line that is not a JSON object"
 OPEN_QUOTE = "quotes that do not match"
 HEADER_AGAIN = "header that is repeated"

@@ -43,11 +43,11 @@ def check(place: Place, language: str) -> None:
 def clips(place: Place, language: str, tick: Tick | None) -> Corpus:
     """Open the tables. Rows in other languages are dropped."""
 
-    def read(row: Object, table: str, split: str, ids: Seen) -> Iterator[Entry]:
+    def read(row: Object, table: str, number: int, split: str, ids: Seen) -> Iterator[Entry]:
         name = _path(row)
         for it, fault in _parts(place, row):
             yield Entry(
-                id=unique(ids, name or f"row {len(ids) + 1}"),
+                id=unique(ids, name or f"{table} row {number}"),
                 source=locate(place, "", name),
                 text=it.text,
                 speaker=str(row.get("speaker") or ""),

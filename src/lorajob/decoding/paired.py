@@ -259,6 +259,13 @@ def _together(
 
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(_listen_base, base, clips, told, enough, threads)
+
+        def add(heard: Sequence[HeardClip]) -> bool:
+            # A fault of the base ends both.
+            if future.done():
+                future.result()
+            return delivered.add(heard)
+
         try:
             listen(
                 model,
@@ -267,7 +274,7 @@ def _together(
                 clips.seed,
                 clips.seconds,
                 pace.delivered,
-                delivered.add,
+                add,
                 threads,
             )
             delivered.end()

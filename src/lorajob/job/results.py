@@ -138,10 +138,11 @@ PARTS: Mapping[str, str] = {
 
 
 class EvaluateResult(BaseModel, frozen=True):
-    base: Scores  # by faster-whisper's defaults, on the same clips as `delivered`
+    base: Scores  # by faster-whisper's defaults, on all or the first clips of `delivered`
     delivered: Scores  # the converted model by faster-whisper's defaults, on a sample
     tuned: Scores  # the converted model by lorajob's decoder, on all test clips
-    improvement: Difference  # of `delivered` over `base`
+    improvement: Difference  # of `delivered` over `base`, on the clips that both have
+    delivered_on_base_clips: Scores | None = None  # None if `base` has all clips of `delivered`
     notes: list[str]  # what a reader of the figures has to know
     warnings: list[str]
     # Part of the test clips -> model -> scores: see `Shared.parts`. Empty if nothing is shared.
@@ -173,6 +174,7 @@ class StageResult(AsWritten):
     delivered: Scores | None = None
     tuned: Scores | None = None
     improvement: Difference | None = None
+    delivered_on_base_clips: Scores | None = None
     notes: list[str] = []
     unshared: dict[str, dict[str, Scores]] = {}
     converted: Scores | None = None  # of convert; deprecated
@@ -211,6 +213,27 @@ class StageResult(AsWritten):
 def headline(scores: Mapping[str, Scores]) -> str | None:
     """The name of the figure to show first: `delivered`, or `tuned` of an older job; else None."""
     return next((name for name in ("delivered", "tuned") if name in scores), None)
+
+
+def scores_there(result: StageResult | None) -> Scores | None:
+    """The scores of the figure to show first, on the clips of `base`; None if they are unknown."""
+    if result is None or (name := headline(result.scores)) is None:
+        return None
+    return result.delivered_on_base_clips or result.scores[name]
+
+
+def fewer_errors(result: StageResult | None, metric: Literal["wer", "cer"]) -> float | None:
+    """How many errors fewer than the base a model has, in percent of the base's errors.
+
+    `result` is that of `evaluate`. Both are counted on the clips of the base. None if one of them
+    is unknown, or if the base has no errors.
+    """
+    after = scores_there(result)
+    if result is None or after is None or result.base is None:
+        return None
+    before: float = getattr(result.base, metric)
+    now: float = getattr(after, metric)
+    return 100 * (1 - now / before) if before else None
 
 
 def verdict_of(stages: Mapping[str, StageResult | None]) -> StageResult | None:

@@ -24,7 +24,10 @@ class BoardRate(BaseModel):
 
 
 class BoardRow(BaseModel):
-    """The best model of a language. `before` and `after` are of `metric`, on the same clips."""
+    """The best model of a language. `before` and `after` are of `metric`.
+
+    `before` may be of fewer clips, the first ones of `after`.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -32,6 +35,8 @@ class BoardRow(BaseModel):
     language_name: str
     metric: str  # wer or cer, by which the models of the language are compared
     before: float | None  # of the base model, percent
+    before_clips: int | None = None
+    after_on_before_clips: float | None = None  # the rate of the delivered model on these
     after: BoardRate
     wer: float
     cer: float
@@ -46,8 +51,15 @@ class BoardRow(BaseModel):
 
     @property
     def fewer(self) -> float | None:
-        """How many errors fewer than the base model, in percent of its errors."""
-        return 100 * (1 - self.after.rate / self.before) if self.before else None
+        """How many errors fewer than the base model, in percent of its errors, on its clips."""
+        there = self.after_on_before_clips
+        after = self.after.rate if there is None else there
+        return 100 * (1 - after / self.before) if self.before else None
+
+    @property
+    def fewer_clips(self) -> int | None:
+        """The clips of the base model, if it was decoded on fewer."""
+        return self.before_clips if self.before_clips != self.clips else None
 
     @property
     def day(self) -> str:
@@ -68,7 +80,7 @@ def markdown(rows: Sequence[BoardRow]) -> str:
             row.base_model,
             row.corpus,
             row.metric.upper(),
-            "" if row.before is None else f"{row.before:.1f}",
+            before_text(row),
             f"{row.after.rate:.1f}",
             "" if low_high is None else f"{low_high[0]:.1f} to {low_high[1]:.1f}",
             str(row.clips),
@@ -76,6 +88,14 @@ def markdown(rows: Sequence[BoardRow]) -> str:
         ]
         lines.append(f"| {' | '.join(map(_cell, cells))} |")
     return "\n".join([*lines, "", NOTE])
+
+
+def before_text(row: BoardRow) -> str:
+    """The rate of the base model, with its clips if they are fewer; empty if it is unknown."""
+    if row.before is None:
+        return ""
+    few = row.fewer_clips
+    return f"{row.before:.1f}" if few is None else f"{row.before:.1f} ({few:,} clips)"
 
 
 def _cell(text: str) -> str:

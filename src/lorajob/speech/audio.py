@@ -19,6 +19,7 @@ from lorajob.speech.containers import (
     has_frame_count,
     is_container,
 )
+from lorajob.visible import encodable
 
 SAMPLE_RATE = 16_000  # Hz
 MAX_CHANNELS = 16
@@ -57,6 +58,8 @@ class AudioError(LorajobError):
     kind = "audio"
 
     def __init__(self, reason: str, detail: str = "") -> None:
+        # A detail may be the name of a file. It is written to reports and tables.
+        detail = encodable(detail)
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
