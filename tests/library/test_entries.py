@@ -1,9 +1,13 @@
 """The rows of a corpus's tables are in a file, and sets of ids are hashes."""
 
+import errno
 import os
 import tracemalloc
 from pathlib import Path
 
+import pytest
+
+from lorajob.checking.table import open_table
 from lorajob.corpora import Corpus
 from lorajob.corpora.entries import Chosen, Entry, EntryList, by_recording, chosen
 from lorajob.corpora.ids import Ids, Seen, unique
@@ -73,6 +77,19 @@ def test_names_that_come_again_get_a_number():
     assert names[:3000] == [f"{number}" for number in range(3000)]
     assert names[3000:6000] == [f"{number}#2" for number in range(3000)]
     assert names[6000:] == [f"{number}#3" for number in range(1000)] and len(seen) == 3000
+
+
+def test_the_measures_leave_no_file_and_a_full_disk_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(OSError) as caught, open_table() as table:
+        table.value("PRAGMA max_page_count = 100")
+        # A kill at this moment would leave it.
+        assert list(tmp_path.iterdir()) == []
+        table.value("INSERT INTO vocabulary SELECT 'train', randomblob(1000000)")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path))
 
 
 def test_memory_does_not_grow_with_the_rows_of_a_corpus(tmp_path: Path):

@@ -1,5 +1,7 @@
 """The measures of all clips, in a temporary SQLite file. Memory does not grow with the corpus."""
 
+import errno
+import os
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -14,6 +16,11 @@ from lorajob.corpora.entries import Entry
 
 CACHE_KILOBYTES = 16_000
 ROWS = 500  # written together
+_ERRNO = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_IOERR: errno.EIO,
+    sqlite3.SQLITE_CANTOPEN: errno.EACCES,
+}
 # Fingerprints of one recording, encoded anew or trimmed, differ in under 0.16 of their bits, those
 # of other recordings in over 0.4 (measured on Common Voice in Hindi and Malayalam).
 SAME_DISTANCE = 0.25
@@ -184,20 +191,29 @@ def same_sound(one: bytes, other: bytes, shifts: Iterable[int], one_text: bool =
 
 @contextmanager
 def open_table() -> Iterator[Table]:
-    """An empty table, in a file that is removed afterwards."""
-    with tempfile.TemporaryDirectory(prefix="lorajob-check-") as folder:
-        connection = sqlite3.connect(Path(folder) / "clips.sqlite", isolation_level=None)
-        try:
-            connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA journal_mode = OFF")
-            connection.execute("PRAGMA synchronous = OFF")
-            connection.execute("PRAGMA temp_store = FILE")
-            connection.execute(f"PRAGMA cache_size = -{CACHE_KILOBYTES}")
-            connection.executescript(Path(__file__).with_name("schema.sql").read_text("utf-8"))
-            connection.execute("BEGIN")
-            yield Table(connection)
-        finally:
-            connection.close()
+    """An empty table, in a temporary file.
+
+    Raises OSError if the disk is full or cannot be written.
+    """
+    # The file has no name, so it is removed even if this process is killed.
+    connection = sqlite3.connect("", isolation_level=None)
+    try:
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA journal_mode = OFF")
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute("PRAGMA temp_store = FILE")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KILOBYTES}")
+        connection.executescript(Path(__file__).with_name("schema.sql").read_text("utf-8"))
+        connection.execute("BEGIN")
+        yield Table(connection)
+    except sqlite3.OperationalError as error:
+        # The lower byte is the kind of the error.
+        code = _ERRNO.get(error.sqlite_errorcode & 0xFF)
+        if code is None:
+            raise
+        raise OSError(code, os.strerror(code), tempfile.gettempdir()) from error
+    finally:
+        connection.close()
 
 
 def _sound_row(sound: SoundMeasures) -> tuple[float | int, ...]:

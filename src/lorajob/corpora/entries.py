@@ -105,8 +105,11 @@ class EntryList(Sequence[Entry]):
             weakref.finalize(self, os.close, self._file)
         data = pickle.dumps([_fields(entry) for entry in self._last], pickle.HIGHEST_PROTOCOL)
         written = 0
-        while written < len(data):
-            written += os.pwrite(self._file, data[written:], self._size + written)
+        try:
+            while written < len(data):
+                written += os.pwrite(self._file, data[written:], self._size + written)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from error
         self._starts.append(self._size)
         self._size += len(data)
         self._last = []
