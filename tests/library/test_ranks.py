@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from io import StringIO
@@ -29,7 +30,7 @@ from lorajob.training.checkpoint import newest_checkpoint
 from lorajob.training.ranks import Begin, wanted_processes
 from lorajob.worker.stack.redis_server import free_port
 from tests.support.procs import descendants, running
-from tests.support.service import wait_for
+from tests.support.service import LONG_SECONDS, wait_for
 from tests.support.tiny import make_job
 from tests.support.training import SHORT, StopAt, history
 
@@ -133,6 +134,7 @@ def test_an_error_of_one_machine_is_in_its_log(
         raise SystemExit(code)
 
     monkeypatch.setattr(rank_main, "wait_for_begin", lambda: Begin(clips=8, resume=None))
+    monkeypatch.setattr(rank_main, "wait_for_end", lambda: None)
     monkeypatch.setattr(loop, "run_rank", fail)
     monkeypatch.setattr(os, "_exit", end)
     for name, value in {ranks.LAUNCHED: "test", "RANK": "1"}.items():
@@ -146,6 +148,27 @@ def test_an_error_of_one_machine_is_in_its_log(
         rank_main.run_launched(job, report)
     assert ended.value.code == EXIT_FAILED
     assert [it.getMessage() for it in caplog.records] == ["base_model: /models/small is missing"]
+
+
+def test_a_process_of_the_launcher_ends_after_the_first_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = TCPStore(ranks.LOOPBACK, 0, is_master=True)
+    place = {"MASTER_ADDR": ranks.LOOPBACK, "MASTER_PORT": str(store.port)}
+    for name, value in (place | {ranks.LAUNCHED: "test", "WORLD_SIZE": "2"}).items():
+        monkeypatch.setenv(name, value)
+    trained, report = threading.Event(), Report("train", StringIO())
+    monkeypatch.setattr(rank_main, "_train", lambda *given: trained.set())
+    job = JobDir(tmp_path)
+    job.spec_path.write_text("{}")
+    with ThreadPoolExecutor(1) as thread, ranks.shared_by(2, job, 8, None):
+        other = thread.submit(rank_main.run_launched, job, report)
+        assert trained.wait(LONG_SECONDS)
+        # The first one is at its checkpoint or its result here.
+        with pytest.raises(TimeoutError):
+            other.result(1.0)
+        ranks.tell_end()
+        other.result(LONG_SECONDS)
 
 
 def test_a_stop_reaches_both_after_the_same_step(tiny_whisper: Path, tmp_path: Path) -> None:

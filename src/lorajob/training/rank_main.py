@@ -17,7 +17,13 @@ from lorajob.job.jobdir import JobDir
 from lorajob.job.report import EXIT_BROKEN, EXIT_FAILED, Report
 from lorajob.probes import leave_out
 from lorajob.spec import JobSpec
-from lorajob.training.ranks import STOP_SIGNALS, Begin, launched_rank, wait_for_begin
+from lorajob.training.ranks import (
+    STOP_SIGNALS,
+    Begin,
+    launched_rank,
+    wait_for_begin,
+    wait_for_end,
+)
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +69,11 @@ def run_launched(job: JobDir, report: Report) -> None:
             f"{job.root}: no spec.json here; the job's folder must be at the same path on all "
             "machines"
         )
-    _train(job, begin, report)
+    try:
+        _train(job, begin, report)
+    finally:
+        # Rank 0 still writes its checkpoint or its result.
+        wait_for_end()
 
 
 def _train(job: JobDir, begin: Begin, report: Report) -> None:

@@ -39,6 +39,8 @@ LAUNCHED = "TORCHELASTIC_RUN_ID"  # torch's launcher sets it for its processes
 ASK_SECONDS = 0.2  # between two questions whether rank 0 has begun
 BEGIN_SECONDS = 1800.0  # time for rank 0 to begin: it plans the steps, and checks its checkpoints
 NO_TRAINING = b"-"
+# Time for rank 0 to write its files after the training, and before that to choose the weights.
+CLOSE_SECONDS = 1800.0
 SECONDS_TO_SEE = 1.0  # most time from the loss of a process's connection to the end of the process
 log = logging.getLogger(__name__)
 
@@ -152,10 +154,25 @@ def wait_for_begin() -> Begin | None:
 
 
 def tell_end() -> None:
-    """Rank 0 of torch's launcher ends. Others that still wait for its training end too."""
+    """Rank 0 of torch's launcher ends. Others that wait for its training or its end, end too."""
     with suppress(RuntimeError):
+        store, key = _launchers_store(), _begin_key()
         # It has no effect once the training has begun.
-        _launchers_store().compare_set(_begin_key(), "", NO_TRAINING.decode())
+        store.compare_set(key, "", NO_TRAINING.decode())
+        store.set(_end_key(), "")
+
+
+def wait_for_end() -> None:
+    """Wait until rank 0 of torch's launcher ends or is lost, at most CLOSE_SECONDS.
+
+    If a process of its machine ends with an exit code, the launcher kills rank 0 half a minute
+    later. If the machine with the launcher's store ends, rank 0 ends five minutes later.
+    """
+    until = time.monotonic() + CLOSE_SECONDS
+    with suppress(RuntimeError):
+        store, key = _launchers_store(), _end_key()
+        while not store.check([key]) and time.monotonic() < until:
+            time.sleep(ASK_SECONDS)
 
 
 def _launchers_store() -> Any:
@@ -167,6 +184,10 @@ def _launchers_store() -> Any:
 def _begin_key() -> str:
     """A key of this start: the launcher may start all processes again."""
     return f"lorajob/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+
+
+def _end_key() -> str:
+    return f"{_begin_key()}/end"
 
 
 def _meeting_place(count: int) -> Any:
