@@ -122,26 +122,6 @@ def plain_table(*headings: str) -> "Table":
     return table
 
 
-def stages_table(record: "JobRecord", now: float) -> "Table":
-    """One row for each stage: state, attempts, time taken, progress, worker."""
-
-    from rich.markup import escape
-
-    from lorajob.tasks.words import progress_words
-
-    table = plain_table("STAGE", "STATE", "ATTEMPTS", "TIME", "PROGRESS", "WORKER")
-    for name, stage in record.stages.items():
-        table.add_row(
-            name,
-            coloured(stage.state),
-            str(stage.attempts or ""),
-            _time_taken(stage, now),
-            progress_words(stage.progress),
-            escape(stage.worker or ""),
-        )
-    return table
-
-
 def attempts_table(record: "JobRecord") -> "Table | None":
     """One row for each ended attempt: time taken, last step, worker, why it ended.
 
@@ -174,7 +154,8 @@ def coloured(state: str) -> str:
     return f"[{style}]{state}[/]" if style else state
 
 
-def _time_taken(stage: "StageRecord", now: float) -> str:
+def time_taken(stage: "StageRecord", now: float) -> str:
+    """`4 min 8 s` that a stage has taken until its end or `now`; empty before it begins."""
     if not stage.started_at:
         return ""
     from lorajob.tasks.words import duration

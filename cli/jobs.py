@@ -175,8 +175,8 @@ def show_job(record: "JobRecord", wait: str | None, as_json: bool) -> None:
         console,
         metrics_table,
         rate_notes,
-        stages_table,
     )
+    from lorajob.cli.tables import stages_table
     from lorajob.storage.urls import public
     from lorajob.tasks.words import duration, state_of_work
 
@@ -200,10 +200,12 @@ def show_job(record: "JobRecord", wait: str | None, as_json: bool) -> None:
     ):
         if value:
             click.echo(f"{name:11}{visible(value)}")
-    for table in (stages_table(record, now), attempts_table(record), metrics_table(record)):
+    screen = console(sys.stdout)
+    stages = stages_table(record, now, screen.width)
+    for table in (stages, attempts_table(record), metrics_table(record)):
         if table is not None:
             click.echo()
-            console(sys.stdout).print(table)
+            screen.print(table)
     for line in rate_notes(record):
         click.echo(line)
 

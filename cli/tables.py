@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from lorajob.cli.format import coloured, plain_table
+from lorajob.cli.format import coloured, plain_table, time_taken
 from lorajob.tasks.words import (
     base_model_name,
     corpus_name,
@@ -15,6 +15,7 @@ from lorajob.tasks.words import (
     done_share,
     duration,
     gain,
+    progress_words,
     state_of_work,
 )
 
@@ -60,6 +61,7 @@ JOBS_ORDER = (
     "NAME",
     "PROGRESS",
 )
+STAGES_ORDER = ("WORKER", "WORKER", "ATTEMPTS", "PROGRESS", "PROGRESS")
 LONGEST_WHY = 60  # characters of a failure's reason in a table; `status JOB` shows it whole
 
 
@@ -124,6 +126,24 @@ def jobs_table(
     if not any(record.batch for record in records):
         columns[-1].shorten()
     return fit(columns, JOBS_ORDER, width)
+
+
+def stages_table(record: "JobRecord", now: float, width: int) -> "Table":
+    """One row for each stage: state, attempts, time taken, progress, worker."""
+    from rich.markup import escape
+
+    stages = record.stages.values()
+    progress = [escape(progress_words(stage.progress)) for stage in stages]
+    workers = [escape(stage.worker or "") for stage in stages]
+    columns = [
+        Column("STAGE", [list(record.stages)]),
+        Column("STATE", [[coloured(stage.state) for stage in stages]]),
+        Column("ATTEMPTS", [[str(stage.attempts or "") for stage in stages]]),
+        Column("TIME", [[time_taken(stage, now) for stage in stages]]),
+        Column("PROGRESS", [progress, [words.partition(",")[0] for words in progress]]),
+        Column("WORKER", [workers, [worker.partition("@")[0] for worker in workers]]),
+    ]
+    return fit(columns, STAGES_ORDER, width)
 
 
 def corpus_words(record: "JobRecord") -> str:

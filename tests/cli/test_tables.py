@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.text import Text
 
 from lorajob.cli.jobs import addresses
-from lorajob.cli.tables import bar, batch_table
+from lorajob.cli.tables import bar, batch_table, stages_table
 from lorajob.job.jobdir import STAGES
 from lorajob.job.report import Progress
 from lorajob.tasks.words import done_share
@@ -260,3 +261,27 @@ def test_status_knows_where_the_pages_and_the_speech_to_text_are(
         "pages at http://127.0.0.1:8080",
         "speech to text at http://127.0.0.1:8000/v1",
     ]
+
+
+@pytest.mark.parametrize(
+    ("width", "row"),
+    [
+        (
+            100,
+            ["train", "running", "1", "4 min 8 s", "90/180, loss 1.93, eta 12 min", "gpu-1@host"],
+        ),
+        (83, ["train", "running", "1", "4 min 8 s", "90/180, loss 1.93, eta 12 min", "gpu-1"]),
+        (75, ["train", "running", "1", "4 min 8 s", "90/180, loss 1.93, eta 12 min"]),
+        (65, ["train", "running", "4 min 8 s", "90/180, loss 1.93, eta 12 min"]),
+        (45, ["train", "running", "4 min 8 s", "90/180"]),
+        (30, ["train", "running", "4 min 8 s"]),
+    ],
+)
+def test_the_stages_of_a_job_keep_their_names_and_states(
+    tmp_path: Path, width: int, row: list[str]
+) -> None:
+    stage = HALF.model_copy(update={"attempts": 1, "started_at": 1.0, "worker": "gpu-1@host"})
+    record = job_record(tmp_path, stages=finished("preprocess") | {"train": stage})
+    table = stages_table(record, 249.0, width)
+    cells = [list(column.cells)[1] for column in table.columns]
+    assert [Text.from_markup(str(cell)).plain for cell in cells] == row
