@@ -36,10 +36,10 @@ from lorajob.speech.clipstore import ClipStore
 from lorajob.speech.sample import balanced
 from lorajob.speech.scoring import score
 from lorajob.whisper import ct2
-from lorajob.whisper.conversion import allowed_tokens, delivered_model
+from lorajob.whisper.conversion import delivered_model
 from lorajob.whisper.identity import base_of
 from lorajob.whisper.model import encode_features, merge_adapter, suppress_less
-from lorajob.whisper.tokens import Labels
+from lorajob.whisper.tokens import Labels, allowed_tokens
 
 MAX_LOGPROB_DIFFERENCE = 1e-3  # nats for each token; float32 on both sides agrees to about 1e-6
 MAX_WER_DIFFERENCE = 0.5  # percentage points between transformers and a converted type
@@ -91,7 +91,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
     warnings = []
     with TemporaryDirectory(dir=out) as scratch:
         merged = merge_adapter(folder, adapter)
-        allowed = allowed_tokens(job, sample.labels)
+        allowed = allowed_tokens(job.stage_dir("preprocess"), sample.labels)
         suppress_less(merged, allowed)
         pace.done("merged")
         made = {kind: out / ("model" if not n else f"model-{kind}") for n, kind in enumerate(types)}

@@ -51,9 +51,9 @@ from lorajob.speech.overlap import (
 )
 from lorajob.speech.sample import balanced
 from lorajob.speech.scoring import difference, score, score_with_intervals, utterance_rows
-from lorajob.whisper.conversion import allowed_tokens, delivered_model
+from lorajob.whisper.conversion import delivered_model
 from lorajob.whisper.identity import base_of
-from lorajob.whisper.tokens import Labels
+from lorajob.whisper.tokens import Labels, allowed_tokens
 
 FEW_CLIPS = 30  # under so many test clips the rates say little
 
@@ -105,7 +105,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         model = Path(scratch, "tuned")
         model.mkdir()
         adapter = job.stage_dir("train") / "adapter"
-        allowed = allowed_tokens(job, Labels(folder, language))
+        allowed = allowed_tokens(job.stage_dir("preprocess"), Labels(folder, language))
         digest = delivered_model(folder, adapter, allowed, kind, model)
         pace.passed()
         size = spec.evaluate.batch_size

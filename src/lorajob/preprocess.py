@@ -38,10 +38,11 @@ from lorajob.speech import audio
 from lorajob.speech.clipstore import ClipWriter, encode_audio
 from lorajob.storage import cache, places
 from lorajob.storage.urls import public
+from lorajob.whisper.base_weights import check_values
 from lorajob.whisper.tokens import Labels, suppressed_but_said, suppressed_tokens
 
 # Version of this stage's output, part of the cache key: raise it with every change of the output.
-VERSION = 9
+VERSION = 10
 SECONDS_BETWEEN_REPORTS = 0.5
 TRAIN_CLIPS = "SELECT tokens, seconds, text FROM clips WHERE target = 'train' AND reason IS NULL"
 TEST_CLIPS = "SELECT id FROM clips WHERE target = 'test' AND reason IS NULL ORDER BY n"
@@ -75,6 +76,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
 
     language = find_language(spec.language)
     labels = Labels(base_of(spec, job).folder, language.token)
+    check_values(labels.folder)
     pace = _ClipProgress(report)
     columns = spec.preprocess.columns
     sources = [local_copy(place) for place in spec.places]

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from lorajob.job.results import StageResult
 from lorajob.stage import run_stage
 from lorajob.whisper.base_check import check_base, check_name, tokens_of
 from lorajob.whisper.base_model import local_model
+from lorajob.whisper.base_weights import check_values
 from lorajob.whisper.tokens import Labels
 from tests.support import bases
 from tests.support.bases import add_token, copy_of, read, set_config
@@ -153,6 +155,167 @@ def test_what_cannot_be_converted_is_refused_before_any_stage(
         with pytest.raises(ModelError) as caught:
             refuse(base)
         assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def in_config(**changes: object) -> Callable[[Path], None]:
+    return lambda folder: set_config(folder, **changes)
+
+
+def in_file(name: str, **changes: object) -> Callable[[Path], None]:
+    return lambda folder: write_json(folder / name, read(folder / name) | changes)
+
+
+def in_tokenizer(**changes: object) -> Callable[[Path], None]:
+    """Changes of the tokenizer's model."""
+
+    def change(folder: Path) -> None:
+        path = folder / "tokenizer.json"
+        said = read(path)
+        write_json(path, said | {"model": said["model"] | changes})
+
+    return change
+
+
+def as_content(name: str, content: bytes) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).write_bytes(content)
+
+    return change
+
+
+def in_weights(
+    change: Callable[[dict[str, Any]], dict[str, Any]], form: str = "pt"
+) -> Callable[[Path], None]:
+    def changed(folder: Path) -> None:
+        from safetensors.numpy import load_file, save_file
+
+        path = folder / "model.safetensors"
+        save_file(change(load_file(path)), path, {"format": form})
+
+    return changed
+
+
+def without_a_bias(weights: dict[str, Any]) -> dict[str, Any]:
+    return {name: it for name, it in weights.items() if name != "model.decoder.layers.1.fc1.bias"}
+
+
+def in_integers(weights: dict[str, Any]) -> dict[str, Any]:
+    return {name: it.astype("int8") for name, it in weights.items()}
+
+
+def with_another_layer(weights: dict[str, Any]) -> dict[str, Any]:
+    layer = "model.decoder.layers"
+    return weights | {f"{layer}.2.fc1.weight": weights[f"{layer}.1.fc1.weight"].copy()}
+
+
+def with_an_index(weight_map: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+        write_json(folder / "model.safetensors.index.json", {"weight_map": weight_map})
+
+    return change
+
+
+GENERATION = "generation_config.json"
+FEATURES = "preprocessor_config.json"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (in_config(d_model=True), "config.json has d_model True"),
+        (in_config(encoder_layers=10**7), "no weights encoder.layers.2.self_attn.q_proj.weight"),
+        (in_config(activation_function="silu"), "activation_function 'silu': it should be 'gelu'"),
+        (in_config(scale_embedding=True), "has scale_embedding True: it should be False"),
+        (in_config(dropout="a"), "has dropout 'a': it should be a valid number"),
+        (in_config(dropout=2), "has dropout 2: it should be less than 1"),
+        (in_config(dtype="float99"), "has dtype 'float99': it should be 'float32', 'float16'"),
+        (
+            in_config(quantization_config={"quant_method": "gptq"}),
+            "the weights are quantised; take the model in 16 or 32 bits",
+        ),
+        (in_config(num_hidden_layers=5), "has num_hidden_layers 5, but encoder_layers 2"),
+        (as_content(GENERATION, b"[]"), "generation_config.json is not a JSON object"),
+        (in_file(GENERATION, lang_to_id=[1]), "has lang_to_id [1]: it should be a valid dict"),
+        (in_file(GENERATION, suppress_tokens="x"), "has suppress_tokens 'x': it should be a valid"),
+        (in_file(GENERATION, suppress_tokens=[9**9]), "the token 387420489 in suppress_tokens"),
+        (in_file(GENERATION, alignment_heads=[[1]]), "has alignment_heads [[1]]: List should have"),
+        (in_file(GENERATION, num_beams=0), "has num_beams 0: it should be greater than or equal"),
+        (in_file(FEATURES, feature_size=80.0), "feature_size 80.0 in its feature extractor"),
+        (in_file(FEATURES, sampling_rate=8000), "sampling_rate 8000 in its feature extractor"),
+        (in_file(FEATURES, padding_side="left"), "has padding_side 'left': it should be 'right'"),
+        (as_content("tokenizer_config.json", b"[]"), "tokenizer_config.json is not a JSON object"),
+        (as_content("tokenizer_config.json", b""), "tokenizer_config.json cannot be read"),
+        (in_file("tokenizer.json", model=[1]), "tokenizer.json is not Whisper's"),
+        (in_file("tokenizer.json", added_tokens=5), "tokenizer.json is not Whisper's"),
+        (in_tokenizer(vocab={"!": "0"}), "gives the token '!' the id '0'"),
+        (lambda folder: add_token(folder, "<|x|>", -5), "gives the token '<|x|>' the id -5"),
+        (lambda folder: add_token(folder, "<|x|>", 50363), "1 tokens with the id of another token"),
+        (in_tokenizer(merges=[]), "tokenizer.json has no merges"),
+        (in_tokenizer(merges=[["zzqq", "y"]]), "tokenizer.json does not load: Token `zzqq`"),
+        (
+            in_file("tokenizer.json", normalizer={"type": "Lowercase"}),
+            "tokenizer.json alters texts: 'Hello, the WORLD",
+        ),
+        (in_weights(without_a_bias), "no weights decoder.layers.1.fc1.bias"),
+        (in_weights(in_integers), "of type I8; take the model in 16 or 32 bits"),
+        (in_weights(with_another_layer), "decoder.layers.2.fc1.weight, which config.json does not"),
+        (in_weights(dict, "tf"), "holds weights of 'tf'; save them with PyTorch"),
+        (
+            as_content("model.safetensors", b"version https://git-lfs.github.com/spec/v1"),
+            "it is a pointer of Git LFS; run `git lfs pull`",
+        ),
+        (with_an_index([1]), "model.safetensors.index.json has no weight_map"),
+        (with_an_index({"a": 5}), "lacks '5', which model.safetensors.index.json names"),
+        (with_an_index({"a": "model-1.safetensors"}), "model.safetensors.index.json does not say"),
+    ],
+)
+def test_a_spoiled_file_of_a_base_is_named_at_submit(
+    tiny_whisper: Path, tmp_path: Path, change: Callable[[Path], None], said: str
+) -> None:
+    base = copy_of(tiny_whisper, tmp_path / "base", change)
+    with pytest.raises(ModelError) as caught:
+        check_base(base, "hi")
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_ids_and_encodings_of_a_base_are_repaired_from_its_tokenizer(
+    tiny_whisper: Path, tmp_path: Path
+) -> None:
+    def marked(folder: Path) -> None:
+        for path in folder.glob("*.json"):
+            path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+
+    cut = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
+    changes = (
+        in_file(GENERATION, lang_to_id={"<|hi|>": 5}, no_timestamps_token_id=7),
+        in_file("tokenizer.json", truncation=cut),
+        marked,
+    )
+    folder = local_model(str(copy_of(tiny_whisper, tmp_path / "base", *changes)))
+    tokens, said = tokens_of(tiny_whisper), json.loads((folder / GENERATION).read_text("utf-8"))
+    assert said["lang_to_id"]["<|hi|>"] == tokens["<|hi|>"] and len(said["lang_to_id"]) == 99
+    assert said["no_timestamps_token_id"] == tokens["<|notimestamps|>"]
+    text = "यह एक बहुत लंबा वाक्य है"
+    assert Labels(folder, "hi").encode(text) == Labels(tiny_whisper, "hi").encode(text)
+    assert not any(path.read_bytes().startswith(b"\xef") for path in folder.glob("*.json"))
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64"])
+def test_weights_that_are_not_numbers_are_named(
+    tiny_whisper: Path, tmp_path: Path, kind: str
+) -> None:
+    name = "model.decoder.layers.1.fc1.bias"
+
+    def spoiled(weights: dict[str, Any]) -> dict[str, Any]:
+        plain = {key: it.astype(kind) for key, it in weights.items()}
+        plain[name][3] = float("nan")
+        return plain
+
+    check_values(tiny_whisper)
+    base = copy_of(tiny_whisper, tmp_path / "base", in_weights(spoiled))
+    with pytest.raises(ModelError, match=f"weights {name} that are infinite or not numbers"):
+        check_values(base)
 
 
 def test_pickled_weights_never_run_code(tiny_whisper: Path, tmp_path: Path) -> None:

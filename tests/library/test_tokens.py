@@ -6,7 +6,12 @@ import pytest
 
 from lorajob.errors import ModelError
 from lorajob.whisper.model import suppress_less
-from lorajob.whisper.tokens import Labels, suppressed_but_said
+from lorajob.whisper.tokens import (
+    Labels,
+    allowed_tokens,
+    suppressed_but_said,
+    suppressed_tokens,
+)
 from tests.support.speech import make_model
 
 
@@ -83,3 +88,20 @@ def test_a_model_may_say_what_its_training_texts_hold(tmp_path):
     suppress_less(model, [bracket])
     assert model.generation_config.suppress_tokens == [note]
     assert model.generation_config.begin_suppress_tokens == [bracket]
+
+
+def test_signs_of_the_training_texts_may_be_said_at_a_start_and_behind_a_space(
+    labels: Labels, tmp_path: Path
+) -> None:
+    never = suppressed_tokens(labels.folder)
+    for sign in ('"', "[", "("):
+        found = suppressed_but_said(labels, [f"{sign}नमस्ते"])
+        alone, behind = labels.encode(sign)[0], labels.encode(f" {sign}")[0]
+        assert alone != behind and {alone, behind} <= never
+        assert found == sorted([alone, behind])
+    assert suppressed_but_said(labels, ["♪ गाना ♪"]) == sorted(
+        never.intersection(labels.encode("♪") + labels.encode(" ♪"))
+    )
+    assert suppressed_but_said(labels, ["नमस्ते दुनिया, ठीक है?"]) == []
+    (tmp_path / "report.json").write_text('{"suppressed_tokens_said": [1, 7]}')
+    assert allowed_tokens(tmp_path, labels) == [1, 7]

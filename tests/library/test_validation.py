@@ -12,7 +12,7 @@ import torch
 from lorajob.decoding.config import TokenLimits
 from lorajob.decoding.torch_engine import TorchEngine
 from lorajob.errors import StageStopped, UsageError
-from lorajob.job.jobdir import JobDir
+from lorajob.job.jobdir import JobDir, write_json
 from lorajob.job.report import Report
 from lorajob.spec import JobSpec, TrainConfig, build_spec
 from lorajob.spec_gate import GateConfig
@@ -27,6 +27,7 @@ from lorajob.training.loop import prepare
 from lorajob.training.validation import Validator
 from lorajob.whisper.features import LogMel, pad_windows
 from lorajob.whisper.model import encode_features
+from lorajob.whisper.tokens import suppressed_tokens
 from tests.support.tiny import make_job
 from tests.support.training import SHORT, StopAt, adapter_bytes, history
 
@@ -177,8 +178,12 @@ def test_validation_decodes_as_the_model_trains_and_leaves_the_training_alone(
 ) -> None:
     job = make_job(tmp_path, tiny_whisper, *SETS, "train.dropout=0")
     spec = spec_of(job)
+    # The training texts hold the signs of two tokens that the base never says.
+    never = sorted(suppressed_tokens(tiny_whisper))
+    write_json(job.stage_dir("preprocess") / "report.json", {"suppressed_tokens_said": never[:2]})
     loop = prepare(spec, tiny_whisper, lay_out(spec, job), None, Report("train"))
     validator, run = loop.validator, loop.run
+    assert run.loss.whisper.generation_config.suppress_tokens == never[2:]
     assert validator is not None
     torch.manual_seed(0)
     with torch.no_grad():

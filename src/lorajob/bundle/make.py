@@ -22,10 +22,9 @@ from lorajob.job.chain import chain_faults, file_faults
 from lorajob.job.jobdir import JobDir, hash_files, write_json
 from lorajob.languages import find_language
 from lorajob.spec import JobSpec
-from lorajob.whisper.conversion import allowed_tokens
 from lorajob.whisper.identity import base_of
 from lorajob.whisper.model import PROCESSOR_FILES, merge_adapter, suppress_less
-from lorajob.whisper.tokens import Labels
+from lorajob.whisper.tokens import Labels, allowed_tokens
 
 # The Hub knows licences by identifiers such as apache-2.0, cc-by-4.0 or other.
 LICENSE = re.compile(r"[a-z0-9][a-z0-9.+_-]*")
@@ -137,7 +136,7 @@ def _write_merged(job: JobDir, spec: JobSpec, folder: Path, layout: Layout, say:
     base = base_of(spec, job).folder
     token = find_language(spec.language).token
     model: Any = merge_adapter(base, job.stage_dir("train") / "adapter")
-    suppress_less(model, allowed_tokens(job, Labels(base, token)))
+    suppress_less(model, allowed_tokens(job.stage_dir("preprocess"), Labels(base, token)))
     if layout.ggml is not None:
         say(layout.ggml)
         target = folder / layout.ggml

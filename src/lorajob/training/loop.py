@@ -42,7 +42,8 @@ from lorajob.training.start import start_folder
 from lorajob.training.trainer import Run, start_run
 from lorajob.training.writer import CheckpointWriter
 from lorajob.whisper.identity import base_of
-from lorajob.whisper.tokens import Labels
+from lorajob.whisper.model import suppress_less
+from lorajob.whisper.tokens import Labels, allowed_tokens
 
 if TYPE_CHECKING:
     from lorajob.training.trial import TrialRun
@@ -410,6 +411,8 @@ def prepare(
     if course.config.threads:
         torch.set_num_threads(course.config.threads)
     run = start_run(folder, course.config, spec.seed, course.scheduled, resume, start)
+    # Validation decodes with the list that the converted model gets.
+    suppress_less(run.loss.whisper, allowed_tokens(course.store.folder.parent, labels))
     windows = [window for step in course.plan for window in step]
     alterer = None
     if uses_augmentation(spec, len(course.held.clips)):

@@ -4,50 +4,48 @@ What training or conversion would refuse hours later is refused here, by the fil
 the names and shapes of the weights, the tokens. Needs neither torch nor transformers.
 """
 
-import json
 import re
-import struct
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from lorajob.errors import ModelError
+from lorajob.whisper.base_settings import (
+    FeatureSettings,
+    GenerationSettings,
+    ModelSettings,
+    check_settings,
+    is_size,
+    read_json,
+)
+from lorajob.whisper.base_tokenizer import END, check_tokenizer, is_special, is_timestamp
+from lorajob.whisper.base_weights import WEIGHTS, ModelDimensions, check_weights, weight_shapes
 
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 MEL_BINS = (80, 128)
+FEWER_BINS = 80  # of a feature extractor that states no number
 POSITIONS = 1500  # of the encoder: 30 s
 LABEL_POSITIONS = 448
 MULTILINGUAL_VOCABULARY = 51865  # tokens; large-v3 has one more, English-only models one less
 TIMESTAMPS = 1501
-MAX_HEADER_BYTES = 100_000_000
 MODELS_WITH = {"yue": "openai/whisper-large-v3 and openai/whisper-large-v3-turbo have it"}
+# Names of transformers for the same sizes.
+OTHER_NAMES = {
+    "num_hidden_layers": "encoder_layers",
+    "num_attention_heads": "encoder_attention_heads",
+    "num_key_value_heads": "encoder_attention_heads",
+    "hidden_size": "d_model",
+}
 STAND_IN = {"yue": "zh-HK"}
 OPENAI = re.compile(r"(?:openai|demo)/whisper-(?P<size>[a-z0-9-]+)(?P<english>\.en)?")
 SPECIAL = (
-    "<|endoftext|>",
+    END,
     "<|startoftranscript|>",
+    "<|translate|>",
     "<|transcribe|>",
     "<|notimestamps|>",
 )
-
-
-@dataclass(frozen=True)
-class ModelDimensions:
-    """The sizes of a Whisper, named as in the config.json of transformers."""
-
-    vocab_size: int
-    d_model: int
-    num_mel_bins: int
-    max_source_positions: int
-    max_target_positions: int
-    encoder_layers: int
-    encoder_attention_heads: int
-    encoder_ffn_dim: int
-    decoder_layers: int
-    decoder_attention_heads: int
-    decoder_ffn_dim: int
 
 
 def check_base(folder: Path, language_token: str | None = None) -> None:
@@ -66,10 +64,15 @@ def check_base(folder: Path, language_token: str | None = None) -> None:
     if not config:
         return  # it states nothing that could be checked; training refuses it
     dimensions = dimensions_of(folder, config)
+    check_settings(folder / "config.json", config, ModelSettings)
     _check_features(folder, dimensions)
     _check_tokens(folder, dimensions, language_token)
+    check_tokenizer(folder)
+    _check_generation(folder, dimensions)
+    if (folder / "tokenizer_config.json").exists():
+        read_json(folder / "tokenizer_config.json")
     if (shapes := weight_shapes(folder)) is not None:
-        _check_weights(folder, dimensions, shapes)
+        check_weights(folder, dimensions, shapes)
 
 
 def check_name(base_model: str, language_token: str) -> None:
@@ -99,17 +102,6 @@ def missing_files(folder: Path) -> list[str]:
     return missing
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises ModelError."""
-    try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"base_model: {path} cannot be read: {error}") from None
-    if not isinstance(values, dict):
-        raise ModelError(f"base_model: {path} is not a JSON object")
-    return values
-
-
 def features_of(folder: Path) -> dict[str, Any]:
     """The settings of the feature extractor. transformers 5 puts them into processor_config.json.
 
@@ -129,20 +121,22 @@ def features_of(folder: Path) -> dict[str, Any]:
 
 def tokens_of(folder: Path) -> dict[str, int]:
     """Token -> id of the tokenizer, with added tokens. Raises ModelError."""
-    if (folder / "tokenizer.json").is_file():
-        values = read_json(folder / "tokenizer.json")
-        vocabulary: Any = (values.get("model") or {}).get("vocab")
-        added = values.get("added_tokens") or []
+    path = folder / "tokenizer.json"
+    if path.exists():
+        values = read_json(path)
         try:
-            tokens = {str(token): int(number) for token, number in dict(vocabulary).items()}
-            return tokens | {str(it["content"]): int(it["id"]) for it in added}
+            tokens = dict(values["model"]["vocab"])
+            tokens |= {it["content"]: it["id"] for it in values.get("added_tokens") or []}
         except (ValueError, LookupError, TypeError):
-            raise ModelError(f"base_model: {folder}/tokenizer.json is not Whisper's") from None
-    tokens = read_json(folder / "vocab.json")
-    if (folder / "added_tokens.json").is_file():
-        tokens |= read_json(folder / "added_tokens.json")
-    if not all(isinstance(number, int) for number in tokens.values()):
-        raise ModelError(f"base_model: {folder}/vocab.json is not Whisper's")
+            raise ModelError(f"base_model: {path} is not Whisper's") from None
+    else:
+        path = folder / "vocab.json"
+        tokens = read_json(path)
+        if (folder / "added_tokens.json").is_file():
+            tokens |= read_json(folder / "added_tokens.json")
+    for token, number in tokens.items():
+        if not isinstance(token, str) or type(number) is not int or number < 0:
+            raise ModelError(f"base_model: {path} gives the token {token!r} the id {number!r}")
     return tokens
 
 
@@ -161,6 +155,12 @@ def dimensions_of(folder: Path, config: Mapping[str, object]) -> ModelDimensions
     found = ModelDimensions(
         **{it.name: _positive(folder, config, it.name) for it in fields(ModelDimensions)}
     )
+    for other, name in OTHER_NAMES.items():
+        if config.get(other, getattr(found, name)) != getattr(found, name):
+            raise ModelError(
+                f"base_model: {folder}/config.json has {other} {config[other]!r}, but {name} "
+                f"{getattr(found, name)}; transformers takes them for the same"
+            )
     if found.vocab_size < MULTILINGUAL_VOCABULARY:
         raise ModelError(
             f"base_model: {folder} is an English-only Whisper, with {found.vocab_size} tokens; use"
@@ -185,7 +185,7 @@ def dimensions_of(folder: Path, config: Mapping[str, object]) -> ModelDimensions
 
 def _positive(folder: Path, config: Mapping[str, object], name: str) -> int:
     value = config.get(name)
-    if not isinstance(value, int) or value < 1:
+    if type(value) is not int or value < 1:
         raise ModelError(f"base_model: {folder}/config.json has {name} {value!r}")
     return value
 
@@ -200,10 +200,30 @@ def _check_features(folder: Path, dimensions: ModelDimensions) -> None:
         "chunk_length": 30,
     }
     for name, value in wanted.items():
-        if said.get(name, value) != value:
+        found = said.get(name, FEWER_BINS if name == "feature_size" else value)
+        if found != value or not is_size(found):
             raise ModelError(
-                f"base_model: {folder} has {name} {said[name]!r} in its feature extractor; this "
+                f"base_model: {folder} has {name} {found!r} in its feature extractor; this "
                 f"model needs {value}"
+            )
+    path = folder / "preprocessor_config.json"
+    if not path.is_file():
+        path = folder / "processor_config.json"
+    check_settings(path, said, FeatureSettings)
+
+
+def _check_generation(folder: Path, dimensions: ModelDimensions) -> None:
+    path = folder / "generation_config.json"
+    if not path.exists():
+        return
+    said = read_json(path)
+    check_settings(path, said, GenerationSettings)
+    for name in ("suppress_tokens", "begin_suppress_tokens"):
+        highest = max(said.get(name) or [0])
+        if highest >= dimensions.vocab_size:
+            raise ModelError(
+                f"base_model: {path} has the token {highest} in {name}; the model has "
+                f"{dimensions.vocab_size} tokens"
             )
 
 
@@ -216,6 +236,8 @@ def _check_tokens(folder: Path, dimensions: ModelDimensions, language_token: str
             )
     if language_token is not None and f"<|{language_token}|>" not in tokens:
         raise no_language(folder, language_token)
+    if twice := len(tokens) - len({*tokens.values()}):
+        raise ModelError(f"base_model: {folder} has {twice} tokens with the id of another token")
     highest = max(tokens.values())
     if highest >= dimensions.vocab_size:
         raise ModelError(
@@ -246,88 +268,6 @@ def _check_tokens(folder: Path, dimensions: ModelDimensions, language_token: str
             )
 
 
-def is_special(token: str) -> bool:
-    """Whether a token has the form of Whisper's special tokens."""
-    return token.startswith("<|") and token.endswith("|>")
-
-
-def is_timestamp(token: str) -> bool:
-    """Whether a token has the form of a timestamp, such as `<|1.20|>`."""
-    return re.fullmatch(r"<\|\d+\.\d\d\|>", token) is not None
-
-
 def missing_ids(tokens: Mapping[str, int]) -> list[int]:
     """The ids below the highest that no token has."""
     return sorted(set(range(max(tokens.values()) + 1)) - set(tokens.values()))
-
-
-def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
-    """Name -> shape of the weights in safetensors files; None for pickled weights, which are not
-    opened here. Raises ModelError for a damaged or incomplete file.
-    """
-    single, index = (folder / name for name in WEIGHTS)
-    if single.is_file():
-        return dict(_header(single))
-    if not index.is_file():
-        return None
-    shapes: dict[str, tuple[int, ...]] = {}
-    names = read_json(index).get("weight_map") or {}
-    for name in sorted(set(names.values())):
-        if "/" in name or not (folder / name).is_file():
-            raise ModelError(f"base_model: {folder} lacks {name}, which {index.name} names")
-        shapes |= dict(_header(folder / name))
-    return shapes
-
-
-def _header(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
-    try:
-        with path.open("rb") as file:
-            (size,) = struct.unpack("<Q", file.read(8))
-            if size > MAX_HEADER_BYTES:
-                raise ValueError(f"a header of {size} bytes")
-            header = json.loads(file.read(size))
-        header.pop("__metadata__", None)
-        end = max((it["data_offsets"][1] for it in header.values()), default=0)
-        if path.stat().st_size != 8 + size + end:
-            raise ValueError(f"{path.stat().st_size} bytes instead of {8 + size + end}")
-        yield from ((name, tuple(it["shape"])) for name, it in header.items())
-    except (struct.error, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ModelError(f"base_model: {path} is damaged or incomplete: {error}") from None
-
-
-def _check_weights(
-    folder: Path, dimensions: ModelDimensions, shapes: Mapping[str, tuple[int, ...]]
-) -> None:
-    found = {name.removeprefix("model."): shape for name, shape in shapes.items()}
-    for name, shape in expected_shapes(dimensions):
-        if name not in found:
-            raise ModelError(f"base_model: {folder} has no weights {name}, which config.json needs")
-        if found[name] != shape:
-            raise ModelError(
-                f"base_model: {folder} has weights {name} of shape {list(found[name])}; "
-                f"config.json says {list(shape)}"
-            )
-
-
-def expected_shapes(dimensions: ModelDimensions) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of the matrices of a Whisper with these dimensions."""
-    width = dimensions.d_model
-    yield "encoder.conv1.weight", (width, dimensions.num_mel_bins, 3)
-    yield "encoder.conv2.weight", (width, width, 3)
-    yield "encoder.embed_positions.weight", (dimensions.max_source_positions, width)
-    yield "decoder.embed_positions.weight", (dimensions.max_target_positions, width)
-    yield "decoder.embed_tokens.weight", (dimensions.vocab_size, width)
-    encoder = dimensions.encoder_layers, dimensions.encoder_ffn_dim
-    decoder = dimensions.decoder_layers, dimensions.decoder_ffn_dim
-    for side, attentions, (layers, inner) in (
-        ("encoder", ["self_attn"], encoder),
-        ("decoder", ["self_attn", "encoder_attn"], decoder),
-    ):
-        for number in range(layers):
-            layer = f"{side}.layers.{number}"
-            for attention in attentions:
-                for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
-                    yield f"{layer}.{attention}.{part}.weight", (width, width)
-            yield f"{layer}.fc1.weight", (inner, width)
-            yield f"{layer}.fc2.weight", (width, inner)
-        yield f"{side}.layer_norm.weight", (width,)

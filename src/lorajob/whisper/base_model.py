@@ -16,12 +16,13 @@ from lorajob.storage.bases import fetch_base, is_stored_base, stored_folder
 from lorajob.storage.hashes import file_hash
 from lorajob.storage.hub import download_error
 from lorajob.storage.urls import public
-from lorajob.whisper.base_check import WEIGHTS, check_base
+from lorajob.whisper.base_check import check_base
 from lorajob.whisper.base_repair import complete, is_complete
+from lorajob.whisper.base_weights import WEIGHTS
 from lorajob.whisper.ct2_import import import_ctranslate2
 
 SOURCE = "source.json"  # in a completed folder: what it was made from
-REPAIR_VERSION = 2  # of the folders that `complete` makes: raise it with every change of them
+REPAIR_VERSION = 3  # of the folders that `complete` makes: raise it with every change of them
 
 HUB_FILES = ["*.json", "*.safetensors", "*.txt"]
 PICKLED_FILES = ["pytorch_model*.bin"]

@@ -7,27 +7,24 @@ token. The weights are linked, not copied, unless they are pickled.
 
 import importlib
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer
 
 from lorajob.errors import ModelError
 from lorajob.job.jobdir import write_json
 from lorajob.whisper.base_check import (
-    WEIGHTS,
-    ModelDimensions,
     check_base,
     dimensions_of,
     features_of,
-    is_special,
-    is_timestamp,
     missing_ids,
-    read_json,
     tokens_of,
 )
+from lorajob.whisper.base_settings import plainly_encoded, read_json
+from lorajob.whisper.base_tokenizer import END, from_vocabulary, is_special
+from lorajob.whisper.base_weights import WEIGHTS, ModelDimensions
 from lorajob.whisper.ct2_import import TOKENIZER_CONFIG
 from lorajob.whisper.tokens import TIMESTAMP_STEP_SECONDS
 
@@ -42,7 +39,6 @@ NOT_LANGUAGES = {
     "<|nocaptions|>",
     "<|notimestamps|>",
 }
-END = "<|endoftext|>"
 START = "<|startoftranscript|>"
 START_NAME = "decoder_start_token_id"
 # Settings of generation that older models keep in config.json.
@@ -59,14 +55,29 @@ def is_complete(folder: Path) -> bool:
         return False
     if not any((folder / name).is_file() for name in WEIGHTS):
         return False
+    if not all(plainly_encoded(path) for path in folder.glob("*.json")):
+        return False
     said, tokens = read_json(folder / "generation_config.json"), tokens_of(folder)
-    if not said.get("lang_to_id") or missing_between(tokens):
+    if not said.get("lang_to_id") or missing_between(tokens) or not _agrees(said, tokens):
+        return False
+    # Both would change the texts of the training: one cuts them, the other adds tokens.
+    tokenizer = read_json(folder / "tokenizer.json")
+    if tokenizer.get("truncation") or tokenizer.get("padding"):
         return False
     start = tokens[START]
     if config != _with_tokens(config, tokens) or said.get(START_NAME) not in (None, start):
         return False
     heads = said.get("alignment_heads")
     return heads is None or heads == _heads(heads, _dimensions(folder))
+
+
+def _agrees(said: Mapping[str, Any], tokens: Mapping[str, int]) -> bool:
+    """Whether the ids in a generation_config.json are those of the tokenizer."""
+    tasks = {f"<|{name}|>": number for name, number in (said.get("task_to_id") or {}).items()}
+    ids = said["lang_to_id"] | tasks
+    if (number := said.get("no_timestamps_token_id")) is not None:
+        ids["<|notimestamps|>"] = number
+    return all(tokens.get(token) == number for token, number in ids.items())
 
 
 def complete(source: Path, target: Path) -> None:
@@ -79,7 +90,7 @@ def complete(source: Path, target: Path) -> None:
     write_json(target / "generation_config.json", _generation(source))
     tokenizer = source / "tokenizer_config.json"
     if tokenizer.is_file():
-        shutil.copyfile(tokenizer, target / tokenizer.name)
+        write_json(target / tokenizer.name, read_json(tokenizer))
     else:
         write_json(target / tokenizer.name, TOKENIZER_CONFIG)
     check_base(target)  # now with the shapes of weights that were pickled
@@ -112,33 +123,13 @@ def _put_weights(source: Path, target: Path) -> None:
 def _put_tokenizer(source: Path, target: Path) -> None:
     path = source / "tokenizer.json"
     tokens = _with_timestamps(tokens_of(source))
-    tokenizer = _renewed(path, tokens) if path.is_file() else _from_vocabulary(source, tokens)
+    tokenizer = _renewed(path, tokens) if path.is_file() else from_vocabulary(source, tokens)
     for token, number in tokens.items():
         if tokenizer.token_to_id(token) != number:
             raise ModelError(
                 f"base_model: {source}: token {token!r} has the id {number}, which cannot be kept"
             )
     tokenizer.save(str(target / "tokenizer.json"))
-
-
-def _from_vocabulary(source: Path, tokens: Mapping[str, int]) -> Tokenizer:
-    """The tokenizer of vocab.json, merges.txt and added_tokens.json, as GPT-2's."""
-    vocabulary: dict[str, int] = read_json(source / "vocab.json")
-    lines = (source / "merges.txt").read_text("utf-8").splitlines()
-    pairs = [line.partition(" ") for line in lines if line and not line.startswith("#version")]
-    try:
-        merges = [(left, right) for left, _, right in pairs]
-        model = models.BPE(vocab=vocabulary, merges=merges)
-    except Exception as error:  # tokenizers raises plain exceptions
-        raise ModelError(f"base_model: {source}/merges.txt does not fit: {error}") from None
-    tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    for token in sorted(tokens, key=lambda it: tokens[it]):
-        if is_special(token):
-            special = not is_timestamp(token)
-            tokenizer.add_tokens([AddedToken(token, normalized=False, special=special)])
-    return tokenizer
 
 
 def missing_between(tokens: Mapping[str, int]) -> bool:
@@ -171,6 +162,7 @@ def _renewed(path: Path, tokens: Mapping[str, int]) -> Tokenizer:
         for token, number in tokens.items()
         if token not in known
     ]
+    content |= {"truncation": None, "padding": None}
     added.sort(key=lambda it: it["id"])
     try:
         return Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
@@ -211,7 +203,9 @@ def _generation(source: Path) -> dict[str, object]:
     config = read_json(source / "config.json")
     legacy = {name: config[name] for name in LEGACY if config.get(name) is not None}
     made = usual | legacy | {name: value for name, value in said.items() if value is not None}
-    made |= {name: usual[name] for name in ("lang_to_id", "task_to_id") if not made.get(name)}
+    names = ("lang_to_id", "task_to_id", "no_timestamps_token_id")
+    agrees = bool(made.get("lang_to_id")) and _agrees(made, tokens)
+    made |= {name: usual[name] for name in names if not agrees or not made.get(name)}
     made[START_NAME] = first
     made.pop("forced_decoder_ids", None)  # transformers 5 refuses it
     heads = _heads(said.get("alignment_heads"), _dimensions(source))

@@ -6,19 +6,16 @@ another machine conversion makes the model again and compares its hash with the 
 """
 
 import gc
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import ctranslate2
 from transformers import WhisperForConditionalGeneration
 
-from lorajob.job.jobdir import JobDir, hash_file, hash_files
-from lorajob.speech.clipstore import ClipStore
+from lorajob.job.jobdir import hash_file, hash_files
 from lorajob.storage import cache
 from lorajob.whisper import ct2
 from lorajob.whisper.model import PROCESSOR_FILES, merge_adapter, suppress_less
-from lorajob.whisper.tokens import Labels, suppressed_but_said
 
 # Version of the conversion, part of the cache key: raise it with every change.
 VERSION = 1
@@ -32,19 +29,6 @@ def base_hashes(folder: Path) -> list[str]:
     """Hashes of the files of a base model that decide what it decodes."""
     files = [*sorted(folder.glob("*.safetensors")), *(folder / name for name in SETTINGS)]
     return [hash_file(path) for path in files if path.is_file()]
-
-
-def allowed_tokens(job: JobDir, labels: Labels) -> list[int]:
-    """The suppressed tokens that the training texts hold, as preprocessing reported them.
-
-    An older version did not report them. Then the training clips are read.
-    """
-    folder = job.stage_dir("preprocess")
-    try:
-        found = json.loads((folder / "report.json").read_text("utf-8"))["suppressed_tokens_said"]
-        return [int(token) for token in found]
-    except (OSError, ValueError, LookupError, TypeError):
-        return suppressed_but_said(labels, ClipStore(folder / "train").texts)
 
 
 def delivered_model(

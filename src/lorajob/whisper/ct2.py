@@ -52,7 +52,7 @@ def convert(
     shutil.rmtree(target, ignore_errors=True)
     try:
         _Converter(folder, compute_type, model).convert(str(target), quantization=compute_type)
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, LookupError, TypeError, AttributeError) as error:
         raise ModelError(f"{folder} does not convert to CTranslate2: {error}") from error
     return target
 

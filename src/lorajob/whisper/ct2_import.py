@@ -22,7 +22,8 @@ from safetensors.numpy import save_file
 
 from lorajob.errors import ModelError
 from lorajob.job.jobdir import write_json
-from lorajob.whisper.base_check import MULTILINGUAL_VOCABULARY, ModelDimensions
+from lorajob.whisper.base_check import MULTILINGUAL_VOCABULARY
+from lorajob.whisper.base_weights import ModelDimensions
 
 BINARY_VERSION = 6
 DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2", 5: "bfloat16"}

@@ -90,10 +90,10 @@ def load_whisper(
             use_safetensors=True,
             attn_implementation="sdpa",
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except Exception as error:  # of any of the packages that read a base's files
         if says_out_of_memory(error):
             raise  # the model itself may be fine
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise ModelError(f"base_model: {folder} does not load as a Whisper: {reason}") from error
     if not getattr(model.generation_config, "lang_to_id", None):
         raise ModelError(

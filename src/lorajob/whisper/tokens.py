@@ -167,9 +167,29 @@ def suppressed_tokens(folder: Path) -> set[int]:
 
 
 def suppressed_but_said(labels: Labels, texts: Iterable[str]) -> list[int]:
-    """The tokens that the base model in `labels.folder` never says, although `texts` hold them."""
+    """The tokens that the base model in `labels.folder` never says, although `texts` hold them.
+
+    A sign at the start of a text has another token behind a space, as in the middle of a window.
+    """
     suppressed = suppressed_tokens(labels.folder)
     found: set[int] = set()
     for text in texts if suppressed else ():
         found |= suppressed.intersection(labels.encode(text))
+        if not text[:1].isalnum():
+            found |= suppressed.intersection(labels.encode(f" {text}"))
     return sorted(found)
+
+
+def allowed_tokens(prepared: Path, labels: Labels) -> list[int]:
+    """The suppressed tokens that the training texts hold, as preprocessing reported them.
+
+    `prepared` is the folder of the stage preprocess. An older version did not report them. Then the
+    training clips are read.
+    """
+    from lorajob.speech.clipstore import ClipStore  # loads numpy and pyarrow
+
+    try:
+        found = json.loads((prepared / "report.json").read_text("utf-8"))["suppressed_tokens_said"]
+        return [int(token) for token in found]
+    except (OSError, ValueError, LookupError, TypeError):
+        return suppressed_but_said(labels, ClipStore(prepared / "train").texts)
