@@ -328,9 +328,22 @@ def test_pickled_weights_never_run_code(tiny_whisper: Path, tmp_path: Path) -> N
             return os.mkdir, (str(tmp_path / "ran"),)
 
     torch.save({"model.encoder.conv1.weight": Evil()}, base / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="does not load safely"):
+    with pytest.raises(ModelError, match="does not load safely: it holds more than weights"):
         local_model(str(base))
     assert not (tmp_path / "ran").exists()
+    path = base / "pytorch_model.bin"
+    for content, said in (
+        ({"a": torch.zeros(2, 2).to_sparse()}, "holds no weights of a model"),
+        ({"a": torch.zeros(2, device="meta")}, "holds no weights of a model"),
+        ({"a": torch.zeros(2)}, f"{base} has no weights encoder.conv1.weight"),
+        ([1], "does not load safely"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(ModelError, match=said):
+            local_model(str(base))
+    path.write_text("no pickle at all")
+    with pytest.raises(ModelError, match="does not load safely"):
+        local_model(str(base))
 
 
 def test_a_base_without_cantonese_names_models_and_stand_in(tiny_whisper: Path) -> None:

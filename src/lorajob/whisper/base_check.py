@@ -66,13 +66,14 @@ def check_base(folder: Path, language_token: str | None = None) -> None:
     dimensions = dimensions_of(folder, config)
     check_settings(folder / "config.json", config, ModelSettings)
     _check_features(folder, dimensions)
-    _check_tokens(folder, dimensions, language_token)
-    check_tokenizer(folder)
     _check_generation(folder, dimensions)
     if (folder / "tokenizer_config.json").exists():
         read_json(folder / "tokenizer_config.json")
+    _check_tokens(folder, dimensions, language_token)
     if (shapes := weight_shapes(folder)) is not None:
         check_weights(folder, dimensions, shapes)
+    # Last, because loading takes longer than all the rest.
+    check_tokenizer(folder)
 
 
 def check_name(base_model: str, language_token: str) -> None:

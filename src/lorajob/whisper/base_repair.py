@@ -93,7 +93,11 @@ def complete(source: Path, target: Path) -> None:
         write_json(target / tokenizer.name, read_json(tokenizer))
     else:
         write_json(target / tokenizer.name, TOKENIZER_CONFIG)
-    check_base(target)  # now with the shapes of weights that were pickled
+    try:
+        check_base(target)  # now with the shapes of weights that were pickled
+    except ModelError as error:
+        # The user knows the source, and the target is removed.
+        raise ModelError(str(error).replace(str(target), str(source))) from None
 
 
 def _with_tokens(config: Mapping[str, Any], tokens: Mapping[str, int]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ conversion. Settings that are not named here have no effect on training and conv
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -129,7 +130,7 @@ def plainly_encoded(path: Path) -> bool:
     return not start.startswith(MARKS) and b"\0" not in start
 
 
-def check_settings(path: Path, values: dict[str, Any], kind: type[BaseModel]) -> None:
+def check_settings(path: Path, values: Mapping[str, object], kind: type[BaseModel]) -> None:
     """Raise ModelError, which names the first setting of a file that cannot be used."""
     try:
         kind.model_validate(values)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lorajob.errors import ModelError
+from lorajob.errors import ModelError, first_line
 
 TIED = "proj_out.weight"  # the same tensor as the decoder's embeddings
 
@@ -23,14 +23,24 @@ def to_safetensors(source: Path, target: Path) -> None:
         try:
             found = torch.load(path, map_location="cpu", weights_only=True)
             weights |= {str(name): tensor for name, tensor in found.items()}
-        except (pickle.UnpicklingError, RuntimeError, OSError, AttributeError, EOFError) as error:
-            reason = str(error).strip().splitlines()[0]
+        except pickle.UnpicklingError:
+            # torch's own message says how to run the code in the file all the same.
+            raise ModelError(
+                f"base_model: {path} does not load safely: it holds more than weights, or is "
+                "damaged; take the model with safetensors"
+            ) from None
+        except Exception as error:  # torch raises all kinds for damaged files
+            reason = first_line(error)
             raise ModelError(f"base_model: {path} does not load safely: {reason}") from None
     weights.pop(TIED, None)
-    if not weights or not all(isinstance(it, Tensor) for it in weights.values()):
+    if not weights or not all(map(_is_plain, weights.values())):
         raise ModelError(f"base_model: {source}/pytorch_model.bin holds no weights of a model")
     plain = {name: tensor.contiguous().clone() for name, tensor in weights.items()}
     save_file(plain, target, metadata={"format": "pt"})
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
 
 
 def _files(source: Path) -> list[Path]:
@@ -38,9 +48,11 @@ def _files(source: Path) -> list[Path]:
     if single.is_file():
         return [single]
     try:
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-    except (OSError, ValueError, LookupError, AttributeError):
+        names = sorted({str(it) for it in json.loads(index.read_bytes())["weight_map"].values()})
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise ModelError(f"base_model: {index} is damaged") from None
+    if not names:
+        raise ModelError(f"base_model: {index} names no files")
     files = [source / Path(name).name for name in names]
     for path in files:
         if not path.is_file():
