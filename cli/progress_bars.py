@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 LINE_SHARE = 0.1  # share of a stage between two lines about its progress
 LINE_SECONDS = 120.0  # longest time between two lines about a running stage
-QUIET_SECONDS = 20.0  # without a step, after which the time since the last one is shown
+QUIET_SECONDS = 10.0  # without a step, after which the time since the last one is shown
 
 NAME_WIDTH = 10
 LONGEST_BAR, SHORTEST_BAR = 30, 8
