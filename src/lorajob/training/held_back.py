@@ -75,8 +75,8 @@ def hold_back(store: ClipStore, config: TrainConfig, seed: int, language: str) -
     most = min(config.validation_clips, int(SHARE * count), _affordable(count, config))
     if most < LEAST_CLIPS:
         log.info(
-            "no validation: %d clips may be held back of %d, and under %d decide nothing; the last "
-            "weights are kept",
+            "no validation: at most %d of %d clips may be held back, and under %d decide nothing; "
+            "the last weights are kept",
             most,
             count,
             LEAST_CLIPS,
