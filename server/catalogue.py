@@ -59,6 +59,7 @@ class ModelCatalogue:
         self._promoted: dict[str, str] = {}  # language -> job, as read last
         self._answering: dict[str, ServedModel] = {}  # language -> model, as requests use it
         self._read_at = float("-inf")
+        self._first: asyncio.Task[None] | None = None  # the first reading of the promotions
         self._swaps: dict[str, asyncio.Task[None]] = {}
         self._held = ExitStack()  # copies of jobs from a store
         # One thread fetches each job only once, and does not block requests.
@@ -179,10 +180,20 @@ class ModelCatalogue:
         return not self._names or job in self._names or job in self._promoted.values()
 
     async def _reread(self) -> None:
-        """Read the promotions, at most once in REREAD_SECONDS. If that fails, the old ones stay."""
-        if time.monotonic() - self._read_at < REREAD_SECONDS:
-            return
-        self._read_at = time.monotonic()
+        """Read the promotions, at most once in REREAD_SECONDS. If that fails, the old ones stay.
+
+        Requests during the first reading wait for it, because they have no old ones to use.
+        """
+        if self._first is None:
+            self._read_at = time.monotonic()
+            self._first = asyncio.create_task(self._read())
+        if not self._first.done():
+            await asyncio.shield(self._first)
+        elif time.monotonic() - self._read_at >= REREAD_SECONDS:
+            self._read_at = time.monotonic()
+            await self._read()
+
+    async def _read(self) -> None:
         try:
             self._promoted = await self._run(self._read_promotions)
         except (LorajobError, OSError) as error:
