@@ -16,6 +16,8 @@ All but the first and the last are trained on --spoiled-clips clips, at a high r
 bench goes on where it was ended.
 """
 
+# ruff: noqa: E402  # the share of the CPU is set before numpy and torch start their threads
+
 import argparse
 import json
 import os
@@ -26,27 +28,29 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from lorajob.cores import share_cpu
 
-share_cpu(os.environ)  # before a library starts threads
+share_cpu(os.environ)
 
-import numpy as np  # noqa: E402
-from real_speech import machine  # noqa: E402
-from tokenizers import Tokenizer  # noqa: E402
+import numpy as np
+from real_speech import machine
+from tokenizers import Tokenizer
 
-from lorajob import convert  # noqa: E402
-from lorajob.job.jobdir import JobDir, write_json  # noqa: E402
-from lorajob.job.report import Report  # noqa: E402
-from lorajob.job.results import StageResult  # noqa: E402
-from lorajob.spec import build_spec  # noqa: E402
-from lorajob.speech.audio import SAMPLE_RATE  # noqa: E402
-from lorajob.speech.clipstore import ClipStore, ClipWriter  # noqa: E402
-from lorajob.speech.noise import NOISE_KINDS, noise  # noqa: E402
-from lorajob.stage import run_stage  # noqa: E402
-from lorajob.whisper.tokens import TIMESTAMPS, Labels  # noqa: E402
+from lorajob import convert
+from lorajob.job.jobdir import JobDir, write_json
+from lorajob.job.report import Report
+from lorajob.job.results import StageResult
+from lorajob.spec import build_spec
+from lorajob.speech.audio import SAMPLE_RATE
+from lorajob.speech.clipstore import ClipStore, ClipWriter
+from lorajob.speech.noise import NOISE_KINDS, noise
+from lorajob.stage import run_stage
+from lorajob.whisper.tokens import TIMESTAMPS, Labels
 
 WRONG: dict[str, tuple[str, ...]] = {
     "good": (),
@@ -124,21 +128,18 @@ def measure(model: str, first: JobDir, work: Path, args: argparse.Namespace) -> 
         for stage in ("train", "evaluate"):
             if not job.stage_dir(stage).exists():
                 shutil.copytree(JobDir(work / "good").stage_dir(stage), job.stage_dir(stage))
-    timestamp, delivered_model = Labels.timestamp, convert.delivered_model
-    if model == "timestamps":
-        Labels.timestamp = _wrong_timestamp  # type: ignore[method-assign]
-    if model == "tokenizer":
-        texts = ClipStore(job.stage_dir("preprocess") / "test").texts
-        convert.delivered_model = _with_other_tokenizer(delivered_model, texts)
     # The conversion of the others is that of the good model.
     stages = ("train", "evaluate") if model in SETS else ("train", "evaluate", "convert")
-    try:
+    with ExitStack() as spoiled:
+        if model == "timestamps":
+            spoiled.enter_context(patch.object(Labels, "timestamp", _wrong_timestamp))
+        if model == "tokenizer":
+            texts = ClipStore(job.stage_dir("preprocess") / "test").texts
+            other = _with_other_tokenizer(convert.delivered_model, texts)
+            spoiled.enter_context(patch.object(convert, "delivered_model", other))
         for stage in stages:
             if job.result(stage) is None:
                 run_stage(stage, job, 1, Report(stage, sys.stderr))
-    finally:
-        Labels.timestamp = timestamp  # type: ignore[method-assign]
-        convert.delivered_model = delivered_model
     result: StageResult | None = job.result(stages[-1])
     assert result is not None
     row = {"gate": result.gate, "guards": [it.model_dump(mode="json") for it in result.guards]}

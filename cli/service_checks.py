@@ -162,6 +162,7 @@ def _information(redis: Redis) -> dict[str, object]:
     try:
         return cast("dict[str, object]", redis.info())
     except NoPermissionError:
+        # redis gives this method no types.
         said = cast("list[object] | dict[str, object]", redis.execute_command("HELLO"))  # type: ignore[no-untyped-call]
         pairs = said if isinstance(said, dict) else dict(zip(said[::2], said[1::2], strict=True))
         mode = pairs.get("mode")

@@ -52,7 +52,8 @@ class Batch:
     def retry(self, failed_only: bool = False) -> list[str]:
         """Queue failed, rejected and cancelled jobs again, and return their ids.
 
-        With `failed_only`, cancelled ones stay. Raises UsageError if there is none.
+        With `failed_only`, cancelled ones stay. Raises UsageError if no job can be
+        queued again.
         """
         return retry_batch(self._jobs, self.id, failed_only)
 

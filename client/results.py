@@ -188,6 +188,7 @@ class Results(ABC):
                 found.append(read_findings(folder))
         return compare_jobs(found)
 
+    # A str is an Iterable of str, too. The first signature that fits is used.
     @overload
     def transcribe(self, audio: AudioPath, words: bool = False) -> "FileTranscript": ...  # type: ignore[overload-overlap]
 

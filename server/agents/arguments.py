@@ -80,7 +80,7 @@ BaseModelName = Annotated[
     AfterValidator(_place),
 ]
 SettingLines = Annotated[
-    list[Annotated[str, Field(max_length=LONGEST_PLACE)]],
+    tuple[Annotated[str, Field(max_length=LONGEST_PLACE)], ...],
     Field(
         max_length=MOST_SETTINGS,
         description="Settings of the job as lines NAME=VALUE, such as train.epochs=2",

@@ -62,7 +62,7 @@ async def check_corpus_tool(
     language: LanguageName,
     corpus: CorpusPlace = None,
     base_model: BaseModelName = None,
-    settings: SettingLines = [],  # noqa: B006  # read only; the schema shows it
+    settings: SettingLines = (),
     quick: Annotated[
         bool,
         Field(
@@ -107,7 +107,7 @@ async def forecast_tool(
     corpus: CorpusPlace = None,
     base_model: BaseModelName = None,
     preset: PresetName = "default",
-    settings: SettingLines = [],  # noqa: B006  # read only; the schema shows it
+    settings: SettingLines = (),
 ) -> JobForecast:
     """What a job would need: clips, hours, GPU memory, and the duration of its training at the
     pace of an earlier job with the same base model. It changes nothing.

@@ -12,6 +12,7 @@ import httpx2
 from fastapi import FastAPI
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.requests import Request
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lorajob.server.agents.rest import ANSWER_SECONDS, CONNECT_SECONDS, ROOT, Backend
@@ -73,5 +74,5 @@ def _same_site(origin: str, host: str | None) -> bool:
 def add_agents(app: FastAPI) -> AgentDoor:
     """Serve agents at /mcp of this application. `running` is a part of its lifespan."""
     door = AgentDoor(app)
-    app.router.add_route(MCP, door, include_in_schema=False)  # type: ignore[arg-type]
+    app.router.routes.append(Route(MCP, door, include_in_schema=False))
     return door

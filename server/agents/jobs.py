@@ -92,19 +92,19 @@ async def submit_tool(
     corpus: CorpusPlace = None,
     base_model: BaseModelName = None,
     preset: PresetName = "default",
-    settings: SettingLines = [],  # noqa: B006  # read only; the schema shows it
+    settings: SettingLines = (),
     name: Annotated[
         str | None,
         Field(max_length=MOST_LETTERS, description="What to call the job; it is found by it, too"),
     ] = None,
-    tags: JobTags = {},  # noqa: B006  # read only; the schema shows it
+    tags: JobTags | None = None,
     priority: Literal["high", "normal", "low"] = "normal",
 ) -> JobSubmitted:
     """Queue a job that tunes a model on a corpus. It returns at once; `wait` follows the job."""
     rest = rest_of(ctx)
     spec = spec_of(rest.backend, language, corpus, base_model)
     body = {"spec": spec, "preset": preset, "sets": settings, "priority": priority}
-    made = await rest.post("/jobs", body | {"name": name, "tags": tags})
+    made = await rest.post("/jobs", body | {"name": name, "tags": tags or {}})
     job = str(made["id"])
     return JobSubmitted(job=job, twin=made["twin"], next=f"wait with job={job} until it has ended")
 

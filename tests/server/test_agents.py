@@ -206,7 +206,7 @@ HOSTILE: list[tuple[str, dict[str, Any], str]] = [
     ("submit", {"corpus": "/a"}, "language: field required"),
     ("submit", {"language": "hi", "settings": ["train.epoch=2"]}, "epochs"),
     ("forecast", {"language": "Hindii"}, "Hindii"),
-    ("check_corpus", {"language": "hi", "corpus": "~nobody-here/x"}, "home of an unknown user"),
+    ("check_corpus", {"language": "hi", "corpus": "~no-such-user/x"}, "home of an unknown user"),
     ("compare", {"jobs": ["one"]}, "jobs: list should have at least 2 items"),
     ("transcribe", {"language": "hi"}, "audio_path, audio_base64: give one of them"),
     ("transcribe", {"job": "x", "audio_path": "no\nfile"}, "is not a file"),

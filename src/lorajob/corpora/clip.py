@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from lorajob.corpora.entries import Entry, chosen
+from lorajob.corpora.entries import Entry, chosen, values_of
 
 TRAIN, DEV, TEST = "train", "dev", "test"
 SPLITS = (TRAIN, DEV, TEST)
@@ -36,19 +36,7 @@ class Clip(Entry):
     @classmethod
     def of(cls, entry: Entry, audio: Path | bytes) -> "Clip":
         """The clip of an entry."""
-        return cls(
-            entry.id,
-            entry.source,
-            entry.text,
-            entry.speaker,
-            entry.split,
-            entry.start,
-            entry.end,
-            entry.fault,
-            entry.start_slack,
-            entry.end_slack,
-            audio,
-        )
+        return cls(*(*values_of(entry), audio))
 
 
 class AudioSource(Protocol):

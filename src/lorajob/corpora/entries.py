@@ -6,9 +6,10 @@ import tempfile
 import weakref
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import groupby
-from typing import overload
+from operator import attrgetter
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,10 @@ class Entry:
     def has_slack(self) -> bool:
         """Whether an end of the clip is looked for in a pause."""
         return self.start_slack > 0 or self.end_slack > 0
+
+
+# The values of an entry, in the order of its fields.
+values_of: Callable[[Entry], Any] = attrgetter(*(it.name for it in fields(Entry)))
 
 
 class EntryList(Sequence[Entry]):
@@ -103,7 +108,7 @@ class EntryList(Sequence[Entry]):
             with tempfile.TemporaryFile(prefix="lorajob-rows-") as file:
                 self._file = os.dup(file.fileno())
             weakref.finalize(self, os.close, self._file)
-        data = pickle.dumps([_fields(entry) for entry in self._last], pickle.HIGHEST_PROTOCOL)
+        data = pickle.dumps([values_of(entry) for entry in self._last], pickle.HIGHEST_PROTOCOL)
         written = 0
         try:
             while written < len(data):
@@ -126,21 +131,6 @@ def _encodable(entry: Entry) -> Entry:
     if "".join(named).isascii() or (found := tuple(map(encodable, named))) == named:
         return entry
     return replace(entry, id=found[0], speaker=found[1], split=found[2])
-
-
-def _fields(entry: Entry) -> tuple[str | float | None, ...]:
-    return (
-        entry.id,
-        entry.source,
-        entry.text,
-        entry.speaker,
-        entry.split,
-        entry.start,
-        entry.end,
-        entry.fault,
-        entry.start_slack,
-        entry.end_slack,
-    )
 
 
 class Chosen(Sequence[Entry]):
