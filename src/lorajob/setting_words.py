@@ -171,6 +171,7 @@ OPTION_WORDS = {
     "m": "--base-model",
     "data": "--corpus",
     "dataset": "--corpus",
+    "corpora": "--corpus",
     "manifest": "--corpus",
     "dataset-name": "--corpus",
     "data-path": "--corpus",

@@ -101,6 +101,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (f"{HI} --resume_from_checkpoint x", "`lorajob retry JOB` continues a job"),
         (f"{HI} --train_data train.json", "--train_data; did you mean --corpus?"),
         (f"{HI} --dataset_name google/fleurs", "--dataset_name; did you mean --corpus?"),
+        (f"{HI} --corpora my-corpora", "--corpora; did you mean --corpus?"),
         (f"{HI} --test_data test.json", "--test_data; did you mean --test-corpus?"),
         (f"{HI} --report_to wandb", "--report_to; did you mean --tracker?"),
         (f"{HI} --lora_model out", "--lora_model; did you mean --from?"),
