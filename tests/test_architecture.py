@@ -30,6 +30,7 @@ HEAVY = {"torch", "transformers", "peft", "ctranslate2", "accelerate", "bitsandb
 STAGES = ("preprocess", "train", "evaluate", "convert")
 MODEL_PACKAGES = ("lorajob.training", "lorajob.whisper", "lorajob.decoding", "lorajob.bundle")
 MODEL_PACKAGES += ("lorajob.gate", "lorajob.serving.engine", "lorajob.serving.measure")
+MODEL_PACKAGES += ("lorajob.book.decode",)
 # Each row may import those above it and its own. A name is a file or a folder.
 LIBRARY = (
     ("errors", "logs", "cores", "visible", "probes"),
@@ -39,7 +40,7 @@ LIBRARY = (
     ("speech", "corpora", "demo"),
     ("whisper",),
     ("training", "decoding", "reporting"),
-    ("bundle", "gate", "checking"),
+    ("bundle", "gate", "checking", "book"),
     (*STAGES, "stage", "transcribe"),
     ("serving",),
 )

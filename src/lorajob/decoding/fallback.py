@@ -16,6 +16,8 @@ class Transcript:
     log_probability: float  # mean of a token, in nats
     no_speech: float  # probability
     temperature: float
+    terms: tuple[str, ...] = ()
+    """Of a glossary, which took the place of words that the first pass heard."""
 
     @property
     def compression_ratio(self) -> float:

@@ -1,0 +1,201 @@
+"""Finds the terms that sound or look like words of a transcript: exact, by shared n-grams.
+
+Each term is written in phones, once for each way to sound. Its n-grams, and those of its letters,
+are hashed into lists of terms (an inverted index in numpy). A run of words of the transcript takes
+the terms that share most of its n-grams, and compares these by edit distance.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from rapidfuzz.distance import Levenshtein
+
+from lorajob.book.phones import LONGEST, coarse, fine, spelled_out
+from lorajob.book.terms import Glossary, Term
+from lorajob.speech.text import is_unspaced, normalise
+
+MOST_WORDS = 3  # of a transcript that are compared with one term
+UNSPACED_SPANS = (2, 3, 4, 6, 8)  # characters, in scripts without spaces
+LEAST_SIMILARITY = 0.6
+LEAST_SHARED = 0.25  # of the n-grams
+COMPARED = 24  # terms of a run of words
+LENGTHS = (0.55, 1.8)  # of a term in phones, for each of the run
+BUCKETS = 1 << 20
+_PRIME = 1_000_003
+
+
+@dataclass(frozen=True, slots=True)
+class NearTerm:
+    """A term that words of a transcript may have meant.
+
+    `start` and `end` are the first character of the words, and the one behind them. `similarity`
+    is from 0 to 1, which is the same sound or spelling.
+    """
+
+    term: Term
+    start: int
+    end: int
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """What is compared: letters without spaces, and phones."""
+
+    letters: str
+    fine: str
+    coarse: str
+
+
+class TermIndex:
+    """The terms of a glossary in a language, by their sound and spelling."""
+
+    def __init__(self, glossary: Glossary, language: str) -> None:
+        self.glossary, self.language = glossary, language
+        self._written = {term.text for term in glossary.terms}
+        keys = [
+            (key, number)
+            for number, term in enumerate(glossary.terms)
+            for key in self._term_keys(term)
+        ]
+        # By length, so that a list has the terms of similar lengths side by side.
+        keys.sort(key=lambda it: len(it[0].fine))
+        self._keys = [key for key, _ in keys]
+        self._numbers = [number for _, number in keys]
+        self._lengths = np.array([len(it.fine) for it in self._keys], np.int32)
+        grams, rows = _grams(self._keys)
+        # Each pair once, ordered by n-gram and then by row.
+        pairs = np.unique(grams * max(1, len(keys)) + rows)
+        grams, rows = np.divmod(pairs, max(1, len(keys)))
+        self._sizes = np.bincount(rows, minlength=len(keys)).astype(np.float32)
+        self._rows = rows.astype(np.int32)
+        self._starts = np.searchsorted(grams, np.arange(BUCKETS + 1))
+
+    def __len__(self) -> int:
+        return len(self.glossary.terms)
+
+    def near(self, text: str, most: int = 16) -> list[NearTerm]:
+        """The terms near words of `text`, the most similar first, at most `most` of them.
+
+        Words that are written as a term stay as they are. Candidates of one place may overlap
+        those of another.
+        """
+        best: dict[tuple[str, int, int], NearTerm] = {}
+        if not self._keys:
+            return []
+        runs = spans(text)
+        right = [(start, end) for start, end in runs if text[start:end] in self._written]
+        for start, end in runs:
+            if any(start < last and first < end for first, last in right):
+                continue
+            words = text[start:end]
+            for number, similarity in self._similar(self._key(words)):
+                term = self.glossary.terms[number]
+                found = NearTerm(term, start, end, similarity)
+                place = (term.text, start, end)
+                if place not in best or best[place].similarity < similarity:
+                    best[place] = found
+        ranked = sorted(best.values(), key=lambda it: (-it.similarity, it.start, it.term.text))
+        return ranked[:most]
+
+    def _term_keys(self, term: Term) -> Iterable[_Key]:
+        letters = normalise(term.text, self.language).replace(" ", "")[:LONGEST]
+        for heard in term.sounds or (term.text,):
+            key = self._key(heard)
+            if key.fine or letters:
+                yield _Key(letters, key.fine, key.coarse)
+        if not term.sounds and (names := spelled_out(term.text)):
+            yield _Key(letters, names, coarse(names))
+
+    def _key(self, text: str) -> _Key:
+        words = normalise(text, self.language)[: 2 * LONGEST].split()
+        phones = "".join(map(fine, words))[:LONGEST]
+        return _Key("".join(words)[:LONGEST], phones, coarse(phones))
+
+    def _similar(self, key: _Key) -> Iterable[tuple[int, float]]:
+        """(number of a term, similarity) of the terms near a key."""
+        length = len(key.fine)
+        low, high = np.searchsorted(
+            self._lengths, [int(LENGTHS[0] * length), int(LENGTHS[1] * length) + 2]
+        )
+        grams = np.unique(_grams([key])[0])
+        if low == high or not len(grams):
+            return
+        lists = []
+        for gram in grams:
+            rows = self._rows[self._starts[gram] : self._starts[gram + 1]]
+            first, last = np.searchsorted(rows, [low, high])
+            lists.append(rows[first:last])
+        shared = np.bincount(np.concatenate(lists) - low, minlength=high - low)
+        score = 2 * shared / (self._sizes[low:high] + len(grams))
+        near = np.flatnonzero(score >= LEAST_SHARED)
+        if len(near) > COMPARED:
+            near = near[np.argpartition(-score[near], COMPARED)[:COMPARED]]
+        for row in near + low:
+            similarity = _similarity(key, self._keys[row])
+            if similarity >= LEAST_SIMILARITY:
+                yield self._numbers[row], similarity
+
+
+def spans(text: str) -> list[tuple[int, int]]:
+    """(start, end) of runs of one to three words, without the punctuation around them.
+
+    Scripts without spaces have runs of some lengths at every character.
+    """
+    if sum(map(is_unspaced, text)) * 2 > len(text):
+        places = [place for place, char in enumerate(text) if char.isalnum()]
+        ends = [(at, at + size) for size in UNSPACED_SPANS for at in range(len(places) - size + 1)]
+        return [(places[first], places[last - 1] + 1) for first, last in ends]
+    words = [_bare(text, match.start(), match.end()) for match in re.finditer(r"\S+", text)]
+    words = [(start, end) for start, end in words if end > start]
+    return [
+        (words[first][0], words[first + size - 1][1])
+        for size in range(1, MOST_WORDS + 1)
+        for first in range(len(words) - size + 1)
+    ]
+
+
+def _bare(text: str, start: int, end: int) -> tuple[int, int]:
+    """A word without the signs around it."""
+    while start < end and not _is_letter(text[start]):
+        start += 1
+    while end > start and not _is_letter(text[end - 1]):
+        end -= 1
+    return start, end
+
+
+def _is_letter(char: str) -> bool:
+    # A vowel sign is a mark: neither alpha nor digit.
+    return char.isalnum() or unicodedata.category(char)[0] == "M"
+
+
+def _similarity(one: _Key, other: _Key) -> float:
+    phones = Levenshtein.normalized_similarity(one.fine, other.fine)
+    broad = Levenshtein.normalized_similarity(one.coarse, other.coarse)
+    letters = Levenshtein.normalized_similarity(one.letters, other.letters)
+    return float(max((phones + broad) / 2, letters))
+
+
+def _grams(keys: Sequence[_Key]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The hashed n-grams of keys, and the row of the key of each."""
+    found, rows = [], []
+    for salt, part in enumerate(("fine", "coarse", "letters")):
+        texts = [f"\x02{getattr(key, part)}\x03" for key in keys]
+        codes = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32).astype(np.int64)
+        owner = np.repeat(np.arange(len(texts)), [len(it) for it in texts])
+        for size in (2, 3):
+            if len(codes) < size:
+                continue
+            hashed = np.full(len(codes) - size + 1, salt * 7 + size, np.int64)
+            for at in range(size):
+                hashed = (hashed * _PRIME + codes[at : len(codes) - size + 1 + at]) % (1 << 40)
+            inside = owner[: len(hashed)] == owner[size - 1 :]
+            found.append((hashed % BUCKETS)[inside])
+            rows.append(owner[: len(hashed)][inside])
+    if not found:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    return np.concatenate(found), np.concatenate(rows)

@@ -1,0 +1,146 @@
+"""Terms of a glossary, and the text file that holds them: a term a line.
+
+    # People of the town council
+    Zaira Okonkwo
+    DGX Spark	डी जी एक्स स्पार्क|dee jee ex spark
+
+Behind a tab stands how a term sounds, in any script, several ways with `|` between them. Empty
+lines and lines that begin with `#` are skipped. A term that begins with `#` is written `\\#`.
+"""
+
+import hashlib
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lorajob.errors import UsageError
+from lorajob.speech.text import clean
+
+LONGEST_TERM = 100  # characters
+MOST_TERMS = 100_000
+MOST_SOUNDS = 8  # of a term
+SHOWN = 40  # characters of a term in a message
+# Characters of these categories break lines or have no meaning in a text.
+_CONTROL = frozenset({"Cc", "Cs", "Zl", "Zp", "Cn", "Co"})
+# They turn the direction of the text around them (Unicode, UAX 9).
+_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_ESCAPED = ("#", "\\#", "\\\\")
+
+
+class GlossaryError(UsageError):
+    """A glossary cannot be read. The message names the line and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A word or a phrase as it is written, and optionally how it sounds, in any script."""
+
+    text: str
+    sounds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Glossary:
+    """Terms, each once."""
+
+    terms: tuple[Term, ...] = ()
+
+    def text(self) -> str:
+        """The file that `read_glossary` reads these terms from."""
+        return "".join(f"{_line(term)}\n" for term in self.terms)
+
+    def digest(self) -> str:
+        """SHA-256 of the terms: two glossaries with the same terms in the same order agree."""
+        return hashlib.sha256(self.text().encode()).hexdigest()
+
+
+def read_glossary(text: str) -> Glossary:
+    """The terms of a file, in its order, in NFC, each once.
+
+    Raises GlossaryError for a line with a control character, a term over LONGEST_TERM characters
+    or without a letter and a digit, and for over MOST_TERMS terms.
+    """
+    lines = text.removeprefix("\ufeff").replace("\r\n", "\n").split("\n")
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        try:
+            found.append(_term(line))
+        except GlossaryError as error:
+            raise GlossaryError(f"line {number}: {error}") from None
+    return merge_glossaries(Glossary(tuple(found)))
+
+
+def terms_of(texts: Iterable[str]) -> Glossary:
+    """The glossary of terms that came one by one, such as those of a request.
+
+    Each is read as a line of a file is, but a `#` is a part of the term. Raises GlossaryError.
+    """
+    found = []
+    for number, text in enumerate(texts, 1):
+        if not text.strip():
+            continue
+        try:
+            found.append(_term(f"\\{text}" if text.startswith(_ESCAPED) else text))
+        except GlossaryError as error:
+            raise GlossaryError(f"term {number}: {error}") from None
+    return merge_glossaries(Glossary(tuple(found)))
+
+
+def merge_glossaries(*glossaries: Glossary) -> Glossary:
+    """One glossary with the terms of all. A term with several ways to sound keeps them all.
+
+    Raises GlossaryError for over MOST_TERMS terms.
+    """
+    sounds: dict[str, tuple[str, ...]] = {}
+    for glossary in glossaries:
+        for term in glossary.terms:
+            known = sounds.get(term.text, ())
+            both = dict.fromkeys((*known, *term.sounds)) if term.sounds else known
+            sounds[term.text] = tuple(both)[:MOST_SOUNDS]
+    if len(sounds) > MOST_TERMS:
+        raise GlossaryError(f"{len(sounds):,} terms; at most {MOST_TERMS:,} are allowed")
+    return Glossary(tuple(Term(text, heard) for text, heard in sounds.items()))
+
+
+def _term(line: str) -> Term:
+    written, *behind = line.split("\t")
+    if len(behind) > 1:
+        raise GlossaryError(
+            f"{len(behind)} tabs; a line is a term, a tab, and how it sounds, several ways with | "
+            "between them"
+        )
+    if written.startswith("\\") and written[1:].startswith(("#", "\\")):
+        written = written[1:]
+    sounds = [it for it in behind[0].split("|") if it.strip()] if behind else []
+    if len(sounds) > MOST_SOUNDS:
+        raise GlossaryError(f"{len(sounds)} ways to sound; at most {MOST_SOUNDS} are allowed")
+    return Term(_checked(written), tuple(dict.fromkeys(map(_checked, sounds))))
+
+
+def _checked(text: str) -> str:
+    """The text in NFC with single spaces. Raises GlossaryError."""
+    for char in text:
+        if unicodedata.category(char) in _CONTROL or char in _TURNING:
+            raise GlossaryError(f"the control character U+{ord(char):04X}; remove it")
+    # First, because NFC of a long run of marks takes long.
+    if len(text) > 4 * LONGEST_TERM:
+        raise _too_long(text)
+    text = clean(text)
+    if len(text) > LONGEST_TERM:
+        raise _too_long(text)
+    if not any(unicodedata.category(char)[0] in "LN" for char in text):
+        raise GlossaryError(f"{text[:SHOWN]!r} has no letter and no digit, so it cannot be heard")
+    return text
+
+
+def _too_long(text: str) -> GlossaryError:
+    return GlossaryError(
+        f"{text[:SHOWN].strip()}... has {len(text):,} characters; a term has at most {LONGEST_TERM}"
+    )
+
+
+def _line(term: Term) -> str:
+    written = f"\\{term.text}" if term.text.startswith(_ESCAPED) else term.text
+    return f"{written}\t{'|'.join(term.sounds)}" if term.sounds else written
