@@ -46,6 +46,7 @@ COMMANDS = {
         "Choose the model that `serve` uses for a language.",
     ),
     "rollback": ("lorajob.cli.promote:rollback", "Go back to the previously promoted model."),
+    "glossary": ("lorajob.cli.glossary:glossary", "Terms that `serve` listens for."),
     "transcribe": ("lorajob.cli.transcribe:transcribe", "Transcribe audio with a job's model."),
     "export": ("lorajob.cli.export:export", "Write or publish a job's model."),
     "corpus": ("lorajob.cli.corpus:corpus", "Check or convert a corpus."),
@@ -123,6 +124,10 @@ COMMAND_WORDS = {
     "check": "doctor",
     "test": "doctor",
     "tb": "tensorboard",
+    "hotwords": "glossary",
+    "keywords": "glossary",
+    "terms": "glossary",
+    "vocabulary": "glossary",
 }
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}

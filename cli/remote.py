@@ -29,7 +29,7 @@ LOCAL = ("up", "down", "worker", "autoscale", "flower", "metrics", "serve", "web
 NEITHER = ("corpus", "languages", "clean", "doctor", "demo")
 BOTH = ("mcp",)  # read LORAJOB_URL themselves
 # Commands that do all by the Python interface, which knows both ways.
-SAME = ("logs", "report", "board", "promote", "rollback", "transcribe")
+SAME = ("logs", "report", "board", "promote", "rollback", "transcribe", "glossary")
 
 
 def over_http(name: str, command: click.Command) -> click.Command:

@@ -9,6 +9,7 @@
     batch      several jobs that were submitted together
     logs       the text of a job's logs
     models     what operations give back
+    glossaries terms that `lorajob serve` listens for
     results    what a finished job has left: error rates, page, model, transcripts
     local      train_locally(): the four stages without Redis and workers
     corpus     load_corpus()

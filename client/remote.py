@@ -17,6 +17,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from lorajob import errors
 from lorajob.client.batch import Batch
+from lorajob.client.glossaries import Glossaries, RemoteGlossaries
 from lorajob.client.job import Job
 from lorajob.client.models import Note, PromotedModel, RolledBack, say
 from lorajob.client.requests import PathOrUrl
@@ -69,6 +70,11 @@ class WebApi:
     def post(self, path: str, body: Mapping[str, object] | None = None, **query: object) -> Any:
         """The JSON of a POST request."""
         with self.open("POST", path, query, {} if body is None else body) as answer:
+            return self._json(answer)
+
+    def send(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:
+        """The JSON of a request of another method."""
+        with self.open(method, path, None, body) as answer:
             return self._json(answer)
 
     @contextmanager
@@ -315,6 +321,10 @@ class RemoteClient(Client):
 
     def promoted(self) -> list[PromotedModel]:
         return [PromotedModel.model_validate(it) for it in self.api.get("/models")]
+
+    @property
+    def glossaries(self) -> Glossaries:
+        return RemoteGlossaries(self.api)
 
     def rollback(self, language: str) -> RolledBack:
         found = self.api.post(f"/models/{quote(language, safe='')}/rollback")

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from lorajob.client.batch import Batch
+from lorajob.client.glossaries import Glossaries, LocalGlossaries
 from lorajob.client.job import Job
 from lorajob.client.models import REPAIR, ListedJobs, PromotedModel, RolledBack
 from lorajob.client.requests import PathOrUrl, make_spec
@@ -201,6 +202,11 @@ class Client:
         return [
             PromotedModel(language=code, **it.model_dump()) for code, it in found if it is not None
         ]
+
+    @property
+    def glossaries(self) -> Glossaries:
+        """The terms that `lorajob serve` listens for: `list`, `get`, `add`, `remove`."""
+        return LocalGlossaries(self._jobs)
 
     def rollback(self, language: str) -> RolledBack:
         """Use the previously promoted model of a language again. Raises UsageError without one."""

@@ -10,6 +10,7 @@ from lorajob.errors import RecordError, UsageError
 from lorajob.job.results import headline
 from lorajob.storage.folders import sweep
 from lorajob.tasks.bases import drop_bases
+from lorajob.tasks.glossaries import GlossaryFiles
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.promotions import Promotions
 from lorajob.worker.artifacts.lookup import find_job, open_job
@@ -147,6 +148,7 @@ def remove_damaged(jobs: Jobs, job_id: str) -> None:
         drop_damaged(jobs.redis, jobs.records, job_id)
         if copy is not None and copy.batch:
             Batches(jobs.redis).remove(job_id, copy.batch)
+    GlossaryFiles(jobs.settings).forget_job(job_id)
     find_job(job_id, jobs.settings).remove()
 
 
@@ -167,5 +169,7 @@ def _deleted(jobs: Jobs, record: JobRecord) -> bool:
             return False
         if record.batch:
             Batches(jobs.redis).remove(record.id, record.batch)
+    # First: a kill in between leaves a job without its glossary, which the next prune deletes.
+    GlossaryFiles(jobs.settings).forget_job(record.id)
     open_job(record, jobs.settings).remove()
     return True

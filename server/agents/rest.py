@@ -49,6 +49,10 @@ class Rest:
         """The JSON of a POST request."""
         return await self._ask("POST", path, query, json={} if body is None else body)
 
+    async def patch(self, path: str, body: object) -> Any:
+        """The JSON of a PATCH request."""
+        return await self._ask("PATCH", path, {}, json=body)
+
     async def send(self, path: str, name: str, audio: bytes | Path) -> Any:
         """The JSON of a POST request with a file."""
         if isinstance(audio, bytes):

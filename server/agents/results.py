@@ -290,3 +290,22 @@ class PromotionPlan(_Answer):
     """The gate of the model failed."""
     next: str
     """What to do next."""
+
+
+class GlossaryTotals(_Answer):
+    """How many terms a language or job has."""
+
+    name: str
+    terms: int
+
+
+class GlossaryAnswer(_Answer):
+    """Glossaries, and a page of the terms of one."""
+
+    glossaries: list[GlossaryTotals]
+    terms: list[str] = []
+    next_offset: int | None = None
+    """`offset` of the next page of terms; null at the end."""
+    added: int = 0
+    """Terms that are new."""
+    next: str

@@ -5,7 +5,7 @@ from typing import Any
 
 from mcp.types import ToolAnnotations
 
-from lorajob.server.agents import corpora, jobs, models
+from lorajob.server.agents import corpora, glossaries, jobs, models
 from lorajob.server.agents.rest import Backend
 from lorajob.server.agents.server import AgentServer
 
@@ -30,6 +30,8 @@ TOOLS: tuple[tuple[Callable[..., Any], str, ToolAnnotations], ...] = (
     (jobs.cancel_tool, "Cancel a job", REPLACES),
     (jobs.retry_tool, "Retry a job", ADDS),
     (models.promote_tool, "Promote a model", REPLACES),
+    (glossaries.glossary_tool, "Terms of a glossary", READS),
+    (glossaries.add_terms_tool, "Add terms to a glossary", ADDS),
 )
 
 

@@ -17,7 +17,7 @@ from lorajob import __version__
 from lorajob.errors import LorajobError
 from lorajob.server.errors import ApiError
 from lorajob.server.guard import RequestGuard
-from lorajob.server.web import api, api_speech, pages
+from lorajob.server.web import api, api_glossaries, api_speech, pages
 from lorajob.server.web.auth import (
     LOGIN,
     LOGOUT,
@@ -110,16 +110,22 @@ def _add_agents(app: FastAPI) -> "AgentDoor | None":
 
 
 class BodyLimits:
-    """Limits the size of bodies; only paths that take uploads take large ones."""
+    """Limits the size of bodies; only paths that take uploads or glossaries take large ones."""
 
     def __init__(self, app: ASGIApp, upload_bytes: int) -> None:
         self._uploads = RequestGuard(app, (), upload_bytes)
+        self._glossaries = RequestGuard(app, (), api_glossaries.MOST_BODY_BYTES)
         self._others = RequestGuard(app, (), MOST_BODY_BYTES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        large = scope["type"] == "http" and takes_uploads(scope["path"])
-        await (self._uploads if large else self._others)(scope, receive, send)
+        path = scope["path"] if scope["type"] == "http" else ""
+        guard = self._others
+        if takes_uploads(path):
+            guard = self._uploads
+        elif path.startswith(api_glossaries.FOLDER):
+            guard = self._glossaries
+        await guard(scope, receive, send)
 
 
 def takes_uploads(path: str) -> bool:

@@ -1,14 +1,17 @@
 """The bodies of requests and answers of the REST API."""
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from lorajob.book.terms import LONGEST_TERM, MOST_SOUNDS, MOST_TERMS
 from lorajob.job.states import JobState
 from lorajob.server.web.auth import Role
 from lorajob.worker.records.record import EndedAttempt, JobRecord
 
 MOST_SPECS = 500  # in a batch
+# Characters of a term with all its sounds, in any form of Unicode.
+LONGEST_LINE = 4 * LONGEST_TERM * (MOST_SOUNDS + 1)
 
 
 class _Body(BaseModel):
@@ -274,3 +277,38 @@ class LanguageView(_Answer):
     stand_in: bool
     """The token is that of another language."""
     note: str | None
+
+
+class GlossaryTerm(_Answer):
+    """A term of a glossary."""
+
+    text: str
+    sounds: list[str]
+    """How it sounds, if that was given."""
+
+
+class GlossaryTerms(_Answer):
+    """The terms of a language or job."""
+
+    name: str
+    """Code of the language, or id of the job."""
+    terms: list[GlossaryTerm]
+
+
+class GlossaryEdit(_Body):
+    """Terms to add, or terms to remove."""
+
+    add: list[Annotated[str, Field(max_length=LONGEST_LINE)]] = Field(
+        default=[], max_length=MOST_TERMS, examples=[["Nairobi", "DGX Spark\tdee jee ex spark"]]
+    )
+    """Each as a line of a glossary's file: a term, and behind a tab how it sounds, several ways
+    with `|` between them."""
+    remove: list[Annotated[str, Field(max_length=LONGEST_LINE)]] = Field(
+        default=[], max_length=MOST_TERMS
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if bool(self.add) == bool(self.remove):
+            raise ValueError("give terms to add, or terms to remove")
+        return self

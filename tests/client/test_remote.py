@@ -15,12 +15,13 @@ import pytest
 from redis import Redis
 
 import lorajob
+from lorajob.book.terms import read_glossary
 from lorajob.cli.main import cli, main
 from lorajob.cli.remote import CALLBACKS
 from lorajob.client.remote import RemoteClient, WebApi, follow_log
 from lorajob.client.service import Client
 from lorajob.errors import JobNotFoundError, ServiceError, UsageError
-from lorajob.job.jobdir import JobDir
+from lorajob.job.jobdir import JobDir, write_json
 from lorajob.tasks.jobs import Jobs
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
@@ -173,6 +174,84 @@ def test_over_http_results_and_logs_are_those_of_the_files(
     assert main(["compare", *ids, "--json"]) == 0
     said = json.loads(capsys.readouterr().out.partition("\n")[2])
     assert said == near[0].compare(near[1]).as_json()
+
+
+def test_a_glossary_is_the_same_over_http_and_beside_the_service(
+    web: Web,
+    redis: Redis,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    job = "hi-0000000c"
+    record = job_record(web.settings.jobs, job, state="failed")
+    Records(redis).create(record)
+    write_json(web.settings.jobs / job / "job.json", record.model_dump(mode="json"))
+    client, local = lorajob.connect(web.url, key="send"), Client(Jobs(web.settings))
+    made = client.glossaries.add("Hindi", ["Nairobi", "DGX Spark\tdee jee|डी जी", "#metoo"])
+    assert (made.name, made.added, made.terms) == ("hi", 3, 3)
+    assert client.glossaries.get("hi") == local.glossaries.get("Hindi")
+    assert client.glossaries.get("hi").terms[1].sounds == ("dee jee", "डी जी")
+    local.glossaries.add(job, ["Basel"])
+    assert client.glossaries.list() == local.glossaries.list()
+    assert [(it.name, it.terms) for it in client.glossaries.list()] == [("hi", 3), (job, 1)]
+    many = read_glossary("".join(f"Ortsname {it} im Tal\n" for it in range(2000)))
+    assert client.glossaries.add("de", many).added == 2000
+    for kept in (client.glossaries, local.glossaries):
+        with pytest.raises(UsageError, match="'Bern' is not in the glossary"):
+            kept.remove("hi", ["Nairobi", "Bern"])
+        with pytest.raises(UsageError, match="term 2: the control character U\\+0007"):
+            kept.add("hi", ["Bern", "a\7b"])
+        with pytest.raises(UsageError, match="terms: 'Bern' is one text"):
+            kept.add("hi", "Bern")
+    with pytest.raises(UsageError, match="ben may only view"):
+        lorajob.connect(web.url, key="see").glossaries.remove_all("hi")
+    assert client.glossaries.remove_all(job).removed == 1
+
+    terms = tmp_path / "terms.txt"
+    terms.write_text("Basel\nNairobi\tnairobee\n", "utf-8")
+    lines = {
+        ("add", "hi", str(terms)): "hi: 1 new, 1 with more sounds, 4 terms in all",
+        ("list", "hi"): "Nairobi\tnairobee\nDGX Spark\tdee jee|डी जी\n\\#metoo\nBasel",
+        ("list",): "NAME  OF        TERMS\nde    language  2,000\nhi    language      4",
+        ("remove", "hi", "Basel", "#metoo"): "hi: 2 removed, 2 terms in all",
+        ("remove", "de", "--all"): "de: 2,000 removed, 0 terms in all",
+    }
+    wrong = {
+        ("list", "xx"): "LANG_OR_JOB: 'xx' is neither a language nor a job",
+        ("remove", "hi"): "TERM: name the terms to remove, or give --all",
+        ("remove", "de", "--all"): "de: has no glossary",
+        ("add", "hi", "away.txt"): "FILE: 'away.txt' does not exist",
+        ("add", "hi", str(tmp_path)): "is a folder; give a text file",
+    }
+    for url in (web.url, None):
+        for name, value in _reached(web, url).items():
+            monkeypatch.setenv(name, value)
+        for given, line in lines.items():
+            assert main(["glossary", *given]) == 0
+            assert capsys.readouterr().out.rstrip() == line
+        for given, line in wrong.items():
+            assert main(["glossary", *given]) == 2
+            said = capsys.readouterr().err
+            assert line in said and said.count("\n") == 1
+        assert main(["glossary", "list", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == [{"name": "hi", "of": "language", "terms": 2}]
+        # As it was before.
+        local.glossaries.remove_all("hi")
+        local.glossaries.add("hi", ["Nairobi", "DGX Spark\tdee jee|डी जी", "#metoo"])
+        local.glossaries.add("de", many)
+        monkeypatch.delenv("LORAJOB_URL", raising=False)
+
+
+def _reached(web: Web, url: str | None) -> dict[str, str]:
+    """The variables that name the service, over HTTP or beside it."""
+    if url is not None:
+        return {"LORAJOB_URL": url, "LORAJOB_API_KEY": "send"}
+    return {
+        "LORAJOB_REDIS_URL": url_of(web.settings),
+        "LORAJOB_HOME": str(web.settings.home),
+        "LORAJOB_ARTIFACTS": str(web.settings.jobs),
+    }
 
 
 @pytest.mark.parametrize(

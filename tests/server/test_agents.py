@@ -53,6 +53,8 @@ NAMES = {
     "cancel",
     "retry",
     "promote",
+    "glossary",
+    "add_terms",
 }
 KEYS = {"submit_keys": SecretStr("ana=send"), "view_keys": SecretStr("ben=see")}
 MESSAGE = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
@@ -103,6 +105,20 @@ async def _tools_over_http(url: str, folder: Path) -> None:
         made = await ask(agent, "submit", **given, settings=["train.epochs=2"], name="own")
         assert (await ask(agent, "cancel", job="own"))["state"] == "cancelled"
         assert (await ask(agent, "retry", job=made["job"]))["state"] == "queued"
+        await _terms(agent)
+
+
+async def _terms(agent: Client) -> None:
+    names = [f"Ortsname {it}" for it in range(101)]
+    made = await ask(agent, "add_terms", language="German", terms=["Zürich", *names])
+    assert (made["added"], made["glossaries"]) == (102, [{"name": "de", "terms": 102}])
+    assert (await ask(agent, "glossary"))["glossaries"] == [{"name": "de", "terms": 102}]
+    page = await ask(agent, "glossary", language="de", containing="ortsNAME")
+    assert page["terms"] == names[:100] and page["next_offset"] == 100
+    page = await ask(agent, "glossary", language="de", containing="ortsNAME", offset=100)
+    assert page["terms"] == names[100:] and page["next_offset"] is None
+    said = await refused(agent, "add_terms", language="de", terms=["good", "a\nb"])
+    assert said == "term 2: the control character U+000A; remove it"
 
 
 async def _results(agent: Client) -> None:
@@ -151,6 +167,7 @@ def test_an_agent_works_over_http_with_a_key(web: tuple[str, WebService], tmp_pa
         ("submit", "ana"),
         ("cancel", "ana"),
         ("retry", "ana"),
+        ("glossary", "ana"),
     ]
 
 
@@ -224,7 +241,7 @@ async def _beside_the_service(env: dict[str, str], corpus: Path) -> None:
             jsonschema.Draft202012Validator.check_schema(tool.input_schema)
             assert tool.output_schema is not None and tool.description and tool.title
         changes = {it.name for it in tools.values() if not it.annotations.read_only_hint}
-        assert changes == {"submit", "cancel", "retry", "promote"}
+        assert changes == {"submit", "cancel", "retry", "promote", "add_terms"}
         assert tools["promote"].annotations.destructive_hint
         assert tools["submit"].annotations.destructive_hint is False
         about = tools["submit"].input_schema["properties"]["language"]["description"]

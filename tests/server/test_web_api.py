@@ -397,6 +397,43 @@ def test_the_rest_of_the_command_line(
     assert "JOB: no job is called 'ठीक'" in said(client.get("/api/jobs/ठीक"), 422)
 
 
+def test_terms_are_added_and_removed_by_those_who_may(client: TestClient, web: WebService) -> None:
+    sees = {"Authorization": "Bearer see"}
+    assert client.get("/api/glossaries", headers=sees).json() == []
+    edit = {"add": ["Nairobi", "DGX Spark\tdee jee|डी जी"]}
+    assert "ben may only view" in said(
+        client.patch("/api/glossaries/hi", json=edit, headers=sees), 403
+    )
+    made = client.patch("/api/glossaries/Hindi", json=edit).json()
+    assert made == {"name": "hi", "added": 2, "changed": 0, "removed": 0, "terms": 2}
+    shown = client.get("/api/glossaries/hi", headers=sees).json()
+    assert shown["terms"][1] == {"text": "DGX Spark", "sounds": ["dee jee", "डी जी"]}
+    assert client.patch("/api/glossaries/hi", json={"remove": ["Nairobi"]}).json()["terms"] == 1
+    wrong = {
+        "'Basel' is not in the glossary": {"remove": ["DGX Spark", "Basel"]},
+        "term 1: the control character U+0000": {"add": ["a\0b"]},
+        "give terms to add, or terms to remove": {"add": [], "remove": []},
+        "has 149 characters; a term has at most 100": {"add": ["ab " * 50]},
+        "at most 3600 characters": {"add": ["a" * 10_000]},
+        "at most 100000 items": {"add": ["a"] * 100_001},
+        "Extra inputs are not permitted": {"terms": ["a"]},
+    }
+    for line, body in wrong.items():
+        assert line in said(client.patch("/api/glossaries/hi", json=body), 422)
+    assert "LANG_OR_JOB: 'xx' is neither" in said(
+        client.patch("/api/glossaries/xx", json=edit), 422
+    )
+    missing = client.patch("/api/glossaries/hi-0000000a", json=edit)
+    assert "hi-0000000a" in said(missing, 404)
+    huge = client.patch("/api/glossaries/hi", content=b"[" * (17 << 20))
+    assert huge.status_code == 413
+    assert client.delete("/api/glossaries/hi", headers=sees).status_code == 403
+    assert client.delete("/api/glossaries/hi").json()["removed"] == 1
+    assert "hi: has no glossary" in said(client.delete("/api/glossaries/hi"), 422)
+    done = [(it["who"], it["what"], it["glossary"], it["removed"]) for it in audit(web)]
+    assert done == [("ana", "glossary", "hi", removed) for removed in (0, 1, 1)]
+
+
 def test_without_redis_requests_are_refused_in_one_line(tmp_path: Path) -> None:
     settings = Settings(
         home=tmp_path, redis_url=SecretStr("redis://127.0.0.1:1/0"), submit_keys=SecretStr("send")

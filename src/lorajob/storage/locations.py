@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +35,19 @@ class Folder:
         private_folder(self.path)
         write_json(self.path / name, value, 0o600 if group is None else 0o660, group)
 
+    def write(self, name: str, data: bytes) -> None:
+        """Write a small file atomically. Its readers are those of `write_json`."""
+        with self._part_of(name) as part:
+            part.write_bytes(data)
+
     def upload(self, path: Path, name: str) -> None:
         """Copy a file of this machine atomically. Its readers are those of `write_json`."""
+        with self._part_of(name) as part:
+            shutil.copyfile(path, part)
+
+    @contextmanager
+    def _part_of(self, name: str) -> Iterator[Path]:
+        """A private file that takes the place of `name` when the block has written it."""
         group = places.job_group()
         target = self.path / name
         private_folder(self.path)
@@ -43,7 +55,7 @@ class Folder:
         part = target.with_name(f".{target.name}.{os.getpid()}")
         try:
             part.touch(mode=0o600)
-            shutil.copyfile(path, part)
+            yield part
             if group is not None:
                 os.chown(part, -1, group)
                 part.chmod(0o660)
