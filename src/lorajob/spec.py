@@ -123,6 +123,10 @@ class TrainConfig(BaseModel):
     single_clips: Fraction = 0.03
     """Share of clips that stand alone in a window padded to 30 s. From these the model learns to
     transcribe short recordings that are padded."""
+    shuffle_hours: PositiveFloat = 25.0
+    """Hours of audio that are shuffled together. A larger corpus is read in blocks of 256
+    consecutive clips, in random order, so that slow disks see long reads. Two such buffers, of 0.06
+    to 0.12 GB an hour, should fit the memory that the system has left for files."""
     audio_context: Literal["dynamic", "full"] = "dynamic"
     """dynamic: some windows are cut to the length of their clip. Training is faster, and the model
     learns to decode without padding. full: every window is 30 s long."""

@@ -8,6 +8,7 @@ map the shards into memory, so only the clips being read take memory.
 """
 
 import io
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +39,15 @@ SCHEMA = pa.schema(
         "dev": pa.bool_(),
     }
 )
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A part of a file: where it starts, and its number of bytes."""
+
+    path: Path
+    start: int
+    size: int
 
 
 def encode_audio(samples: Samples, audio_format: AudioFormat) -> bytes:
@@ -189,10 +199,31 @@ class ClipStore:
         samples: Samples = soundfile.read(pa.BufferReader(data), dtype="float32")[0]
         return samples
 
+    def extents(self, clips: range) -> list[Extent]:
+        """Where the audio of these clips is in the files, in order.
+
+        Clips are stored BATCH_CLIPS at a time, so an extent may begin before the first clip and end
+        behind the last.
+        """
+        found = []
+        first = 0
+        for (path, mapped), shard in zip(self._files, self._shards, strict=True):
+            for chunk in shard.column("audio").chunks:
+                if first < clips.stop and clips.start < first + len(chunk):
+                    data = chunk.buffers()[2]
+                    found.append(Extent(path, data.address - mapped.address, data.size))
+                first += len(chunk)
+        return found
+
+    @cached_property
+    def _files(self) -> list[tuple[Path, pa.Buffer]]:
+        """Each shard's path and its bytes, mapped into memory."""
+        paths = sorted(self.folder.glob(SHARDS))
+        return [(path, pa.memory_map(str(path)).read_buffer()) for path in paths]
+
     @cached_property
     def _shards(self) -> list[Any]:
-        paths = sorted(self.folder.glob(SHARDS))
-        return [pa.ipc.open_stream(pa.memory_map(str(path))).read_all() for path in paths]
+        return [pa.ipc.open_stream(pa.BufferReader(it)).read_all() for _, it in self._files]
 
     @cached_property
     def _ends(self) -> NDArray[np.int64]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from lorajob.spec import MAX_LABEL_TOKENS, TrainConfig
 from lorajob.speech.audio import SAMPLE_RATE
+from lorajob.training.shuffling import shuffle_buffers
 from lorajob.whisper.window import (
     CUT_MARGIN_SECONDS,
     FRAMES_A_SECOND,
@@ -199,8 +200,11 @@ def plan_epoch(sizes: ClipSizes, config: TrainConfig, seed: int, epoch: int) -> 
     machine.
     """
     rng = random.Random(f"{seed}/{epoch}")
-    windows = plan_windows(sizes, config, rng)
-    rng.shuffle(windows)
+    windows = []
+    for clips in shuffle_buffers(sizes.trained, sizes.seconds, config.shuffle_hours, rng):
+        buffer = plan_windows(sizes, config, rng, clips)
+        rng.shuffle(buffer)
+        windows += buffer
     return group_steps(windows, clips_a_step(config, len(sizes.seconds) - len(sizes.held_back)))
 
 
@@ -220,9 +224,14 @@ def clips_a_step(config: TrainConfig, clips: int, most: int = USUAL_CLIPS) -> in
     return taken
 
 
-def plan_windows(sizes: ClipSizes, config: TrainConfig, rng: random.Random) -> list[Window]:
-    """Pack the shuffled clips by first-fit. Shares `single_clips` and `cut_clips` stay alone."""
-    order = sizes.trained
+def plan_windows(
+    sizes: ClipSizes, config: TrainConfig, rng: random.Random, clips: Sequence[int] | None = None
+) -> list[Window]:
+    """Pack the shuffled clips by first-fit. Shares `single_clips` and `cut_clips` stay alone.
+
+    `clips` are the clips to pack; None: all that are not held back.
+    """
+    order = sizes.trained if clips is None else list(clips)
     rng.shuffle(order)
     cut = round(config.cut_clips * len(order)) if config.audio_context == "dynamic" else 0
     singles = len(order)

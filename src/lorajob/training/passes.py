@@ -1,6 +1,7 @@
 """The forward passes of each optimizer step: their windows and their batches."""
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 
@@ -21,6 +22,7 @@ from lorajob.training.packing import (
     pass_seconds,
     window_size,
 )
+from lorajob.training.reading import ReadAhead
 from lorajob.training.shares import share_step
 from lorajob.training.trainer import Run
 
@@ -110,8 +112,30 @@ class Passes:
             loader_workers(wanted, accelerator.device, accelerator.num_processes),
             pin=accelerator.device.type == "cuda",
         )
-        for batches in steps:
-            yield [next(stream) for _ in batches]
+        ahead = ReadAhead(
+            self.dataset.store,
+            self.windows,
+            self.steps[self.run.step].start if steps else 0,
+            self._buffer_windows(),
+            self.dataset.encoded,
+        )
+        try:
+            for step, batches in zip(self.steps[self.run.step :], steps, strict=True):
+                ready = [next(stream) for _ in batches]
+                # The processes of a machine share its file cache.
+                if accelerator.is_local_main_process:
+                    ahead.reach(step.start)
+                yield ready
+        finally:
+            ahead.close()
+
+    def _buffer_windows(self) -> int:
+        """How many windows have as much audio as is shuffled together."""
+        config = self.run.config
+        heard = config.epochs * sum(self.sizes.seconds)
+        return math.ceil(
+            len(self.windows) * min(1.0, 3600 * config.shuffle_hours / max(heard, 1.0))
+        )
 
     def count_labels(self, step: range, ready: Sequence[PaddedBatch | PackedBatch]) -> int:
         """Labels of the whole step that count in the loss.
