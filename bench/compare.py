@@ -1,15 +1,23 @@
-"""Compare the public recipe with lorajob on the same clips, with the same epochs and base model.
+"""Compare lorajob with the public recipe and a fair baseline, on the same clips and epochs.
 
     python bench/compare.py --corpus cv-corpus-ml.tar.gz --lang ml --epochs 1 --json ml.json
 
-Each phase of both sides runs in its own process. Its CPU seconds come from the kernel and include
-start-up and loading of the model. lorajob's stages run without a service and with an empty cache.
-Evaluation counts the tuned model only, because the recipe evaluates only that. For this, lorajob
-evaluates a second time, when the base model's transcripts are cached.
+The sides of the comparison (`--sides`):
 
-A step of the recipe has 8 clips, as published. lorajob uses its default; `--set
-train.batch_clips=8` gives both the same. `--recipe FILE` measures only lorajob, and takes the
-recipe's figures for the same clips from FILE, because the recipe takes most of the time.
+ours      lorajob with its default settings
+recipe    the public recipe, seed_recipe.py: Seq2SeqTrainer, q and v, eight clips a step
+fair      fair_baseline.py: Seq2SeqTrainer with the layers, rate, precision and steps of `ours`
+earlier   the training of another version of lorajob, from --earlier CHECKOUT
+NAME      lorajob with other settings: --variant "NAME=train.rank=16 train.alpha=32"
+
+Each training runs in its own process. Its CPU seconds come from the kernel and include start-up and
+loading of the model. lorajob's stages run without a service and with an empty cache. All sides are
+scored alike: the merged model, converted to --compute-type, decodes the same test clips, and the
+same clips joined to files of a minute with pauses, by faster-whisper's defaults with the language
+given. Differences to the first side are paired, with 95 % intervals over speakers, or over clips if
+fewer than three speakers are known.
+
+With --work FOLDER, finished trainings and transcripts are kept, and taken by the next run.
 """
 
 import argparse
@@ -22,72 +30,99 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fair_baseline import ADAPTER, SETTINGS, Settings
+from quality import joined
 from real_speech import GIB, RESULTS, machine
 
-from lorajob.decoding.config import token_limits
+from lorajob.decoding.delivered import listen
+from lorajob.decoding.fast import Sound
 from lorajob.job.jobdir import JobDir, write_json
 from lorajob.languages import find_language
-from lorajob.spec import build_spec
+from lorajob.spec import JobSpec, build_spec
+from lorajob.speech.audio import SAMPLE_RATE, Samples
 from lorajob.speech.clipstore import ClipStore
-from lorajob.speech.scoring import score
+from lorajob.speech.scoring import FEWEST_SPEAKERS, difference, rate_of_set
+from lorajob.whisper import ct2
 from lorajob.whisper.base_model import local_model
-from lorajob.whisper.tokens import Labels
+from lorajob.whisper.model import merge_adapter, pick_precision
 
-RECIPE = Path(__file__).with_name("seed_recipe.py")
-DECODING = Path(__file__).with_name("decoding.py")
-WAYS = {
-    "generate": "transformers' generate",
-    "faster_whisper": "faster-whisper's defaults (`delivered`)",
-    "fast": "lorajob's decoder, 30 s windows",
-    "fast_cut": "lorajob's decoder, windows cut to the clip (`tuned`)",
-    "transcribe": "`lorajob transcribe`",
-}
+BENCH = Path(__file__).parent
+RECIPE, FAIR = BENCH / "seed_recipe.py", BENCH / "fair_baseline.py"
+SIDES = ("ours", "recipe", "fair")
 DEMO_TRAIN_CLIPS, DEMO_TEST_CLIPS = 96, 24
-PHASES = {"prepare": "preprocess", "train": "train", "evaluate": "evaluate"}
+METRICS = ("wer", "cer")
+# A program for another version of lorajob: values, settings -> spec.
+WRITE_SPEC = """
+import json, sys
+from lorajob.spec import build_spec
+values, sets = json.load(sys.stdin)
+print(json.dumps(build_spec(values, "default", sets).model_dump(mode="json")))
+"""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training: CPU seconds and bytes by name, and the folder of the adapter."""
+
+    figures: dict[str, Any]
+    adapter: Path
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all trainings of a comparison share."""
+
+    args: argparse.Namespace
+    work: Path
+    corpus: Path
+
+    @property
+    def base(self) -> Path:
+        """The folder of the base model. It is converted once, before the measurements."""
+        return local_model(self.args.base_model)
+
+    def values(self) -> dict[str, Any]:
+        args = self.args
+        corpus = str(self.corpus.resolve())
+        return {"language": args.lang, "corpus": corpus, "base_model": args.base_model}
+
+    def sets(self, seed: int, more: Sequence[str] = ()) -> list[str]:
+        """The settings of a training of lorajob."""
+        args = self.args
+        sets = [f"seed={seed}"] if seed else []
+        sets += [f"train.epochs={args.epochs}"] if args.epochs else []
+        sets += [f"preprocess.max_train_clips={args.limit_train}"] if args.limit_train else []
+        sets += [f"preprocess.max_test_clips={args.limit_test}"] if args.limit_test else []
+        return [*sets, *args.sets, *more]
+
+    def job(self, side: str, seed: int) -> JobDir:
+        return JobDir(self.work / f"{side}-{seed}")
+
+    def store(self, split: str) -> ClipStore:
+        """The clips of all sides, as lorajob's first training has read them."""
+        return ClipStore(self.job("ours", 0).stage_dir("preprocess") / split)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--corpus", type=Path, help="release or manifest; default: the demo's")
-    parser.add_argument("--lang", default="hi", help="code of the language (default: hi)")
-    parser.add_argument("--base-model", default="demo/whisper-base", help="as for submit")
-    parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--limit-train", type=int, help="use so many of the training clips")
-    parser.add_argument("--limit-test", type=int, help="use so many of the test clips")
-    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument(
-        "--recipe", type=Path, metavar="JSON", help="take its figures from an earlier run's --json"
-    )
-    parser.add_argument("--decode-clips", type=int, default=0, help="as bench/decoding.py --clips")
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    parser.add_argument("--results", type=Path, help=f"append a table here, such as {RESULTS.name}")
-    args = parser.parse_args()
-    if args.corpus is None:  # a small default corpus
-        args.limit_train = args.limit_train or DEMO_TRAIN_CLIPS
-        args.limit_test = args.limit_test or DEMO_TEST_CLIPS
+    args = _arguments()
     with tempfile.TemporaryDirectory(prefix="lorajob-compare-") as name:
-        work = Path(name)
+        work = (args.work or Path(name)).resolve()
+        work.mkdir(parents=True, exist_ok=True)
         os.environ["LORAJOB_HOME"] = str(work / "home")
-        corpus = args.corpus or _spoken(work)
-        job, ours = run_ours(work / "ours", corpus, args)
-        evaluate_again(job, ours)
-        if args.recipe:
-            recipe = earlier_recipe(args, ours)
-        else:
-            recipe = run_recipe(work / "recipe", corpus, job, args)
-        figures = compare(ours, recipe) | {"asked": asked(args)}
-        if args.decode_clips:
-            command = [sys.executable, str(DECODING), str(job.root)]
-            command += ["--clips", str(args.decode_clips)]
-            figures["decoding"] = json.loads(subprocess.check_output(command))
+        bench = Bench(args, work, args.corpus or _spoken(work))
+        same_as_before(bench)
+        found = {
+            side: [measured(bench, side, seed) for seed in range(args.seeds)]
+            for side in [*args.sides, *args.variants]
+        }
+        section = _section(bench, found)
     if args.json:
-        write_json(args.json, figures)
-    section = _section(figures, args, corpus.name)
+        write_json(args.json, found)
     if args.results:
         with args.results.open("a", encoding="utf-8") as file:
             file.write(section)
@@ -95,124 +130,209 @@ def main() -> int:
     return 0
 
 
-def run_ours(
-    folder: Path, corpus: Path, args: argparse.Namespace, preset: str = "default"
-) -> tuple[JobDir, dict[str, Any]]:
-    """Run lorajob's first three stages. Returns the job and the cost of each stage."""
-    sets = [f"train.epochs={args.epochs}"] if args.epochs else []
-    sets += [f"preprocess.max_train_clips={args.limit_train}"] if args.limit_train else []
-    sets += [f"preprocess.max_test_clips={args.limit_test}"] if args.limit_test else []
-    values = {"language": args.lang, "corpus": str(corpus.resolve()), "base_model": args.base_model}
-    spec = build_spec(values, preset, [*sets, *args.sets])
-    job = JobDir(folder)
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--corpus", type=Path, help="release or manifest; default: the demo's")
+    parser.add_argument("--lang", default="hi", help="code of the language (default: hi)")
+    parser.add_argument("--base-model", default="demo/whisper-base", help="as for submit")
+    parser.add_argument("--sides", nargs="+", choices=[*SIDES, "earlier"], default=list(SIDES))
+    parser.add_argument("--earlier", type=Path, metavar="CHECKOUT", help="for the side earlier")
+    parser.add_argument("--variant", action="append", default=[], metavar="NAME=SETTINGS")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=1, help="trainings of each side")
+    parser.add_argument("--limit-train", type=int, help="use so many of the training clips")
+    parser.add_argument("--limit-test", type=int, help="use so many of the test clips")
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--compute-type", default="float16", help="of the models that are scored")
+    parser.add_argument("--work", type=Path, help="folder to keep, in place of a temporary one")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--results", type=Path, help=f"append a table here, such as {RESULTS.name}")
+    args = parser.parse_args()
+    args.variants = dict(it.split("=", 1) for it in args.variant)
+    if args.sides[0] != "ours":
+        parser.error("--sides: ours has to be the first one")
+    if "earlier" in args.sides and args.earlier is None:
+        parser.error("--sides earlier needs --earlier CHECKOUT")
+    if args.corpus is None:  # a small default corpus
+        args.limit_train = args.limit_train or DEMO_TRAIN_CLIPS
+        args.limit_test = args.limit_test or DEMO_TEST_CLIPS
+    return args
+
+
+def same_as_before(bench: Bench) -> None:
+    """Exit if the folder has results of other clips or settings."""
+    args, path = bench.args, bench.work / "asked.json"
+    asked = bench.values() | {"sets": bench.sets(0), "compute_type": args.compute_type}
+    if path.exists() and json.loads(path.read_text("utf-8")) != asked:
+        sys.exit(f"--work: {bench.work} has results of other clips or settings; name a new folder")
+    write_json(path, asked)
+
+
+def measured(bench: Bench, side: str, seed: int) -> dict[str, Any]:
+    """The figures and transcripts of one training, from an earlier run if it has them."""
+    path = bench.work / f"{side}-{seed}.json"
+    if not path.exists():
+        kinds: dict[str, Callable[[Bench, str, int], Trained]]
+        kinds = {"recipe": train_recipe, "fair": train_fair, "earlier": train_earlier}
+        trained = kinds.get(side, train_ours)(bench, side, seed)
+        write_json(path, trained.figures | transcripts(bench, trained.adapter))
+    result: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return result
+
+
+def train_ours(bench: Bench, side: str, seed: int) -> Trained:
+    """Run lorajob's first two stages."""
+    job = bench.job(side, seed)
+    more = bench.args.variants.get(side, "").split()
+    spec = build_spec(bench.values(), "default", bench.sets(seed, more))
     write_json(job.spec_path, spec.model_dump(mode="json"))
-    local_model(spec.base_model)  # converts the model once, before the measurements
+    assert bench.base.exists()
+    took = _train(job, bench.job("ours", 0))
+    return Trained(took | of_job(job), job.stage_dir("train") / "adapter")
+
+
+def _train(job: JobDir, first: JobDir, env: dict[str, str] | None = None) -> dict[str, Any]:
+    """Train on the clips that `first` has read. Returns the CPU seconds by name."""
     took: dict[str, Any] = {}
-    for phase, stage in PHASES.items():
-        with _cpu_of_children(took, phase):
-            _run([sys.executable, "-m", "lorajob.stage", stage, str(job.root)])
-    read, scores = job.result("preprocess"), job.result("evaluate")
-    assert read is not None and scores is not None
-    assert scores.base is not None and scores.tuned is not None
-    took |= {"wer": scores.tuned.wer, "cer": scores.tuned.cer}
-    took |= {name: read.as_json()[name] for name in ("bytes", "train_clips", "test_clips")}
+    if job != first:
+        shutil.copytree(first.stage_dir("preprocess"), job.stage_dir("preprocess"))
+    else:
+        take_stage(job, "preprocess", took, "prepare", env)
+    take_stage(job, "train", took, "train", env)
+    return took
+
+
+def of_job(job: JobDir) -> dict[str, Any]:
+    """The figures of a job that has been trained, by name."""
+    read, trained = job.result("preprocess"), job.result("train")
+    assert read is not None and trained is not None
+    found = {name: read.as_json()[name] for name in ("bytes", "train_clips", "test_clips")}
     # A short training writes no forecast.
-    forecast = job.stage_dir("train") / "forecast.json"
-    took["forecast"] = json.loads(forecast.read_text("utf-8")) if forecast.exists() else None
-    return job, took | {"base": scores.base.model_dump()}
+    path = job.stage_dir("train") / "forecast.json"
+    forecast = json.loads(path.read_text("utf-8")) if path.exists() else None
+    return found | {"forecast": forecast, "steps": trained.as_json()["steps"]}
 
 
-def evaluate_again(job: JobDir, took: dict[str, Any]) -> None:
-    """Evaluate as the second job of a corpus does. The first job also decodes with the base."""
-    took["evaluate_first"] = took["evaluate"]
-    shutil.rmtree(job.stage_dir("evaluate"))
-    with _cpu_of_children(took, "evaluate"):
-        _run([sys.executable, "-m", "lorajob.stage", "evaluate", str(job.root)])
+def train_earlier(bench: Bench, side: str, seed: int) -> Trained:
+    """Run the first two stages of another version, which has to choose the same clips."""
+    job = bench.job(side, seed)
+    env = os.environ | {"PYTHONPATH": str((bench.args.earlier / "src").resolve())}
+    given = json.dumps([bench.values(), bench.sets(seed)])
+    spec = subprocess.run(
+        [sys.executable, "-c", WRITE_SPEC],
+        input=given,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=env,
+        check=True,
+    ).stdout
+    write_json(job.spec_path, json.loads(spec))
+    took = _train(job, bench.job(side, 0), env)
+    for split in ("train", "test"):
+        theirs = ClipStore(job.stage_dir("preprocess") / split)
+        if theirs.ids != bench.store(split).ids:
+            sys.exit(f"--earlier: {bench.args.earlier} chooses other clips for {split}")
+    return Trained(took, job.stage_dir("train") / "adapter")
 
 
-def run_recipe(work: Path, corpus: Path, job: JobDir, args: argparse.Namespace) -> dict[str, Any]:
-    """Run the recipe on the clips that lorajob kept. Returns the cost of each phase."""
-    work.mkdir()
-    splits = {name: ClipStore(job.stage_dir("preprocess") / name) for name in ("train", "test")}
-    language = find_language(args.lang)
-    values = {
-        "base": str(local_model(args.base_model)),
-        "corpus": str(corpus.resolve()),
-        "language": language.code,
-        "language_name": language.token,
-        "epochs": args.epochs,
-        "seed": 0,
-    } | {name: store.ids for name, store in splits.items()}
-    write_json(work / "recipe.json", values)
-    took: dict[str, Any] = {}
-    for phase in PHASES:
-        with _cpu_of_children(took, phase):
-            _run([sys.executable, str(RECIPE), phase, str(work)])
-    heard = json.loads((work / "hypotheses.json").read_text("utf-8"))
-    scores = score(splits["test"].texts, heard)
-    bounded = score(splits["test"].texts, cut_short(heard, splits, args))
-    took |= {"bounded": {"wer": bounded.wer, "cer": bounded.cer}}
-    stored = sum(path.stat().st_size for path in work.glob("*.arrow"))
-    return took | {"bytes": stored, "wer": scores.wer, "cer": scores.cer}
+def train_recipe(bench: Bench, side: str, seed: int) -> Trained:
+    """Run the recipe on the clips that lorajob kept."""
+    work, took = _recipe_folder(bench, seed)
+    _timed([sys.executable, str(RECIPE), "train", str(work)], took, "train")
+    return Trained(took, work / "adapter")
 
 
-def cut_short(
-    heard: list[str], splits: dict[str, ClipStore], args: argparse.Namespace
-) -> list[str]:
-    """Transcripts of the test clips, cut to lorajob's limits of tokens."""
-    labels = Labels(local_model(args.base_model), find_language(args.lang).token)
-    limits = token_limits(splits["train"].tokens, splits["train"].seconds)
-    return [
-        labels.decode(labels.encode(text)[: limits.of(float(seconds))])
-        for text, seconds in zip(heard, splits["test"].seconds, strict=True)
-    ]
+def train_fair(bench: Bench, side: str, seed: int) -> Trained:
+    """Run the fair baseline on the clips that lorajob kept, with its settings and steps."""
+    work, took = _recipe_folder(bench, seed)
+    job = bench.job("ours", seed)
+    train, done = JobSpec.load(job.spec_path).train, of_job(job)
+    history = (job.stage_dir("train") / "history.jsonl").read_text("utf-8").splitlines()
+    settings = Settings(
+        rank=train.rank,
+        alpha=train.alpha,
+        dropout=train.dropout,
+        target_modules=train.target_modules,
+        learning_rate=max(json.loads(line)["learning_rate"] for line in history),
+        precision=pick_precision(train.precision, _device()),
+        epochs=train.epochs,
+        steps=done["steps"],
+    )
+    write_json(work / SETTINGS, settings.model_dump(mode="json"))
+    _timed([sys.executable, str(FAIR), str(work)], took, "train")
+    return Trained(took | {"steps": settings.steps}, work / ADAPTER)
 
 
-def asked(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings that decide the recipe's result, besides the corpus."""
-    values = vars(args)
-    return {name: values[name] for name in ("lang", "base_model", "epochs")}
+def _device() -> Any:
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def earlier_recipe(args: argparse.Namespace, ours: dict[str, Any]) -> dict[str, Any]:
-    """The recipe's figures of an earlier run. Exits if its clips or settings were different."""
-    earlier = json.loads(args.recipe.read_text("utf-8"))
-    clips = ("train_clips", "test_clips", "bytes")
-    same = all(earlier["ours"][name] == ours[name] for name in clips)
-    if not same or earlier.get("asked") != asked(args):
-        sys.exit(f"--recipe: {args.recipe} is of other clips, language, base model or epochs")
-    recipe: dict[str, Any] = earlier["recipe"]
-    return recipe
+def _recipe_folder(bench: Bench, seed: int) -> tuple[Path, dict[str, Any]]:
+    """The folder in which the recipe's data are prepared, and what that cost."""
+    work = bench.work / f"recipe-data-{seed}"
+    done = work / "prepared.json"
+    if not done.exists():
+        work.mkdir(exist_ok=True)
+        language = find_language(bench.args.lang)
+        values = bench.values() | {
+            "base": str(bench.base),
+            "language": language.code,
+            "language_name": language.token,
+            "epochs": bench.args.epochs,
+            "seed": seed,
+            "train": bench.store("train").ids,
+            "test": bench.store("test").ids,
+        }
+        write_json(work / "recipe.json", values)
+        took: dict[str, Any] = {}
+        _timed([sys.executable, str(RECIPE), "prepare", str(work)], took, "prepare")
+        took["bytes"] = sum(path.stat().st_size for path in work.glob("*.arrow"))
+        write_json(done, took)
+    result: dict[str, Any] = json.loads(done.read_text("utf-8"))
+    return work, result
 
 
-def compare(ours: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
-    """The ratios of the recipe's figures to lorajob's, and the figures of both."""
-    return {
-        "prepare_ratio": recipe["prepare"] / ours["prepare"],
-        "train_ratio": recipe["train"] / ours["train"],
-        "evaluate_ratio": recipe["evaluate"] / ours["evaluate"],
-        "bytes_ratio": recipe["bytes"] / ours["bytes"],
-        "wer": {"recipe": recipe["wer"], "ours": ours["wer"]},
-        "cer": {"recipe": recipe["cer"], "ours": ours["cer"]},
-        "recipe": recipe,
-        "ours": ours,
-    }
+def transcripts(bench: Bench, adapter: Path) -> dict[str, Any]:
+    """What faster-whisper hears with the model: pairs of reference and hypothesis."""
+    args, store = bench.args, bench.store("test")
+    token = find_language(args.lang).token
+    single = [(store.texts[it], store.audio(it)) for it in range(len(store))]
+    with tempfile.TemporaryDirectory(dir=bench.work) as name:
+        merged = merge_adapter(bench.base, adapter)
+        model = ct2.convert(bench.base, Path(name, "model"), args.compute_type, merged)
+        started = time.process_time()
+        heard = {
+            kind: _heard(model, token, clips)
+            for kind, clips in (("single", single), ("long", list(joined(store))))
+        }
+    return heard | {"decode": time.process_time() - started}
 
 
-@contextmanager
-def _cpu_of_children(took: dict[str, Any], phase: str) -> Iterator[None]:
-    """Note the CPU seconds, user and system, of the processes that the block waits for."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    yield
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    took[phase] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+def _heard(model: Path, token: str, clips: Sequence[tuple[str, Samples]]) -> list[tuple[str, str]]:
+    sounds = [Sound(len(audio) / SAMPLE_RATE, lambda audio=audio: audio) for _, audio in clips]
+    heard = listen(model, token, sounds)
+    return [(text, it.text) for (text, _), it in zip(clips, heard, strict=True)]
 
 
-def _run(command: list[str]) -> None:
-    started = time.monotonic()
+def take_stage(
+    job: JobDir, stage: str, took: dict[str, Any], name: str, env: dict[str, str] | None = None
+) -> None:
+    """Run a stage of lorajob, and note its CPU seconds under `name`."""
+    _timed([sys.executable, "-m", "lorajob.stage", stage, str(job.root)], took, name, env)
+
+
+def _timed(
+    command: list[str], took: dict[str, Any], name: str, env: dict[str, str] | None = None
+) -> None:
+    """Run a command, and note its CPU seconds, user and system, with those of its children."""
     print(f"$ {shlex.join(command)}", file=sys.stderr, flush=True)
-    subprocess.run(command, stdout=subprocess.DEVNULL, check=True, env=os.environ)
-    print(f"  {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True, env=env or os.environ)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    took[name] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(f"  {took[name]:.0f} CPU s", file=sys.stderr, flush=True)
 
 
 def _spoken(work: Path) -> Path:
@@ -221,51 +341,84 @@ def _spoken(work: Path) -> Path:
     return demo_corpus(work / "corpora")
 
 
-def _section(figures: dict[str, Any], args: argparse.Namespace, corpus: str) -> str:
-    ours, recipe = figures["ours"], figures["recipe"]
-    words = ["python", "bench/compare.py", "--corpus", corpus, "--lang", args.lang]
-    words += ["--base-model", args.base_model, "--epochs", str(args.epochs)]
-    for name, value in (("--limit-train", args.limit_train), ("--limit-test", args.limit_test)):
-        words += [name, str(value)] if value else []
-    words += ["--recipe", args.recipe.name] if args.recipe else []
-    words += ["--decode-clips", str(args.decode_clips)] if args.decode_clips else []
-    words += [word for line in args.sets for word in ("--set", line)]
+def _section(bench: Bench, found: dict[str, list[dict[str, Any]]]) -> str:
+    args = bench.args
+    ours = found["ours"][0]
     lines = [
         f"\n## {args.lang}, {args.base_model}, side by side, {time.strftime('%Y-%m-%d')}\n",
         f"- Machine: {machine()}",
-        f"- Command: `{shlex.join(words)}`",
-        f"- Clips: {ours['train_clips']} to train on, {ours['test_clips']} to test; base model "
-        f"WER {ours['base']['wer']:.1f}, CER {ours['base']['cer']:.1f}\n",
-        "| | recipe | lorajob | ratio |",
-        "| --- | ---: | ---: | ---: |",
+        f"- Command: `{_command(bench)}`",
+        f"- Clips: {ours['train_clips']} to train on, {ours['test_clips']} to test; `ours` took "
+        f"{ours['steps']} optimizer steps",
+        f"- Rates by faster-whisper's defaults, {args.compute_type}; in brackets the difference to "
+        "`ours` and its 95 % interval, paired\n",
+        "| | train, CPU s | times ours | prepare, CPU s | data, MB | WER % | CER % | long WER % "
+        "| long CER % |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    rows = [(f"{phase}, CPU s", phase, f"{phase}_ratio", 1) for phase in PHASES]
-    for title, key, ratio, digits in [*rows, ("bytes, MB", "bytes", "bytes_ratio", 1)]:
-        unit = 1e6 if key == "bytes" else 1
-        a, b = (f"{side[key] / unit:.{digits}f}" for side in (recipe, ours))
-        lines.append(f"| {title} | {a} | {b} | {figures[ratio]:.2f} |")
-    for key in ("wer", "cer"):
-        lines.append(f"| {key.upper()} % | {recipe[key]:.1f} | {ours[key]:.1f} | |")
-    if it := recipe.get("bounded"):
-        lines += ["", "The recipe's transcripts cut to as many tokens as lorajob's may have: WER "]
-        lines[-1] += f"{it['wer']:.1f}, CER {it['cer']:.1f}."
-    first = f"{ours['evaluate_first']:.1f}"
-    lines += ["", f"A corpus's first job decodes with the base model as well: evaluate {first} s."]
+    mine = _mean(found["ours"], "train")
+    for side, runs in found.items():
+        taken = _mean(runs, "train")
+        cells = [side, f"{taken:.1f}", f"{taken / mine:.2f}"]
+        cells.append(f"{runs[0]['prepare']:.1f}" if "prepare" in runs[0] else "")
+        cells.append(f"{runs[0]['bytes'] / 1e6:.1f}" if "bytes" in runs[0] else "")
+        cells += [
+            _rate(bench, found, side, kind, metric)
+            for kind in ("single", "long")
+            for metric in METRICS
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     if it := ours["forecast"]:
         came = it["measured"]
-        lines.append(
+        lines += ["", ""]
+        lines[-1] = (
             f"The forecast of the training was {it['eta_seconds']:.0f} s and "
             f"{it['peak_memory_bytes'] / GIB:.2f} GiB; it took {came['seconds']:.0f} s (ratio "
             f"{came['seconds'] / it['eta_seconds']:.2f}) and {came['peak_memory_bytes'] / GIB:.2f} "
             f"GiB ({came['peak_memory_bytes'] / it['peak_memory_bytes']:.2f})."
         )
-    if "decoding" in figures:
-        lines += ["", f"The tuned model decoded on {args.decode_clips} of the test clips:", ""]
-        lines += ["| | CPU s a clip | WER % | CER % |", "| --- | ---: | ---: | ---: |"]
-        for name, it in figures["decoding"].items():
-            row = f"{it['cpu_seconds_a_clip']:.2f} | {it['wer']:.1f} | {it['cer']:.1f}"
-            lines.append(f"| {WAYS[name]} | {row} |")
     return "\n".join(lines) + "\n"
+
+
+def _mean(runs: list[dict[str, Any]], name: str) -> float:
+    return float(sum(run[name] for run in runs) / len(runs))
+
+
+def _rate(
+    bench: Bench, found: dict[str, list[dict[str, Any]]], side: str, kind: str, metric: Any
+) -> str:
+    """A rate over all seeds, and its difference to that of `ours`."""
+    lang = bench.args.lang
+
+    def column(name: str, place: int) -> list[str]:
+        return [str(pair[place]) for run in found[name] for pair in run[kind]]
+
+    said, own, theirs = column(side, 0), column("ours", 1), column(side, 1)
+    rate = rate_of_set(said, theirs, metric, lang)
+    if side == "ours":
+        return f"{rate:.1f}"
+    # The trainings of several seeds are drawn together: a clip is one group, or a speaker.
+    store = bench.store("test")
+    groups: list[str] = [str(place) for place in range(len(found[side][0][kind]))]
+    if kind == "single" and len({*store.speakers} - {""}) >= FEWEST_SPEAKERS:
+        groups = [name or place for name, place in zip(store.speakers, groups, strict=True)]
+    fewer = difference(said, theirs, own, metric, language=lang, speakers=groups * len(found[side]))
+    low, high = fewer.interval
+    return f"{rate:.1f} ({fewer.points:+.1f}: {low:+.1f} to {high:+.1f})"
+
+
+def _command(bench: Bench) -> str:
+    args = bench.args
+    words = ["python", "bench/compare.py", "--corpus", bench.corpus.name, "--lang", args.lang]
+    words += ["--base-model", args.base_model, "--epochs", str(args.epochs)]
+    words += ["--sides", *args.sides]
+    words += ["--earlier", args.earlier.name] if args.earlier else []
+    words += [word for it in args.variant for word in ("--variant", it)]
+    words += ["--seeds", str(args.seeds)] if args.seeds > 1 else []
+    for name, value in (("--limit-train", args.limit_train), ("--limit-test", args.limit_test)):
+        words += [name, str(value)] if value else []
+    words += [word for line in args.sets for word in ("--set", line)]
+    return shlex.join([*words, "--compute-type", args.compute_type])
 
 
 if __name__ == "__main__":
