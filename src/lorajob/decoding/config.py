@@ -56,6 +56,21 @@ class TokenLimits(BaseModel):
         return min(limit, MAX_LABEL_TOKENS)
 
 
+class TextWeights(BaseModel):
+    """How a model of text chooses among the hypotheses of a beam search (`rescoring.py`)."""
+
+    model_config = _FROZEN
+
+    weight: PositiveFloat
+    """Of the log-probability by the text."""
+    gain: NonNegativeFloat
+    """Nats that each character adds to the score."""
+    beam_size: PositiveInt
+    """Hypotheses of a window: at least so many beams are searched."""
+    sha256: str
+    """Of the file of the model of text."""
+
+
 class DecodeConfig(BaseModel):
     """How a model is decoded. The thresholds and temperatures are those of openai/whisper."""
 
@@ -80,6 +95,8 @@ class DecodeConfig(BaseModel):
     """Transcripts that are sampled at each temperature above 0."""
     seed: int = 0
     """Of the sampling."""
+    text: TextWeights | None = None
+    """Null: no model of text chooses."""
 
 
 def token_limits(tokens: ArrayLike, seconds: ArrayLike) -> TokenLimits:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from lorajob.cores import threads_a_stage
 from lorajob.decoding.config import DecodeConfig
 from lorajob.decoding.fallback import Transcript, best, emptied_if_silent, trips
+from lorajob.decoding.rescoring import hypotheses, load_choice
 from lorajob.decoding.windows import extractor, features, read_ahead
 from lorajob.errors import ModelError, TooLarge, says_out_of_memory
 from lorajob.speech.audio import SAMPLE_RATE, Samples
@@ -82,6 +83,7 @@ class FastDecoder:
         self._all_gpus = all_gpus
         self.labels = Labels(folder, config.language)
         self.prompt = self.labels.prompt
+        self._text = load_choice(folder, config.text)
         self._shared = False  # whether other decoders use the same model
         self._compute_type = compute_type
         # CTranslate2 warns that a CPU computes float16 in float32: that is expected here.
@@ -111,6 +113,12 @@ class FastDecoder:
     def engine(self) -> Any:
         """The `ctranslate2.models.Whisper`; None if PyTorch decodes."""
         return None if self._in_torch else self._model
+
+    @property
+    def chooses_by_text(self) -> bool:
+        """Whether a model of text chooses: in its language only, and not in a translation."""
+        own = self.prompt[-len(self.labels.prompt) :] == self.labels.prompt
+        return self._text is not None and own and not self._in_torch
 
     @property
     def threads(self) -> int:
@@ -277,6 +285,9 @@ class FastDecoder:
 
     def _search(self, mel: NDArray[np.float32], longest: int, temperature: float) -> list[Any]:
         search: dict[str, int | float] = {"beam_size": self.config.beam_size}
+        if self._text is not None and self.chooses_by_text:
+            beams = max(self.config.beam_size, self._text.weights.beam_size)
+            search = {"beam_size": beams, "num_hypotheses": beams}
         if temperature > 0:
             search = {"beam_size": 1, "num_hypotheses": self.config.best_of, "sampling_topk": 0}
             search["sampling_temperature"] = temperature
@@ -296,9 +307,12 @@ class FastDecoder:
         return futures
 
     def _heard(self, result: Any, limit: int, temperature: float) -> Transcript:
-        tokens = result.sequences_ids[0]
+        place = 0
+        if self._text is not None and self.chooses_by_text and temperature == 0:
+            place = self._text.best(hypotheses(self.labels, result, limit))
+        tokens = result.sequences_ids[place]
         # The score is the mean over the tokens; Whisper's mean counts the end token too.
-        mean = result.scores[0] * len(tokens) / (len(tokens) + 1)
+        mean = result.scores[place] * len(tokens) / (len(tokens) + 1)
         kept = tokens[:limit]
         text = self.labels.decode(kept)
         return Transcript(text, len(kept), mean, result.no_speech_prob, temperature)

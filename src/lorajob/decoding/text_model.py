@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +85,10 @@ class LanguageModel:
         values[starts] = 0.0
         return [float(it) for it in np.add.reduceat(values, starts)]
 
+    def length(self, text: str) -> int:
+        """The characters of a text that are scored."""
+        return len(normalise(text, self.language))
+
     def _probabilities(self, codes: Hashes, starts: NDArray[np.intp]) -> NDArray[np.float64]:
         """float64 of each character after those before it in its sentence."""
         found = np.full(len(codes), self.empty * UNKNOWN / UNKNOWN_CHARACTERS)
@@ -104,13 +109,11 @@ class LanguageModel:
 
     def save(self, path: Path) -> None:
         """Write the model to a .safetensors file. The same model gives the same bytes."""
-        arrays = {
-            f"{name}{order}": value
-            for order, level in enumerate(self.levels, start=1)
-            for name, value in zip(
-                _ARRAYS, (level.keys, level.probability, level.backoff), strict=True
-            )
-        }
+        arrays: dict[str, NDArray[Any]] = {}
+        for order, level in enumerate(self.levels, start=1):
+            arrays[f"keys{order}"] = level.keys
+            arrays[f"probability{order}"] = level.probability
+            arrays[f"backoff{order}"] = level.backoff
         head = {"format": FORMAT, "language": self.language, "empty": self.empty}
         write_whole(path, save(arrays, {"text_model": json.dumps(head)}))
 

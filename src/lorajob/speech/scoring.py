@@ -160,7 +160,7 @@ def _counts(
     for place, (said, heard) in enumerate(pairs):
         if not normalise(said, language):
             continue
-        counted = np.array(_errors_and_length(said, heard, metric, language), dtype=np.int64)
+        counted = np.array(errors_and_length(said, heard, metric, language), dtype=np.int64)
         key: object = (by_speaker[place] if by_speaker is not None else "") or place
         groups[key] = groups.get(key, np.zeros(2, np.int64)) + counted
     return np.array(list(groups.values()), dtype=np.int64).reshape(-1, 2)
@@ -195,9 +195,12 @@ def _rates(pairs: Sequence[tuple[str, str]]) -> tuple[float, float]:
     return 100 * words.wer, 100 * characters.cer
 
 
-def _errors_and_length(
+def errors_and_length(
     reference: str, hypothesis: str, metric: str, language: str
 ) -> tuple[int, int]:
+    """The errors of one normalised hypothesis, and the length of its reference, in the units of
+    `metric`: words or characters.
+    """
     said, heard = normalise(reference, language), normalise(hypothesis, language)
     found: Any
     if metric == "wer":
