@@ -1,12 +1,14 @@
-"""Optional packages that a stage leaves out.
+"""What keeps the start of a stage short: packages that it leaves out, imports without collections.
 
 transformers, peft and evaluate import packages that they find, whether the program uses them or
 not. bitsandbytes loads torch's compiler. Together they take a third of the start of a stage.
 """
 
+import gc
 import importlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 # transformers uses scipy in the losses of object detection and scikit-learn in assisted decoding.
@@ -31,6 +33,25 @@ def left_out() -> list[str]:
     """The packages that this process left out."""
     modules: dict[str, Any] = sys.modules
     return [name for name in (*UNUSED, QUANTIZER) if modules.get(name, sys) is None]
+
+
+@contextmanager
+def lasting_imports() -> Iterator[None]:
+    """Import packages in the block whose objects live as long as this process.
+
+    torch, transformers and peft make about a million objects. The cyclic garbage collector would
+    visit them again and again during the imports, in each full collection and at the end of the
+    process, which takes 2 of the 6 seconds of CPU time that a stage needs to start and end. So it
+    is off in the block and ignores all objects that exist at the end of the block.
+
+    Call it only in a process of one task: it applies to the objects of all threads.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def may_quantize(quantization: str) -> bool:

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from io import StringIO
 from pathlib import Path
 from types import FrameType
@@ -39,7 +40,7 @@ from lorajob.errors import (
 from lorajob.job.jobdir import STAGES, JobDir
 from lorajob.job.report import EXIT_BROKEN, EXIT_FAILED, EXIT_STOPPED, Report
 from lorajob.job.results import StageResult
-from lorajob.probes import QUANTIZER, UNUSED, leave_out, may_quantize
+from lorajob.probes import QUANTIZER, UNUSED, lasting_imports, leave_out, may_quantize
 from lorajob.spec import JobSpec
 from lorajob.storage.urls import local_path
 from lorajob.whisper.identity import Base, base_of
@@ -111,9 +112,10 @@ def _run_stage(
     cost = Cost()
     try:
         base = base_of(spec, job)
-        if own_process:
-            leave_out(_unused(stage, spec, base))
-        module = importlib.import_module(f"lorajob.{stage}")
+        with lasting_imports() if own_process else nullcontext():
+            if own_process:
+                leave_out(_unused(stage, spec, base))
+            module = importlib.import_module(f"lorajob.{stage}")
         result = module.run(spec, job, out, attempt, report)
         # If a share went away, its clips were missed one by one.
         _require_inputs(stage, spec)

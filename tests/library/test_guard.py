@@ -1,8 +1,7 @@
 """Corpus urls reach no link-local and no metadata address, by name or by redirect either."""
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -11,6 +10,7 @@ from lorajob.errors import UsageError
 from lorajob.storage import guard
 from lorajob.storage.guard import is_refused
 from lorajob.storage.store import Store
+from tests.support.web_server import serving
 
 SAID = "a link-local or metadata address.*LORAJOB_ALLOWED_HOSTS"
 
@@ -35,10 +35,8 @@ class _Redirect(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    with HTTPServer(("127.0.0.1", 0), _Redirect) as found:
-        threading.Thread(target=found.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{found.server_port}"
-        found.shutdown()
+    with serving(_Redirect) as url:
+        yield url
 
 
 @pytest.mark.parametrize(

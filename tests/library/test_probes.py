@@ -1,4 +1,4 @@
-"""Optional packages that a stage leaves out."""
+"""Optional packages that a stage leaves out, and imports without collections."""
 
 import subprocess
 import sys
@@ -19,6 +19,29 @@ assert importlib.util.find_spec("scipy") is None and importlib.util.find_spec("n
 assert left_out() == ["scipy"]
 import json
 """
+
+LASTING = """
+import gc
+from lorajob.probes import lasting_imports
+collected = []
+gc.callbacks.append(lambda phase, _: collected.append(phase))
+gc.collect()
+began = len(collected)
+try:
+    with lasting_imports():
+        kept = [[number] for number in range(100_000)]
+        raise ImportError
+except ImportError:
+    pass
+assert began > 0 and len(collected) == began, collected
+assert gc.isenabled() and gc.get_freeze_count() > 100_000
+later = [[number] for number in range(100_000)]
+assert len(collected) > began
+"""
+
+
+def test_imports_that_last_are_never_collected_and_later_objects_are():
+    subprocess.run([sys.executable, "-c", LASTING], check=True)
 
 
 def test_a_package_that_is_left_out_looks_as_if_it_were_not_installed():

@@ -14,7 +14,8 @@ import pytest
 def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
     """The url of a server whose requests `handler` answers, while the block runs."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        # The end of the block waits for the next poll.
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
 

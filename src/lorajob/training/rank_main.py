@@ -15,7 +15,7 @@ from pathlib import Path
 from lorajob.errors import LorajobError, StageError, StageStopped, says_out_of_memory
 from lorajob.job.jobdir import JobDir
 from lorajob.job.report import EXIT_BROKEN, EXIT_FAILED, Report
-from lorajob.probes import leave_out
+from lorajob.probes import lasting_imports, leave_out
 from lorajob.spec import JobSpec
 from lorajob.training.ranks import (
     STOP_SIGNALS,
@@ -79,7 +79,8 @@ def run_launched(job: JobDir, report: Report) -> None:
 def _train(job: JobDir, begin: Begin, report: Report) -> None:
     resume = None if begin.resume is None else Path(begin.resume)
     try:
-        loop = importlib.import_module("lorajob.training.loop")
+        with lasting_imports():
+            loop = importlib.import_module("lorajob.training.loop")
         loop.run_rank(JobSpec.load(job.spec_path), job, begin.clips, resume, report)
     except StageStopped:
         raise
