@@ -1,10 +1,7 @@
 """Checks of `lorajob doctor` on Redis, workers, memory and GPUs."""
 
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -18,6 +15,7 @@ from lorajob.worker.connect import NO_CLUSTER, connect, redis_url, service_error
 from lorajob.worker.health import unfit_workers
 from lorajob.worker.heartbeats import HERE, Version, living, mixture
 from lorajob.worker.heartbeats import versions as found_versions
+from lorajob.worker.machine.decoder_check import REMEDY, DecoderCheck, check_decoders
 from lorajob.worker.machine.gpus import Gpu, visible_gpus
 from lorajob.worker.queues import KINDS
 from lorajob.worker.records.records import Records
@@ -71,27 +69,25 @@ def check_gpus(gpus: list[Gpu] | None = None) -> Iterator[Finding]:
         yield Finding("gpu", "warn", text, advice)
 
 
-def check_decoder(gpus: list[Gpu] | None = None) -> Iterator[Finding]:
-    """On a machine with a GPU, check that the libraries that CTranslate2 needs there are found."""
-    with suppress(ServiceError):
-        if visible_gpus() if gpus is None else gpus:
-            yield _find_libraries()
-
-
-def _find_libraries() -> Finding:
-    code = "from lorajob.whisper.cuda_libraries import *; print(*load_cuda_libraries())"
-    # In a process of its own, which gives the memory back.
-    asked = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
-    missing = asked.stdout.split() if asked.returncode == 0 else [asked.stderr.strip()[-200:]]
-    if not missing:
-        return Finding("decoder", "ok", "CTranslate2 finds cuBLAS and cuDNN for the GPU")
-    advice = (
-        "pip install 'lorajob[cuda]'; until then PyTorch decodes on the GPU, and faster-whisper "
-        "on the CPU"
-    )
-    return Finding("decoder", "warn", f"CTranslate2 does not find {', '.join(missing)}", advice)
+def check_decoder(
+    gpus: list[Gpu] | None = None, check: Callable[[], list[DecoderCheck]] = check_decoders
+) -> Iterator[Finding]:
+    """On a machine with a GPU, check that CTranslate2 decodes on each of them."""
+    try:
+        if not (visible_gpus() if gpus is None else gpus):
+            return
+    except ServiceError:
+        return  # check_gpus reports it
+    instead = "until then PyTorch decodes on the GPU, and faster-whisper on the CPU"
+    found = check()
+    if not found:
+        advice = f"update the driver to one for CUDA 12 or newer; {instead}"
+        yield Finding("decoder", "warn", "CTranslate2 sees no GPU", advice)
+    for it in found:
+        if it.error:
+            yield Finding("decoder", "warn", it.text, f"{REMEDY}; {instead}")
+        else:
+            yield Finding("decoder", "ok", it.text)
 
 
 def check_server(settings: Settings) -> Finding:

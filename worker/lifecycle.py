@@ -25,6 +25,7 @@ from lorajob import logs
 from lorajob.worker.connect import connect
 from lorajob.worker.health import Unfit, may_consume
 from lorajob.worker.heartbeats import CONNECTED, heartbeat, mark, pulse
+from lorajob.worker.machine.decoder_check import decoder_check
 from lorajob.worker.machine.idle import IdleWatch, idle_seconds
 from lorajob.worker.machine.self_check import SelfCheck
 from lorajob.worker.monitoring.gpu_load import GpuWatch
@@ -163,6 +164,7 @@ def _start_heartbeat(sender: Any, **_: Any) -> None:
     gpu = any(queue.startswith("gpu") for queue in queues)
     if gpu:
         run(GpuWatch(connect(Settings()), sender.hostname).ticker)
+        run(decoder_check())
     teller = FlowerLine(sender.app, sender.hostname)
     run(SelfCheck(Settings(), connect(Settings()), sender.hostname, gpu, teller.tell).ticker)
 

@@ -3,7 +3,6 @@
 import json
 import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -147,7 +146,7 @@ def test_a_redis_cluster_is_named_as_unsupported(tmp_path: Path) -> None:
     )
 
 
-def test_libraries_that_ctranslate2_lacks_on_a_gpu_are_named(monkeypatch, tmp_path) -> None:
+def test_libraries_that_ctranslate2_lacks_on_a_gpu_are_named(tmp_path) -> None:
     tried = []
 
     def load(path: str) -> object:
@@ -160,12 +159,3 @@ def test_libraries_that_ctranslate2_lacks_on_a_gpu_are_named(monkeypatch, tmp_pa
     # The system's own comes first.
     assert [Path(path).parts[0] for path in tried].count("libcublas.so.12") == 1
     assert tried[0] == "libcublas.so.12"
-    assert list(service_checks.check_decoder([])) == []
-    said = SimpleNamespace(returncode=0, stdout="libcublas.so.12 libcudnn.so.9\n", stderr="")
-    monkeypatch.setattr(service_checks.subprocess, "run", lambda *_, **__: said)
-    (finding,) = service_checks.check_decoder([Gpu("0", "GPU-a", "T4", 16_000, 15_000)])
-    assert finding.state == "warn"
-    assert "does not find libcublas.so.12, libcudnn.so.9" in finding.text
-    said.stdout = "\n"
-    (finding,) = service_checks.check_decoder([Gpu("0", "GPU-a", "T4", 16_000, 15_000)])
-    assert finding.state == "ok"

@@ -18,11 +18,13 @@ from pydantic import BaseModel
 
 from lorajob.decoding.fast import Sound
 from lorajob.speech.audio import SAMPLE_RATE, Samples
-from lorajob.whisper.cuda_libraries import load_cuda_libraries
+from lorajob.whisper.cuda_libraries import expects_gpu, load_cuda_libraries
 
 FEWEST_CLIPS = 8  # decoded even if the time is over
 IDENTIFIED_CLIPS = 16  # of which the language is identified
 WINDOW_SECONDS = 30.0
+
+gpu_faults: list[str] = []  # why faster-whisper left the GPU in this process
 
 log = logging.getLogger(__name__)
 
@@ -118,14 +120,20 @@ def load_for_users(model: Path, threads: int = 0) -> UsersModel:
         # The libraries that CTranslate2 needs are missing.
         except RuntimeError as error:
             log.warning("CTranslate2 cannot use the GPU, so the CPU decodes: %s", error)
+            gpu_faults.append(" ".join(str(error).split()))
     return UsersModel(str(model), device="cpu", cpu_threads=threads)
 
 
 def cpu_warnings() -> list[str]:
     """A warning if faster-whisper decodes on the CPU of a machine with a GPU; else none."""
-    if not ctranslate2.get_cuda_device_count() or not (missing := load_cuda_libraries()):
+    if not ctranslate2.get_cuda_device_count():
+        if not expects_gpu():
+            return []
+        why = "CTranslate2 sees no GPU: update its driver"
+    elif missing := load_cuda_libraries():
+        why = f"CTranslate2 lacks {' and '.join(missing)} for the GPU: install 'lorajob[cuda]'"
+    elif gpu_faults:
+        why = f"CTranslate2 cannot use the GPU ({gpu_faults[-1]}): install 'lorajob[cuda]'"
+    else:
         return []
-    return [
-        f"base, delivered and gate were decoded on the CPU, because CTranslate2 lacks "
-        f"{' and '.join(missing)} for the GPU: install 'lorajob[cuda]' on this machine"
-    ]
+    return [f"base, delivered and gate were decoded on the CPU, because {why} on this machine"]

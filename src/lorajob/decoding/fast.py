@@ -30,7 +30,7 @@ from lorajob.decoding.windows import extractor, features, read_ahead
 from lorajob.errors import ModelError, TooLarge, says_out_of_memory
 from lorajob.speech.audio import SAMPLE_RATE, Samples
 from lorajob.whisper.base_check import LABEL_POSITIONS
-from lorajob.whisper.cuda_libraries import load_cuda_libraries
+from lorajob.whisper.cuda_libraries import expects_gpu, load_cuda_libraries
 from lorajob.whisper.tokens import Labels
 from lorajob.whisper.window import CUT_MARGIN_SECONDS, WINDOW_SECONDS
 
@@ -340,6 +340,10 @@ class FastDecoder:
                 if (engine := self._load_torch()) is not None:
                     return engine
                 log.warning("PyTorch cannot use the GPU either, so the CPU decodes")
+        # Some builds of CTranslate2 have no CUDA at all, and an old driver hides all GPUs from it.
+        elif expects_gpu() and (engine := self._load_torch()) is not None:
+            log.warning("CTranslate2 sees no GPU, so PyTorch decodes")
+            return engine
         self._workers, self._readers = workers or threads_a_stage(), 0
         self._starting = ThreadPoolExecutor(self._workers, "encode")
         return ctranslate2.models.Whisper(
@@ -385,6 +389,7 @@ class FastDecoder:
             log.warning("PyTorch decodes greedily, not with %d beams", self.config.beam_size)
         self._in_torch = True
         self._workers = 1
+        self._readers = min(MOST_READERS, threads_a_stage())
         return load_engine(self.folder, self.labels, "cuda")
 
     def _seeded(self) -> None:

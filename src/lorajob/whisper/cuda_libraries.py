@@ -7,6 +7,8 @@ that is loaded already is found by its name.
 """
 
 import ctypes
+import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -32,6 +34,17 @@ def load_cuda_libraries(
         else:
             missing.append(name)
     return missing
+
+
+def expects_gpu(devices: Path = Path("/dev")) -> bool:
+    """Whether this machine has an NVIDIA GPU that is not hidden, whatever CTranslate2 sees.
+
+    `devices` is the folder of the device files. Windows' Linux (WSL) has another one for all cards.
+    """
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return False
+    wsl = (devices / "dxg").exists() and shutil.which("nvidia-smi") is not None
+    return wsl or any(devices.glob("nvidia[0-9]*"))
 
 
 def _load(path: str) -> object:
