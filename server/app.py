@@ -13,6 +13,7 @@ from lorajob.errors import LorajobError
 from lorajob.server import speech
 from lorajob.server.errors import ApiError, api_error
 from lorajob.server.formats import FORMATS
+from lorajob.server.forms import MOST_TERMS
 from lorajob.server.guard import RequestGuard
 from lorajob.server.service import SpeechService
 from lorajob.serving.models import ServedModel
@@ -140,6 +141,11 @@ def _described(task: Literal["transcribe", "translate"]) -> dict[str, object]:
         fields["language"] = text | {"description": "A language's code or name."}
         fields["stream"] = {"type": "boolean", "default": False}
         fields["timestamp_granularities[]"] = units
+        said = "Names and terms to listen for, beside those of the language and the model."
+        terms = {"type": "array", "items": text, "maxItems": MOST_TERMS, "description": said}
+        fields["glossary[]"] = terms
+        said = "false: without the glossaries of the language and the model."
+        fields["use_glossary"] = {"type": "boolean", "default": True, "description": said}
     form = {"type": "object", "required": ["file", "model"], "properties": fields}
     error = {
         "type": "object",

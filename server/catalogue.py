@@ -243,6 +243,7 @@ class ModelCatalogue:
             name=job,
             folder=found.folder,
             language=find_language(found.language).token,
+            code=found.language,
             spec=found.spec,
             sha256=found.sha256,
             created=int(found.made),

@@ -135,6 +135,8 @@ def verbose(
         "text": transcript_of(pieces, begun.separator),
         "usage": usage(begun),
     }
+    if terms := dict.fromkeys(term for piece in pieces for term in piece.terms):
+        values["glossary_terms"] = list(terms)
     if "segment" in granularities:
         found = segments(pieces)
         values["segments"] = [_segment(number, it) for number, it in enumerate(found)]

@@ -17,19 +17,29 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
+from lorajob.book.terms import GlossaryError, terms_of
 from lorajob.server.errors import LEFT, ApiError
 from lorajob.server.formats import FORMATS, Format
 
 Task = Literal["transcribe", "translate"]
 Granularity = Literal["segment", "word"]
 
-MOST_FIELDS = 32
+MOST_FIELDS = 32  # beside the terms
+MOST_TERMS = 1000  # of one request
 FIELD_BYTES = 64 << 10
 FULL_DISK_SECONDS = 10.0  # until a client may send a file again that could not be written
 GRANULARITIES = "timestamp_granularities"
+GLOSSARY, USE_GLOSSARY = "glossary", "use_glossary"
 # Fields of both tasks; those below belong to transcriptions only.
 FIELDS = ("file", "model", "prompt", "response_format", "temperature")
-TRANSCRIPTION_FIELDS = ("language", "stream", GRANULARITIES, "chunking_strategy")
+TRANSCRIPTION_FIELDS = (
+    "language",
+    "stream",
+    GRANULARITIES,
+    "chunking_strategy",
+    GLOSSARY,
+    USE_GLOSSARY,
+)
 
 
 log = logging.getLogger(__name__)
@@ -48,6 +58,10 @@ class SpeechForm:
     format: Format
     granularities: frozenset[str]
     stream: bool
+    glossary: tuple[str, ...] = ()
+    """Terms of this request."""
+    use_glossary: bool = True
+    """Use the glossaries of the language and the model."""
 
     @property
     def times(self) -> bool:
@@ -65,8 +79,12 @@ async def speech_form(request: Request, task: Task, folder: Path) -> AsyncIterat
     if kind != "multipart/form-data":
         raise ApiError(400, f"The body must be multipart/form-data, not {kind or 'untyped'}")
     try:
-        form = await request.form(max_files=1, max_fields=MOST_FIELDS, max_part_size=FIELD_BYTES)
+        # OpenAI's client sends each term of a list as a field.
+        most = MOST_FIELDS + MOST_TERMS
+        form = await request.form(max_files=1, max_fields=most, max_part_size=FIELD_BYTES)
     except HTTPException as error:
+        if error.detail.startswith("Too many fields"):
+            raise _too_many_terms() from None
         raise ApiError(400, f"The form is malformed: {error.detail}") from None
     except ClientDisconnect:
         raise ApiError(LEFT, "The client left before the form was complete") from None
@@ -135,6 +153,8 @@ def _checked(form: FormData, task: Task) -> SpeechForm:
         format=chosen,
         granularities=_granularities(form, chosen),
         stream=_flag(form, "stream"),
+        glossary=_terms(form),
+        use_glossary=_flag(form, USE_GLOSSARY, True),
     )
 
 
@@ -147,8 +167,34 @@ def _text(form: FormData, name: str) -> str:
     return str(values[0]).strip() if values else ""
 
 
-def _flag(form: FormData, name: str) -> bool:
+def _terms(form: FormData) -> tuple[str, ...]:
+    """The terms of a request: of a list a field each, or lines of one text."""
+    given = [*form.getlist(GLOSSARY), *form.getlist(f"{GLOSSARY}[]")]
+    if not all(isinstance(it, str) for it in given):
+        raise ApiError(400, f"The field {GLOSSARY!r} must be text", GLOSSARY)
+    lines = [line for it in given for line in str(it).replace("\r\n", "\n").split("\n")]
+    if len(lines) > MOST_TERMS:
+        raise _too_many_terms()
+    try:
+        terms_of(lines)
+    except GlossaryError as error:
+        raise ApiError(400, str(error), GLOSSARY) from None
+    return tuple(it for it in lines if it.strip())
+
+
+def _too_many_terms() -> ApiError:
+    return ApiError(
+        400,
+        f"A request has at most {MOST_TERMS:,} terms; `lorajob glossary add` keeps up to 100,000 "
+        "for a language",
+        GLOSSARY,
+    )
+
+
+def _flag(form: FormData, name: str, missing: bool = False) -> bool:
     text = _text(form, name).lower()
+    if not text:
+        return missing
     if text not in ("", "true", "false", "1", "0"):
         raise ApiError(400, f"{text!r} is neither true nor false", name)
     return text in ("true", "1")

@@ -18,6 +18,7 @@ from lorajob import logs
 from lorajob.errors import LorajobError, ServiceError, UsageError
 from lorajob.server.app import create_app
 from lorajob.server.catalogue import ModelCatalogue
+from lorajob.server.glossaries import GlossaryShelf
 from lorajob.server.metrics import ServerMetrics
 from lorajob.server.service import Limits, SpeechService
 from lorajob.serving.models import ServedModel
@@ -107,7 +108,8 @@ async def _serve(
     uploads = _uploads_folder(settings.home.expanduser() / "serve")
     # Starlette writes an upload to a temporary file. The usual folder may be memory, or small.
     tempfile.tempdir = str(uploads)
-    service = SpeechService(pool, catalogue, metrics, options.limits, uploads)
+    glossaries = GlossaryShelf(settings, uploads)
+    service = SpeechService(pool, catalogue, metrics, options.limits, uploads, glossaries)
     loading = None
     try:
         models = await catalogue.open()
@@ -118,6 +120,7 @@ async def _serve(
             loading.cancel()
         await pool.close()
         await catalogue.close()
+        glossaries.close()
         shutil.rmtree(uploads, ignore_errors=True)
         await asyncio.to_thread(service.traces.close)
 

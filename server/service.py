@@ -7,13 +7,15 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorajob.errors import LorajobError
+from lorajob.errors import LorajobError, UsageError
+from lorajob.languages import find_language
 from lorajob.server.catalogue import Choice, ModelCatalogue
 from lorajob.server.errors import ApiError, api_error
 from lorajob.server.forms import SpeechForm
+from lorajob.server.glossaries import GlossaryShelf
 from lorajob.server.metrics import ServerMetrics
 from lorajob.server.tracing import RequestTraces
-from lorajob.serving.models import Begun, Request, ServedModel, SpokenPiece
+from lorajob.serving.models import Begun, GlossaryFile, Request, ServedModel, SpokenPiece
 from lorajob.serving.pool import ModelPool
 from lorajob.serving.process import ModelCrashed
 
@@ -45,9 +47,12 @@ class SpeechService:
         metrics: ServerMetrics,
         limits: Limits,
         uploads: Path,
+        glossaries: GlossaryShelf | None = None,
     ) -> None:
+        """`glossaries` is None for a server without the glossaries of languages and jobs."""
         self.pool, self.catalogue, self.metrics = pool, catalogue, metrics
         self.limits, self.uploads = limits, uploads
+        self._glossaries = glossaries
         self.traces = RequestTraces()
         self._open = 0
         self._mean_seconds = 1.0
@@ -87,6 +92,7 @@ class SpeechService:
             async with asyncio.timeout_at(deadline):
                 choice = await self.catalogue.choose(form.model, form.language)
                 model, language = await self._chosen(choice, form)
+                glossaries = await self._books(model, language, form)
             request = Request(
                 id=0,
                 path=form.file,
@@ -95,6 +101,8 @@ class SpeechService:
                 prompt=form.prompt,
                 temperature=form.temperature,
                 times=form.times,
+                glossaries=glossaries,
+                terms=form.glossary,
             )
             async with aclosing(self._answers(model, request)) as answers:
                 while True:
@@ -124,6 +132,19 @@ class SpeechService:
                     heard = answer.language
         tuned = [it for it in choice.models if it.language == heard]
         return (tuned or bases or [listener])[0], heard
+
+    async def _books(
+        self, model: ServedModel, language: str | None, form: SpeechForm
+    ) -> tuple[GlossaryFile, ...]:
+        """The glossaries of the language and the model of a request, unless it wants none."""
+        if self._glossaries is None or not form.use_glossary or form.task == "translate":
+            return ()
+        spoken = model.code or form.language or language
+        try:
+            code = None if spoken is None else find_language(spoken).code
+        except UsageError:  # a code of Whisper that is none of lorajob's
+            code = None
+        return await self._glossaries.find(code, model.name)
 
     async def _answers(
         self, model: ServedModel, request: Request

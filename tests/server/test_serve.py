@@ -13,9 +13,12 @@ import openai
 import pytest
 from openai import OpenAI
 
+from lorajob.book.terms import terms_of
 from lorajob.decoding.config import read_config
+from lorajob.tasks.glossaries import GlossaryFiles
 from lorajob.transcribe import transcribe
 from lorajob.whisper import ct2
+from lorajob.worker.settings import Settings
 from tests.support.procs import running
 from tests.support.service import wait_for
 from tests.support.serving import BRIEF, Server, delivered_job, lorajob, serving, tone
@@ -126,6 +129,32 @@ def test_a_translation_is_english(client: OpenAI, server: Server) -> None:
             file=file, model="hi", response_format="verbose_json"
         )
     assert found.language == "english" and found.segments
+
+
+def test_terms_of_a_request_and_of_the_language_are_heard_and_named(
+    client: OpenAI, server: Server
+) -> None:
+    plain = hear(client, server).text
+    assert len(plain) == 11 and len(set(plain)) == 1
+    # An untrained model finds a shorter text more probable.
+    term = plain[:7]
+    kept = GlossaryFiles(Settings(home=server.home, artifacts=server.home / "jobs"))
+
+    def named(**fields: object) -> tuple[str, object]:
+        found = hear(client, server, response_format="verbose_json", extra_body=fields)
+        return found.text, (found.model_extra or {}).get("glossary_terms")
+
+    text, terms = named(glossary=["Nairobi", term])
+    assert terms == [term] and term in text and text != plain
+    assert named(glossary=["Nairobi"]) == (plain, None)
+    kept.add("hi", terms_of(["Nairobi", term]))
+    try:
+        wait_for(lambda: named() == (text, [term]), 120)
+        assert named(use_glossary=False) == (plain, None)
+        assert hear(client, server).text == hear(client, server, model=OLD).text == text
+    finally:
+        kept.remove_all("hi")
+    wait_for(lambda: named() == (plain, None), 120)
 
 
 def test_models_are_listed_and_chosen_by_language(client: OpenAI, server: Server) -> None:

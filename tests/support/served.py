@@ -10,9 +10,10 @@ from starlette.testclient import TestClient
 
 from lorajob.server.app import create_app
 from lorajob.server.catalogue import Choice
+from lorajob.server.glossaries import GlossaryShelf
 from lorajob.server.metrics import ServerMetrics
 from lorajob.server.service import Limits, SpeechService
-from lorajob.serving.models import Answer, Begun, ServedModel, SpokenPiece
+from lorajob.serving.models import Answer, Begun, Request, ServedModel, SpokenPiece
 from lorajob.serving.process import ModelCrashed
 
 MODEL = ServedModel(name="hi", folder=Path("/nowhere"), language="hi")
@@ -24,15 +25,18 @@ class Process:
 
     def __init__(self, seconds: float = 0.0, crashes: int = 0) -> None:
         self.seconds, self.crashes, self.begun, self.ended = seconds, crashes, 0, 0
+        self.asked: list[Request] = []
+        self.terms: list[str] = []  # that it puts into its text
 
-    async def answers(self, request: Any) -> AsyncIterator[Answer]:
+    async def answers(self, request: Request) -> AsyncIterator[Answer]:
         self.begun += 1
+        self.asked.append(request)
         try:
             yield Answer(id=1, begun=Begun(language="hi", seconds=1))
             if self.begun <= self.crashes:
                 raise ModelCrashed("its process ended")
             await asyncio.sleep(self.seconds)
-            yield Answer(id=1, piece=SpokenPiece(start=0, end=1, text="कखग"))
+            yield Answer(id=1, piece=SpokenPiece(start=0, end=1, text="कखग", terms=self.terms))
         finally:
             self.ended += 1
 
@@ -68,11 +72,16 @@ class ModelCatalogue:
 
 @contextmanager
 def serving(
-    folder: Path, process: Process | None = None, keys: tuple[str, ...] = (), **limits: Any
+    folder: Path,
+    process: Process | None = None,
+    keys: tuple[str, ...] = (),
+    glossaries: GlossaryShelf | None = None,
+    **limits: Any,
 ) -> Iterator[TestClient]:
     """A client of the application, which runs in this process."""
     pool: Any = Pool(process or Process())
     catalogue: Any = ModelCatalogue()
-    service = SpeechService(pool, catalogue, ServerMetrics(), Limits(**limits), folder)
+    metrics = ServerMetrics()
+    service = SpeechService(pool, catalogue, metrics, Limits(**limits), folder, glossaries)
     with TestClient(create_app(service, keys), raise_server_exceptions=False) as client:
         yield client

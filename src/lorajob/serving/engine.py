@@ -9,18 +9,20 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import ctranslate2
 
+from lorajob.book.decode import Book, decode_with_book
 from lorajob.decoding.config import DecodeConfig
 from lorajob.decoding.fallback import Transcript
 from lorajob.decoding.fast import FastDecoder, Sound
 from lorajob.decoding.long_form import piece_bounds
 from lorajob.decoding.words import word_times
-from lorajob.errors import LorajobError, first_line
+from lorajob.errors import LorajobError, ModelError, first_line
 from lorajob.languages import CER_TOKENS
 from lorajob.serving.batcher import Queued, WindowQueue
+from lorajob.serving.books import BookShelf, OpenBook
 from lorajob.serving.measure import best_batch
 from lorajob.serving.models import Answer, Begun, Failure, Request, SpokenPiece
 from lorajob.serving.sound import read_sound
@@ -44,6 +46,9 @@ class Options:
     temperature: float
     translate: bool
     times: bool
+    book_key: str = ""
+    book: Book | None = field(default=None, compare=False, repr=False)
+    """Of the content that `book_key` tells."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ class Engine:
         self._open: dict[int, _Open] = {}
         self._lock = threading.Lock()
         self._readers = ThreadPoolExecutor(READERS, "read")
+        self._books = BookShelf()
         threads = decoder.threads if on_cpu else (1 if decoder.engine is None else GPU_THREADS)
         for number in range(threads):
             threading.Thread(target=self._decode, name=f"decode-{number}", daemon=True).start()
@@ -123,20 +129,44 @@ class Engine:
         self._variant(options)
         bounds = piece_bounds(samples, self._decoder.config.limits.seconds) if len(samples) else []
         windows = [AudioWindow(samples[start:end], start / SAMPLE_RATE) for start, end in bounds]
+        if request.terms and self._decoder.engine is None:
+            raise ModelError(
+                "CTranslate2 cannot use the GPU, and PyTorch decodes without a glossary: leave it "
+                "out, or use the device cpu"
+            )
         self._say(Answer(id=request.id, begun=begun))
         if not windows:
             self._finish(request.id)
             return
+        files = [it for it in request.glossaries if it.language in (None, language)]
+        if request.translate or not (files or request.terms):
+            self._wait(request.id, options, windows)
+            return
+
+        def use(found: OpenBook | None) -> None:
+            with_book = options
+            if found is not None:
+                with_book = replace(options, book_key=found.key, book=found.book)
+            try:
+                self._wait(request.id, with_book, windows)
+            except Exception as error:
+                self._fail(request.id, error)
+
+        # The index of a large glossary may have to be built; this thread reads other files.
+        self._books.open(files, request.terms, language, use)
+
+    def _wait(self, request: int, options: Options, windows: list[AudioWindow]) -> None:
+        """Queue the windows of a request that is still open."""
         with self._lock:
-            if request.id not in self._open:
+            if request not in self._open:
                 return
-            self._open[request.id] = _Open(len(windows))
+            self._open[request] = _Open(len(windows))
         lengths = [len(it.samples) / SAMPLE_RATE for it in windows]
-        self._queue.put(request.id, options, windows, lengths)
+        self._queue.put(request, options, windows, lengths)
         with self._lock:
-            left = request.id not in self._open
+            left = request not in self._open
         if left:
-            self._queue.drop(request.id)
+            self._queue.drop(request)
 
     def _language(self, samples: Samples, among: tuple[str, ...]) -> str:
         """The language of the audio's first 30 s, as openai/whisper detects it."""
@@ -180,7 +210,11 @@ class Engine:
             raise TypeError("windows are queued with Options")
         decoder, began = self._variant(options), time.time()
         clips = [it.item.samples for it in batch]
-        heard = decoder.decode([Sound.of(clip) for clip in clips], self.batch_windows)
+        sounds = [Sound.of(clip) for clip in clips]
+        if options.book is None:
+            heard = decoder.decode(sounds, self.batch_windows)
+        else:
+            heard = decode_with_book(decoder, sounds, options.book, self.batch_windows)
         words: list[list[TimedWord]] = [[] for _ in batch]
         if options.times:
             labels = self._decoder.labels.speaking(options.language)
@@ -243,6 +277,7 @@ def _piece(window: AudioWindow, heard: Transcript, words: list[TimedWord]) -> Sp
         end=start + seconds,
         text=heard.text,
         words=moved,
+        terms=list(heard.terms),
         temperature=heard.temperature,
         avg_logprob=heard.log_probability,
         compression_ratio=heard.compression_ratio if heard.text else 0.0,

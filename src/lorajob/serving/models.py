@@ -21,6 +21,8 @@ class ServedModel(BaseModel):
     folder: Path
     language: str | None = None
     """Whisper code of the only language that it was tuned for; None: every language."""
+    code: str | None = None
+    """lorajob's code of that language, which may differ; None: as `language`."""
     spec: Path | None = None
     """spec.json of its job, for a model that is older than lorajob.json."""
     sha256: dict[str, str] = {}
@@ -32,6 +34,19 @@ class ServedModel(BaseModel):
     def key(self) -> str:
         """Tells the weights of two models with one name apart."""
         return f"{self.folder}:{self.sha256.get('model.bin', '')}"
+
+
+class GlossaryFile(BaseModel):
+    """A glossary in a file of this machine."""
+
+    model_config = _FROZEN
+
+    name: str
+    """Of what it is, such as `hi` or a job's id: a new version has the same name."""
+    path: Path
+    sha256: str
+    language: str | None = None
+    """Whisper code of the language that it is for; None: any."""
 
 
 class Request(BaseModel):
@@ -53,6 +68,10 @@ class Request(BaseModel):
     """0: as the model was scored, with fallback. Otherwise only this temperature is used."""
     times: bool = False
     """Find the times of words."""
+    glossaries: tuple[GlossaryFile, ...] = ()
+    """Terms to listen for."""
+    terms: tuple[str, ...] = ()
+    """Further terms of this request, each as a line of a glossary."""
     detect_only: bool = False
     """Only name the language."""
 
@@ -67,6 +86,8 @@ class SpokenPiece(BaseModel):
     text: str
     words: list[TimedWord] = []
     """Empty if times were not asked for."""
+    terms: list[str] = []
+    """Terms of the glossaries that are in the text because the audio allows them."""
     temperature: float = 0.0
     avg_logprob: float = 0.0
     compression_ratio: float = 0.0

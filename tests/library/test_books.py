@@ -1,0 +1,163 @@
+"""The books of requests in a model's process: when an index is built, and who waits for it."""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorajob.book.index import TermIndex
+from lorajob.book.joined import JoinedIndex
+from lorajob.book.terms import Glossary, terms_of
+from lorajob.serving import books
+from lorajob.serving.books import BookShelf, OpenBook
+from lorajob.serving.models import GlossaryFile
+
+LIMIT_SECONDS = 60.0
+
+
+class Builder:
+    """Builds indexes, but those with the term `slow` only when it is allowed to."""
+
+    def __init__(self) -> None:
+        self.built: list[str] = []
+        self.go_on = threading.Event()
+
+    def __call__(self, glossary: Glossary, language: str) -> TermIndex:
+        texts = [it.text for it in glossary.terms]
+        if "slow" in texts:
+            assert self.go_on.wait(LIMIT_SECONDS)
+        self.built.append("|".join(texts))
+        return TermIndex(glossary, language)
+
+
+@pytest.fixture
+def builder(monkeypatch: pytest.MonkeyPatch) -> Builder:
+    made = Builder()
+    monkeypatch.setattr(books, "TermIndex", made)
+    for name in ("FIRST_SECONDS", "PATIENCE_SECONDS"):
+        monkeypatch.setattr(books, name, 2 * LIMIT_SECONDS)
+    return made
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Let requests from now on wait for no index."""
+
+    def shorten() -> None:
+        for name in ("FIRST_SECONDS", "PATIENCE_SECONDS"):
+            monkeypatch.setattr(books, name, 0.0)
+
+    return shorten
+
+
+def write(path: Path, *terms: str, name: str = "hi") -> GlossaryFile:
+    path.write_text("".join(f"{it}\n" for it in terms), "utf-8")
+    return GlossaryFile(name=name, path=path, sha256="+".join(terms), language="hi")
+
+
+def opened(shelf: BookShelf, files: Sequence[GlossaryFile] = (), *terms: str) -> OpenBook | None:
+    """The book that a request gets, as soon as it goes on."""
+    found: queue.SimpleQueue[OpenBook | None] = queue.SimpleQueue()
+    shelf.open(files, terms, "hi", found.put)
+    book = found.get(timeout=LIMIT_SECONDS)
+    assert found.empty()
+    return book
+
+
+def words(book: OpenBook | None) -> set[str]:
+    if book is None or book.book.index is None:
+        return set()
+    near: Callable[..., Any] = book.book.index.near
+    return {it.term.text for it in near("nairobbi zurichh slowe")}
+
+
+def test_an_index_is_built_once_for_each_content(builder: Builder, tmp_path: Path) -> None:
+    shelf = BookShelf()
+    file, other = write(tmp_path / "a", "Nairobi"), write(tmp_path / "b", "Zurich", name="job")
+    first = opened(shelf, [file], "Zurich")
+    again = opened(shelf, [file], "Zurich")
+    assert first is not None and again is not None and first.key == again.key
+    assert words(first) == {"Nairobi", "Zurich"}
+    assert words(opened(shelf, [file])) == {"Nairobi"}
+    assert words(opened(shelf, [file, other])) == {"Nairobi", "Zurich"}
+    assert sorted(builder.built) == ["Nairobi", "Zurich", "Zurich"]
+    keys = {opened(shelf, it).key for it in ([file], [other], [file, other])}  # type: ignore[union-attr]
+    assert len(keys) == 3 and opened(shelf) is None
+
+
+def test_a_large_glossary_delays_no_request_without_it(
+    builder: Builder, hurry: Callable[[], None], tmp_path: Path
+) -> None:
+    shelf = BookShelf()
+    # This waits for no other glossary, whatever the limits are.
+    shelf.open([write(tmp_path / "other", "slow", name="mr")], (), "hi", lambda _: None)
+    assert words(opened(shelf, (), "Zurich")) == {"Zurich"}
+    hurry()
+    large = write(tmp_path / "large", "slow")
+    # Its first request goes on without it, and others have their own terms at once.
+    assert opened(shelf, [large]) is None
+    assert words(opened(shelf, [large], "Zurich")) == {"Zurich"}
+    builder.go_on.set()
+    found: queue.SimpleQueue[set[str]] = queue.SimpleQueue()
+    index = shelf._files["slow", "hi"]
+    index.add_done_callback(lambda _: found.put(words(opened(shelf, [large]))))
+    assert found.get(timeout=LIMIT_SECONDS) == {"slow"}
+
+
+def test_a_changed_glossary_is_used_as_it_was_until_its_index_is_complete(
+    builder: Builder, hurry: Callable[[], None], tmp_path: Path
+) -> None:
+    shelf = BookShelf()
+    assert words(opened(shelf, [write(tmp_path / "1", "Nairobi")])) == {"Nairobi"}
+    hurry()
+    new = write(tmp_path / "2", "Nairobi", "slow")
+    assert words(opened(shelf, [new])) == {"Nairobi"}
+    builder.go_on.set()
+    shelf._files[new.sha256, "hi"].result(LIMIT_SECONDS)
+    assert words(opened(shelf, [new])) == {"Nairobi", "slow"}
+
+
+def test_a_file_that_cannot_be_read_is_logged_and_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shelf = BookShelf()
+    hostile = write(tmp_path / "hostile", "a\x00b", "x" * 10_000)
+    with caplog.at_level(logging.ERROR, "lorajob"):
+        assert opened(shelf, [hostile]) is None
+        assert opened(shelf, [hostile]) is None
+        away = hostile.model_copy(update={"path": tmp_path / "away", "sha256": "away"})
+        assert words(opened(shelf, [away], "Zurich")) == {"Zurich"}
+    assert caplog.text.count("line 1: the control character U+0000") == 1
+    assert "No such file" in caplog.text
+    # Another try may find it.
+    away.path.write_text("Nairobi\n", "utf-8")
+    assert words(opened(shelf, [away])) == {"Nairobi"}
+
+
+def test_unused_indexes_are_dropped_and_the_newest_stays(
+    builder: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(books, "MOST_KEPT_TERMS", 3)
+    shelf = BookShelf()
+    files = [write(tmp_path / it, f"{it}one", f"{it}two", name=it) for it in ("a", "b", "c")]
+    for file in files:
+        assert opened(shelf, [file]) is not None
+    assert list(shelf._files) == [(files[-1].sha256, "hi")]
+    assert shelf._latest == {("c", "hi"): (files[-1].sha256, "hi")}
+    monkeypatch.setattr(books, "MOST_KEPT_LISTS", 2)
+    for number in range(4):
+        assert opened(shelf, (), f"Ort {number}") is not None
+    assert len(shelf._lists) == 2
+
+
+def test_joined_indexes_find_each_term_once_the_nearest_first() -> None:
+    parts = [TermIndex(terms_of(it), "en") for it in (["Nairobi", "Zurich"], ["Nairobi", "Bern"])]
+    joined = JoinedIndex(parts)
+    found = joined.near("we flew from nairobbi to bern", 3)
+    assert len(joined) == 4 and len(found) == 3
+    assert found == sorted(found, key=lambda it: -it.similarity)
+    assert len({(it.term.text, it.start, it.end) for it in found}) == 3
