@@ -171,12 +171,16 @@ def same_as_before(bench: Bench) -> None:
 def measured(bench: Bench, side: str, seed: int) -> dict[str, Any]:
     """The figures and transcripts of one training, from an earlier run if it has them."""
     path = bench.work / f"{side}-{seed}.json"
+    settings = bench.args.variants.get(side, "")
     if not path.exists():
         kinds: dict[str, Callable[[Bench, str, int], Trained]]
         kinds = {"recipe": train_recipe, "fair": train_fair, "earlier": train_earlier}
         trained = kinds.get(side, train_ours)(bench, side, seed)
-        write_json(path, trained.figures | transcripts(bench, trained.adapter))
+        heard = transcripts(bench, trained.adapter)
+        write_json(path, trained.figures | heard | {"settings": settings})
     result: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    if result["settings"] != settings:
+        sys.exit(f"--variant: {path} has other settings; use another name than {side}")
     return result
 
 
