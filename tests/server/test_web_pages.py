@@ -13,6 +13,7 @@ import soundfile
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 
+from lorajob.book.terms import terms_of
 from lorajob.errors import ModelError
 from lorajob.server.web import pages_jobs, pages_try
 from lorajob.server.web.app import create_web_app
@@ -20,6 +21,7 @@ from lorajob.server.web.state import open_service
 from lorajob.serving.models import Answer, Begun, ServedModel, SpokenPiece
 from lorajob.spec import JobSpec
 from lorajob.speech.spoken import TimedWord
+from lorajob.tasks.glossaries import GlossaryFiles
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.promotions import Promotions
 from tests.support.service import wait_for
@@ -147,15 +149,19 @@ def test_a_person_finds_watches_hears_compares_promotes_and_tries(
     for each in windows.values():
         each.open(f"/try?job={BETTER}")
         each.page.set_input_files("#file", sound)
+        each.page.fill("#terms", "Nairobi\nDGX")
         each.page.click("#hear")
-        each.page.wait_for_selector("#heard section >> nth=1")
+        each.page.wait_for_selector("#heard section >> nth=2")
+        named = each.page.locator("#heard [aria-label='tuned, with glossary']")
+        assert "From the glossary: Nairobi, DGX" in named.inner_text()
+        assert named.locator(".changed").all_inner_texts() == ["Nairobi", "DGX"]
         heard = each.page.inner_text("#heard [aria-label=tuned]")
         assert "नमस्ते <b> फिर" in heard and BETTER in heard and "3.0 s of sound" in heard
         assert each.page.locator("#heard .now").count() == 0
         each.page.wait_for_function("() => document.getElementById('played').readyState > 0")
-        # `timeupdate` also follows a jump, here into both words: each model has two.
+        # `timeupdate` also follows a jump, here into all words: two, two, and three with terms.
         each.page.evaluate("document.getElementById('played').currentTime = 0.3")
-        each.page.wait_for_function("() => document.querySelectorAll('#heard .now').length === 4")
+        each.page.wait_for_function("() => document.querySelectorAll('#heard .now').length === 7")
         each.check(axe=each is pages)
         each.page.evaluate("document.getElementById('played').currentTime = 2")
         each.page.wait_for_function("() => document.querySelectorAll('#heard .now').length === 0")
@@ -205,8 +211,14 @@ class Speaker:
         yield Answer(id=1, piece=SpokenPiece(start=0, end=0, text=" "))
         if self.separator is None:
             return
-        words = [TimedWord(word=it, start=0.1, end=0.5) for it in ("नमस्ते", "<b>")]
-        yield Answer(id=1, piece=SpokenPiece(start=0, end=1, text="नमस्ते <b>", words=words))
+        # It hears each term of the request and each line of its glossaries.
+        known = [line for it in request.glossaries for line in it.path.read_text().splitlines()]
+        terms = [*known, *request.terms]
+        said = ["नमस्ते", *(terms or ["<b>"])]
+        words = [TimedWord(word=it, start=0.1, end=0.5) for it in said]
+        text = " ".join(said)
+        piece = SpokenPiece(start=0, end=1, text=text, words=words, terms=terms)
+        yield Answer(id=1, piece=piece)
         yield Answer(id=1, piece=SpokenPiece(start=1, end=3, text="फिर"))
 
 
@@ -244,9 +256,10 @@ def test_a_model_is_tried_beside_its_base(
         assert f'<option value="{BETTER}" selected>' in page
         token = {"X-CSRF-Token": page.partition('"X-CSRF-Token": "')[2].partition('"')[0]}
 
-        def hear(job: str, sound: bytes = b"RIFF") -> str:
+        def hear(job: str, sound: bytes = b"RIFF", **fields: str) -> str:
             files = {"file": ("a.webm", sound)}
-            answer = client.post("/try/hear", data={"job": job}, files=files, headers=token)
+            data = {"job": job} | fields
+            answer = client.post("/try/hear", data=data, files=files, headers=token)
             assert answer.status_code == 200
             return re.sub(r"<[^>]*>", "", answer.text)
 
@@ -255,6 +268,17 @@ def test_a_model_is_tried_beside_its_base(
             text = hear(BETTER)
             assert text.count(separator.join(["नमस्ते", "&lt;b&gt;", "फिर"])) == 2
         assert "openai/whisper-small" in text and BETTER in text and "3.0 s of sound" in text
+        app.state.listener._pool = Speakers(" ")
+        named = hear(BETTER, terms="<i>\r\n\r\nनाम")
+        assert named.count("नमस्ते") == 3 and "From the glossary: &lt;i&gt;, नाम" in named
+        assert "term 2: the control character" in hear(BETTER, terms="a\n\x07b")
+        assert "At most 1,000 names and terms" in hear(BETTER, terms="a\n" * 1001)
+        kept = GlossaryFiles(jobs.settings)
+        kept.add("hi", terms_of(["Nairobi"]))
+        kept.add(BETTER, terms_of(["Zurich"]))
+        assert "From the glossary: Nairobi, Zurich, नाम" in hear(BETTER, terms="नाम")
+        kept.remove_all("hi")
+        kept.remove_all(BETTER)
         app.state.listener._pool = Speakers(None)
         assert hear(BETTER).count("No speech was heard") == 2
         assert "The file is empty" in hear(BETTER, b"")
