@@ -45,6 +45,7 @@ def trains_and_converts(root: Path, base: Path, language: str = "hi") -> Path:
     return job.stage_dir("convert") / "model"
 
 
+@pytest.mark.usefixtures("brief")
 def test_a_distilled_base_saved_by_transformers_5(tiny_whisper: Path, tmp_path: Path) -> None:
     changes = (bases.by_transformers_5, bases.without_languages, bases.distilled)
     base = copy_of(tiny_whisper, tmp_path / "base", *changes)
@@ -55,6 +56,7 @@ def test_a_distilled_base_saved_by_transformers_5(tiny_whisper: Path, tmp_path: 
     assert len(config["lang_ids"]) == 99
 
 
+@pytest.mark.usefixtures("brief")
 def test_an_old_base_with_pickled_weights_and_vocabulary(
     tiny_whisper: Path, tmp_path: Path
 ) -> None:
@@ -73,6 +75,7 @@ def test_an_old_base_with_pickled_weights_and_vocabulary(
     assert ours.prompt == theirs.prompt
 
 
+@pytest.mark.usefixtures("brief")
 def test_large_v3_with_an_added_token_in_cantonese(large_v3: Path, tmp_path: Path) -> None:
     def one_more(folder: Path) -> None:
         from transformers import WhisperForConditionalGeneration
