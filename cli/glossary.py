@@ -134,13 +134,16 @@ def _print_json(value: object) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, indent=2))
 
 
-def read_terms(file: str) -> "Glossary":
-    """The terms of a file; `-` is standard input. Raises UsageError, which names file and line."""
+def read_terms(file: str, place: str = "FILE") -> "Glossary":
+    """The terms of a file; `-` is standard input. Raises UsageError, which names file and line.
+
+    `place` is the argument or option that named the file.
+    """
     from lorajob.book.terms import GlossaryError, read_glossary
 
     name = "standard input" if file == STDIN else file
     try:
-        return read_glossary(_read(file).decode("utf-8"))
+        return read_glossary(_read(file, place).decode("utf-8"))
     except UnicodeDecodeError as error:
         raise UsageError(
             f"{name}: byte {error.start + 1} is not UTF-8; save the file as UTF-8"
@@ -149,17 +152,19 @@ def read_terms(file: str) -> "Glossary":
         raise UsageError(f"{name}: {error}") from None
 
 
-def _read(file: str) -> bytes:
+def _read(file: str, place: str) -> bytes:
     if file == STDIN:
         data = sys.stdin.buffer.read(MOST_BYTES + 1)
     else:
         path = Path(file).expanduser()
         if path.is_dir():
-            raise UsageError(f"FILE: {file!r} is a folder; give a text file with a term a line")
+            raise UsageError(f"{place}: {file!r} is a folder; give a text file with a term a line")
         if not path.exists():
-            raise UsageError(f"FILE: {file!r} does not exist")
+            raise UsageError(f"{place}: {file!r} does not exist")
         with path.open("rb") as opened:
             data = opened.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
-        raise UsageError(f"FILE: {file!r} has over {MOST_BYTES >> 20} MB; is it a list of terms?")
+        raise UsageError(
+            f"{place}: {file!r} has over {MOST_BYTES >> 20} MB; is it a list of terms?"
+        )
     return data

@@ -13,6 +13,7 @@ import click
 from lorajob.cli.audio_files import AudioFile, audio_files
 from lorajob.cli.context import JOB, job_of
 from lorajob.cli.errors import EXIT_FAILED, say_error
+from lorajob.cli.glossary import STDIN, read_terms
 from lorajob.cli.transcript_formats import (
     CUT_BY_WORDS,
     parse_formats,
@@ -24,6 +25,7 @@ from lorajob.job.jobdir import write_whole
 from lorajob.logs import quiet_libraries
 
 if TYPE_CHECKING:
+    from lorajob.book.terms import Glossary
     from lorajob.client.results import OpenedModel
     from lorajob.speech.spoken import FileTranscript
 
@@ -36,6 +38,7 @@ class Wish:
     folder: Path | None
     as_json: bool
     words: bool
+    glossary: "Glossary | None" = None
 
     @property
     def times(self) -> bool:
@@ -69,10 +72,17 @@ class Wish:
     "--base", is_flag=True, help="Also print the text of the base model, decoded in the same way."
 )
 @click.option(
+    "--glossary",
+    metavar="FILE",
+    help="Names and terms, a term a line, as `lorajob glossary add` reads them. They are written "
+    "where the audio allows them. The glossaries that `serve` uses are not used here.",
+)
+@click.option(
     "--json",
     "as_json",
     is_flag=True,
-    help="Print a JSON object for each file: audio, text, seconds.",
+    help="Print a JSON object for each file: audio, text, seconds; with --glossary also "
+    "glossary_terms, the terms that it put into the text.",
 )
 @click.pass_context
 def transcribe(
@@ -83,6 +93,7 @@ def transcribe(
     folder: Path | None,
     word_times: bool,
     base: bool,
+    glossary: str | None,
     as_json: bool,
 ) -> None:
     """Transcribe AUDIO with the model of JOB and lorajob's own decoder, on this machine.
@@ -97,7 +108,10 @@ def transcribe(
     lorajob transcribe JOB recordings/ -o subtitles --output-format srt,txt
     ffmpeg -i talk.mkv -f wav - | lorajob transcribe JOB - --output-format vtt
     """
-    wish = Wish(parse_formats(formats), folder, as_json, word_times)
+    if glossary == STDIN and STDIN in audio:
+        raise UsageError("--glossary: standard input is the audio; give the terms in a file")
+    terms = None if glossary is None else read_terms(glossary, "--glossary")
+    wish = Wish(parse_formats(formats), folder, as_json, word_times, terms)
     _check(wish, base)
     with audio_files(audio) as files:
         if len(files) > 1 and folder is None and wish.formats not in ((), ("txt",)):
@@ -139,7 +153,7 @@ def _transcribe_all(
         broken.add(str(error))
 
     def hear(name: str, done: Callable[[float], None]) -> "Iterator[FileTranscript]":
-        return models[name].hear(list(by_path), wish.times, unreadable, done)
+        return models[name].hear(list(by_path), wish.times, unreadable, done, wish.glossary)
 
     language = models[""].config.language
 
@@ -194,6 +208,8 @@ def _print(
         values: dict[str, object] = {"audio": file.shown, "text": heard.text}
         values |= {} if beside is None else {"base": beside.text}
         values["seconds"] = round(heard.seconds, 3)
+        if wish.glossary is not None:
+            values["glossary_terms"] = list(heard.terms)
         if wish.words:
             values["words"] = [timed(it) for part in heard.passages for it in part.words]
         click.echo(json.dumps(values, ensure_ascii=False))

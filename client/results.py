@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from lorajob.client.glossaries import Terms, as_glossary
 from lorajob.cores import share_cpu
 from lorajob.errors import CorpusError, StageError, UsageError
 from lorajob.job.chain import chain_faults
@@ -38,16 +39,19 @@ class OpenedModel:
         words: bool = False,
         unreadable: Callable[[CorpusError], None] | None = None,
         done: Callable[[float], None] = lambda files: None,
+        glossary: Terms | None = None,
     ) -> "Iterator[FileTranscript]":
         """The transcripts of audio files of any length, in their order.
 
-        With `words`, they have the times of words. `unreadable` hears of files that cannot be
-        decoded, which are left out; without it, CorpusError is raised. `done` hears how many files
-        are decoded, with fractions.
+        With `words`, they have the times of words. Terms of the `glossary` are written where the
+        audio allows them; each may have a tab and how it sounds behind it. `unreadable` hears of
+        files that cannot be decoded, which are left out; without it, CorpusError is raised. `done`
+        hears how many files are decoded, with fractions.
         """
         from lorajob.transcribe import transcribe_files
 
-        return transcribe_files(self.folder, paths, self.config, words, unreadable, done)
+        terms = None if glossary is None else as_glossary(glossary)
+        return transcribe_files(self.folder, paths, self.config, words, unreadable, done, terms)
 
 
 def _base_of(spec: JobSpec, folder: JobDir) -> Path:
@@ -190,27 +194,33 @@ class Results(ABC):
 
     # A str is an Iterable of str, too. The first signature that fits is used.
     @overload
-    def transcribe(self, audio: AudioPath, words: bool = False) -> "FileTranscript": ...  # type: ignore[overload-overlap]
+    def transcribe(  # type: ignore[overload-overlap]
+        self, audio: AudioPath, words: bool = False, glossary: Terms | None = None
+    ) -> "FileTranscript": ...
 
     @overload
     def transcribe(
-        self, audio: Iterable[AudioPath], words: bool = False
+        self, audio: Iterable[AudioPath], words: bool = False, glossary: Terms | None = None
     ) -> "list[FileTranscript]": ...
 
     def transcribe(
-        self, audio: AudioPath | Iterable[AudioPath], words: bool = False
+        self,
+        audio: AudioPath | Iterable[AudioPath],
+        words: bool = False,
+        glossary: Terms | None = None,
     ) -> "FileTranscript | list[FileTranscript]":
         """The transcript of a file, or of each of several files, of any length.
 
         They are decoded by this process as the test clips were (`tuned`). With `words`, passages
-        have the times of their words. Raises CorpusError for a file that cannot be decoded.
+        have the times of their words. Terms of the `glossary` are written where the audio allows
+        them. Raises CorpusError for a file that cannot be decoded.
         """
         one = isinstance(audio, str | os.PathLike)
         paths = [Path(audio)] if isinstance(audio, str | os.PathLike) else [Path(p) for p in audio]
         for path in paths:
             if not path.is_file():
                 raise UsageError(f"audio: {path} is not a file")
-        heard = list(self.open_model().hear(paths, words))
+        heard = list(self.open_model().hear(paths, words, glossary=glossary))
         return heard[0] if one else heard
 
     def open_model(self, base: bool = False) -> "OpenedModel":

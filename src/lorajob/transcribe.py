@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorajob.book.decode import Book, decode_with_book
+from lorajob.book.index import TermIndex
+from lorajob.book.terms import Glossary
 from lorajob.decoding.config import DecodeConfig
 from lorajob.decoding.fast import BATCH_WINDOWS, FastDecoder, Sound
 from lorajob.decoding.long_form import joint, piece_bounds
 from lorajob.decoding.words import word_times
-from lorajob.errors import CorpusError
+from lorajob.errors import CorpusError, ModelError
 from lorajob.speech.audio import SAMPLE_RATE, AudioError, Samples
 from lorajob.speech.long_audio import load_any_length
 from lorajob.speech.spoken import FileTranscript, Passage, TimedWord
@@ -48,18 +51,28 @@ def transcribe_files(
     words: bool = False,
     unreadable: Callable[[CorpusError], None] | None = None,
     done: Callable[[float], None] = lambda files: None,
+    glossary: Glossary | None = None,
 ) -> Iterator[FileTranscript]:
     """The same, with the times of the pieces that a file was split into, and with `words` of words.
 
-    `unreadable` hears of files that cannot be decoded, which are then left out. `done` hears how
-    many files are decoded, with fractions.
+    Terms of the `glossary` are written where the audio allows them. `unreadable` hears of files
+    that cannot be decoded, which are then left out. `done` hears how many files are decoded, with
+    fractions.
     """
     decoder = FastDecoder(model, config)
+    book = None
+    if glossary is not None and glossary.terms:
+        if decoder.engine is None:
+            raise ModelError(
+                "CTranslate2 cannot use the GPU, and PyTorch decodes without a glossary; "
+                "`lorajob doctor` says what to install"
+            )
+        book = Book(config.language, TermIndex(glossary, config.language))
     waiting: list[_Waiting] = []
     seconds, finished = 0.0, 0
 
     def heard() -> Iterator[FileTranscript]:
-        yield from _hear(decoder, waiting, words, lambda share: done(finished + share))
+        yield from _hear(decoder, waiting, words, book, lambda share: done(finished + share))
 
     for path in audio:
         try:
@@ -92,25 +105,37 @@ def _hear(
     decoder: FastDecoder,
     files: Sequence[_Waiting],
     words: bool,
+    book: Book | None,
     done: Callable[[float], None],
 ) -> Iterator[FileTranscript]:
     """Decode files. Similar pieces share a batch. `done` gets the number of decoded files."""
     space = joint(decoder.config.language)
     clips = [it.samples[start:end] for it in files for start, end in it.bounds]
     share = len(files) / max(1, len(clips))
-    heard = decoder.decode([Sound.of(it) for it in clips], done=lambda n: done(n * share))
+    sounds = [Sound.of(it) for it in clips]
+    if book is None:
+        heard = decoder.decode(sounds, done=lambda n: done(n * share))
+    else:
+        heard = decode_with_book(decoder, sounds, book, done=lambda n: done(n * share))
     texts = [it.text for it in heard]
     timed = iter(_times(decoder, clips, texts) if words else [[] for _ in clips])
-    said = iter(texts)
+    said = iter(heard)
     for file in files:
-        passages = []
+        passages, terms = [], list[str]()
         for first, last in file.bounds:
-            text, found = next(said), next(timed)
+            one, found = next(said), next(timed)
+            terms += one.terms
             start, end = first / SAMPLE_RATE, last / SAMPLE_RATE
-            if text:
-                passages.append(Passage(start, end, text, tuple(_moved(it, start) for it in found)))
-        text = space.join(it.text for it in passages)
-        yield FileTranscript(file.path, len(file.samples) / SAMPLE_RATE, text, tuple(passages))
+            if one.text:
+                moved = tuple(_moved(it, start) for it in found)
+                passages.append(Passage(start, end, one.text, moved))
+        yield FileTranscript(
+            file.path,
+            len(file.samples) / SAMPLE_RATE,
+            space.join(it.text for it in passages),
+            tuple(passages),
+            tuple(dict.fromkeys(terms)),
+        )
 
 
 def _times(

@@ -74,6 +74,10 @@ def test_folders_and_patterns_name_audio_files_each_once(talks: Path) -> None:
         (["talks", "--json", "--output-format", "srt"], "--json: prints to standard output"),
         (["talks", "--word-times"], "are part of json; add --output-format json, or --json"),
         (["talks", "--base", "--output-format", "srt"], "--base: with --output-format it needs"),
+        (["talks", "--glossary", "none.txt"], "--glossary: 'none.txt' does not exist"),
+        (["talks", "--glossary", "talks"], "--glossary: 'talks' is a folder"),
+        (["talks", "--glossary", "talks/a.wav"], "talks/a.wav: byte "),
+        (["-", "--glossary", "-"], "--glossary: standard input is the audio"),
     ],
 )
 def test_a_wrong_request_is_one_line(
@@ -145,9 +149,12 @@ def test_standard_input_and_word_times(
 ) -> None:
     data = io.BytesIO((talks / "a.wav").read_bytes())
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(data))
-    assert main(["transcribe", job, "-", "--json", "--word-times"]) == 0
+    Path("terms.txt").write_text("Nairobi\tnairobee\n")
+    options = ("--json", "--word-times", "--glossary", "terms.txt")
+    assert main(["transcribe", job, "-", *options]) == 0
     values = json.loads(capsys.readouterr().out)
     assert values["audio"] == "-" and values["seconds"] == 1.0
+    assert values["glossary_terms"] == []
     assert values["words"] and all(0 <= it["start"] <= it["end"] <= 1 for it in values["words"])
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
     assert main(["transcribe", job, "-"]) == 2

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import soundfile
 
+from lorajob.book.decode import Book
+from lorajob.book.terms import terms_of
 from lorajob.decoding.config import DecodeConfig, TokenLimits
-from lorajob.decoding.fast import Sound, decode
+from lorajob.decoding.fallback import Transcript
+from lorajob.decoding.fast import FastDecoder, Sound, decode
 from lorajob.decoding.long_form import LONGEST_PIECE, join_spoken, split
 from lorajob.errors import CorpusError
 from lorajob.speech.clipstore import ClipStore
-from lorajob.transcribe import transcribe
+from lorajob.transcribe import transcribe, transcribe_files
 from lorajob.whisper import ct2
 from tests.support.tiny import make_job
 
@@ -67,6 +70,26 @@ def test_a_file_longer_than_a_window_is_heard_to_its_end(model: Path, tmp_path: 
     halves = [noise[:LONGEST_PIECE], noise[LONGEST_PIECE:]]
     assert [len(it) for it in split(noise)] == [len(it) for it in halves]
     assert text == " ".join(decode(model, CUT, [Sound.of(it) for it in halves]))
+
+
+def test_terms_of_a_glossary_are_tried_and_named(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tone.wav"
+    soundfile.write(path, 0.1 * np.sin(np.arange(3 * RATE) / 10), RATE)
+    assert list(transcribe_files(model, [path], CUT, glossary=terms_of([]))) == list(
+        transcribe_files(model, [path], CUT)
+    )
+
+    def put_in(decoder: FastDecoder, sounds: list[Sound], book: Book, **_: object) -> object:
+        assert book.index is not None
+        (near,) = book.index.near("nairobbi")
+        return [Transcript(near.term.text, 2, -0.5, 0.0, 0.0, terms=("Nairobi",)) for _ in sounds]
+
+    monkeypatch.setattr("lorajob.transcribe.decode_with_book", put_in)
+    (found,) = transcribe_files(model, [path], CUT, words=True, glossary=terms_of(["Nairobi"]))
+    assert (found.text, found.terms) == ("Nairobi", ("Nairobi",))
+    assert "".join(it.word for it in found.passages[0].words) == "Nairobi"
 
 
 def test_pieces_join_neighbours_and_divide_what_is_too_long() -> None:

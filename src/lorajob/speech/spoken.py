@@ -38,6 +38,8 @@ class FileTranscript:
     seconds: float
     text: str
     passages: tuple[Passage, ...]
+    terms: tuple[str, ...] = ()
+    """Terms of a glossary that are in the text because the audio allows them."""
 
     def __str__(self) -> str:
         return self.text
