@@ -145,6 +145,12 @@ Examples:
     help="Corpus on which the model must not get worse than its base, such as en=calls.tsv: a "
     "guard of the gate (gate.max_guard_rise). May be repeated.",
 )
+@click.option(
+    "--text",
+    metavar="FILE",
+    help="Text in the language, a sentence a line: a model of it helps to choose the right words, "
+    "if it does on clips of the training (evaluate.text).",
+)
 @MAPS
 @click.option(
     "--allow-script",
@@ -216,6 +222,7 @@ def submit(
     corpora: tuple[str, ...],
     test_corpus: str | None,
     guards: tuple[str, ...],
+    text: str | None,
     maps: tuple[str, ...],
     allow_script: bool,
     allow_leakage: bool,
@@ -251,6 +258,7 @@ def submit(
         corpora=corpora,
         test_corpus=test_corpus,
         guards=guards,
+        text=text,
         maps=maps,
         allow_script=allow_script,
         allow_leakage=allow_leakage,
@@ -290,6 +298,7 @@ def job_values(
     corpora: tuple[str, ...],
     test_corpus: str | None,
     guards: tuple[str, ...],
+    text: str | None,
     maps: tuple[str, ...],
     allow_script: bool,
     allow_leakage: bool,
@@ -305,6 +314,7 @@ def job_values(
     values = read_spec(spec_path) | {name: value for name, value in flags.items() if value}
     values = merge(values, corpus_values(corpora, test_corpus, maps))
     values = merge(values, guard_values(guards))
+    values = merge(values, {"evaluate": {"text": text}} if text else {})
     values |= tracker_values(trackers)
     allowed = {"allow_script": allow_script, "allow_leakage": allow_leakage}
     given = {name: True for name, flag in allowed.items() if flag}

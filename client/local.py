@@ -25,6 +25,8 @@ from lorajob.job.report import EXIT_FAILED, EXIT_STOPPED, Progress, Report
 from lorajob.logs import quiet_libraries
 from lorajob.spec import JobSpec
 from lorajob.storage import places
+from lorajob.storage.locations import Folder
+from lorajob.tasks.texts import copy_text, with_text
 
 STOP_SECONDS = 60  # to save a checkpoint
 TICK_SECONDS = 1.0  # between two looks at the clock, while a stage is quiet
@@ -76,6 +78,7 @@ def train_locally(
     spec = make_spec(load_settings(), language, corpus, base_model, preset, sets, settings)
     if spec.start.job is not None:
         raise UsageError("start.job: only a job of a service starts from another one's adapter")
+    spec = with_text(spec)
     job = JobDir(Path(folder).expanduser().resolve() if folder is not None else _usual(spec))
     _prepare(job, spec)
     name = job.root.name
@@ -112,6 +115,7 @@ def _prepare(job: JobDir, spec: JobSpec) -> None:
         raise UsageError(f"folder: {job.root} is not empty and has no job; name another folder")
     check_places(spec)
     job.root.mkdir(parents=True, exist_ok=True)
+    copy_text(spec, Folder(job.root))
     write_json(job.spec_path, wanted)
 
 

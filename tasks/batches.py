@@ -273,8 +273,10 @@ def _unset(spec: JobSpec) -> dict[str, bool | set[str]]:
         name: getattr(spec.train, name) == 1 for name in ("interpolate", "encoder_alpha")
     }
     unset["train"] = {name for name, is_default in newer_train.items() if is_default}
-    if spec.evaluate.base_clips == "auto":
-        unset["evaluate"] = {"base_clips"}
+    newer_evaluate = {"base_clips": "auto", "text": None, "text_sha256": None}
+    unset["evaluate"] = {
+        name for name, value in newer_evaluate.items() if getattr(spec.evaluate, name) == value
+    }
     return unset if spec.preprocess.columns else unset | {"preprocess": {"columns"}}
 
 

@@ -9,6 +9,7 @@ Evaluation has measured the model that is delivered (`delivered`). This stage ch
 
 import json
 import logging
+import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from transformers import WhisperForConditionalGeneration
 from lorajob.decoding.config import DecodeConfig, read_config, usual_config, write_config
 from lorajob.decoding.delivered import listen
 from lorajob.decoding.fast import BATCH_WINDOWS, Sound, decode
+from lorajob.decoding.rescoring import TEXT_FILE
 from lorajob.decoding.torch_engine import TorchEngine
 from lorajob.decoding.windows import extractor, features
 from lorajob.errors import ParityError
@@ -68,8 +70,8 @@ class _Sample:
 
     @property
     def greedy(self) -> DecodeConfig:
-        """Without beams and fallback, which transformers does not do in the same way."""
-        once = {"beam_size": 1, "temperatures": (0.0,), "no_speech": None}
+        """Without what transformers does in another way, or not at all."""
+        once = {"beam_size": 1, "temperatures": (0.0,), "no_speech": None, "text": None}
         return self.config.model_copy(update=once)
 
 
@@ -103,6 +105,8 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
             else:
                 ct2.convert(folder, target, kind, merged)
             write_config(target, config)
+            if config.text is not None:
+                shutil.copyfile(job.stage_dir("evaluate") / TEXT_FILE, target / TEXT_FILE)
             pace.done(f"{kind} converted")
         float32 = made.get("float32") or ct2.convert(
             folder, Path(scratch, "float32"), "float32", merged

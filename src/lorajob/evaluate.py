@@ -16,23 +16,25 @@ import importlib
 import json
 import logging
 import resource
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from lorajob.corpora.guards import guard_folder, shown_name
+from lorajob.book.job_text import decide_text
 from lorajob.decoding.config import DecodeConfig, TokenLimits, token_limits, write_config
 from lorajob.decoding.delivered import HeardClip, cpu_warnings
 from lorajob.decoding.fast import Sound, decode
 from lorajob.decoding.forecast import expect_passes
 from lorajob.decoding.long_form import transcribe_long
 from lorajob.decoding.paired import FAR_CLIPS, BaseModel, Clips, PairPace, far_apart, hear_both
+from lorajob.decoding.rescoring import TEXT_FILE
 from lorajob.errors import LorajobError
 from lorajob.gate.checks import Candidate, check_all
 from lorajob.gate.hearing import Clock, KeptModel, LoadedModel, Slot
-from lorajob.gate.memory import OwnCorpus, Spoken
+from lorajob.gate.memory import own_corpora
 from lorajob.gate.recordings import FastHearing
 from lorajob.gate.texts import Transcripts
 from lorajob.job.jobdir import JobDir, hash_files, write_json
@@ -108,20 +110,24 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         allowed = allowed_tokens(job.stage_dir("preprocess"), Labels(folder, language))
         digest = delivered_model(folder, adapter, allowed, kind, model)
         pace.passed()
+        told = decide_text(spec, job, model, config, partial(pace.done, 0))
+        if (config := told.config).text is not None:
+            shutil.copyfile(model / TEXT_FILE, out / TEXT_FILE)
         size = spec.evaluate.batch_size
         ahead = partial(expect_passes, spec, len(clips.all), len(clips.sample), pace)
         texts = decode(model, config, clips.sounds(clips.all), size, pace.done, ahead)
         pace.passed()
         base_model = BaseModel(folder, kind, Path(scratch, "base"))
-        told = PairPace(pace.done, pace.done, pace.passed)
-        delivered, base = hear_both(model, base_model, _for_users(clips, spec), told)
+        paces = PairPace(pace.done, pace.done, pace.passed)
+        delivered, base = hear_both(model, base_model, _for_users(clips, spec), paces)
         pace.passed()
         heard = _Transcripts(clips, texts, delivered, base)
         fast = FastHearing(heard.of_delivered("tuned"), partial(transcribe_long, model, config))
         guards = _check_gate(spec, heard, (model, fast), base_model, pace)
         pace.passed()
     result, details = measure(heard, spec, training)
-    result = result.model_copy(update=gate_fields(guards))
+    notes = [*result.notes, *([told.note] if told.note else [])]
+    result = result.model_copy(update={"notes": notes, **gate_fields(guards)})
     details |= {
         "tuned_audio_context": "dynamic" if config.cut else "full",
         "decoding": config.model_dump(mode="json"),
@@ -130,7 +136,7 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         "seconds": pace.seconds,
         "forecast_seconds": pace.expected,
     }
-    # `convert` puts these settings beside the model.
+    # `convert` puts these settings, and the model of text, beside the model.
     write_config(out, config)
     write_json(out / "metrics.json", result.model_dump(mode="json") | details)
     _write_rows(out / "utterances.jsonl", heard, spec.language)
@@ -334,22 +340,10 @@ def _check_gate(
         sounds=[partial(store.audio, it) for it in heard.heard],
         fast=fast,
         seed=spec.seed,
-        own=_own_corpora(spec, store.folder.parent),
+        own=own_corpora(spec, store.folder.parent),
     )
     guards = check_all(spec.gate, candidate, clock)
     return [*guards, _speed(heard, pace.seconds["delivered"])] if guards else []
-
-
-def _own_corpora(spec: JobSpec, preprocessed: Path) -> list[OwnCorpus]:
-    """The corpora of `gate.corpora`, as preprocessing read them."""
-    found = []
-    for number, guard in enumerate(spec.gate.corpora, start=1):
-        store = ClipStore(guard_folder(preprocessed, number))
-        reads = [partial(store.audio, place) for place in range(len(store))]
-        clips = Spoken(spec.guard_language(guard), store.texts, reads)
-        limit = guard.max_rise if guard.max_rise is not None else spec.gate.max_guard_rise
-        found.append(OwnCorpus(f"guard_{number}", shown_name(guard.corpus), clips, limit))
-    return found
 
 
 def _speed(heard: _Transcripts, took: float) -> Guard:

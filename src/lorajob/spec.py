@@ -237,6 +237,12 @@ class EvaluateConfig(BaseModel):
     """dynamic: clips are decoded without padding, in less time. full: clips are padded to 30 s.
     auto: dynamic if the model was trained for it, else full. The base model always gets full
     windows."""
+    text: str | None = None
+    """File of text in the language, a sentence a line, in UTF-8 or packed with gzip. A model of it
+    and of the training texts chooses among the hypotheses of lorajob's decoder, if it helps on
+    clips of the training. `submit` copies it to the job. `--text` does the same. Null: no text."""
+    text_sha256: str | None = None
+    """SHA-256 of that file. `submit` sets it."""
 
 
 class ConvertConfig(BaseModel):

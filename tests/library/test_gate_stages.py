@@ -6,13 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lorajob.book import job_text
+from lorajob.book.text_weights import Weighed
 from lorajob.corpora.guards import guard_folder
+from lorajob.decoding.config import read_config
+from lorajob.decoding.fast import FastDecoder
+from lorajob.decoding.rescoring import TEXT_FILE
 from lorajob.gate import noises
 from lorajob.gate.hearing import LoadedModel
+from lorajob.job.jobdir import TEXT, JobDir, hash_file
 from lorajob.job.report import Report
+from lorajob.job.results import Difference
 from lorajob.speech.clipstore import ClipWriter
 from lorajob.stage import run_stage
-from tests.support.tiny import make_job
+from tests.support.tiny import SENTENCES, make_job
 from tests.support.training import SHORT
 
 pytestmark = pytest.mark.usefixtures("brief")
@@ -35,15 +42,50 @@ def transcribed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     return calls
 
 
-def test_evaluation_and_conversion_carry_the_verdict(
-    tiny_whisper: Path, tmp_path: Path, transcribed: list[str]
+@pytest.fixture
+def helpful_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """The settings of a job whose text helps on its clips, whatever the model hears."""
+    path = tmp_path / "job" / TEXT
+    path.parent.mkdir(parents=True)
+    path.write_text(f"{SENTENCES[0]}\nएक और वाक्य\n" * 3, "utf-8")
+    gained = Difference(points=3, interval=(1, 5))
+    weighed = Weighed(0.5, 0.25, 40.0, 39.0, 35.0, 30.0, gained, 4)
+    monkeypatch.setattr(job_text, "LEAST_CLIPS", 2)
+    monkeypatch.setattr(job_text, "choose_weights", lambda clips, model, seed: weighed)
+    return "evaluate.text=/news.txt", f"evaluate.text_sha256={hash_file(path)}"
+
+
+def check_text_model(job: JobDir, notes: list[str]) -> None:
+    """The model of text is beside the settings of evaluation and beside the converted model."""
+    (note,) = (it for it in notes if it.startswith("model of text: "))
+    assert note.removeprefix("model of text: ") == (
+        "used by lorajob's decoder with the weight 0.5: on 4 clips of the training WER 35.0 % in "
+        "place of 40.0 %, and 39.0 % of 5 beams alone; 3 lines are sentences of these or of test "
+        "clips"
+    )
+    model = job.stage_dir("convert") / "model"
+    config = read_config(model)
+    assert config is not None and config == read_config(job.stage_dir("evaluate"))
+    assert config.text is not None and config.text.sha256 == hash_file(model / TEXT_FILE)
+    assert FastDecoder(model, config).chooses_by_text
+
+
+def test_evaluation_and_conversion_carry_the_verdict_and_the_model_of_text(
+    tiny_whisper: Path, tmp_path: Path, transcribed: list[str], helpful_text: tuple[str, ...]
 ) -> None:
     # The guards that are left need no long answer of an untrained model.
     unchecked = ("max_forgetting", "max_language_drop", "max_word_error")
     nulls = tuple(f"gate.{name}=null" for name in unchecked)
-    sets = (*SHORT, "train.epochs=1", "convert.check_clips=1", "gate.check=true", *nulls)
+    sets = (
+        *SHORT,
+        *helpful_text,
+        "train.epochs=1",
+        "convert.check_clips=1",
+        "gate.check=true",
+        *nulls,
+    )
     own = "gate.corpora=[{corpus: /calls.tsv, language: en, max_rise: 200}]"
-    job = make_job(tmp_path / "job", tiny_whisper, *sets, own, clips=4)
+    job = make_job(tmp_path / "job", tiny_whisper, *sets, own, "gate.check=true", clips=4)
     tone = 0.1 * np.sin(np.arange(16_000) / 5)
     with ClipWriter(guard_folder(job.stage_dir("preprocess"), 1), "flac") as writer:
         writer.add("call.wav", tone.astype(np.float32), "good morning", "", 2)
@@ -64,3 +106,4 @@ def test_evaluation_and_conversion_carry_the_verdict(
     (conversion,) = (guard for guard in converted.guards if guard.name == "conversion")
     assert conversion.state == "passed" and conversion.limit == 0.5
     assert converted.gate == evaluated.gate
+    check_text_model(job, evaluated.notes)

@@ -1,5 +1,6 @@
 """Models of text: n-grams of characters, counted in bounded memory, and the scores they give."""
 
+import gzip
 import math
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 
 from lorajob.decoding.text_counts import build
 from lorajob.decoding.text_model import LanguageModel, as_codes
-from lorajob.errors import ModelError, UsageError
+from lorajob.errors import FilesError, ModelError, UsageError
+from lorajob.speech.text_file import lines_of_file
 
 HINDI = [
     "वह थोड़े समय तक चुप रहा",
@@ -89,3 +91,21 @@ def test_any_text_has_a_finite_score(lines: list[str], asked: str) -> None:
     assert math.isfinite(model.score(asked))
     assert model.score(asked) < 0
     assert all(np.isfinite(level.probability).all() for level in model.levels)
+
+
+def test_lines_of_plain_and_packed_files_are_the_same(tmp_path: Path) -> None:
+    data = "\ufeffपहली पंक्ति\r\nदूसरी\n\nबिना अंत".encode()
+    plain, packed = tmp_path / "a.txt", tmp_path / "a.txt.gz"
+    plain.write_bytes(data)
+    packed.write_bytes(gzip.compress(data))
+    assert list(lines_of_file(plain)) == ["पहली पंक्ति", "दूसरी", "", "बिना अंत"]
+    assert list(lines_of_file(packed)) == list(lines_of_file(plain))
+    long = "न" * 700_001
+    plain.write_text(f"{long}\n{long}", "utf-8")
+    assert "".join(lines_of_file(plain)) == long * 2
+    packed.write_bytes(gzip.compress(data * 1000)[:-20])
+    with pytest.raises(FilesError, match=r"a\.txt\.gz: damaged after line"):
+        list(lines_of_file(packed))
+    plain.write_bytes("ठीक\n".encode() + "ठीक".encode("utf-16"))
+    with pytest.raises(FilesError, match=r"a\.txt: line 2 is not UTF-8"):
+        list(lines_of_file(plain))

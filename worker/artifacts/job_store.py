@@ -2,6 +2,7 @@
 
     JOB/spec.json  job.json  report.html
     JOB/start/                           the adapter that training starts from, if it is another's
+    JOB/book/text                        the text of `evaluate.text`, if there is one
     JOB/STAGE/attempt-ATTEMPT.json      the manifest of the files that this attempt committed
     JOB/STAGE/TREE/                     its files; TREE is a hash of their names, sizes and hashes
     JOB/checkpoints/ATTEMPT-STEP/       the newest checkpoint of training
@@ -29,6 +30,7 @@ from lorajob.job.jobdir import (
     REPORT,
     STAGES,
     START,
+    TEXT,
     FileEntry,
     Files,
     JobDir,
@@ -167,6 +169,8 @@ class JobStore:
         spec = self.fetch_spec()
         for earlier in STAGES[: STAGES.index(stage)]:
             needed = NEEDS[stage].get(earlier, ())
+            if stage == "evaluate" and earlier == "preprocess" and spec.evaluate.text is not None:
+                needed = (*needed, "train/")
             self.fetch_stage(earlier, record.stages[earlier].attempt, needed, check)
         if is_stored_base(spec.base_model):
             # In the store of the settings, whatever store the spec names.
@@ -174,6 +178,16 @@ class JobStore:
             fetch_base(spec.base_model, bases, check)
         if stage == "train" and spec.start.job is not None:
             self._fetch_start(spec.start.adapter_sha256, check)
+        if stage == "evaluate" and spec.evaluate.text is not None:
+            self._fetch_text(spec.evaluate.text_sha256, check)
+
+    def _fetch_text(self, wanted: str | None, check: Check) -> None:
+        """Download the text that the evaluation makes a model of."""
+        if self.job.text.is_file() and hash_file(self.job.text) == wanted:
+            return
+        if self.store.download(TEXT, self.job.text, check) != wanted:
+            self.job.text.unlink()
+            raise DamageError(f"{self.store.url}/{TEXT} is not as submitted")
 
     def _fetch_start(self, wanted: str | None, check: Check) -> None:
         """Download the adapter that the training starts from."""

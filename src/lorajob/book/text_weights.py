@@ -49,8 +49,9 @@ class Weighed:
 
     `plain`, `first`, `chosen` and `ideal` are rates in percent: of the decoder alone, of the most
     probable hypotheses, of the hypotheses that the model chose (by cross-validation), and of those
-    with the fewest errors, which no model can be better than. `gained` is the smaller of the
-    differences of `chosen` from the first two.
+    with the fewest errors, which no model can be better than: of words, or of characters in scripts
+    without spaces. `gained` is the smaller of the differences of `chosen` from the first two, in
+    points of the rate of characters.
     """
 
     weight: float | None
@@ -97,16 +98,17 @@ def hear(
 def choose_weights(clips: HeardClips, model: LanguageModel, seed: int = 0) -> Weighed:
     """The weights with which `model` chooses best among the hypotheses of clips.
 
-    The errors are those of words, or of characters in scripts without spaces. The model helps if
-    the whole 95 % interval of the difference is above 0, against the decoder alone and against the
-    most probable hypothesis.
+    The weights are those with the fewest errors of characters, which tell more of few clips than
+    errors of words. The model helps if the whole 95 % interval of the difference of their rates is
+    above 0, against the decoder alone and against the most probable hypothesis, and if the rate
+    that counts for the language is not higher.
     """
     language = model.language
     metric = find_language(language).primary_metric
     weighed = [weigh(it, model) for it in clips.found]
     pairs = [(weight, weight * gain) for weight in WEIGHTS for gain in GAINS]
     each = [
-        np.array([errors_and_length(said, text, metric, language)[0] for text in it.texts])
+        np.array([errors_and_length(said, text, "cer", language)[0] for text in it.texts])
         for said, it in zip(clips.references, weighed, strict=True)
     ]
     chosen = np.array([[it.best(*pair) for pair in pairs] for it in weighed])
@@ -125,7 +127,7 @@ def choose_weights(clips: HeardClips, model: LanguageModel, seed: int = 0) -> We
                 clips.references,
                 before,
                 after,
-                metric,
+                "cer",
                 seed=seed,
                 language=language,
                 speakers=clips.speakers,
@@ -135,6 +137,7 @@ def choose_weights(clips: HeardClips, model: LanguageModel, seed: int = 0) -> We
         key=lambda it: it.interval[0],
     )
     helps = len(first) >= LEAST_CLIPS and gained.interval[0] > 0
+    helps = helps and rate(after) <= min(rate(clips.plain), rate(first))
     weight, gain = pairs[int(errors.sum(axis=0).argmin())]
     return Weighed(
         weight=weight if helps else None,

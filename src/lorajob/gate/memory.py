@@ -2,14 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
+from lorajob.corpora.guards import guard_folder, shown_name
 from lorajob.demo.espeak import MissingExtraError
 from lorajob.demo.foreign import FOREIGN_SENTENCES, foreign_sounds
 from lorajob.gate.hearing import Hearing
 from lorajob.gate.texts import Rise, not_checked
 from lorajob.job.results import Guard
 from lorajob.languages import find_language
+from lorajob.spec import JobSpec
 from lorajob.speech.audio import Samples
+from lorajob.speech.clipstore import ClipStore
 from lorajob.speech.scoring import rate_of_set
 
 KNOWN_WER = 50.0  # percent: with a higher WER, the base does not know the language
@@ -33,6 +38,18 @@ class OwnCorpus:
     corpus: str  # as reasons name it
     clips: Spoken
     limit: float | None
+
+
+def own_corpora(spec: JobSpec, preprocessed: Path) -> list[OwnCorpus]:
+    """The corpora of `gate.corpora`, as preprocessing read them."""
+    found = []
+    for number, guard in enumerate(spec.gate.corpora, start=1):
+        store = ClipStore(guard_folder(preprocessed, number))
+        reads = [partial(store.audio, place) for place in range(len(store))]
+        clips = Spoken(spec.guard_language(guard), store.texts, reads)
+        limit = guard.max_rise if guard.max_rise is not None else spec.gate.max_guard_rise
+        found.append(OwnCorpus(f"guard_{number}", shown_name(guard.corpus), clips, limit))
+    return found
 
 
 def check_own_corpus(own: OwnCorpus, tuned: Hearing, base: Hearing, limit: float) -> Guard:

@@ -37,6 +37,7 @@ REPORT_FILES = (
     "convert/manifest.json",
 )
 START = "start"
+TEXT = "book/text"  # copy of the file of `evaluate.text`
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_FILES = ("adapter_config.json", ADAPTER_WEIGHTS)  # PEFT's names
 MARK = ".attempt"  # file in an attempt's folder until the commit
@@ -82,6 +83,10 @@ class JobDir:
     @property
     def start(self) -> Path:
         return self.root / START
+
+    @property
+    def text(self) -> Path:
+        return self.root / TEXT
 
     @property
     def report_path(self) -> Path:
