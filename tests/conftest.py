@@ -1,5 +1,6 @@
 """Fixtures that every test may use: a home of its own, and a tiny random Whisper."""
 
+import gc
 import os
 import signal
 import sys
@@ -26,12 +27,17 @@ if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+# Collecting the tests imports thousands of modules, whose objects stay until the end. Garbage
+# collections would take a third of that time, and would visit these objects again later.
+gc.disable()
+
 # As in a stage, threads wait without spinning. Must come before a test loads torch.
 share_cpu(os.environ)
 
 # A test is slow if it uses one of these fixtures or stands in one of these files: it runs a model,
 # a stack, an object store or many processes. `make quick` leaves slow tests out.
 SLOW_FIXTURES = {
+    "brief_whisper",
     "bucket",
     "far",
     "finished_job",
@@ -111,6 +117,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """Collect garbage from now on, but only among what the tests make."""
+    gc.freeze()
+    gc.enable()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """LORAJOB_HOME for the whole session; no test touches the user's own."""
@@ -160,6 +173,14 @@ def tiny_whisper(whisper_base: Path, tmp_path_factory: pytest.TempPathFactory) -
     from tests.support.tiny import make_tiny_whisper
 
     return make_tiny_whisper(whisper_base, tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def brief_whisper(whisper_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Whisper as `tiny_whisper`, whose transcripts end after a few tokens."""
+    from tests.support.tiny import make_tiny_whisper
+
+    return make_tiny_whisper(whisper_base, tmp_path_factory.mktemp("brief"), few_words=True)
 
 
 @pytest.fixture(scope="session")

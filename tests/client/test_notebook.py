@@ -75,14 +75,14 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_the_notebook_runs_in_a_kernel(
-    tiny_whisper: Path, tmp_path: Path, fresh: dict[str, str]
+    brief_whisper: Path, tmp_path: Path, fresh: dict[str, str]
 ) -> None:
     corpus = shutil.copytree(ROOT / "examples" / "speech", tmp_path / "speech") / "manifest.tsv"
     book = notebook()
     settings, *others = code_cells(book)
     assert settings.metadata.tags == ["settings"]
     compile(settings.source, "settings", "exec")
-    settings.source = SETTINGS.format(base=str(tiny_whisper), corpus=str(corpus))
+    settings.source = SETTINGS.format(base=str(brief_whisper), corpus=str(corpus))
     client = NotebookClient(book, timeout=SECONDS, resources={"metadata": {"path": str(tmp_path)}})
     client.execute(env=fresh)
     said = [

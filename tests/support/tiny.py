@@ -16,8 +16,14 @@ from lorajob.whisper.tokens import Labels
 SENTENCES = ("नमस्ते दुनिया", "हमने किया", "पानी ठंडा है", "यह किताब मेरी है")
 
 
-def make_tiny_whisper(base: Path, folder: Path, mel_bins: int = 80) -> Path:
-    """A transformers folder with the tokenizer and generation config of `base`."""
+def make_tiny_whisper(
+    base: Path, folder: Path, mel_bins: int = 80, few_words: bool = False
+) -> Path:
+    """A transformers folder with the tokenizer and generation config of `base`.
+
+    With `few_words` its transcripts end after a few tokens. Otherwise they go on to the limit, and
+    each decoder with fallback decodes them again and again.
+    """
     import torch
     from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 
@@ -34,6 +40,13 @@ def make_tiny_whisper(base: Path, folder: Path, mel_bins: int = 80) -> Path:
         num_mel_bins=mel_bins,
     )
     model = WhisperForConditionalGeneration(config)
+    if few_words:
+        end = model.config.eos_token_id
+        direction = torch.nn.functional.normalize(torch.randn(64), dim=0)
+        with torch.no_grad():
+            # The end gets about as much probability as all the other tokens together.
+            model.model.decoder.layer_norm.bias.copy_(10 * direction)
+            model.model.decoder.embed_tokens.weight[end] = 1.15 * direction
     model.generation_config = GenerationConfig.from_pretrained(base)
     model.generation_config.alignment_heads = [[1, 0], [1, 1]]
     model.save_pretrained(folder)

@@ -51,7 +51,7 @@ WORDS = {
 LANGUAGES = list(WORDS)[: int(os.environ.get("LORAJOB_TEST_LANGUAGES", "2"))]
 SPOILT = "cy"  # none of its files is audio
 SETTINGS = "train: {epochs: 1, batch_clips: 2, threads: 1, precision: float32, rank: 4}"
-# An untrained model trips every threshold of the decoder: few clips, and no gate.
+# An untrained model trips every threshold of the decoders: few clips, and no gate.
 UNTRAINED = "evaluate: {delivered_clips: 1}\n  convert: {check_clips: 1}\n  gate: {check: false}"
 SECONDS = 240 * len(LANGUAGES)
 IDLE_SECONDS = 8.0
@@ -213,7 +213,7 @@ def adapter_hash(job: JobRecord) -> str:
 
 def test_a_batch_runs_over_night_with_a_shared_folder_or_a_store_to_the_same_adapters(
     corpora: Path,
-    tiny_whisper: Path,
+    brief_whisper: Path,
     redis_server: Settings,
     redis: Redis,
     bucket: str,
@@ -230,7 +230,7 @@ def test_a_batch_runs_over_night_with_a_shared_folder_or_a_store_to_the_same_ada
         with fleet(redis, env, here) as staff, flower(env) as pages:
             wait_for(lambda: staff.ready and answers(pages))  # so that Flower misses nothing
             assert staff.gone, "somebody is there before there is work"
-            batch = submitted(env, corpora, tiny_whisper, here)
+            batch = submitted(env, corpora, brief_whisper, here)
             jobs, most, took = through(staff, batch)
             (spoilt,) = [job for job in jobs if job.language == SPOILT]
             jobs.remove(spoilt)
