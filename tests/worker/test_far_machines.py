@@ -79,12 +79,14 @@ def files_of(job: JobDir, stage: str) -> dict[str, str]:
     return {name: entry["sha256"] for name, entry in files.items()}
 
 
-def test_a_job_crosses_machines_that_share_no_disk(far: Far, corpus, tmp_path: Path):
+def test_a_job_crosses_machines_that_share_no_disk(
+    far: Far, corpus, brief_whisper: Path, tmp_path: Path
+):
     archive, url = corpus
     cpu, gpu, user = far.machine("cpu"), far.machine("gpu"), far.machine("user")
     cpu.start_worker("cpu")
     gpu.start_worker("gpu")
-    base = Path(shutil.copytree(far.base, tmp_path / "my base"))
+    base = Path(shutil.copytree(brief_whisper, tmp_path / "my base"))
     values = {"language": "hi", "corpus": url, "base_model": str(base)}
     sets = [*(line for line in TRAINING if "epochs" not in line), "train.epochs=2", *SMALL]
     spec = build_spec(values, sets=sets)
@@ -92,7 +94,7 @@ def test_a_job_crosses_machines_that_share_no_disk(far: Far, corpus, tmp_path: P
     shutil.rmtree(base)  # the workers have it of the store
     record = user.wait_until(user.records.load(job_id), "succeeded", 180)
     assert record.folder == f"{far.artifacts}/{job_id}"
-    alone = by_hand(tmp_path / "alone", here(spec, archive, far.base))
+    alone = by_hand(tmp_path / "alone", here(spec, archive, brief_whisper))
     far_job = JobStore(record.folder, tmp_path / "reader")
     for stage in STAGES:
         far_job.fetch_stage(stage, record.stages[stage].attempt)
