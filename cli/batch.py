@@ -101,7 +101,16 @@ def submit_specs(
 ) -> int:
     """Queue the batch, print its id and, with `wait`, follow it. Returns the exit code."""
     salt = secrets.token_hex(8) if anew else ""
-    submitted = client.submit_batch(specs, priority, naming, salt)
+    return tell_submitted(
+        client, client.submit_batch(specs, priority, naming, salt), priority, wait
+    )
+
+
+def tell_submitted(client: "Client", submitted: "Submitted", priority: str, wait: bool) -> int:
+    """Print the id of a batch that was submitted with `priority`, and follow it with `wait`.
+
+    Returns the exit code.
+    """
     for job, why in submitted.rejected.items():
         click.echo(f"lorajob: {job} is rejected: {why}", err=True)
     if note := _found_before(submitted, priority):
@@ -114,7 +123,7 @@ def submit_specs(
     return follow_batch(client.batch(submitted.batch.id))
 
 
-def _found_before(submitted: "Submitted", priority: "Priority") -> str:
+def _found_before(submitted: "Submitted", priority: str) -> str:
     """A note on a batch that was submitted before; empty if there is nothing to note."""
     kept = submitted.batch.priority
     how = f" and keeps its priority {kept}" if kept != priority else ""
@@ -126,14 +135,23 @@ def _found_before(submitted: "Submitted", priority: "Priority") -> str:
 def read_batch(path: Path, sets: tuple[str, ...]) -> "list[JobSpec]":
     """The specs of a batch file, one for each language. Raises UsageError if it is malformed."""
     refuse_one_language(sets)
+    return [_spec(values, sets, path.parent) for values in batch_entries(path)]
+
+
+def batch_entries(path: Path) -> list[dict[str, object]]:
+    """The settings of each language of a batch file, with its defaults, before they are checked.
+
+    Raises UsageError if the file is malformed.
+    """
+    from lorajob.spec_yaml import merge
+
     values = read_spec(path, "batch")
     if unknown := set(values) - set(KEYS):
         raise UsageError(f"batch: {path}: no such key: {min(unknown)}; allowed: {', '.join(KEYS)}")
     defaults = values.get("defaults") or {}
     if not isinstance(defaults, dict):
         raise UsageError(f"batch: {path}: defaults is not a mapping of settings")
-    entries = _entries(values.get("languages"), path)
-    return [_spec({**entry}, defaults, sets, path.parent) for entry in entries]
+    return [merge(defaults, entry) for entry in _entries(values.get("languages"), path)]
 
 
 def _entries(languages: object, path: Path) -> list[dict[str, object]]:
@@ -159,13 +177,9 @@ def _entries(languages: object, path: Path) -> list[dict[str, object]]:
     return [{**(own or {}), "language": name} for name, own in pairs]
 
 
-def _spec(
-    own: dict[str, object], defaults: dict[str, object], sets: tuple[str, ...], beside: Path
-) -> "JobSpec":
-    from lorajob.spec_yaml import merge
+def _spec(values: dict[str, object], sets: tuple[str, ...], beside: Path) -> "JobSpec":
     from lorajob.storage.urls import local_path
 
-    values = merge(defaults, own)
     preset = values.pop("preset", "default")
     spec = complete_spec(values, preset, sets, strict=False)
     named = {line.partition("=")[0] for line in sets}

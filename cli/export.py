@@ -1,6 +1,7 @@
 """`lorajob export`: a job's model in the forms of other tools, with a card, at its destination."""
 
 import os
+from typing import TYPE_CHECKING
 
 import click
 
@@ -9,7 +10,8 @@ from lorajob.cores import share_cpu
 from lorajob.errors import UsageError
 from lorajob.logs import quiet_libraries
 
-NEEDED = ("preprocess/report.json", "train", "evaluate", "convert")
+if TYPE_CHECKING:
+    from lorajob.bundle.destination import Destination
 
 
 @click.command()
@@ -68,10 +70,37 @@ def export(
     """
     # Must come before torch is loaded.
     share_cpu(os.environ)
-    from lorajob.bundle.destination import HubPlace, find_destination
-    from lorajob.bundle.layout import parse_forms
+    from lorajob.bundle.layout import needed_files, parse_forms
+    from lorajob.client.models import say
 
     forms = parse_forms(what)
+    place = open_destination(dest, license, base_model, base_revision, private)
+    files = job_of(job).files(*needed_files(check))
+    with quiet_libraries(everything=True), files as folder:
+        from lorajob.bundle.make import make_bundle, notes, plan_bundle
+
+        base = base_model, base_revision
+        facts, order = plan_bundle(folder, forms, license, base, place.repo, force, check or 0)
+        place.check(force)
+        with place.scratch() as scratch:
+            make_bundle(folder, scratch, facts, order, say)
+            say(f"writing {dest}")
+            shown = place.put(scratch, force)
+    for note in notes(facts, order):
+        say(note)
+    click.echo(shown)
+
+
+def open_destination(
+    dest: str,
+    license: str | None,
+    base_model: str | None,
+    base_revision: str | None,
+    private: bool,
+) -> "Destination":
+    """Where the bundle goes. Raises UsageError for options that do not fit it."""
+    from lorajob.bundle.destination import HubPlace, find_destination
+
     place = find_destination(dest)
     if base_revision is not None and base_model is None:
         raise UsageError("--base-revision: needs --base-model")
@@ -83,33 +112,4 @@ def export(
             )
     elif private:
         raise UsageError("--private: is for hf:OWNER/NAME")
-    needed = (*NEEDED, "preprocess/test") if check else NEEDED
-    with quiet_libraries(everything=True), job_of(job).files(*needed) as folder:
-        from lorajob.bundle.facts import read_facts, refuse_failed_gate
-        from lorajob.bundle.make import Order, check_job, check_license, make_bundle
-
-        licence = check_license(license)
-        check_job(folder, forms)
-        facts = read_facts(folder, base_model, base_revision)
-        if place.repo is not None:
-            refuse_failed_gate(facts, force)
-        place.check(force)
-        order = Order(
-            forms, licence, place.repo, forced=force and facts.gate.failed, check=check or 0
-        )
-        with place.scratch() as scratch:
-            make_bundle(folder, scratch, facts, order, _say)
-            _say(f"writing {dest}")
-            shown = place.put(scratch, force)
-    if licence is None:
-        _say("the card states no licence; --license names one")
-    if facts.base.name is None and set(forms) & {"adapter"}:
-        _say(
-            "the base model came from a folder, so the adapter names none; "
-            "--base-model OWNER/NAME names it"
-        )
-    click.echo(shown)
-
-
-def _say(text: str) -> None:
-    click.echo(f"lorajob: {text}", err=True)
+    return place

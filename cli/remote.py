@@ -6,9 +6,8 @@ one.
 
 import copy
 import json
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -16,48 +15,59 @@ from urllib.parse import quote
 import click
 
 from lorajob.cli.context import is_batch, job_of, open_client
-from lorajob.cli.jobs import show_job, show_jobs
+from lorajob.cli.jobs import show_batch, show_job, show_jobs
+from lorajob.cli.spec_options import refuse_one_language, tracker_values
 from lorajob.cli.watch import follow_to_exit_code
-from lorajob.errors import UsageError
+from lorajob.errors import JobNotFoundError, LorajobError, UsageError
 from lorajob.job.jobdir import write_whole
 
 if TYPE_CHECKING:
-    from lorajob.client.remote import WebApi
+    from lorajob.client.remote import RemoteClient
+    from lorajob.client.web_api import WebApi
+    from lorajob.worker.queues import Priority
+    from lorajob.worker.records.names import Naming
 
+CURVES_SECONDS = 20.0  # between two downloads of the curves of running jobs
 # Commands that start a service here, or have nothing to do with its jobs.
 LOCAL = ("up", "down", "worker", "autoscale", "flower", "metrics", "serve", "web")
 NEITHER = ("corpus", "languages", "clean", "doctor", "demo")
 BOTH = ("mcp",)  # read LORAJOB_URL themselves
 # Commands that do all by the Python interface, which knows both ways.
-SAME = ("logs", "report", "board", "promote", "rollback", "transcribe", "glossary")
+SAME = (
+    "logs",
+    "report",
+    "board",
+    "promote",
+    "rollback",
+    "transcribe",
+    "watch",
+    "verify",
+    "prune",
+    "rebuild",
+    "glossary",
+)
 
 
 def over_http(name: str, command: click.Command) -> click.Command:
-    """The command for a service behind LORAJOB_URL. Others fail in one line when they run."""
+    """The command for a service behind LORAJOB_URL."""
     if name in LOCAL + NEITHER + BOTH + SAME:
         return command
     found = copy.copy(command)
-    found.callback = CALLBACKS.get(name, _refuse(name))
+    found.callback = CALLBACKS[name]
     return found
 
 
-def _refuse(name: str) -> Callable[..., None]:
-    def refuse(**_: object) -> None:
-        raise UsageError(
-            f"{name}: works beside the service only, not over LORAJOB_URL; run it on a machine "
-            "that reaches Redis, without LORAJOB_URL"
-        )
-
-    return refuse
-
-
-def _api() -> "WebApi":
+def _client() -> "RemoteClient":
     from lorajob.client.remote import RemoteClient
 
     client = open_client()
     if not isinstance(client, RemoteClient):
         raise UsageError("LORAJOB_URL: is not set")
-    return client.api
+    return client
+
+
+def _api() -> "WebApi":
+    return _client().api
 
 
 def _path(job: str) -> str:
@@ -76,38 +86,68 @@ def _submit(**given: Any) -> None:
 
     naming = parse_naming(given["name"], given["tags"])
     own = ("preset", "sets", "name", "tags", "priority", "anew", "wait", "worker_timeout")
-    if given["worker_timeout"] is not None:
-        raise UsageError("--worker-timeout: is not known over LORAJOB_URL")
+    if given["worker_timeout"] is not None and not given["wait"]:
+        raise UsageError("--worker-timeout: needs --wait")
     values = job_values(**{name: value for name, value in given.items() if name not in own})
-    body = {
-        "preset": given["preset"],
-        "sets": list(given["sets"]),
-        "priority": given["priority"],
-        "name": naming.name,
-        "tags": dict(naming.tags),
-    }
-    api = _api()
+    body = _body(naming, given["sets"], given["priority"]) | {"preset": given["preset"]}
+    client = _client()
     languages = [it.strip() for it in (given["lang"] or "").split(",")]
     if len(languages) > 1:
-        if given["wait"]:
-            raise UsageError("--wait: follows one job over LORAJOB_URL, not a batch")
+        if not all(languages):
+            raise UsageError("--lang: an empty name between commas; such as hi,mr,ta")
+        refuse_one_language(given["sets"])
+        if given["worker_timeout"] is not None:
+            raise UsageError("--worker-timeout: is for one language, not for a batch")
         specs = [values | {"language": one} for one in languages]
-        made = api.post("/batches", body | {"specs": specs, "anew": given["anew"]})
-        for job, why in made["rejected"].items():
-            click.echo(f"lorajob: {job} is rejected: {why}", err=True)
-        click.echo(made["id"])
+        _send_batch(client, specs, body | {"anew": given["anew"]}, given["wait"])
         return
-    made = api.post("/jobs", body | {"spec": values})
+    made = client.post_job(values, body)
     if made["twin"]:
         click.echo(f"lorajob: {made['twin']} has the same settings", err=True)
     click.echo(made["id"])
     if given["wait"]:
-        click.get_current_context().exit(follow_to_exit_code(open_client(), made["id"]))
+        code = follow_to_exit_code(client, made["id"], given["worker_timeout"])
+        click.get_current_context().exit(code)
+
+
+def _body(naming: "Naming", sets: Iterable[str], priority: "Priority") -> dict[str, object]:
+    """What `submit` and `batch` send beside the settings."""
+    return {
+        "sets": list(sets),
+        "priority": priority,
+        "name": naming.name,
+        "tags": dict(naming.tags),
+    }
+
+
+def _batch(**given: Any) -> None:
+    from lorajob.cli.batch import batch_entries
+    from lorajob.tasks.naming import parse_naming
+
+    naming = parse_naming(given["name"], given["tags"])
+    chosen = tracker_values(given["trackers"])
+    refuse_one_language(given["sets"])
+    specs = [it | chosen for it in batch_entries(given["file"])]
+    body = _body(naming, given["sets"], given["priority"])
+    _send_batch(_client(), specs, body | {"anew": given["anew"]}, given["wait"])
+
+
+def _send_batch(
+    client: "RemoteClient",
+    specs: list[dict[str, object]],
+    body: dict[str, object],
+    wait: bool,
+) -> None:
+    from lorajob.cli.batch import tell_submitted
+
+    submitted = client.post_batch(specs, body)
+    code = tell_submitted(client, submitted, str(body["priority"]), wait)
+    click.get_current_context().exit(code)
 
 
 def _status(**given: Any) -> None:
     from lorajob.client.models import ListedJobs
-    from lorajob.client.remote import listed
+    from lorajob.client.remote import RemoteWait, listed
     from lorajob.tasks.listing import parse_filter
     from lorajob.worker.records.record import JobRecord
 
@@ -133,27 +173,16 @@ def _status(**given: Any) -> None:
     if not found:
         click.echo("lorajob: no jobs, or none matches the options", err=True)
         return
-    waits = {name: _Words(text) for name, text in words.items()}
+    waits = {name: RemoteWait(text, text) for name, text in words.items()}
     show_jobs(ListedJobs([JobRecord.model_validate(it) for it in found], waits), False)
 
 
-@dataclass(frozen=True)
-class _Words:
-    """What a job waits for, in the short form of a table."""
-
-    short: str
-
-
 def _status_of(api: "WebApi", job: str, as_json: bool) -> None:
-    if is_batch(job) or as_json:
-        found = api.get(_path(job))
-        if as_json:
-            _print_json(found)
-            return
-        states = ", ".join(f"{count} {state}" for state, count in found["states"].items())
-        click.echo(f"{found['id']}: {found['state']}; {len(found['jobs'])} jobs: {states}")
-        for each in found["jobs"]:
-            click.echo(f"{each['id']}  {each['state']}  {each['error'] or ''}".rstrip())
+    if as_json:
+        _print_json(api.get(_path(job)))
+        return
+    if is_batch(job):
+        show_batch(open_client().batch(job), False)
         return
     found = job_of(job)
     record = found.load()
@@ -161,13 +190,19 @@ def _status_of(api: "WebApi", job: str, as_json: bool) -> None:
 
 
 def _cancel(job: str, anyone: bool) -> None:
-    _api().post(f"{_path(job)}/cancel", anyone=str(anyone).lower())
+    found = _api().post(f"{_path(job)}/cancel", anyone=str(anyone).lower())
+    if is_batch(job):
+        click.echo(f"{len(found['jobs'])} of the jobs of {job} are stopping")
+        return
     click.echo(f"{job} is stopping")
 
 
 def _retry(job: str, failed: bool, anyone: bool) -> None:
     only = str(failed).lower() if is_batch(job) else None
-    _api().post(f"{_path(job)}/retry", anyone=str(anyone).lower(), failed=only)
+    found = _api().post(f"{_path(job)}/retry", anyone=str(anyone).lower(), failed=only)
+    if is_batch(job):
+        click.echo(f"{len(found['jobs'])} of the jobs of {job} are queued again")
+        return
     click.echo(f"{job} is queued again")
 
 
@@ -180,10 +215,69 @@ def _rm(jobs: tuple[str, ...], anyone: bool, yes: bool) -> None:
             click.echo(json.load(answer)["id"])
 
 
-def _watch(job: str) -> None:
-    if is_batch(job):
-        raise UsageError("watch: follows one job over LORAJOB_URL, not a batch")
-    click.get_current_context().exit(follow_to_exit_code(open_client(), job, out=sys.stdout))
+def _export(**given: Any) -> None:
+    from lorajob.bundle.layout import parse_forms
+    from lorajob.cli.export import open_destination
+    from lorajob.client.models import say
+    from lorajob.client.remote import RemoteJob
+
+    names = ("license", "base_model", "base_revision", "private")
+    place = open_destination(given["dest"], **{name: given[name] for name in names})
+    asked = {
+        "what": ",".join(parse_forms(given["what"])),
+        "license": given["license"],
+        "base_model": given["base_model"],
+        "base_revision": given["base_revision"],
+        "repo": place.repo,
+        "check": given["check"],
+        "force": str(given["force"]).lower(),
+    }
+    api = _api()
+    place.check(given["force"])
+    with place.scratch() as scratch:
+        notes = RemoteJob(api, given["job"]).export_to(scratch, asked, say)
+        say(f"writing {given['dest']}")
+        shown = place.put(scratch, given["force"])
+    for note in notes:
+        say(note)
+    click.echo(shown)
+
+
+def _tensorboard(jobs: tuple[str, ...], host: str, port: int | None) -> None:
+    from lorajob.cli.tensorboard import jobs_to_show, no_curves, show_runs
+    from lorajob.client.remote import RemoteJob
+
+    api = _api()
+    named = {job: RemoteJob(api, job) for job in jobs_to_show(jobs)}
+    with tempfile.TemporaryDirectory(prefix="lorajob-tensorboard-") as folder:
+        shown = Path(folder)
+        folders = {name: shown / job.record.id for name, job in named.items()}
+
+        def fetch() -> int:
+            found = 0
+            for name, job in list(named.items()):
+                over = job.over
+                try:
+                    found += job.curves_to(folders[name])
+                # Of the newest jobs, those with files are shown.
+                except JobNotFoundError:
+                    if jobs:
+                        raise
+                # Nothing is added to the files of an ended job.
+                if over:
+                    del named[name]
+            return found
+
+        def look() -> None:
+            try:
+                fetch()
+            except LorajobError as error:
+                click.echo(f"lorajob: {error}; curves are updated later", err=True)
+
+        if not fetch() and jobs:
+            raise no_curves(jobs)
+        code = show_runs(shown, look, host, port, CURVES_SECONDS)
+    click.get_current_context().exit(code)
 
 
 def _compare(jobs: tuple[str, ...], as_json: bool, html: Path | None) -> None:
@@ -211,9 +305,11 @@ def _compare(jobs: tuple[str, ...], as_json: bool, html: Path | None) -> None:
 
 CALLBACKS: dict[str, Callable[..., None]] = {
     "submit": _submit,
+    "batch": _batch,
     "status": _status,
-    "watch": _watch,
     "compare": _compare,
+    "export": _export,
+    "tensorboard": _tensorboard,
     "cancel": _cancel,
     "retry": _retry,
     "rm": _rm,

@@ -147,7 +147,8 @@ def tracker_values(given: tuple[str, ...]) -> dict[str, object]:
         if name not in known:
             raise UsageError(f"--tracker: {name!r} is unknown; allowed: {', '.join(known)}")
     wanted = [name for name in known if name in names]
-    for name in missing_packages(wanted):
+    # Over HTTP, the workers are on other machines.
+    for name in missing_packages(wanted) if load_settings().url is None else ():
         text = missing_text(name)
         if load_settings().redis_url is None:
             raise UsageError(f"--tracker: {text}")

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,11 +13,10 @@ import click
 
 from lorajob.cli.context import JOB, job_of, open_client
 from lorajob.errors import JobNotFoundError, StageError, UsageError
-from lorajob.job.jobdir import JOB_ID, JobDir
+from lorajob.job.jobdir import CURVES, JOB_ID, JobDir
 
-FOLDER = "tensorboard"
 # What is fetched of a job in a store.
-FILES = (f"train/{FOLDER}", f"evaluate/{FOLDER}")
+FILES = (f"train/{CURVES}", f"evaluate/{CURVES}")
 NEWEST = 20  # jobs without JOB
 LOOK_SECONDS = 5.0  # between two searches for new files of running jobs
 
@@ -37,11 +37,7 @@ def tensorboard(ctx: click.Context, jobs: tuple[str, ...], host: str, port: int 
     shows the newest jobs. The curves of running jobs are updated. TensorBoard has no login: with
     `--host 0.0.0.0` every machine in the network can open it.
     """
-    if importlib.util.find_spec("tensorboard") is None:
-        raise UsageError("tensorboard: not installed; `pip install tensorboard` installs it")
-    named = list(jobs) or [it.id for it in open_client().jobs(NEWEST)]
-    if not named:
-        raise UsageError("JOB: there are no jobs yet; `lorajob submit` queues one")
+    named = jobs_to_show(jobs)
     with ExitStack() as held:
         shown = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="lorajob-tensorboard-")))
         folders = {}
@@ -52,13 +48,28 @@ def tensorboard(ctx: click.Context, jobs: tuple[str, ...], host: str, port: int 
             except JobNotFoundError:
                 if jobs:
                     raise
-        # A running job of a store has files on its worker's machine only.
         if not link_runs(shown, folders) and jobs:
-            raise StageError(
-                f"{', '.join(jobs)}: no curves here yet; the stage train writes them, in a store "
-                "when it ends"
-            )
+            raise no_curves(jobs)
         ctx.exit(_serve(shown, folders, host, port))
+
+
+def jobs_to_show(jobs: tuple[str, ...]) -> list[str]:
+    """The named jobs, or the newest ones. Raises UsageError without any, or without TensorBoard."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise UsageError("tensorboard: not installed; `pip install tensorboard` installs it")
+    named = list(jobs) or [it.id for it in open_client().jobs(NEWEST)]
+    if not named:
+        raise UsageError("JOB: there are no jobs yet; `lorajob submit` queues one")
+    return named
+
+
+def no_curves(jobs: tuple[str, ...]) -> StageError:
+    """The error about named jobs without files."""
+    # A running job of a store has files on its worker's machine only.
+    return StageError(
+        f"{', '.join(jobs)}: no curves here yet; the stage train writes them, in a store when it "
+        "ends"
+    )
 
 
 def link_runs(shown: Path, folders: dict[str, JobDir]) -> int:
@@ -71,7 +82,7 @@ def link_runs(shown: Path, folders: dict[str, JobDir]) -> int:
         if not JOB_ID.fullmatch(job):
             continue
         for stage in ("train", "evaluate"):
-            target = _files_of(folder, stage)
+            target = folder.curves(stage)
             link = shown / job / stage
             if target is not None and not (link.is_symlink() and link.readlink() == target):
                 link.parent.mkdir(exist_ok=True)
@@ -81,15 +92,17 @@ def link_runs(shown: Path, folders: dict[str, JobDir]) -> int:
     return found
 
 
-def _files_of(folder: JobDir, stage: str) -> Path | None:
-    newest = folder.root / "attempts" / f"{stage}-{folder.last_attempt(stage)}"
-    for place in (folder.stage_dir(stage), newest):
-        if (place / FOLDER).is_dir():
-            return (place / FOLDER).resolve()
-    return None
-
-
 def _serve(shown: Path, folders: dict[str, JobDir], host: str, port: int | None) -> int:
+    return show_runs(shown, lambda: link_runs(shown, folders), host, port, LOOK_SECONDS)
+
+
+def show_runs(
+    shown: Path, look: Callable[[], object], host: str, port: int | None, seconds: float
+) -> int:
+    """Run TensorBoard on `shown` until it ends, and `look` for new files every some `seconds`.
+
+    Returns the exit code.
+    """
     command = [sys.executable, "-m", "tensorboard.main", f"--logdir={shown}", f"--host={host}"]
     command += [] if port is None else [f"--port={port}"]
     process = subprocess.Popen([*command, "--reload_interval=5"])
@@ -98,11 +111,11 @@ def _serve(shown: Path, folders: dict[str, JobDir], host: str, port: int | None)
     try:
         while True:
             try:
-                code = process.wait(LOOK_SECONDS)
+                code = process.wait(seconds)
                 # TensorBoard itself says why, such as a port in use.
                 return 0 if code == 0 else 1
             except subprocess.TimeoutExpired:
-                link_runs(shown, folders)
+                look()
     finally:
         process.terminate()
         process.wait()

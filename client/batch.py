@@ -2,6 +2,7 @@
 
 from lorajob.client.job import Job
 from lorajob.client.models import ListedJobs
+from lorajob.errors import ServiceError
 from lorajob.job.states import JobState
 from lorajob.tasks.batches import cancel_batch, load_batch, retry_batch
 from lorajob.tasks.describe import state_of
@@ -12,9 +13,16 @@ from lorajob.worker.records.batches import JobBatch
 class Batch:
     """One batch of a service. Each attribute reads the present state."""
 
-    def __init__(self, jobs: Jobs, batch_id: str) -> None:
+    def __init__(self, jobs: Jobs | None, batch_id: str) -> None:
+        """`jobs` is None for a batch that is reached in another way (remote.py)."""
         self.id = batch_id
-        self._jobs = jobs
+        self._found = jobs
+
+    @property
+    def _jobs(self) -> Jobs:
+        if self._found is None:
+            raise ServiceError(f"{self.id}: this works only beside the service, not over a url")
+        return self._found
 
     @property
     def record(self) -> JobBatch:

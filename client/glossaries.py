@@ -12,7 +12,7 @@ from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.naming import find_id
 
 if TYPE_CHECKING:
-    from lorajob.client.remote import WebApi
+    from lorajob.client.web_api import WebApi
 
 Terms = Glossary | Iterable[str]
 

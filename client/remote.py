@@ -1,167 +1,72 @@
 """The jobs of a service that is reached by the url of its `lorajob web`, without Redis."""
 
-import io
-import json
 import logging
-import tarfile
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from http.client import HTTPException, HTTPResponse
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
-from urllib.parse import quote, urlencode, urlsplit
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
 
-from lorajob import errors
 from lorajob.client.batch import Batch
 from lorajob.client.glossaries import Glossaries, RemoteGlossaries
 from lorajob.client.job import Job
-from lorajob.client.models import Note, PromotedModel, RolledBack, say
+from lorajob.client.models import ListedJobs, Note, PromotedModel, RolledBack, say
+from lorajob.client.remote_files import export_bundle, extract, fetch_curves
+from lorajob.client.remote_paths import explained, of_the_service
 from lorajob.client.requests import PathOrUrl
 from lorajob.client.results import AudioPath
 from lorajob.client.service import Client
-from lorajob.errors import FULL, LorajobError, ServiceError, StageError, UsageError
+from lorajob.client.web_api import LONG_SECONDS, Query, WebApi, events, job_path
+from lorajob.errors import ServiceError, StageError, UsageError
 from lorajob.job.jobdir import JobDir, write_whole
 from lorajob.job.states import JobState
+from lorajob.spec import JobSpec
 from lorajob.storage.urls import public
+from lorajob.tasks.batches import Submitted
 from lorajob.tasks.listing import Sort
+from lorajob.tasks.prune import Keep
+from lorajob.tasks.rebuild import Rebuilt
+from lorajob.tasks.verify import Verified, VerifiedBase, VerifiedStage
+from lorajob.worker.queues import Priority
+from lorajob.worker.records.batches import JobBatch
+from lorajob.worker.records.names import UNNAMED, Naming
 from lorajob.worker.records.record import JobRecord
 
 if TYPE_CHECKING:
     from lorajob.reporting.board import BoardRow
 
-TIMEOUT_SECONDS = 60.0  # for the next bytes of an answer
+__all__ = ("RemoteBatch", "RemoteClient", "RemoteJob", "WebApi", "follow_log", "job_path")
 PAGE = 200  # jobs in one request
 MOST_FAILURES = 20  # of a log's connection in succession, with pauses of two minutes in all
 LONGEST_PAUSE = 8.0  # seconds
-Query = Mapping[str, object]
 
 log = logging.getLogger(__name__)
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would send the key to another server."""
-
-    def redirect_request(self, *args: object, **named: object) -> None:
-        return None
+def batch_path(batch: str) -> str:
+    """`/batches/BATCH`."""
+    return f"/batches/{quote(batch, safe='')}"
 
 
-class WebApi:
-    """Sends requests to the REST API of one server. Raises the errors that the server states."""
+@dataclass(frozen=True)
+class RemoteWait:
+    """What a job waits for, as the server says it."""
 
-    def __init__(self, url: str, key: str | None = None) -> None:
-        self.url = _checked_url(url.strip())
-        self._key = _checked_key((key or "").strip())
-        self._opener = urllib.request.build_opener(_NoRedirect())
+    text: str
+    short: str  # for a table
 
-    @property
-    def headers(self) -> dict[str, str]:
-        """The headers that hold the key."""
-        return {"Authorization": f"Bearer {self._key}"} if self._key else {}
-
-    def get(self, path: str, query: Query | None = None) -> Any:
-        """The JSON of a GET request."""
-        with self.open("GET", path, query) as answer:
-            return self._json(answer)
-
-    def post(self, path: str, body: Mapping[str, object] | None = None, **query: object) -> Any:
-        """The JSON of a POST request."""
-        with self.open("POST", path, query, {} if body is None else body) as answer:
-            return self._json(answer)
-
-    def send(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:
-        """The JSON of a request of another method."""
-        with self.open(method, path, None, body) as answer:
-            return self._json(answer)
-
-    @contextmanager
-    def open(
-        self,
-        method: str,
-        path: str,
-        query: Query | None = None,
-        body: Mapping[str, object] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Iterator[HTTPResponse]:
-        """An answer to read from. Raises ServiceError if the server is unavailable."""
-        asked = {name: value for name, value in (query or {}).items() if value is not None}
-        words = f"?{urlencode(asked, doseq=True)}" if asked else ""
-        request = urllib.request.Request(f"{self.url}/api{path}{words}", method=method)
-        for name, value in (self.headers | dict(headers or {})).items():
-            request.add_header(name, value)
-        if body is not None:
-            request.data = json.dumps(body).encode()
-            request.add_header("Content-Type", "application/json")
-        try:
-            with self._opener.open(request, timeout=TIMEOUT_SECONDS) as answer:
-                yield answer
-        except urllib.error.HTTPError as error:
-            raise self._stated(error) from None
-        except (OSError, HTTPException) as error:
-            # A file of this machine, which what was read is written to.
-            if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL):
-                raise
-            why = getattr(error, "reason", None) or error
-            raise ServiceError(f"{public(self.url)} is unavailable: {why}") from None
-
-    def _json(self, answer: HTTPResponse) -> Any:
-        # A proxy that asks for a login of its own answers with a page.
-        try:
-            return json.load(answer)
-        except ValueError:
-            said = f"{public(self.url)} does not answer in JSON; is it a `lorajob web`?"
-            raise ServiceError(said) from None
-
-    def _stated(self, error: urllib.error.HTTPError) -> LorajobError:
-        """The error of an answer, of the class that the server raised."""
-        try:
-            said = json.loads(error.read(1 << 20))["error"]
-            message, code = str(said["message"]), said["code"]
-        except (ValueError, LookupError, TypeError, OSError, HTTPException):
-            return ServiceError(f"{public(self.url)} answers {error.code}; is it a `lorajob web`?")
-        if error.code == 401:
-            return ServiceError(f"{public(self.url)}: {message}; set LORAJOB_API_KEY")
-        if error.code in (403, 422) and code != "corpus":
-            return UsageError(message)
-        classes = [it for it in vars(errors).values() if isinstance(it, type)]
-        known = {it.kind: it for it in classes if issubclass(it, LorajobError)}
-        return known.get(str(code), ServiceError)(message)
+    def __str__(self) -> str:
+        return self.text
 
 
-def _checked_url(url: str) -> str:
-    """The url without a slash at its end. Raises UsageError, which shows no secret."""
-    try:
-        found = urlsplit(url)
-        host, _ = found.hostname or "", found.port
-        host.encode("idna")
-        known = found.scheme in ("http", "https") and bool(host)
-    except ValueError:
-        found, known = None, False
-    plain = not any(letter <= " " or letter == "\x7f" for letter in url)
-    if found is None or not known or not plain or found.query or found.fragment:
-        raise UsageError(f"url: {public(url)!r} is not a url such as http://host:8080")
-    if "@" in found.netloc:
-        said = "holds a login; the key is given in LORAJOB_API_KEY, or as `key`"
-        raise UsageError(f"url: {public(url)!r} {said}")
-    return url.rstrip("/")
-
-
-def _checked_key(key: str) -> str | None:
-    """The key. Raises UsageError, which does not show it, for what no header may hold."""
-    if not all("!" <= letter <= "~" for letter in key):
-        raise UsageError(
-            "LORAJOB_API_KEY: has a character that is not allowed in a key, such as a space, a line"
-            " break or a letter that is not ASCII"
-        )
-    return key or None
-
-
-def job_path(job: str) -> str:
-    """`/jobs/JOB`, for any name of a job."""
-    return f"/jobs/{quote(job, safe='@')}"
+def _listed_jobs(found: Any) -> ListedJobs:
+    """Records of an answer, and what their jobs wait for."""
+    short = found["waits_short"]
+    waits = {job: RemoteWait(text, short.get(job, text)) for job, text in found["waits"].items()}
+    return ListedJobs([JobRecord.model_validate(it) for it in found["records"]], waits)
 
 
 class RemoteJob(Job):
@@ -190,6 +95,34 @@ class RemoteJob(Job):
 
     def retry(self) -> None:
         self._api.post(f"{job_path(self.id)}/retry")
+
+    def verify(self) -> Verified:
+        """As `Job.verify`. The server reads the files."""
+        found = self._api.get(f"{job_path(self.id)}/verify", seconds=LONG_SECONDS)
+        base = found["base"]
+        return Verified(
+            id=str(found["id"]),
+            stages={name: VerifiedStage(**it) for name, it in found["stages"].items()},
+            base=None if base is None else VerifiedBase(**base),
+            faults=tuple(found["faults"]),
+        )
+
+    def export_to(
+        self, folder: Path, asked: Query, say: Callable[[str], None] = say
+    ) -> tuple[str, ...]:
+        """Have the server make the model's bundle, and download it to an empty `folder`.
+
+        `asked` has the values of /api/jobs/JOB/export, `say` gets the name of each part. Returns
+        notes about the bundle. Raises LorajobError; then `folder` may have some of the files.
+        """
+        return export_bundle(self._api, self.id, folder, asked, say)
+
+    def curves_to(self, folder: Path) -> int:
+        """Download TensorBoard's files below `folder`, over those of an earlier call.
+
+        Returns how many there are.
+        """
+        return fetch_curves(self._api, self.id, folder)
 
     def remove(self, damaged: bool = False) -> None:
         if damaged:
@@ -230,17 +163,31 @@ class RemoteJob(Job):
             root.mkdir()
             query = {"part": list(stages)}
             with self._api.open("GET", f"{job_path(self.id)}/files", query) as answer:
-                _extract(answer, root)
+                extract(answer, root)
             yield JobDir(root)
 
 
-def _extract(answer: HTTPResponse, root: Path) -> None:
-    """Unpack a tar file below `root`, and nowhere else."""
-    try:
-        with tarfile.open(fileobj=answer, mode="r|") as tar:
-            tar.extractall(root, filter="data")
-    except tarfile.TarError as error:
-        raise StageError(f"the download was cut off: {error}") from None
+class RemoteBatch(Batch):
+    """One batch of a service behind a url."""
+
+    def __init__(self, api: WebApi, batch_id: str) -> None:
+        super().__init__(None, batch_id)
+        self._api = api
+
+    @property
+    def jobs(self) -> list[Job]:
+        return [RemoteJob(self._api, record.id) for record in self.read()[1].records]
+
+    def read(self) -> tuple[JobBatch, ListedJobs]:
+        found = self._api.get(f"{batch_path(self.id)}/record")
+        return JobBatch.model_validate(found["batch"]), _listed_jobs(found)
+
+    def cancel(self) -> list[str]:
+        return [str(it) for it in self._api.post(f"{batch_path(self.id)}/cancel")["jobs"]]
+
+    def retry(self, failed_only: bool = False) -> list[str]:
+        path, only = f"{batch_path(self.id)}/retry", str(failed_only).lower()
+        return [str(it) for it in self._api.post(path, failed=only)["jobs"]]
 
 
 class RemoteClient(Client):
@@ -269,9 +216,43 @@ class RemoteClient(Client):
         places = {"corpus": corpus, "base_model": base_model}
         spec: dict[str, object] = {"language": language} | settings
         spec |= {key: str(value) for key, value in places.items() if value is not None}
-        body = {"spec": spec, "preset": preset, "sets": list(sets), "priority": priority}
-        made = self.api.post("/jobs", body | {"name": name, "tags": dict(tags or {})})
+        more = {"preset": preset, "sets": list(sets), "priority": priority}
+        made = self.post_job(spec, more | {"name": name, "tags": dict(tags or {})})
         return RemoteJob(self.api, str(made["id"]))
+
+    def submit_spec(
+        self, spec: JobSpec, priority: Priority = "normal", naming: Naming = UNNAMED
+    ) -> Job:
+        """As `Client.submit_spec`. Paths are those of the service's machines."""
+        more = {"priority": priority, "name": naming.name, "tags": dict(naming.tags)}
+        values = spec.model_dump(mode="json", exclude_defaults=True)
+        return RemoteJob(self.api, str(self.post_job(values, more)["id"]))
+
+    def post_job(self, spec: Mapping[str, object], more: Mapping[str, object]) -> Any:
+        """Queue a job with these settings. An error about a path of this machine says so."""
+        with of_the_service([spec]):
+            return self.api.post("/jobs", {**more, "spec": spec})
+
+    def submit_batch(
+        self,
+        specs: Sequence[JobSpec],
+        priority: Priority = "normal",
+        naming: Naming = UNNAMED,
+        salt: str = "",
+    ) -> Submitted:
+        """As `Client.submit_batch`. With any `salt`, the batch is queued anew."""
+        values = [it.model_dump(mode="json", exclude_defaults=True) for it in specs]
+        more = {"priority": priority, "name": naming.name, "tags": dict(naming.tags)}
+        return self.post_batch(values, more | {"anew": bool(salt)})
+
+    def post_batch(
+        self, specs: Sequence[Mapping[str, object]], more: Mapping[str, object]
+    ) -> Submitted:
+        """Queue a batch of jobs with these settings; each may have a `preset` of its own."""
+        with of_the_service(specs):
+            made = self.api.post("/batches", {**more, "specs": list(specs)})
+        rejected = {job: explained(why, specs) for job, why in made["rejected"].items()}
+        return Submitted(self.batch(str(made["id"])).record, int(made["queued"]), rejected)
 
     def job(self, job: str) -> Job:
         """The job with this id, beginning of an id, or name; `@last` is this key's newest one."""
@@ -305,10 +286,28 @@ class RemoteClient(Client):
         return [self.job_of(str(it["id"])) for it in found]
 
     def batch(self, batch_id: str) -> Batch:
-        raise UsageError(f"{batch_id}: batches are not known over a url, only single jobs")
+        found = RemoteBatch(self.api, batch_id)
+        found.read()
+        return found
 
     def workers(self, queue: str) -> int:
-        raise ServiceError("workers are not known over a url")
+        found = self.api.get("/fleet")["queues"]
+        return sum(int(it["workers"]) for it in found if it["name"] == queue)
+
+    def prune(self, older: str, keep: Keep = "best", dry_run: bool = False) -> list[str]:
+        """As `Client.prune`. The server deletes."""
+        if dry_run:
+            query = {"older": older, "keep": keep}
+            found = self.api.get("/prune", query, seconds=LONG_SECONDS)
+        else:
+            found = self.api.post("/prune", seconds=LONG_SECONDS, older=older, keep=keep)
+        return [str(it) for it in found["jobs"]]
+
+    def rebuild(self, take_over: bool = False) -> Rebuilt:
+        """As `Client.rebuild`, from the files that the server sees."""
+        taken = str(take_over).lower()
+        found = self.api.post("/rebuild", seconds=LONG_SECONDS, take_over=taken)
+        return Rebuilt(**{name: tuple(it) for name, it in found.items()})
 
     def board(self, lang: str | None = None) -> "list[BoardRow]":
         from lorajob.reporting.board import BoardRow
@@ -366,7 +365,7 @@ def follow_log(api: WebApi, job: str, stage: str | None = None) -> Iterator[str]
             path = f"{job_path(job)}/logs/follow"
             with api.open("GET", path, {"stage": stage}, headers=headers) as answer:
                 begun = True
-                for name, mark, data in _events(answer):
+                for name, mark, data in events(answer):
                     place, failures = mark or place, 0
                     if name == "end":
                         return
@@ -383,15 +382,3 @@ def follow_log(api: WebApi, job: str, stage: str | None = None) -> Iterator[str]
         if not begun or failures > MOST_FAILURES:
             raise lost
         time.sleep(min(2.0 ** (failures - 1), LONGEST_PAUSE))
-
-
-def _events(answer: HTTPResponse) -> Iterator[tuple[str, str | None, dict[str, object]]]:
-    """(event, id, data) of a stream of server-sent events."""
-    fields: dict[str, str] = {}
-    for line in io.TextIOWrapper(cast("Any", answer), "utf-8", newline="\n"):
-        name, colon, value = line.rstrip("\n").partition(": ")
-        if colon and name:
-            fields[name] = value
-        elif not line.strip() and "data" in fields:
-            yield fields.get("event", ""), fields.get("id"), json.loads(fields["data"])
-            fields = {}

@@ -54,7 +54,7 @@ def make_spec(
     language: str,
     corpus: PathOrUrl | None,
     base_model: PathOrUrl | None,
-    preset: str,
+    preset: object,
     sets: Iterable[str],
     more: Mapping[str, object],
 ) -> JobSpec:

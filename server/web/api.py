@@ -4,12 +4,14 @@ from fastapi import APIRouter
 
 from lorajob import __version__
 from lorajob.server.web import (
+    api_files,
     api_fleet,
     api_glossaries,
     api_jobs,
     api_models,
     api_results,
     api_speech,
+    api_upkeep,
 )
 from lorajob.server.web.auth import API
 from lorajob.server.web.models import ErrorAnswer, Whoami
@@ -35,7 +37,16 @@ def api_router() -> APIRouter:
     """All routes of the API."""
     router = APIRouter(prefix=API, responses=ERRORS)
     router.add_api_route("", whoami, methods=["GET"], tags=["service"])
-    for part in (api_jobs, api_results, api_models, api_glossaries, api_speech, api_fleet):
+    for part in (
+        api_jobs,
+        api_results,
+        api_files,
+        api_models,
+        api_glossaries,
+        api_speech,
+        api_upkeep,
+        api_fleet,
+    ):
         router.include_router(part.router)
     return router
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Path, Query
 from fastapi.responses import JSONResponse
+from pydantic import JsonValue
 from starlette.responses import Response
 
 from lorajob.errors import JobNotFoundError, UsageError
@@ -12,6 +13,7 @@ from lorajob.job.jobdir import JOB_ID
 from lorajob.server.web.models import (
     BatchChanged,
     BatchCreated,
+    BatchRecord,
     BatchSubmission,
     BatchView,
     Changed,
@@ -225,10 +227,7 @@ def create_batch(
 ) -> BatchCreated:
     """Queue several jobs as a batch. The same batch again queues only what is missing."""
     naming = _naming(body.name, body.tags)
-    specs = [
-        requested_spec(jobs.settings, values, body.preset, body.sets, find_corpus=False)
-        for values in body.specs
-    ]
+    specs = [_one_of_batch(jobs, values, body) for values in body.specs]
     check_specs(specs)
     specs = [name_start(jobs, spec) for spec in specs]
     salt = secrets.token_hex(8) if body.anew else ""
@@ -239,11 +238,30 @@ def create_batch(
     )
 
 
+def _one_of_batch(jobs: Jobs, values: dict[str, JsonValue], body: BatchSubmission) -> JobSpec:
+    own = {name: it for name, it in values.items() if name != "preset"}
+    preset = values.get("preset", body.preset)
+    return requested_spec(jobs.settings, own, preset, body.sets, find_corpus=False)
+
+
 @router.get("/batches/{batch}", response_model=BatchView, tags=["batches"])
 def one_batch(batch: BatchId, jobs: UserJobs) -> Response:
     """A batch and its jobs."""
     found, records = load_batch(jobs, batch)
     return JSONResponse(describe_batch(found, records, waits(jobs, records)))
+
+
+@router.get("/batches/{batch}/record", tags=["client"])
+def batch_record(batch: BatchId, jobs: UserJobs) -> BatchRecord:
+    """The batch and its jobs' records, for `lorajob` on other machines."""
+    found, records = load_batch(jobs, batch)
+    listed = _records(jobs, JobPage(records, None))
+    return BatchRecord(
+        batch=found,
+        records=listed.records,
+        waits=listed.waits,
+        waits_short=listed.waits_short,
+    )
 
 
 @router.post("/batches/{batch}/cancel", tags=["batches"])

@@ -222,7 +222,7 @@ def job_model(job: JobId, jobs: UserJobs) -> Response:
     """The converted model for faster-whisper, as a tar file with one folder."""
     held = ExitStack()
     delivered = held.enter_context(open_delivered(job, jobs.settings))
-    return _tar(held, below(delivered.folder, f"{job}/"), f"{job}.tar")
+    return send_tar(held, below(delivered.folder, f"{job}/"), f"{job}.tar")
 
 
 @router.get(
@@ -246,7 +246,7 @@ def files_of_job(
             raise UsageError(f"part: {name!r} is not a stage or a name in one, as train/adapter")
     held = ExitStack()
     folder = held.enter_context(folder_of(jobs, job, *parts))
-    return _tar(held, _files(folder, parts), f"{job}-files.tar")
+    return send_tar(held, _files(folder, parts), f"{job}-files.tar")
 
 
 def _files(folder: JobDir, parts: list[str]) -> Iterator[tuple[str, Path | bytes]]:
@@ -275,7 +275,9 @@ def _public_values(value: object) -> object:
     return public(value) if isinstance(value, str) else value
 
 
-def _tar(held: ExitStack, found: Iterator[tuple[str, Path | bytes]], name: str) -> Response:
+def send_tar(held: ExitStack, found: Iterator[tuple[str, Path | bytes]], name: str) -> Response:
+    """A tar file of `found`. `held` is closed at the end, or with the error that cut it off."""
+
     def parts() -> Iterator[bytes]:
         with held:
             yield from tar_of(found)

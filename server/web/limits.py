@@ -1,6 +1,7 @@
 """Limits that each client has for itself, and all clients have together."""
 
 import ipaddress
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ ALL_FAILURES_A_MINUTE = 300
 STREAMS = 32  # open at a time, of one client; each open page has one
 ALL_STREAMS = 512
 STREAM_RETRY_SECONDS = 5.0
+TURN_RETRY_SECONDS = 10.0
 IPV6_PREFIX = 64  # what a provider gives to one customer
 
 
@@ -88,3 +90,14 @@ class StreamLimit:
             self._open[client] -= 1
             if not self._open[client]:
                 del self._open[client]
+
+
+@contextmanager
+def one_of(turns: threading.BoundedSemaphore, said: str) -> Iterator[None]:
+    """One of a few things that are done at a time, while the block runs. Raises ApiError 429."""
+    if not turns.acquire(blocking=False):
+        raise ApiError(429, f"{said}; try again later", retry_after=TURN_RETRY_SECONDS)
+    try:
+        yield
+    finally:
+        turns.release()

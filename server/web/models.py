@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from lorajob.book.terms import LONGEST_TERM, MOST_SOUNDS, MOST_TERMS
 from lorajob.job.states import JobState
 from lorajob.server.web.auth import Role
+from lorajob.worker.records.batches import JobBatch
 from lorajob.worker.records.record import EndedAttempt, JobRecord
 
 MOST_SPECS = 500  # in a batch
@@ -73,7 +74,7 @@ class BatchSubmission(_Submission):
     """Jobs that are queued together."""
 
     specs: list[dict[str, JsonValue]] = Field(min_length=1, max_length=MOST_SPECS)
-    """The settings of each job, as in a `JobSubmission`."""
+    """The settings of each job, as in a `JobSubmission`, and optionally its own `preset`."""
     anew: bool = False
     """Queue the batch even if the same one was submitted before."""
 
@@ -193,6 +194,67 @@ class BatchView(_Answer):
     priority: str
     states: dict[str, int]
     jobs: list[JobView]
+
+
+class BatchRecord(_Answer):
+    """A batch and the records of its jobs, for lorajob itself on other machines."""
+
+    batch: JobBatch
+    records: list[JobRecord]
+    waits: dict[str, str]
+    """Job -> what it waits for."""
+    waits_short: dict[str, str]
+
+
+class StageFiles(_Answer):
+    """The files of a finished stage."""
+
+    files: int
+    bytes: int
+    sha256: str
+    """Over the names, sizes and hashes of the files."""
+
+
+class BaseFiles(_Answer):
+    """The base model of a job."""
+
+    model: str
+    sha256: str | None
+    commit: str | None
+    here: Literal["same", "other", "absent", "unstated"]
+    """Whether the server's machine has it: `absent` says it does not, `unstated` that an old job
+    does not state its hash."""
+
+
+class VerifiedJob(_Answer):
+    """A job whose files were checked, as `lorajob verify --json` describes it."""
+
+    ok: bool
+    """Without faults."""
+    id: str
+    stages: dict[str, StageFiles]
+    base: BaseFiles | None
+    faults: list[str]
+    """One sentence each."""
+
+
+class PrunedJobs(_Answer):
+    """Jobs that were deleted, or would be."""
+
+    jobs: list[str]
+    """Their ids, the one that ended first first."""
+
+
+class RebuiltJobs(_Answer):
+    """Jobs whose records were restored from their files."""
+
+    jobs: list[str]
+    problems: list[str]
+    """A sentence on each job that could not be restored."""
+    foreign: list[str]
+    """Jobs of another service, which were left alone."""
+    leased: list[str]
+    """Jobs that a worker ran a short time ago, which were left alone."""
 
 
 class UtterancePage(_Answer):

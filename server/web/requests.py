@@ -15,14 +15,14 @@ FOLDERS = ("noise_folder", "room_folder")  # of `augment`
 def requested_spec(
     settings: Settings,
     values: Mapping[str, object],
-    preset: str = "default",
+    preset: object = "default",
     sets: Sequence[str] = (),
     find_corpus: bool = True,
 ) -> JobSpec:
     """The settings of a job. Without a corpus the language's is looked for in LORAJOB_CORPORA.
 
     Raises UsageError for a wrong setting, and for a relative path, which would mean a place that
-    the sender does not know; CorpusError if no corpus is found.
+    the sender does not know, or a missing corpus; CorpusError if no corpus is found.
     """
     spec = build_spec({"corpus": "", **values}, preset, sets)
     for place in spec.all_places:
@@ -36,7 +36,20 @@ def requested_spec(
         _refuse_relative("base_model", spec.base_model)
     if not find_corpus and not spec.corpus:
         return spec
-    return make_spec(settings, spec.language, None, None, preset, sets, values)
+    found = make_spec(settings, spec.language, None, None, preset, sets, values)
+    # The other jobs of a batch are queued without that of a missing corpus.
+    for place in found.all_places if find_corpus else ():
+        _refuse_missing(place)
+    return found
+
+
+def _refuse_missing(place: str) -> None:
+    path = local_path(place)
+    if place and path is not None and not path.exists():
+        raise UsageError(
+            f"corpus: {public(place)!r} does not exist on the service's machines, whose paths "
+            "these are; copy the corpus there, or give a url"
+        )
 
 
 def _refuse_relative(name: str, place: str) -> None:

@@ -16,12 +16,13 @@ from redis import Redis
 
 import lorajob
 from lorajob.book.terms import read_glossary
-from lorajob.cli.main import cli, main
-from lorajob.cli.remote import CALLBACKS
+from lorajob.cli.main import COMMANDS, cli, main
+from lorajob.cli.remote import BOTH, CALLBACKS, LOCAL, NEITHER, SAME
 from lorajob.client.remote import RemoteClient, WebApi, follow_log
 from lorajob.client.service import Client
 from lorajob.errors import JobNotFoundError, ServiceError, UsageError
 from lorajob.job.jobdir import JobDir, write_json
+from lorajob.spec import build_spec
 from lorajob.tasks.jobs import Jobs
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
@@ -120,10 +121,92 @@ def test_over_http_a_job_is_the_same_as_beside_the_service(
     assert made in run("status", "--tag", "kind=a") and "no gpu worker" not in run("status", made)
     assert run("cancel", "first") == "first is stopping\n"
     assert run("retry", "first") == "first is queued again\n"
-    assert main(["verify", "first"]) == 2
-    assert "verify: works beside the service only" in capsys.readouterr().err
+    assert run("verify", "first") == "no stage has finished\n"
+    absent = ("submit", "--lang", "hi", "--base-model", "demo/whisper-base", "--corpus")
+    for place in ("/nowhere/hi.csv", "clips.csv"):
+        monkeypatch.chdir(tmp_path)
+        assert main([*absent, place]) == 2
+        said = capsys.readouterr().err
+        where = "does not exist on the service's machines" if place[0] == "/" else "relative path"
+        assert where in said and ("exists on this machine" in said) == (place == "clips.csv")
     assert main(["cancel", "नया"]) == 2
     assert "no job is called 'नया'" in capsys.readouterr().err
+
+
+def test_over_http_a_batch_file_of_this_machine_is_submitted(
+    web: Web,
+    redis: Redis,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    corpora = [write_corpus(tmp_path / f"{code}.csv") for code in ("hi", "mr")]
+    file = tmp_path / "batch.yaml"
+    file.write_text(
+        f"""
+defaults: {{corpus: "{tmp_path}/{{language}}.csv", base_model: demo/whisper-base, preset: fast}}
+languages:
+  hi: {{train: {{epochs: 5}}}}
+  mr: {{preset: default}}
+  ta:
+""",
+        "utf-8",
+    )
+    monkeypatch.setenv("LORAJOB_URL", web.url)
+    monkeypatch.setenv("LORAJOB_API_KEY", "send")
+    monkeypatch.chdir(tmp_path)
+    local, usual = Client(Jobs(web.settings)), build_spec({"language": "mr", "corpus": ""})
+
+    def run(*args: str, code: int = 0) -> tuple[str, str]:
+        assert main(args) == code
+        told = capsys.readouterr()
+        return told.out.strip(), told.err
+
+    batch, said = run("batch", "batch.yaml", "--set", "seed=7", "--tag", "kind=a")
+    jobs = {it.language: it for it in local.batch(batch).jobs}
+    assert f"{jobs['ta'].id} is rejected: corpus: {tmp_path}/ta.csv does not exist" in said
+    chosen = {code: (it.spec.train.epochs, it.spec.seed) for code, it in jobs.items()}
+    assert chosen["hi"] == (5, 7) and jobs["hi"].spec.corpus == str(corpora[0])
+    assert jobs["mr"].spec.train == usual.train and jobs["hi"].record.tags == {"kind": "a"}
+    again, said = run("batch", "batch.yaml", "--set", "seed=7", "--priority", "high")
+    assert again == batch and "keeps its priority normal; nothing is queued twice" in said
+    other, _ = run("batch", "batch.yaml", "--set", "seed=7", "--anew")
+    assert other != batch
+    assert run("status", batch)[0].startswith(f"{batch}: queued; 3 jobs: 2 queued, 1 rejected")
+    assert run("cancel", batch)[0] == f"2 of the jobs of {batch} are stopping"
+    assert run("watch", batch, code=1)[0].startswith(f"{batch}: ")
+    assert run("retry", batch)[0].startswith("3 of the jobs")
+    client = lorajob.connect(web.url, key="send")
+    assert client.batch(batch).state == local.batch(batch).state
+    assert [it.id for it in client.batch(batch).jobs] == [it.id for it in local.batch(batch).jobs]
+    near = [it.spec for it in local.batch(other).jobs if it.language != "ta"]
+    assert client.submit_batch(near).batch == local.submit_batch(near).batch
+    file.write_text("languages: {hi: {corpus: hi.csv}}", "utf-8")
+    _, said = run("batch", "batch.yaml", code=2)
+    assert "is a relative path" in said and "exists on this machine" in said
+    assert "--lang: an empty name" in run("submit", "--lang", "hi,", code=2)[1]
+
+    # Old jobs are listed by a viewer, and deleted by who may submit.
+    run("cancel", batch)
+    assert client.prune("30d") == []
+    monkeypatch.setenv("LORAJOB_API_KEY", "see")
+    names, said = run("prune", "--older", "0h", "--dry-run")
+    old = {it.id for it in local.batch(batch).jobs}
+    assert old <= set(names.split()) and "would be deleted" in said
+    assert "ben may only view" in run("prune", "--older", "0h", code=2)[1]
+    monkeypatch.setenv("LORAJOB_API_KEY", "send")
+    assert "--older: 'x' is not allowed" in run("prune", "--older", "x", code=2)[1]
+    assert run("prune", "--older", "0h")[0] == names
+    assert run("rebuild")[1] == "lorajob: no job is missing in Redis\n"
+    alive = [it for it in local.batch(other).jobs if it.state == "queued"]
+    redis.delete(f"lorajob:job:{alive[0].id}")
+    assert run("rebuild")[0] == alive[0].id
+    assert "ended more than" not in said and client.workers("cpu") == 0
+
+
+def test_every_command_works_over_http_or_is_about_this_machine() -> None:
+    known = (*LOCAL, *NEITHER, *BOTH, *SAME, *CALLBACKS)
+    assert sorted(known) == sorted(COMMANDS)
 
 
 def test_over_http_results_and_logs_are_those_of_the_files(
@@ -164,6 +247,9 @@ def test_over_http_results_and_logs_are_those_of_the_files(
     assert "No such file" in said and "unavailable" not in said
     assert main(["promote", ids[0]]) == 2
     assert "ben may only view" in capsys.readouterr().err
+    assert far[0].verify() == near[0].verify() and far[0].verify().faults
+    assert main(["verify", ids[0], "--json"]) == 1
+    assert json.loads(capsys.readouterr().out) == near[0].verify().as_json()
     assert client.promoted() == local.promoted() == [] and client.board() == local.board() == []
     assert main(["transcribe", ids[0], str(log)]) == 1
     assert f"{ids[0]}: has no model yet" in capsys.readouterr().err
@@ -174,6 +260,55 @@ def test_over_http_results_and_logs_are_those_of_the_files(
     assert main(["compare", *ids, "--json"]) == 0
     said = json.loads(capsys.readouterr().out.partition("\n")[2])
     assert said == near[0].compare(near[1]).as_json()
+
+
+@pytest.mark.slow
+def test_over_http_a_model_is_exported_to_a_folder_of_this_machine(
+    web: Web,
+    redis: Redis,
+    tiny_whisper: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from tests.support.finished import make_finished_job
+
+    name, jobs = "hi-0000000c", web.settings.jobs
+    made = make_finished_job(jobs / name, tiny_whisper, "convert.compute_types=[float32]")
+    stages = finished("preprocess", "train", "evaluate", "convert")
+    Records(redis).create(job_record(jobs, name, state="succeeded", stages=stages))
+    monkeypatch.setenv("LORAJOB_URL", web.url)
+    monkeypatch.setenv("LORAJOB_API_KEY", "see")
+    monkeypatch.chdir(tmp_path)
+    export = ("export", name, "out", "--what", "adapter,ctranslate2")
+    assert main(export) == 0
+    told = capsys.readouterr()
+    assert told.out == f"{tmp_path / 'out'}\n"
+    for line in ("adapter", "downloading", "writing out", "the card states no licence"):
+        assert f"lorajob: {line}" in told.err
+    index = json.loads((tmp_path / "out" / "bundle.json").read_text("utf-8"))
+    assert index["forms"] == ["adapter", "ctranslate2"] and index["job"] == name
+    weights = "ctranslate2/float32/model.bin"
+    own = (made.stage_dir("convert") / "model" / "model.bin").read_bytes()
+    assert (tmp_path / "out" / weights).read_bytes() == own
+    assert {it.name for it in tmp_path.iterdir()} == {"out"}
+    assert main(export) == 2 and "out exists; --force replaces it" in capsys.readouterr().err
+    assert main([*export[:2], "other", "--license", "all rights"]) == 2
+    assert "not an identifier of a licence" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+    curves = made.stage_dir("train") / "tensorboard"
+    curves.mkdir()
+    (curves / "events.1").write_bytes(b"curve")
+    seen: list[str] = []
+
+    def look(shown: Path, *_: object) -> int:
+        seen.extend(f"{it.parent.relative_to(shown)} {it.read_text()}" for it in shown.rglob("ev*"))
+        return 0
+
+    monkeypatch.setattr("lorajob.cli.tensorboard.show_runs", look)
+    assert main(["tensorboard", name]) == 0 and seen == [f"{name}/train curve"]
+    assert main(["tensorboard"]) == 0
 
 
 def test_a_glossary_is_the_same_over_http_and_beside_the_service(

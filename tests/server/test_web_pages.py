@@ -20,6 +20,7 @@ from lorajob.server.web.app import create_web_app
 from lorajob.server.web.state import open_service
 from lorajob.serving.models import Answer, Begun, ServedModel, SpokenPiece
 from lorajob.spec import JobSpec
+from lorajob.speech.audio import load_audio
 from lorajob.speech.spoken import TimedWord
 from lorajob.tasks.glossaries import GlossaryFiles
 from lorajob.tasks.jobs import Jobs
@@ -165,6 +166,47 @@ def test_a_person_finds_watches_hears_compares_promotes_and_tries(
         each.check(axe=each is pages)
         each.page.evaluate("document.getElementById('played').currentTime = 2")
         each.page.wait_for_function("() => document.querySelectorAll('#heard .now').length === 0")
+    record_speech(pages, tmp_path)
+
+
+def record_speech(pages: Pages, folder: Path) -> None:
+    """Record with the microphone on the page that tries models, and have it transcribed."""
+    page = pages.page
+    page.click("#record")
+    seconds = "Number(document.getElementById('record').textContent.match(/[(](\\d+) s/)?.[1])"
+    page.wait_for_function(f"() => {seconds} >= 1")
+    assert page.is_disabled("#hear")
+    page.click("#record")
+    page.wait_for_selector("#record:text-is('Record')")
+    page.wait_for_function(
+        "() => document.getElementById('file').files[0]?.name === 'recording.webm'"
+    )
+    page.wait_for_function("() => document.getElementById('played').duration < 600")
+    recorded = page.evaluate(
+        "async () => {"
+        " const file = document.getElementById('file').files[0];"
+        " return [...new Uint8Array(await file.arrayBuffer())] }"
+    )
+    sound = folder / "recording.webm"
+    sound.write_bytes(bytes(recorded))
+    samples = load_audio(sound, 600)
+    assert samples.size > 8_000 and np.abs(samples).max() > 0.01
+    page.click("#hear")
+    page.wait_for_selector("#heard [aria-label=tuned] >> text=नमस्ते")
+    pages.check(axe=False)
+
+    # A browser that forbids the microphone says why nothing is recorded.
+    page.evaluate(
+        "() => { navigator.mediaDevices.getUserMedia = async () => {"
+        " throw new DOMException('Permission denied', 'NotAllowedError') } }"
+    )
+    page.click("#record")
+    page.wait_for_selector("#record-fault >> text=Allow the microphone in the settings")
+    assert page.is_enabled("#hear") and page.text_content("#record") == "Record"
+    # Pages of plain http from another machine have no microphone at all.
+    page.add_init_script("Object.defineProperty(navigator, 'mediaDevices', {value: undefined})")
+    pages.open(f"/try?job={BETTER}")
+    assert page.is_visible("text=This page cannot record") and page.is_hidden("#record")
 
 
 def current(jobs: Jobs) -> str | None:

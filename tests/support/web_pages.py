@@ -21,6 +21,8 @@ from tests.support.service import LONG_SECONDS, wait_for
 if TYPE_CHECKING:
     from playwright.sync_api import ConsoleMessage, Page, Request
 
+# A microphone that beeps, and the permission to use it.
+MICROPHONE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 AXE = Path(__file__).parents[1] / "data" / "axe.min.js"
 Scheme = Literal["light", "dark"]
 
@@ -98,7 +100,7 @@ def browser(url: str, password: str, widths: dict[int, Scheme]) -> Iterator[dict
     from playwright.sync_api import sync_playwright
 
     # The browser runs as root, which its sandbox refuses.
-    options = ["--no-sandbox", *QUIET]
+    options = ["--no-sandbox", *MICROPHONE, *QUIET]
     with sync_playwright() as made:
         chromium = made.chromium.launch(executable_path=find_browser(), args=options)
         try:

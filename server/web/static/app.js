@@ -220,28 +220,58 @@ if (form) {
     played.currentTime = event.target.dataset.start;
     played.play();
   });
-  let recorder = null;
-  record.hidden = !(navigator.mediaDevices && window.MediaRecorder);
+  /* A recording of the browser states no length until its end was looked for. */
+  played.addEventListener("loadedmetadata", () => {
+    if (played.duration !== Infinity) return;
+    played.addEventListener("durationchange", () => { played.currentTime = 0; }, { once: true });
+    played.currentTime = Number.MAX_SAFE_INTEGER;
+  });
+
+  /* The microphone. Browsers give it to pages of https and of this machine only. */
+  const ENDINGS = { "audio/mp4": "m4a", "audio/ogg": "ogg", "video/mp4": "m4a" };
+  const REFUSED = {
+    NotAllowedError: "The browser does not allow it here. Allow the microphone in the settings of this page, beside its address.",
+    NotFoundError: "No microphone was found. Connect one, or choose a file.",
+    NotReadableError: "Another program uses it, or the system does not allow it to the browser.",
+  };
+  const hear = document.getElementById("hear"), may = !hear.disabled;
+  const refuse = (text) => { fault.textContent = text; fault.hidden = !text; };
+  let recorder = null, clock = null;
+  if (navigator.mediaDevices?.getUserMedia && window.MediaRecorder) record.hidden = false;
+  else document.getElementById("record-none").hidden = false;
+  const ended = () => {
+    clearInterval(clock);
+    recorder = null;
+    record.textContent = "Record";
+    hear.disabled = !may;
+  };
+  const keep = (sound) => {
+    const parts = [], began = Date.now(), made = new MediaRecorder(sound);
+    made.addEventListener("dataavailable", (event) => parts.push(event.data));
+    made.addEventListener("stop", () => {
+      for (const track of sound.getTracks()) track.stop();
+      const type = made.mimeType.split(";")[0];
+      const blob = new Blob(parts, { type: made.mimeType });
+      ended();
+      if (blob.size) take(blob, `recording.${ENDINGS[type] || "webm"}`);
+      else refuse("The microphone gave no sound.");
+    });
+    made.start();
+    const tick = () => { record.textContent = `Stop recording (${Math.round((Date.now() - began) / 1000)} s)`; };
+    tick();
+    clock = setInterval(tick, 500);
+    return made;
+  };
   record.addEventListener("click", async () => {
-    fault.hidden = true;
+    refuse("");
     if (recorder) return recorder.stop();
+    record.disabled = hear.disabled = true;
     try {
-      const sound = await navigator.mediaDevices.getUserMedia({ audio: true });
-      const parts = [];
-      recorder = new MediaRecorder(sound);
-      recorder.addEventListener("dataavailable", (event) => parts.push(event.data));
-      recorder.addEventListener("stop", () => {
-        for (const track of sound.getTracks()) track.stop();
-        take(new Blob(parts, { type: recorder.mimeType }), "recording.webm");
-        recorder = null;
-        record.textContent = "Record";
-      });
-      recorder.start();
-      record.textContent = "Stop recording";
+      recorder = keep(await navigator.mediaDevices.getUserMedia({ audio: true }));
     } catch (error) {
-      recorder = null;
-      fault.textContent = `The microphone cannot be used: ${error.message}`;
-      fault.hidden = false;
+      ended();
+      refuse(`The microphone cannot be used. ${REFUSED[error.name] || error.message}`);
     }
+    record.disabled = false;
   });
 }

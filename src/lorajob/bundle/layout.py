@@ -1,5 +1,6 @@
-"""Which forms of a model a bundle has, and where they lie in it."""
+"""Which forms of a model a bundle has, where they lie in it, and its licence."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,11 @@ FORM_WORDS = {  # of other tools
 INDEX = "bundle.json"
 CARD = "README.md"
 GGML_FILE = "ggml/ggml-model.bin"
+# Of the job, as `JobFiles.local` takes them.
+NEEDED = ("preprocess/report.json", "train", "evaluate", "convert")
+
+# The Hub knows licences by identifiers such as apache-2.0, cc-by-4.0 or other.
+LICENSE = re.compile(r"[a-z0-9][a-z0-9.+_-]*")
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,11 @@ class Layout:
         return [form for form in FORMS if getattr(self, form) not in (None, ())]
 
 
+def needed_files(check: int | None) -> tuple[str, ...]:
+    """The files of a job that its bundle is made of; with `check`, also its test clips."""
+    return (*NEEDED, "preprocess/test") if check else NEEDED
+
+
 def parse_forms(text: str) -> tuple[str, ...]:
     """The forms of a comma-separated list. Raises UsageError for an unknown one."""
     named = [word.strip() for word in text.split(",") if word.strip()]
@@ -49,6 +60,19 @@ def parse_forms(text: str) -> tuple[str, ...]:
     if not named:
         raise UsageError(f"--what: names no form; allowed: {', '.join(FORMS)}")
     return tuple(form for form in FORMS if form in named)
+
+
+def check_license(text: str | None) -> str | None:
+    """The licence's identifier in lower case. Raises UsageError for a sentence."""
+    if text is None:
+        return None
+    lower = text.strip().lower()
+    if not LICENSE.fullmatch(lower):
+        raise UsageError(
+            f"--license: {text!r} is not an identifier of a licence, such as apache-2.0, mit, "
+            "cc-by-4.0 or other"
+        )
+    return lower
 
 
 def plan_layout(forms: Sequence[str], types: Sequence[str], hub: bool) -> Layout:

@@ -1,7 +1,6 @@
 """Makes a bundle of a finished job in a folder."""
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,12 +11,12 @@ import torch
 
 from lorajob import __version__
 from lorajob.bundle.card import CardOptions, write_card
-from lorajob.bundle.facts import Facts
+from lorajob.bundle.facts import Facts, read_facts, refuse_failed_gate
 from lorajob.bundle.ggml import write_ggml
-from lorajob.bundle.layout import CARD, INDEX, Layout, plan_layout
+from lorajob.bundle.layout import CARD, INDEX, Layout, check_license, plan_layout
 from lorajob.bundle.measure import LibraryScore, measure_examples
 from lorajob.bundle.usage import examples
-from lorajob.errors import StageError, UsageError
+from lorajob.errors import StageError
 from lorajob.job.chain import chain_faults, file_faults
 from lorajob.job.jobdir import JobDir, hash_files, write_json
 from lorajob.languages import find_language
@@ -26,8 +25,6 @@ from lorajob.whisper.identity import base_of
 from lorajob.whisper.model import PROCESSOR_FILES, merge_adapter, suppress_less
 from lorajob.whisper.tokens import Labels, allowed_tokens
 
-# The Hub knows licences by identifiers such as apache-2.0, cc-by-4.0 or other.
-LICENSE = re.compile(r"[a-z0-9][a-z0-9.+_-]*")
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 Say = Callable[[str], None]
@@ -44,19 +41,6 @@ class Order:
     check: int = 0  # test clips on which each form is scored
 
 
-def check_license(text: str | None) -> str | None:
-    """The licence's identifier in lower case. Raises UsageError for a sentence."""
-    if text is None:
-        return None
-    lower = text.strip().lower()
-    if not LICENSE.fullmatch(lower):
-        raise UsageError(
-            f"--license: {text!r} is not an identifier of a licence, such as apache-2.0, mit, "
-            "cc-by-4.0 or other"
-        )
-    return lower
-
-
 def check_job(job: JobDir, forms: Sequence[str]) -> None:
     """Raise StageError if a stage that the forms need has not finished, or has damaged files."""
     needed = ["train"] if set(forms) - {"ctranslate2"} else []
@@ -70,6 +54,43 @@ def check_job(job: JobDir, forms: Sequence[str]) -> None:
         faults = [*file_faults(job, stage), *chain_faults(job)]
         if faults:
             raise StageError(f"{job.root.name}: {faults[0]}; `lorajob verify` names all faults")
+
+
+def plan_bundle(
+    job: JobDir,
+    forms: Sequence[str],
+    license: str | None,
+    base: tuple[str | None, str | None],
+    repo: str | None,
+    force: bool,
+    check: int,
+) -> tuple[Facts, Order]:
+    """What a bundle of the job will state and have. `base`: the base model's name and commit on the
+    Hub, if they are given; `repo`: where it goes on the Hub; `check`: clips to score.
+
+    Raises UsageError for a wrong licence or base, and for a failed gate without `force` if the
+    bundle is to be published; StageError for missing or damaged files of the job.
+    """
+    licence = check_license(license)
+    check_job(job, forms)
+    facts = read_facts(job, *base)
+    if repo is not None:
+        refuse_failed_gate(facts, force)
+    forced = force and facts.gate.failed
+    return facts, Order(forms, licence, repo, forced=forced, check=check)
+
+
+def notes(facts: Facts, order: Order) -> tuple[str, ...]:
+    """What a finished bundle lacks, and which option of `lorajob export` gives it."""
+    found = []
+    if order.license is None:
+        found.append("the card states no licence; --license names one")
+    if facts.base.name is None and "adapter" in order.forms:
+        found.append(
+            "the base model came from a folder, so the adapter names none; "
+            "--base-model OWNER/NAME names it"
+        )
+    return tuple(found)
 
 
 def make_bundle(job: JobDir, folder: Path, facts: Facts, order: Order, say: Say) -> Layout:

@@ -31,6 +31,7 @@ JOB_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _LOGIN = re.compile("://.*@", re.DOTALL)  # of a URL without query
 MANIFEST = "manifest.json"
 REPORT = "report.html"
+CURVES = "tensorboard"  # in the folder of a stage
 # What the report shows, for a job in a store: neither training clips nor weights.
 REPORT_FILES = (
     *("preprocess/report.json", "preprocess/test", "train/history.jsonl", "evaluate"),
@@ -125,6 +126,17 @@ class JobDir:
             folders += self.checkpoints.glob("*")
         numbers = [path.name.rpartition("-")[2] for path in folders]
         return max((int(number) for number in numbers if number.isdigit()), default=0)
+
+    def curves(self, stage: str) -> Path | None:
+        """The folder of TensorBoard's files of a stage; None without it.
+
+        A finished stage is preferred to its newest attempt.
+        """
+        newest = self.root / "attempts" / f"{stage}-{self.last_attempt(stage)}"
+        for place in (self.stage_dir(stage), newest):
+            if (place / CURVES).is_dir():
+                return (place / CURVES).resolve()
+        return None
 
     def result(self, stage: str) -> "StageResult | None":
         """The result of a finished stage; None if it is not finished.

@@ -1,0 +1,53 @@
+"""Paths in the settings of jobs that another machine runs: errors say whose paths are meant."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from lorajob.errors import CorpusError, UsageError
+from lorajob.storage.urls import local_path
+
+ABOUT_PLACES = ("does not exist", "is a relative path", "is neither a folder")  # in errors
+PLACES = ("corpus", "more_corpora", "test_corpus", "base_model", "gate")  # settings with paths
+
+
+@contextmanager
+def of_the_service(specs: Sequence[Mapping[str, object]]) -> Iterator[None]:
+    """Errors about a path of the block's `specs` that exists here say whose paths are meant."""
+    try:
+        yield
+    except (UsageError, CorpusError) as error:
+        raise type(error)(explained(str(error), specs)) from None
+
+
+def explained(error: str, specs: Sequence[Mapping[str, object]]) -> str:
+    """The error of a server about a path, with a hint if that path exists on this machine."""
+    if not any(it in error for it in ABOUT_PLACES):
+        return error
+    for place in sorted({it for spec in specs for it in _places_of(spec)}, key=len, reverse=True):
+        if place in error and _is_here(place):
+            return (
+                f"{error}; it exists on this machine, but jobs read paths of the service's "
+                "machines: copy it there, or give a url"
+            )
+    return error
+
+
+def _places_of(spec: Mapping[str, object]) -> Iterator[str]:
+    """The texts in settings that hold paths, with the language in place of `{language}`."""
+    waiting: list[object] = [spec[name] for name in PLACES if name in spec]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value
+        elif isinstance(value, str) and value:
+            yield value.replace("{language}", str(spec.get("language", "")))
+
+
+def _is_here(place: str) -> bool:
+    path = local_path(place)
+    try:
+        return path is not None and path.expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # too long, an unknown ~user, a null byte
+        return False

@@ -1,0 +1,69 @@
+"""/api/jobs/JOB/verify, /api/prune and /api/rebuild: the files and records of jobs are checked,
+deleted and restored.
+"""
+
+import threading
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from lorajob.client.job import Job
+from lorajob.server.web.api_jobs import JobId
+from lorajob.server.web.limits import one_of
+from lorajob.server.web.models import PrunedJobs, RebuiltJobs, VerifiedJob
+from lorajob.server.web.state import Service, User, UserJobs
+from lorajob.tasks.prune import Keep, parse_age, prune
+from lorajob.tasks.rebuild import rebuild
+
+MOST_VERIFIED = 2  # jobs at a time; all their files are read
+
+router = APIRouter(tags=["service"])
+_verifying = threading.BoundedSemaphore(MOST_VERIFIED)
+_changing = threading.BoundedSemaphore(1)
+
+Older = Annotated[
+    str,
+    Query(description="Jobs that ended more than this ago: 12h, 30d, 8w", max_length=100),
+]
+Kept = Annotated[
+    Keep,
+    Query(description="best: keep the best job of each language, base model and test set"),
+]
+
+
+@router.get("/jobs/{job}/verify", tags=["results"])
+def verify_job(job: JobId, jobs: UserJobs) -> VerifiedJob:
+    """Check the files of a job and its base model by their hashes. It reads all files."""
+    with one_of(_verifying, f"{MOST_VERIFIED} jobs are being verified"):
+        return VerifiedJob.model_validate(Job(jobs, job).verify().as_json())
+
+
+@router.get("/prune")
+def jobs_to_prune(jobs: UserJobs, older: Older, keep: Kept = "best") -> PrunedJobs:
+    """The jobs that a POST with the same values deletes."""
+    return PrunedJobs(jobs=[it.id for it in prune(jobs, parse_age(older), keep, dry_run=True)])
+
+
+@router.post("/prune")
+def prune_jobs(
+    jobs: UserJobs, who: User, service: Service, older: Older, keep: Kept = "best"
+) -> PrunedJobs:
+    """Delete jobs of all users that ended long ago. Queued, running and promoted jobs stay."""
+    with one_of(_changing, "jobs are being pruned or rebuilt"):
+        deleted = [it.id for it in prune(jobs, parse_age(older), keep)]
+    service.audit.write(who, "prune", older=older, keep=keep, jobs=deleted)
+    return PrunedJobs(jobs=deleted)
+
+
+@router.post("/rebuild")
+def rebuild_jobs(
+    jobs: UserJobs,
+    who: User,
+    service: Service,
+    take_over: Annotated[bool, Query(description="Also jobs of another service")] = False,
+) -> RebuiltJobs:
+    """Restore the records of jobs whose files are there and whose records are lost or damaged."""
+    with one_of(_changing, "jobs are being pruned or rebuilt"):
+        found = rebuild(jobs.settings, take_over)
+    service.audit.write(who, "rebuild", take_over=take_over, jobs=list(found.jobs))
+    return RebuiltJobs.model_validate(vars(found))

@@ -1,0 +1,210 @@
+"""Exports, curves and upkeep of jobs by the REST API, and what a client accepts of them."""
+
+import asyncio
+import io
+import json
+import tarfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from redis import Redis
+from starlette.testclient import TestClient
+
+from lorajob.client.remote_files import export_bundle, fetch_curves
+from lorajob.errors import LorajobError, ServiceError, StageError, UsageError
+from lorajob.job.jobdir import JobDir, hash_file, hash_files, write_json
+from lorajob.server.web import exports
+from lorajob.server.web.app import create_web_app
+from lorajob.server.web.state import WebService, open_service
+from lorajob.server.web.streams import event, tar_of
+from lorajob.worker.records.records import Records
+from lorajob.worker.settings import Settings
+from tests.support.command import job_record
+
+JOB = "hi-0000000a"
+SEE = {"Authorization": "Bearer see"}
+
+
+@pytest.fixture
+def web(redis: Redis, redis_server: Settings, tmp_path: Path) -> Iterator[WebService]:
+    keys = {"submit_keys": SecretStr("ana=send"), "view_keys": SecretStr("ben=see")}
+    places = {"home": tmp_path / "home", "artifacts": tmp_path / "jobs"}
+    service = open_service(redis_server.model_copy(update=keys | places))
+    Records(redis).create(job_record(service.settings.jobs, JOB, state="failed"))
+    write_json(service.settings.jobs / JOB / "spec.json", {"language": "hi", "corpus": "/hi"})
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def client(web: WebService) -> Iterator[TestClient]:
+    with TestClient(create_web_app(web), headers=SEE) as client:
+        yield client
+
+
+def said(answer: Any, status: int) -> str:
+    assert answer.status_code == status, answer.text
+    return str(answer.json()["error"]["message"])
+
+
+def told(text: str) -> list[tuple[str, dict[str, Any]]]:
+    """The events of a stream."""
+    blocks = [it for it in text.split("\n\n") if it.startswith("event")]
+    pairs = [dict(line.split(": ", 1) for line in block.splitlines()) for block in blocks]
+    return [(it["event"], json.loads(it["data"])) for it in pairs]
+
+
+def write_bundle(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "weights").write_bytes(b"weights" * 1000)
+    write_json(folder / "bundle.json", {"files": hash_files(folder)})
+    return folder
+
+
+def test_a_viewer_exports_a_model_and_downloads_it_once(
+    client: TestClient, web: WebService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = web.folder / "exports"
+
+    async def made(order: Any) -> AsyncIterator[bytes | tuple[str, ...]]:
+        assert order.job == web.settings.jobs / JOB and order.license == "apache-2.0"
+        yield event({"text": "adapter"}, "progress")
+        # A second one is refused meanwhile.
+        second = await asyncio.to_thread(client.get, f"/api/jobs/{JOB}/export")
+        assert "try again later" in said(second, 429)
+        write_bundle(order.target)
+        yield ("a note",)
+
+    async def broke(order: Any) -> AsyncIterator[bytes | tuple[str, ...]]:
+        yield event({"text": "adapter"}, "progress")
+        (order.target / "half").touch()
+        raise StageError("train/adapter: damaged")
+
+    monkeypatch.setattr(exports, "_made", made)
+    asked = {"what": "adapter", "license": "Apache-2.0"}
+    first, last = told(client.get(f"/api/jobs/{JOB}/export", params=asked).text)
+    assert first == ("progress", {"text": "adapter"})
+    assert last[0] == "done" and last[1]["notes"] == ["a note"]
+    token = last[1]["export"]
+    assert last[1]["index_sha256"] == hash_file(left / token / "bundle.json")
+    tar = client.get(f"/api/exports/{token}").content
+    with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
+        assert sorted(opened.getnames()) == ["adapter/weights", "bundle.json"]
+    assert "export the job again" in said(client.get(f"/api/exports/{token}"), 404)
+    monkeypatch.setattr(exports, "_made", broke)
+    _, last = told(client.get(f"/api/jobs/{JOB}/export").text)
+    assert last == ("error", {"message": "train/adapter: damaged", "code": "stage"})
+    assert not list(left.iterdir())
+    audit = [json.loads(it) for it in web.audit.path.read_text("utf-8").splitlines()]
+    assert [(it["what"], it["who"], it["job"]) for it in audit] == [("export", "ben", JOB)] * 2
+    for wrong in ({"what": "onnx"}, {"license": "all rights"}, {"base_revision": "0"}):
+        assert next(iter(wrong)) in said(client.get(f"/api/jobs/{JOB}/export", params=wrong), 422)
+    assert client.get("/api/jobs/hi-00000000/export").status_code == 404
+
+
+def test_upkeep_needs_the_role_submit_and_is_in_the_audit_log(
+    client: TestClient, web: WebService
+) -> None:
+    found = client.get(f"/api/jobs/{JOB}/verify").json()
+    assert (found["ok"], found["id"], found["stages"]) == (True, JOB, {})
+    assert client.get("/api/prune?older=0h").json() == {"jobs": [JOB]}
+    for path in ("prune?older=0h", "rebuild"):
+        assert "may only view" in said(client.post(f"/api/{path}"), 403)
+    send = {"Authorization": "Bearer send"}
+    assert "such as 12h" in said(client.post("/api/prune?older=soon", headers=send), 422)
+    assert client.post("/api/prune?older=30d", headers=send).json() == {"jobs": []}
+    assert client.post("/api/prune?older=0h", headers=send).json() == {"jobs": [JOB]}
+    nothing: list[str] = []
+    restored = {"jobs": nothing, "problems": nothing, "foreign": nothing, "leased": nothing}
+    assert client.post("/api/rebuild", headers=send).json() == restored
+    audit = [json.loads(it) for it in web.audit.path.read_text("utf-8").splitlines()]
+    assert [(it["what"], it["jobs"]) for it in audit] == [
+        ("prune", []),
+        ("prune", [JOB]),
+        ("rebuild", []),
+    ]
+
+
+class Server:
+    """An API that answers with these bodies, one after the other."""
+
+    def __init__(self, *bodies: bytes) -> None:
+        self.bodies = list(bodies)
+
+    @contextmanager
+    def open(self, *_: object, **__: object) -> Iterator[io.BytesIO]:
+        yield io.BytesIO(self.bodies.pop(0))
+
+
+def server(*bodies: bytes) -> Any:
+    return Server(*bodies)
+
+
+def done(index: Path) -> bytes:
+    sums = {"export": "t", "notes": [], "index_sha256": hash_file(index)}
+    return event({"text": "merged"}, "progress") + event(sums, "done")
+
+
+def test_a_client_refuses_a_bundle_that_is_not_as_it_was_made(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle")
+    index, weights = bundle / "bundle.json", bundle / "adapter" / "weights"
+    files: dict[str, Path | bytes] = {"adapter/weights": weights, "bundle.json": index}
+
+    def fetch(name: str, *bodies: bytes) -> None:
+        (tmp_path / name / "in").mkdir(parents=True)
+        export_bundle(server(*bodies), JOB, tmp_path / name / "in", {}, lambda _: None)
+
+    def tar(**changed: bytes) -> bytes:
+        return b"".join(tar_of((files | changed).items()))
+
+    fetch("whole", done(index), tar())
+    assert hash_files(tmp_path / "whole" / "in") == hash_files(bundle)
+    cases: dict[str, tuple[bytes, str]] = {
+        "altered": (tar(**{"adapter/weights": b"w" * 7000}), "weights: is not as the server"),
+        "more": (tar(**{"adapter/evil": b"x"}), "evil: is not as the server"),
+        "index": (tar(**{"bundle.json": b"{}"}), "bundle.json: is damaged"),
+        "outside": (tar(**{"../evil": b"x"}), "a file that is refused"),
+        "cut": (tar()[:3000], "was cut off"),
+    }
+    for name, (body, why) in cases.items():
+        with pytest.raises(StageError, match=why):
+            fetch(name, done(index), body)
+    assert not (tmp_path / "outside" / "evil").exists()
+    for kind, error in (("usage", UsageError), ("stage", StageError), ("new", ServiceError)):
+        with pytest.raises(error, match="the reason"):
+            fetch(kind, event({"message": "the reason", "code": kind}, "error"))
+    with pytest.raises(LorajobError, match="cut off"):
+        fetch("lost", event({"text": "merged"}, "progress"))
+
+
+def test_curves_of_a_running_stage_grow_in_place(
+    client: TestClient, web: WebService, tmp_path: Path
+) -> None:
+    job = JobDir(web.settings.jobs / JOB)
+    path = job.root / "attempts" / "train-1" / "tensorboard" / "events.1"
+
+    def fetch() -> int:
+        answer = client.get(f"/api/jobs/{JOB}/tensorboard")
+        assert answer.status_code == 200
+        return fetch_curves(server(answer.content), JOB, tmp_path / "shown")
+
+    assert fetch() == 0
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"first")
+    assert fetch() == 1
+    with (tmp_path / "shown" / "train" / "events.1").open("rb") as opened:
+        assert opened.read() == b"first"
+        path.write_bytes(b"first, second")
+        assert fetch() == 1
+        assert opened.read() == b", second"
+    # The next attempt has files of its own.
+    newer = job.root / "attempts" / "train-2" / "tensorboard" / "events.2"
+    newer.parent.mkdir(parents=True)
+    newer.write_bytes(b"again")
+    assert fetch() == 1
+    assert [it.name for it in (tmp_path / "shown" / "train").iterdir()] == ["events.2"]
