@@ -10,6 +10,7 @@ import argparse
 import sys
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -31,6 +32,7 @@ from lorajob.spec import JobSpec
 from lorajob.tasks.batches import submit_batch
 from lorajob.tasks.describe import stage_summary
 from lorajob.tasks.jobs import Jobs
+from lorajob.tasks.listing import JobFilter, list_jobs, page_jobs
 from lorajob.tasks.reconciler import Reconciler
 from lorajob.worker.app import configuration
 from lorajob.worker.connect import connect, redis_url
@@ -51,6 +53,7 @@ RESULTS: dict[str, dict[str, Any]] = {
     "convert": {"converted": SCORE, "warnings": [], "compute_types": ["float16"]},
 }  # fmt: skip
 SUBMITTED = 1000
+SHOWN = 50
 PASSWORD = "of-this-bench-alone"
 
 
@@ -83,17 +86,44 @@ def measure(settings: Settings, jobs: int) -> dict[str, str]:
     command = [sys.executable, "-m", "lorajob.cli.main", "status"]
     with _seconds(took, "`lorajob status`, start of Python included"):
         check_output(command, env=settings.environment() | _url(settings))
+    took["memory of Redis, records and messages"] = _memory(jobs)
+    with _seconds(took, "the first list sorted by word errors, which places all jobs"):
+        list_jobs(jobs, JobFilter(), SHOWN, "wer")
+    before = _hashes(jobs)
+    with _seconds(took, f"the next one, {SHOWN} jobs"):
+        list_jobs(jobs, JobFilter(), SHOWN, "wer")
+    took["records that it reads"] = str(_hashes(jobs) - before)
+    with _seconds(took, f"the last {SHOWN} jobs by name, from their place"):
+        _last_page(jobs)
+    tracemalloc.start()
+    list_jobs(jobs, JobFilter(), SHOWN, "name")
+    peak = tracemalloc.get_traced_memory()[1]
+    took["memory of this process for a sorted list"] = f"{peak / 1e6:.1f} MB"
+    tracemalloc.stop()
     reconciler = Reconciler(settings.model_copy(update={"lease_seconds": 0.1}), jobs.redis)
     time.sleep(1.1)  # until Redis counts as settled
     with _seconds(took, "a turn of the reconciler that reads all messages"):
         reconciler.turn()
     with _seconds(took, "one that need not"):
         reconciler.turn()
-    took["memory of Redis, records and messages"] = _memory(jobs)
+    took["memory of Redis, records, messages and sorted lists"] = _memory(jobs)
     for spec in specs[SUBMITTED:]:
         _keep_results(settings, f"hi-{spec.seed:08x}")
     took["with Celery's results of a month, all jobs ended in it"] = _memory(jobs)
     return took
+
+
+def _hashes(jobs: Jobs) -> int:
+    """How many hashes were read whole."""
+    commands = cast("dict[str, dict[str, int]]", jobs.redis.info("commandstats"))
+    return commands.get("cmdstat_hgetall", {"calls": 0})["calls"]
+
+
+def _last_page(jobs: Jobs) -> None:
+    """Read the sorted list as the REST API does, from the place of its 50th job from the end."""
+    count = jobs.redis.zcard("lorajob:order:name")
+    found = jobs.redis.zrange("lorajob:order:name", count - SHOWN - 1, count - SHOWN - 1)
+    page_jobs(jobs, JobFilter(), 200, "name", cast("list[str]", found)[0])
 
 
 def _memory(jobs: Jobs) -> str:

@@ -2,6 +2,8 @@
 
     python bench/serving.py --model MODEL --clips FOLDER --concurrency 1,4,16
 
+    python bench/serving.py --model MODEL --clips FOLDER --minutes 60 --servers serve,batched
+
 MODEL is a CTranslate2 folder with lorajob.json, or without it for a base. FOLDER has sound files,
 and `texts.tsv` (name, tab, text) if word errors are wanted. The servers are
 
@@ -11,7 +13,8 @@ and `texts.tsv` (name, tab, text) if word errors are wanted. The servers are
 
 All decode the same clips with the beams and temperatures of lorajob.json, in the same type. `lock`
 decodes with timestamps, its default; `batched` decodes without, its default. The generator is
-seeded: request n is the same clip for each server. CPU seconds are of all processes of a server,
+seeded: request n is the same clip for each server. With --minutes, the only request is one long
+recording of the clips, with pauses of 0.3 to 1 s. CPU seconds are of all processes of a server,
 without loading the model. They say more than times on a machine that others use.
 """
 
@@ -68,6 +71,7 @@ def main() -> None:
     parser.add_argument("--lang", default="hi", help="Whisper code (default: hi)")
     parser.add_argument("--concurrency", default="1,4,16,64", help="default: 1,4,16,64")
     parser.add_argument("--requests", type=int, default=64, help="at each concurrency")
+    parser.add_argument("--minutes", type=float, help="one request: a recording of this length")
     parser.add_argument("--servers", default=",".join(SERVERS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--other", choices=SERVERS[1:], help=argparse.SUPPRESS)
@@ -79,13 +83,20 @@ def main() -> None:
     clips = sorted(it for it in args.clips.iterdir() if it.suffix in SOUNDS)
     texts = read_texts(args.clips / "texts.tsv")
     chosen = random.Random(args.seed).choices(clips, k=args.requests)
+    concurrencies = list(map(int, args.concurrency.split(",")))
+    warming = chosen[:1]
+    if args.minutes:
+        held = tempfile.TemporaryDirectory()
+        path = Path(held.name) / "long.flac"
+        texts[path.name] = write_long(path, clips, texts, args.minutes, args.seed)
+        chosen, concurrencies = [path], [1]
     print("| server | at a time | requests a s | CPU s a request | p50 s | p95 s | WER % |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for server in args.servers.split(","):
         with running(server, args.model) as (url, pid):
             name = args.model.resolve().name if server == "serve" else "whisper-1"
-            load(url, name, args.lang, chosen[:1], 1)  # loads the model
-            for concurrency in map(int, args.concurrency.split(",")):
+            load(url, name, args.lang, warming, 1)  # loads the model
+            for concurrency in concurrencies:
                 before, began = cpu_seconds(pid), time.monotonic()
                 heard, latencies = load(url, name, args.lang, chosen, concurrency)
                 spent, cpu = time.monotonic() - began, cpu_seconds(pid) - before
@@ -100,6 +111,30 @@ def read_texts(path: Path) -> dict[str, str]:
         return {}
     rows = (line.split("\t", 1) for line in path.read_text("utf-8").splitlines())
     return {row[0]: row[1] for row in rows if len(row) == 2}
+
+
+def write_long(
+    path: Path, clips: Sequence[Path], texts: dict[str, str], minutes: float, seed: int
+) -> str:
+    """Write clips in a random order, joined with pauses, `minutes` in all. Returns their text."""
+    import numpy as np
+    import soundfile
+
+    from lorajob.speech.audio import SAMPLE_RATE, load_audio
+
+    chance = random.Random(seed)
+    left, said = minutes * 60 * SAMPLE_RATE, []
+    with soundfile.SoundFile(path, "w", SAMPLE_RATE, 1, format="FLAC") as file:
+        while left > 0:
+            for clip in chance.sample(clips, len(clips)):
+                samples = load_audio(clip, 600)
+                pause = np.zeros(int(chance.uniform(0.3, 1) * SAMPLE_RATE), np.float32)
+                file.write(np.concatenate([samples, pause]))
+                said.append(texts.get(clip.name, ""))
+                left -= samples.size + pause.size
+                if left <= 0:
+                    break
+    return " ".join(said)
 
 
 def word_errors(
@@ -133,7 +168,9 @@ def running(server: str, model: Path) -> Iterator[tuple[str, int]]:
     """The address and process id of a server, until the block ends."""
     with tempfile.TemporaryDirectory() as home:
         if server == "serve":
+            # An hour takes longer than the server allows a request by default.
             command = ["-m", "lorajob", "serve", "--models", str(model), "--port", "0"]
+            command += ["--timeout", "7200"]
         else:
             command = [__file__, "--other", server, "--model", str(model), "--clips", "."]
             command += ["--port", "0"]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lorajob.worker.records.batches import JobBatch
     from lorajob.worker.records.record import JobRecord
 
-SORTS = ("newest", "oldest", "wer", "name", "language", "state")
+SORTS = ("newest", "oldest", "wer", "before", "cost", "name", "language", "state")
 
 
 @click.command()
@@ -54,7 +54,8 @@ SORTS = ("newest", "oldest", "wer", "name", "language", "state")
     type=click.Choice(SORTS),
     default="newest",
     show_default=True,
-    help="wer: the lowest word error rate first.",
+    help="wer, before: the lowest word error rate of the tuned or the base model first; cost: the "
+    "longest run time of the stages first.",
 )
 @click.option(
     "--disk",

@@ -15,12 +15,17 @@ from lorajob.job.results import headline
 from lorajob.languages import find_language
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.prune import parse_age
+from lorajob.tasks.words import ended_seconds, state_of_work
 from lorajob.worker.connect import service_errors
+from lorajob.worker.records import orders
 from lorajob.worker.records.pages import Place, ids_beyond
 from lorajob.worker.records.record import JobRecord
 
-Sort = Literal["newest", "oldest", "wer", "name", "language", "state"]
+Sort = Literal["newest", "oldest", "wer", "before", "cost", "name", "language", "state"]
+# Those that Redis keeps sorted; `work` is the order of `state_of_work`.
+ORDERS = ("wer", "before", "cost", "name", "language", "state", "work")
 MOST_READ = 2000  # records for one page
+MOST_SECONDS = 1e9  # of the attempts of one job; the job with the most comes first
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?)?")
 
 
@@ -37,6 +42,10 @@ class JobFilter:
     @property
     def everything(self) -> bool:
         return self == JobFilter()
+
+    def may_have(self, job_id: str) -> bool:
+        """Whether it may show a job of this id, which begins with the job's language."""
+        return not self.languages or _code(job_id.rpartition("-")[0]) in self.languages
 
     def has(self, record: JobRecord, state: str) -> bool:
         """Whether it shows a job, which is in `state`."""
@@ -96,13 +105,14 @@ def list_jobs(
 ) -> list[JobRecord]:
     """At most `limit` jobs, in the order of `sort`. `state` says which state a job shows.
 
-    Records are read from the newest on, and no more than are needed.
+    Records are read in that order, and no more than are needed.
     """
     with service_errors(jobs.settings):
-        fitting = (it for it in _records(jobs, wanted) if wanted.has(it, state(it)))
         if sort == "newest":
-            return list(islice(fitting, limit))
-        return sorted(fitting, key=_ORDERS[sort](state))[:limit]
+            found = _records(jobs, wanted)
+        else:
+            found = _sorted(jobs, wanted, sort, state is state_of_work)
+        return list(islice((it for it in found if wanted.has(it, state(it))), limit))
 
 
 @dataclass(frozen=True)
@@ -111,8 +121,6 @@ class JobPage:
 
     records: list[JobRecord]
     next: str | None
-    truncated: bool = False
-    """There are older jobs, which were not sorted with these."""
 
 
 def page_jobs(
@@ -120,43 +128,60 @@ def page_jobs(
 ) -> JobPage:
     """At most `limit` jobs of the page that begins at `after`, the `next` of the page before.
 
-    By time, at most MOST_READ records are read: with a filter a page may have fewer jobs than
-    `limit`, or none, and still a next one. In another order only the newest MOST_READ jobs are
-    sorted. Raises UsageError for a malformed `after`.
+    At most MOST_READ records are read: with a filter a page may have fewer jobs than `limit`, or
+    none, and still a next one. Raises UsageError for a malformed `after`.
     """
-    if sort not in ("newest", "oldest"):
-        start = _offset(after)
-        with service_errors(jobs.settings):
-            read = list(islice(_records(jobs, wanted), MOST_READ + 1))
-            found = [it for it in read[:MOST_READ] if wanted.has(it, it.state)]
-        ordered = sorted(found, key=_ORDERS[sort](lambda record: record.state))
-        end = start + limit
-        following = str(end) if end < len(ordered) else None
-        return JobPage(ordered[start:end], following, len(read) > MOST_READ)
-    place = None if after is None else _place(after)
+    by_time = sort in ("newest", "oldest")
+    read = _by_time(jobs, wanted, sort == "oldest") if by_time else _by_order(jobs, sort)
+    place = after if after is None or by_time else _checked_text(after)
     records: list[JobRecord] = []
     count, last = 0, place
     with service_errors(jobs.settings):
         while count < MOST_READ:
             size = min(MOST_READ - count, limit + 1 if wanted.everything else 500)
-            rows = ids_beyond(jobs.redis, place, size, wanted.since, sort == "oldest")
-            places = {job_id: (at, job_id) for at, job_id in rows}
+            places = read(place, size)
             for record in jobs.records.load_many(list(places)):
                 if not wanted.has(record, record.state):
                     continue
                 if len(records) == limit:
-                    return JobPage(records, _after(last))
+                    return JobPage(records, last)
                 records.append(record)
                 last = places[record.id]
-            if len(rows) < size:
+            if len(places) < size:
                 return JobPage(records, None)
-            place = rows[-1]
+            *_, place = places.values()
             count += size
-    return JobPage(records, _after(place))
+    return JobPage(records, place)
 
 
-def _after(place: Place | None) -> str | None:
-    return None if place is None else f"{place[0]!r}:{place[1]}"
+# A place, count -> at most so many jobs behind it, and their places.
+Read = Callable[[str | None, int], dict[str, str]]
+
+
+def _by_time(jobs: Jobs, wanted: JobFilter, oldest: bool) -> Read:
+    def read(after: str | None, count: int) -> dict[str, str]:
+        place = None if after is None else _place(after)
+        rows = ids_beyond(jobs.redis, place, count, wanted.since, oldest)
+        return {job_id: f"{at!r}:{job_id}" for at, job_id in rows}
+
+    return read
+
+
+def _by_order(jobs: Jobs, order: str) -> Read:
+    with service_errors(jobs.settings):
+        orders.refresh(jobs.redis, ORDERS, jobs.records.load_many, _keys_of)
+
+    def read(after: str | None, count: int) -> dict[str, str]:
+        texts = orders.texts_beyond(jobs.redis, order, after, count)
+        return {orders.id_of(text): text for text in texts}
+
+    return read
+
+
+def _checked_text(after: str) -> str:
+    if after.count("!") >= 2 and JOB_ID.fullmatch(orders.id_of(after)):
+        return after
+    raise UsageError(f"after: {after!r} is not the `next` of a page")
 
 
 def _place(after: str) -> Place:
@@ -170,27 +195,24 @@ def _place(after: str) -> Place:
     raise UsageError(f"after: {after!r} is not the `next` of a page")
 
 
-def _offset(after: str | None) -> int:
-    if after is None:
-        return 0
-    if after.isascii() and after.isdecimal() and len(after) < 7:
-        return int(after)
-    raise UsageError(f"after: {after!r} is not the `next` of a page")
-
-
 def _records(jobs: Jobs, wanted: JobFilter) -> Iterator[JobRecord]:
     """All records since the wanted time, newest first, some at a time."""
     start, size = 0, 50
     while ids := jobs.records.ids_from(start, size, wanted.since):
         start += len(ids)
         size = 500
-        # The id of a job begins with its language.
-        own = [
-            it
-            for it in ids
-            if not wanted.languages or _code(it.rpartition("-")[0]) in wanted.languages
-        ]
-        yield from jobs.records.load_many(own)
+        yield from jobs.records.load_many([it for it in ids if wanted.may_have(it)])
+
+
+def _sorted(jobs: Jobs, wanted: JobFilter, sort: Sort, by_work: bool) -> Iterator[JobRecord]:
+    """All records of the wanted languages, in an order, some at a time."""
+    oldest, order = sort == "oldest", "work" if by_work and sort == "state" else sort
+    read = _by_time(jobs, wanted, oldest) if oldest else _by_order(jobs, order)
+    place, size = None, 50
+    while places := read(place, size):
+        size = 500
+        *_, place = places.values()
+        yield from jobs.records.load_many([it for it in places if wanted.may_have(it)])
 
 
 def _code(language: str) -> str:
@@ -200,16 +222,21 @@ def _code(language: str) -> str:
         return language
 
 
-def _rate(record: JobRecord) -> float:
-    name = headline(record.scores)
-    return float("inf") if name is None else record.scores[name].wer
+def _keys_of(record: JobRecord) -> dict[str, str]:
+    """The key of a job in each of ORDERS; they are compared as bytes."""
+    scores = record.scores
+    after, before = headline(scores), scores.get("base")
+    return {
+        "wer": _number(None if after is None else scores[after].wer),
+        "before": _number(None if before is None else before.wer),
+        "cost": _number(MOST_SECONDS - ended_seconds(record)),
+        "name": "1" if record.name is None else f"0{record.name}",
+        "language": record.language,
+        "state": record.state,
+        "work": state_of_work(record),
+    }
 
 
-State = Callable[[JobRecord], str]
-_ORDERS: dict[str, Callable[[State], Callable[[JobRecord], tuple[object, ...]]]] = {
-    "oldest": lambda state: lambda it: (it.created_at,),
-    "wer": lambda state: lambda it: (_rate(it), -it.created_at),
-    "name": lambda state: lambda it: (it.name is None, it.name or "", -it.created_at),
-    "language": lambda state: lambda it: (it.language, -it.created_at),
-    "state": lambda state: lambda it: (state(it), -it.created_at),
-}
+def _number(value: float | None) -> str:
+    """A number of 0 or more as a text of one length. None comes last."""
+    return "~" if value is None or not isfinite(value) else f"{max(value, 0.0):017.6f}"

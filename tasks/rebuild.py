@@ -9,6 +9,7 @@ from lorajob.spec import FORMAT, JobSpec
 from lorajob.tasks.broker import send
 from lorajob.worker.artifacts.lookup import find_job, job_place, recorded_ids
 from lorajob.worker.connect import connect, service_errors
+from lorajob.worker.records import orders
 from lorajob.worker.records.batches import Batches
 from lorajob.worker.records.damage import damage_of, drop_damaged
 from lorajob.worker.records.origin import Origin, make_origin, read_origin
@@ -70,6 +71,8 @@ def rebuild(settings: Settings, take_over: bool = False) -> Rebuilt:
         if not created.over:
             send(created, settings)
         jobs.append(record.id)
+    with service_errors(settings):
+        orders.forget(redis)
     return Rebuilt(
         tuple(jobs), tuple(problems), foreign=tuple(left["foreign"]), leased=tuple(left["leased"])
     )

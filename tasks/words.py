@@ -26,6 +26,17 @@ def duration(seconds: float) -> str:
     return f"{days} d {hours % 24} h"
 
 
+def ended_seconds(record: JobRecord) -> float:
+    """How long the ended attempts of a job ran."""
+    ended = sum(it.ended_at - it.started_at for it in record.ended)
+    # Records of version 0.1.0 have no attempts.
+    known = {it.stage for it in record.ended}
+    for name, it in record.stages.items():
+        if name not in known and it.started_at and it.finished_at:
+            ended += it.finished_at - it.started_at
+    return ended
+
+
 def progress_words(progress: Progress | None) -> str:
     """`120/180, loss 1.93, eta 3 min` from a stage's last report; empty without a report."""
     if progress is None or not progress.total:

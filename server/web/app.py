@@ -1,7 +1,7 @@
 """The application of `lorajob web`: middleware, errors, login, and the parts with routes."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,6 +29,7 @@ from lorajob.server.web.auth import (
 )
 from lorajob.server.web.headers import HEADERS, NO_STORE, SecurityHeaders
 from lorajob.server.web.limits import StreamLimit
+from lorajob.server.web.proxies import Proxies, came_by_https
 from lorajob.server.web.state import WebService
 
 if TYPE_CHECKING:
@@ -55,9 +56,14 @@ log = logging.getLogger(__name__)
 
 
 def create_web_app(
-    service: WebService, upload_bytes: int = MOST_UPLOAD_BYTES, agents: bool = True
+    service: WebService,
+    upload_bytes: int = MOST_UPLOAD_BYTES,
+    agents: bool = True,
+    proxies: Sequence[str] = (),
 ) -> FastAPI:
-    """The application. `upload_bytes` is the most of one request; `agents` adds /mcp."""
+    """The application. `upload_bytes` is the most of one request; `agents` adds /mcp; `proxies` are
+    the addresses whose X-Forwarded-For is believed.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -83,6 +89,7 @@ def create_web_app(
     app.add_middleware(AccessGuard, access=service.access, answer=_refuse)
     app.add_middleware(BodyLimits, upload_bytes=upload_bytes)
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(Proxies, trusted=proxies)
     _handle_errors(app)
     _add_login(app, service)
     app.include_router(api.api_router())
@@ -214,7 +221,7 @@ def _add_login(app: FastAPI, service: WebService) -> None:
             max_age=SESSION_SECONDS,
             httponly=True,
             samesite="strict",
-            secure=request.url.scheme == "https",
+            secure=came_by_https(request.scope),
         )
         return response
 

@@ -167,8 +167,7 @@ class JobList(_Answer):
     next: str | None
     """`after` of the next page; null at the end. A page may be empty and have a next one."""
     truncated: bool = False
-    """Older jobs exist that are in no page: another order than newest and oldest sorts the newest
-    2000 jobs that `lang` and `since` leave."""
+    """Always false: every order has all jobs. Older versions left out old ones."""
 
 
 class RecordList(_Answer):
@@ -180,8 +179,7 @@ class RecordList(_Answer):
     waits_short: dict[str, str]
     next: str | None
     truncated: bool = False
-    """Older jobs exist that are in no page: another order than newest and oldest sorts the newest
-    2000 jobs that `lang` and `since` leave."""
+    """Always false: every order has all jobs. Older versions left out old ones."""
 
 
 class BatchView(_Answer):

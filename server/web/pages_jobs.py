@@ -22,6 +22,7 @@ from lorajob.tasks.words import (
     corpus_name,
     current_stage,
     done_share,
+    ended_seconds,
     language_of,
     state_of_work,
 )
@@ -208,11 +209,5 @@ def _doing(record: JobRecord, stage: str, progress: str, waiting: Mapping[str, W
 
 def seconds_of(record: JobRecord, now: float) -> float:
     """How long stages of the job ran: ended attempts, and the stage that runs."""
-    ended = sum(it.ended_at - it.started_at for it in record.ended)
-    # Records of version 0.1.0 have no attempts.
-    known = {it.stage for it in record.ended}
-    for name, it in record.stages.items():
-        if name not in known and it.started_at and it.finished_at:
-            ended += it.finished_at - it.started_at
     running = [it for it in record.stages.values() if it.state == "running" and it.started_at]
-    return ended + sum(now - (it.started_at or now) for it in running)
+    return ended_seconds(record) + sum(now - (it.started_at or now) for it in running)

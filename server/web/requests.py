@@ -47,7 +47,7 @@ def _refuse_missing(place: str) -> None:
     path = local_path(place)
     if place and path is not None and not path.exists():
         raise UsageError(
-            f"corpus: {public(place)!r} does not exist on the service's machines, whose paths "
+            f"corpus: {public(place)} does not exist on the service's machines, whose paths "
             "these are; copy the corpus there, or give a url"
         )
 

@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import uvicorn
 
@@ -13,6 +14,7 @@ from lorajob import logs
 from lorajob.server.run import MOST_CONNECTIONS, bound_socket, shown_address
 from lorajob.server.web.access import FILE
 from lorajob.server.web.app import MOST_UPLOAD_BYTES, create_web_app
+from lorajob.server.web.proxies import VARIABLE, parse_proxies
 from lorajob.server.web.state import WebService, open_service
 from lorajob.storage.urls import is_loopback
 from lorajob.worker.settings import Settings
@@ -30,6 +32,7 @@ class WebOptions:
     host: str = "127.0.0.1"
     port: int = 8080
     upload_bytes: int = MOST_UPLOAD_BYTES
+    proxies: tuple[str, ...] = ()  # addresses whose X-Forwarded-For is believed
 
 
 def run_web(settings: Settings, options: WebOptions, say: Say) -> None:
@@ -40,6 +43,7 @@ def run_web(settings: Settings, options: WebOptions, say: Say) -> None:
     service = open_service(settings)
     listening = bound_socket(options.host, options.port)
     logs.configure()
+    options = replace(options, proxies=tuple(parse_proxies(os.environ.get(VARIABLE, ""))))
     if not is_loopback(options.host):
         log.warning(
             "--host %s: other machines can reach it, by plain HTTP; put a proxy with TLS in front",
@@ -60,8 +64,9 @@ class _Server(uvicorn.Server):
     ) -> None:
         super().__init__(
             uvicorn.Config(
-                create_web_app(service, options.upload_bytes),
+                create_web_app(service, options.upload_bytes, proxies=options.proxies),
                 log_config=None,
+                proxy_headers=False,
                 access_log=False,
                 server_header=False,
                 limit_concurrency=MOST_CONNECTIONS,

@@ -15,14 +15,16 @@ from lorajob.cli.main import COMMANDS, cli
 from lorajob.cli.tables import base_name, corpus_words, jobs_table
 from lorajob.errors import JobNotFoundError, UsageError
 from lorajob.tasks.jobs import Jobs
-from lorajob.tasks.listing import JobFilter, list_jobs, parse_filter
+from lorajob.tasks.listing import JobFilter, Sort, list_jobs, parse_filter
 from lorajob.tasks.naming import find_id, parse_naming
 from lorajob.worker.connect import connect
 from lorajob.worker.records.names import Naming
+from lorajob.worker.records.orders import CHANGED, forget
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
 from tests.support.command import environment, job_record, run, succeeded_record, url_of
+from tests.support.records import claim
 
 
 @pytest.fixture
@@ -141,9 +143,50 @@ def test_lists_are_filtered_and_sorted(jobs: Jobs, several: list[JobRecord]) -> 
     assert ids(JobFilter(), sort="oldest") == ["pa-in-4", "ml-3", "hi-2", "hi-1"]
     assert ids(JobFilter(), sort="wer", limit=1) == ["hi-2"]
     assert ids(JobFilter(), sort="name") == ["pa-in-4", "hi-1", "hi-2", "ml-3"]
+    assert ids(JobFilter(), sort="before", limit=1) == ["hi-2"]
+    assert ids(JobFilter(), sort="language") == ["hi-1", "hi-2", "ml-3", "pa-in-4"]
+    assert ids(JobFilter(), sort="state") == ["ml-3", "pa-in-4", "hi-1", "hi-2"]
+    assert ids(parse_filter("hi", [], [], None), sort="state") == ["hi-1", "hi-2"]
     for wrong in ("yesterday", "2026-13-01", "2"):
         with pytest.raises(UsageError, match=r"^--since: "):
             parse_filter(None, [], [], wrong)
+
+
+def test_sorted_lists_follow_changes_also_of_older_versions(
+    jobs: Jobs, records: Records, several: list[JobRecord], tmp_path: Path, redis: Redis
+) -> None:
+    def ids(sort: Sort) -> list[str]:
+        return [it.id for it in list_jobs(jobs, JobFilter(), 9, sort)]
+
+    # No change is noted before a list is sorted.
+    assert not redis.keys("lorajob:order:*")
+    assert ids("state") == ["ml-3", "pa-in-4", "hi-1", "hi-2"]
+    records.cancel("hi-1")
+    assert ids("state") == ["hi-1", "ml-3", "pa-in-4", "hi-2"]
+    records.retry("ml-3")
+    held = claim(records, several[2])
+    assert ids("state") == ["hi-1", "pa-in-4", "ml-3", "hi-2"]
+    records.fail(held, "no clips")
+    records.create(job_record(tmp_path, "hi-5", created_at=2.0, name="bee"))
+    assert ids("name") == ["pa-in-4", "hi-5", "hi-1", "hi-2", "ml-3"]
+    records.delete("pa-in-4")
+    records.forget("hi-2")
+    assert ids("name") == ["hi-5", "hi-1", "ml-3"]
+    assert ids("cost")[0] == "ml-3"
+    # A version without these lists notes nothing.
+    redis.delete(CHANGED)
+    records.cancel("hi-5")
+    records.create(job_record(tmp_path, "hi-6", name="alpha", created_at=3.0))
+    records.delete("hi-1")
+    redis.delete(CHANGED)
+    assert ids("state") == ["hi-5", "ml-3", "hi-6"]
+    assert ids("name") == ["hi-6", "hi-5", "ml-3"]
+    # A damaged record is left out, as in other lists.
+    redis.hset("lorajob:job:ml-3", "created_at", "soon")
+    redis.sadd(CHANGED, "ml-3")
+    assert ids("name") == ["hi-6", "hi-5"]
+    forget(redis)
+    assert ids("name") == ["hi-6", "hi-5"]
 
 
 def test_the_table_has_name_corpus_base_and_rates_on_80_columns(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from lorajob.server.web.app import MOST_BODY_BYTES, create_web_app
 from lorajob.server.web.audit import AuditLog
 from lorajob.server.web.auth import Principal, own_path, parse_keys
 from lorajob.server.web.limits import StreamLimit
+from lorajob.server.web.proxies import parse_proxies
 from lorajob.server.web.state import WebService, open_service
 from lorajob.server.web.streams import LiveEvents
 from lorajob.worker.settings import Settings
@@ -198,6 +199,32 @@ def test_wrong_passwords_are_limited_for_each_address_and_in_all(
     now += 61
     assert try_once("10.0.0.1", "see") == 303
     assert TestClient(app).get("/api", headers=bearer("see")).status_code == 200
+
+
+def test_only_named_proxies_state_the_address_of_a_client(
+    web: WebService, caplog: pytest.LogCaptureFixture
+) -> None:
+    trusted = parse_proxies("10.0.0.9, 10.1.0.0/16, proxy.local,")
+    assert trusted == ["10.0.0.9", "10.1.0.0/16"] and "'proxy.local' is left out" in caplog.text
+    app = create_web_app(web, proxies=trusted)
+
+    def try_once(proxy: str, stated: str) -> int:
+        client = TestClient(app, client=(proxy, 50000), follow_redirects=False)
+        headers = {"X-Forwarded-For": stated}
+        return client.post("/login", data={"password": "x"}, headers=headers).status_code
+
+    for proxy, address in (("10.0.0.9", "1.1.1.1"), ("10.1.2.3", "1.1.1.2")):
+        # What a client states itself comes first, and is not believed.
+        found = [try_once(proxy, f"9.9.9.{number}, {address}") for number in range(31)]
+        assert found == [401] * 30 + [429] and try_once(proxy, "2.2.2.2") == 401
+    found = [try_once("10.0.0.7", f"3.3.3.{number}") for number in range(31)]
+    assert found == [401] * 30 + [429]
+    assert caplog.text.count("X-Forwarded-For from 10.0.0.7 is ignored") == 1
+    client = TestClient(app, follow_redirects=False)
+    for proto, secure in (("https", True), ("http", False)):
+        headers = {"X-Forwarded-Proto": proto}
+        answer = client.post("/login", data={"password": "see"}, headers=headers)
+        assert ("secure" in answer.headers["Set-Cookie"].lower()) == secure
 
 
 def test_streams_of_events_are_limited_for_each_client_and_in_all(

@@ -19,8 +19,10 @@ from lorajob.spec import JobSpec
 from lorajob.tasks import broker
 from lorajob.tasks.batches import submit_batch
 from lorajob.tasks.jobs import Jobs
+from lorajob.tasks.listing import JobFilter, list_jobs
 from lorajob.tasks.reconciler import Reconciler
 from lorajob.worker.queues import all_queues, lists_of
+from lorajob.worker.records.orders import CHANGED
 from lorajob.worker.settings import Settings
 from tests.support.command import environment, run, url_of
 from tests.support.service import wait_for
@@ -94,6 +96,14 @@ def test_a_thousand_submissions_and_ten_thousand_records_keep_within_their_bound
     run("status", env=env).check_returncode()
     # The records that it shows, however many there are, and some hashes of the fleet.
     assert SHOWN <= reads(redis) - before < SHOWN + 10
+
+    # Sorted lists, too, once the jobs have their places; then a changed job is read once more.
+    assert len(list_jobs(jobs, JobFilter(), 1, "wer")) == 1
+    for changed in (0, 1):
+        before = reads(redis)
+        assert len(list_jobs(jobs, JobFilter(), SHOWN, "wer")) == SHOWN
+        assert reads(redis) - before == SHOWN + changed
+        redis.sadd(CHANGED, jobs.records.ids()[0])
 
     wait_for(lambda: redis.info("server")["uptime_in_seconds"] > LEASE_SECONDS)
     turns = []

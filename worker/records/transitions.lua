@@ -13,6 +13,9 @@
 --   lorajob:open:lane:LANE     the jobs of one lane of the queues
 -- Key that this file fills and names.py reads:
 --   lorajob:name:NAME          sorted set: the jobs of that name, by the time they were made
+-- Keys of orders.py:
+--   lorajob:order:version      exists while lists are sorted
+--   lorajob:order:changed      set: this file adds the jobs that have changed since
 -- Key that this file fills and the reconciler reads:
 --   lorajob:later              sorted set: jobs that wait for a retry, by the time of the retry
 --
@@ -37,7 +40,15 @@ local function now()
     local time = redis.call('TIME')
     return time[1] + time[2] / 1000000
 end
-local function changed() redis.call('HINCRBY', key, 'revision', 1) end
+local function displaced()  -- in the sorted lists
+    if redis.call('EXISTS', 'lorajob:order:version') == 1 then
+        redis.call('SADD', 'lorajob:order:changed', id)
+    end
+end
+local function changed()
+    redis.call('HINCRBY', key, 'revision', 1)
+    displaced()
+end
 local function notice(state)
     if redis.call('EXISTS', notices_wanted) == 0 then return end
     redis.call('LPUSH', notices, id .. ' ' .. state .. ' ' .. get('revision'))
@@ -282,6 +293,7 @@ function transitions.create(lanes, created_at, state, lease, ...)
     redis.call('ZADD', all_jobs, created_at, id)
     local name = get('name')
     if name then redis.call('ZADD', 'lorajob:name:' .. name, created_at, id) end
+    displaced()
     if state ~= '' then open(lanes) end
     if state == 'running' then
         redis.call('ZADD', running_jobs, lease, id)
@@ -299,6 +311,7 @@ function transitions.delete()
     if name then redis.call('ZREM', 'lorajob:name:' .. name, id) end
     redis.call('DEL', key)
     redis.call('ZREM', all_jobs, id)
+    displaced()
 end
 
 -- A worker takes a stage. `previous`: the stage before it or ''; `seconds`: of its lease; `limit`:
