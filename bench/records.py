@@ -70,12 +70,12 @@ def main() -> int:
     return 0
 
 
-def measure(settings: Settings, jobs: int) -> dict[str, str]:
+def measure(settings: Settings, count: int) -> dict[str, str]:
     """The time of each operation, as text."""
     jobs = Jobs(settings)
     manifest = settings.home / "clips.tsv"
     manifest.write_text("audio\ttext\na.wav\tनमस्ते\n", "utf-8")
-    specs = [JobSpec(language="hi", corpus=str(manifest), seed=seed) for seed in range(jobs)]
+    specs = [JobSpec(language="hi", corpus=str(manifest), seed=seed) for seed in range(count)]
     took: dict[str, str] = {}
     with _seconds(took, f"submit {SUBMITTED}, one batch"):
         submit_batch(jobs, specs[:SUBMITTED])

@@ -130,4 +130,4 @@ def rebuild(take_over: bool) -> None:
     if not rebuilt.jobs and not left:
         click.echo("lorajob: no job is missing in Redis", err=True)
     if left:
-        raise SystemExit(1)
+        click.get_current_context().exit(1)

@@ -49,4 +49,4 @@ def verify(job: str, as_json: bool) -> None:
         for fault in found.faults:
             click.echo(f"fault: {fault}")
     if found.faults:
-        raise SystemExit(1)
+        click.get_current_context().exit(1)

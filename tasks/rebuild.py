@@ -72,7 +72,7 @@ def rebuild(settings: Settings, take_over: bool = False) -> Rebuilt:
             send(created, settings)
         jobs.append(record.id)
     with service_errors(settings):
-        orders.forget(redis)
+        orders.place_all_anew(redis)
     return Rebuilt(
         tuple(jobs), tuple(problems), foreign=tuple(left["foreign"]), leased=tuple(left["leased"])
     )

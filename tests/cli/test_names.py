@@ -19,7 +19,7 @@ from lorajob.tasks.listing import JobFilter, Sort, list_jobs, parse_filter
 from lorajob.tasks.naming import find_id, parse_naming
 from lorajob.worker.connect import connect
 from lorajob.worker.records.names import Naming
-from lorajob.worker.records.orders import CHANGED, forget
+from lorajob.worker.records.orders import CHANGED, place_all_anew
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
@@ -185,7 +185,7 @@ def test_sorted_lists_follow_changes_also_of_older_versions(
     redis.hset("lorajob:job:ml-3", "created_at", "soon")
     redis.sadd(CHANGED, "ml-3")
     assert ids("name") == ["hi-6", "hi-5"]
-    forget(redis)
+    place_all_anew(redis)
     assert ids("name") == ["hi-6", "hi-5"]
 
 

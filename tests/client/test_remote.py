@@ -3,6 +3,7 @@
 import inspect
 import io
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -142,20 +143,14 @@ def test_over_http_a_batch_file_of_this_machine_is_submitted(
 ) -> None:
     corpora = [write_corpus(tmp_path / f"{code}.csv") for code in ("hi", "mr")]
     file = tmp_path / "batch.yaml"
-    file.write_text(
-        f"""
-defaults: {{corpus: "{tmp_path}/{{language}}.csv", base_model: demo/whisper-base, preset: fast}}
-languages:
-  hi: {{train: {{epochs: 5}}}}
-  mr: {{preset: default}}
-  ta:
-""",
-        "utf-8",
-    )
+    shutil.rmtree(web.settings.jobs, ignore_errors=True)  # of other tests
+    usual = f'corpus: "{tmp_path}/{{language}}.csv", base_model: demo/whisper-base, preset: fast'
+    each = "hi: {train: {epochs: 5}}, mr: {preset: default}, ta: "
+    file.write_text(f"{{defaults: {{{usual}}}, languages: {{{each}}}}}", "utf-8")
     monkeypatch.setenv("LORAJOB_URL", web.url)
     monkeypatch.setenv("LORAJOB_API_KEY", "send")
     monkeypatch.chdir(tmp_path)
-    local, usual = Client(Jobs(web.settings)), build_spec({"language": "mr", "corpus": ""})
+    local, default = Client(Jobs(web.settings)), build_spec({"language": "mr", "corpus": ""})
 
     def run(*args: str, code: int = 0) -> tuple[str, str]:
         assert main(args) == code
@@ -167,7 +162,7 @@ languages:
     assert f"{jobs['ta'].id} is rejected: corpus: {tmp_path}/ta.csv does not exist" in said
     chosen = {code: (it.spec.train.epochs, it.spec.seed) for code, it in jobs.items()}
     assert chosen["hi"] == (5, 7) and jobs["hi"].spec.corpus == str(corpora[0])
-    assert jobs["mr"].spec.train == usual.train and jobs["hi"].record.tags == {"kind": "a"}
+    assert jobs["mr"].spec.train == default.train and jobs["hi"].record.tags == {"kind": "a"}
     again, said = run("batch", "batch.yaml", "--set", "seed=7", "--priority", "high")
     assert again == batch and "keeps its priority normal; nothing is queued twice" in said
     other, _ = run("batch", "batch.yaml", "--set", "seed=7", "--anew")

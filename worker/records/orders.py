@@ -30,7 +30,7 @@ Load = Callable[[Sequence[str]], list[JobRecord]]
 KeysOf = Callable[[JobRecord], Mapping[str, str]]
 
 
-def text_of(key: str, record: JobRecord) -> str:
+def place_text(key: str, record: JobRecord) -> str:
     """The text of a job in a sorted set: `key`, then the newest first."""
     return f"{key}!{LATEST - record.created_at:018.6f}!{record.id}"
 
@@ -58,7 +58,7 @@ def refresh(redis: Redis, orders: Sequence[str], load: Load, keys_of: KeysOf) ->
         _place(redis, missing, load, keys_of)
 
 
-def forget(redis: Redis) -> None:
+def place_all_anew(redis: Redis) -> None:
     """Let the next `refresh` place all jobs anew."""
     redis.delete(VERSION)
 
@@ -106,5 +106,5 @@ def _place(redis: Redis, ids: Iterable[str], load: Load, keys_of: KeysOf) -> Non
 def _arguments(record: JobRecord | None, keys_of: KeysOf) -> tuple[str | int, ...]:
     if record is None:
         return "", 0, "{}"
-    texts = {order: text_of(key, record) for order, key in keys_of(record).items()}
+    texts = {order: place_text(key, record) for order, key in keys_of(record).items()}
     return str(record.revision), int(not record.over), json.dumps(texts, ensure_ascii=False)
