@@ -35,9 +35,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compare_table import table
 from fair_baseline import ADAPTER, SETTINGS, Settings
 from quality import joined
-from real_speech import GIB, RESULTS, machine
+from real_speech import RESULTS
 
 from lorajob.decoding.delivered import listen
 from lorajob.decoding.fast import Sound
@@ -46,7 +47,7 @@ from lorajob.languages import find_language
 from lorajob.spec import JobSpec, build_spec
 from lorajob.speech.audio import SAMPLE_RATE, Samples
 from lorajob.speech.clipstore import ClipStore
-from lorajob.speech.scoring import FEWEST_SPEAKERS, difference, rate_of_set
+from lorajob.speech.sample import balanced
 from lorajob.whisper import ct2
 from lorajob.whisper.base_model import local_model
 from lorajob.whisper.model import merge_adapter, pick_precision
@@ -55,7 +56,6 @@ BENCH = Path(__file__).parent
 RECIPE, FAIR = BENCH / "seed_recipe.py", BENCH / "fair_baseline.py"
 SIDES = ("ours", "recipe", "fair")
 DEMO_TRAIN_CLIPS, DEMO_TEST_CLIPS = 96, 24
-METRICS = ("wer", "cer")
 # A program for another version of lorajob: values, settings -> spec.
 WRITE_SPEC = """
 import json, sys
@@ -120,7 +120,7 @@ def main() -> int:
             side: [measured(bench, side, seed) for seed in range(args.seeds)]
             for side in [*args.sides, *args.variants]
         }
-        section = _section(bench, found)
+        section = table(args, bench.corpus.name, found)
     if args.json:
         write_json(args.json, found)
     if args.results:
@@ -142,6 +142,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each side")
     parser.add_argument("--limit-train", type=int, help="use so many of the training clips")
     parser.add_argument("--limit-test", type=int, help="use so many of the test clips")
+    parser.add_argument(
+        "--score-clips", type=int, help="decode so many of the test clips, and no joined files"
+    )
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--compute-type", default="float16", help="of the models that are scored")
     parser.add_argument("--work", type=Path, help="folder to keep, in place of a temporary one")
@@ -162,7 +165,11 @@ def _arguments() -> argparse.Namespace:
 def same_as_before(bench: Bench) -> None:
     """Exit if the folder has results of other clips or settings."""
     args, path = bench.args, bench.work / "asked.json"
-    asked = bench.values() | {"sets": bench.sets(0), "compute_type": args.compute_type}
+    asked = bench.values() | {
+        "sets": bench.sets(0),
+        "compute_type": args.compute_type,
+        "score_clips": args.score_clips,
+    }
     if path.exists() and json.loads(path.read_text("utf-8")) != asked:
         sys.exit(f"--work: {bench.work} has results of other clips or settings; name a new folder")
     write_json(path, asked)
@@ -173,14 +180,25 @@ def measured(bench: Bench, side: str, seed: int) -> dict[str, Any]:
     path = bench.work / f"{side}-{seed}.json"
     settings = bench.args.variants.get(side, "")
     if not path.exists():
-        kinds: dict[str, Callable[[Bench, str, int], Trained]]
-        kinds = {"recipe": train_recipe, "fair": train_fair, "earlier": train_earlier}
-        trained = kinds.get(side, train_ours)(bench, side, seed)
-        heard = transcripts(bench, trained.adapter)
-        write_json(path, trained.figures | heard | {"settings": settings})
+        trained = _trained(bench, side, seed)
+        heard = transcripts(bench, bench.work / trained["adapter"])
+        write_json(path, trained | heard | {"settings": settings})
     result: dict[str, Any] = json.loads(path.read_text("utf-8"))
     if result["settings"] != settings:
         sys.exit(f"--variant: {path} has other settings; use another name than {side}")
+    return result
+
+
+def _trained(bench: Bench, side: str, seed: int) -> dict[str, Any]:
+    """The figures of one training, and its adapter's folder below the work folder."""
+    path = bench.work / f"{side}-{seed}-trained.json"
+    if not path.exists():
+        kinds: dict[str, Callable[[Bench, str, int], Trained]]
+        kinds = {"recipe": train_recipe, "fair": train_fair, "earlier": train_earlier}
+        trained = kinds.get(side, train_ours)(bench, side, seed)
+        adapter = str(trained.adapter.relative_to(bench.work))
+        write_json(path, trained.figures | {"adapter": adapter})
+    result: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return result
 
 
@@ -302,16 +320,21 @@ def transcripts(bench: Bench, adapter: Path) -> dict[str, Any]:
     """What faster-whisper hears with the model: pairs of reference and hypothesis."""
     args, store = bench.args, bench.store("test")
     token = find_language(args.lang).token
-    single = [(store.texts[it], store.audio(it)) for it in range(len(store))]
+    places = list(range(len(store)))
+    if args.score_clips:
+        places = balanced(places, store.ids, store.speakers, args.score_clips, 0)
+    single = [(store.texts[it], store.audio(it)) for it in places]
+    long = [] if args.score_clips else list(joined(store))
     with tempfile.TemporaryDirectory(dir=bench.work) as name:
         merged = merge_adapter(bench.base, adapter)
         model = ct2.convert(bench.base, Path(name, "model"), args.compute_type, merged)
         started = time.process_time()
         heard = {
             kind: _heard(model, token, clips)
-            for kind, clips in (("single", single), ("long", list(joined(store))))
+            for kind, clips in (("single", single), ("long", long))
         }
-    return heard | {"decode": time.process_time() - started}
+    speakers = {"speakers": [store.speakers[it] for it in places]}
+    return heard | speakers | {"decode": time.process_time() - started}
 
 
 def _heard(model: Path, token: str, clips: Sequence[tuple[str, Samples]]) -> list[tuple[str, str]]:
@@ -343,86 +366,6 @@ def _spoken(work: Path) -> Path:
     from lorajob.demo.speech import demo_corpus
 
     return demo_corpus(work / "corpora")
-
-
-def _section(bench: Bench, found: dict[str, list[dict[str, Any]]]) -> str:
-    args = bench.args
-    ours = found["ours"][0]
-    lines = [
-        f"\n## {args.lang}, {args.base_model}, side by side, {time.strftime('%Y-%m-%d')}\n",
-        f"- Machine: {machine()}",
-        f"- Command: `{_command(bench)}`",
-        f"- Clips: {ours['train_clips']} to train on, {ours['test_clips']} to test; `ours` took "
-        f"{ours['steps']} optimizer steps",
-        f"- Rates by faster-whisper's defaults, {args.compute_type}; in brackets the difference to "
-        "`ours` and its 95 % interval, paired\n",
-        "| | train, CPU s | times ours | prepare, CPU s | data, MB | WER % | CER % | long WER % "
-        "| long CER % |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    mine = _mean(found["ours"], "train")
-    for side, runs in found.items():
-        taken = _mean(runs, "train")
-        cells = [side, f"{taken:.1f}", f"{taken / mine:.2f}"]
-        cells.append(f"{runs[0]['prepare']:.1f}" if "prepare" in runs[0] else "")
-        cells.append(f"{runs[0]['bytes'] / 1e6:.1f}" if "bytes" in runs[0] else "")
-        cells += [
-            _rate(bench, found, side, kind, metric)
-            for kind in ("single", "long")
-            for metric in METRICS
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    if it := ours["forecast"]:
-        came = it["measured"]
-        lines += ["", ""]
-        lines[-1] = (
-            f"The forecast of the training was {it['eta_seconds']:.0f} s and "
-            f"{it['peak_memory_bytes'] / GIB:.2f} GiB; it took {came['seconds']:.0f} s (ratio "
-            f"{came['seconds'] / it['eta_seconds']:.2f}) and {came['peak_memory_bytes'] / GIB:.2f} "
-            f"GiB ({came['peak_memory_bytes'] / it['peak_memory_bytes']:.2f})."
-        )
-    return "\n".join(lines) + "\n"
-
-
-def _mean(runs: list[dict[str, Any]], name: str) -> float:
-    return float(sum(run[name] for run in runs) / len(runs))
-
-
-def _rate(
-    bench: Bench, found: dict[str, list[dict[str, Any]]], side: str, kind: str, metric: Any
-) -> str:
-    """A rate over all seeds, and its difference to that of `ours`."""
-    lang = bench.args.lang
-
-    def column(name: str, place: int) -> list[str]:
-        return [str(pair[place]) for run in found[name] for pair in run[kind]]
-
-    said, own, theirs = column(side, 0), column("ours", 1), column(side, 1)
-    rate = rate_of_set(said, theirs, metric, lang)
-    if side == "ours":
-        return f"{rate:.1f}"
-    # The trainings of several seeds are drawn together: a clip is one group, or a speaker.
-    store = bench.store("test")
-    groups: list[str] = [str(place) for place in range(len(found[side][0][kind]))]
-    if kind == "single" and len({*store.speakers} - {""}) >= FEWEST_SPEAKERS:
-        groups = [name or place for name, place in zip(store.speakers, groups, strict=True)]
-    fewer = difference(said, theirs, own, metric, language=lang, speakers=groups * len(found[side]))
-    low, high = fewer.interval
-    return f"{rate:.1f} ({fewer.points:+.1f}: {low:+.1f} to {high:+.1f})"
-
-
-def _command(bench: Bench) -> str:
-    args = bench.args
-    words = ["python", "bench/compare.py", "--corpus", bench.corpus.name, "--lang", args.lang]
-    words += ["--base-model", args.base_model, "--epochs", str(args.epochs)]
-    words += ["--sides", *args.sides]
-    words += ["--earlier", args.earlier.name] if args.earlier else []
-    words += [word for it in args.variant for word in ("--variant", it)]
-    words += ["--seeds", str(args.seeds)] if args.seeds > 1 else []
-    for name, value in (("--limit-train", args.limit_train), ("--limit-test", args.limit_test)):
-        words += [name, str(value)] if value else []
-    words += [word for line in args.sets for word in ("--set", line)]
-    return shlex.join([*words, "--compute-type", args.compute_type])
 
 
 if __name__ == "__main__":
