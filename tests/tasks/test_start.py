@@ -13,7 +13,7 @@ from lorajob.bundle.facts import read_facts
 from lorajob.bundle.layout import Layout
 from lorajob.errors import ModelError, UsageError
 from lorajob.job.chain import chain_faults
-from lorajob.job.jobdir import ADAPTER_FILES, ADAPTER_WEIGHTS, JobDir, hash_file, write_json
+from lorajob.job.jobdir import ADAPTER_FILES, ADAPTER_WEIGHTS, TEXT, JobDir, hash_file, write_json
 from lorajob.job.report import Report
 from lorajob.spec import JobSpec, build_spec
 from lorajob.stage import run_stage
@@ -146,7 +146,7 @@ def test_a_job_without_an_adapter_and_a_damaged_one_are_one_line(
         jobs.submit(asked(tmp_path))
 
 
-def test_a_store_has_the_adapter_for_every_machine(
+def test_a_store_has_the_adapter_and_the_text_for_every_machine(
     jobs: Jobs, source: JobDir, tmp_path: Path
 ) -> None:
     url = f"memory://start-{tmp_path.name}/jobs"
@@ -156,15 +156,21 @@ def test_a_store_has_the_adapter_for_every_machine(
     stored._send = lambda record: None  # type: ignore[method-assign]
     Store(f"{url}/hi-00000001").upload(source.spec_path, "spec.json")
     JobStore(f"{url}/hi-00000001", source.root.parent).push("train", 1)
-    job_id = stored.submit(asked(tmp_path))
+    text = tmp_path / "news.txt"
+    text.write_text("एक वाक्य\n", "utf-8")
+    job_id = stored.submit(asked(tmp_path, f"evaluate.text={text}"))
     copy = JobStore(f"{url}/{job_id}", tmp_path / "elsewhere")
     out = copy.job.new_attempt("preprocess", 1)
-    (out / "report.json").write_text("{}")
+    (out / "train").mkdir()
+    (out / "train" / "rows.arrow").write_text("clips")
     copy.job.commit("preprocess", out, jobs.load("hi-00000001").stages["train"].result)
     copy.push("preprocess", 1)
     record = stored.load(job_id)
-    stage = record.stages["preprocess"].model_copy(update={"attempt": 1})
-    record = record.model_copy(update={"stages": record.stages | {"preprocess": stage}})
+    done = {
+        name: record.stages[name].model_copy(update={"attempt": 1})
+        for name in ("preprocess", "train")
+    }
+    record = record.model_copy(update={"stages": record.stages | done})
     copy.fetch_for("train", record)
     for name in ADAPTER_FILES:
         assert (copy.job.start / name).read_bytes() == (adapter_of(source) / name).read_bytes()
@@ -172,6 +178,19 @@ def test_a_store_has_the_adapter_for_every_machine(
     other = JobStore(f"{url}/{job_id}", tmp_path / "third")
     with pytest.raises(DamageError, match=f"start/{ADAPTER_WEIGHTS} is not as submitted"):
         other.fetch_for("train", record)
+    result = source.result("train")
+    assert result is not None
+    copy.job.commit("train", copy.job.new_attempt("train", 1), result)
+    copy.push("train", 1)
+    # The evaluation chooses the weights of the text on clips of the training.
+    evaluating = JobStore(f"{url}/{job_id}", tmp_path / "fourth")
+    evaluating.fetch_for("evaluate", record)
+    assert evaluating.job.text.read_bytes() == text.read_bytes()
+    assert (evaluating.job.stage_dir("preprocess") / "train" / "rows.arrow").exists()
+    Store(f"{url}/{job_id}").write(TEXT, b"other")
+    evaluating.job.text.unlink()
+    with pytest.raises(DamageError, match="book/text is not as submitted"):
+        evaluating.fetch_for("evaluate", record)
 
 
 def test_the_training_begins_with_the_adapter_and_says_so(

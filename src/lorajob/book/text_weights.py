@@ -19,6 +19,7 @@ from lorajob.decoding.text_model import LanguageModel
 from lorajob.job.results import Difference
 from lorajob.languages import find_language
 from lorajob.speech.scoring import difference, errors_and_length, rate_of_set
+from lorajob.speech.text import normalise
 from lorajob.whisper.base_check import LABEL_POSITIONS
 
 BEAMS = 5
@@ -100,8 +101,8 @@ def choose_weights(clips: HeardClips, model: LanguageModel, seed: int = 0) -> We
 
     The weights are those with the fewest errors of characters, which tell more of few clips than
     errors of words. The model helps if the whole 95 % interval of the difference of their rates is
-    above 0, against the decoder alone and against the most probable hypothesis, and if the rate
-    that counts for the language is not higher.
+    above 0, for drawn speakers and for drawn sentences, against the decoder alone and against the
+    most probable hypothesis, and if the rate that counts for the language is not higher.
     """
     language = model.language
     metric = find_language(language).primary_metric
@@ -113,7 +114,9 @@ def choose_weights(clips: HeardClips, model: LanguageModel, seed: int = 0) -> We
     ]
     chosen = np.array([[it.best(*pair) for pair in pairs] for it in weighed])
     errors = np.array([of[row] for of, row in zip(each, chosen, strict=True)])
-    places = [row[pair] for row, pair in zip(chosen, _by_fold(errors), strict=True)]
+    places = [
+        row[pair] for row, pair in zip(chosen, _by_fold(errors, clips.references), strict=True)
+    ]
     after = [it.texts[place] for it, place in zip(weighed, places, strict=True)]
     first = [it.texts[0] for it in weighed]
     ideal = [it.texts[int(of.argmin())] for it, of in zip(weighed, each, strict=True)]
@@ -121,6 +124,7 @@ def choose_weights(clips: HeardClips, model: LanguageModel, seed: int = 0) -> We
     def rate(texts: list[str]) -> float:
         return rate_of_set(clips.references, texts, metric, language)
 
+    sentences = [normalise(it, language) for it in clips.references]
     gained = min(
         (
             difference(
@@ -130,9 +134,10 @@ def choose_weights(clips: HeardClips, model: LanguageModel, seed: int = 0) -> We
                 "cer",
                 seed=seed,
                 language=language,
-                speakers=clips.speakers,
+                speakers=drawn,
             )
             for before in (clips.plain, first)
+            for drawn in (clips.speakers, sentences)
         ),
         key=lambda it: it.interval[0],
     )
@@ -151,11 +156,12 @@ def choose_weights(clips: HeardClips, model: LanguageModel, seed: int = 0) -> We
     )
 
 
-def _by_fold(errors: NDArray[np.int64]) -> NDArray[np.intp]:
+def _by_fold(errors: NDArray[np.int64], sentences: Sequence[str]) -> NDArray[np.intp]:
     """For each clip the pair of weights with the fewest errors in the other folds.
 
-    `errors` is int64 [clips, pairs].
+    All clips of a sentence are in one fold. `errors` is int64 [clips, pairs].
     """
-    fold = np.arange(len(errors)) % FOLDS
+    numbers = {it: number for number, it in enumerate(dict.fromkeys(sentences))}
+    fold = np.array([numbers[it] % FOLDS for it in sentences], np.intp)
     best = [int(errors[fold != it].sum(axis=0).argmin()) for it in range(FOLDS)]
     return np.array(best, np.intp)[fold]

@@ -23,7 +23,7 @@ from lorajob.errors import UsageError
 from lorajob.speech.text import normalise
 
 PART_CHARACTERS = 4_000_000  # of which the n-grams are counted at a time
-MOST_NGRAMS = 2_000_000  # of one length; all lengths take about 0.6 GB while they are counted
+MOST_NGRAMS = 2_000_000  # of one length; all lengths together are then 0.5 GB
 LONGEST_LINE = 2_000  # characters; a longer line is scored as several
 USUAL_DISCOUNTS = (0.5, 1.0, 1.5)  # if a text is too small to estimate them
 
