@@ -21,7 +21,8 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
-from torch.nn import functional
+
+from lorajob.training.products import FrozenLinear
 
 ADAPTER = "default"  # PEFT's name for the only adapter of a model
 
@@ -45,7 +46,8 @@ class FlatAdapter:
         # a pass; and the factor of each weight.
         self._working = torch.empty_like(self.weights, dtype=dtype, requires_grad=False)
         self._of_pass = torch.zeros_like(self._working)
-        self._factors = torch.ones_like(self._working)
+        # In float32: a CPU takes six times as long to multiply two types.
+        self._factors = torch.ones_like(self.weights, requires_grad=False)
         flats = zip(
             self._working.split(sizes),
             self._of_pass.split(sizes),
@@ -72,6 +74,7 @@ class FlatAdapter:
             if layer.use_dora[ADAPTER]:
                 continue
             layer.low_rank = _LowRank(layer, parts)
+            layer.product = FrozenLinear(layer.get_base_layer())
             layer.forward = MethodType(_forward, layer)
         self.refresh()
 
@@ -134,32 +137,32 @@ class _AdaptedLinear(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
+        base: FrozenLinear,
         low_rank: _LowRank,
         first: Tensor,
         second: Tensor,
     ) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         low = flat @ low_rank.a.t()
-        out = functional.linear(flat, weight, bias)
+        out = base.forward(flat)
         out.addmm_(low, low_rank.b.t())
-        ctx.save_for_backward(flat, low, weight)
-        ctx.low_rank = low_rank
+        ctx.save_for_backward(flat, low)
+        ctx.base, ctx.low_rank = base, low_rank
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        flat, low, weight = ctx.saved_tensors
+        flat, low = ctx.saved_tensors
+        base: FrozenLinear = ctx.base
         low_rank: _LowRank = ctx.low_rank
         given = outer[0].reshape(-1, outer[0].shape[-1])
         given_low = given @ low_rank.b
         low_rank.set_gradients(flat, low, given, given_low)
         inner = None
         if ctx.needs_input_grad[0]:
-            inner = (given @ weight).addmm_(given_low, low_rank.a)
+            inner = base.backward(given).addmm_(given_low, low_rank.a)
             inner = inner.view(*outer[0].shape[:-1], -1)
-        return inner, None, None, None, None, None
+        return inner, None, None, None, None
 
 
 class _SharedInput(torch.autograd.Function):
@@ -170,7 +173,7 @@ class _SharedInput(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, bases: list[nn.Linear], low_ranks: list[_LowRank], *trained: Tensor
+        ctx: Any, x: Tensor, bases: list[FrozenLinear], low_ranks: list[_LowRank], *trained: Tensor
     ) -> tuple[Tensor, ...]:
         flat = x.reshape(-1, x.shape[-1])
         a = torch.cat([it.a for it in low_ranks])
@@ -178,12 +181,11 @@ class _SharedInput(torch.autograd.Function):
         outs = []
         parts = low.split([len(it.a) for it in low_ranks], dim=1)
         for base, low_rank, part in zip(bases, low_ranks, parts, strict=True):
-            out = functional.linear(flat, base.weight, base.bias)
+            out = base.forward(flat)
             out.addmm_(part, low_rank.b.t())
             outs.append(out.view(*x.shape[:-1], -1))
         ctx.save_for_backward(flat, low, a)
-        ctx.weights = [base.weight for base in bases]
-        ctx.low_ranks = low_ranks
+        ctx.bases, ctx.low_ranks = bases, low_ranks
         return tuple(outs)
 
     @staticmethod
@@ -194,15 +196,16 @@ class _SharedInput(torch.autograd.Function):
         given_low = torch.empty_like(low)
         inner: Tensor | None = None
         parts = zip(low.split(ranks, dim=1), given_low.split(ranks, dim=1), strict=True)
-        for part, weight, low_rank, of_out in zip(
-            parts, ctx.weights, low_ranks, outer, strict=True
-        ):
+        for part, base, low_rank, of_out in zip(parts, ctx.bases, low_ranks, outer, strict=True):
             low_part, given_part = part
             given = of_out.reshape(-1, of_out.shape[-1])
             torch.mm(given, low_rank.b, out=given_part)
             low_rank.set_gradient_of_b(low_part, given)
             if ctx.needs_input_grad[0]:
-                inner = given @ weight if inner is None else inner.addmm_(given, weight)
+                if inner is None:
+                    inner = base.backward(given)
+                else:
+                    inner.addmm_(given, base.weight)
         for low_rank, of_a in zip(low_ranks, (given_low.t() @ flat).split(ranks), strict=True):
             low_rank.set_gradient_of_a(of_a)
         if inner is not None:
@@ -266,8 +269,7 @@ def _forward(layer: Any, x: Tensor) -> Tensor:
     low_rank: _LowRank = layer.low_rank
     base = layer.base_layer
     if _is_plain(layer):
-        x = x.to(base.weight.dtype)
-        return apply(_AdaptedLinear, x, base.weight, base.bias, low_rank)
+        return apply(_AdaptedLinear, x.to(base.weight.dtype), layer.product, low_rank)
     dropout = layer.lora_dropout[ADAPTER]
     return apply(_AddLowRank, base(x), dropout(x), low_rank)
 
@@ -294,7 +296,7 @@ def project(x: Tensor, *layers: Any) -> tuple[Tensor, ...]:
         return tuple(layer(x) for layer in layers)
     low_ranks = [it.low_rank for it in layers]
     trained = [weight for it in low_ranks for weight in (it.first, it.second)]
-    bases = [it.base_layer for it in layers]
+    bases: list[FrozenLinear] = [it.product for it in layers]
     function: Any = _SharedInput
     result: tuple[Tensor, ...] = function.apply(
         x.to(bases[0].weight.dtype), bases, low_ranks, *trained

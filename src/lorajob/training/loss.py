@@ -17,6 +17,7 @@ from lorajob.training.packed import (
     packed_log_mel,
     run_layers,
 )
+from lorajob.training.products import FrozenLinear
 from lorajob.whisper.features import LogMel
 from lorajob.whisper.model import encode_features
 
@@ -34,6 +35,7 @@ class WhisperLoss(nn.Module):
         self.model = model
         self.ends = attend_without_copies(model)
         self.log_mel = LogMel(self.whisper.config.num_mel_bins)
+        self._head = FrozenLinear(self.whisper.proj_out)
         self._heard: Tensor | None = None  # [windows, 1, 1, frames]: False for padding
         for layer in self.whisper.model.decoder.layers:
             layer.register_forward_pre_hook(self._hide_padding, with_kwargs=True)
@@ -101,7 +103,7 @@ class WhisperLoss(nn.Module):
         said = decoder.embed_tokens(batch.inputs)
         said = said + decoder.embed_positions.weight.index_select(0, batch.places)
         hidden = decoder.layer_norm(run_layers(decoder.layers, said[None], heard))
-        return cross_entropy(hidden[0], self.whisper.proj_out, batch.labels)
+        return cross_entropy(hidden[0], self.whisper.proj_out, batch.labels, self._head)
 
     def _decode(self, encoded: Tensor, batch: PaddedBatch, frames: Tensor | None) -> Tensor:
         self._heard = None
@@ -116,7 +118,7 @@ class WhisperLoss(nn.Module):
         # Prompt and padding are removed before the large projection to the vocabulary.
         said = hidden.flatten(0, 1).index_select(0, batch.counted)
         labels = batch.labels.flatten().index_select(0, batch.counted)
-        return cross_entropy(said, self.whisper.proj_out, labels)
+        return cross_entropy(said, self.whisper.proj_out, labels, self._head)
 
     def _hide_padding(self, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         """Give a layer the mask of padding. transformers' decoder has no argument for it."""
@@ -134,28 +136,31 @@ class WhisperLoss(nn.Module):
         return shifted
 
 
-def cross_entropy(hidden: Tensor, head: nn.Module, labels: Tensor) -> Tensor:
+def cross_entropy(
+    hidden: Tensor, head: nn.Module, labels: Tensor, product: FrozenLinear | None = None
+) -> Tensor:
     """Summed cross-entropy of `head(hidden)` [tokens, vocabulary] against `labels` [tokens].
 
     IGNORED labels are left out. With a frozen head the logits are never stored: the gradient of
     `hidden` is computed together with the loss, chunk by chunk, as in Liger Kernel's fused linear
-    cross-entropy (arXiv 2410.10989).
+    cross-entropy (arXiv 2410.10989). `product` is that of such a head, if it is used again.
     """
     if type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad:
-        loss: Tensor = _ChunkedCrossEntropy.apply(hidden, head.weight, labels)
+        product = product or FrozenLinear(head)
+        loss: Tensor = _ChunkedCrossEntropy.apply(hidden, product, labels)
         return loss
     return nn.functional.cross_entropy(head(hidden).float(), labels, reduction="sum")
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, head: FrozenLinear, labels: Tensor) -> Tensor:
         kind = hidden.device.type
         chunk = CHUNK_TOKENS.get(kind, CHUNK_TOKENS["cpu"])
-        computed_in = weight.dtype
+        computed_in = head.weight.dtype
         if torch.is_autocast_enabled(kind):
             computed_in = torch.get_autocast_dtype(kind)
-        given, weight = hidden.to(computed_in), weight.to(computed_in)
+        head, given = head.to(computed_in), hidden.to(computed_in)
         if kind == "cpu":
             more = -len(labels) % ROWS_TO
             given = nn.functional.pad(given, (0, 0, 0, more))
@@ -166,12 +171,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         gradient = torch.empty_like(given, dtype=hidden.dtype)
         for start in range(0, len(labels), chunk):
             part = slice(start, start + chunk)
-            logits = torch.log_softmax(given[part] @ weight.T, -1, dtype=torch.float32)
+            logits = torch.log_softmax(head.forward(given[part]), -1, dtype=torch.float32)
             said = labels[part, None]
             total -= (logits.gather(1, said) * counts[part]).sum()
             chances = logits.exp_()
             chances.scatter_add_(1, said, torch.full_like(said, -1.0, dtype=chances.dtype))
-            gradient[part] = (chances.to(computed_in) @ weight) * counts[part]
+            gradient[part] = head.backward(chances.to(computed_in)) * counts[part]
         ctx.save_for_backward(gradient[: len(hidden)])
         return total
 

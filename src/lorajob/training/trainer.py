@@ -31,6 +31,7 @@ from lorajob.training.lora import FlatAdapter, plain
 from lorajob.training.loss import WhisperLoss
 from lorajob.training.packed import PackedBatch
 from lorajob.training.packing import USUAL_CLIPS
+from lorajob.training.products import keep_freed_memory
 from lorajob.whisper.model import load_adapter, load_for_training, pick_precision
 
 BASE_LEARNING_RATE, BASE_WIDTH = 1e-3, 512
@@ -220,6 +221,8 @@ def start_run(
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", ONEDNN_SHAPES)
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        keep_freed_memory()
     precision = ACCELERATE_PRECISION[pick_precision(config.precision, device)]
     threads = torch.get_num_threads()
     accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
