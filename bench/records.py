@@ -52,7 +52,7 @@ RESULTS: dict[str, dict[str, Any]] = {
     "evaluate": {"base": SCORE, "tuned": SCORE},
     "convert": {"converted": SCORE, "warnings": [], "compute_types": ["float16"]},
 }  # fmt: skip
-SUBMITTED = 1000
+SUBMITTED = 1000  # by default
 SHOWN = 50
 PASSWORD = "of-this-bench-alone"
 
@@ -60,26 +60,27 @@ PASSWORD = "of-this-bench-alone"
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, default=10_000)
+    parser.add_argument("--submitted", type=int, default=SUBMITTED, help="of these jobs")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="lorajob-records-") as name, _redis(Path(name)) as home:
-        took = measure(home, args.jobs)
-    print(f"{args.jobs} jobs, {SUBMITTED} of them submitted and waiting:\n")
+        took = measure(home, args.jobs, args.submitted)
+    print(f"{args.jobs} jobs, {args.submitted} of them submitted and waiting:\n")
     print("| what | measured |\n| --- | ---: |")
     for what, value in took.items():
         print(f"| {what} | {value} |")
     return 0
 
 
-def measure(settings: Settings, count: int) -> dict[str, str]:
+def measure(settings: Settings, count: int, submitted: int) -> dict[str, str]:
     """The time of each operation, as text."""
     jobs = Jobs(settings)
     manifest = settings.home / "clips.tsv"
     manifest.write_text("audio\ttext\na.wav\tनमस्ते\n", "utf-8")
     specs = [JobSpec(language="hi", corpus=str(manifest), seed=seed) for seed in range(count)]
     took: dict[str, str] = {}
-    with _seconds(took, f"submit {SUBMITTED}, one batch"):
-        submit_batch(jobs, specs[:SUBMITTED])
-    for spec in specs[SUBMITTED:]:
+    with _seconds(took, f"submit {submitted}, one batch"):
+        submit_batch(jobs, specs[:submitted])
+    for spec in specs[submitted:]:
         ended(jobs, spec)
     with _seconds(took, "newest 50, as `status` reads them"):
         jobs.newest(50)
@@ -107,7 +108,7 @@ def measure(settings: Settings, count: int) -> dict[str, str]:
     with _seconds(took, "one that need not"):
         reconciler.turn()
     took["memory of Redis, records, messages and sorted lists"] = _memory(jobs)
-    for spec in specs[SUBMITTED:]:
+    for spec in specs[submitted:]:
         _keep_results(settings, f"hi-{spec.seed:08x}")
     took["with Celery's results of a month, all jobs ended in it"] = _memory(jobs)
     return took
