@@ -26,11 +26,16 @@ def with_text(spec: JobSpec) -> JobSpec:
         raise UsageError("evaluate.text: give a file of this machine, not a url")
     try:
         path = Path(name).expanduser().resolve()
+        # A device or a pipe may have no end.
+        if not path.is_file():
+            raise UsageError(f"evaluate.text: {str(path)[:200]} is no file on this machine")
         has_words = False
         for line in lines_of_file(path):
             has_words = has_words or bool(normalise(line, spec.language))
     except (FilesError, RuntimeError, ValueError) as error:
         raise UsageError(f"evaluate.text: {error}") from None
+    except OSError as error:
+        raise UsageError(f"evaluate.text: {name[:80]!r}: {error.strerror or error}") from None
     if not has_words:
         raise UsageError(f"evaluate.text: {path} has no words; give a sentence a line")
     found = hash_file(path)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lorajob.job.jobdir import JOB_ID
+from lorajob.job.jobdir import JOB_ID, JobDir
 from lorajob.spec import JobSpec
 from lorajob.worker.connect import connect
 from lorajob.worker.records.records import Records
@@ -143,10 +143,14 @@ def test_paths_from_here_reach_workers_elsewhere(
 ) -> None:
     monkeypatch.chdir(corpus.parent)
     (corpus.parent / "whisper").mkdir()
+    Path("news.txt").write_text("एक वाक्य\n", "utf-8")
     args = ["--lang", "hi", "--corpus", corpus.name, "--base-model", "whisper"]
-    record = records.load(run("submit", *args, env=env).stdout.strip())
+    record = records.load(run("submit", *args, "--text", "news.txt", env=env).stdout.strip())
     assert record.corpus == str(corpus)
     assert record.base_model == str(corpus.parent / "whisper")
+    job = JobDir(Path(record.folder))
+    assert JobSpec.load(job.spec_path).evaluate.text == str(corpus.parent / "news.txt")
+    assert job.text.read_text("utf-8") == "एक वाक्य\n"
 
 
 def test_a_cancelled_job_is_queued_again_by_retry(

@@ -45,7 +45,7 @@ def test_a_text_is_hashed_and_copied_to_the_job(
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (None, "cannot be read: No such file"),
+        (None, "is no file on this machine"),
         (b"", "has no words; give a sentence a line"),
         (b"?!\n...\n", "has no words"),
         ("ठीक\n".encode() + b"\xff\xfe", "line 2 is not UTF-8"),
@@ -62,8 +62,9 @@ def test_a_text_that_no_model_can_be_made_of_is_refused(
         with_text(spec(path))
 
 
-def test_a_folder_and_a_url_are_no_text(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot be read: Is a directory"):
-        with_text(spec(tmp_path))
+def test_what_is_no_file_is_no_text(tmp_path: Path) -> None:
+    for name in (tmp_path, "/dev/zero", "n" * 300, "~nobody-of-this-name/a.txt", "a\0b.txt"):
+        with pytest.raises(UsageError, match=r"^evaluate\.text: .{5,240}$"):
+            with_text(spec(name))
     with pytest.raises(UsageError, match="give a file of this machine, not a url"):
         with_text(spec("s3://bucket/news.txt"))
