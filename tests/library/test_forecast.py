@@ -66,27 +66,39 @@ def test_a_disturbed_pass_does_not_decide_the_forecast(monkeypatch: pytest.Monke
     assert ahead.seconds_a_step == pytest.approx(8.5 / 5)
 
 
+@pytest.mark.parametrize(
+    ("shape_of", "took", "expected"),
+    [
+        # The median kind, recorded first; then the costliest, recorded first. Four of the six
+        # shapes are recorded later, each in 7 - 4 seconds.
+        ([0, 1, 2, 3, 4, 5], [9.0, 1.0, 1.0, 1.0, 7.0, 4.0], 5 * 1.0 + 4.0 + 4 * 3.0),
+        # The costliest has the shape of the median. So one of the other four is timed.
+        ([0, 1, 2, 3, 4, 0], [9.0, 1.0, 1.0, 1.0, 4.0, 4.5, 7.0, 5.0], 5 * 1.0 + 4.0 + 3 * 2.0),
+        # There is one shape only.
+        ([0, 0, 0, 0, 0, 0], [9.0, 1.0, 1.0, 1.0, 4.0, 4.5], 5 * 1.0 + 4.0),
+    ],
+)
 def test_the_time_to_record_a_pass_counts_once_for_each_shape(
-    monkeypatch: pytest.MonkeyPatch,
+    shape_of: list[int], took: list[float], expected: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # the median kind, recorded first; then the costliest, recorded first
-    took = iter([9.0, 1.0, 1.0, 1.0, 7.0, 4.0])
-    monkeypatch.setattr("lorajob.training.forecast.dry_pass", lambda run, batch: next(took))
+    times = iter(took)
+    monkeypatch.setattr("lorajob.training.forecast.dry_pass", lambda run, batch: next(times))
     monkeypatch.setattr(Packer, "__call__", lambda packer, items: items)
     device = SimpleNamespace(device=torch.device("meta"))
     run: Any = SimpleNamespace(accelerator=device, recorded=object())
-    costs = [10.0, 10.0, 40.0]
+    costs = [10.0, 10.0, 10.0, 10.0, 10.0, 40.0]
     shapes = [PassShape(64 * number, 64, 4) for number in range(1, 7)]
     passes: Any = SimpleNamespace(
-        left=lambda: [[[place]] for place in range(3)],
+        left=lambda: [[[place]] for place in range(6)],
         seconds=lambda batch: costs[batch[0]],
         is_encoded=lambda batch: False,
         collate=lambda: Packer(shapes, 1, 0),
+        shape=lambda batch, given: given[shape_of[batch[0]]],
         dataset=costs,
     )
     ahead = forecast(run, passes, Loaded(0, 0))
-    # three passes, and four of the six shapes are recorded later, each in 7 - 4 seconds
-    assert ahead.eta_seconds == pytest.approx(1.0 + 1.0 + 4.0 + 4 * 3.0)
+    assert ahead.eta_seconds == pytest.approx(expected)
+    assert not list(times)
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,9 @@ def forecast(run: Run, passes: Passes, loaded: Loaded) -> Forecast:
 
     There are two kinds of passes: with and without stored encoder outputs. Of each kind the median
     and the costliest pass are timed. Passes between the two are interpolated; cheaper passes are in
-    proportion to the median. The first pass of each shape also takes the time to record it.
+    proportion to the median. The first pass of each shape also takes the time to record it. That is
+    measured with one shape: that of the costliest pass, or another if the median pass has recorded
+    it.
     `loaded` is the memory before the first computation. Raises torch.OutOfMemoryError.
     """
     steps = passes.left()
@@ -86,11 +88,17 @@ def forecast(run: Run, passes: Passes, loaded: Loaded) -> Forecast:
         # The minimum counts: the first pass is slower, and other programs can only add time.
         common_seconds = min(seconds_of(common) for _ in range(COMMON_PASSES))
         costliest = kind[costs.index(most)]
-        first_seconds = most_seconds = seconds_of(costliest)
+        most_seconds = seconds_of(costliest)
         if shapes:
-            most_seconds = min(first_seconds, seconds_of(costliest))
-            # The two passes above have recorded two shapes.
-            seconds += (first_seconds - most_seconds) * max(0, len(shapes) - 2)
+            unrecorded = {passes.shape(batch, shapes): batch for batch in kind}
+            unrecorded.pop(passes.shape(common, shapes))
+            again = seconds_of(costliest)
+            first, second = most_seconds, again
+            most_seconds = min(most_seconds, again)
+            if unrecorded and passes.shape(costliest, shapes) not in unrecorded:
+                other = next(iter(unrecorded.values()))
+                first, second = seconds_of(other), seconds_of(other)
+            seconds += max(0.0, first - second) * max(0, len(unrecorded) - 1)
         slope = (most_seconds - common_seconds) / (most - middle) if most > middle else 0.0
         seconds += sum(common_seconds * min(1.0, it / middle) for it in costs)
         seconds += sum(slope * max(0.0, it - middle) for it in costs)

@@ -14,7 +14,14 @@ from lorajob.training.dataset import (
     micro_batches,
 )
 from lorajob.training.device import loader_workers
-from lorajob.training.packed import PackedBatch, Packer, PassSize, choose_shapes
+from lorajob.training.packed import (
+    PackedBatch,
+    Packer,
+    PassShape,
+    PassSize,
+    choose_shapes,
+    pass_shape,
+)
 from lorajob.training.packing import (
     group_batches,
     group_packed,
@@ -95,6 +102,10 @@ class Passes:
         alterer = self.dataset.alterer
         bins = alterer.mel_bins if alterer is not None and alterer.config.masks else 0
         return Packer(shapes, config.decoder_start_token_id, config.pad_token_id, bins)
+
+    def shape(self, batch: Sequence[int], shapes: Sequence[PassShape]) -> PassShape:
+        """The one of `shapes` that a packed pass takes, by the estimate of its lengths."""
+        return pass_shape(self._size(batch), shapes)
 
     def _size(self, batch: Sequence[int]) -> PassSize:
         needs = [window_size(self.windows[index], self.sizes) for index in batch]
