@@ -56,10 +56,18 @@ def metrics_table(record: "JobRecord") -> "Table | None":
         it = scores[name]
         between = [_between(it.wer_interval)] if measured else []
         table.add_row(name, f"{it.wer:.1f}", *between, f"{it.cer:.1f}", str(it.clips))
-    for name, it in _unshared(record).items():
+    for name, it in (_with_glossary(record) | _unshared(record)).items():
         between = [_between(it.wer_interval)] if measured else []
         table.add_row(name, f"{it.wer:.1f}", *between, f"{it.cer:.1f}", str(it.clips))
     return table
+
+
+def _with_glossary(record: "JobRecord") -> "dict[str, Scores]":
+    """The scores of lorajob's decoder with the job's glossary, by their name."""
+    result = record.stages["evaluate"].result
+    if result is None or result.glossary is None:
+        return {}
+    return {"tuned with glossary": result.glossary.scores}
 
 
 def _unshared(record: "JobRecord") -> "dict[str, Scores]":

@@ -269,11 +269,11 @@ def _unset(spec: JobSpec) -> dict[str, bool | set[str]]:
     unset: dict[str, bool | set[str]] = {
         name: True for name in newer if getattr(spec, name) == fields[name].default
     }
-    newer_train = {
-        name: getattr(spec.train, name) == 1 for name in ("interpolate", "encoder_alpha")
-    }
-    unset["train"] = {name for name, is_default in newer_train.items() if is_default}
+    newer_train = ("interpolate", "encoder_alpha", "shuffle_hours")
+    train = type(spec.train).model_fields
+    unset["train"] = {it for it in newer_train if getattr(spec.train, it) == train[it].default}
     newer_evaluate = {"base_clips": "auto", "text": None, "text_sha256": None}
+    newer_evaluate |= {"glossary": None, "glossary_sha256": None}
     unset["evaluate"] = {
         name for name, value in newer_evaluate.items() if getattr(spec.evaluate, name) == value
     }

@@ -229,5 +229,8 @@ def describe(record: JobRecord, waits_for: object = None) -> Description:
             part: {name: _rates(scores) for name, scores in models.items()}
             for part, models in evaluated.unshared.items()
         }
+    if evaluated.glossary is not None:
+        counts = evaluated.glossary.model_dump(mode="json", exclude={"scores"})
+        described["glossary"] = _rates(evaluated.glossary.scores) | counts
     base = zip(BASE_FIELDS, record.base, strict=True)
     return described | {name: value for name, value in base if value}

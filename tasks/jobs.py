@@ -31,6 +31,7 @@ from lorajob.storage.hub import hub_commit
 from lorajob.storage.store import StoreError
 from lorajob.storage.urls import is_url, local_path
 from lorajob.tasks.describe import Wait, after_failure, awaited_queue
+from lorajob.tasks.job_glossary import copy_glossary, with_glossary
 from lorajob.tasks.start import copy_start, fit_start, with_sounds
 from lorajob.tasks.texts import copy_text, with_text
 from lorajob.worker.artifacts.lookup import (
@@ -124,6 +125,7 @@ class Jobs:
         spec = spec.with_places(_place_of)
         spec = spec.model_copy(update={"base_model": _absolute(spec.base_model)})
         spec = with_text(spec.model_copy(update={"augment": with_sounds(spec.augment)}))
+        spec = with_glossary(spec)
         if spec.start.job is not None:
             record = self.load(spec.start.job)
             spec = fit_start(spec, names_base, record, open_job(record, self._settings))
@@ -221,6 +223,7 @@ class Jobs:
                 source = self.load(spec.start.job)
                 copy_start(spec, source, open_job(source, self._settings), files)
             copy_text(spec, files.location)
+            copy_glossary(spec, files.location)
             if self._settings.signing_key is not None:
                 signature = sign(self._settings.signing_key, record.id, written)
                 files.location.write_json(SIGNATURE, signature)

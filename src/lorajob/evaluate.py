@@ -24,6 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from lorajob.book.job_text import decide_text
+from lorajob.book.trial import PlainClips, try_glossary
 from lorajob.decoding.config import DecodeConfig, TokenLimits, token_limits, write_config
 from lorajob.decoding.delivered import HeardClip, cpu_warnings
 from lorajob.decoding.fast import Sound, decode
@@ -115,7 +116,10 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
             shutil.copyfile(model / TEXT_FILE, out / TEXT_FILE)
         size = spec.evaluate.batch_size
         ahead = partial(expect_passes, spec, len(clips.all), len(clips.sample), pace)
-        texts = decode(model, config, clips.sounds(clips.all), size, pace.done, ahead)
+        sounds = clips.sounds(clips.all)
+        texts = decode(model, config, sounds, size, pace.done, ahead)
+        plain = PlainClips(clips.store, clips.all, sounds, texts)
+        tried = try_glossary(spec, job, model, config, plain, partial(pace.done, len(sounds)))
         pace.passed()
         base_model = BaseModel(folder, kind, Path(scratch, "base"))
         paces = PairPace(pace.done, pace.done, pace.passed)
@@ -126,8 +130,9 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         guards = _check_gate(spec, heard, (model, fast), base_model, pace)
         pace.passed()
     result, details = measure(heard, spec, training)
-    notes = [*result.notes, *([told.note] if told.note else [])]
-    result = result.model_copy(update={"notes": notes, **gate_fields(guards)})
+    notes = [*result.notes, *filter(None, (told.note, tried.note))]
+    added = {"notes": notes, "glossary": tried.scores}
+    result = result.model_copy(update=added | gate_fields(guards))
     details |= {
         "tuned_audio_context": "dynamic" if config.cut else "full",
         "decoding": config.model_dump(mode="json"),

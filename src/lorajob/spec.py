@@ -243,6 +243,11 @@ class EvaluateConfig(BaseModel):
     clips of the training. `submit` copies it to the job. `--text` does the same. Null: no text."""
     text_sha256: str | None = None
     """SHA-256 of that file. `submit` sets it."""
+    glossary: str | None = None
+    """File or url of names and terms, a term a line. The test clips are decoded with it, too, which
+    gives a further figure. `submit` copies it to the job. Null: no glossary."""
+    glossary_sha256: str | None = None
+    """SHA-256 of that file. `submit` sets it."""
 
 
 class ConvertConfig(BaseModel):

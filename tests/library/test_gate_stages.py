@@ -14,9 +14,9 @@ from lorajob.decoding.fast import FastDecoder
 from lorajob.decoding.rescoring import TEXT_FILE
 from lorajob.gate import noises
 from lorajob.gate.hearing import LoadedModel
-from lorajob.job.jobdir import TEXT, JobDir, hash_file
+from lorajob.job.jobdir import GLOSSARY, TEXT, JobDir, hash_file
 from lorajob.job.report import Report
-from lorajob.job.results import Difference
+from lorajob.job.results import Difference, StageResult
 from lorajob.speech.clipstore import ClipWriter
 from lorajob.stage import run_stage
 from tests.support.tiny import SENTENCES, make_job
@@ -55,6 +55,25 @@ def helpful_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, 
     return "evaluate.text=/news.txt", f"evaluate.text_sha256={hash_file(path)}"
 
 
+@pytest.fixture
+def names(tmp_path: Path) -> tuple[str, ...]:
+    """The settings of a job with a glossary: the first word of each sentence, and one more."""
+    path = tmp_path / "job" / GLOSSARY
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([*(it.split()[0] for it in SENTENCES), "Nairobi"]), "utf-8")
+    return "evaluate.glossary=/names.txt", f"evaluate.glossary_sha256={hash_file(path)}"
+
+
+def check_glossary(evaluated: StageResult) -> None:
+    """The test clips were decoded with the glossary, too, and its terms counted."""
+    found = evaluated.glossary
+    assert found is not None and evaluated.tuned is not None
+    assert found.scores.clips == evaluated.tuned.clips and found.scores.wer_interval is not None
+    assert found.said >= found.scores.clips and 0 <= found.missed <= found.missed_before
+    (note,) = (it for it in evaluated.notes if it.startswith("glossary of "))
+    assert f"of the {found.said} that are said are right with it" in note
+
+
 def check_text_model(job: JobDir, notes: list[str]) -> None:
     """The model of text is beside the settings of evaluation and beside the converted model."""
     (note,) = (it for it in notes if it.startswith("model of text: "))
@@ -71,7 +90,11 @@ def check_text_model(job: JobDir, notes: list[str]) -> None:
 
 
 def test_evaluation_and_conversion_carry_the_verdict_and_the_model_of_text(
-    tiny_whisper: Path, tmp_path: Path, transcribed: list[str], helpful_text: tuple[str, ...]
+    tiny_whisper: Path,
+    tmp_path: Path,
+    transcribed: list[str],
+    helpful_text: tuple[str, ...],
+    names: tuple[str, ...],
 ) -> None:
     # The guards that are left need no long answer of an untrained model.
     unchecked = ("max_forgetting", "max_language_drop", "max_word_error")
@@ -79,6 +102,7 @@ def test_evaluation_and_conversion_carry_the_verdict_and_the_model_of_text(
     sets = (
         *SHORT,
         *helpful_text,
+        *names,
         "train.epochs=1",
         "convert.check_clips=1",
         "gate.check=true",
@@ -107,3 +131,5 @@ def test_evaluation_and_conversion_carry_the_verdict_and_the_model_of_text(
     assert conversion.state == "passed" and conversion.limit == 0.5
     assert converted.gate == evaluated.gate
     check_text_model(job, evaluated.notes)
+    check_glossary(evaluated)
+    assert metrics["glossary"] == evaluated.glossary.model_dump(mode="json")

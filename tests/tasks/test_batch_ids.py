@@ -31,6 +31,7 @@ def test_settings_that_older_versions_lack_change_no_id():
         {"text": {"case": "lower"}},
         {"evaluate": {"base_clips": 9}},
         {"evaluate": {"text": "/news.txt"}},
+        {"evaluate": {"glossary": "/names.txt"}},
     ):
         other = build_spec({"language": "hi", "corpus": "/c.tar"} | values)
         assert _ids_asked_for([other, asked[1]], None, "") != found

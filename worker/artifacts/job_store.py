@@ -3,6 +3,7 @@
     JOB/spec.json  job.json  report.html
     JOB/start/                           the adapter that training starts from, if it is another's
     JOB/book/text                        the text of `evaluate.text`, if there is one
+    JOB/book/glossary.txt                the terms of `evaluate.glossary`, if there is one
     JOB/STAGE/attempt-ATTEMPT.json      the manifest of the files that this attempt committed
     JOB/STAGE/TREE/                     its files; TREE is a hash of their names, sizes and hashes
     JOB/checkpoints/ATTEMPT-STEP/       the newest checkpoint of training
@@ -26,6 +27,7 @@ from types import MappingProxyType
 from lorajob.job.jobdir import (
     ADAPTER_FILES,
     ADAPTER_WEIGHTS,
+    GLOSSARY,
     MANIFEST,
     REPORT,
     STAGES,
@@ -179,15 +181,18 @@ class JobStore:
         if stage == "train" and spec.start.job is not None:
             self._fetch_start(spec.start.adapter_sha256, check)
         if stage == "evaluate" and spec.evaluate.text is not None:
-            self._fetch_text(spec.evaluate.text_sha256, check)
+            self._fetch_book(TEXT, spec.evaluate.text_sha256, check)
+        if stage == "evaluate" and spec.evaluate.glossary is not None:
+            self._fetch_book(GLOSSARY, spec.evaluate.glossary_sha256, check)
 
-    def _fetch_text(self, wanted: str | None, check: Check) -> None:
-        """Download the text that the evaluation makes a model of."""
-        if self.job.text.is_file() and hash_file(self.job.text) == wanted:
+    def _fetch_book(self, name: str, wanted: str | None, check: Check) -> None:
+        """Download the text or the glossary that the evaluation uses."""
+        path = self.job.root / name
+        if path.is_file() and hash_file(path) == wanted:
             return
-        if self.store.download(TEXT, self.job.text, check) != wanted:
-            self.job.text.unlink()
-            raise DamageError(f"{self.store.url}/{TEXT} is not as submitted")
+        if self.store.download(name, path, check) != wanted:
+            path.unlink()
+            raise DamageError(f"{self.store.url}/{name} is not as submitted")
 
     def _fetch_start(self, wanted: str | None, check: Check) -> None:
         """Download the adapter that the training starts from."""

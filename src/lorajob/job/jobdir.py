@@ -39,6 +39,7 @@ REPORT_FILES = (
 )
 START = "start"
 TEXT = "book/text"  # copy of the file of `evaluate.text`
+GLOSSARY = "book/glossary.txt"  # copy of the file of `evaluate.glossary`
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_FILES = ("adapter_config.json", ADAPTER_WEIGHTS)  # PEFT's names
 MARK = ".attempt"  # file in an attempt's folder until the commit
@@ -88,6 +89,10 @@ class JobDir:
     @property
     def text(self) -> Path:
         return self.root / TEXT
+
+    @property
+    def glossary(self) -> Path:
+        return self.root / GLOSSARY
 
     @property
     def report_path(self) -> Path:

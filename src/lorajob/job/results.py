@@ -137,6 +137,23 @@ PARTS: Mapping[str, str] = {
 }
 
 
+class GlossaryScores(AsWritten):
+    """The test clips decoded by lorajob's decoder with the glossary of `evaluate.glossary`.
+
+    A term counts as often as it is said; a false alarm is a term that was not. The counts `_before`
+    are those of `tuned`, which has no glossary.
+    """
+
+    scores: Scores
+    terms: int  # of the glossary
+    said: int  # in the test clips
+    missed: int
+    missed_before: int
+    false_alarms: int
+    false_alarms_before: int
+    words: int  # of the test clips; characters in languages without spaces
+
+
 class EvaluateResult(BaseModel, frozen=True):
     base: Scores  # by faster-whisper's defaults, on all or the first clips of `delivered`
     delivered: Scores  # the converted model by faster-whisper's defaults, on a sample
@@ -147,6 +164,7 @@ class EvaluateResult(BaseModel, frozen=True):
     warnings: list[str]
     # Part of the test clips -> model -> scores: see `Shared.parts`. Empty if nothing is shared.
     unshared: dict[str, dict[str, Scores]] = {}
+    glossary: GlossaryScores | None = None  # None without evaluate.glossary
     gate: GateState | None = None  # `convert` adds its own guard
     gate_reasons: list[str] = []
     guards: list[Guard] = []
@@ -177,6 +195,7 @@ class StageResult(AsWritten):
     delivered_on_base_clips: Scores | None = None
     notes: list[str] = []
     unshared: dict[str, dict[str, Scores]] = {}
+    glossary: GlossaryScores | None = None
     converted: Scores | None = None  # of convert; deprecated
     by_type: dict[str, Scores] | None = None
     start: str | None = None  # of train: the job whose adapter it started from

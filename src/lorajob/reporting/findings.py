@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -81,6 +81,10 @@ class _Scores(BaseModel, frozen=True):
     cer_interval: tuple[float, float] | None = None
 
 
+class _WithGlossary(BaseModel, frozen=True):
+    scores: _Scores
+
+
 class _Metrics(BaseModel, frozen=True):
     """Those values of metrics.json that a report shows."""
 
@@ -89,6 +93,7 @@ class _Metrics(BaseModel, frozen=True):
     delivered: _Scores | None = None
     intervals: dict[str, tuple[float, float] | None] = {}
     unshared: dict[str, dict[str, _Scores]] = {}
+    glossary: _WithGlossary | None = None
 
 
 @dataclass(frozen=True)
@@ -156,6 +161,7 @@ class Findings:
     corpus: CorpusCounts
     stages: dict[str, StageResult]
     warnings: list[str]
+    with_glossary: list[ModelRates] = field(default_factory=list)  # empty without a glossary
 
     @property
     def metric(self) -> Literal["wer", "cer"]:
@@ -290,6 +296,7 @@ def read_findings(job: JobDir) -> Findings:
         read_corpus(job.stage_dir("preprocess") / "report.json"),
         stages,
         [warning for result in stages.values() for warning in result.warnings],
+        _glossary_rates(metrics),
     )
 
 
@@ -325,6 +332,15 @@ def _model_rates(metrics: _Metrics) -> list[ModelRates]:
             wer, cer = Rate(it.wer, *around), Rate(it.cer, *(it.cer_interval or (None, None)))
             rates.append(ModelRates(name, wer, cer, it.clips))
     return rates
+
+
+def _glossary_rates(metrics: _Metrics) -> list[ModelRates]:
+    if metrics.glossary is None:
+        return []
+    it = metrics.glossary.scores
+    wer = Rate(it.wer, *(it.wer_interval or (None, None)))
+    cer = Rate(it.cer, *(it.cer_interval or (None, None)))
+    return [ModelRates("tuned with glossary", wer, cer, it.clips)]
 
 
 def _unshared_rates(metrics: _Metrics) -> list[ModelRates]:
