@@ -25,7 +25,7 @@ from pathlib import Path
 from lorajob.book.text_weights import GAINS, WEIGHTS, HeardClips, choose_weights, hear
 from lorajob.decoding.config import DecodeConfig, read_config
 from lorajob.decoding.fast import FastDecoder, Sound
-from lorajob.decoding.rescoring import Hypothesis, weigh
+from lorajob.decoding.text_choice import Hypothesis, weigh
 from lorajob.decoding.text_counts import build
 from lorajob.decoding.text_model import LanguageModel
 from lorajob.speech.audio import load_audio

@@ -25,7 +25,7 @@ from transformers import WhisperForConditionalGeneration
 from lorajob.decoding.config import DecodeConfig, read_config, usual_config, write_config
 from lorajob.decoding.delivered import listen
 from lorajob.decoding.fast import BATCH_WINDOWS, Sound, decode
-from lorajob.decoding.rescoring import TEXT_FILE
+from lorajob.decoding.text_choice import TEXT_FILE
 from lorajob.decoding.torch_engine import TorchEngine
 from lorajob.decoding.windows import extractor, features
 from lorajob.errors import ParityError

@@ -31,7 +31,7 @@ from lorajob.decoding.fast import Sound, decode
 from lorajob.decoding.forecast import expect_passes
 from lorajob.decoding.long_form import transcribe_long
 from lorajob.decoding.paired import FAR_CLIPS, BaseModel, Clips, PairPace, far_apart, hear_both
-from lorajob.decoding.rescoring import TEXT_FILE
+from lorajob.decoding.text_choice import TEXT_FILE
 from lorajob.errors import LorajobError
 from lorajob.gate.checks import Candidate, check_all
 from lorajob.gate.hearing import Clock, KeptModel, LoadedModel, Slot

@@ -11,7 +11,7 @@ from lorajob.book.text_weights import Weighed
 from lorajob.corpora.guards import guard_folder
 from lorajob.decoding.config import read_config
 from lorajob.decoding.fast import FastDecoder
-from lorajob.decoding.rescoring import TEXT_FILE
+from lorajob.decoding.text_choice import TEXT_FILE
 from lorajob.gate import noises
 from lorajob.gate.hearing import LoadedModel
 from lorajob.job.jobdir import GLOSSARY, TEXT, JobDir, hash_file

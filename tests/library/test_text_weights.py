@@ -8,7 +8,7 @@ import pytest
 from lorajob.book.text_weights import HeardClips, choose_weights, hear
 from lorajob.decoding.config import DecodeConfig, TextWeights, TokenLimits
 from lorajob.decoding.fast import FastDecoder, Sound
-from lorajob.decoding.rescoring import TEXT_FILE, Hypothesis, weigh
+from lorajob.decoding.text_choice import TEXT_FILE, Hypothesis, weigh
 from lorajob.decoding.text_counts import build
 from lorajob.errors import ModelError
 from lorajob.job.jobdir import hash_file

@@ -21,7 +21,7 @@ from lorajob.book.text_weights import (
 )
 from lorajob.decoding.config import DecodeConfig, TextWeights
 from lorajob.decoding.fast import FastDecoder, Sound
-from lorajob.decoding.rescoring import TEXT_FILE
+from lorajob.decoding.text_choice import TEXT_FILE
 from lorajob.decoding.text_counts import build
 from lorajob.errors import FilesError, UsageError
 from lorajob.job.jobdir import JobDir, hash_file

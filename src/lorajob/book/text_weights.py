@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorajob.decoding.fast import FastDecoder, Sound
-from lorajob.decoding.rescoring import Hypothesis, hypotheses, weigh
+from lorajob.decoding.text_choice import Hypothesis, hypotheses, weigh
 from lorajob.decoding.text_model import LanguageModel
 from lorajob.job.results import Difference
 from lorajob.languages import find_language

@@ -57,7 +57,7 @@ class TokenLimits(BaseModel):
 
 
 class TextWeights(BaseModel):
-    """How a model of text chooses among the hypotheses of a beam search (`rescoring.py`)."""
+    """How a model of text chooses among the hypotheses of a beam search (`text_choice.py`)."""
 
     model_config = _FROZEN
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from lorajob.cores import threads_a_stage
 from lorajob.decoding.config import DecodeConfig
 from lorajob.decoding.fallback import Transcript, best, emptied_if_silent, trips
-from lorajob.decoding.rescoring import hypotheses, load_choice
+from lorajob.decoding.text_choice import hypotheses, load_choice
 from lorajob.decoding.windows import extractor, features, read_ahead
 from lorajob.errors import ModelError, TooLarge, says_out_of_memory
 from lorajob.speech.audio import SAMPLE_RATE, Samples
