@@ -47,8 +47,8 @@ RESULTS = {
 def wait_for(condition: Callable[[], object], seconds: float = LONG_SECONDS) -> None:
     """Return when `condition` holds; fail after `seconds`, at least LONG_SECONDS.
 
-    The limit only ends a test that hangs: a slow or busy machine must not reach it. The questions
-    take at most a tenth of a core, so that they do not delay what the test waits for.
+    The limit only ends a test that hangs: a slow or busy machine must not reach it. Questions
+    of up to 0.1 s of CPU time take at most a tenth of a core, for what the test waits for needs it.
     """
     deadline = time.monotonic() + max(seconds, LONG_SECONDS)
     while True:
@@ -56,7 +56,7 @@ def wait_for(condition: Callable[[], object], seconds: float = LONG_SECONDS) -> 
         if condition():
             return
         assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(max(0.05, 9 * (time.thread_time() - began)))
+        time.sleep(min(max(0.05, 9 * (time.thread_time() - began)), 1.0))
 
 
 def settings_for(home: Path, url: str | None) -> Settings:
