@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from lorajob.book.terms import terms_of
 from lorajob.cli.errors import user_errors
 from lorajob.errors import JobNotFoundError, UsageError
 from lorajob.job.jobdir import STAGES, JobDir, write_json
 from lorajob.job.results import StageResult
 from lorajob.spec import JobSpec
 from lorajob.tasks.batches import cancel_batch, retry_batch
+from lorajob.tasks.glossaries import GlossaryFiles
 from lorajob.tasks.jobs import Jobs
-from lorajob.tasks.prune import parse_age, prune
+from lorajob.tasks.prune import parse_age, prune, remove
 from lorajob.tasks.rebuild import rebuild
 from lorajob.worker.artifacts.job_store import JobStore
 from lorajob.worker.artifacts.lookup import find_job, open_job, recorded_ids
@@ -90,6 +92,20 @@ def test_old_jobs_go_and_the_best_one_stays(jobs, redis_server, tmp_path):
     with pytest.raises(JobNotFoundError):
         jobs.records.load("hi-old")
     assert sorted(Batches(jobs.redis).load("batch-1").jobs) == left
+
+
+def test_the_glossary_of_a_job_goes_with_it(jobs):
+    kept = GlossaryFiles(jobs.settings)
+    for job_id in ("hi-old", "hi-gone", "hi-new"):
+        record = make(jobs, job_id, 2 if job_id == "hi-new" else 40, 50)
+        open_job(record, jobs.settings).location.write_json(
+            "job.json", record.model_dump(mode="json")
+        )
+        kept.add(job_id, terms_of(["Nairobi"]))
+    remove(jobs, "hi-gone")
+    assert kept.names() == ["hi-new", "hi-old"]
+    assert [it.id for it in prune(jobs, 30 * DAY, "none")] == ["hi-old"]
+    assert kept.names() == ["hi-new"]
 
 
 def far_job(redis_server: Settings, tmp_path: Path, job_id: str) -> tuple[Jobs, JobRecord]:

@@ -1,6 +1,7 @@
 """Several indexes that are searched as one, such as those of a language and of a request."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from lorajob.book.index import NearTerm, TermIndex
 from lorajob.book.terms import Glossary
@@ -16,10 +17,14 @@ class JoinedIndex(TermIndex):
     def __len__(self) -> int:
         return sum(map(len, self._parts))
 
-    def near(self, text: str, most: int = 16) -> list[NearTerm]:
-        """As `TermIndex.near`. A term that several parts have is found once in each place."""
+    def near(self, text: str, most: int = 16, *more: Any, **named: Any) -> list[NearTerm]:
+        """As `TermIndex.near`, whose further arguments are passed on to each part.
+
+        A term that several parts have is found once in each place.
+        """
+        looks: list[Callable[..., list[NearTerm]]] = [part.near for part in self._parts]
         found: dict[tuple[str, int, int], NearTerm] = {}
-        for it in (it for part in self._parts for it in part.near(text, most)):
+        for it in (it for look in looks for it in look(text, most, *more, **named)):
             place = it.term.text, it.start, it.end
             if place not in found or found[place].similarity < it.similarity:
                 found[place] = it
