@@ -12,7 +12,8 @@ from lorajob import evaluate
 from lorajob.decoding import fast, paired
 from lorajob.decoding.config import read_config, token_limits
 from lorajob.decoding.delivered import HeardClip, listen, load_for_users
-from lorajob.decoding.fast import Sound, decode_batches
+from lorajob.decoding.fast import Sound
+from lorajob.decoding.windows import decode_batches
 from lorajob.job.jobdir import JobDir
 from lorajob.job.report import Report
 from lorajob.job.results import StageResult, fewer_errors

@@ -5,6 +5,7 @@ are hashed into lists of terms (an inverted index in numpy). A run of words of t
 the terms that share most of its n-grams, and compares these by edit distance.
 """
 
+import math
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -24,7 +25,8 @@ LEAST_SIMILARITY = 0.6
 LEAST_SHARED = 0.25  # of the n-grams
 COMPARED = 24  # terms of a run of words
 LENGTHS = (0.55, 1.8)  # of a term in phones, for each of the run
-BUCKETS = 1 << 20
+GRAMS = {"fine": (2, 3), "coarse": (3,), "letters": (3,)}  # lengths of the n-grams
+BUCKETS = 1 << 17
 _PRIME = 1_000_003
 
 
@@ -33,13 +35,15 @@ class NearTerm:
     """A term that words of a transcript may have meant.
 
     `start` and `end` are the first character of the words, and the one behind them. `similarity`
-    is from 0 to 1, which is the same sound or spelling.
+    is from 0 to 1, which is the same sound or spelling. `agreeing` is the number of the term's
+    phones less the edits that make the words of it: a long term is rarely near by chance.
     """
 
     term: Term
     start: int
     end: int
     similarity: float
+    agreeing: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,29 +82,31 @@ class TermIndex:
     def __len__(self) -> int:
         return len(self.glossary.terms)
 
-    def near(self, text: str, most: int = 16) -> list[NearTerm]:
-        """The terms near words of `text`, the most similar first, at most `most` of them.
+    def near(self, text: str, most: int = 16, agreeing: float = 0.0) -> list[NearTerm]:
+        """The terms near words of `text`, at most `most` of them, those first that agree on the
+        most phones. They agree on at least `agreeing`. Of overlapping words near one term, the best
+        are taken.
 
         Words that are written as a term stay as they are. Candidates of one place may overlap
         those of another.
         """
-        best: dict[tuple[str, int, int], NearTerm] = {}
         if not self._keys:
             return []
-        runs = spans(text)
-        right = [(start, end) for start, end in runs if text[start:end] in self._written]
-        for start, end in runs:
-            if any(start < last and first < end for first, last in right):
-                continue
-            words = text[start:end]
-            for number, similarity in self._similar(self._key(words)):
-                term = self.glossary.terms[number]
-                found = NearTerm(term, start, end, similarity)
-                place = (term.text, start, end)
-                if place not in best or best[place].similarity < similarity:
-                    best[place] = found
-        ranked = sorted(best.values(), key=lambda it: (-it.similarity, it.start, it.term.text))
-        return ranked[:most]
+        right = self.written(text)
+        runs = [it for it in spans(text) if not overlaps(*it, right)]
+        keyed = [(run, self._key(text[run[0] : run[1]])) for run in runs]
+        # A shorter run agrees on fewer.
+        keyed = [(run, key) for run, key in keyed if len(key.fine) >= agreeing]
+        grams = _grams_of_each([key for _, key in keyed])
+        found: list[NearTerm] = []
+        for ((start, end), key), own in zip(keyed, grams, strict=True):
+            for number, similarity, agree in self._similar(key, own, agreeing):
+                found.append(NearTerm(self.glossary.terms[number], start, end, similarity, agree))
+        return ranked(found)[:most]
+
+    def written(self, text: str) -> list[tuple[int, int]]:
+        """(start, end) of the words of a text that are written as a term."""
+        return [(start, end) for start, end in spans(text) if text[start:end] in self._written]
 
     def _term_keys(self, term: Term) -> Iterable[_Key]:
         letters = normalise(term.text, self.language).replace(" ", "")[:LONGEST]
@@ -116,14 +122,14 @@ class TermIndex:
         phones = "".join(map(fine, words))[:LONGEST]
         return _Key("".join(words)[:LONGEST], phones, coarse(phones))
 
-    def _similar(self, key: _Key) -> Iterable[tuple[int, float]]:
-        """(number of a term, similarity) of the terms near a key."""
+    def _similar(
+        self, key: _Key, grams: NDArray[np.int64], agreeing: float
+    ) -> Iterable[tuple[int, float, float]]:
+        """(number of a term, similarity, agreeing phones) of the terms near a key."""
         length = len(key.fine)
-        low, high = np.searchsorted(
-            self._lengths, [int(LENGTHS[0] * length), int(LENGTHS[1] * length) + 2]
-        )
-        grams = np.unique(_grams([key])[0])
-        if low == high or not len(grams):
+        lengths = max(agreeing, LENGTHS[0] * length), LENGTHS[1] * length + 2
+        low, high = np.searchsorted(self._lengths, [math.ceil(lengths[0]), int(lengths[1])])
+        if low >= high or not len(grams):
             return
         lists = []
         for gram in grams:
@@ -131,14 +137,35 @@ class TermIndex:
             first, last = np.searchsorted(rows, [low, high])
             lists.append(rows[first:last])
         shared = np.bincount(np.concatenate(lists) - low, minlength=high - low)
-        score = 2 * shared / (self._sizes[low:high] + len(grams))
-        near = np.flatnonzero(score >= LEAST_SHARED)
+        near = np.flatnonzero(shared >= LEAST_SHARED / 2 * (1 + len(grams)))
+        score = 2 * shared[near] / (self._sizes[low:high][near] + len(grams))
+        near, score = near[score >= LEAST_SHARED], score[score >= LEAST_SHARED]
         if len(near) > COMPARED:
-            near = near[np.argpartition(-score[near], COMPARED)[:COMPARED]]
+            near = near[np.argpartition(-score, COMPARED)[:COMPARED]]
         for row in near + low:
             similarity = _similarity(key, self._keys[row])
-            if similarity >= LEAST_SIMILARITY:
-                yield self._numbers[row], similarity
+            phones = len(self._keys[row].fine)
+            agree = phones - (1 - similarity) * max(phones, length)
+            if similarity >= LEAST_SIMILARITY and agree >= agreeing:
+                yield self._numbers[row], similarity, agree
+
+
+def ranked(found: Iterable[NearTerm]) -> list[NearTerm]:
+    """Those first that agree on the most phones. Of overlapping words near one term, the best."""
+    order = sorted(found, key=lambda it: (-it.agreeing, it.end - it.start, it.start, it.term.text))
+    taken: dict[str, list[tuple[int, int]]] = {}
+    best = []
+    for it in order:
+        places = taken.setdefault(it.term.text, [])
+        if not overlaps(it.start, it.end, places):
+            places.append((it.start, it.end))
+            best.append(it)
+    return best
+
+
+def overlaps(start: int, end: int, places: Iterable[tuple[int, int]]) -> bool:
+    """Whether the part of a text from `start` to `end` overlaps one of `places`."""
+    return any(start < last and first < end for first, last in places)
 
 
 def spans(text: str) -> list[tuple[int, int]]:
@@ -180,14 +207,21 @@ def _similarity(one: _Key, other: _Key) -> float:
     return float(max((phones + broad) / 2, letters))
 
 
+def _grams_of_each(keys: Sequence[_Key]) -> list[NDArray[np.int64]]:
+    """The hashed n-grams of each key, each once."""
+    grams, rows = _grams(keys)
+    rows, grams = np.divmod(np.unique(rows * BUCKETS + grams), BUCKETS)
+    return np.split(grams, np.searchsorted(rows, np.arange(1, len(keys)))) if keys else []
+
+
 def _grams(keys: Sequence[_Key]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The hashed n-grams of keys, and the row of the key of each."""
     found, rows = [], []
-    for salt, part in enumerate(("fine", "coarse", "letters")):
+    for salt, (part, sizes) in enumerate(GRAMS.items()):
         texts = [f"\x02{getattr(key, part)}\x03" for key in keys]
         codes = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32).astype(np.int64)
         owner = np.repeat(np.arange(len(texts)), [len(it) for it in texts])
-        for size in (2, 3):
+        for size in sizes:
             if len(codes) < size:
                 continue
             hashed = np.full(len(codes) - size + 1, salt * 7 + size, np.int64)

@@ -1,9 +1,8 @@
 """Several indexes that are searched as one, such as those of a language and of a request."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from lorajob.book.index import NearTerm, TermIndex
+from lorajob.book.index import NearTerm, TermIndex, overlaps, ranked
 from lorajob.book.terms import Glossary
 
 
@@ -17,16 +16,13 @@ class JoinedIndex(TermIndex):
     def __len__(self) -> int:
         return sum(map(len, self._parts))
 
-    def near(self, text: str, most: int = 16, *more: Any, **named: Any) -> list[NearTerm]:
-        """As `TermIndex.near`, whose further arguments are passed on to each part.
+    def near(self, text: str, most: int = 16, agreeing: float = 0.0) -> list[NearTerm]:
+        """As `TermIndex.near`. Words that are written as a term of any part stay as they are."""
+        right = self.written(text)
+        found = (it for part in self._parts for it in part.near(text, most, agreeing))
+        free = [it for it in found if not overlaps(it.start, it.end, right)]
+        return ranked(free)[:most]
 
-        A term that several parts have is found once in each place.
-        """
-        looks: list[Callable[..., list[NearTerm]]] = [part.near for part in self._parts]
-        found: dict[tuple[str, int, int], NearTerm] = {}
-        for it in (it for look in looks for it in look(text, most, *more, **named)):
-            place = it.term.text, it.start, it.end
-            if place not in found or found[place].similarity < it.similarity:
-                found[place] = it
-        ranked = sorted(found.values(), key=lambda it: (-it.similarity, it.start, it.term.text))
-        return ranked[:most]
+    def written(self, text: str) -> list[tuple[int, int]]:
+        """(start, end) of the words of a text that are written as a term of any part."""
+        return [place for part in self._parts for place in part.written(text)]

@@ -51,7 +51,7 @@ _COARSE = str.maketrans(
         "y": "i", "e": "i", "o": "u", "a": None, "h": None,
     }
 )  # fmt: skip
-_DOUBLED = re.compile(r"(.)\1+")
+_DOUBLED = re.compile(r"(.)\1")
 
 
 @lru_cache(maxsize=65_536)
@@ -87,12 +87,21 @@ def coarse(phones: str) -> str:
 
 
 def spelled_out(text: str) -> str | None:
-    """The names of an acronym's letters in phones; None for any other text."""
-    letters = [it for it in text if it.isalpha()]
-    capitals = all("A" <= it <= "Z" for it in letters)
-    if not capitals or not 2 <= len(letters) <= LONGEST_ACRONYM:
+    """A text in phones with its acronyms as the names of their letters; None if it has none."""
+    words = text.split()[:LONGEST]
+    if not any(map(_is_acronym, words)):
         return None
-    names = (_LETTERS[ord(it) - ord("A")] if it.isalpha() else fine(it) for it in text)
+    return "".join(_letter_names(it) if _is_acronym(it) else fine(it) for it in words)[:LONGEST]
+
+
+def _is_acronym(word: str) -> bool:
+    letters = [it for it in word if it.isalpha()]
+    capitals = all("A" <= it <= "Z" for it in letters)
+    return capitals and 2 <= len(letters) <= LONGEST_ACRONYM and len(word) <= 2 * LONGEST_ACRONYM
+
+
+def _letter_names(word: str) -> str:
+    names = (_LETTERS[ord(it) - ord("A")] if "A" <= it <= "Z" else fine(it) for it in word)
     return _DOUBLED.sub(r"\1", "".join(names))
 
 

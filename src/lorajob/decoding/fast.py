@@ -26,13 +26,12 @@ from lorajob.cores import threads_a_stage
 from lorajob.decoding.config import DecodeConfig
 from lorajob.decoding.fallback import Transcript, best, emptied_if_silent, trips
 from lorajob.decoding.text_choice import hypotheses, load_choice
-from lorajob.decoding.windows import extractor, features, read_ahead
+from lorajob.decoding.windows import decode_batches, extractor, features, read_ahead
 from lorajob.errors import ModelError, TooLarge, says_out_of_memory
 from lorajob.speech.audio import SAMPLE_RATE, Samples
 from lorajob.whisper.base_check import LABEL_POSITIONS
 from lorajob.whisper.cuda_libraries import expects_gpu, load_cuda_libraries
 from lorajob.whisper.tokens import Labels
-from lorajob.whisper.window import CUT_MARGIN_SECONDS, WINDOW_SECONDS
 
 BATCH_WINDOWS = 16
 # With fewer clips the first batches tell the pace soon enough.
@@ -41,6 +40,13 @@ CLIPS_TIMED = 8  # for each thread of the decoder
 MOST_READERS = 16  # threads that compute features for GPUs
 SMALLER_TYPES = ("float16", "int8_float16")  # on a GPU that the wanted type does not fit
 log = logging.getLogger(__name__)
+
+Mel = NDArray[np.float32]
+# Takes the encoder's output of a batch, unless it is None.
+Encoded = list[ctranslate2.StorageView] | None
+# Hears of a batch of the first pass on a CPU: the places of its sounds, their transcripts, and the
+# encoder's output, float32 [sounds, frames, width].
+BatchHeard = Callable[[Sequence[int], Sequence[Transcript], NDArray[np.float32]], None]
 
 
 @dataclass(frozen=True)
@@ -148,17 +154,20 @@ class FastDecoder:
         sounds: Sequence[Sound],
         batch_windows: int = BATCH_WINDOWS,
         done: Callable[[int], None] = lambda clips: None,
+        heard: BatchHeard | None = None,
     ) -> list[Transcript]:
         """The transcripts of `sounds`, in their order.
 
         `batch_windows` windows of 30 s are decoded at a time, or as much audio in cut windows.
-        `done` is called with the number of clips that the first pass has finished.
+        `done` is called with the number of clips that the first pass has finished, and `heard` on a
+        CPU with its batches.
         """
         if self._sampling:
             self._model, self._sampling = self._load(), False
         config = self.config
         first, *others = config.temperatures
-        tries = {place: [it] for place, it in self._pass(sounds, batch_windows, first, done)}
+        passed = self._pass(sounds, batch_windows, first, done, heard)
+        tries = {place: [it] for place, it in passed}
         waiting = [place for place in tries if trips(tries[place][0], config)]
         if waiting and others:
             log.info("%d of %d clips are decoded again", len(waiting), len(sounds))
@@ -172,8 +181,8 @@ class FastDecoder:
             if not waiting:
                 break
             some = [sounds[place] for place in waiting]
-            for number, heard in self._pass(some, batch_windows, temperature, again):
-                tries[waiting[number]].append(heard)
+            for number, said in self._pass(some, batch_windows, temperature, again):
+                tries[waiting[number]].append(said)
             waiting = [place for place in waiting if trips(tries[place][-1], config)]
         failed = set(waiting)
         return [
@@ -203,11 +212,12 @@ class FastDecoder:
         batch_windows: int,
         temperature: float,
         done: Callable[[int], None],
+        heard: BatchHeard | None = None,
     ) -> Iterator[tuple[int, Transcript]]:
         """Decode all `sounds` once. Yields (place, transcript), the longest sounds first."""
         order = sorted(range(len(sounds)), key=lambda place: -sounds[place].seconds)
         seconds = [sounds[place].seconds for place in order]
-        pending: deque[tuple[list[int], Callable[[], list[Any]]]] = deque()
+        pending: deque[tuple[list[int], Encoded, Callable[[], list[Any]]]] = deque()
         finished = 0
         batches = [order[it] for it in decode_batches(seconds, batch_windows, self.config.cut)]
 
@@ -218,17 +228,21 @@ class FastDecoder:
         while True:
             # Two batches for each thread of CTranslate2: one runs, one waits.
             for places, mel in islice(ahead, 2 * self._workers - len(pending)):
-                batch = self._start([sounds[it] for it in places], temperature, mel)
-                pending.append((places, batch))
+                encoded: Encoded = [] if heard is not None else None
+                batch = self._start([sounds[it] for it in places], temperature, mel, encoded)
+                pending.append((places, encoded, batch))
             if not pending:
                 return
-            places, started = pending.popleft()
+            places, encoded, started = pending.popleft()
             given = [sounds[it] for it in places]
-            for place, result in zip(
-                places, self._results(given, started(), temperature), strict=True
-            ):
-                limit = self.config.limits.of(sounds[place].seconds)
-                yield place, self._heard(result, limit, temperature)
+            results = self._results(given, started(), temperature)
+            said = [
+                self._heard(result, self.config.limits.of(sound.seconds), temperature)
+                for result, sound in zip(results, given, strict=True)
+            ]
+            if heard is not None and encoded:
+                heard(places, said, np.asarray(encoded[0]))
+            yield from zip(places, said, strict=True)
             finished += len(places)
             done(finished)
 
@@ -260,30 +274,34 @@ class FastDecoder:
         return found
 
     def _start(
-        self, sounds: Sequence[Sound], temperature: float, mel: NDArray[np.float32]
+        self,
+        sounds: Sequence[Sound],
+        temperature: float,
+        mel: NDArray[np.float32],
+        encoded: Encoded = None,
     ) -> Callable[[], list[Any]]:
-        """Start decoding one batch with its features.
+        """Start decoding one batch. Returns a function that waits for a future of each sound.
 
-        Returns a function that waits for a future of each sound.
+        On a CPU the encoder's output is added to `encoded`.
         """
         config = self.config
         longest = max(config.limits.of(sound.seconds) for sound in sounds)
         longest = min(longest, LABEL_POSITIONS - len(self.prompt))
         if self._starting is not None:
-            return self._starting.submit(self._generate, mel, longest, temperature).result
-        futures = self._generate(mel, longest, temperature)
+            return self._starting.submit(self._generate, mel, longest, temperature, encoded).result
+        futures = self._generate(mel, longest, temperature, None)
         return lambda: futures
 
-    def _generate(self, mel: NDArray[np.float32], longest: int, temperature: float) -> list[Any]:
+    def _generate(self, mel: Mel, longest: int, temperature: float, encoded: Encoded) -> list[Any]:
         """Futures of the results of one batch. Errors of CTranslate2 and PyTorch are in them."""
         try:
             if self._in_torch:
                 return list(self._model.generate(mel, longest, temperature, self.config.best_of))
-            return self._search(mel, longest, temperature)
+            return self._search(mel, longest, temperature, encoded)
         except RuntimeError as error:
             return [_Failed(error)] * len(mel)
 
-    def _search(self, mel: NDArray[np.float32], longest: int, temperature: float) -> list[Any]:
+    def _search(self, mel: Mel, longest: int, temperature: float, encoded: Encoded) -> list[Any]:
         search: dict[str, int | float] = {"beam_size": self.config.beam_size}
         if self._text is not None and self.chooses_by_text:
             beams = max(self.config.beam_size, self._text.weights.beam_size)
@@ -293,8 +311,11 @@ class FastDecoder:
             search["sampling_temperature"] = temperature
         # A GPU encodes the batch in the same call.
         on_cpu = self._starting is not None
+        given = self.encode(mel) if on_cpu else ctranslate2.StorageView.from_array(mel)
+        if on_cpu and encoded is not None:
+            encoded.append(given)
         futures: list[Any] = self._model.generate(
-            self.encode(mel) if on_cpu else ctranslate2.StorageView.from_array(mel),
+            given,
             [self.prompt] * len(mel),
             asynchronous=True,
             # CTranslate2 generates at most half of max_length, and at most what the prompt leaves.
@@ -427,20 +448,3 @@ def decode(
     if len(sounds) >= CLIPS_TO_FORECAST:
         ahead(decoder.forecast(sounds, batch_windows), decoder.threads)
     return [it.text for it in decoder.decode(sounds, batch_windows, done)]
-
-
-def decode_batches(seconds: Sequence[float], batch_size: int, cut: bool) -> Iterator[slice]:
-    """Yield batches of clips, given their lengths in descending order.
-
-    A batch has `batch_size` windows of 30 s. If windows are `cut`, it has at most as much audio,
-    and up to twice as many clips: a step of the decoder reads all its weights for any number of
-    rows, so larger batches save time. Many more cost more padding than they save.
-    """
-    start = 0
-    while start < len(seconds):
-        size = batch_size
-        if cut:
-            window = min(seconds[start] + CUT_MARGIN_SECONDS, WINDOW_SECONDS)
-            size = min(2 * batch_size, int(batch_size * WINDOW_SECONDS / window))
-        yield slice(start, start + size)
-        start += size

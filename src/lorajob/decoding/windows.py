@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from lorajob.speech.audio import Samples
 from lorajob.whisper.window import (
+    CUT_MARGIN_SECONDS,
     FRAME_SAMPLES,
     HOP_SAMPLES,
     WINDOW_FRAMES,
     WINDOW_SAMPLES,
+    WINDOW_SECONDS,
     encoder_frames,
 )
 
@@ -57,6 +59,23 @@ def read_ahead(
         while waiting:
             first, future = waiting.popleft()
             yield first, future.result()
+
+
+def decode_batches(seconds: Sequence[float], batch_size: int, cut: bool) -> Iterator[slice]:
+    """Yield batches of clips, given their lengths in descending order.
+
+    A batch has `batch_size` windows of 30 s. If windows are `cut`, it has at most as much audio,
+    and up to twice as many clips: a step of the decoder reads all its weights for any number of
+    rows, so larger batches save time. Many more cost more padding than they save.
+    """
+    start = 0
+    while start < len(seconds):
+        size = batch_size
+        if cut:
+            window = min(seconds[start] + CUT_MARGIN_SECONDS, WINDOW_SECONDS)
+            size = min(2 * batch_size, int(batch_size * WINDOW_SECONDS / window))
+        yield slice(start, start + size)
+        start += size
 
 
 def _cut(extract: FeatureExtractor, clips: Sequence[Samples]) -> list[NDArray[np.float32]]:

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from lorajob.decoding.config import TokenLimits, token_limits
-from lorajob.decoding.fast import decode_batches
 from lorajob.decoding.torch_engine import TorchEngine
-from lorajob.decoding.windows import extractor, features
+from lorajob.decoding.windows import decode_batches, extractor, features
 from lorajob.job.results import ValidationPoint
 from lorajob.languages import Language
 from lorajob.speech.clipstore import ClipStore

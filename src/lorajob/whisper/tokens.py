@@ -100,6 +100,16 @@ class Labels:
         ids: list[int] = self._tokenizer.encode(safe, add_special_tokens=False).ids
         return ids
 
+    def encode_with_places(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The tokens of a text, and for each (start, end) of the characters that it is of.
+
+        A token may be a part of a character.
+        """
+        # As long as the text, so that the places are those of it.
+        safe = text.replace("<|", "< ")
+        found = self._tokenizer.encode(safe, add_special_tokens=False)
+        return found.ids, found.offsets
+
     def decode(self, ids: list[int]) -> str:
         """The text of `ids`, without special tokens and timestamps.
 

@@ -1,0 +1,151 @@
+"""Decoding with a glossary: what it may change, and that hostile terms change nothing."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lorajob.book import decode as book_decode
+from lorajob.book.decode import Book, chance_phones, decode_with_book
+from lorajob.book.index import NearTerm, TermIndex
+from lorajob.book.joined import JoinedIndex
+from lorajob.book.terms import Glossary, GlossaryError, Term, read_glossary, terms_of
+from lorajob.decoding.config import DecodeConfig, TokenLimits
+from lorajob.decoding.fallback import Transcript
+from lorajob.decoding.fast import FastDecoder, Sound
+from lorajob.whisper import ct2
+
+ENGLISH = DecodeConfig(
+    language="en", limits=TokenLimits(tokens=12), temperatures=(0.0,), no_speech=None
+)
+HOSTILE = st.text(min_size=1, max_size=60)
+
+
+class FixedIndex(TermIndex):
+    """An index that finds one term for all but the first and last character of a text."""
+
+    def __init__(self, term: str, agreeing: float) -> None:
+        super().__init__(Glossary((Term(term),)), "en")
+        self._agreeing = agreeing
+
+    def near(self, text: str, most: int = 16, agreeing: float = 0.0) -> list[NearTerm]:
+        if len(text) < 3 or self._agreeing < agreeing:
+            return []
+        return [NearTerm(self.glossary.terms[0], 1, len(text) - 1, 1.0, self._agreeing)]
+
+
+@pytest.fixture(scope="module")
+def decoder(tiny_whisper: Path, tmp_path_factory: pytest.TempPathFactory) -> FastDecoder:
+    folder = ct2.convert(tiny_whisper, tmp_path_factory.mktemp("model") / "model", "float32")
+    return FastDecoder(folder, ENGLISH)
+
+
+@pytest.fixture(scope="module")
+def sounds() -> list[Sound]:
+    made = [np.random.default_rng(it).standard_normal(16_000 * (1 + it)) for it in range(3)]
+    return [Sound.of((0.1 * it).astype(np.float32)) for it in made]
+
+
+@pytest.mark.parametrize("changes", [{}, {"beam_size": 2}])
+def test_a_term_takes_the_place_of_the_words_only(
+    decoder: FastDecoder,
+    sounds: list[Sound],
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, object],
+) -> None:
+    decoder = decoder.sharing(ENGLISH.model_copy(update=changes), decoder.prompt)
+    plain = decoder.decode(sounds)
+    assert any(len(it.text) > 2 for it in plain)
+    monkeypatch.setattr(book_decode, "LEAST_CHANGE", -1e9)
+    with_terms = decode_with_book(decoder, sounds, Book("en", FixedIndex("Okonkwo", 1e6)))
+    for before, after in zip(plain, with_terms, strict=True):
+        if len(before.text) < 3:
+            assert after == before
+            continue
+        assert after.text == f"{before.text[0]}Okonkwo{before.text[-1]}"
+        assert after.terms == ("Okonkwo",)
+        assert after.tokens == len(decoder.labels.encode(after.text))
+
+
+def test_a_term_that_the_audio_does_not_allow_is_left_out(
+    decoder: FastDecoder, sounds: list[Sound], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(book_decode, "LEAST_CHANGE", 0.0)
+    sure = FixedIndex("Okonkwo and the people who came to the market", 1e6)
+    assert decode_with_book(decoder, sounds, Book("en", sure)) == decoder.decode(sounds)
+
+
+def test_without_a_near_term_the_transcripts_are_the_plain_ones(
+    decoder: FastDecoder, sounds: list[Sound]
+) -> None:
+    plain = decoder.decode(sounds)
+    indexes = None, TermIndex(Glossary(), "en"), FixedIndex("Okonkwo", 0.0)
+    for index in indexes:
+        assert decode_with_book(decoder, sounds, Book("en", index)) == plain
+
+
+def test_pytorch_decodes_without_the_book(monkeypatch: pytest.MonkeyPatch) -> None:
+    class InTorch:
+        engine = None
+
+        def decode(self, sounds: Sequence[Sound], *given: object) -> list[Transcript]:
+            return [Transcript("plain", 1, 0.0, 0.0, 0.0)]
+
+    index = FixedIndex("Okonkwo", 1e6)
+    (heard,) = decode_with_book(InTorch(), [], Book("en", index))  # type: ignore[arg-type]
+    assert heard.text == "plain" and heard.terms == ()
+
+
+def test_more_terms_must_agree_on_more_phones() -> None:
+    needed = [chance_phones(it) for it in (0, 1, 20, 5_000, 100_000)]
+    assert needed == sorted(needed) and needed[0] == needed[1] == 3.0
+    assert needed[3] == pytest.approx(4.8) and needed[4] == pytest.approx(5.70, abs=0.01)
+
+
+def test_a_joined_index_leaves_words_that_are_a_term_of_any_part() -> None:
+    one, other = (TermIndex(Glossary((Term(it),)), "en") for it in ("Lenovo", "Lenova"))
+    joined = JoinedIndex([one, other])
+    assert joined.near("a Lenovo box") == []
+    assert {it.term.text for it in joined.near("a lenowo box")} == {"Lenovo", "Lenova"}
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(texts=st.lists(HOSTILE, max_size=8), heard=HOSTILE)
+def test_any_term_and_any_text_are_looked_up(texts: list[str], heard: str) -> None:
+    index = TermIndex(Glossary(tuple(map(Term, dict.fromkeys(texts)))), "en")
+    for it in index.near(heard):
+        assert 0 <= it.start < it.end <= len(heard)
+        assert it.term.text in texts and 0 < it.similarity <= 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(lines=st.lists(HOSTILE, max_size=8))
+def test_any_terms_are_read_as_written_or_named_as_wrong(lines: list[str]) -> None:
+    read: Callable[[], Glossary]
+    for read in (lambda: terms_of(lines), lambda: read_glossary("\n".join(lines))):
+        try:
+            found = read()
+        except GlossaryError as error:
+            assert "\n" not in str(error) and len(str(error)) < 200
+        else:
+            assert read_glossary(found.text()) == found
+
+
+def test_terms_of_every_kind_are_looked_up_together() -> None:
+    kinds = [
+        "(.*)+$",
+        "a" * 10_000,
+        "\u0301" * 500,
+        "שלום עולם",
+        "😀" * 50,
+        "\x00\x1b[31m",
+        "國" * 900,
+    ]
+    alike = [f"prefixprefixprefix{number}" for number in range(3_000)]
+    index = TermIndex(Glossary(tuple(map(Term, [*kinds, *alike, "Okonkwo"]))), "en")
+    text = "he met okonkvo at prefixprefixprefix of (.*)+ " + json.dumps(kinds)
+    assert "Okonkwo" in [it.term.text for it in index.near(text, 400)]
