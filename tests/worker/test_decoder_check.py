@@ -2,10 +2,11 @@
 
 import json
 import logging
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import ctranslate2
 import pytest
@@ -60,8 +61,41 @@ def test_a_check_that_ends_or_hangs_counts_as_a_fault(monkeypatch: pytest.Monkey
     assert "cannot be started" in absent.error
     hangs = "import time; time.sleep(3600)"
     assert check_decoders(lambda: True, python(hangs)) == []
-    monkeypatch.setattr("lorajob.worker.machine.decoder_check.CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(decoder_check, "CHECK_SECONDS", 0.0)
     assert check_decoders(command=python(hangs)) == [DecoderCheck(0, "no answer within 0 s")]
+
+
+class Blocked:
+    """A process in a driver that hangs: it has checked one GPU, and a kill does not end it."""
+
+    returncode = None
+    kills = 0
+
+    def __init__(self, *command: object, **options: object) -> None:
+        pass
+
+    def kill(self) -> None:
+        self.kills += 1
+        assert self.kills == 1
+
+    def communicate(self, timeout: float) -> NoReturn:
+        line = json.dumps({"gpu": 0, "error": "", "missing": []})
+        raise subprocess.TimeoutExpired("check", timeout, f"{line}\n".encode())
+
+
+def test_a_check_that_no_kill_ends_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder_check, "CHECK_SECONDS", -1.0)
+    monkeypatch.setattr(subprocess, "Popen", Blocked)
+    assert check_decoders() == [DecoderCheck(0), DecoderCheck(1, "no answer within -1 s")]
+    assert check_decoders(lambda: True) == [DecoderCheck(0)]
+
+
+def test_what_a_library_writes_is_no_result() -> None:
+    line = json.dumps({"gpu": 0, "error": "", "missing": []})
+    noise = "import sys; write = sys.stdout.buffer.write; write(b'{\\xff}\\n{}\\n[1]\\n')"
+    assert check_decoders(command=python(f"{noise}; print({line!r})")) == [DecoderCheck(0)]
+    dies = "import sys; sys.stderr.buffer.write(b'caf\\xe9\\n'); sys.exit(3)"
+    assert check_decoders(command=python(dies)) == [DecoderCheck(0, "caf\N{REPLACEMENT CHARACTER}")]
 
 
 def test_doctor_says_what_to_install_for_each_gpu() -> None:
@@ -90,6 +124,10 @@ def test_a_worker_tries_its_gpus_once_at_its_start(
     ticker = decoder_check.decoder_check()
     assert ticker.turn() is False and not tried  # no GPU, no cost
     monkeypatch.setattr(decoder_check, "devices", lambda: [Pin("GPU-a"), Pin("GPU-b")])
+    modes = "Default\nExclusive_Process\n"
+    monkeypatch.setattr(decoder_check, "ask_nvidia_smi", lambda *options: modes)
+    assert ticker.turn() is False and not tried  # a job may need the only process
+    modes = "Default\nDefault\n"
     with caplog.at_level(logging.INFO):
         assert ticker.turn() is False
     assert len(tried) == 1

@@ -14,13 +14,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from lorajob.errors import ServiceError
-from lorajob.worker.machine.gpus import devices
+from lorajob.worker.machine.gpus import PLAIN, ask_nvidia_smi, devices
 from lorajob.worker.ticker import Ticker
 
 CHECK_SECONDS = 120.0  # at most; CUDA takes up to some 20 s to load on a busy machine
 LOOK_SECONDS = 0.5  # between two looks at `stopped`
+KILL_SECONDS = 1.0  # how long to wait for a killed check
+AGAIN_SECONDS = 3600.0  # from a check that failed by a bug to the next
 COMMAND = (sys.executable, "-m", "lorajob.whisper.decoder_check_main")
 REMEDY = "pip install 'lorajob[cuda]'"
 
@@ -56,33 +59,56 @@ def check_decoders(
     The check ends early, with what it has found, if `stopped` becomes true.
     """
     try:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     except OSError as error:
         return [DecoderCheck(0, f"the check cannot be started: {error}")]
-    ends = time.monotonic() + CHECK_SECONDS
-    late = False
-    while True:
-        try:
-            output, errors = process.communicate(timeout=LOOK_SECONDS)
-            break
-        except subprocess.TimeoutExpired:
-            late = time.monotonic() > ends
-            if late or stopped():
-                process.kill()
-    found = [_parse(line) for line in output.splitlines() if line.startswith("{")]
+    said = _wait(process, stopped)
+    found = [it for it in map(_parse, said.output.splitlines()) if it is not None]
     if process.returncode != 0 and not stopped():
         # The GPU behind the last line is the one that failed.
-        lines = errors.strip().splitlines() or [f"the check ended with {process.returncode}"]
-        why = f"no answer within {CHECK_SECONDS:.0f} s" if late else lines[-1][-300:]
+        lines = said.errors.strip().splitlines() or [f"the check ended with {process.returncode}"]
+        why = f"no answer within {CHECK_SECONDS:.0f} s" if said.late else lines[-1][-300:]
         found.append(DecoderCheck(len(found), why))
     return found
 
 
-def _parse(line: str) -> DecoderCheck:
-    said = json.loads(line)
-    return DecoderCheck(said["gpu"], said["error"], tuple(said["missing"]))
+class _Said(NamedTuple):
+    """What a process has written, and whether it took too long."""
+
+    output: str
+    errors: str
+    late: bool
+
+
+def _wait(process: subprocess.Popen[bytes], stopped: Callable[[], bool]) -> _Said:
+    """Wait for the end of a check. It is killed if it takes too long or if `stopped` is true."""
+    ends = time.monotonic() + CHECK_SECONDS
+    late = False
+    while not late and not stopped():
+        try:
+            return _said(process.communicate(timeout=LOOK_SECONDS), late)
+        except subprocess.TimeoutExpired:
+            late = time.monotonic() > ends
+    process.kill()
+    try:
+        return _said(process.communicate(timeout=KILL_SECONDS), late)
+    except subprocess.TimeoutExpired as error:
+        # A process that is blocked in the driver does not end, so it is left.
+        return _said((error.output, error.stderr), late)
+
+
+def _said(written: tuple[bytes | None, bytes | None], late: bool) -> _Said:
+    output, errors = ((it or b"").decode("utf-8", "replace") for it in written)
+    return _Said(output, errors, late)
+
+
+def _parse(line: str) -> DecoderCheck | None:
+    """None for a line that a library has written."""
+    try:
+        said = json.loads(line)
+        return DecoderCheck(said["gpu"], said["error"], tuple(said["missing"]))
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def decoder_check() -> Ticker:
@@ -93,13 +119,18 @@ def decoder_check() -> Ticker:
     """
     stopped = threading.Event()
     turn = partial(_log_decoders, stopped.is_set)
-    return Ticker("decoder-check", 0.0, turn, end_seconds=4 * LOOK_SECONDS, stopped=stopped)
+    end_seconds = 2 * LOOK_SECONDS + KILL_SECONDS
+    return Ticker("decoder-check", AGAIN_SECONDS, turn, end_seconds=end_seconds, stopped=stopped)
 
 
 def _log_decoders(stopped: Callable[[], bool]) -> bool:
     """Returns False, because it need not be called again."""
     try:
         if not devices():
+            return False
+        # Such a GPU has one process at a time, and a job may begin meanwhile.
+        if "Exclusive" in ask_nvidia_smi("--query-gpu=compute_mode", *PLAIN):
+            logger.info("CTranslate2 is not tried on GPUs in an exclusive compute mode")
             return False
     except ServiceError:
         return False  # the worker's check of itself complains
