@@ -71,6 +71,8 @@ def test_buffers_have_about_the_hours_asked_for() -> None:
     # A buffer is at least a block.
     tiny = shuffle_buffers(range(600), [4.0] * 600, 0.001, random.Random(0))
     assert sorted(map(len, tiny)) == [88, 256, 256]
+    least = shuffle_buffers(range(600), [4.0] * 600, 5e-324, random.Random(0))
+    assert least == tiny
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ def shuffle_buffers(
     `seconds` are the lengths of all clips of the corpus. Each buffer has blocks from all over the
     corpus. With up to `hours` there is one buffer, and nothing is drawn from `rng`.
     """
-    count = math.ceil(sum(seconds[clip] for clip in clips) / (3600 * hours))
     blocks = [list(block) for _, block in groupby(clips, lambda clip: clip // BLOCK_CLIPS)]
-    count = min(count, len(blocks))
+    buffers = sum(seconds[clip] for clip in clips) / (3600 * hours)
+    count = math.ceil(min(buffers, len(blocks)))
     if count <= 1:
         return [list(clips)]
     rng.shuffle(blocks)
