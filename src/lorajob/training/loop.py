@@ -140,6 +140,8 @@ class Loop:
                 self._stop()
             if saving and self.run.step < self.total:
                 self._save()
+        # Ends the processes and the thread that read ahead, also if the training ended early.
+        self.batches = iter(())
         if ahead is not None and self.history is not None:
             path = self.history.path.with_name("forecast.json")
             validating = self.validator.seconds if self.validator else 0.0
