@@ -15,7 +15,7 @@ from lorajob.cli import service_checks
 from lorajob.decoding import delivered
 from lorajob.whisper import decoder_check_main
 from lorajob.whisper.cuda_libraries import expects_gpu
-from lorajob.worker.machine import decoder_check
+from lorajob.worker.machine import decoder_check, self_check
 from lorajob.worker.machine.decoder_check import DecoderCheck, check_decoders
 from lorajob.worker.machine.gpus import Gpu, Pin
 
@@ -85,9 +85,20 @@ class Blocked:
 
 def test_a_check_that_no_kill_ends_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder_check, "CHECK_SECONDS", -1.0)
+    monkeypatch.setattr(self_check, "PROBE_SECONDS", -1.0)
     monkeypatch.setattr(subprocess, "Popen", Blocked)
     assert check_decoders() == [DecoderCheck(0), DecoderCheck(1, "no answer within -1 s")]
     assert check_decoders(lambda: True) == [DecoderCheck(0)]
+    assert self_check._computes() == "the GPU does not compute: no answer within -1 s"
+
+
+def test_a_card_that_does_not_compute_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(self_check, "PROBE", "raise SystemExit('CUDA error: ECC')")
+    assert self_check._computes() == "the GPU does not compute: CUDA error: ECC"
+    monkeypatch.setattr(self_check, "PROBE", "raise SystemExit(3)")
+    assert self_check._computes() == "the GPU does not compute: its program ended with 3"
+    monkeypatch.setattr(self_check, "PROBE", "")
+    assert self_check._computes() is None
 
 
 def test_what_a_library_writes_is_no_result() -> None:

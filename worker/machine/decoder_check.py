@@ -7,22 +7,24 @@ gives the memory back, and a library that does not fit may end it.
 
 import json
 import logging
-import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 from lorajob.errors import ServiceError
-from lorajob.worker.machine.gpus import PLAIN, ask_nvidia_smi, devices
+from lorajob.worker.machine.gpus import (
+    KILL_SECONDS,
+    LOOK_SECONDS,
+    PLAIN,
+    ask_nvidia_smi,
+    devices,
+    run_on_gpu,
+)
 from lorajob.worker.ticker import Ticker
 
 CHECK_SECONDS = 120.0  # at most; CUDA takes up to some 20 s to load on a busy machine
-LOOK_SECONDS = 0.5  # between two looks at `stopped`
-KILL_SECONDS = 1.0  # how long to wait for a killed check
 AGAIN_SECONDS = 3600.0  # from a check that failed by a bug to the next
 COMMAND = (sys.executable, "-m", "lorajob.whisper.decoder_check_main")
 REMEDY = "pip install 'lorajob[cuda]'"
@@ -59,47 +61,16 @@ def check_decoders(
     The check ends early, with what it has found, if `stopped` becomes true.
     """
     try:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        done = run_on_gpu(command, CHECK_SECONDS, stopped)
     except OSError as error:
         return [DecoderCheck(0, f"the check cannot be started: {error}")]
-    said = _wait(process, stopped)
-    found = [it for it in map(_parse, said.output.splitlines()) if it is not None]
-    if process.returncode != 0 and not stopped():
+    found = [it for it in map(_parse, done.output.splitlines()) if it is not None]
+    if done.code != 0 and not stopped():
         # The GPU behind the last line is the one that failed.
-        lines = said.errors.strip().splitlines() or [f"the check ended with {process.returncode}"]
-        why = f"no answer within {CHECK_SECONDS:.0f} s" if said.late else lines[-1][-300:]
+        lines = done.errors.strip().splitlines() or [f"the check ended with {done.code}"]
+        why = f"no answer within {CHECK_SECONDS:.0f} s" if done.late else lines[-1][-300:]
         found.append(DecoderCheck(len(found), why))
     return found
-
-
-class _Said(NamedTuple):
-    """What a process has written, and whether it took too long."""
-
-    output: str
-    errors: str
-    late: bool
-
-
-def _wait(process: subprocess.Popen[bytes], stopped: Callable[[], bool]) -> _Said:
-    """Wait for the end of a check. It is killed if it takes too long or if `stopped` is true."""
-    ends = time.monotonic() + CHECK_SECONDS
-    late = False
-    while not late and not stopped():
-        try:
-            return _said(process.communicate(timeout=LOOK_SECONDS), late)
-        except subprocess.TimeoutExpired:
-            late = time.monotonic() > ends
-    process.kill()
-    try:
-        return _said(process.communicate(timeout=KILL_SECONDS), late)
-    except subprocess.TimeoutExpired as error:
-        # A process that is blocked in the driver does not end, so it is left.
-        return _said((error.output, error.stderr), late)
-
-
-def _said(written: tuple[bytes | None, bytes | None], late: bool) -> _Said:
-    output, errors = ((it or b"").decode("utf-8", "replace") for it in written)
-    return _Said(output, errors, late)
 
 
 def _parse(line: str) -> DecoderCheck | None:

@@ -1,18 +1,26 @@
-"""The GPUs of this machine, read from nvidia-smi so that torch need not be imported."""
+"""The GPUs of this machine, read from nvidia-smi so that torch need not be imported.
+
+Also runs programs on them. A process that is blocked in the driver survives a kill, so nothing here
+waits for the end of such a process without a limit.
+"""
 
 import logging
 import os
 import re
 import shutil
 import subprocess
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from lorajob.errors import ServiceError, UsageError
 
 QUERY = "--query-gpu=index,uuid,name,memory.total,memory.free"
 PLAIN = ("--format=csv,noheader,nounits",)
 TIMEOUT_SECONDS = 20
-KILL_SECONDS = 1.0  # how long to wait for a killed nvidia-smi
+KILL_SECONDS = 1.0  # how long to wait for a killed process
+LOOK_SECONDS = 0.5  # between two looks at `stopped`
 MIB_PER_GB = 1e9 / 2**20  # cards are sold in GB: a card of 24 GB reports 23,034 MiB
 CARD_LINE = re.compile(r"GPU (?P<index>\d+): (?P<name>.*) \(UUID: (?P<id>[\w-]+)\)")
 PART_LINE = re.compile(r"\s+MIG (?P<name>\S+)\s+Device\s+\d+: \(UUID: (?P<id>MIG-[\w/-]+)\)")
@@ -176,6 +184,44 @@ def _leave(process: subprocess.Popen[str]) -> None:
         process.wait(timeout=KILL_SECONDS)
     except subprocess.TimeoutExpired:
         hung.append(process)
+
+
+class Done(NamedTuple):
+    """What a program on a GPU has written, and how it ended.
+
+    `code` is its exit code; None if it is left in the driver. `late` if it took too long.
+    """
+
+    code: int | None
+    output: str
+    errors: str
+    late: bool
+
+
+def run_on_gpu(
+    command: Sequence[str], seconds: float, stopped: Callable[[], bool] = lambda: False
+) -> Done:
+    """Run a program. It is killed after `seconds`, or if `stopped` becomes true. Raises OSError."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    ends = time.monotonic() + seconds
+    late = False
+    while not late and not stopped():
+        try:
+            return _done(process, process.communicate(timeout=LOOK_SECONDS), late)
+        except subprocess.TimeoutExpired:
+            late = time.monotonic() > ends
+    process.kill()
+    try:
+        return _done(process, process.communicate(timeout=KILL_SECONDS), late)
+    except subprocess.TimeoutExpired as error:
+        return _done(process, (error.output, error.stderr), late)
+
+
+def _done(
+    process: subprocess.Popen[bytes], written: tuple[bytes | None, bytes | None], late: bool
+) -> Done:
+    output, errors = ((it or b"").decode("utf-8", "replace") for it in written)
+    return Done(process.returncode, output, errors, late)
 
 
 def _silent() -> ServiceError:

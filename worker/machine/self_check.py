@@ -7,7 +7,6 @@ since a check cannot know every fault. Fast failure would otherwise attract all 
 import logging
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -21,7 +20,7 @@ from redis.exceptions import RedisError
 from lorajob.errors import ServiceError
 from lorajob.worker import health
 from lorajob.worker.health import Ended, Unfit
-from lorajob.worker.machine.gpus import Pin, devices
+from lorajob.worker.machine.gpus import Pin, devices, run_on_gpu
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
 from lorajob.worker.ticker import Ticker
@@ -114,11 +113,13 @@ def _computes() -> str | None:
     """Why the card does not compute; None if it does."""
     command = [sys.executable, "-c", PROBE]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=PROBE_SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
+        done = run_on_gpu(command, PROBE_SECONDS)
+    except OSError as error:
         return f"the GPU does not compute: {error}"
-    lines = done.stderr.decode(errors="replace").strip().splitlines()
-    return None if done.returncode == 0 else f"the GPU does not compute: {lines[-1:]}"
+    if done.late:
+        return f"the GPU does not compute: no answer within {PROBE_SECONDS:.0f} s"
+    lines = done.errors.strip().splitlines() or [f"its program ended with {done.code}"]
+    return None if done.code == 0 else f"the GPU does not compute: {lines[-1][-300:]}"
 
 
 class SelfCheck:
