@@ -99,10 +99,10 @@ async def exported_files(
 ) -> Response:
     """A bundle that was made, as a tar file. It is deleted once it was sent."""
     exports: Exports = request.app.state.exports
-    folder = exports.find(export)
+    files = exports.files(export)
     held = ExitStack()
     held.push(lambda kind, *_: exports.drop(export) if kind is None else None)
-    return send_tar(held, below(folder, ""), "bundle.tar")
+    return send_tar(held, files, "bundle.tar")
 
 
 @router.get(

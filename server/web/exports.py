@@ -1,9 +1,12 @@
 """Bundles that are made for other machines: one at a time, in a child process, kept for an hour.
 
-LORAJOB_HOME/web/exports/TOKEN is the folder of one bundle.
+LORAJOB_HOME/web/exports/SERVER/TOKEN is the folder of one bundle. Several servers may share a
+home, such as `lorajob mcp` beside `lorajob web`. Each holds a lock on exports/.locks/SERVER while
+it runs, so a server deletes only what ended ones have left.
 """
 
 import asyncio
+import fcntl
 import logging
 import os
 import secrets
@@ -11,16 +14,17 @@ import shutil
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from contextlib import ExitStack, aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from lorajob.errors import JobNotFoundError, LorajobError, ServiceError
 from lorajob.job.jobdir import hash_file
 from lorajob.server.errors import ApiError
-from lorajob.server.web.streams import BEAT, event
+from lorajob.server.web.streams import BEAT, below, event
+from lorajob.storage.folders import LOCKS, locked
 from lorajob.worker.supervision.supervisor import child_environment
 
 if TYPE_CHECKING:
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 
 FOLDER = "exports"
 KEPT_SECONDS = 3600.0  # a bundle waits so long for its download
+MOST_KEPT = 16  # bundles at a time; the oldest goes for the next one
 BEAT_SECONDS = 15.0  # without an event
 RETRY_SECONDS = 30.0
 BUSY = "A model is being exported; try again later"
@@ -42,25 +47,54 @@ class Exports:
     """The bundles of one server. Use it in one event loop."""
 
     folder: Path
+    """Of all servers with this home."""
     _made: dict[str, Path] = field(default_factory=dict)
+    _own: Path | None = None  # of this server; made for its first bundle
+    _lock: ExitStack = field(default_factory=ExitStack)
+    _read: list[str] = field(default_factory=list)  # the bundle of each download
     _busy: bool = False
 
     def start(self) -> None:
-        """Delete what an earlier server left."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Delete what ended servers left."""
+        for left in self.folder.glob("[!.]*"):
+            lock = self.folder / LOCKS / left.name
+            # BlockingIOError: its server runs.
+            with suppress(OSError), locked(lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                shutil.rmtree(left, ignore_errors=True)
+                lock.unlink()
+
+    def _own_folder(self) -> Path:
+        """The folder of this server, with its lock. Raises OSError."""
+        if self._own is None:
+            name = secrets.token_hex(8)
+            lock = self.folder / LOCKS / name
+            self._lock.enter_context(locked(lock, fcntl.LOCK_EX | fcntl.LOCK_NB))
+            self._lock.callback(lock.unlink, missing_ok=True)
+            self._own = self.folder / name
+        return self._own
 
     def check_turn(self) -> None:
         """Raise ApiError 429 while another bundle is made."""
         if self._busy:
             raise ApiError(429, BUSY, retry_after=RETRY_SECONDS)
 
-    def find(self, token: str) -> Path:
-        """The folder of a finished bundle. Raises JobNotFoundError."""
+    def files(self, token: str) -> Generator[tuple[str, Path], None, None]:
+        """The files of a finished bundle, which stays while they are read.
+
+        Raises JobNotFoundError.
+        """
         if token not in self._made:
             raise JobNotFoundError(
                 f"export: {token[:40]!r} is unknown, or older than an hour; export the job again"
             )
-        return self._made[token]
+        return self._reading(token, self._made[token])
+
+    def _reading(self, token: str, folder: Path) -> Generator[tuple[str, Path], None, None]:
+        self._read.append(token)
+        try:
+            yield from below(folder, "")
+        finally:
+            self._read.remove(token)
 
     def drop(self, token: str) -> None:
         """Delete a bundle."""
@@ -71,6 +105,9 @@ class Exports:
         """Delete all bundles."""
         for token in list(self._made):
             self.drop(token)
+        if self._own is not None:
+            shutil.rmtree(self._own, ignore_errors=True)
+        self._lock.close()
 
     async def events(
         self, open_order: "Callable[[ExitStack], BundleOrder]"
@@ -87,34 +124,77 @@ class Exports:
             return
         self._busy = True
         token = secrets.token_urlsafe(16)
-        folder = self.folder / token
         held = ExitStack()
+        opening: asyncio.Task[BundleOrder] | None = None
         try:
+            folder = self._own_folder() / token
             folder.mkdir(parents=True, mode=0o700)
-            order = await asyncio.to_thread(open_order, held)
+            opening = asyncio.create_task(asyncio.to_thread(open_order, held))
+            async for beat in _until(opening):
+                yield beat
+            order = opening.result().model_copy(update={"target": folder})
             notes: tuple[str, ...] = ()
-            async for it in _made(order.model_copy(update={"target": folder})):
-                if isinstance(it, tuple):
-                    notes = it
-                else:
-                    yield it
+            async with aclosing(_made(order)) as steps:
+                async for it in steps:
+                    if isinstance(it, tuple):
+                        notes = it
+                    else:
+                        yield it
             index = await asyncio.to_thread(hash_file, folder / INDEX)
-            self._made[token] = folder
-            asyncio.get_running_loop().call_later(KEPT_SECONDS, self.drop, token)
+            self._keep(token, folder)
             yield event({"export": token, "index_sha256": index, "notes": list(notes)}, "done")
         except LorajobError as error:
             yield event({"message": str(error), "code": error.kind}, "error")
         except OSError as error:
-            log.error("%s: %s", folder, error)
-            yield event({"message": f"{folder}: {error.strerror}", "code": "disk"}, "error")
+            log.error("%s: %s", self.folder, error)
+            yield event({"message": f"{self.folder}: {error.strerror}", "code": "disk"}, "error")
         finally:
             self._busy = False
-            held.close()
-            if token not in self._made:
-                shutil.rmtree(folder, ignore_errors=True)
+            _close_after(opening, held)
+            if token not in self._made and self._own is not None:
+                shutil.rmtree(self._own / token, ignore_errors=True)
+
+    def _keep(self, token: str, folder: Path) -> None:
+        """Keep a finished bundle for its download."""
+        unread = [it for it in self._made if it not in self._read]
+        for old in unread[: max(0, len(self._made) - MOST_KEPT + 1)]:
+            self.drop(old)
+        self._made[token] = folder
+        self._expire(token, KEPT_SECONDS)
+
+    def _expire(self, token: str, seconds: float) -> None:
+        """Delete a bundle after some seconds, or after the download that runs then."""
+
+        def end() -> None:
+            if token in self._read:
+                self._expire(token, RETRY_SECONDS)
+            else:
+                self.drop(token)
+
+        asyncio.get_running_loop().call_later(seconds, end)
 
 
-async def _made(order: "BundleOrder") -> AsyncIterator[bytes | tuple[str, ...]]:
+async def _until(task: "asyncio.Task[Any]") -> AsyncIterator[bytes]:
+    """Comments that keep a connection open, until a task is done."""
+    while not (await asyncio.wait({task}, timeout=BEAT_SECONDS))[0]:
+        yield BEAT
+
+
+def _close_after(opening: "asyncio.Task[Any] | None", held: ExitStack) -> None:
+    """Close `held` when the thread that fills it has ended. Its client may have left before."""
+
+    def close(done: "asyncio.Task[Any]") -> None:
+        if not done.cancelled() and (error := done.exception()) is not None:
+            log.info("an export that its client left: %s", error)
+        held.close()
+
+    if opening is None or opening.done():
+        held.close()
+    else:
+        opening.add_done_callback(close)
+
+
+async def _made(order: "BundleOrder") -> AsyncGenerator[bytes | tuple[str, ...], None]:
     """Events while a child makes a bundle, then notes about it. Raises LorajobError."""
     from lorajob.bundle.child import BundleNews
 
@@ -126,12 +206,10 @@ async def _made(order: "BundleOrder") -> AsyncIterator[bytes | tuple[str, ...]]:
     try:
         orders.write(order.model_dump_json().encode() + b"\n")
         await orders.drain()
-        reading = asyncio.create_task(told.readline())
         while True:
-            done, _ = await asyncio.wait({reading}, timeout=BEAT_SECONDS)
-            if not done:
-                yield BEAT
-                continue
+            reading = asyncio.create_task(told.readline())
+            async for beat in _until(reading):
+                yield beat
             if not (line := reading.result()):
                 raise ServiceError("The export broke; the log of `lorajob web` says why")
             news = BundleNews.model_validate_json(line)
@@ -141,7 +219,6 @@ async def _made(order: "BundleOrder") -> AsyncIterator[bytes | tuple[str, ...]]:
                 yield news.done
                 return
             yield event({"text": news.progress}, "progress")
-            reading = asyncio.create_task(told.readline())
     finally:
         await _end(child)
 
