@@ -26,7 +26,7 @@ from lorajob.server.web.models import (
 from lorajob.server.web.requests import requested_spec
 from lorajob.server.web.state import Service, User, UserJobs
 from lorajob.spec import JobSpec
-from lorajob.storage.urls import public
+from lorajob.storage.urls import public, public_spec
 from lorajob.tasks.batches import (
     PREFIX,
     cancel_batch,
@@ -173,7 +173,7 @@ def job_spec(job: JobId, jobs: UserJobs) -> dict[str, object]:
     from lorajob.worker.artifacts.lookup import find_job
 
     with find_job(job, jobs.settings).local(lambda: jobs.load(job)) as folder:
-        return JobSpec.load(folder.spec_path).with_places(public).model_dump(mode="json")
+        return public_spec(JobSpec.load(folder.spec_path)).model_dump(mode="json")
 
 
 @router.post("/jobs/{job}/cancel")

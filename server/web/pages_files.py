@@ -25,7 +25,7 @@ from lorajob.spec import JobSpec
 from lorajob.speech.clipstore import ClipStore
 from lorajob.storage.locations import Folder
 from lorajob.storage.store import Store, StoreError
-from lorajob.storage.urls import public
+from lorajob.storage.urls import public_spec
 from lorajob.tasks.jobs import Jobs
 from lorajob.worker.artifacts.job_files import JobFiles
 from lorajob.worker.artifacts.lookup import open_job
@@ -101,7 +101,7 @@ def data_of(jobs: Jobs, record: JobRecord) -> CorpusCounts | None:
 def settings_of(jobs: Jobs, record: JobRecord) -> list[tuple[str, object, object]]:
     """(name, value, default) of the settings that differ from the defaults."""
     with files_of(jobs, record).local(lambda: record) as folder:
-        return changed_settings(JobSpec.load(folder.spec_path).with_places(public))
+        return changed_settings(public_spec(JobSpec.load(folder.spec_path)))
 
 
 def clip_sound(jobs: Jobs, record: JobRecord, index: int) -> bytes:

@@ -21,7 +21,7 @@ from lorajob.server.web.pages_html import screen
 from lorajob.server.web.pages_look import look_at
 from lorajob.server.web.state import Service, User, UserJobs
 from lorajob.spec import DEFAULT_BASE_MODEL, PRESETS, JobSpec
-from lorajob.storage.urls import public
+from lorajob.storage.urls import public_spec
 from lorajob.tasks.naming import find_id
 from lorajob.worker.queues import Priority
 
@@ -114,9 +114,8 @@ def show_form(
         return _show(request, Form())
     record = jobs.load(find_id(jobs, start))
     with files_of(jobs, record).local(lambda: record) as folder:
-        return _show(
-            request, _form_of(JobSpec.load(folder.spec_path).with_places(public)), record.id
-        )
+        spec = public_spec(JobSpec.load(folder.spec_path))
+        return _show(request, _form_of(spec), record.id)
 
 
 @router.post("")

@@ -3,6 +3,10 @@
 import ipaddress
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lorajob.spec import JobSpec
 
 # Prefixes of data sets that a library fetches by name. They hold no secrets.
 CATALOGUES = ("hf:", "mdc:")
@@ -49,6 +53,17 @@ def public(url: str) -> str:
         return url
     links = (_LOGIN.sub("://***@", link) for link in _CHAIN.split(url))
     return "::".join(_QUERY.sub("?***", link) for link in links)
+
+
+def public_spec(spec: "JobSpec") -> "JobSpec":
+    """The settings of a job with all urls in them public: corpora, base model and glossary."""
+    glossary = spec.evaluate.glossary
+    shown = None if glossary is None else public(glossary)
+    changes = {
+        "base_model": public(spec.base_model),
+        "evaluate": spec.evaluate.model_copy(update={"glossary": shown}),
+    }
+    return spec.with_places(public).model_copy(update=changes)
 
 
 def public_text(text: str, url: str) -> str:

@@ -27,7 +27,7 @@ from typing import IO
 from lorajob.job.jobdir import JobDir
 from lorajob.job.results import Scores
 from lorajob.spec import JobSpec, Tracker
-from lorajob.storage.urls import public
+from lorajob.storage.urls import public_spec
 
 COMMAND = (sys.executable, "-m", "lorajob.training.tracker_main")
 END_SECONDS = 60.0  # for the last uploads of a stage that ended
@@ -214,8 +214,6 @@ def as_markdown(rows: Iterable[Row]) -> str:
 
 def flat_settings(spec: JobSpec) -> dict[str, str | float | bool | None]:
     """All settings by their names, such as train.rank. Lists are JSON; urls have no secrets."""
-    shown = spec.with_places(public)
-    shown = shown.model_copy(update={"base_model": public(spec.base_model)})
     flat: dict[str, str | float | bool | None] = {}
 
     def add(name: str, value: object) -> None:
@@ -227,5 +225,5 @@ def flat_settings(spec: JobSpec) -> dict[str, str | float | bool | None]:
         else:
             flat[name] = json.dumps(value, ensure_ascii=False)
 
-    add("", shown.model_dump(mode="json"))
+    add("", public_spec(spec).model_dump(mode="json"))
     return flat
