@@ -19,17 +19,8 @@ STATUS_OF_KIND = {
     "crash": 503,
     "memory": 503,
 }
-TYPE_OF_STATUS = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    404: "invalid_request_error",
-    405: "invalid_request_error",
-    408: "invalid_request_error",
-    413: "invalid_request_error",
-    429: "rate_limit_error",
-    503: "server_error",
-    504: "server_error",
-}
+# Others below 500 are invalid_request_error, those from 500 on server_error.
+TYPE_OF_STATUS = {401: "authentication_error", 429: "rate_limit_error"}
 
 
 class ApiError(Exception):
@@ -50,7 +41,8 @@ class ApiError(Exception):
     @property
     def body(self) -> dict[str, object]:
         """The error as OpenAI writes it."""
-        kind = TYPE_OF_STATUS.get(self.status, "server_error")
+        other = "invalid_request_error" if self.status < 500 else "server_error"
+        kind = TYPE_OF_STATUS.get(self.status, other)
         values = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
         return {"error": values}
 

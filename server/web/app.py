@@ -52,6 +52,9 @@ STATUS_OF_KIND = {
     "disk": 507,
 }
 
+PARSING = "There was an error parsing the body"  # as FastAPI says it
+UNREADABLE = "body: cannot be read; is it JSON in UTF-8, and not nested too deeply?"
+
 log = logging.getLogger(__name__)
 
 
@@ -185,7 +188,8 @@ def _handle_errors(app: FastAPI) -> None:
             404: f"{request.scope['path']} does not exist; see /api/openapi.json",
             405: f"{request.method} is not allowed here",
         }
-        found = ApiError(error.status_code, said.get(error.status_code, error.detail))
+        detail = UNREADABLE if error.detail == PARSING else error.detail
+        found = ApiError(error.status_code, said.get(error.status_code, detail))
         response = _answer(request, found)
         response.headers.update(error.headers or {})
         return response
@@ -236,6 +240,10 @@ def _add_login(app: FastAPI, service: WebService) -> None:
 def _malformed(error: RequestValidationError) -> ApiError:
     """The first fault of a request, in one line that names its field."""
     first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        why = first["ctx"]["error"]
+        said = f"body: is not JSON: {why}, at character {first['loc'][-1]}"
+        return ApiError(422, said, "body", "usage")
     place = [str(it) for it in first["loc"] if it not in ("body", "query", "path")]
     name = ".".join(place) or "body"
     return ApiError(422, f"{name}: {first['msg'].removeprefix('Value error, ')}", name, "usage")
