@@ -245,21 +245,22 @@ def _export(**given: Any) -> None:
 
 def _tensorboard(jobs: tuple[str, ...], host: str, port: int | None) -> None:
     from lorajob.cli.tensorboard import jobs_to_show, no_curves, show_runs
-    from lorajob.client.remote import RemoteJob
+    from lorajob.client.remote import RemoteJob, checked_id
 
     api = _api()
     named = {job: RemoteJob(api, job) for job in jobs_to_show(jobs)}
     with tempfile.TemporaryDirectory(prefix="lorajob-tensorboard-") as folder:
         shown = Path(folder)
-        folders = {name: shown / job.record.id for name, job in named.items()}
+        folders = {name: shown / checked_id(job.record.id) for name, job in named.items()}
 
         def fetch() -> int:
             found = 0
             for name, job in list(named.items()):
-                over = job.over
+                over = True
                 try:
+                    over = job.over
                     found += job.curves_to(folders[name])
-                # Of the newest jobs, those with files are shown.
+                # Of the newest jobs, those with files are shown. They may be deleted meanwhile.
                 except JobNotFoundError:
                     if jobs:
                         raise

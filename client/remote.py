@@ -5,9 +5,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import quote
 
 from lorajob.client.batch import Batch
@@ -21,7 +21,7 @@ from lorajob.client.results import AudioPath
 from lorajob.client.service import Client
 from lorajob.client.web_api import LONG_SECONDS, Query, WebApi, events, job_path
 from lorajob.errors import ServiceError, StageError, UsageError
-from lorajob.job.jobdir import JobDir, write_whole
+from lorajob.job.jobdir import JOB_ID, JobDir, write_whole
 from lorajob.job.states import JobState
 from lorajob.spec import JobSpec
 from lorajob.storage.urls import public
@@ -42,6 +42,7 @@ __all__ = ("RemoteBatch", "RemoteClient", "RemoteJob", "WebApi", "follow_log", "
 PAGE = 200  # jobs in one request
 MOST_FAILURES = 20  # of a log's connection in succession, with pauses of two minutes in all
 LONGEST_PAUSE = 8.0  # seconds
+Made = TypeVar("Made", VerifiedStage, VerifiedBase, Rebuilt)
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,19 @@ def _listed_jobs(found: Any) -> ListedJobs:
     short = found["waits_short"]
     waits = {job: RemoteWait(text, short.get(job, text)) for job, text in found["waits"].items()}
     return ListedJobs([JobRecord.model_validate(it) for it in found["records"]], waits)
+
+
+def _made(kind: type[Made], values: Any) -> Made:
+    """A dataclass of the values of an answer. A newer server may say more."""
+    known = {it.name for it in fields(kind)}
+    return kind(**{name: value for name, value in values.items() if name in known})
+
+
+def checked_id(job_id: str) -> str:
+    """The id of a job that a server named. Raises ServiceError for one that could be a path."""
+    if not JOB_ID.fullmatch(job_id):
+        raise ServiceError(f"the server names a job {job_id[:80]!r}, which is not a job's id")
+    return job_id
 
 
 class RemoteJob(Job):
@@ -102,8 +116,8 @@ class RemoteJob(Job):
         base = found["base"]
         return Verified(
             id=str(found["id"]),
-            stages={name: VerifiedStage(**it) for name, it in found["stages"].items()},
-            base=None if base is None else VerifiedBase(**base),
+            stages={name: _made(VerifiedStage, it) for name, it in found["stages"].items()},
+            base=None if base is None else _made(VerifiedBase, base),
             faults=tuple(found["faults"]),
         )
 
@@ -159,7 +173,7 @@ class RemoteJob(Job):
     @contextmanager
     def _open(self, *stages: str) -> Iterator[JobDir]:
         with tempfile.TemporaryDirectory(prefix="lorajob-job-") as name:
-            root = Path(name) / self.id
+            root = Path(name) / checked_id(self.id)
             root.mkdir()
             query = {"part": list(stages)}
             with self._api.open("GET", f"{job_path(self.id)}/files", query) as answer:
@@ -307,7 +321,8 @@ class RemoteClient(Client):
         """As `Client.rebuild`, from the files that the server sees."""
         taken = str(take_over).lower()
         found = self.api.post("/rebuild", seconds=LONG_SECONDS, take_over=taken)
-        return Rebuilt(**{name: tuple(it) for name, it in found.items()})
+        lists = {name: tuple(it) for name, it in found.items() if isinstance(it, list)}
+        return _made(Rebuilt, lists)
 
     def board(self, lang: str | None = None) -> "list[BoardRow]":
         from lorajob.reporting.board import BoardRow

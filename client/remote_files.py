@@ -91,6 +91,7 @@ def fetch_curves(api: WebApi, job: str, folder: Path) -> int:
             with path.open("r+b" if path.exists() else "wb") as file:
                 while piece := source.read(PIECE_BYTES):
                     file.write(piece)
+                file.truncate()
             kept.add(path)
     for path in folder.rglob("*"):
         if path.is_file() and path not in kept:

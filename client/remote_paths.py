@@ -6,8 +6,16 @@ from contextlib import contextmanager
 from lorajob.errors import CorpusError, UsageError
 from lorajob.storage.urls import local_path
 
-ABOUT_PLACES = ("does not exist", "is a relative path", "is neither a folder")  # in errors
+ABOUT_PLACES = (  # in errors
+    "does not exist",
+    "is a relative path",
+    "is neither a folder",
+    "is no file",
+    "is not a folder",
+)
 PLACES = ("corpus", "more_corpora", "test_corpus", "base_model", "gate")  # settings with paths
+NO_URLS = ("augment.", "evaluate.text")  # settings whose paths are no urls
+PARTS = {"augment": ("noise_folder", "room_folder"), "evaluate": ("text", "glossary")}
 
 
 @contextmanager
@@ -23,18 +31,24 @@ def explained(error: str, specs: Sequence[Mapping[str, object]]) -> str:
     """The error of a server about a path, with a hint if that path exists on this machine."""
     if not any(it in error for it in ABOUT_PLACES):
         return error
+    # The server speaks of its own machine.
+    told = error.replace("on this machine", "on the service's machine")
+    advice = "copy it there" if error.startswith(NO_URLS) else "copy it there, or give a url"
     for place in sorted({it for spec in specs for it in _places_of(spec)}, key=len, reverse=True):
         if place in error and _is_here(place):
             return (
-                f"{error}; it exists on this machine, but jobs read paths of the service's "
-                "machines: copy it there, or give a url"
+                f"{told}; it exists on this machine, but jobs read paths of the service's "
+                f"machines: {advice}"
             )
-    return error
+    return told
 
 
 def _places_of(spec: Mapping[str, object]) -> Iterator[str]:
     """The texts in settings that hold paths, with the language in place of `{language}`."""
     waiting: list[object] = [spec[name] for name in PLACES if name in spec]
+    for part, names in PARTS.items():
+        if isinstance(values := spec.get(part), Mapping):
+            waiting += [values[name] for name in names if name in values]
     while waiting:
         value = waiting.pop()
         if isinstance(value, Mapping):

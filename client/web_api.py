@@ -79,8 +79,7 @@ class WebApi:
         for name, value in (self.headers | dict(headers or {})).items():
             request.add_header(name, value)
         if body is not None:
-            # YAML has dates, which no setting takes: the server says so.
-            request.data = json.dumps(body, default=str).encode()
+            request.data = _encoded(body)
             request.add_header("Content-Type", "application/json")
         try:
             with self._opener.open(request, timeout=seconds) as answer:
@@ -114,6 +113,16 @@ class WebApi:
         if error.code in (403, 422) and code != "corpus":
             return UsageError(message)
         return error_of(code, message)
+
+
+def _encoded(body: Mapping[str, object]) -> bytes:
+    """A body as JSON. Raises UsageError for settings that JSON cannot hold."""
+    try:
+        # YAML has dates, which no setting takes: the server says so.
+        return json.dumps(body, default=str).encode()
+    # A date as a key, a mapping that holds itself.
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"the settings cannot be sent as JSON: {error}") from None
 
 
 def _checked_url(url: str) -> str:

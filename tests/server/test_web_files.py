@@ -4,7 +4,7 @@ import asyncio
 import io
 import json
 import tarfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,11 @@ from lorajob.server.web.streams import event, tar_of
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
 from tests.support.command import job_record
+from tests.support.corpora import write_corpus
 
 JOB = "hi-0000000a"
 SEE = {"Authorization": "Bearer see"}
+SEND = {"Authorization": "Bearer send"}
 
 
 @pytest.fixture
@@ -71,7 +73,7 @@ def test_a_viewer_exports_a_model_and_downloads_it_once(
 ) -> None:
     left = web.folder / "exports"
 
-    async def made(order: Any) -> AsyncIterator[bytes | tuple[str, ...]]:
+    async def made(order: Any) -> AsyncGenerator[bytes | tuple[str, ...], None]:
         assert order.job == web.settings.jobs / JOB and order.license == "apache-2.0"
         yield event({"text": "adapter"}, "progress")
         # A second one is refused meanwhile.
@@ -80,7 +82,7 @@ def test_a_viewer_exports_a_model_and_downloads_it_once(
         write_bundle(order.target)
         yield ("a note",)
 
-    async def broke(order: Any) -> AsyncIterator[bytes | tuple[str, ...]]:
+    async def broke(order: Any) -> AsyncGenerator[bytes | tuple[str, ...], None]:
         yield event({"text": "adapter"}, "progress")
         (order.target / "half").touch()
         raise StageError("train/adapter: damaged")
@@ -91,7 +93,12 @@ def test_a_viewer_exports_a_model_and_downloads_it_once(
     assert first == ("progress", {"text": "adapter"})
     assert last[0] == "done" and last[1]["notes"] == ["a note"]
     token = last[1]["export"]
-    assert last[1]["index_sha256"] == hash_file(left / token / "bundle.json")
+    # The start of another server with this home deletes what ended servers left only.
+    (left / "ended" / "token").mkdir(parents=True)
+    with TestClient(create_web_app(open_service(web.settings), agents=False)):
+        assert not (left / "ended").exists()
+    (bundle,) = left.glob(f"*/{token}")
+    assert last[1]["index_sha256"] == hash_file(bundle / "bundle.json")
     tar = client.get(f"/api/exports/{token}").content
     with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
         assert sorted(opened.getnames()) == ["adapter/weights", "bundle.json"]
@@ -99,12 +106,82 @@ def test_a_viewer_exports_a_model_and_downloads_it_once(
     monkeypatch.setattr(exports, "_made", broke)
     _, last = told(client.get(f"/api/jobs/{JOB}/export").text)
     assert last == ("error", {"message": "train/adapter: damaged", "code": "stage"})
-    assert not list(left.iterdir())
+    assert not list(left.glob("[!.]*/*"))
     audit = [json.loads(it) for it in web.audit.path.read_text("utf-8").splitlines()]
     assert [(it["what"], it["who"], it["job"]) for it in audit] == [("export", "ben", JOB)] * 2
     for wrong in ({"what": "onnx"}, {"license": "all rights"}, {"base_revision": "0"}):
         assert next(iter(wrong)) in said(client.get(f"/api/jobs/{JOB}/export", params=wrong), 422)
     assert client.get("/api/jobs/hi-00000000/export").status_code == 404
+
+
+def test_the_oldest_bundles_go_except_one_that_is_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "MOST_KEPT", 2)
+    monkeypatch.setattr(exports, "RETRY_SECONDS", 0.01)
+    kept = exports.Exports(tmp_path)
+
+    def left() -> list[str]:
+        return sorted(it.name for it in tmp_path.iterdir())
+
+    async def keep() -> None:
+        for name in "abcd":
+            kept._keep(name, write_bundle(tmp_path / name))
+            if name == "a":
+                reading = kept.files("a")
+                assert next(reading)[0] == "adapter/weights"
+        assert left() == ["a", "d"]
+        # It stays after its time until the download ends.
+        kept._expire("a", 0)
+        await asyncio.sleep(0.1)
+        assert left() == ["a", "d"] and next(reading)[0] == "bundle.json"
+        reading.close()
+        while left() != ["d"]:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(keep(), 120))
+    kept.close()
+    assert left() == []
+
+
+def test_settings_have_no_secrets_and_files_of_the_service(
+    client: TestClient, web: WebService, tmp_path: Path
+) -> None:
+    spec: dict[str, object] = {"language": "hi", "corpus": "s3://bucket/hi.tsv?key=secret"}
+    spec["evaluate"] = {"glossary": "https://ana:secret@host/terms.txt"}
+    write_json(web.settings.jobs / JOB / "spec.json", spec)
+    shown = client.get(f"/api/jobs/{JOB}/spec").text
+    assert "https://***@host/terms.txt" in shown and "secret" not in shown
+    corpus = str(write_corpus(tmp_path / "hi.csv"))
+    for name, path, why in (
+        ("text", "/nowhere/a.txt", "/nowhere/a.txt does not exist on the service's machines"),
+        ("glossary", "/nowhere/{language}.txt", "/nowhere/hi.txt does not exist on the service's"),
+        ("text", "a.txt", "'a.txt' is a relative path"),
+    ):
+        wanted = {"language": "hi", "corpus": corpus, "base_model": "demo/whisper-base"}
+        body = {"spec": wanted | {"evaluate": {name: path}}}
+        line = said(client.post("/api/jobs", json=body, headers=SEND), 422)
+        assert line.startswith(f"evaluate.{name}: {why}")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "line"),
+    [
+        (b"{", 422, "body: is not JSON: "),
+        (b"", 422, "body: Field required"),
+        (b"[1]", 422, "body: Input should be a valid dictionary"),
+        (b"\xff", 400, "body: cannot be read; is it JSON in UTF-8"),
+        (b"[" * 100_000, 400, "body: cannot be read; is it JSON in UTF-8"),
+        (b'{"add": ["\\ud800"]}', 422, "add.0: Input should be a valid string"),
+    ],
+)
+def test_a_malformed_body_is_refused_in_one_line(
+    client: TestClient, body: bytes, status: int, line: str
+) -> None:
+    headers = SEND | {"Content-Type": "application/json"}
+    answer = client.patch("/api/glossaries/hi", content=body, headers=headers)
+    assert said(answer, status).startswith(line)
+    assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
 def test_upkeep_needs_the_role_submit_and_is_in_the_audit_log(
@@ -115,13 +192,12 @@ def test_upkeep_needs_the_role_submit_and_is_in_the_audit_log(
     assert client.get("/api/prune?older=0h").json() == {"jobs": [JOB]}
     for path in ("prune?older=0h", "rebuild"):
         assert "may only view" in said(client.post(f"/api/{path}"), 403)
-    send = {"Authorization": "Bearer send"}
-    assert "such as 12h" in said(client.post("/api/prune?older=soon", headers=send), 422)
-    assert client.post("/api/prune?older=30d", headers=send).json() == {"jobs": []}
-    assert client.post("/api/prune?older=0h", headers=send).json() == {"jobs": [JOB]}
+    assert "such as 12h" in said(client.post("/api/prune?older=soon", headers=SEND), 422)
+    assert client.post("/api/prune?older=30d", headers=SEND).json() == {"jobs": []}
+    assert client.post("/api/prune?older=0h", headers=SEND).json() == {"jobs": [JOB]}
     nothing: list[str] = []
     restored = {"jobs": nothing, "problems": nothing, "foreign": nothing, "leased": nothing}
-    assert client.post("/api/rebuild", headers=send).json() == restored
+    assert client.post("/api/rebuild", headers=SEND).json() == restored
     audit = [json.loads(it) for it in web.audit.path.read_text("utf-8").splitlines()]
     assert [(it["what"], it["jobs"]) for it in audit] == [
         ("prune", []),
