@@ -26,6 +26,7 @@ from lorajob.logs import quiet_libraries
 from lorajob.spec import JobSpec
 from lorajob.storage import places
 from lorajob.storage.locations import Folder
+from lorajob.tasks.job_glossary import copy_glossary, with_glossary
 from lorajob.tasks.texts import copy_text, with_text
 
 STOP_SECONDS = 60  # to save a checkpoint
@@ -78,7 +79,7 @@ def train_locally(
     spec = make_spec(load_settings(), language, corpus, base_model, preset, sets, settings)
     if spec.start.job is not None:
         raise UsageError("start.job: only a job of a service starts from another one's adapter")
-    spec = with_text(spec)
+    spec = with_glossary(with_text(spec))
     job = JobDir(Path(folder).expanduser().resolve() if folder is not None else _usual(spec))
     _prepare(job, spec)
     name = job.root.name
@@ -116,6 +117,7 @@ def _prepare(job: JobDir, spec: JobSpec) -> None:
     check_places(spec)
     job.root.mkdir(parents=True, exist_ok=True)
     copy_text(spec, Folder(job.root))
+    copy_glossary(spec, Folder(job.root))
     write_json(job.spec_path, wanted)
 
 

@@ -21,6 +21,7 @@ from lorajob.tasks.jobs import Jobs
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.settings import Settings
 from tests.support.command import finished
+from tests.support.corpora import write_corpus
 from tests.support.finished import RATES
 
 FAKE = str(Path(__file__).parents[1] / "support" / "fake_stage.py")
@@ -201,3 +202,17 @@ def test_a_finished_folder_is_returned_and_another_one_kept(
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(UsageError, match="is not empty and has no job"):
         lorajob.train_locally("hi", spec.corpus, folder=tmp_path)
+
+
+def test_a_local_job_gets_copies_of_its_text_and_terms(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "hi.csv")
+    files = {"text": "एक वाक्य\n", "glossary": "Nairobi\n"}
+    for name, content in files.items():
+        (tmp_path / name).write_text(content, "utf-8")
+    paths = {name: str(tmp_path / name) for name in files}
+    for _ in range(2):  # the second call continues it
+        made = lorajob.train_locally(
+            "hi", corpus, folder=tmp_path / "job", stages=(), progress=False, evaluate=paths
+        )
+    job = JobDir(made.folder)
+    assert [it.read_text("utf-8") for it in (job.text, job.glossary)] == list(files.values())
