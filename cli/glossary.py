@@ -156,7 +156,10 @@ def _read(file: str, place: str) -> bytes:
     if file == STDIN:
         data = sys.stdin.buffer.read(MOST_BYTES + 1)
     else:
-        path = Path(file).expanduser()
+        try:
+            path = Path(file).expanduser()
+        except RuntimeError:
+            raise UsageError(f"{place}: {file!r} begins with the home of an unknown user") from None
         if path.is_dir():
             raise UsageError(f"{place}: {file!r} is a folder; give a text file with a term a line")
         if not path.exists():

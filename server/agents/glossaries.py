@@ -28,25 +28,33 @@ async def glossary_tool(
     offset: Annotated[int, Field(ge=0)] = 0,
 ) -> GlossaryAnswer:
     """The names and terms that `lorajob serve` listens for: how many each language and job has, or
-    the terms of one language, in pages.
+    the terms of one language. Both come in pages.
     """
     rest = rest_of(ctx)
     if language is None:
         rows = [StoredGlossary.model_validate(it) for it in await rest.get("/glossaries")]
         totals = [GlossaryTotals(name=it.name, terms=it.terms) for it in rows]
-        step = "name a language to see its terms; add_terms adds some"
-        return GlossaryAnswer(glossaries=totals[:MOST_SHOWN], next=step)
+        return GlossaryAnswer(
+            glossaries=totals[offset : offset + MOST_SHOWN],
+            next_offset=_next(offset, len(totals)),
+            next="name a language to see its terms; add_terms adds some",
+        )
     path = f"/glossaries/{quote(language, safe='')}"
     found = GlossaryTerms.model_validate(await rest.get(path))
     wanted = (containing or "").casefold()
     terms = [it.text for it in found.terms if wanted in it.text.casefold()]
-    page, left = terms[offset : offset + MOST_SHOWN], len(terms) - offset - MOST_SHOWN
     return GlossaryAnswer(
         glossaries=[GlossaryTotals(name=found.name, terms=len(found.terms))],
-        terms=page,
-        next_offset=offset + MOST_SHOWN if left > 0 else None,
+        terms=terms[offset : offset + MOST_SHOWN],
+        next_offset=_next(offset, len(terms)),
         next="add_terms adds some; `lorajob glossary remove` removes some",
     )
+
+
+def _next(offset: int, total: int) -> int | None:
+    """The `offset` of the next page; None at the end."""
+    following = offset + MOST_SHOWN
+    return following if following < total else None
 
 
 async def add_terms_tool(

@@ -300,12 +300,12 @@ class GlossaryTotals(_Answer):
 
 
 class GlossaryAnswer(_Answer):
-    """Glossaries, and a page of the terms of one."""
+    """A page of the glossaries, or of the terms of one."""
 
     glossaries: list[GlossaryTotals]
     terms: list[str] = []
     next_offset: int | None = None
-    """`offset` of the next page of terms; null at the end."""
+    """`offset` of the next page; null at the end."""
     added: int = 0
     """Terms that are new."""
     next: str

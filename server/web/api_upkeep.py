@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from lorajob.client.job import Job
+from lorajob.errors import LorajobError, ServiceError
 from lorajob.server.web.api_jobs import JobId
 from lorajob.server.web.limits import one_of
 from lorajob.server.web.models import PrunedJobs, RebuiltJobs, VerifiedJob
@@ -49,8 +50,17 @@ def prune_jobs(
     jobs: UserJobs, who: User, service: Service, older: Older, keep: Kept = "best"
 ) -> PrunedJobs:
     """Delete jobs of all users that ended long ago. Queued, running and promoted jobs stay."""
+    seconds = parse_age(older)
     with one_of(_changing, "jobs are being pruned or rebuilt"):
-        deleted = [it.id for it in prune(jobs, parse_age(older), keep)]
+        try:
+            deleted = [it.id for it in prune(jobs, seconds, keep)]
+        except (LorajobError, OSError) as error:
+            # Some jobs may be deleted by now.
+            service.audit.write(who, "prune", older=older, keep=keep, error=str(error))
+            if isinstance(error, OSError):
+                place = error.filename or jobs.settings.jobs
+                raise ServiceError(f"{place} cannot be deleted: {error.strerror}") from error
+            raise
     service.audit.write(who, "prune", older=older, keep=keep, jobs=deleted)
     return PrunedJobs(jobs=deleted)
 

@@ -181,7 +181,8 @@ async def hear(
         found = await asyncio.gather(*asked)
     rows = [("base", base.name, found[0]), ("tuned", tuned.name, found[1])]
     if len(found) > 2:
-        without, having = _compared(found[1], found[2])
+        # Of long texts it takes seconds.
+        without, having = await asyncio.to_thread(_compared, found[1], found[2])
         # Both of the tuned model stand side by side.
         rows = [("tuned", tuned.name, without), (WITH_GLOSSARY, tuned.name, having), rows[0]]
     return screen(request, "heard.html", problem="", rows=rows, with_glossary=WITH_GLOSSARY)

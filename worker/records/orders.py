@@ -12,10 +12,12 @@ more command, and nothing while no list is sorted.
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
 from redis import Redis
+from redis.exceptions import WatchError
 
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.records.records import INDEX, PAGE, QUEUED, RUNNING, record_key
@@ -48,14 +50,23 @@ def refresh(redis: Redis, orders: Sequence[str], load: Load, keys_of: KeysOf) ->
     """
     version = ",".join(orders)
     if redis.get(VERSION) != version:
-        with redis.pipeline(transaction=True) as pipe:
-            pipe.set(VERSION, version)  # from here on, changes are noted
-            pipe.delete(PLACES, OPEN, *(START + order for order in orders))
-            pipe.execute()
+        _begin(redis, version, orders)
     _place(redis, _changed(redis), load, keys_of)
     missing = _uncounted(redis)
     if missing:
         _place(redis, missing, load, keys_of)
+
+
+def _begin(redis: Redis, version: str, orders: Sequence[str]) -> None:
+    """Empty the lists, unless another reader has done so: it may read them by now."""
+    with redis.pipeline(transaction=True) as pipe, suppress(WatchError):
+        pipe.watch(VERSION)  # type: ignore[no-untyped-call]
+        if pipe.get(VERSION) == version:
+            return
+        pipe.multi()
+        pipe.set(VERSION, version)  # from here on, changes are noted
+        pipe.delete(PLACES, OPEN, *(START + order for order in orders))
+        pipe.execute()
 
 
 def place_all_anew(redis: Redis) -> None:
