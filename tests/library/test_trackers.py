@@ -236,7 +236,7 @@ def test_a_model_card_names_no_fault_of_a_tracker(tmp_path: Path) -> None:
 def test_settings_are_sent_without_secrets() -> None:
     terms = {"glossary": "https://me:secret@example.org/hi.txt"}
     place = "https://me:secret@example.org/hi.tar?token=abc"
-    flat = flat_settings(make_spec(corpus=place, evaluate=terms))
+    flat = flat_settings(build_spec({"language": "hi", "corpus": place, "evaluate": terms}))
     assert flat["evaluate.glossary"] == "https://***@example.org/hi.txt"
     assert flat["train.epochs"] == 3 and flat["language"] == "hi"
     assert json.loads(str(flat["train.target_modules"]))[0] == "q_proj"
