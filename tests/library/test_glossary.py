@@ -1,9 +1,23 @@
 """Glossaries: their files, and the index that finds terms by sound and spelling."""
 
+import time
+
 import pytest
 
-from lorajob.book.index import TermIndex
-from lorajob.book.terms import Glossary, GlossaryError, Term, merge_glossaries, read_glossary
+from lorajob.book import index as book_index
+from lorajob.book import terms as book_terms
+from lorajob.book.index import COMPARED, NearTerm, TermIndex, spans
+from lorajob.book.terms import (
+    Glossary,
+    GlossaryError,
+    Term,
+    merge_glossaries,
+    read_glossary,
+    terms_of,
+)
+
+WORDS = "Ελληνικά Кириллица שלום العربية हिन्दी മലയാളം ไทย 漢字仮名 한국어 ქართული አማርኛ"
+SCRIPTS = WORDS.split()
 
 
 def test_a_file_has_a_term_a_line_and_how_it_sounds_behind_a_tab() -> None:
@@ -44,6 +58,84 @@ def test_a_line_that_is_no_term_is_named(line: str, words: str) -> None:
 def test_merged_glossaries_keep_every_way_to_sound() -> None:
     one, two = Glossary((Term("DGX", ("a",)),)), Glossary((Term("DGX", ("b",)), Term("x")))
     assert merge_glossaries(one, two).terms == (Term("DGX", ("a", "b")), Term("x"))
+
+
+def test_more_than_a_glossary_may_hold_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    eight = Glossary((Term("DGX", tuple("abcdefgh")),))
+    assert merge_glossaries(eight, Glossary((Term("DGX", ("h",)),))) == eight
+    with pytest.raises(GlossaryError, match="9 ways to sound for 'DGX'; at most 8 are allowed"):
+        merge_glossaries(eight, Glossary((Term("DGX", ("i",)),)))
+    monkeypatch.setattr(book_terms, "MOST_CHARACTERS", 11)
+    assert merge_glossaries(eight) == eight
+    with pytest.raises(GlossaryError, match="12 characters in all terms and sounds; at most 11 "):
+        read_glossary("DGX\ta|b|c|d|e|f|g|h\nx")
+
+
+def test_a_wrong_line_among_100_000_is_named_and_a_line_of_any_length_takes_no_time() -> None:
+    lines = [f"{SCRIPTS[it % len(SCRIPTS)]} {it}" for it in range(100_000)]
+    assert len(read_glossary("\n".join(lines)).terms) == 100_000
+    with pytest.raises(GlossaryError) as raised:
+        read_glossary("\n".join([*lines[:-1], "x" * 10_000]))
+    assert str(raised.value).startswith("line 100000: xxx")
+    began = time.thread_time()
+    with pytest.raises(GlossaryError, match=r"line 1: .* has 20,000,000 characters"):
+        read_glossary("\u0939\u0947" * 10_000_000)
+    assert time.thread_time() - began < 1
+
+
+def _hostile_terms() -> Glossary:
+    """20,000 terms that `read_glossary` allows: alike, long, acronyms, and of many scripts."""
+    alike = [f"international{it}" for it in range(12_000)]
+    long = [f"{'ab' * 45}{it}" for it in range(1_000)]
+    acronyms = [f"ABC {it}" for it in range(1_000)]
+    scripts = [f"{SCRIPTS[it % len(SCRIPTS)]} {it}" for it in range(5_999)]
+    return terms_of([*alike, *long, *acronyms, *scripts, "Okonkwo"])
+
+
+def test_a_look_up_in_a_hostile_glossary_compares_few_terms(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared = []
+    similarity = book_index._similarity
+
+    def counted(*keys: book_index._Key) -> float:
+        compared.append(keys)
+        return similarity(*keys)
+
+    monkeypatch.setattr(book_index, "_similarity", counted)
+    glossary = _hostile_terms()
+    text = f"okonkvo and internationale {' '.join(SCRIPTS)} {'ab' * 40}{' ababab' * 20}"
+
+    def look_up(terms: tuple[Term, ...]) -> tuple[float, list[NearTerm]]:
+        """CPU seconds of the fastest of three look-ups."""
+        index = TermIndex(Glossary(terms), "en")
+        seconds = []
+        for _ in range(3):
+            compared.clear()
+            began = time.thread_time()
+            found = index.near(text, 1_000)
+            seconds.append(time.thread_time() - began)
+        return min(seconds), found
+
+    small, _ = look_up(glossary.terms[-20:])
+    large, found = look_up(glossary.terms)
+    assert "Okonkwo" in {it.term.text for it in found}
+    different = {text[start:end] for start, end in spans(text)}
+    assert len(compared) <= COMPARED * len(different) < COMPARED * len(spans(text))
+    # It is 3 times as much, and would be 1,000 times without the index.
+    assert large < 50 * small + 0.5
+
+
+def test_the_parts_of_an_index_do_not_change_what_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    glossary = terms_of([*SCRIPTS, "Okonkwo", "Zanzibar", "DGX Spark", "..a", "international"])
+    text = f"okonkvo of sansibar internationally dgx sparc {' '.join(SCRIPTS)}x"
+    whole = TermIndex(glossary, "en").near(text)
+    monkeypatch.setattr(book_index, "PART_KEYS", 2)
+    monkeypatch.setattr(book_index, "PART_ROWS", 1)
+    assert TermIndex(glossary, "en").near(text) == whole
+    assert {it.term.text for it in whole} >= {"Okonkwo", "Zanzibar", "DGX Spark", "international"}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,9 @@
 Each term is written in phones, once for each way to sound. Its n-grams, and those of its letters,
 are hashed into lists of terms (an inverted index in numpy). A run of words of the transcript takes
 the terms that share most of its n-grams, and compares these by edit distance.
+
+An index is built of a part of the terms at a time, and a look-up counts a part of the lists at a
+time. So neither needs much more memory than the index, nor keeps Python's lock for long.
 """
 
 import math
@@ -27,6 +30,8 @@ COMPARED = 24  # terms of a run of words
 LENGTHS = (0.55, 1.8)  # of a term in phones, for each of the run
 GRAMS = {"fine": (2, 3), "coarse": (3,), "letters": (3,)}  # lengths of the n-grams
 BUCKETS = 1 << 17
+PART_KEYS = 2_000  # of which the n-grams are hashed at a time
+PART_ROWS = 500_000  # of lists, which are counted at a time
 _PRIME = 1_000_003
 
 
@@ -55,6 +60,34 @@ class _Key:
     coarse: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Lists:
+    """For each n-gram the rows of the keys that have it, in ascending order.
+
+    `rows` holds the lists one after the other, and `starts` where each begins. `sizes` is the
+    number of n-grams of each key.
+    """
+
+    rows: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    sizes: NDArray[np.float32]
+
+    def shared(self, grams: NDArray[np.int64], low: int, high: int) -> NDArray[np.int64]:
+        """How many of `grams` each of the keys from `low` to `high` has."""
+        counts = np.zeros(high - low, np.int64)
+        waiting: list[NDArray[np.int32]] = []
+        held = 0
+        for place, gram in enumerate(grams, start=1):
+            rows = self.rows[self.starts[gram] : self.starts[gram + 1]]
+            first, last = np.searchsorted(rows, [low, high])
+            waiting.append(rows[first:last])
+            held += int(last - first)
+            if held >= PART_ROWS or place == len(grams):
+                counts += np.bincount(np.concatenate(waiting) - low, minlength=high - low)
+                waiting, held = [], 0
+        return counts
+
+
 class TermIndex:
     """The terms of a glossary in a language, by their sound and spelling."""
 
@@ -66,18 +99,13 @@ class TermIndex:
             for number, term in enumerate(glossary.terms)
             for key in self._term_keys(term)
         ]
+        lengths = np.array([len(key.fine) for key, _ in keys], np.int32)
         # By length, so that a list has the terms of similar lengths side by side.
-        keys.sort(key=lambda it: len(it[0].fine))
-        self._keys = [key for key, _ in keys]
-        self._numbers = [number for _, number in keys]
-        self._lengths = np.array([len(it.fine) for it in self._keys], np.int32)
-        grams, rows = _grams(self._keys)
-        # Each pair once, ordered by n-gram and then by row.
-        pairs = np.unique(grams * max(1, len(keys)) + rows)
-        grams, rows = np.divmod(pairs, max(1, len(keys)))
-        self._sizes = np.bincount(rows, minlength=len(keys)).astype(np.float32)
-        self._rows = rows.astype(np.int32)
-        self._starts = np.searchsorted(grams, np.arange(BUCKETS + 1))
+        order = np.argsort(lengths, kind="stable")
+        self._lengths = lengths[order]
+        self._keys = [keys[it][0] for it in order.tolist()]
+        self._numbers = [keys[it][1] for it in order.tolist()]
+        self._lists = _inverted(self._keys)
 
     def __len__(self) -> int:
         return len(self.glossary.terms)
@@ -97,11 +125,17 @@ class TermIndex:
         keyed = [(run, self._key(text[run[0] : run[1]])) for run in runs]
         # A shorter run agrees on fewer.
         keyed = [(run, key) for run, key in keyed if len(key.fine) >= agreeing]
-        grams = _grams_of_each([key for _, key in keyed])
-        found: list[NearTerm] = []
-        for ((start, end), key), own in zip(keyed, grams, strict=True):
-            for number, similarity, agree in self._similar(key, own, agreeing):
-                found.append(NearTerm(self.glossary.terms[number], start, end, similarity, agree))
+        # A decoder that loops says the same words again and again.
+        keys = list(dict.fromkeys(key for _, key in keyed))
+        similar = {
+            key: list(self._similar(key, grams, agreeing))
+            for key, grams in zip(keys, _grams_of_each(keys), strict=True)
+        }
+        found = [
+            NearTerm(self.glossary.terms[number], start, end, similarity, agree)
+            for (start, end), key in keyed
+            for number, similarity, agree in similar[key]
+        ]
         return ranked(found)[:most]
 
     def written(self, text: str) -> list[tuple[int, int]]:
@@ -131,14 +165,9 @@ class TermIndex:
         low, high = np.searchsorted(self._lengths, [math.ceil(lengths[0]), int(lengths[1])])
         if low >= high or not len(grams):
             return
-        lists = []
-        for gram in grams:
-            rows = self._rows[self._starts[gram] : self._starts[gram + 1]]
-            first, last = np.searchsorted(rows, [low, high])
-            lists.append(rows[first:last])
-        shared = np.bincount(np.concatenate(lists) - low, minlength=high - low)
+        shared = self._lists.shared(grams, int(low), int(high))
         near = np.flatnonzero(shared >= LEAST_SHARED / 2 * (1 + len(grams)))
-        score = 2 * shared[near] / (self._sizes[low:high][near] + len(grams))
+        score = 2 * shared[near] / (self._lists.sizes[low:high][near] + len(grams))
         near, score = near[score >= LEAST_SHARED], score[score >= LEAST_SHARED]
         if len(near) > COMPARED:
             near = near[np.argpartition(-score, COMPARED)[:COMPARED]]
@@ -205,6 +234,33 @@ def _similarity(one: _Key, other: _Key) -> float:
     broad = Levenshtein.normalized_similarity(one.coarse, other.coarse)
     letters = Levenshtein.normalized_similarity(one.letters, other.letters)
     return float(max((phones + broad) / 2, letters))
+
+
+def _inverted(keys: Sequence[_Key]) -> _Lists:
+    """The lists of the n-grams of keys."""
+    sizes = np.zeros(len(keys), np.float32)
+    lengths = np.zeros(BUCKETS, np.int64)
+    parts: list[tuple[NDArray[np.int32], NDArray[np.int32]]] = []
+    for first in range(0, len(keys), PART_KEYS):
+        some = keys[first : first + PART_KEYS]
+        grams, rows = _grams(some)
+        # Each pair once, ordered by n-gram and then by row.
+        pairs = np.sort(grams * len(some) + rows)
+        pairs = pairs[np.diff(pairs, prepend=-1) > 0]
+        grams, rows = np.divmod(pairs, len(some))
+        sizes[first : first + len(some)] = np.bincount(rows, minlength=len(some))
+        lengths += np.bincount(grams, minlength=BUCKETS)
+        parts.append((grams.astype(np.int32), (rows + first).astype(np.int32)))
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    placed = np.zeros(starts[-1], np.int32)
+    ends = starts[:-1].copy()  # of the lists as far as they are filled
+    for grams_of_part, rows_of_part in parts:
+        added = np.bincount(grams_of_part, minlength=BUCKETS)
+        # The places behind the end of its list, for a part that is ordered by n-gram.
+        before = ends - (np.cumsum(added) - added)
+        placed[before[grams_of_part] + np.arange(len(grams_of_part))] = rows_of_part
+        ends += added
+    return _Lists(placed, starts, sizes)
 
 
 def _grams_of_each(keys: Sequence[_Key]) -> list[NDArray[np.int64]]:

@@ -56,7 +56,7 @@ _DOUBLED = re.compile(r"(.)\1")
 
 @lru_cache(maxsize=65_536)
 def fine(word: str) -> str:
-    """The phones of a word: letters a to z and digits, none twice in a row."""
+    """The phones of a word: letters a to z and digits. Two equal ones in a row become one."""
     parts: list[str] = []
     latin = ""
     spoken = unicodedata.normalize("NFC", word[:LONGEST]).casefold()

@@ -19,6 +19,7 @@ from lorajob.speech.text import clean
 LONGEST_TERM = 100  # characters
 MOST_TERMS = 100_000
 MOST_SOUNDS = 8  # of a term
+MOST_CHARACTERS = LONGEST_TERM * MOST_TERMS  # of all terms and sounds
 SHOWN = 40  # characters of a term in a message
 # Characters of these categories break lines or have no meaning in a text.
 _CONTROL = frozenset({"Cc", "Cs", "Zl", "Zp", "Cn", "Co"})
@@ -58,7 +59,7 @@ def read_glossary(text: str) -> Glossary:
     """The terms of a file, in its order, in NFC, each once.
 
     Raises GlossaryError for a line with a control character, a term over LONGEST_TERM characters
-    or without a letter and a digit, and for over MOST_TERMS terms.
+    or without a letter and a digit, and for more than `merge_glossaries` allows.
     """
     lines = text.removeprefix("\ufeff").replace("\r\n", "\n").split("\n")
     found = []
@@ -91,16 +92,26 @@ def terms_of(texts: Iterable[str]) -> Glossary:
 def merge_glossaries(*glossaries: Glossary) -> Glossary:
     """One glossary with the terms of all. A term with several ways to sound keeps them all.
 
-    Raises GlossaryError for over MOST_TERMS terms.
+    Raises GlossaryError for over MOST_TERMS terms, over MOST_SOUNDS ways to sound of a term, and
+    over MOST_CHARACTERS characters.
     """
     sounds: dict[str, tuple[str, ...]] = {}
     for glossary in glossaries:
         for term in glossary.terms:
             known = sounds.get(term.text, ())
             both = dict.fromkeys((*known, *term.sounds)) if term.sounds else known
-            sounds[term.text] = tuple(both)[:MOST_SOUNDS]
+            if len(both) > MOST_SOUNDS:
+                said = f"{len(both)} ways to sound for {term.text[:SHOWN]!r}"
+                raise GlossaryError(f"{said}; at most {MOST_SOUNDS} are allowed")
+            sounds[term.text] = tuple(both)
     if len(sounds) > MOST_TERMS:
         raise GlossaryError(f"{len(sounds):,} terms; at most {MOST_TERMS:,} are allowed")
+    characters = sum(len(it) for text, heard in sounds.items() for it in (text, *heard))
+    if characters > MOST_CHARACTERS:
+        raise GlossaryError(
+            f"{characters:,} characters in all terms and sounds; at most {MOST_CHARACTERS:,} are "
+            "allowed"
+        )
     return Glossary(tuple(Term(text, heard) for text, heard in sounds.items()))
 
 
@@ -121,7 +132,8 @@ def _term(line: str) -> Term:
 
 def _checked(text: str) -> str:
     """The text in NFC with single spaces. Raises GlossaryError."""
-    for char in text:
+    # What is shown of a text that is too long has no control character.
+    for char in text[: 4 * LONGEST_TERM]:
         if unicodedata.category(char) in _CONTROL or char in _TURNING:
             raise GlossaryError(f"the control character U+{ord(char):04X}; remove it")
     # First, because NFC of a long run of marks takes long.
