@@ -56,7 +56,10 @@ def audio_files(arguments: Sequence[str]) -> Iterator[list[AudioFile]]:
 
 def _named(text: str) -> list[tuple[Path, str]]:
     """(path, path below the output folder) of the files that one argument names."""
-    path = Path(text).expanduser()
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:
+        raise UsageError(f"AUDIO: {text} begins with the home of an unknown user") from None
     if path.is_dir():
         inside = sorted(it for it in path.rglob("*") if it.suffix.lower() in ENDINGS)
         files = [(it, it.relative_to(path).as_posix()) for it in inside if it.is_file()]

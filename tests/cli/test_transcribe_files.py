@@ -76,6 +76,11 @@ def test_folders_and_patterns_name_audio_files_each_once(talks: Path) -> None:
         (["talks", "--base", "--output-format", "srt"], "--base: with --output-format it needs"),
         (["talks", "--glossary", "none.txt"], "--glossary: 'none.txt' does not exist"),
         (["talks", "--glossary", "talks"], "--glossary: 'talks' is a folder"),
+        (
+            ["talks", "--glossary", "~no-user/a"],
+            "--glossary: '~no-user/a' begins with the home of an unknown user",
+        ),
+        (["~no-user/a.wav"], "AUDIO: ~no-user/a.wav begins with the home of an unknown user"),
         (["talks", "--glossary", "talks/a.wav"], "talks/a.wav: byte "),
         (["-", "--glossary", "-"], "--glossary: standard input is the audio"),
     ],
