@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from lorajob.book.text_weights import HeardClips, choose_weights, hear
 from lorajob.decoding.config import DecodeConfig, TextWeights, TokenLimits
 from lorajob.decoding.fast import FastDecoder, Sound
-from lorajob.decoding.text_choice import TEXT_FILE, Hypothesis, weigh
+from lorajob.decoding.text_choice import TEXT_FILE, Hypothesis, load_choice, weigh
 from lorajob.decoding.text_counts import build
 from lorajob.errors import ModelError
 from lorajob.job.jobdir import hash_file
@@ -47,6 +48,25 @@ def test_a_model_of_text_that_does_not_help_gets_none() -> None:
     few = choose_weights(clips(right=-3.0, count=20), build(SAID, "hi"))
     assert few.weight is None
     assert few.clips == 20
+
+
+NESTED = save({}, {"text_model": "[" * 100_000})
+
+
+@pytest.mark.parametrize("content", [None, b"", b"other", NESTED])
+@pytest.mark.parametrize("known", [False, True])
+def test_a_damaged_model_of_text_is_refused_in_one_line(
+    tmp_path: Path, content: bytes | None, known: bool
+) -> None:
+    path = tmp_path / TEXT_FILE
+    if content is not None:
+        path.write_bytes(content)
+    sha256 = hash_file(path) if known and content is not None else "0" * 64
+    weights = TextWeights(weight=1, gain=0, beam_size=5, sha256=sha256)
+    with pytest.raises(ModelError) as raised:
+        load_choice(tmp_path, weights)
+    said = str(raised.value)
+    assert str(path) in said and "\n" not in said and len(said) < 400 and "copy " in said
 
 
 @pytest.fixture(scope="module")

@@ -89,9 +89,15 @@ def load_choice(folder: Path, weights: TextWeights | None) -> TextChoice | None:
     if weights is None:
         return None
     path = folder / TEXT_FILE
-    model = LanguageModel.load(path)
-    if file_hash(path) != weights.sha256:
+    try:
+        same = file_hash(path) == weights.sha256
+    except OSError as error:
+        said = error.strerror or error
+        raise ModelError(f"{path}: {said}; copy it again from the job's folder") from None
+    # First, because a reader may break in any way on damaged bytes.
+    if not same:
         raise ModelError(
-            f"{path}: not the model of text of lorajob.json; copy the whole folder again"
+            f"{path}: damaged, or not the model of text of lorajob.json; copy the whole folder "
+            "again"
         )
-    return TextChoice(model, weights)
+    return TextChoice(LanguageModel.load(path), weights)

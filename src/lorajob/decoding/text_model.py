@@ -129,7 +129,15 @@ class LanguageModel:
             orders = range(1, len(arrays) // len(_ARRAYS) + 1)
             levels = tuple(_level([arrays[f"{it}{order}"] for it in _ARRAYS]) for order in orders)
             return cls(str(head["language"]), levels, float(head["empty"]))
-        except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
+        # The header is JSON, which may be nested too deeply.
+        except (
+            OSError,
+            SafetensorError,
+            ValueError,
+            LookupError,
+            TypeError,
+            RecursionError,
+        ) as error:
             raise ModelError(
                 f"{path}: missing or damaged ({error}); copy it again from the job's folder"
             ) from None
