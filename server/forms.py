@@ -91,7 +91,8 @@ async def speech_form(request: Request, task: Task, folder: Path) -> AsyncIterat
     except OSError as error:
         raise _no_room(error) from error
     try:
-        checked = _checked(form, task)
+        # In a thread: a thousand terms with many sounds take a while, in which others are served.
+        checked = await asyncio.to_thread(_checked, form, task)
         upload = cast(UploadFile, form["file"])
         # FFmpeg tells formats apart by their content; a name could act on a path.
         number, name = tempfile.mkstemp(dir=folder)

@@ -18,6 +18,7 @@ from lorajob.worker.settings import Settings
 
 REREAD_SECONDS = 1.0  # between two looks at a glossary
 FIRST_SECONDS, NEXT_SECONDS = 10.0, 1.0  # that a request waits for a look
+LIST = ""  # in the place of a glossary's name
 KEPT = 3  # copies of a glossary: requests may still read the older ones
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class GlossaryShelf:
     def __init__(self, settings: Settings, folder: Path) -> None:
         self._files, self._folder = GlossaryFiles(settings), folder
         self._looks: dict[str, _Look] = {}
+        self._languages: list[str] | None = None  # that have a glossary, as listed last
         self._copies: dict[str, list[Path]] = {}
         self._read_at: dict[str, float] = {}
         self._said: dict[str, str] = {}  # errors, of which each is logged once
@@ -51,7 +53,9 @@ class GlossaryShelf:
 
         `language` is a code of lorajob; None: it is not known yet, so those of all languages.
         """
-        languages = [language] if language is not None else await self._languages()
+        if language is None:
+            await self._look_at(LIST)
+        languages = (self._languages or []) if language is None else [language]
         names = [*languages, *([model] if _is_job(model) else [])]
         await asyncio.gather(*(self._look_at(it) for it in names))
         looks = [self._looks[it] for it in names if it in self._looks]
@@ -61,19 +65,11 @@ class GlossaryShelf:
         """End the thread. A store that hangs does not delay it."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _languages(self) -> list[str]:
-        """The languages that have a glossary."""
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(FIRST_SECONDS):
-                names = await loop.run_in_executor(self._thread, self._files.names)
-        except (LorajobError, OSError, TimeoutError) as error:
-            log.warning("glossaries cannot be listed: %s", error)
-            return []
-        return [it for it in names if _is_language(it)]
-
     async def _look_at(self, name: str) -> None:
-        """Look for a new version, at most once in REREAD_SECONDS and once at a time."""
+        """Look for a new version, at most once in REREAD_SECONDS and once at a time.
+
+        With the name LIST the languages are listed.
+        """
         now = time.monotonic()
         task = self._reading.get(name)
         if task is None or task.done():
@@ -81,22 +77,29 @@ class GlossaryShelf:
                 return
             self._read_at[name] = now
             task = self._reading[name] = asyncio.create_task(self._read(name))
-        seconds = NEXT_SECONDS if name in self._looks else FIRST_SECONDS
-        await asyncio.wait({task}, timeout=seconds)
+        known = self._languages is not None if name == LIST else name in self._looks
+        await asyncio.wait({task}, timeout=NEXT_SECONDS if known else FIRST_SECONDS)
 
     async def _read(self, name: str) -> None:
-        known = self._looks.get(name)
         loop = asyncio.get_running_loop()
+        known = self._looks.get(name)
         try:
-            found = await loop.run_in_executor(self._thread, self._newest, name, known)
+            if name == LIST:
+                names = await loop.run_in_executor(self._thread, self._files.names)
+                self._languages = [it for it in names if _is_language(it)]
+            else:
+                found = await loop.run_in_executor(self._thread, self._newest, name, known)
+                self._looks[name] = found
         except (LorajobError, OSError) as error:
             if self._said.get(name) != str(error):
                 self._said[name] = str(error)
                 rest = "is left out" if known is None else "is used as it was read last"
-                log.error("the glossary of %s %s: %s", name, rest, error)
+                what = (
+                    "the list of glossaries" if name == LIST else f"the glossary of {name} {rest}"
+                )
+                log.error("%s: %s", what, error)
             return
         self._said.pop(name, None)
-        self._looks[name] = found
 
     def _newest(self, name: str, known: _Look | None) -> _Look:
         version = self._files.version(name)

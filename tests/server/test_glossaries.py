@@ -1,5 +1,6 @@
 """Glossaries of requests, languages and models in `lorajob serve`, with a model that is a fake."""
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +10,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from lorajob.book.terms import read_glossary
+from lorajob.storage.store import StoreError
 from lorajob.server import glossaries as server_glossaries
 from lorajob.server.glossaries import GlossaryShelf
-from lorajob.serving.models import Request
+from lorajob.serving.models import GlossaryFile, Request
 from lorajob.tasks.glossaries import FOLDER, GlossaryFiles
 from lorajob.worker.settings import Settings
 from tests.support.served import FILE, Process, serving
@@ -32,6 +34,8 @@ def client(
     settings: Settings, process: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[TestClient]:
     monkeypatch.setattr(server_glossaries, "REREAD_SECONDS", 0.0)
+    monkeypatch.setattr(server_glossaries, "NEXT_SECONDS", 120.0)
+    monkeypatch.setattr(server_glossaries, "FIRST_SECONDS", 120.0)
     folder = tmp_path / "uploads"
     folder.mkdir()
     shelf = GlossaryShelf(settings, folder)
@@ -139,6 +143,42 @@ def test_a_damaged_glossary_is_logged_once_and_the_language_is_served(
     GlossaryFiles(settings).add("hi", read_glossary("Nairobi"))
     ask(client)
     assert texts(process.asked[-1]) == ["Nairobi\n"]
+
+
+def test_glossaries_that_were_read_are_used_while_their_store_is_away(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_glossaries, "NEXT_SECONDS", 120.0)
+    monkeypatch.setattr(server_glossaries, "FIRST_SECONDS", 120.0)
+    for name in ("hi", "zh-TW"):
+        GlossaryFiles(settings).add(name, read_glossary("Nairobi"))
+    names, listed = GlossaryFiles.names, 0
+
+    def counted(files: GlossaryFiles) -> list[str]:
+        nonlocal listed
+        listed += 1
+        return names(files)
+
+    def away(*given: object) -> str:
+        raise StoreError("the store is away")
+
+    async def find() -> list[tuple[GlossaryFile, ...]]:
+        """What requests without a language find: twice in a moment, and without the store."""
+        shelf = GlossaryShelf(settings, tmp_path)
+        monkeypatch.setattr(GlossaryFiles, "names", counted)
+        monkeypatch.setattr(server_glossaries, "REREAD_SECONDS", 1e9)
+        try:
+            found = [await shelf.find(None, "base") for _ in range(2)]
+            monkeypatch.setattr(server_glossaries, "REREAD_SECONDS", 0.0)
+            monkeypatch.setattr(GlossaryFiles, "names", away)
+            monkeypatch.setattr(GlossaryFiles, "version", away)
+            return [*found, await shelf.find(None, "base")]
+        finally:
+            shelf.close()
+
+    first, *others = asyncio.run(find())
+    assert [(it.name, it.language) for it in first] == [("hi", "hi"), ("zh-TW", "zh")]
+    assert others == [first, first] and listed == 1
 
 
 def test_verbose_json_names_the_terms_in_the_text(client: TestClient, process: Process) -> None:

@@ -1,7 +1,8 @@
 """The books of requests in a model's process: glossaries, with an index built once for each.
 
-Indexes are built in threads of their own, so a large glossary delays only requests that use it, and
-these for a limited time: then they use the glossary as it was before, or go on without it.
+Indexes are built in threads of their own, one for large files and one for all else. So a large
+glossary delays only requests that use it, or another large one for the first time, and these for a
+limited time: then they use the glossary as it was before, or go on without it.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from lorajob.serving.models import GlossaryFile
 
 # That a request waits for an index, if there is an older one of the same glossary, and if not.
 PATIENCE_SECONDS, FIRST_SECONDS = 2.0, 20.0
+SMALL_BYTES = 100_000  # of a file whose index takes well under a second
 MOST_KEPT_TERMS = 3 * MOST_TERMS  # in all indexes of files
 MOST_KEPT_LISTS = 32  # indexes of requests' own terms
 
@@ -58,9 +60,9 @@ class BookShelf:
     """The indexes of a process. Methods may be called from any thread."""
 
     def __init__(self) -> None:
-        # Two threads, so that a request's own few terms do not wait for a large file.
-        self._of_files = ThreadPoolExecutor(1, "glossaries")
-        self._of_lists = ThreadPoolExecutor(1, "terms")
+        # Two threads, so that a small file and a request's own few terms wait for no large file.
+        self._large = ThreadPoolExecutor(1, "large-glossaries")
+        self._small = ThreadPoolExecutor(1, "glossaries")
         self._files: OrderedDict[_Key, Future[_Indexed]] = OrderedDict()
         self._lists: OrderedDict[_Key, Future[_Indexed]] = OrderedDict()
         self._latest: dict[_Key, _Key] = {}  # (name, language) -> the newest that is complete
@@ -98,7 +100,8 @@ class BookShelf:
         key, place = (file.sha256, language), (file.name, language)
         known = self._files.get(key)
         if known is None:
-            known = self._files[key] = self._of_files.submit(_index_of_file, file, language)
+            thread = self._small if _is_small(file) else self._large
+            known = self._files[key] = thread.submit(_index_of_file, file, language)
             known.add_done_callback(lambda built: self._built(place, key, built))
         else:
             self._files.move_to_end(key)
@@ -108,10 +111,11 @@ class BookShelf:
         return known, None if latest is None else self._files.get(latest)
 
     def _index_of_list(self, terms: Sequence[str], language: str) -> "Future[_Indexed]":
-        digest = hashlib.sha256("\n".join(terms).encode()).hexdigest()
+        # A file may have the same bytes and other terms: it has comments.
+        digest = f"terms {hashlib.sha256(chr(10).join(terms).encode()).hexdigest()}"
         key = digest, language
         if key not in self._lists:
-            self._lists[key] = self._of_lists.submit(_index_of_list, digest, terms, language)
+            self._lists[key] = self._small.submit(_index_of_list, digest, terms, language)
         self._lists.move_to_end(key)
         while len(self._lists) > MOST_KEPT_LISTS:
             self._lists.popitem(last=False)
@@ -189,6 +193,13 @@ def _left_out(file: GlossaryFile) -> "Future[_Indexed]":
     found: Future[_Indexed] = Future()
     found.set_result(_Indexed(f"without {file.name}", None))
     return found
+
+
+def _is_small(file: GlossaryFile) -> bool:
+    try:
+        return file.path.stat().st_size <= SMALL_BYTES
+    except OSError:  # is logged when it is read
+        return True
 
 
 def _index_of_file(file: GlossaryFile, language: str) -> _Indexed:

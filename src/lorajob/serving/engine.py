@@ -139,7 +139,9 @@ class Engine:
             self._finish(request.id)
             return
         files = [it for it in request.glossaries if it.language in (None, language)]
-        if request.translate or not (files or request.terms):
+        # PyTorch decodes without them.
+        unused = request.translate or self._decoder.engine is None
+        if unused or not (files or request.terms):
             self._wait(request.id, options, windows)
             return
 
