@@ -88,7 +88,7 @@ class GlossaryFiles:
         else:
             files = [it.rpartition("/")[2] for it in self._location.names(FOLDER)]
         names = [it.removesuffix(".txt") for it in files if it.endswith(".txt")]
-        return sorted(it for it in names if JOB_ID.fullmatch(it))
+        return sorted(filter(_is_owner, names))
 
     def read(self, name: str) -> Glossary:
         """The glossary of a language or job; empty without one.
@@ -106,10 +106,12 @@ class GlossaryFiles:
 
     def content(self, name: str) -> GlossaryText | None:
         """The file of a code or id as it is; None without one. Raises StageError, StoreError."""
-        data = self._location.read(_file(name))
+        # Its size comes first, because it may be larger than the memory.
+        size = self._size(name)
+        data = self._location.read(_file(name)) if size <= MOST_BYTES else b""
         if data is None:
             return None
-        if len(data) > MOST_BYTES:
+        if max(size, len(data)) > MOST_BYTES:
             raise StageError(f"{self._shown(name)} has over {MOST_BYTES >> 20} MB; {_mend(name)}")
         try:
             return GlossaryText(data.decode("utf-8"), hashlib.sha256(data).hexdigest())
@@ -220,6 +222,17 @@ class GlossaryFiles:
         else:
             self._location.write(_file(name), data)
 
+    def _size(self, name: str) -> int:
+        """The bytes of a file; 0 without one, and if the store does not tell."""
+        if isinstance(self._location, Folder):
+            try:
+                return (self._location.path / _file(name)).stat().st_size
+            except FileNotFoundError:
+                return 0
+        info = self._location.info(_file(name))
+        size = None if info is None else info.get("size")
+        return size if isinstance(size, int) else 0
+
     def _drop(self, name: str) -> None:
         if isinstance(self._location, Folder):
             (self._location.path / _file(name)).unlink(missing_ok=True)
@@ -242,6 +255,14 @@ def owner_name(name: str) -> str:
         f"LANG_OR_JOB: {name!r} is neither a language nor a job; `lorajob languages` lists the "
         "languages, and ids of jobs look like hi-1a2b3c4d"
     )
+
+
+def _is_owner(name: str) -> bool:
+    """Whether a glossary can have this name. A file in the folder may have any other."""
+    try:
+        return owner_name(name) == name
+    except UsageError:
+        return False
 
 
 def _as_stored(term: str) -> str:

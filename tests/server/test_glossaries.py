@@ -10,10 +10,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from lorajob.book.terms import read_glossary
-from lorajob.storage.store import StoreError
 from lorajob.server import glossaries as server_glossaries
 from lorajob.server.glossaries import GlossaryShelf
 from lorajob.serving.models import GlossaryFile, Request
+from lorajob.storage.store import StoreError
 from lorajob.tasks.glossaries import FOLDER, GlossaryFiles
 from lorajob.worker.settings import Settings
 from tests.support.served import FILE, Process, serving

@@ -43,6 +43,33 @@ def test_terms_are_added_listed_and_removed(settings: Settings) -> None:
     assert kept.listed() == [] and kept.version("hi") is None
 
 
+def test_every_language_is_listed_and_other_files_are_not(settings: Settings) -> None:
+    kept = GlossaryFiles(settings)
+    for name in ("zh-TW", "rm-sursilv", "hi"):
+        kept.add(name, TERMS)
+    for name in ("notes", "hin", "hindi", ".hi"):
+        kept._location.upload(_file(settings.home, b"x\n"), f"{FOLDER}/{name}.txt")
+    assert kept.names() == ["hi", "rm-sursilv", "zh-TW"]
+    assert [it.of for it in kept.listed()] == ["language"] * 3
+
+
+def test_a_file_that_is_too_large_is_not_read(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = GlossaryFiles(settings)
+    kept.add("hi", TERMS)
+    monkeypatch.setattr("lorajob.tasks.glossaries.MOST_BYTES", 5)
+
+    def read(*given: object) -> bytes:
+        raise AssertionError(given)
+
+    monkeypatch.setattr(type(kept._location), "read", read)
+    with pytest.raises(
+        StageError, match=r"hi\.txt in LORAJOB_ARTIFACTS has over .* remove hi --all"
+    ):
+        kept.content("hi")
+
+
 def test_every_change_has_another_version(settings: Settings) -> None:
     kept = GlossaryFiles(settings)
     seen = []
