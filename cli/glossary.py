@@ -139,15 +139,11 @@ def read_terms(file: str, place: str = "FILE") -> "Glossary":
 
     `place` is the argument or option that named the file.
     """
-    from lorajob.book.terms import GlossaryError, read_glossary
+    from lorajob.book.terms import GlossaryError, decode_glossary
 
     name = "standard input" if file == STDIN else file
     try:
-        return read_glossary(_read(file, place).decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"{name}: byte {error.start + 1} is not UTF-8; save the file as UTF-8"
-        ) from None
+        return decode_glossary(_read(file, place))
     except GlossaryError as error:
         raise UsageError(f"{name}: {error}") from None
 

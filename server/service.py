@@ -142,7 +142,7 @@ class SpeechService:
         spoken = model.code or form.language or language
         try:
             code = None if spoken is None else find_language(spoken).code
-        except UsageError:  # a code of Whisper that is none of lorajob's
+        except UsageError:  # a code that only Whisper has
             code = None
         return await self._glossaries.find(code, model.name)
 

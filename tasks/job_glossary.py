@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from lorajob.book.terms import GlossaryError, read_glossary
+from lorajob.book.terms import GlossaryError, decode_glossary
 from lorajob.errors import UsageError
 from lorajob.job.jobdir import GLOSSARY
 from lorajob.spec import JobSpec
@@ -31,12 +31,8 @@ def with_glossary(spec: JobSpec) -> JobSpec:
         raise UsageError(f"evaluate.glossary: {error}") from None
     data = _read(place)
     try:
-        if not read_glossary(data.decode("utf-8")).terms:
+        if not decode_glossary(data).terms:
             raise UsageError(f"evaluate.glossary: {public(place)} has no terms")
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"evaluate.glossary: {public(place)}: byte {error.start + 1} is not UTF-8"
-        ) from None
     except GlossaryError as error:
         raise UsageError(f"evaluate.glossary: {public(place)}: {error}") from None
     found = hashlib.sha256(data).hexdigest()

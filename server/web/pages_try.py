@@ -205,6 +205,7 @@ def keep_upload(file: UploadFile, folder: Path, held: ExitStack) -> Path:
     suffix = ending if ENDING.fullmatch(ending) else ""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # `held` closes it.
         kept = held.enter_context(NamedTemporaryFile(dir=folder, suffix=suffix))  # noqa: SIM115
         shutil.copyfileobj(file.file, kept, PIECE_BYTES)
         kept.flush()
@@ -268,6 +269,7 @@ def _terms(
         found = None if name is None else stored.content(name)
         if name is None or found is None:
             continue
+        # `held` closes it.
         kept = held.enter_context(NamedTemporaryFile(dir=folder, suffix=".txt"))  # noqa: SIM115
         kept.write(found.text.encode())
         kept.flush()

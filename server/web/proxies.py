@@ -38,6 +38,7 @@ class Proxies:
 
     def __init__(self, app: ASGIApp, trusted: Sequence[str]) -> None:
         self._app = app
+        # uvicorn has protocols of its own for ASGI, which Starlette's types do not match.
         self._believing = ProxyHeadersMiddleware(app, list(trusted))  # type: ignore[arg-type]
         self._warned = False
 

@@ -73,6 +73,17 @@ def read_glossary(text: str) -> Glossary:
     return merge_glossaries(Glossary(tuple(found)))
 
 
+def decode_glossary(data: bytes) -> Glossary:
+    """The terms of a file's bytes. Raises GlossaryError, also for bytes that are not UTF-8."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise GlossaryError(
+            f"byte {error.start + 1} is not UTF-8; save the file as UTF-8"
+        ) from None
+    return read_glossary(text)
+
+
 def terms_of(texts: Iterable[str]) -> Glossary:
     """The glossary of terms that came one by one, such as those of a request.
 

@@ -16,6 +16,7 @@ class Copies:
 
     def __init__(self) -> None:
         places.home().mkdir(parents=True, exist_ok=True)
+        # The finalizer closes it.
         self._file = tempfile.TemporaryFile(dir=places.home())  # noqa: SIM115
         weakref.finalize(self, self._file.close)
         self._spans: dict[str, tuple[int, int]] = {}

@@ -50,6 +50,7 @@ class Ids:
             other = Ids(other)
         return isinstance(other, Ids) and np.array_equal(self._hashes, other._hashes)
 
+    # Equal collections of other types have other hashes.
     __hash__ = None  # type: ignore[assignment]
 
 
