@@ -62,7 +62,7 @@ def api_error(error: LorajobError) -> ApiError:
     message = str(error)
     if error.kind == "usage":
         param, colon, rest = message.partition(": ")
-        known = param in ("file", "language", "model", "prompt", "temperature")
+        known = param in ("file", "glossary", "language", "model", "prompt", "temperature")
         return ApiError(400, rest if known and colon else message, param if known else None)
     pause = error.seconds if isinstance(error, ModelResting) else RETRY_SECONDS
     return ApiError(status, message, retry_after=pause if status == 503 else None)

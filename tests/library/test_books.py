@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from lorajob.book import apart
+from lorajob.book.apart import build_apart
 from lorajob.book.index import TermIndex
 from lorajob.book.joined import JoinedIndex
-from lorajob.book.terms import Glossary, terms_of
+from lorajob.book.terms import Glossary, GlossaryError, decode_glossary, terms_of
 from lorajob.job.jobdir import hash_file
 from lorajob.serving import books
 from lorajob.serving.books import BookShelf, OpenBook
@@ -35,11 +37,15 @@ class Builder:
         self.built.append("|".join(texts))
         return TermIndex(glossary, language)
 
+    def of_file(self, path: Path, language: str) -> TermIndex:
+        return self(decode_glossary(path.read_bytes()), language)
+
 
 @pytest.fixture
 def builder(monkeypatch: pytest.MonkeyPatch) -> Builder:
     made = Builder()
     monkeypatch.setattr(books, "TermIndex", made)
+    monkeypatch.setattr(books, "build_apart", made.of_file)
     monkeypatch.setattr(books, "SMALL_BYTES", -1)
     for name in ("FIRST_SECONDS", "PATIENCE_SECONDS"):
         monkeypatch.setattr(books, name, 2 * LIMIT_SECONDS)
@@ -161,6 +167,40 @@ def test_a_file_that_cannot_be_read_is_logged_and_left_out(
     away.path.write_text("Nairobi\n", "utf-8")
     # The failed one is dropped after its waiters are told.
     wait_for(lambda: words(opened(shelf, [away])) == {"Nairobi"}, LIMIT_SECONDS)
+
+
+def test_another_process_builds_the_same_index(tmp_path: Path) -> None:
+    path = tmp_path / "terms"
+    lines = ["Nairobi", "DGX Spark\tdee jee ex spark|डी जी एक्स स्पार्क", "😀 नमस्ते"]
+    path.write_text("".join(f"{it}\n" for it in lines), "utf-8")
+    there, here = build_apart(path, "hi"), TermIndex(decode_glossary(path.read_bytes()), "hi")
+    for text in ("nairobbi dijieks spark", "a नमस्त b 😀 नमस्ते"):
+        assert there.near(text) == here.near(text) and there.near(text)
+        assert there.written(text) == here.written(text)
+    path.write_text("one\na\x00b\n", "utf-8")
+    with pytest.raises(GlossaryError, match=r"^line 2: the control character U\+0000"):
+        build_apart(path, "hi")
+    with pytest.raises(OSError, match="No such file"):
+        build_apart(tmp_path / "away", "hi")
+
+
+def test_a_large_file_is_indexed_elsewhere_and_here_if_that_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(books, "SMALL_BYTES", -1)
+    building: list[Path] = []
+
+    def build(path: Path, language: str) -> TermIndex:
+        building.append(path)
+        return build_apart(path, language)
+
+    monkeypatch.setattr(books, "build_apart", build)
+    files = [write(tmp_path / it, it, name=it) for it in ("Nairobi", "Zurich")]
+    assert words(opened(BookShelf(), files[:1])) == {"Nairobi"} and building == [files[0].path]
+    assert "indexed here" not in caplog.text
+    monkeypatch.setattr(apart, "PYTHON", "false")
+    assert words(opened(BookShelf(), files[1:])) == {"Zurich"}
+    assert "the glossary of Zurich is indexed here: the process that builds its" in caplog.text
 
 
 def test_unused_indexes_are_dropped_and_the_newest_stays(

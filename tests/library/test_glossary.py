@@ -2,11 +2,16 @@
 
 import time
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from lorajob.book import grams
 from lorajob.book import index as book_index
 from lorajob.book import terms as book_terms
 from lorajob.book.index import COMPARED, NearTerm, TermIndex, spans
+from lorajob.book.keys import Key
+from lorajob.book.tables import Tables
 from lorajob.book.terms import (
     Glossary,
     GlossaryError,
@@ -95,12 +100,12 @@ def _hostile_terms() -> Glossary:
 def test_a_look_up_in_a_hostile_glossary_compares_few_terms(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    compared = []
+    compared: list[int] = []
     similarity = book_index._similarity
 
-    def counted(*keys: book_index._Key) -> float:
-        compared.append(keys)
-        return similarity(*keys)
+    def counted(key: Key, tables: Tables, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        compared.extend(rows.tolist())
+        return similarity(key, tables, rows)
 
     monkeypatch.setattr(book_index, "_similarity", counted)
     glossary = _hostile_terms()
@@ -132,8 +137,8 @@ def test_the_parts_of_an_index_do_not_change_what_is_found(
     glossary = terms_of([*SCRIPTS, "Okonkwo", "Zanzibar", "DGX Spark", "..a", "international"])
     text = f"okonkvo of sansibar internationally dgx sparc {' '.join(SCRIPTS)}x"
     whole = TermIndex(glossary, "en").near(text)
-    monkeypatch.setattr(book_index, "PART_KEYS", 2)
-    monkeypatch.setattr(book_index, "PART_ROWS", 1)
+    monkeypatch.setattr(grams, "PART_KEYS", 2)
+    monkeypatch.setattr(grams, "PART_ROWS", 1)
     assert TermIndex(glossary, "en").near(text) == whole
     assert {it.term.text for it in whole} >= {"Okonkwo", "Zanzibar", "DGX Spark", "international"}
 

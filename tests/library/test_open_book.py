@@ -1,11 +1,16 @@
 """Decoding with a glossary: what it may change, and that hostile terms change nothing."""
 
 import json
+import queue
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import ctranslate2
 import numpy as np
 import pytest
+import soundfile
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -14,14 +19,21 @@ from lorajob.book.decode import Book, chance_phones, decode_with_book
 from lorajob.book.index import NearTerm, TermIndex
 from lorajob.book.joined import JoinedIndex
 from lorajob.book.terms import Glossary, GlossaryError, Term, read_glossary, terms_of
+from lorajob.decoding import torch_engine
 from lorajob.decoding.config import DecodeConfig, TokenLimits
 from lorajob.decoding.fallback import Transcript
 from lorajob.decoding.fast import FastDecoder, Sound
+from lorajob.server.errors import api_error
+from lorajob.serving.engine import Engine
+from lorajob.serving.models import Answer, Request
+from lorajob.serving.process import RequestFailed
+from lorajob.speech.audio import SAMPLE_RATE
 from lorajob.whisper import ct2
 
 ENGLISH = DecodeConfig(
     language="en", limits=TokenLimits(tokens=12), temperatures=(0.0,), no_speech=None
 )
+LIMIT_SECONDS = 60.0
 HOSTILE = st.text(min_size=1, max_size=60)
 
 
@@ -30,12 +42,12 @@ class FixedIndex(TermIndex):
 
     def __init__(self, term: str, agreeing: float) -> None:
         super().__init__(Glossary((Term(term),)), "en")
-        self._agreeing = agreeing
+        self._term, self._agreeing = term, agreeing
 
     def near(self, text: str, most: int = 16, agreeing: float = 0.0) -> list[NearTerm]:
         if len(text) < 3 or self._agreeing < agreeing:
             return []
-        return [NearTerm(self.glossary.terms[0], 1, len(text) - 1, 1.0, self._agreeing)]
+        return [NearTerm(Term(self._term), 1, len(text) - 1, 1.0, self._agreeing)]
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +110,37 @@ def test_pytorch_decodes_without_the_book(monkeypatch: pytest.MonkeyPatch) -> No
     index = FixedIndex("Okonkwo", 1e6)
     (heard,) = decode_with_book(InTorch(), [], Book("en", index))  # type: ignore[arg-type]
     assert heard.text == "plain" and heard.terms == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"), [({"terms": ("Okonkwo",)}, "glossary"), ({"prompt": "the king"}, None)]
+)
+def test_where_pytorch_decodes_a_request_for_more_than_it_can_is_refused(
+    decoder: FastDecoder,
+    sounds: list[Sound],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    field: str | None,
+) -> None:
+    def without_libraries(*args: object, **options: object) -> None:
+        raise RuntimeError("Library libcublas.so.12 is not found or cannot be loaded")
+
+    monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 1)
+    monkeypatch.setattr(ctranslate2.models, "Whisper", without_libraries)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    load: Callable[..., Any] = torch_engine.load_engine
+    monkeypatch.setattr(torch_engine, "load_engine", lambda *given: load(*given[:2], "cpu"))
+    audio = tmp_path / "a.wav"
+    soundfile.write(audio, sounds[0].read(), SAMPLE_RATE)
+    answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+    engine = Engine(FastDecoder(decoder.folder, ENGLISH), False, answers.put)
+    engine.submit(Request(id=1, path=audio, **changes))
+    failure = answers.get(timeout=LIMIT_SECONDS).failure
+    assert failure is not None
+    error = api_error(RequestFailed(failure))
+    assert (error.status, error.param) == (400, field)
+    assert "CTranslate2 cannot use the GPU" in error.message and "leave " in error.message
 
 
 def test_more_terms_must_agree_on_more_phones() -> None:

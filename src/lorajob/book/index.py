@@ -17,10 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
+from rapidfuzz.process import cdist
 
-from lorajob.book.phones import LONGEST, coarse, fine, spelled_out
+from lorajob.book.grams import MOST_SHARED, Lists, grams_of_each
+from lorajob.book.keys import Key, Texts, sound_key
+from lorajob.book.tables import Tables, make_tables
 from lorajob.book.terms import Glossary, Term
-from lorajob.speech.text import is_unspaced, normalise
+from lorajob.speech.text import is_unspaced
 
 MOST_WORDS = 3  # of a transcript that are compared with one term
 UNSPACED_SPANS = (2, 3, 4, 6, 8)  # characters, in scripts without spaces
@@ -28,11 +31,6 @@ LEAST_SIMILARITY = 0.6
 LEAST_SHARED = 0.25  # of the n-grams
 COMPARED = 24  # terms of a run of words
 LENGTHS = (0.55, 1.8)  # of a term in phones, for each of the run
-GRAMS = {"fine": (2, 3), "coarse": (3,), "letters": (3,)}  # lengths of the n-grams
-BUCKETS = 1 << 17
-PART_KEYS = 2_000  # of which the n-grams are hashed at a time
-PART_ROWS = 500_000  # of lists, which are counted at a time
-_PRIME = 1_000_003
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,64 +49,26 @@ class NearTerm:
     agreeing: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Key:
-    """What is compared: letters without spaces, and phones."""
-
-    letters: str
-    fine: str
-    coarse: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Lists:
-    """For each n-gram the rows of the keys that have it, in ascending order.
-
-    `rows` holds the lists one after the other, and `starts` where each begins. `sizes` is the
-    number of n-grams of each key.
-    """
-
-    rows: NDArray[np.int32]
-    starts: NDArray[np.int64]
-    sizes: NDArray[np.float32]
-
-    def shared(self, grams: NDArray[np.int64], low: int, high: int) -> NDArray[np.int64]:
-        """How many of `grams` each of the keys from `low` to `high` has."""
-        counts = np.zeros(high - low, np.int64)
-        waiting: list[NDArray[np.int32]] = []
-        held = 0
-        for place, gram in enumerate(grams, start=1):
-            rows = self.rows[self.starts[gram] : self.starts[gram + 1]]
-            first, last = np.searchsorted(rows, [low, high])
-            waiting.append(rows[first:last])
-            held += int(last - first)
-            if held >= PART_ROWS or place == len(grams):
-                counts += np.bincount(np.concatenate(waiting) - low, minlength=high - low)
-                waiting, held = [], 0
-        return counts
-
-
 class TermIndex:
     """The terms of a glossary in a language, by their sound and spelling."""
 
     def __init__(self, glossary: Glossary, language: str) -> None:
-        self.glossary, self.language = glossary, language
-        self._written = {term.text for term in glossary.terms}
-        keys = [
-            (key, number)
-            for number, term in enumerate(glossary.terms)
-            for key in self._term_keys(term)
-        ]
-        lengths = np.array([len(key.fine) for key, _ in keys], np.int32)
-        # By length, so that a list has the terms of similar lengths side by side.
-        order = np.argsort(lengths, kind="stable")
-        self._lengths = lengths[order]
-        self._keys = [keys[it][0] for it in order.tolist()]
-        self._numbers = [keys[it][1] for it in order.tolist()]
-        self._lists = _inverted(self._keys)
+        self._use(make_tables(glossary, language), language)
+
+    @classmethod
+    def of(cls, tables: Tables, language: str) -> "TermIndex":
+        """The index with tables that are built."""
+        made = cls.__new__(cls)
+        made._use(tables, language)
+        return made
+
+    def _use(self, tables: Tables, language: str) -> None:
+        self.language = language
+        self._tables = tables
+        self._written = frozenset(tables.terms)
 
     def __len__(self) -> int:
-        return len(self.glossary.terms)
+        return len(self._tables.terms)
 
     def near(self, text: str, most: int = 16, agreeing: float = 0.0) -> list[NearTerm]:
         """The terms near words of `text`, at most `most` of them, those first that agree on the
@@ -118,65 +78,111 @@ class TermIndex:
         Words that are written as a term stay as they are. Candidates of one place may overlap
         those of another.
         """
-        if not self._keys:
+        if not len(self._tables.numbers):
             return []
         right = self.written(text)
-        runs = [it for it in spans(text) if not overlaps(*it, right)]
-        keyed = [(run, self._key(text[run[0] : run[1]])) for run in runs]
-        # A shorter run agrees on fewer.
-        keyed = [(run, key) for run, key in keyed if len(key.fine) >= agreeing]
+        units, runs = parts(text)
+        runs = [it for it in runs if not overlaps(units[it[0]][0], units[it[1]][1], right)]
+        counter = _Counter(self._tables.lists, [text[slice(*it)] for it in units], self.language)
+        found = []
         # A decoder that loops says the same words again and again.
-        keys = list(dict.fromkeys(key for _, key in keyed))
-        similar = {
-            key: list(self._similar(key, grams, agreeing))
-            for key, grams in zip(keys, _grams_of_each(keys), strict=True)
-        }
-        found = [
-            NearTerm(self.glossary.terms[number], start, end, similarity, agree)
-            for (start, end), key in keyed
-            for number, similarity, agree in similar[key]
-        ]
+        similar: dict[Key, list[tuple[int, float, float]]] = {}
+        for first, last in runs:
+            start, end = units[first][0], units[last][1]
+            key = sound_key(text[start:end], self.language)
+            # A shorter run agrees on fewer.
+            if len(key.fine) < agreeing:
+                continue
+            if key not in similar:
+                similar[key] = self._similar(key, counter.run(first, last), agreeing)
+            found += [
+                NearTerm(Term(self._tables.terms[number]), start, end, similarity, agree)
+                for number, similarity, agree in similar[key]
+            ]
         return ranked(found)[:most]
 
     def written(self, text: str) -> list[tuple[int, int]]:
         """(start, end) of the words of a text that are written as a term."""
         return [(start, end) for start, end in spans(text) if text[start:end] in self._written]
 
-    def _term_keys(self, term: Term) -> Iterable[_Key]:
-        letters = normalise(term.text, self.language).replace(" ", "")[:LONGEST]
-        for heard in term.sounds or (term.text,):
-            key = self._key(heard)
-            if key.fine or letters:
-                yield _Key(letters, key.fine, key.coarse)
-        if not term.sounds and (names := spelled_out(term.text)):
-            yield _Key(letters, names, coarse(names))
-
-    def _key(self, text: str) -> _Key:
-        words = normalise(text, self.language)[: 2 * LONGEST].split()
-        phones = "".join(map(fine, words))[:LONGEST]
-        return _Key("".join(words)[:LONGEST], phones, coarse(phones))
-
-    def _similar(
-        self, key: _Key, grams: NDArray[np.int64], agreeing: float
-    ) -> Iterable[tuple[int, float, float]]:
+    def _similar(self, key: Key, run: "_Run", agreeing: float) -> list[tuple[int, float, float]]:
         """(number of a term, similarity, agreeing phones) of the terms near a key."""
         length = len(key.fine)
         lengths = max(agreeing, LENGTHS[0] * length), LENGTHS[1] * length + 2
-        low, high = np.searchsorted(self._lengths, [math.ceil(lengths[0]), int(lengths[1])])
-        if low >= high or not len(grams):
-            return
-        shared = self._lists.shared(grams, int(low), int(high))
-        near = np.flatnonzero(shared >= LEAST_SHARED / 2 * (1 + len(grams)))
-        score = 2 * shared[near] / (self._lists.sizes[low:high][near] + len(grams))
+        # In the type of the table, which would be copied otherwise.
+        bounds = np.array([math.ceil(lengths[0]), int(lengths[1])], np.int32)
+        low, high = np.searchsorted(self._tables.lengths, bounds).tolist()
+        if low >= high or not run.grams:
+            return []
+        shared = run.shared(low, high)
+        least = min(MOST_SHARED, math.ceil(LEAST_SHARED / 2 * (1 + run.grams)))
+        near = np.flatnonzero(shared >= np.uint8(least))
+        sizes = self._tables.lists.sizes[low:high][near]
+        score = 2.0 * shared[near] / (sizes + run.grams)
         near, score = near[score >= LEAST_SHARED], score[score >= LEAST_SHARED]
         if len(near) > COMPARED:
             near = near[np.argpartition(-score, COMPARED)[:COMPARED]]
-        for row in near + low:
-            similarity = _similarity(key, self._keys[row])
-            phones = len(self._keys[row].fine)
-            agree = phones - (1 - similarity) * max(phones, length)
-            if similarity >= LEAST_SIMILARITY and agree >= agreeing:
-                yield self._numbers[row], similarity, agree
+        rows = near + low
+        similarity = _similarity(key, self._tables, rows)
+        phones = self._tables.lengths[rows]
+        agree = phones - (1 - similarity) * np.maximum(phones, length)
+        kept = np.flatnonzero((similarity >= LEAST_SIMILARITY) & (agree >= agreeing))
+        numbers = self._tables.numbers[rows[kept]]
+        return list(
+            zip(numbers.tolist(), similarity[kept].tolist(), agree[kept].tolist(), strict=True)
+        )
+
+
+def _similarity(key: Key, tables: Tables, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Of a key to those in some rows, from 0 to 1."""
+
+    def of(part: str, texts: Texts) -> NDArray[np.float64]:
+        there = [texts[it] for it in rows.tolist()]
+        same = Levenshtein.normalized_similarity
+        return np.asarray(cdist([part], there, scorer=same, dtype=np.float64)[0])
+
+    if not len(rows):
+        return np.zeros(0)
+    phones, broad = of(key.fine, tables.fine), of(key.coarse, tables.coarse)
+    return np.maximum((phones + broad) / 2, of(key.letters, tables.letters))
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Words one after the other: how many n-grams they have, and each key has of each word."""
+
+    grams: int
+    counts: Sequence[NDArray[np.uint8]]
+
+    def shared(self, low: int, high: int) -> NDArray[np.uint8]:
+        """How many n-grams the keys from `low` to `high` share with the words.
+
+        The n-grams across two words are not counted.
+        """
+        total = self.counts[0][low:high]
+        for it in self.counts[1:]:
+            total = total + it[low:high]
+        return total
+
+
+class _Counter:
+    """Counts for each word the n-grams that keys share with it, once for equal words."""
+
+    def __init__(self, lists: Lists, words: Sequence[str], language: str) -> None:
+        self._lists = lists
+        self._keys = [sound_key(it, language) for it in words]
+        different = list(dict.fromkeys(self._keys))
+        grams = map(lists.rare, grams_of_each(different))
+        self._grams = dict(zip(different, grams, strict=True))
+        self._counts: dict[Key, NDArray[np.uint8]] = {}
+
+    def run(self, first: int, last: int) -> _Run:
+        """Of the words from `first` to `last`."""
+        keys = self._keys[first : last + 1]
+        for key in keys:
+            if key not in self._counts:
+                self._counts[key] = self._lists.shared(self._grams[key])
+        return _Run(sum(len(self._grams[it]) for it in keys), [self._counts[it] for it in keys])
 
 
 def ranked(found: Iterable[NearTerm]) -> list[NearTerm]:
@@ -198,18 +204,26 @@ def overlaps(start: int, end: int, places: Iterable[tuple[int, int]]) -> bool:
 
 
 def spans(text: str) -> list[tuple[int, int]]:
-    """(start, end) of runs of one to three words, without the punctuation around them.
+    """(start, end) of the runs of a text, see `parts`."""
+    units, runs = parts(text)
+    return [(units[first][0], units[last][1]) for first, last in runs]
 
-    Scripts without spaces have runs of some lengths at every character.
+
+def parts(text: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """(start, end) of the words of a text, without the punctuation around them; and (first, last)
+    of runs of one to three of them.
+
+    Scripts without spaces have "words" of some lengths at every character, and each is a run.
     """
     if sum(map(is_unspaced, text)) * 2 > len(text):
         places = [place for place, char in enumerate(text) if char.isalnum()]
         ends = [(at, at + size) for size in UNSPACED_SPANS for at in range(len(places) - size + 1)]
-        return [(places[first], places[last - 1] + 1) for first, last in ends]
+        units = [(places[first], places[last - 1] + 1) for first, last in ends]
+        return units, [(it, it) for it in range(len(units))]
     words = [_bare(text, match.start(), match.end()) for match in re.finditer(r"\S+", text)]
     words = [(start, end) for start, end in words if end > start]
-    return [
-        (words[first][0], words[first + size - 1][1])
+    return words, [
+        (first, first + size - 1)
         for size in range(1, MOST_WORDS + 1)
         for first in range(len(words) - size + 1)
     ]
@@ -227,65 +241,3 @@ def _bare(text: str, start: int, end: int) -> tuple[int, int]:
 def _is_letter(char: str) -> bool:
     # A vowel sign is a mark: neither alpha nor digit.
     return char.isalnum() or unicodedata.category(char)[0] == "M"
-
-
-def _similarity(one: _Key, other: _Key) -> float:
-    phones = Levenshtein.normalized_similarity(one.fine, other.fine)
-    broad = Levenshtein.normalized_similarity(one.coarse, other.coarse)
-    letters = Levenshtein.normalized_similarity(one.letters, other.letters)
-    return float(max((phones + broad) / 2, letters))
-
-
-def _inverted(keys: Sequence[_Key]) -> _Lists:
-    """The lists of the n-grams of keys."""
-    sizes = np.zeros(len(keys), np.float32)
-    lengths = np.zeros(BUCKETS, np.int64)
-    parts: list[tuple[NDArray[np.int32], NDArray[np.int32]]] = []
-    for first in range(0, len(keys), PART_KEYS):
-        some = keys[first : first + PART_KEYS]
-        grams, rows = _grams(some)
-        # Each pair once, ordered by n-gram and then by row.
-        pairs = np.sort(grams * len(some) + rows)
-        pairs = pairs[np.diff(pairs, prepend=-1) > 0]
-        grams, rows = np.divmod(pairs, len(some))
-        sizes[first : first + len(some)] = np.bincount(rows, minlength=len(some))
-        lengths += np.bincount(grams, minlength=BUCKETS)
-        parts.append((grams.astype(np.int32), (rows + first).astype(np.int32)))
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    placed = np.zeros(starts[-1], np.int32)
-    ends = starts[:-1].copy()  # of the lists as far as they are filled
-    for grams_of_part, rows_of_part in parts:
-        added = np.bincount(grams_of_part, minlength=BUCKETS)
-        # The places behind the end of its list, for a part that is ordered by n-gram.
-        before = ends - (np.cumsum(added) - added)
-        placed[before[grams_of_part] + np.arange(len(grams_of_part))] = rows_of_part
-        ends += added
-    return _Lists(placed, starts, sizes)
-
-
-def _grams_of_each(keys: Sequence[_Key]) -> list[NDArray[np.int64]]:
-    """The hashed n-grams of each key, each once."""
-    grams, rows = _grams(keys)
-    rows, grams = np.divmod(np.unique(rows * BUCKETS + grams), BUCKETS)
-    return np.split(grams, np.searchsorted(rows, np.arange(1, len(keys)))) if keys else []
-
-
-def _grams(keys: Sequence[_Key]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The hashed n-grams of keys, and the row of the key of each."""
-    found, rows = [], []
-    for salt, (part, sizes) in enumerate(GRAMS.items()):
-        texts = [f"\x02{getattr(key, part)}\x03" for key in keys]
-        codes = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32).astype(np.int64)
-        owner = np.repeat(np.arange(len(texts)), [len(it) for it in texts])
-        for size in sizes:
-            if len(codes) < size:
-                continue
-            hashed = np.full(len(codes) - size + 1, salt * 7 + size, np.int64)
-            for at in range(size):
-                hashed = (hashed * _PRIME + codes[at : len(codes) - size + 1 + at]) % (1 << 40)
-            inside = owner[: len(hashed)] == owner[size - 1 :]
-            found.append((hashed % BUCKETS)[inside])
-            rows.append(owner[: len(hashed)][inside])
-    if not found:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    return np.concatenate(found), np.concatenate(rows)

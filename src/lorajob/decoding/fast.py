@@ -27,7 +27,7 @@ from lorajob.decoding.config import DecodeConfig
 from lorajob.decoding.fallback import Transcript, best, emptied_if_silent, trips
 from lorajob.decoding.text_choice import hypotheses, load_choice
 from lorajob.decoding.windows import decode_batches, extractor, features, read_ahead
-from lorajob.errors import ModelError, TooLarge, says_out_of_memory
+from lorajob.errors import ModelError, TooLarge, UsageError, says_out_of_memory
 from lorajob.speech.audio import SAMPLE_RATE, Samples
 from lorajob.whisper.base_check import LABEL_POSITIONS
 from lorajob.whisper.cuda_libraries import expects_gpu, load_cuda_libraries
@@ -103,11 +103,11 @@ class FastDecoder:
         """A decoder with other settings and another prompt, which uses this one's model.
 
         Such decoders may run in several threads at a time. What they sample differs from run to
-        run: the model is not loaded again to seed it. Raises ModelError if PyTorch decodes, because
+        run: the model is not loaded again to seed it. Raises UsageError if PyTorch decodes, because
         its prompt is fixed.
         """
         if self._in_torch and list(prompt) != self.prompt:
-            raise ModelError(
+            raise UsageError(
                 "CTranslate2 cannot use the GPU, and PyTorch decodes only with the usual prompt: "
                 "leave out prompt, translation and other languages, or use the device cpu"
             )

@@ -1,6 +1,7 @@
 """The books of requests in a model's process: glossaries, with an index built once for each.
 
-Indexes are built in threads of their own, one for large files and one for all else. So a large
+Indexes are built in threads of their own, one for large files and one for all else. That of a
+large file waits for another process, which builds it, so that decoding keeps its pace. A large
 glossary delays only requests that use it, or another large one for the first time, and these for a
 limited time: then they use the glossary as it was before, or go on without it.
 """
@@ -13,10 +14,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+from lorajob.book.apart import BuildError, build_apart
 from lorajob.book.decode import Book
 from lorajob.book.index import TermIndex
 from lorajob.book.joined import JoinedIndex
-from lorajob.book.terms import MOST_TERMS, read_glossary, terms_of
+from lorajob.book.terms import MOST_TERMS, decode_glossary, terms_of
 from lorajob.errors import LorajobError
 from lorajob.serving.models import GlossaryFile
 
@@ -205,8 +207,7 @@ def _is_small(file: GlossaryFile) -> bool:
 def _index_of_file(file: GlossaryFile, language: str) -> _Indexed:
     """The index of a file; without one if it cannot be read, which is logged."""
     try:
-        glossary = read_glossary(file.path.read_text("utf-8"))
-        return _Indexed(file.sha256, TermIndex(glossary, language))
+        return _Indexed(file.sha256, _build(file, language))
     except OSError as error:
         log.error("the glossary of %s is not used: %s", file.name, error)
         return _Indexed(file.sha256, None, kept=False)
@@ -216,6 +217,15 @@ def _index_of_file(file: GlossaryFile, language: str) -> _Indexed:
     except Exception:
         log.exception("the glossary of %s is not used", file.name)
     return _Indexed(file.sha256, None)
+
+
+def _build(file: GlossaryFile, language: str) -> TermIndex:
+    if not _is_small(file):
+        try:
+            return build_apart(file.path, language)
+        except BuildError as error:
+            log.warning("the glossary of %s is indexed here: %s", file.name, error)
+    return TermIndex(decode_glossary(file.path.read_bytes()), language)
 
 
 def _index_of_list(key: str, terms: Sequence[str], language: str) -> _Indexed:

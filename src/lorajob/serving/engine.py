@@ -19,7 +19,7 @@ from lorajob.decoding.fallback import Transcript
 from lorajob.decoding.fast import FastDecoder, Sound
 from lorajob.decoding.long_form import piece_bounds
 from lorajob.decoding.words import word_times
-from lorajob.errors import LorajobError, ModelError, first_line
+from lorajob.errors import LorajobError, UsageError, first_line
 from lorajob.languages import CER_TOKENS
 from lorajob.serving.batcher import Queued, WindowQueue
 from lorajob.serving.books import BookShelf, OpenBook
@@ -130,9 +130,9 @@ class Engine:
         bounds = piece_bounds(samples, self._decoder.config.limits.seconds) if len(samples) else []
         windows = [AudioWindow(samples[start:end], start / SAMPLE_RATE) for start, end in bounds]
         if request.terms and self._decoder.engine is None:
-            raise ModelError(
-                "CTranslate2 cannot use the GPU, and PyTorch decodes without a glossary: leave it "
-                "out, or use the device cpu"
+            raise UsageError(
+                "glossary: CTranslate2 cannot use the GPU, and PyTorch decodes without terms: "
+                "leave the field out, or let the server use the device cpu"
             )
         self._say(Answer(id=request.id, begun=begun))
         if not windows:

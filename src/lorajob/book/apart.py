@@ -1,0 +1,64 @@
+"""Builds the index of a large glossary in a process of its own, beside one that decodes.
+
+    python -m lorajob.book.apart FILE LANGUAGE    writes the tables to standard output
+
+In the same process, building would keep Python's lock from the threads that decode. The other
+process has a lower priority, so on a busy machine decoding comes first.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from lorajob.book.index import TermIndex
+from lorajob.book.tables import Tables, make_tables
+from lorajob.book.terms import GlossaryError, decode_glossary
+from lorajob.errors import LorajobError, first_line
+
+PYTHON = sys.executable
+LOWER_PRIORITY = 10  # nice
+MALFORMED, MISSING = 3, 4  # exit codes: the message is on standard output
+
+
+class BuildError(LorajobError):
+    """The process that builds an index failed. Another try may succeed."""
+
+
+def build_apart(path: Path, language: str) -> TermIndex:
+    """The index of a glossary's file, built by another process.
+
+    Raises GlossaryError for a malformed file, OSError for one that cannot be read, and BuildError.
+    """
+    command = [PYTHON, "-m", "lorajob.book.apart", str(path), language]
+    # The logs of this process are on standard error.
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
+    if done.returncode == 0:
+        return TermIndex.of(Tables.from_bytes(done.stdout), language)
+    if done.returncode in (MALFORMED, MISSING):
+        said = done.stdout.decode(errors="replace")
+        raise GlossaryError(said) if done.returncode == MALFORMED else OSError(said)
+    raise BuildError(f"the process that builds its index ended with {done.returncode}")
+
+
+def main(path: str, language: str) -> int:
+    """Write the tables of a file's terms, or what is wrong with it, to standard output."""
+    os.nice(LOWER_PRIORITY)
+    try:
+        written = make_tables(decode_glossary(Path(path).read_bytes()), language).to_bytes()
+    except GlossaryError as error:
+        sys.stdout.write(first_line(error))
+        return MALFORMED
+    except OSError as error:
+        sys.stdout.write(first_line(error))
+        return MISSING
+    try:
+        sys.stdout.buffer.write(written)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:  # the process that asked has ended
+        os._exit(1)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
