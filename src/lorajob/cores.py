@@ -1,9 +1,9 @@
-"""A stage's share of this machine's CPU: how many threads it starts, and how they wait."""
+"""A stage's share of this machine: its threads, how they wait, and the memory that is left."""
 
 import os
 import platform
 import sys
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +15,13 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 PASSIVE = {"GOMP_SPINCOUNT": "0", "OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
+MEMORY = Path("/proc/meminfo")
+# Files of a control group in versions 2 and 1: its limit, its use, and the name in memory.stat of
+# cached files that the kernel drops first.
+GROUP_MEMORY = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
 
 
 def usable_cores() -> int:
@@ -28,7 +35,12 @@ def usable_cores() -> int:
 
 
 def _quotas(root: Path, own: Path) -> Iterable[float]:
-    """Quotas, in cores, of the control groups of this process. Reads cgroup versions 1 and 2."""
+    """Quotas, in cores, of the control groups of this process."""
+    return (quota for it in _groups(root, own, "cpu") if (quota := _quota(it)) is not None)
+
+
+def _groups(root: Path, own: Path, controller: str) -> Iterator[Path]:
+    """The control groups of this process, of versions 1 and 2."""
     try:
         lines = own.read_text("utf-8").splitlines()
     except OSError:
@@ -38,15 +50,13 @@ def _quotas(root: Path, own: Path) -> Iterable[float]:
         controllers, _, path = rest.partition(":")
         if number == "0":
             base = root
-        elif "cpu" in controllers.split(","):
+        elif controller in controllers.split(","):
             base = root / controllers
         else:
             continue
         group = base / path.lstrip("/")
         while True:
-            quota = _quota(group)
-            if quota is not None:
-                yield quota
+            yield group
             if group == base or base not in group.parents:
                 break
             group = group.parent
@@ -63,6 +73,36 @@ def _quota(group: Path) -> float | None:
     # No quota is set: the value is "max" or the file is missing.
     except (OSError, ValueError, ZeroDivisionError):
         return None
+
+
+def available_memory() -> int | None:
+    """Bytes that this process can still take; None if the system does not tell.
+
+    It is the smallest of the machine's available memory and what its control groups leave.
+    """
+    found = list(filter(None, [_machine_memory(), *_group_memory(CGROUPS, OWN_CGROUP)]))
+    return min(found, default=None)
+
+
+def _machine_memory() -> int | None:
+    with suppress(OSError, ValueError):
+        for line in MEMORY.read_text("utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    return None
+
+
+def _group_memory(root: Path, own: Path) -> Iterator[int]:
+    """What each control group leaves, at least one byte."""
+    for group in _groups(root, own, "memory"):
+        for limit, used, cached in GROUP_MEMORY:
+            # No limit is set: the value is "max" or the file is missing.
+            with suppress(OSError, ValueError):
+                left = int((group / limit).read_text()) - int((group / used).read_text())
+                for line in (group / "memory.stat").read_text().splitlines():
+                    if line.startswith(f"{cached} "):
+                        left += int(line.split()[1])
+                yield max(1, left)
 
 
 def threads_a_stage() -> int:

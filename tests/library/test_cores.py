@@ -54,6 +54,33 @@ def test_control_groups_of_version_1_count_too(
     assert cores.usable_cores() == 3
 
 
+def test_available_memory_is_what_the_machine_and_every_control_group_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meminfo, own = tmp_path / "meminfo", tmp_path / "own"
+    own.write_text("0::/pod/worker\n")
+    monkeypatch.setattr(cores, "MEMORY", meminfo)
+    monkeypatch.setattr(cores, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(cores, "OWN_CGROUP", own)
+    assert cores.available_memory() is None
+    meminfo.write_text("MemTotal:  9000 kB\nMemAvailable:  8000 kB\n")
+    assert cores.available_memory() == 8000 * 1024
+    # Cached files do not count as used.
+    used = {"memory_current": "5000\n", "memory_stat": "anon 1\ninactive_file 2000\n"}
+    group(tmp_path / "cgroup", "pod", memory_max="9000\n", **used)
+    group(tmp_path / "cgroup", "pod/worker", memory_max="max\n", **used)
+    assert cores.available_memory() == 6000
+    (tmp_path / "cgroup/pod/worker/memory.max").write_text("3000\n")
+    assert cores.available_memory() == 1
+    older = tmp_path / "cgroup" / "memory" / "docker"
+    older.mkdir(parents=True)
+    own.write_text("4:memory:/docker\n")
+    (older / "memory.limit_in_bytes").write_text("7000\n")
+    (older / "memory.usage_in_bytes").write_text("3000\n")
+    (older / "memory.stat").write_text("total_inactive_file 500\n")
+    assert cores.available_memory() == 4500
+
+
 def test_stages_of_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores, "usable_cores", lambda: 16)
     for stages, threads in (("", 16), ("4", 4), ("40", 1), ("none", 16)):

@@ -1,14 +1,22 @@
 """Products with reordered weights give the same bits, and freed memory is kept."""
 
 import resource
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from lorajob.spec import TrainConfig
 from lorajob.training import products
 from lorajob.training.loss import cross_entropy
-from lorajob.training.products import FrozenLinear, keep_freed_memory, reorders
+from lorajob.training.products import (
+    FrozenLinear,
+    keep_freed_memory,
+    reorder_if_they_fit,
+    reorders,
+)
+from lorajob.training.trainer import start_run
 
 
 def layer(dtype: torch.dtype, bias: bool = True) -> nn.Linear:
@@ -39,6 +47,33 @@ def test_weights_that_train_or_that_no_cpu_has_are_not_reordered(
     x = torch.randn(4, 96).bfloat16()
     assert not FrozenLinear(plain)._reorders
     assert torch.equal(FrozenLinear(plain).forward(x), plain(x))
+
+
+@pytest.mark.skipif(not reorders(), reason="this CPU or PyTorch has no reordered weights")
+def test_weights_are_not_reordered_if_memory_is_short(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "lorajob")
+    plain = [layer(torch.bfloat16), layer(torch.bfloat16)]
+    x = torch.randn(4, 96).bfloat16()
+    copies = 2 * 2 * 96 * 320 * 2  # two copies of two layers, two bytes each weight
+    for available, reordered in ((None, True), (2 * copies, True), (2 * copies - 1, False)):
+        products_ = [FrozenLinear(it) for it in plain]
+        reorder_if_they_fit(products_, available)
+        assert [it._reorders for it in products_] == [reordered, reordered]
+        assert torch.equal(products_[0].forward(x), plain[0](x))
+        assert len(caplog.messages) == (not reordered)
+    assert "not reordered" in caplog.text
+
+
+@pytest.mark.parametrize(("available", "reordered"), [(1 << 40, True), (1 << 10, False)])
+def test_a_training_with_little_memory_reorders_no_weights(
+    tiny_whisper: Path, monkeypatch: pytest.MonkeyPatch, available: int, reordered: bool
+) -> None:
+    monkeypatch.setattr("lorajob.training.trainer.available_memory", lambda: available)
+    run = start_run(tiny_whisper, TrainConfig(precision="bf16", rank=4), 0, 10, None)
+    found = {it._reorders for it in [*run.adapter.products, run.loss.head]}
+    assert found == {reordered and reorders()}
 
 
 def test_the_loss_of_a_head_in_bf16_is_that_of_plain_products(

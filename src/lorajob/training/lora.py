@@ -69,12 +69,14 @@ class FlatAdapter:
             for layer in model.modules()
             if isinstance(layer, LoraLayer) and ADAPTER in layer.lora_B
         ]
+        self.products: list[FrozenLinear] = []
         for layer in _lora_layers(model):
             # PEFT computes DoRA. Its gradients are summed in the views of `gradient`.
             if layer.use_dora[ADAPTER]:
                 continue
             layer.low_rank = _LowRank(layer, parts)
             layer.product = FrozenLinear(layer.get_base_layer())
+            self.products.append(layer.product)
             layer.forward = MethodType(_forward, layer)
         self.refresh()
 

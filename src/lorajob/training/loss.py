@@ -35,7 +35,7 @@ class WhisperLoss(nn.Module):
         self.model = model
         self.ends = attend_without_copies(model)
         self.log_mel = LogMel(self.whisper.config.num_mel_bins)
-        self._head = FrozenLinear(self.whisper.proj_out)
+        self.head = FrozenLinear(self.whisper.proj_out)
         self._heard: Tensor | None = None  # [windows, 1, 1, frames]: False for padding
         for layer in self.whisper.model.decoder.layers:
             layer.register_forward_pre_hook(self._hide_padding, with_kwargs=True)
@@ -103,7 +103,7 @@ class WhisperLoss(nn.Module):
         said = decoder.embed_tokens(batch.inputs)
         said = said + decoder.embed_positions.weight.index_select(0, batch.places)
         hidden = decoder.layer_norm(run_layers(decoder.layers, said[None], heard))
-        return cross_entropy(hidden[0], self.whisper.proj_out, batch.labels, self._head)
+        return cross_entropy(hidden[0], self.whisper.proj_out, batch.labels, self.head)
 
     def _decode(self, encoded: Tensor, batch: PaddedBatch, frames: Tensor | None) -> Tensor:
         self._heard = None
@@ -118,7 +118,7 @@ class WhisperLoss(nn.Module):
         # Prompt and padding are removed before the large projection to the vocabulary.
         said = hidden.flatten(0, 1).index_select(0, batch.counted)
         labels = batch.labels.flatten().index_select(0, batch.counted)
-        return cross_entropy(said, self.whisper.proj_out, labels, self._head)
+        return cross_entropy(said, self.whisper.proj_out, labels, self.head)
 
     def _hide_padding(self, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         """Give a layer the mask of padding. transformers' decoder has no argument for it."""

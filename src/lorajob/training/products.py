@@ -3,12 +3,13 @@
 oneDNN reorders a matrix of weights into blocks for each product. Frozen weights are the same in
 each step, so they are reordered once here, for the forward and for the backward pass. The results
 are the same bit for bit. A product of 64 rows and more takes 9 to 23 % less time, one of fewer rows
-up to 36 % (bench/RESULTS.md). The weights take three times the memory. PyTorch's compiler uses the
-same operations for inference.
+up to 36 % (bench/RESULTS.md). The weights take three times the memory, so they are not reordered if
+memory is short. PyTorch's compiler uses the same operations for inference.
 """
 
 import ctypes
 import logging
+from collections.abc import Collection
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -19,6 +20,10 @@ from torch.nn import functional
 # glibc's mallopt: its parameters, and the largest values that it takes.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 LARGEST_TRIM, LARGEST_MMAP = (1 << 31) - 1, 32 << 20
+
+# Most of the available memory that reordered weights may take. The passes need the rest: for
+# large-v3 the copies are some 6 GB, and the activations of a full window some 4 GB.
+SHARE_OF_MEMORY = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +40,7 @@ class FrozenLinear:
 
     def __init__(self, layer: Any) -> None:
         self._layer = layer  # a linear layer, or what has its weight and bias
+        self._may_reorder = True
 
     @property
     def weight(self) -> Tensor:
@@ -64,7 +70,17 @@ class FrozenLinear:
     def _reorders(self) -> bool:
         weight = self.weight
         on_cpu = weight.device.type == "cpu" and weight.dtype == torch.bfloat16
-        return on_cpu and not weight.requires_grad and reorders()
+        return self._may_reorder and on_cpu and not weight.requires_grad and reorders()
+
+    def keep_order(self) -> None:
+        """Never reorder the weights."""
+        self._may_reorder = False
+        self.__dict__.pop("_reorders", None)
+
+    @property
+    def copied_bytes(self) -> int:
+        """The memory of the reordered copies."""
+        return 2 * self.weight.nbytes if self._reorders else 0
 
     @cached_property
     def _for_outputs(self) -> Tensor:
@@ -73,6 +89,24 @@ class FrozenLinear:
     @cached_property
     def _for_inputs(self) -> Tensor:
         return _reorder(self.weight.t().contiguous())
+
+
+def reorder_if_they_fit(products: Collection[FrozenLinear], available: int | None) -> None:
+    """Keep the weights as they are if reordered ones take too much of `available` bytes of memory.
+
+    Call it before the first product.
+    """
+    needed = sum(product.copied_bytes for product in products)
+    if available is None or needed <= SHARE_OF_MEMORY * available:
+        return
+    for product in products:
+        product.keep_order()
+    log.info(
+        "weights are not reordered, so training is slower: the copies take %.1f GB and %.1f GB of "
+        "memory are available",
+        needed / 1e9,
+        available / 1e9,
+    )
 
 
 def reorders() -> bool:

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from lorajob.cores import available_memory
 from lorajob.errors import TooLarge
 from lorajob.spec import TrainConfig
 from lorajob.training.attention import packs
@@ -31,7 +32,7 @@ from lorajob.training.lora import FlatAdapter, plain
 from lorajob.training.loss import WhisperLoss
 from lorajob.training.packed import PackedBatch
 from lorajob.training.packing import USUAL_CLIPS
-from lorajob.training.products import keep_freed_memory
+from lorajob.training.products import keep_freed_memory, reorder_if_they_fit
 from lorajob.whisper.model import load_adapter, load_for_training, pick_precision
 
 BASE_LEARNING_RATE, BASE_WIDTH = 1e-3, 512
@@ -233,6 +234,7 @@ def start_run(
         load_adapter(model, start)
     loss = WhisperLoss(model).to(accelerator.device)
     adapter = FlatAdapter(model, loss.whisper.dtype)
+    reorder_if_they_fit([*adapter.products, loss.head], available_memory())
     width = loss.whisper.config.d_model
     optimizer = AdamW(
         [adapter.weights],
