@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -9,7 +11,7 @@ import click
 from lorajob.cli.context import load_settings, open_jobs
 
 if TYPE_CHECKING:
-    from lorajob.tasks.disk import Kind
+    from lorajob.tasks.disk import DiskItem, Kind
 
 KINDS: tuple["Kind", ...] = ("cache", "corpora", "models")
 
@@ -49,7 +51,11 @@ def show_disk(as_json: bool) -> None:
     from lorajob.tasks.disk import disk_items, free_bytes
 
     settings = load_settings()
-    items, free = disk_items(settings), free_bytes(settings.home)
+    print_disk(disk_items(settings), settings.home, free_bytes(settings.home), as_json)
+
+
+def print_disk(items: "Sequence[DiskItem]", home: Path, free: int, as_json: bool) -> None:
+    """Print folders with their sizes, and the free space on the disk of `home`."""
     if as_json:
         said = [
             {"what": it.what, "path": str(it.path), "bytes": it.bytes, "alone_bytes": it.alone}
@@ -68,7 +74,7 @@ def show_disk(as_json: bool) -> None:
     table.columns[-1].no_wrap = False
     table.columns[-1].overflow = "fold"
     console(sys.stdout).print(table)
-    click.echo(f"free on the disk of {settings.home}: {size_words(free)}")
+    click.echo(f"free on the disk of {home}: {size_words(free)}")
     click.echo("ALONE: without files that jobs and the cache share")
 
 

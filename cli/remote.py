@@ -151,9 +151,12 @@ def _status(**given: Any) -> None:
     from lorajob.tasks.listing import parse_filter
     from lorajob.worker.records.record import JobRecord
 
-    if given["disk"]:
-        raise UsageError("--disk: is for one machine, not over LORAJOB_URL")
     api, job = _api(), given["job"]
+    if given["disk"]:
+        if job is not None:
+            raise UsageError("JOB: --disk is for the machine of the service, not for one job")
+        _disk(api, given["as_json"])
+        return
     if job is not None:
         _status_of(api, job, given["as_json"])
         return
@@ -168,13 +171,34 @@ def _status(**given: Any) -> None:
     }
     if given["as_json"]:
         _print_json(listed(api, "jobs", given["limit"], query)[0])
+        _tell_notes()
         return
     found, words = listed(api, "records", given["limit"], query)
-    if not found:
+    if found:
+        waits = {name: RemoteWait(text, text) for name, text in words.items()}
+        show_jobs(ListedJobs([JobRecord.model_validate(it) for it in found], waits), False)
+    else:
         click.echo("lorajob: no jobs, or none matches the options", err=True)
-        return
-    waits = {name: RemoteWait(text, text) for name, text in words.items()}
-    show_jobs(ListedJobs([JobRecord.model_validate(it) for it in found], waits), False)
+    _tell_notes()
+
+
+def _tell_notes() -> None:
+    for note in _client().notes():
+        click.echo(f"lorajob: {note}", err=True)
+
+
+def _disk(api: "WebApi", as_json: bool) -> None:
+    """Print the folders of lorajob on the machine of the service."""
+    from lorajob.cli.clean import print_disk
+    from lorajob.client.web_api import LONG_SECONDS
+    from lorajob.tasks.disk import DiskItem
+
+    found = api.get("/disk", seconds=LONG_SECONDS)
+    items = [
+        DiskItem(it["what"], Path(it["path"]), it["bytes"], it["alone_bytes"], it["removed_by"])
+        for it in found["items"]
+    ]
+    print_disk(items, Path(found["home"]), found["free_bytes"], as_json)
 
 
 def _status_of(api: "WebApi", job: str, as_json: bool) -> None:
@@ -207,12 +231,16 @@ def _retry(job: str, failed: bool, anyone: bool) -> None:
 
 
 def _rm(jobs: tuple[str, ...], anyone: bool, yes: bool) -> None:
-    if yes:
-        raise UsageError("--yes: deletes damaged records beside the service, not over LORAJOB_URL")
+    from lorajob.client.remote import delete_job
+
     api = _api()
     for job in jobs:
-        with api.open("DELETE", _path(job), {"anyone": str(anyone).lower()}) as answer:
-            click.echo(json.load(answer)["id"])
+        if is_batch(job):
+            raise UsageError(f"JOB: {job} is a batch; name its jobs, or use `lorajob prune`")
+    # If one cannot be deleted, none is.
+    ids = [delete_job(api, job, anyone=anyone, damaged=yes, dry_run=True) for job in jobs]
+    for job_id in dict.fromkeys(ids):
+        click.echo(delete_job(api, job_id, anyone=anyone, damaged=yes))
 
 
 def _export(**given: Any) -> None:

@@ -1,5 +1,6 @@
 """The jobs of a service that is reached by the url of its `lorajob web`, without Redis."""
 
+import json
 import logging
 import tempfile
 import time
@@ -139,10 +140,7 @@ class RemoteJob(Job):
         return fetch_curves(self._api, self.id, folder)
 
     def remove(self, damaged: bool = False) -> None:
-        if damaged:
-            raise UsageError("damaged: is for the machines of the service, not over a url")
-        with self._api.open("DELETE", job_path(self.id)):
-            return
+        delete_job(self._api, self.id, damaged=damaged)
 
     def promote(self, force: bool = False) -> PromotedModel:
         found = self._api.post(f"{job_path(self.id)}/promote", force=str(force).lower())
@@ -299,6 +297,20 @@ class RemoteClient(Client):
         found = listed(self.api, "jobs", limit, query)[0]
         return [self.job_of(str(it["id"])) for it in found]
 
+    def twin(self, job: Job, spec: JobSpec) -> Job | None:
+        """As `Client.twin`."""
+        values = spec.model_dump(mode="json", exclude_defaults=True)
+        found = self.api.post(f"{job_path(job.id)}/twin", {"spec": values})["twin"]
+        return None if found is None else RemoteJob(self.api, str(found))
+
+    def notes(self) -> list[str]:
+        return [str(it) for it in self.api.get("/notes")["notes"]]
+
+    @property
+    def user(self) -> str | None:
+        """Whose key it is."""
+        return str(self.api.get("")["user"])
+
     def batch(self, batch_id: str) -> Batch:
         found = RemoteBatch(self.api, batch_id)
         found.read()
@@ -343,6 +355,16 @@ class RemoteClient(Client):
     def rollback(self, language: str) -> RolledBack:
         found = self.api.post(f"/models/{quote(language, safe='')}/rollback")
         return RolledBack.model_validate(found)
+
+
+def delete_job(
+    api: WebApi, job: str, *, anyone: bool = False, damaged: bool = False, dry_run: bool = False
+) -> str:
+    """Delete a job, or with `dry_run` only check that it can be deleted. Returns its id."""
+    flags = {"anyone": anyone, "damaged": damaged, "dry_run": dry_run}
+    query = {name: "true" for name, value in flags.items() if value}
+    with api.open("DELETE", job_path(job), query, seconds=LONG_SECONDS) as answer:
+        return str(json.load(answer)["id"])
 
 
 def listed(

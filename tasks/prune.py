@@ -114,13 +114,25 @@ def remove(jobs: Jobs, job_id: str) -> None:
     Raises JobNotFoundError, and UsageError for a job that is queued or runs, or whose model answers
     for its language.
     """
+    record = check_removable(jobs, job_id)
+    if not _deleted(jobs, record):
+        raise _not_over(record)
+
+
+def check_removable(jobs: Jobs, job_id: str) -> JobRecord:
+    """The record of a job that `remove` would delete. Raises as `remove`."""
     check_not_promoted(jobs, job_id)
     record = jobs.load(job_id, mirrored=False)
-    if not record.over or not _deleted(jobs, record):
-        raise UsageError(
-            f"job: {job_id} is {record.state}; only an ended job is deleted, so `lorajob cancel "
-            f"{job_id}` first"
-        )
+    if not record.over:
+        raise _not_over(record)
+    return record
+
+
+def _not_over(record: JobRecord) -> UsageError:
+    return UsageError(
+        f"job: {record.id} is {record.state}; only an ended job is deleted, so `lorajob cancel "
+        f"{record.id}` first"
+    )
 
 
 def damage(jobs: Jobs, job_id: str) -> str | None:

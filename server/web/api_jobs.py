@@ -20,6 +20,7 @@ from lorajob.server.web.models import (
     JobCreated,
     JobList,
     JobSubmission,
+    JobTwin,
     JobView,
     RecordList,
 )
@@ -39,7 +40,14 @@ from lorajob.tasks.describe import describe, describe_batch
 from lorajob.tasks.jobs import Jobs, waits
 from lorajob.tasks.listing import JobPage, Sort, page_jobs, parse_filter
 from lorajob.tasks.naming import find_id, name_start, parse_naming
-from lorajob.tasks.prune import remove
+from lorajob.tasks.prune import (
+    check_not_promoted,
+    check_removable,
+    copy_of,
+    damage,
+    remove,
+    remove_damaged,
+)
 from lorajob.worker.records.names import Naming
 from lorajob.worker.records.record import JobRecord
 
@@ -176,6 +184,14 @@ def job_spec(job: JobId, jobs: UserJobs) -> dict[str, object]:
         return public_spec(JobSpec.load(folder.spec_path)).model_dump(mode="json")
 
 
+@router.post("/jobs/{job}/twin", tags=["client"])
+def job_twin(job: JobId, body: JobSubmission, jobs: UserJobs) -> JobTwin:
+    """An earlier job with these settings, submitted at most a day before a job."""
+    spec = requested_spec(jobs.settings, body.spec, body.preset, body.sets)
+    twin = jobs.twin(job, name_start(jobs, spec))
+    return JobTwin(twin=None if twin is None else twin.id)
+
+
 @router.post("/jobs/{job}/cancel")
 def cancel_job(
     job: JobId, jobs: UserJobs, who: User, service: Service, anyone: Anyone = False
@@ -200,12 +216,31 @@ def retry_job(
 
 @router.delete("/jobs/{job}")
 def delete_job(
-    job: JobId, jobs: UserJobs, who: User, service: Service, anyone: Anyone = False
+    job: JobId,
+    jobs: UserJobs,
+    who: User,
+    service: Service,
+    anyone: Anyone = False,
+    damaged: Annotated[bool, Query(description="Also a job whose record is damaged")] = False,
+    dry_run: Annotated[bool, Query(description="Only check whether it can be deleted")] = False,
 ) -> Changed:
     """Delete the files and the record of a job that has ended."""
-    check_own(jobs, jobs.load(job, mirrored=False).user, job, anyone)
-    remove(jobs, job)
-    service.audit.write(who, "delete", job)
+    why = damage(jobs, job)
+    if why is None:
+        check_own(jobs, jobs.load(job, mirrored=False).user, job, anyone)
+        check_removable(jobs, job)
+    else:
+        check_not_promoted(jobs, job)
+        copy = copy_of(jobs, job)
+        check_own(jobs, None if copy is None else copy.user, job, anyone)
+        if not damaged:
+            raise UsageError(
+                f"JOB: {why}; `lorajob rebuild` restores it from the job's files, `lorajob rm "
+                f"--yes {job}` deletes both. Nothing was deleted"
+            )
+    if not dry_run:
+        (remove if why is None else remove_damaged)(jobs, job)
+        service.audit.write(who, "delete", job)
     return Changed(id=job, state="deleted")
 
 

@@ -8,11 +8,20 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from lorajob.client.job import Job
+from lorajob.client.service import Client
 from lorajob.errors import LorajobError, ServiceError
 from lorajob.server.web.api_jobs import JobId
 from lorajob.server.web.limits import one_of
-from lorajob.server.web.models import PrunedJobs, RebuiltJobs, VerifiedJob
+from lorajob.server.web.models import (
+    DiskFolder,
+    DiskFolders,
+    PrunedJobs,
+    RebuiltJobs,
+    ServiceNotes,
+    VerifiedJob,
+)
 from lorajob.server.web.state import Service, User, UserJobs
+from lorajob.tasks.disk import disk_items, free_bytes
 from lorajob.tasks.prune import Keep, parse_age, prune
 from lorajob.tasks.rebuild import rebuild
 
@@ -21,6 +30,7 @@ MOST_VERIFIED = 2  # jobs at a time; all their files are read
 router = APIRouter(tags=["service"])
 _verifying = threading.BoundedSemaphore(MOST_VERIFIED)
 _changing = threading.BoundedSemaphore(1)
+_measuring = threading.BoundedSemaphore(1)
 
 Older = Annotated[
     str,
@@ -37,6 +47,31 @@ def verify_job(job: JobId, jobs: UserJobs) -> VerifiedJob:
     """Check the files of a job and its base model by their hashes. It reads all files."""
     with one_of(_verifying, f"{MOST_VERIFIED} jobs are being verified"):
         return VerifiedJob.model_validate(Job(jobs, job).verify().as_json())
+
+
+@router.get("/notes")
+def service_notes(jobs: UserJobs) -> ServiceNotes:
+    """What a user should know: workers that take no work, damaged records, lost jobs."""
+    return ServiceNotes(notes=Client(jobs).notes())
+
+
+@router.get("/disk")
+def disk_folders(jobs: UserJobs) -> DiskFolders:
+    """The folders of lorajob on the server's machine, and their sizes."""
+    settings = jobs.settings
+    with one_of(_measuring, "the disk is being measured"):
+        items = [
+            DiskFolder(
+                what=it.what,
+                path=str(it.path),
+                bytes=it.bytes,
+                alone_bytes=it.alone,
+                removed_by=it.removed_by,
+            )
+            for it in disk_items(settings)
+        ]
+    home = settings.home
+    return DiskFolders(items=items, home=str(home), free_bytes=free_bytes(home))
 
 
 @router.get("/prune")

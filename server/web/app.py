@@ -47,8 +47,12 @@ STATUS_OF_KIND = {
     "model": 422,
     "job": 404,
     "stage": 409,
+    "record": 409,
+    "damage": 409,
     "service": 503,
     "network": 503,
+    "store": 503,
+    "refused": 503,
     "disk": 507,
 }
 

@@ -87,6 +87,12 @@ class JobCreated(_Answer):
     """An earlier job with the same settings, of the last day."""
 
 
+class JobTwin(_Answer):
+    """An earlier job with the same settings."""
+
+    twin: str | None
+
+
 class BatchCreated(_Answer):
     """A batch was queued, or was there before."""
 
@@ -241,6 +247,33 @@ class PrunedJobs(_Answer):
 
     jobs: list[str]
     """Their ids, the one that ended first first."""
+
+
+class DiskFolder(_Answer):
+    """A folder of lorajob on the server's machine."""
+
+    what: str
+    path: str
+    bytes: int
+    alone_bytes: int
+    """What its removal frees: files that jobs and the cache share are not counted."""
+    removed_by: str
+
+
+class DiskFolders(_Answer):
+    """What lorajob keeps on the server's machine, as `lorajob status --disk --json` lists it."""
+
+    items: list[DiskFolder]
+    home: str
+    free_bytes: int
+    """On the disk of `home`."""
+
+
+class ServiceNotes(_Answer):
+    """What a user of the service should know."""
+
+    notes: list[str]
+    """Sentences on workers that take no work, damaged records and jobs that Redis has lost."""
 
 
 class RebuiltJobs(_Answer):

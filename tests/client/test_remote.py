@@ -4,10 +4,8 @@ import inspect
 import io
 import json
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,42 +24,11 @@ from lorajob.job.jobdir import JobDir, write_json
 from lorajob.spec import build_spec
 from lorajob.tasks.jobs import Jobs
 from lorajob.worker.records.records import Records
-from lorajob.worker.settings import Settings
-from tests.support import command
 from tests.support.command import finished, job_record, url_of
 from tests.support.corpora import write_corpus
 from tests.support.evaluated import make_evaluated_job
+from tests.support.remote_web import Web
 from tests.support.tiny import SENTENCES
-
-
-@dataclass(frozen=True)
-class Web:
-    url: str
-    settings: Settings
-
-
-@pytest.fixture(scope="module")
-def web(redis_server: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    """A `lorajob web` in a process of its own."""
-    home = tmp_path_factory.mktemp("web-home")
-    settings = redis_server.model_copy(update={"home": home, "artifacts": home / "jobs"})
-    env = command.environment(
-        home=home,
-        artifacts=home / "jobs",
-        redis_url=url_of(redis_server),
-        submit_keys="ana=send",
-        view_keys="ben=see",
-    )
-    process = command.start("web", "--port", "0", env=env, stderr=subprocess.DEVNULL)
-    assert process.stdout is not None
-    try:
-        line = process.stdout.readline()
-        assert line.startswith("Pages at http://127.0.0.1:")
-        yield Web(line.split()[2].rstrip(";"), settings)
-    finally:
-        process.terminate()
-        process.wait(60)
-        process.stdout.close()
 
 
 @pytest.mark.parametrize("name", CALLBACKS)

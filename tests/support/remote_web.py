@@ -1,0 +1,42 @@
+"""A `lorajob web` in a process of its own, for clients of other machines."""
+
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from lorajob.worker.settings import Settings
+from tests.support import command
+from tests.support.command import url_of
+
+
+@dataclass(frozen=True)
+class Web:
+    """Its url, and the settings of its machine. Keys: `send` of ana, and `see` of ben."""
+
+    url: str
+    settings: Settings
+
+
+@pytest.fixture(scope="session")
+def web(redis_server: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    home = tmp_path_factory.mktemp("web-home")
+    settings = redis_server.model_copy(update={"home": home, "artifacts": home / "jobs"})
+    env = command.environment(
+        home=home,
+        artifacts=home / "jobs",
+        redis_url=url_of(redis_server),
+        submit_keys="ana=send",
+        view_keys="ben=see",
+    )
+    process = command.start("web", "--port", "0", env=env, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        assert line.startswith("Pages at http://127.0.0.1:")
+        yield Web(line.split()[2].rstrip(";"), settings)
+    finally:
+        process.terminate()
+        process.wait(60)
+        process.stdout.close()
