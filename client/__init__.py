@@ -5,7 +5,7 @@
     connect    connect(): finds a service
     service    the jobs of one service
     remote     the same over HTTP; web_api sends its requests, remote_files takes its tar files,
-               remote_paths explains errors about paths
+               download resumes them, remote_paths explains errors about paths
     job        one job: wait for it, cancel it
     batch      several jobs that were submitted together
     logs       the text of a job's logs

@@ -20,7 +20,15 @@ from lorajob.client.remote_paths import explained, of_the_service
 from lorajob.client.requests import PathOrUrl
 from lorajob.client.results import AudioPath
 from lorajob.client.service import Client
-from lorajob.client.web_api import LONG_SECONDS, Query, WebApi, events, job_path
+from lorajob.client.web_api import (
+    LONG_SECONDS,
+    LONGEST_PAUSE,
+    MOST_FAILURES,
+    Query,
+    WebApi,
+    events,
+    job_path,
+)
 from lorajob.errors import ServiceError, StageError, UsageError
 from lorajob.job.jobdir import JOB_ID, JobDir, write_whole
 from lorajob.job.states import JobState
@@ -41,8 +49,6 @@ if TYPE_CHECKING:
 
 __all__ = ("RemoteBatch", "RemoteClient", "RemoteJob", "WebApi", "follow_log", "job_path")
 PAGE = 200  # jobs in one request
-MOST_FAILURES = 20  # of a log's connection in succession, with pauses of two minutes in all
-LONGEST_PAUSE = 8.0  # seconds
 Made = TypeVar("Made", VerifiedStage, VerifiedBase, Rebuilt)
 
 log = logging.getLogger(__name__)
@@ -174,8 +180,7 @@ class RemoteJob(Job):
             root = Path(name) / checked_id(self.id)
             root.mkdir()
             query = {"part": list(stages)}
-            with self._api.open("GET", f"{job_path(self.id)}/files", query) as answer:
-                extract(answer, root)
+            extract(self._api, f"{job_path(self.id)}/files", root, query)
             yield JobDir(root)
 
 

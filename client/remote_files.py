@@ -5,10 +5,10 @@ import json
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.client import HTTPResponse
 from pathlib import Path
 from urllib.parse import quote
 
+from lorajob.client.download import Download
 from lorajob.client.web_api import Query, WebApi, error_of, events, job_path
 from lorajob.errors import ServiceError, StageError
 from lorajob.job.jobdir import hash_files
@@ -17,16 +17,19 @@ INDEX = "bundle.json"  # of a bundle: it lists sizes and hashes of all other fil
 PIECE_BYTES = 1 << 20
 
 
-def extract(answer: HTTPResponse, root: Path) -> None:
-    """Unpack a tar file below `root`, and nowhere else. Raises StageError if it is cut off."""
-    with _opened(answer) as tar:
+def extract(api: WebApi, path: str, root: Path, query: Query | None = None) -> None:
+    """Download a tar file and unpack it below `root`, and nowhere else.
+
+    A lost connection is resumed. Raises StageError if the file is cut off.
+    """
+    with _opened(api, path, query) as tar:
         tar.extractall(root, filter="data")
 
 
 @contextmanager
-def _opened(answer: HTTPResponse) -> Iterator[tarfile.TarFile]:
+def _opened(api: WebApi, path: str, query: Query | None = None) -> Iterator[tarfile.TarFile]:
     try:
-        with tarfile.open(fileobj=answer, mode="r|") as tar:
+        with Download(api, path, query) as file, tarfile.open(fileobj=file, mode="r|") as tar:
             yield tar
     except tarfile.FilterError as error:
         raise StageError(f"the download has a file that is refused: {error}") from None
@@ -52,8 +55,7 @@ def export_bundle(
             raise ServiceError(f"the export of {job} was cut off; try again")
     say("downloading")
     path = f"/exports/{quote(str(data['export']), safe='')}"
-    with api.open("GET", path) as answer:
-        extract(answer, folder)
+    extract(api, path, folder)
     _check_bundle(folder, str(data["index_sha256"]))
     notes = data["notes"]
     return tuple(map(str, notes)) if isinstance(notes, list) else ()
@@ -80,7 +82,7 @@ def fetch_curves(api: WebApi, job: str, folder: Path) -> int:
     Returns how many there are.
     """
     kept: set[Path] = set()
-    with api.open("GET", f"{job_path(job)}/tensorboard") as answer, _opened(answer) as tar:
+    with _opened(api, f"{job_path(job)}/tensorboard") as tar:
         for member in tar:
             checked = tarfile.data_filter(member, str(folder))
             source = tar.extractfile(checked) if checked.isfile() else None

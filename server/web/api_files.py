@@ -72,7 +72,7 @@ def export_job(
         raise UsageError("base_revision: needs base_model")
     forms, licence = parse_forms(what), check_license(license)
     exports: Exports = request.app.state.exports
-    exports.check_turn()
+    exports.check_turn(who.role)
     jobs.load(job)
 
     def open_order(held: ExitStack) -> BundleOrder:
@@ -90,19 +90,17 @@ def export_job(
         )
 
     service.audit.write(who, "export", job, forms=list(forms))
-    return LiveEvents(exports.events(open_order))
+    return LiveEvents(exports.events(open_order, who.role))
 
 
 @router.get("/exports/{export}", responses=TAR_FILE, response_class=StreamingResponse)
 async def exported_files(
     export: Annotated[str, InPath(max_length=100)], request: Request
 ) -> Response:
-    """A bundle that was made, as a tar file. It is deleted once it was sent."""
+    """A bundle that was made, as a tar file. Some minutes after it was sent, it is deleted."""
     exports: Exports = request.app.state.exports
     files = exports.files(export)
-    held = ExitStack()
-    held.push(lambda kind, *_: exports.drop(export) if kind is None else None)
-    return send_tar(held, files, "bundle.tar")
+    return send_tar(exports.sending(export), files, "bundle.tar", request.headers)
 
 
 @router.get(
@@ -111,11 +109,12 @@ async def exported_files(
     response_class=StreamingResponse,
     tags=["client"],
 )
-def tensorboard_of_job(job: JobId, jobs: UserJobs) -> Response:
+def tensorboard_of_job(job: JobId, jobs: UserJobs, request: Request) -> Response:
     """TensorBoard's files of train and evaluate as a tar file, also of a stage that runs."""
-    held = ExitStack()
-    folder = held.enter_context(folder_of(jobs, job, *CURVES))
-    return send_tar(held, _curves(folder), f"{job}-tensorboard.tar")
+    with ExitStack() as held:
+        folder = held.enter_context(folder_of(jobs, job, *CURVES))
+        name = f"{job}-tensorboard.tar"
+        return send_tar(held.pop_all(), _curves(folder), name, request.headers)
 
 
 def _curves(folder: JobDir) -> Iterator[tuple[str, Path | bytes]]:

@@ -5,13 +5,14 @@ import re
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
 from pydantic import JsonValue
+from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from lorajob.errors import StageError, UsageError
@@ -23,7 +24,7 @@ from lorajob.server.web.follow import log_events, log_place, read_log, state_eve
 from lorajob.server.web.headers import PAGE_POLICY
 from lorajob.server.web.models import UtterancePage
 from lorajob.server.web.state import UserJobs
-from lorajob.server.web.streams import LiveEvents, below, tar_of
+from lorajob.server.web.streams import LiveEvents, Tar, below
 from lorajob.spec import JobSpec
 from lorajob.storage.urls import public
 from lorajob.tasks.jobs import Jobs
@@ -45,8 +46,11 @@ EVENT_STREAM: dict[int | str, dict[str, object]] = {
     503: {"description": "All clients have too many streams, or Redis is unavailable"},
 }
 TAR_FILE: dict[int | str, dict[str, object]] = {
-    200: {"content": {TAR: {"schema": {"type": "string", "format": "binary"}}}}
+    200: {"content": {TAR: {"schema": {"type": "string", "format": "binary"}}}},
+    206: {"description": "The rest of the file from the byte N, for `Range: bytes=N-`"},
+    416: {"description": "The file has no such byte"},
 }
+RANGE = re.compile(r"bytes=(\d{1,18})-")
 Stage = Annotated[
     Literal["preprocess", "train", "evaluate", "convert"] | None,
     Query(description="Only this stage's log"),
@@ -218,11 +222,12 @@ def _worst(path: Path, language: str, offset: int, limit: int) -> UtterancePage:
 
 
 @router.get("/jobs/{job}/model", responses=TAR_FILE, response_class=StreamingResponse)
-def job_model(job: JobId, jobs: UserJobs) -> Response:
+def job_model(job: JobId, jobs: UserJobs, request: Request) -> Response:
     """The converted model for faster-whisper, as a tar file with one folder."""
-    held = ExitStack()
-    delivered = held.enter_context(open_delivered(job, jobs.settings))
-    return send_tar(held, below(delivered.folder, f"{job}/"), f"{job}.tar")
+    with ExitStack() as held:
+        delivered = held.enter_context(open_delivered(job, jobs.settings))
+        files = below(delivered.folder, f"{job}/")
+        return send_tar(held.pop_all(), files, f"{job}.tar", request.headers)
 
 
 @router.get(
@@ -234,6 +239,7 @@ def job_model(job: JobId, jobs: UserJobs) -> Response:
 def files_of_job(
     job: JobId,
     jobs: UserJobs,
+    request: Request,
     part: Annotated[
         list[str] | None,
         Query(description="A stage, or the beginning of names in it: train/adapter", max_length=20),
@@ -244,9 +250,10 @@ def files_of_job(
     for name in parts:
         if not PART.fullmatch(name):
             raise UsageError(f"part: {name!r} is not a stage or a name in one, as train/adapter")
-    held = ExitStack()
-    folder = held.enter_context(folder_of(jobs, job, *parts))
-    return send_tar(held, _files(folder, parts), f"{job}-files.tar")
+    with ExitStack() as held:
+        folder = held.enter_context(folder_of(jobs, job, *parts))
+        files = _files(folder, parts)
+        return send_tar(held.pop_all(), files, f"{job}-files.tar", request.headers)
 
 
 def _files(folder: JobDir, parts: list[str]) -> Iterator[tuple[str, Path | bytes]]:
@@ -275,15 +282,47 @@ def _public_values(value: object) -> object:
     return public(value) if isinstance(value, str) else value
 
 
-def send_tar(held: ExitStack, found: Iterator[tuple[str, Path | bytes]], name: str) -> Response:
-    """A tar file of `found`. `held` is closed at the end, or with the error that cut it off."""
+def send_tar(
+    held: AbstractContextManager[object],
+    found: Iterator[tuple[str, Path | bytes]],
+    name: str,
+    asked: Headers,
+) -> Response:
+    """A tar file of `found`, or the rest of it from the byte that the request's headers ask for.
+
+    `held` is left at the end, or with the error that cut it off.
+    """
+    tar = Tar(found)
+    start = _range_start(asked, tar)
 
     def parts() -> Iterator[bytes]:
         with held:
-            yield from tar_of(found)
+            yield from tar.data(start or 0)
 
-    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return StreamingResponse(parts(), media_type=TAR, headers=headers)
+    headers = {
+        "Content-Disposition": f'attachment; filename="{name}"',
+        "Content-Length": str(tar.size - (start or 0)),
+        "Accept-Ranges": "bytes",
+        "ETag": f'"{tar.mark}"',
+    }
+    if start is None:
+        return StreamingResponse(parts(), media_type=TAR, headers=headers)
+    headers["Content-Range"] = f"bytes {start}-{tar.size - 1}/{tar.size}"
+    return StreamingResponse(parts(), 206, media_type=TAR, headers=headers)
+
+
+def _range_start(asked: Headers, tar: Tar) -> int | None:
+    """The first byte that `Range: bytes=N-` asks for; None for the whole file.
+
+    Other ranges, and one of a file that has changed, get the whole file. Raises ApiError 416.
+    """
+    match = RANGE.fullmatch(asked.get("range", ""))
+    if match is None or asked.get("if-range", f'"{tar.mark}"') != f'"{tar.mark}"':
+        return None
+    start = int(match[1])
+    if start >= tar.size:
+        raise ApiError(416, f"Range: the file has {tar.size} bytes")
+    return start
 
 
 Compared = Annotated[

@@ -1,4 +1,6 @@
-"""Bundles that are made for other machines: one at a time, in a child process, kept for an hour.
+"""Bundles that are made for other machines, each in a child process, and kept for an hour.
+
+One at a time is made for keys that may only view, and one for keys that may submit.
 
 LORAJOB_HOME/web/exports/SERVER/TOKEN is the folder of one bundle. Several servers may share a
 home, such as `lorajob mcp` beside `lorajob web`. Each holds a lock on exports/.locks/SERVER while
@@ -14,8 +16,8 @@ import shutil
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
-from contextlib import ExitStack, aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING, Any, cast
 from lorajob.errors import JobNotFoundError, LorajobError, ServiceError
 from lorajob.job.jobdir import hash_file
 from lorajob.server.errors import ApiError
+from lorajob.server.web.auth import Role
 from lorajob.server.web.streams import BEAT, below, event
 from lorajob.storage.folders import LOCKS, locked
 from lorajob.worker.supervision.supervisor import child_environment
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
 FOLDER = "exports"
 KEPT_SECONDS = 3600.0  # a bundle waits so long for its download
+SENT_SECONDS = 300.0  # and so long after it
 MOST_KEPT = 16  # bundles at a time; the oldest goes for the next one
 BEAT_SECONDS = 15.0  # without an event
 RETRY_SECONDS = 30.0
@@ -52,7 +56,8 @@ class Exports:
     _own: Path | None = None  # of this server; made for its first bundle
     _lock: ExitStack = field(default_factory=ExitStack)
     _read: list[str] = field(default_factory=list)  # the bundle of each download
-    _busy: bool = False
+    _busy: set[Role] = field(default_factory=set)
+    _loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
         """Delete what ended servers left."""
@@ -73,26 +78,30 @@ class Exports:
             self._own = self.folder / name
         return self._own
 
-    def check_turn(self) -> None:
-        """Raise ApiError 429 while another bundle is made."""
-        if self._busy:
+    def check_turn(self, role: Role) -> None:
+        """Raise ApiError 429 while another bundle is made for keys with this role."""
+        if role in self._busy:
             raise ApiError(429, BUSY, retry_after=RETRY_SECONDS)
 
-    def files(self, token: str) -> Generator[tuple[str, Path], None, None]:
-        """The files of a finished bundle, which stays while they are read.
-
-        Raises JobNotFoundError.
-        """
+    def files(self, token: str) -> Iterator[tuple[str, Path]]:
+        """The files of a finished bundle. Raises JobNotFoundError."""
         if token not in self._made:
             raise JobNotFoundError(
                 f"export: {token[:40]!r} is unknown, or older than an hour; export the job again"
             )
-        return self._reading(token, self._made[token])
+        return below(self._made[token], "")
 
-    def _reading(self, token: str, folder: Path) -> Generator[tuple[str, Path], None, None]:
+    @contextmanager
+    def sending(self, token: str) -> Iterator[None]:
+        """Keep a bundle while the block sends it, and some minutes after that.
+
+        Its end may be lost on the way, so the client may ask for it again.
+        """
         self._read.append(token)
         try:
-            yield from below(folder, "")
+            yield
+            if self._loop is not None and not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._expire, token, SENT_SECONDS)
         finally:
             self._read.remove(token)
 
@@ -110,19 +119,19 @@ class Exports:
         self._lock.close()
 
     async def events(
-        self, open_order: "Callable[[ExitStack], BundleOrder]"
+        self, open_order: "Callable[[ExitStack], BundleOrder]", role: Role
     ) -> AsyncIterator[bytes]:
-        """Make a bundle, and tell so in events: `progress`, then `done` or `error`.
+        """Make a bundle for a key, and tell so in events: `progress`, then `done` or `error`.
 
         `open_order` gets a stack that keeps the files of the job until the end. It may download
         them, so it runs in a thread.
         """
         from lorajob.bundle.layout import INDEX
 
-        if self._busy:
+        if role in self._busy:
             yield event({"message": BUSY, "code": "service"}, "error")
             return
-        self._busy = True
+        self._busy.add(role)
         token = secrets.token_urlsafe(16)
         held = ExitStack()
         opening: asyncio.Task[BundleOrder] | None = None
@@ -149,7 +158,7 @@ class Exports:
             log.error("%s: %s", self.folder, error)
             yield event({"message": f"{self.folder}: {error.strerror}", "code": "disk"}, "error")
         finally:
-            self._busy = False
+            self._busy.discard(role)
             _close_after(opening, held)
             if token not in self._made and self._own is not None:
                 shutil.rmtree(self._own / token, ignore_errors=True)
@@ -160,6 +169,7 @@ class Exports:
         for old in unread[: max(0, len(self._made) - MOST_KEPT + 1)]:
             self.drop(old)
         self._made[token] = folder
+        self._loop = asyncio.get_running_loop()
         self._expire(token, KEPT_SECONDS)
 
     def _expire(self, token: str, seconds: float) -> None:

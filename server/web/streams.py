@@ -1,5 +1,6 @@
 """Answers that are sent in parts: tar files, and server-sent events."""
 
+import hashlib
 import json
 import os
 import tarfile
@@ -16,32 +17,63 @@ EVENTS = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
 BEAT = b": still here\n\n"  # a comment, which clients ignore
 
 
-def tar_of(files: Iterable[tuple[str, Path | bytes]]) -> Iterator[bytes]:
-    """A tar file of `files`, name -> file or content, without ever holding a whole file."""
-    for name, source in files:
-        info = tarfile.TarInfo(name)
-        info.mode = 0o644
-        if isinstance(source, bytes):
-            info.size = len(source)
-            yield info.tobuf() + source
-        else:
-            with source.open("rb") as file:
-                found = os.fstat(file.fileno())
-                info.size, info.mtime = found.st_size, int(found.st_mtime)
-                yield info.tobuf()
-                yield from _exactly(file.fileno(), info.size, source)
-        yield bytes(-info.size % tarfile.BLOCKSIZE)
-    yield bytes(2 * tarfile.BLOCKSIZE)
+class Tar:
+    """A tar file of files, name -> file or content, without ever holding a whole file.
+
+    Their sizes and times are those of now. The same files give the same bytes, so a download can go
+    on from any byte. Raises OSError for a file that cannot be read.
+    """
+
+    def __init__(self, files: Iterable[tuple[str, Path | bytes]]) -> None:
+        self._parts: list[tuple[bytes | Path, int]] = []
+        mark = hashlib.sha256()
+        for name, source in files:
+            header, size = _header(name, source)
+            padding = bytes(-size % tarfile.BLOCKSIZE)
+            self._parts += [(header, len(header)), (source, size), (padding, len(padding))]
+            mark.update(header)
+            mark.update(source if isinstance(source, bytes) else b"")
+        end = bytes(2 * tarfile.BLOCKSIZE)
+        self._parts.append((end, len(end)))
+        self.size = sum(size for _, size in self._parts)
+        self.mark = mark.hexdigest()[:32]
+        """Differs if a name, a size or a time of a file differs."""
+
+    def data(self, start: int = 0) -> Iterator[bytes]:
+        """The bytes from `start` on. Raises OSError for a file that became shorter."""
+        for source, size in self._parts:
+            if start >= size:
+                start -= size
+            elif isinstance(source, bytes):
+                yield source[start:]
+                start = 0
+            else:
+                yield from _file_data(source, start, size)
+                start = 0
 
 
-def _exactly(descriptor: int, size: int, source: Path) -> Iterator[bytes]:
-    left = size
-    while left:
-        data = os.read(descriptor, min(CHUNK, left))
-        if not data:
-            raise OSError(f"{source} became shorter while it was sent")
-        left -= len(data)
-        yield data
+def _header(name: str, source: Path | bytes) -> tuple[bytes, int]:
+    """The header of a file in a tar file, and the size of the file."""
+    info = tarfile.TarInfo(name)
+    info.mode = 0o644
+    if isinstance(source, bytes):
+        info.size = len(source)
+    else:
+        found = source.stat()
+        info.size, info.mtime = found.st_size, int(found.st_mtime)
+    return info.tobuf(), info.size
+
+
+def _file_data(path: Path, start: int, end: int) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        file.seek(start)
+        left = end - start
+        while left:
+            data = os.read(file.fileno(), min(CHUNK, left))
+            if not data:
+                raise OSError(f"{path} became shorter while it was sent")
+            left -= len(data)
+            yield data
 
 
 def below(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:

@@ -6,6 +6,7 @@ import json
 import tarfile
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from lorajob.job.jobdir import JobDir, hash_file, hash_files, write_json
 from lorajob.server.web import exports
 from lorajob.server.web.app import create_web_app
 from lorajob.server.web.state import WebService, open_service
-from lorajob.server.web.streams import event, tar_of
+from lorajob.server.web.streams import Tar, event
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
 from tests.support.command import job_record
 from tests.support.corpora import write_corpus
+from tests.support.service import wait_for
 
 JOB = "hi-0000000a"
 SEE = {"Authorization": "Bearer see"}
@@ -68,7 +70,7 @@ def write_bundle(folder: Path) -> Path:
     return folder
 
 
-def test_a_viewer_exports_a_model_and_downloads_it_once(
+def test_a_viewer_exports_a_model_and_downloads_it(
     client: TestClient, web: WebService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = web.folder / "exports"
@@ -76,9 +78,12 @@ def test_a_viewer_exports_a_model_and_downloads_it_once(
     async def made(order: Any) -> AsyncGenerator[bytes | tuple[str, ...], None]:
         assert order.job == web.settings.jobs / JOB and order.license == "apache-2.0"
         yield event({"text": "adapter"}, "progress")
-        # A second one is refused meanwhile.
+        # A second one is refused meanwhile, unless its key may do more.
         second = await asyncio.to_thread(client.get, f"/api/jobs/{JOB}/export")
         assert "try again later" in said(second, 429)
+        monkeypatch.setattr(exports, "_made", broke)
+        other = await asyncio.to_thread(client.get, f"/api/jobs/{JOB}/export", headers=SEND)
+        assert told(other.text)[-1][0] == "error"
         write_bundle(order.target)
         yield ("a note",)
 
@@ -102,13 +107,17 @@ def test_a_viewer_exports_a_model_and_downloads_it_once(
     tar = client.get(f"/api/exports/{token}").content
     with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
         assert sorted(opened.getnames()) == ["adapter/weights", "bundle.json"]
+    # The end of a download may be lost, so the bundle stays a while.
+    monkeypatch.setattr(exports, "SENT_SECONDS", 0.0)
+    assert client.get(f"/api/exports/{token}").content == tar
+    wait_for(lambda: not bundle.exists())
     assert "export the job again" in said(client.get(f"/api/exports/{token}"), 404)
-    monkeypatch.setattr(exports, "_made", broke)
     _, last = told(client.get(f"/api/jobs/{JOB}/export").text)
     assert last == ("error", {"message": "train/adapter: damaged", "code": "stage"})
     assert not list(left.glob("[!.]*/*"))
     audit = [json.loads(it) for it in web.audit.path.read_text("utf-8").splitlines()]
-    assert [(it["what"], it["who"], it["job"]) for it in audit] == [("export", "ben", JOB)] * 2
+    done = [(it["what"], it["who"], it["job"]) for it in audit]
+    assert done == [("export", who, JOB) for who in ("ben", "ana", "ben")]
     for wrong in ({"what": "onnx"}, {"license": "all rights"}, {"base_revision": "0"}):
         assert next(iter(wrong)) in said(client.get(f"/api/jobs/{JOB}/export", params=wrong), 422)
     assert client.get("/api/jobs/hi-00000000/export").status_code == 404
@@ -128,20 +137,37 @@ def test_the_oldest_bundles_go_except_one_that_is_downloaded(
         for name in "abcd":
             kept._keep(name, write_bundle(tmp_path / name))
             if name == "a":
-                reading = kept.files("a")
-                assert next(reading)[0] == "adapter/weights"
+                reading = kept.sending("a")
+                reading.__enter__()
         assert left() == ["a", "d"]
         # It stays after its time until the download ends.
         kept._expire("a", 0)
         await asyncio.sleep(0.1)
-        assert left() == ["a", "d"] and next(reading)[0] == "bundle.json"
-        reading.close()
+        assert left() == ["a", "d"]
+        reading.__exit__(None, None, None)
         while left() != ["d"]:
             await asyncio.sleep(0.01)
 
     asyncio.run(asyncio.wait_for(keep(), 120))
     kept.close()
     assert left() == []
+
+
+def test_a_tar_file_is_sent_from_the_byte_that_is_asked_for(
+    client: TestClient, web: WebService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"/api/jobs/{JOB}/files"
+    whole = client.get(path)
+    mark, size = whole.headers["ETag"], len(whole.content)
+    assert int(whole.headers["Content-Length"]) == size
+    for start in (0, 1, 511, 512, 700, size - 1):
+        asked = {"Range": f"bytes={start}-", "If-Range": mark}
+        rest = client.get(path, headers=asked)
+        assert rest.status_code == 206 and rest.content == whole.content[start:]
+        assert rest.headers["Content-Range"] == f"bytes {start}-{size - 1}/{size}"
+    assert client.get(path, headers={"Range": f"bytes={size}-"}).status_code == 416
+    for asked in ({"Range": "bytes=1-", "If-Range": '"old"'}, {"Range": "bytes=-5"}, {}):
+        assert client.get(path, headers=asked).content == whole.content
 
 
 def test_settings_have_no_secrets_and_files_of_the_service(
@@ -213,8 +239,15 @@ class Server:
         self.bodies = list(bodies)
 
     @contextmanager
-    def open(self, *_: object, **__: object) -> Iterator[io.BytesIO]:
-        yield io.BytesIO(self.bodies.pop(0))
+    def open(self, *_: object, **__: object) -> Iterator["Answer"]:
+        yield Answer(self.bodies.pop(0))
+
+
+class Answer(io.BytesIO):
+    """An answer without a length, so that it cannot be resumed."""
+
+    status = 200
+    headers = Message()
 
 
 def server(*bodies: bytes) -> Any:
@@ -236,7 +269,7 @@ def test_a_client_refuses_a_bundle_that_is_not_as_it_was_made(tmp_path: Path) ->
         export_bundle(server(*bodies), JOB, tmp_path / name / "in", {}, lambda _: None)
 
     def tar(**changed: bytes) -> bytes:
-        return b"".join(tar_of((files | changed).items()))
+        return b"".join(Tar((files | changed).items()).data())
 
     fetch("whole", done(index), tar())
     assert hash_files(tmp_path / "whole" / "in") == hash_files(bundle)
