@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -51,10 +51,21 @@ def show_disk(as_json: bool) -> None:
     from lorajob.tasks.disk import disk_items, free_bytes
 
     settings = load_settings()
-    print_disk(disk_items(settings), settings.home, free_bytes(settings.home), as_json)
+    _print_disk(disk_items(settings), settings.home, free_bytes(settings.home), as_json)
 
 
-def print_disk(items: "Sequence[DiskItem]", home: Path, free: int, as_json: bool) -> None:
+def show_far_disk(found: Any, as_json: bool) -> None:
+    """The same for the machine of a service, of the answer of its /api/disk."""
+    from lorajob.tasks.disk import DiskItem
+
+    items = [
+        DiskItem(it["what"], Path(it["path"]), it["bytes"], it["alone_bytes"], it["removed_by"])
+        for it in found["items"]
+    ]
+    _print_disk(items, Path(found["home"]), found["free_bytes"], as_json)
+
+
+def _print_disk(items: "Sequence[DiskItem]", home: Path, free: int, as_json: bool) -> None:
     """Print folders with their sizes, and the free space on the disk of `home`."""
     if as_json:
         said = [

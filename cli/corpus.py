@@ -4,13 +4,15 @@ from pathlib import Path
 
 import click
 
+from lorajob.cli.context import open_client
 from lorajob.cli.corpus_check import check
 from lorajob.cli.spec_options import MAPS, corpus_values
+from lorajob.errors import UsageError
 
 
 @click.group()
 def corpus() -> None:
-    """Check or convert a corpus."""
+    """Check or convert a corpus, or send one to a service."""
 
 
 corpus.add_command(check)
@@ -52,3 +54,43 @@ def convert(source: str, out: Path, lang: str, maps: tuple[str, ...]) -> None:
     click.echo(f"{public(source)}: {written.clips:,} clips are in {out}", err=True)
     for reason, count in sorted(written.left_out.items()):
         click.echo(f"left out: {count:,} {reason}", err=True)
+
+
+@corpus.command(
+    short_help="Send a corpus to the service of LORAJOB_URL.",
+    epilog="""\b
+Example:
+  corpus=$(lorajob corpus upload cv-corpus-23.0-2025-09-05-hi.tar.gz --lang hi)
+  lorajob submit --lang hi --corpus "$corpus"
+""",
+)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--lang", metavar="LANGUAGE", help="First check that FILE is a corpus in this language."
+)
+@MAPS
+def upload(file: Path, lang: str | None, maps: tuple[str, ...]) -> None:
+    """Send FILE to the service of LORAJOB_URL, and print its path there.
+
+    FILE is a corpus in one file: .tar.gz, .tgz, .tar, .zip or .parquet. A corpus that the service
+    has already is not sent again. An upload that was cut off goes on where it was. `lorajob submit
+    --corpus FILE` sends it, too. `lorajob prune` deletes corpora that no job names, a day after
+    they came.
+    """
+    from lorajob.client.remote import RemoteClient
+
+    client = open_client()
+    if not isinstance(client, RemoteClient):
+        raise UsageError(
+            "LORAJOB_URL: is not set, so FILE is not sent; beside the service, give its path to "
+            "`lorajob submit --corpus`"
+        )
+    if lang is not None:
+        from lorajob.corpora import check_corpus
+        from lorajob.languages import find_language
+        from lorajob.spec import parse_spec
+
+        language = find_language(lang).code
+        values = {"language": language, "corpus": str(file)} | corpus_values((), None, maps)
+        check_corpus(file, language, parse_spec(values).preprocess.columns)
+    click.echo(client.upload_corpus(file))

@@ -49,6 +49,7 @@ COMMANDS = {
     ),
     "rollback": ("lorajob.cli.promote:rollback", "Go back to the previously promoted model."),
     "glossary": ("lorajob.cli.glossary:glossary", "Terms that `serve` listens for."),
+    "lm": ("lorajob.cli.lm:lm", "The text of a language, which its jobs use beside their audio."),
     "transcribe": ("lorajob.cli.transcribe:transcribe", "Transcribe audio with a job's model."),
     "export": ("lorajob.cli.export:export", "Write or publish a job's model."),
     "corpus": ("lorajob.cli.corpus:corpus", "Check or convert a corpus."),

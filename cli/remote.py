@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 CURVES_SECONDS = 20.0  # between two downloads of the curves of running jobs
 # Commands that start a service here, or have nothing to do with its jobs.
 LOCAL = ("up", "down", "worker", "autoscale", "flower", "metrics", "serve", "web")
-NEITHER = ("corpus", "languages", "clean", "doctor", "demo")
+NEITHER = ("languages", "clean", "doctor", "demo")
 BOTH = ("mcp",)  # read LORAJOB_URL themselves
 # Commands that do all by the Python interface, which knows both ways.
 SAME = (
@@ -45,6 +45,8 @@ SAME = (
     "prune",
     "rebuild",
     "glossary",
+    "lm",
+    "corpus",
 )
 
 
@@ -189,16 +191,10 @@ def _tell_notes() -> None:
 
 def _disk(api: "WebApi", as_json: bool) -> None:
     """Print the folders of lorajob on the machine of the service."""
-    from lorajob.cli.clean import print_disk
+    from lorajob.cli.clean import show_far_disk
     from lorajob.client.web_api import LONG_SECONDS
-    from lorajob.tasks.disk import DiskItem
 
-    found = api.get("/disk", seconds=LONG_SECONDS)
-    items = [
-        DiskItem(it["what"], Path(it["path"]), it["bytes"], it["alone_bytes"], it["removed_by"])
-        for it in found["items"]
-    ]
-    print_disk(items, Path(found["home"]), found["free_bytes"], as_json)
+    show_far_disk(api.get("/disk", seconds=LONG_SECONDS), as_json)
 
 
 def _status_of(api: "WebApi", job: str, as_json: bool) -> None:
@@ -231,16 +227,16 @@ def _retry(job: str, failed: bool, anyone: bool) -> None:
 
 
 def _rm(jobs: tuple[str, ...], anyone: bool, yes: bool) -> None:
-    from lorajob.client.remote import delete_job
+    from lorajob.client.remote import remove_job
 
     api = _api()
     for job in jobs:
         if is_batch(job):
             raise UsageError(f"JOB: {job} is a batch; name its jobs, or use `lorajob prune`")
     # If one cannot be deleted, none is.
-    ids = [delete_job(api, job, anyone=anyone, damaged=yes, dry_run=True) for job in jobs]
+    ids = [remove_job(api, job, anyone=anyone, damaged=yes, dry_run=True) for job in jobs]
     for job_id in dict.fromkeys(ids):
-        click.echo(delete_job(api, job_id, anyone=anyone, damaged=yes))
+        click.echo(remove_job(api, job_id, anyone=anyone, damaged=yes))
 
 
 def _export(**given: Any) -> None:

@@ -147,9 +147,10 @@ Examples:
 )
 @click.option(
     "--text",
-    metavar="FILE",
+    metavar="FILE_OR_URL",
     help="Text in the language, a sentence a line: a model of it helps to choose the right words, "
-    "if it does on clips of the training (evaluate.text).",
+    "if it does on clips of the training (evaluate.text). Or its url, or "
+    "hf:OWNER/NAME?column=text. Default: the text of `lorajob lm` for the language.",
 )
 @MAPS
 @click.option(

@@ -20,6 +20,8 @@ from lorajob.client.remote_paths import explained, of_the_service
 from lorajob.client.requests import PathOrUrl
 from lorajob.client.results import AudioPath
 from lorajob.client.service import Client
+from lorajob.client.texts import RemoteTexts, Texts
+from lorajob.client.uploads import upload_corpus, with_uploads
 from lorajob.client.web_api import (
     LONG_SECONDS,
     LONGEST_PAUSE,
@@ -146,7 +148,7 @@ class RemoteJob(Job):
         return fetch_curves(self._api, self.id, folder)
 
     def remove(self, damaged: bool = False) -> None:
-        delete_job(self._api, self.id, damaged=damaged)
+        remove_job(self._api, self.id, damaged=damaged)
 
     def promote(self, force: bool = False) -> PromotedModel:
         found = self._api.post(f"{job_path(self.id)}/promote", force=str(force).lower())
@@ -227,7 +229,9 @@ class RemoteClient(Client):
         tags: Mapping[str, str] | None = None,
         **settings: object,
     ) -> Job:
-        """As `Client.submit`. Paths are absolute, and those of the service's machines."""
+        """As `Client.submit`. Paths are those of the service's machines; corpora that are one file
+        of this machine are sent.
+        """
         if isinstance(sets, str):
             raise UsageError(f"sets: {sets!r} is one text; give a list, such as ['train.epochs=2']")
         places = {"corpus": corpus, "base_model": base_model}
@@ -246,9 +250,13 @@ class RemoteClient(Client):
         return RemoteJob(self.api, str(self.post_job(values, more)["id"]))
 
     def post_job(self, spec: Mapping[str, object], more: Mapping[str, object]) -> Any:
-        """Queue a job with these settings. An error about a path of this machine says so."""
+        """Queue a job with these settings. A corpus that only this machine has is sent first.
+
+        An error about a path of this machine says so.
+        """
         with of_the_service([spec]):
-            return self.api.post("/jobs", {**more, "spec": spec})
+            (sent,) = with_uploads(self.api, [spec], say)
+            return self.api.post("/jobs", {**more, "spec": sent})
 
     def submit_batch(
         self,
@@ -267,9 +275,17 @@ class RemoteClient(Client):
     ) -> Submitted:
         """Queue a batch of jobs with these settings; each may have a `preset` of its own."""
         with of_the_service(specs):
+            specs = with_uploads(self.api, specs, say)
             made = self.api.post("/batches", {**more, "specs": list(specs)})
         rejected = {job: explained(why, specs) for job, why in made["rejected"].items()}
         return Submitted(self.batch(str(made["id"])).record, int(made["queued"]), rejected)
+
+    def upload_corpus(self, path: AudioPath) -> str:
+        """Send a corpus that is one file to the service, and return its path there.
+
+        A corpus that is there already is not sent again. Raises LorajobError.
+        """
+        return upload_corpus(self.api, Path(path), say)
 
     def job(self, job: str) -> Job:
         """The job with this id, beginning of an id, or name; `@last` is this key's newest one."""
@@ -357,12 +373,16 @@ class RemoteClient(Client):
     def glossaries(self) -> Glossaries:
         return RemoteGlossaries(self.api)
 
+    @property
+    def texts(self) -> Texts:
+        return RemoteTexts(self.api)
+
     def rollback(self, language: str) -> RolledBack:
         found = self.api.post(f"/models/{quote(language, safe='')}/rollback")
         return RolledBack.model_validate(found)
 
 
-def delete_job(
+def remove_job(
     api: WebApi, job: str, *, anyone: bool = False, damaged: bool = False, dry_run: bool = False
 ) -> str:
     """Delete a job, or with `dry_run` only check that it can be deleted. Returns its id."""

@@ -6,6 +6,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 from urllib.parse import quote
 
 from lorajob.client.download import Download
@@ -29,7 +30,11 @@ def extract(api: WebApi, path: str, root: Path, query: Query | None = None) -> N
 @contextmanager
 def _opened(api: WebApi, path: str, query: Query | None = None) -> Iterator[tarfile.TarFile]:
     try:
-        with Download(api, path, query) as file, tarfile.open(fileobj=file, mode="r|") as tar:
+        # A Download has all that tarfile needs to read a stream.
+        with (
+            Download(api, path, query) as file,
+            tarfile.open(fileobj=cast("Any", file), mode="r|") as tar,
+        ):
             yield tar
     except tarfile.FilterError as error:
         raise StageError(f"the download has a file that is refused: {error}") from None

@@ -14,7 +14,7 @@ ABOUT_PLACES = (  # in errors
     "is not a folder",
 )
 PLACES = ("corpus", "more_corpora", "test_corpus", "base_model", "gate")  # settings with paths
-NO_URLS = ("augment.", "evaluate.text")  # settings whose paths are no urls
+NO_URLS = ("augment.",)  # settings whose paths are no urls
 PARTS = {"augment": ("noise_folder", "room_folder"), "evaluate": ("text", "glossary")}
 
 
@@ -34,6 +34,8 @@ def explained(error: str, specs: Sequence[Mapping[str, object]]) -> str:
     # The server speaks of its own machine.
     told = error.replace("on this machine", "on the service's machine")
     advice = "copy it there" if error.startswith(NO_URLS) else "copy it there, or give a url"
+    if error.startswith("corpus: "):
+        advice += ", or pack it as .tar.gz, which is sent there"
     for place in sorted({it for spec in specs for it in _places_of(spec)}, key=len, reverse=True):
         if place in error and _is_here(place):
             return (

@@ -9,6 +9,7 @@ from lorajob.client.glossaries import Glossaries, LocalGlossaries
 from lorajob.client.job import Job
 from lorajob.client.models import REPAIR, ListedJobs, PromotedModel, RolledBack
 from lorajob.client.requests import PathOrUrl, make_spec
+from lorajob.client.texts import LocalTexts, Texts
 from lorajob.errors import ServiceError
 from lorajob.job.states import JobState
 from lorajob.spec import JobSpec
@@ -207,6 +208,11 @@ class Client:
     def glossaries(self) -> Glossaries:
         """The terms that `lorajob serve` listens for: `list`, `get`, `add`, `remove`."""
         return LocalGlossaries(self._jobs)
+
+    @property
+    def texts(self) -> Texts:
+        """The texts of languages, which jobs use beside their audio: `list`, `set`, `remove`."""
+        return LocalTexts(self._jobs)
 
     def rollback(self, language: str) -> RolledBack:
         """Use the previously promoted model of a language again. Raises UsageError without one."""

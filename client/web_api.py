@@ -2,12 +2,13 @@
 
 import io
 import json
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 from urllib.parse import quote, urlencode, urlsplit
 
 from lorajob import errors
@@ -64,13 +65,23 @@ class WebApi:
         with self.open(method, path, None, body) as answer:
             return self._json(answer)
 
+    def send_data(self, path: str, data: bytes, query: Query, seconds: float) -> Any:
+        """The JSON of a POST request whose body is data."""
+        with self.open("POST", path, query, data, seconds=seconds) as answer:
+            return self._json(answer)
+
+    def send_file(self, method: str, path: str, file: BinaryIO) -> Any:
+        """The JSON of a request whose body is a file of this machine."""
+        with self.open(method, path, None, file, seconds=LONG_SECONDS) as answer:
+            return self._json(answer)
+
     @contextmanager
     def open(
         self,
         method: str,
         path: str,
         query: Query | None = None,
-        body: Mapping[str, object] | None = None,
+        body: Mapping[str, object] | bytes | BinaryIO | None = None,
         headers: Mapping[str, str] | None = None,
         seconds: float = TIMEOUT_SECONDS,
     ) -> Iterator[HTTPResponse]:
@@ -81,8 +92,12 @@ class WebApi:
         for name, value in (self.headers | dict(headers or {})).items():
             request.add_header(name, value)
         if body is not None:
-            request.data = _encoded(body)
-            request.add_header("Content-Type", "application/json")
+            is_json = isinstance(body, Mapping)
+            request.data = _encoded(body) if isinstance(body, Mapping) else body
+            kind = "application/json" if is_json else "application/octet-stream"
+            request.add_header("Content-Type", kind)
+            if not isinstance(body, Mapping | bytes):
+                request.add_header("Content-Length", str(os.fstat(body.fileno()).st_size))
         try:
             with self._opener.open(request, timeout=seconds) as answer:
                 yield answer

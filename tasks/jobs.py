@@ -32,6 +32,7 @@ from lorajob.storage.store import StoreError
 from lorajob.storage.urls import is_url, local_path
 from lorajob.tasks.describe import Wait, after_failure, awaited_queue
 from lorajob.tasks.job_glossary import copy_glossary, with_glossary
+from lorajob.tasks.language_texts import with_language_text
 from lorajob.tasks.start import copy_start, fit_start, with_sounds
 from lorajob.tasks.texts import copy_text, with_text
 from lorajob.worker.artifacts.lookup import (
@@ -124,7 +125,8 @@ class Jobs:
         names_base = "base_model" in spec.model_fields_set
         spec = spec.with_places(_place_of)
         spec = spec.model_copy(update={"base_model": _absolute(spec.base_model)})
-        spec = with_text(spec.model_copy(update={"augment": with_sounds(spec.augment)}))
+        spec = spec.model_copy(update={"augment": with_sounds(spec.augment)})
+        spec = with_text(with_language_text(spec, self._settings))
         spec = with_glossary(spec)
         if spec.start.job is not None:
             record = self.load(spec.start.job)

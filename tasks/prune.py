@@ -13,6 +13,7 @@ from lorajob.tasks.bases import drop_bases
 from lorajob.tasks.glossaries import GlossaryFiles
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.promotions import Promotions
+from lorajob.tasks.uploads import Uploads
 from lorajob.worker.artifacts.lookup import find_job, open_job
 from lorajob.worker.connect import service_errors
 from lorajob.worker.records.batches import Batches
@@ -88,9 +89,10 @@ def prune(
     """Delete the records and files of the jobs that `to_prune` lists; return them, oldest first.
 
     Jobs whose models are promoted stay, and those that a rollback would bring back.
-    A job that is retried meanwhile stays. So do base models in the store that a job needs; the
-    others are removed. Raises StoreError or OSError for files that cannot be
-    deleted; the next prune tries again. `rebuild` finds such a job until its folder is put aside.
+    A job that is retried meanwhile stays. So do base models in the store, and corpora that other
+    machines sent, if a job needs them; the others are removed. Raises StoreError or OSError for
+    files that cannot be deleted; the next prune tries again. `rebuild` finds such a job until its
+    folder is put aside.
     """
     with service_errors(jobs.settings):
         records = jobs.records.load_many(jobs.records.ids())
@@ -105,6 +107,7 @@ def prune(
         logger.warning("%s cannot be deleted", left)
     deleted = [record for record in chosen if _deleted(jobs, record)]
     drop_bases(jobs)
+    Uploads(jobs.settings).drop_unused(jobs)
     return deleted
 
 

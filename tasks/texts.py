@@ -2,62 +2,74 @@
 
 from pathlib import Path
 
-from lorajob.errors import FilesError, UsageError
+from lorajob.errors import FilesError, LorajobError, UsageError
 from lorajob.job.jobdir import TEXT, hash_file
 from lorajob.spec import JobSpec
 from lorajob.storage.locations import Folder
 from lorajob.storage.store import Store
-from lorajob.storage.urls import is_url
+from lorajob.storage.urls import is_url, public
 
 
 def with_text(spec: JobSpec) -> JobSpec:
-    """The spec with the absolute path and the hash of its file of text.
+    """The spec with the absolute path or url, and the hash, of its file of text.
 
-    The whole file is read. Raises UsageError if it is missing, is not UTF-8, has no letters, or is
-    another one than the settings name.
+    The whole file is read; one behind a url is downloaded first. Raises UsageError if it is
+    missing, is not UTF-8, has no letters, or is another one than the settings name, and StoreError.
     """
     if spec.evaluate.text is None:
         return spec
-    from lorajob.speech.text import normalise
-    from lorajob.speech.text_file import lines_of_file
-
     name = spec.evaluate.text.replace("{language}", spec.language)
-    if is_url(name):
-        raise UsageError("evaluate.text: give a file of this machine, not a url")
-    try:
-        path = Path(name).expanduser().resolve()
-        # A device or a pipe may have no end.
-        if not path.is_file():
-            raise UsageError(f"evaluate.text: {str(path)[:200]} is no file on this machine")
-        has_words = False
-        for line in lines_of_file(path):
-            has_words = has_words or bool(normalise(line, spec.language))
-    except (FilesError, RuntimeError, ValueError) as error:
-        raise UsageError(f"evaluate.text: {error}") from None
-    except OSError as error:
-        raise UsageError(f"evaluate.text: {name[:80]!r}: {error.strerror or error}") from None
-    if not has_words:
-        raise UsageError(f"evaluate.text: {path} has no words; give a sentence a line")
+    path = file_of(name, spec.language)
+    place = name if is_url(name) else str(path)
     found = hash_file(path)
     if spec.evaluate.text_sha256 not in (None, found):
         raise UsageError(
-            f"evaluate.text: {path} is another file than the settings name: sha256 {found}, "
-            f"evaluate.text_sha256 {spec.evaluate.text_sha256}; leave evaluate.text_sha256 out"
+            f"evaluate.text: {public(place)} is another file than the settings name: sha256 "
+            f"{found}, evaluate.text_sha256 {spec.evaluate.text_sha256}; leave "
+            "evaluate.text_sha256 out"
         )
-    changes = {"text": str(path), "text_sha256": found}
+    changes = {"text": place, "text_sha256": found}
     evaluate = spec.evaluate.model_copy(update=changes)
     return spec.model_copy(update={"evaluate": evaluate})
+
+
+def file_of(place: str, language: str) -> Path:
+    """The file of text at a path or url, after a look at each of its lines.
+
+    Raises UsageError if it is missing, is not UTF-8 or has no words, and StoreError.
+    """
+    from lorajob.corpora.texts import text_file
+    from lorajob.speech.text import normalise
+    from lorajob.speech.text_file import lines_of_file
+
+    try:
+        path = text_file(place)
+        has_words = False
+        for line in lines_of_file(path):
+            has_words = has_words or bool(normalise(line, language))
+    except FilesError as error:
+        raise UsageError(f"evaluate.text: {error}") from None
+    except LorajobError as error:
+        # A file behind a url is fetched as a corpus is.
+        raise type(error)(f"evaluate.text: {str(error).removeprefix('corpus: ')}") from None
+    if not has_words:
+        shown = public(place) if is_url(place) else path
+        raise UsageError(f"evaluate.text: {shown} has no words; give a sentence a line")
+    return path
 
 
 def copy_text(spec: JobSpec, target: Folder | Store) -> None:
     """Copy the file of text to the files of a job. Raises UsageError if it has changed."""
     if spec.evaluate.text is None:
         return
-    path = Path(spec.evaluate.text)
+    from lorajob.corpora.texts import text_file
+
     try:
+        path = text_file(spec.evaluate.text)
         target.upload(path, TEXT)
         same = hash_file(path) == spec.evaluate.text_sha256
-    except FileNotFoundError:
+    except (FileNotFoundError, UsageError):
         same = False
     if not same:
-        raise UsageError(f"evaluate.text: {path} has changed meanwhile; submit again")
+        place = public(spec.evaluate.text)
+        raise UsageError(f"evaluate.text: {place} has changed meanwhile; submit again")

@@ -105,6 +105,9 @@ class Settings(BaseSettings):
     stages_here: int = Field(default=1, ge=1)
     """Number of stages that run on this machine at a time. Each gets an equal share of the CPU
     cores. A command that starts several workers takes their number if that is larger."""
+    uploads_gb: float = Field(default=100, ge=0)
+    """Maximum disk space, in GB, for corpora that other machines send to `lorajob web`. 0: none is
+    taken."""
     jobs_gb: float = Field(default=50, ge=0)
     """Maximum disk space, in GB, for local copies of jobs whose files are in a store."""
 

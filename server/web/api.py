@@ -4,6 +4,7 @@ from fastapi import APIRouter
 
 from lorajob import __version__
 from lorajob.server.web import (
+    api_corpora,
     api_files,
     api_fleet,
     api_glossaries,
@@ -11,6 +12,7 @@ from lorajob.server.web import (
     api_models,
     api_results,
     api_speech,
+    api_texts,
     api_upkeep,
 )
 from lorajob.server.web.auth import API
@@ -43,7 +45,9 @@ def api_router() -> APIRouter:
         api_files,
         api_models,
         api_glossaries,
+        api_texts,
         api_speech,
+        api_corpora,
         api_upkeep,
         api_fleet,
     ):

@@ -17,7 +17,14 @@ from lorajob import __version__
 from lorajob.errors import LorajobError
 from lorajob.server.errors import ApiError
 from lorajob.server.guard import RequestGuard
-from lorajob.server.web import api, api_glossaries, api_speech, pages
+from lorajob.server.web import (
+    api,
+    api_corpora,
+    api_glossaries,
+    api_speech,
+    api_texts,
+    pages,
+)
 from lorajob.server.web.auth import (
     LOGIN,
     LOGOUT,
@@ -144,7 +151,9 @@ class BodyLimits:
 
 def takes_uploads(path: str) -> bool:
     """Whether requests to a path bring files."""
-    return path in pages.UPLOADS or api_speech.UPLOADS.fullmatch(path) is not None
+    if path.startswith(api_texts.FOLDER) or api_speech.UPLOADS.fullmatch(path):
+        return True
+    return path in (*pages.UPLOADS, api_corpora.UPLOAD)
 
 
 def web_error(error: LorajobError) -> ApiError:

@@ -298,6 +298,34 @@ class UtterancePage(_Answer):
     """`offset` of the next page; null at the end."""
 
 
+class LocalFile(_Body):
+    """A file of the client's machine."""
+
+    path: str = Field(max_length=4096)
+    bytes: int = Field(ge=0)
+
+
+class LocalFiles(_Body):
+    """Files of the client's machine that the service may have, too."""
+
+    files: list[LocalFile] = Field(max_length=1000)
+
+
+class MissingFiles(_Answer):
+    """The files that the service's machine does not have."""
+
+    missing: list[str]
+
+
+class UploadedCorpus(_Answer):
+    """A corpus that is being sent."""
+
+    received: int
+    """How many of its bytes are here: the next `offset`."""
+    corpus: str | None
+    """Its path for a job, when all has come."""
+
+
 class CorpusCheck(_Body):
     """A corpus to check, as the settings of a job that would read it."""
 
@@ -386,6 +414,13 @@ class GlossaryTerms(_Answer):
     name: str
     """Code of the language, or id of the job."""
     terms: list[GlossaryTerm]
+
+
+class RemovedText(_Answer):
+    """The text of a language was removed."""
+
+    language: str
+    """Its code."""
 
 
 class GlossaryEdit(_Body):

@@ -31,7 +31,7 @@ def requested_spec(
         _refuse_relative("corpus", place)
     for name in FOLDERS:
         _refuse_relative(f"augment.{name}", getattr(spec.augment, name) or "", "")
-    _refuse_relative("evaluate.text", spec.evaluate.text or "", "")
+    _refuse_relative("evaluate.text", spec.evaluate.text or "")
     _refuse_relative("evaluate.glossary", spec.evaluate.glossary or "")
     check_base_model(spec.base_model)
     if not Path(spec.base_model).is_absolute() and Path(spec.base_model).exists():

@@ -238,14 +238,15 @@ class EvaluateConfig(BaseModel):
     auto: dynamic if the model was trained for it, else full. The base model always gets full
     windows."""
     text: str | None = None
-    """File of text in the language, a sentence a line, in UTF-8 or packed with gzip. A model of it
-    and of the training texts chooses among the hypotheses of lorajob's decoder, if it helps on
-    clips of the training. `submit` copies it to the job. `--text` does the same. Null: no text."""
+    """Text in the language, a sentence a line (`--text`): a file, a url or
+    hf:OWNER/NAME?column=text. `submit` copies it to the job. A model of it and of the training
+    texts chooses among the decoder's hypotheses, if it helps on clips of the training."""
     text_sha256: str | None = None
     """SHA-256 of that file. `submit` sets it."""
+    language_text: bool = True
+    """If text is null, use the text that `lorajob lm` keeps for the language."""
     glossary: str | None = None
-    """File or url of names and terms, a term a line. The test clips are decoded with it, too, which
-    gives a further figure. `submit` copies it to the job. Null: no glossary."""
+    """File or url of terms, a term a line, with which the test clips are decoded once more."""
     glossary_sha256: str | None = None
     """SHA-256 of that file. `submit` sets it."""
 

@@ -66,5 +66,5 @@ def test_what_is_no_file_is_no_text(tmp_path: Path) -> None:
     for name in (tmp_path, "/dev/zero", "n" * 300, "~nobody-of-this-name/a.txt", "a\0b.txt"):
         with pytest.raises(UsageError, match=r"^evaluate\.text: .{5,240}$"):
             with_text(spec(name))
-    with pytest.raises(UsageError, match="give a file of this machine, not a url"):
-        with_text(spec("s3://bucket/news.txt"))
+    with pytest.raises(UsageError, match="mdc:abc names no text"):
+        with_text(spec("mdc:abc"))

@@ -11,7 +11,7 @@ HF_TOKEN lets a private or gated data set be read, HF_ENDPOINT names another ser
 import logging
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from json import JSONDecodeError
@@ -159,6 +159,27 @@ def download(url: str, folder: Path, check: Check) -> None:
         else:
             for split in files:
                 _write_rows(builder.as_streaming_dataset(split), folder, split, check)
+
+
+def column_texts(url: str, names: Sequence[str]) -> Iterator[str]:
+    """The texts of the first column of `names` that a data set has, by their rows.
+
+    Raises UsageError without such a column, and StoreError.
+    """
+    corpus = parse(url)
+    with _errors(corpus):
+        builder = _builder(corpus)
+        for split in _files(corpus, builder):
+            rows = builder.as_streaming_dataset(split)
+            has = list(rows.features or next(iter(rows), {}))
+            name = next((it for it in names if it in has), None)
+            if name is None:
+                raise UsageError(
+                    f"corpus: hf:{corpus.name} has no column {' or '.join(names)}; its columns: "
+                    f"{', '.join(has)}; column= names one"
+                )
+            for row in rows.select_columns([name]):
+                yield str(row[name] or "")
 
 
 def _builder(corpus: HubCorpus) -> Any:

@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -158,14 +159,22 @@ def fetch(url: str, check: Check = unhurried) -> Path:
     the server is unavailable.
     """
     if (named := catalogue(url)) is not None:
-        return _fetch_named(Remote(url), named, check)
+        return fetch_named(Remote(url), named, check)
     check_remote(url)
-    remote, store = Remote(url), Store(url)
+    return fetch_file(Remote(url), check)
+
+
+def fetch_file(remote: Remote, check: Check, most_bytes: float = math.inf) -> Path:
+    """The same for an existing file behind a plain url. Raises UsageError for one that is larger
+    than `most_bytes`.
+    """
+    url, store = remote.url, Store(remote.url)
     with locked(remote.lock("lock"), fcntl.LOCK_EX, check):
         wanted = _described(store)
         if remote.entry() == wanted:
             os.utime(remote.folder)
             return remote.path
+        _limit(url, wanted["bytes"] or 0, most_bytes)
         make_room(places.corpora_bytes() - (wanted["bytes"] or 0))
         remote.folder.mkdir(parents=True, exist_ok=True)
         part = remote.folder / f".part-{hashlib.sha256(repr(wanted).encode()).hexdigest()[:16]}"
@@ -173,7 +182,13 @@ def fetch(url: str, check: Check = unhurried) -> Path:
             # Parts of a release that was replaced before its download was complete.
             if other != part:
                 other.unlink()
-        _continue(store, part, check)
+
+        def watch() -> None:
+            check()
+            # The server may not tell the size, or a wrong one.
+            _limit(url, part.stat().st_size if part.exists() else 0, most_bytes)
+
+        _continue(store, part, watch)
         if _is_page(part):
             part.unlink()
             raise StoreError(f"{public(url)}: a web page came in place of the file; {PAGE_FROM}")
@@ -192,7 +207,13 @@ def fetch(url: str, check: Check = unhurried) -> Path:
         return remote.path
 
 
-def _fetch_named(remote: Remote, source: Catalogue, check: Check) -> Path:
+def _limit(url: str, size: int, most_bytes: float) -> None:
+    if size > most_bytes:
+        raise UsageError(f"{public(url)} has over {most_bytes / 2**30:.3g} GB; give a part of it")
+
+
+def fetch_named(remote: Remote, source: Catalogue, check: Check) -> Path:
+    """The same for a data set of a catalogue. Raises what the catalogue raises."""
     with locked(remote.lock("lock"), fcntl.LOCK_EX, check):
         version = source.version(remote.url)
         entry = remote.entry()

@@ -56,12 +56,12 @@ def public(url: str) -> str:
 
 
 def public_spec(spec: "JobSpec") -> "JobSpec":
-    """The settings of a job with all urls in them public: corpora, base model and glossary."""
-    glossary = spec.evaluate.glossary
-    shown = None if glossary is None else public(glossary)
+    """The settings of a job with all urls in them public: corpora, base model, text, glossary."""
+    files = {"text": spec.evaluate.text, "glossary": spec.evaluate.glossary}
+    shown = {name: None if place is None else public(place) for name, place in files.items()}
     changes = {
         "base_model": public(spec.base_model),
-        "evaluate": spec.evaluate.model_copy(update={"glossary": shown}),
+        "evaluate": spec.evaluate.model_copy(update=shown),
     }
     return spec.with_places(public).model_copy(update=changes)
 

@@ -1,0 +1,94 @@
+"""The texts of a service by language, which jobs use beside their audio."""
+
+import gzip
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import quote
+
+from lorajob.corpora.texts import text_file
+from lorajob.errors import LorajobError
+from lorajob.tasks.jobs import Jobs
+from lorajob.tasks.language_texts import LanguageText, LanguageTexts
+
+if TYPE_CHECKING:
+    from lorajob.client.web_api import WebApi
+
+
+class Texts(Protocol):
+    """The texts of one service. `language` is a code or a name."""
+
+    def list(self) -> list[LanguageText]:
+        """All texts, by language."""
+        ...
+
+    def set(self, language: str, places: Sequence[str]) -> LanguageText:
+        """Make the lines of files or urls the text of a language. Raises UsageError for a text
+        that is missing, not UTF-8 or without words.
+        """
+        ...
+
+    def remove(self, language: str) -> str:
+        """Remove the text of a language; returns its code. Raises UsageError without one."""
+        ...
+
+
+def _files(places: Sequence[str]) -> list[Path]:
+    """The files of this machine at paths and urls. Raises LorajobError."""
+    try:
+        return [text_file(place) for place in places]
+    except LorajobError as error:
+        raise type(error)(f"FILE: {str(error).removeprefix('corpus: ')}") from None
+
+
+class LocalTexts:
+    """The texts of a service whose files this machine reaches."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self._stored = LanguageTexts(jobs.settings)
+
+    def list(self) -> list[LanguageText]:
+        """As `Texts.list`."""
+        return self._stored.listed()
+
+    def set(self, language: str, places: Sequence[str]) -> LanguageText:
+        """As `Texts.set`."""
+        return self._stored.set(language, _files(places))
+
+    def remove(self, language: str) -> str:
+        """As `Texts.remove`."""
+        return self._stored.remove(language)
+
+
+class RemoteTexts:
+    """The texts of a service behind the url of its `lorajob web`. Files are read here."""
+
+    def __init__(self, api: "WebApi") -> None:
+        self._api = api
+
+    def list(self) -> list[LanguageText]:
+        """As `Texts.list`."""
+        return [LanguageText.model_validate(it) for it in self._api.get("/texts")]
+
+    def set(self, language: str, places: Sequence[str]) -> LanguageText:
+        """As `Texts.set`."""
+        from lorajob.speech.text_file import lines_of_file
+
+        files = _files(places)
+        with tempfile.TemporaryFile() as packed:
+            with gzip.GzipFile("", "wb", fileobj=packed, mtime=0) as target:
+                for path in files:
+                    for line in lines_of_file(path):
+                        target.write(f"{line}\n".encode())
+            packed.seek(0)
+            found = self._api.send_file("PUT", _path(language), packed)
+        return LanguageText.model_validate(found)
+
+    def remove(self, language: str) -> str:
+        """As `Texts.remove`."""
+        return str(self._api.send("DELETE", _path(language))["language"])
+
+
+def _path(language: str) -> str:
+    return f"/texts/{quote(language, safe='')}"

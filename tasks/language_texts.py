@@ -1,0 +1,159 @@
+"""The text of each language (`lorajob lm`): jobs of the language use it as their `evaluate.text`.
+
+ARTIFACTS/.texts/CODE.txt.gz, in the folder or store of the jobs, holds a sentence a line, and
+CODE.json what it is made of. Each is replaced as a whole. Redis is not needed.
+"""
+
+import fcntl
+import gzip
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lorajob.errors import StageError, UsageError
+from lorajob.job.jobdir import hash_file
+from lorajob.languages import find_language, known_languages
+from lorajob.spec import JobSpec
+from lorajob.storage.folders import LOCKS, locked
+from lorajob.storage.locations import Folder
+from lorajob.worker.artifacts.lookup import jobs_location
+from lorajob.worker.settings import Settings
+
+FOLDER = ".texts"  # no job has such a name
+
+
+class LanguageText(BaseModel):
+    """The text of a language, as a list shows it."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    language: str
+    """Its code."""
+    lines: int
+    characters: int
+    bytes: int
+    """Of the packed file."""
+    sha256: str
+    """Of the packed file."""
+    at: float
+    """When it was set, in seconds since the epoch."""
+
+
+class LanguageTexts:
+    """The texts beside the jobs that the settings name."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._location = jobs_location(settings)
+
+    def listed(self) -> list[LanguageText]:
+        """All texts, by language. Raises StoreError, and StageError for a damaged one."""
+        if isinstance(self._location, Folder):
+            names = [it.name for it in (self._location.path / FOLDER).glob("*.json")]
+        else:
+            names = [it.rpartition("/")[2] for it in self._location.names(FOLDER)]
+        codes = {it.removesuffix(".json") for it in names if it.endswith(".json")}
+        known = sorted(codes & {it.code for it in known_languages()})
+        return [found for code in known if (found := self._described(code)) is not None]
+
+    def set(self, language: str, files: Sequence[Path]) -> LanguageText:
+        """Make the lines of files, plain or packed with gzip, the text of a language.
+
+        It takes the place of an earlier one. Lines without words are left out. Raises UsageError
+        for an unknown language, and if the lines have no words; FilesError for a file that is
+        damaged or not UTF-8.
+        """
+        code = find_language(language).code
+        with tempfile.TemporaryDirectory(prefix="lorajob-text-") as name:
+            packed = Path(name) / "text.gz"
+            lines, characters = _pack(files, code, packed)
+            if not lines:
+                raise UsageError("FILE: the text has no words; give a sentence a line, in UTF-8")
+            made = LanguageText(
+                language=code,
+                lines=lines,
+                characters=characters,
+                bytes=packed.stat().st_size,
+                sha256=hash_file(packed),
+                at=time.time(),
+            )
+            with self._locked(code):
+                self._location.upload(packed, _file(code))
+                self._location.write(f"{FOLDER}/{code}.json", made.model_dump_json().encode())
+        return made
+
+    def remove(self, language: str) -> str:
+        """Remove the text of a language. Returns its code. Raises UsageError without one."""
+        code = find_language(language).code
+        with self._locked(code):
+            if self.place(code) is None and self._location.read(f"{FOLDER}/{code}.json") is None:
+                raise UsageError(f"LANG: {code} has no text; `lorajob lm list` lists the texts")
+            for name in (f"{FOLDER}/{code}.json", _file(code)):
+                if isinstance(self._location, Folder):
+                    (self._location.path / name).unlink(missing_ok=True)
+                else:
+                    self._location.remove(name)
+        return code
+
+    def place(self, code: str) -> str | None:
+        """The path or url of the text of a language; None without one. Raises StoreError."""
+        if isinstance(self._location, Folder):
+            path = self._location.path / _file(code)
+            return str(path) if path.is_file() else None
+        if self._location.info(_file(code)) is None:
+            return None
+        return f"{self._location.url}/{_file(code)}"
+
+    def _described(self, code: str) -> LanguageText | None:
+        data = self._location.read(f"{FOLDER}/{code}.json")
+        if data is None or self.place(code) is None:
+            return None
+        try:
+            return LanguageText.model_validate(json.loads(data))
+        except (ValueError, ValidationError):
+            raise StageError(
+                f"{FOLDER}/{code}.json in LORAJOB_ARTIFACTS is damaged; set the text again, or "
+                f"`lorajob lm remove {code}`"
+            ) from None
+
+    @contextmanager
+    def _locked(self, code: str) -> Iterator[None]:
+        """Allow one change of a text at a time on this machine."""
+        with locked(self._settings.workplace / LOCKS / f"text-{code}", fcntl.LOCK_EX):
+            yield
+
+
+def with_language_text(spec: JobSpec, settings: Settings) -> JobSpec:
+    """The spec with the text of its language, if it names none and there is one."""
+    if spec.evaluate.text is not None or not spec.evaluate.language_text:
+        return spec
+    place = LanguageTexts(settings).place(spec.language)
+    if place is None:
+        return spec
+    evaluate = spec.evaluate.model_copy(update={"text": place})
+    return spec.model_copy(update={"evaluate": evaluate})
+
+
+def _pack(files: Sequence[Path], language: str, target: Path) -> tuple[int, int]:
+    """Write the lines with words to a packed file. Returns how many, and their characters."""
+    from lorajob.speech.text import normalise
+    from lorajob.speech.text_file import lines_of_file
+
+    lines = characters = 0
+    # The same text gives the same bytes.
+    with target.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed:
+        for path in files:
+            for line in lines_of_file(path):
+                if found := len(normalise(line, language)):
+                    lines, characters = lines + 1, characters + found
+                    packed.write(f"{line}\n".encode())
+    return lines, characters
+
+
+def _file(code: str) -> str:
+    return f"{FOLDER}/{code}.txt.gz"
