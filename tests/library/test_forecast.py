@@ -12,7 +12,14 @@ import torch
 
 from lorajob.job.report import Report
 from lorajob.stage import run_stage
-from lorajob.training.forecast import GIB, Forecast, Loaded, forecast, windows_that_fit
+from lorajob.training.forecast import (
+    GAPS_BYTES,
+    GIB,
+    Forecast,
+    Loaded,
+    forecast,
+    windows_that_fit,
+)
 from lorajob.training.packed import Packer, PassShape
 from lorajob.training.packing import ClipSizes, Window, pass_seconds
 from tests.support.tiny import make_job
@@ -64,6 +71,53 @@ def test_a_disturbed_pass_does_not_decide_the_forecast(monkeypatch: pytest.Monke
     # half the median's, the median's twice, a third of the way up to the costliest, and that
     assert ahead.eta_seconds == pytest.approx(0.5 + 1.0 + 1.0 + 2.0 + 4.0)
     assert ahead.seconds_a_step == pytest.approx(8.5 / 5)
+
+
+@pytest.mark.parametrize(
+    ("windows", "median_runs", "times_the_costliest"),
+    [
+        (60, 2, False),  # 2 % are 1.2 median passes
+        (240, 4, False),  # 2 % are 4.8 median passes, and the costliest is as long as 4
+        (300, 2, True),  # 6 median passes and 4 of them for the costliest
+        (1000, 4, True),
+    ],
+)
+def test_the_dry_run_takes_two_percent_of_a_cpus_training(
+    windows: int, median_runs: int, times_the_costliest: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[list[float]] = []
+
+    def take(run: object, batch: list[float]) -> float:
+        timed.append(batch)
+        return batch[0] / 10
+
+    monkeypatch.setattr("lorajob.training.forecast.dry_pass", take)
+    resident = 1 * GIB
+    monkeypatch.setattr("lorajob.training.forecast.peak_memory", lambda: resident)
+    monkeypatch.setattr("lorajob.training.forecast._resident_memory", lambda: resident)
+    device = SimpleNamespace(device=torch.device("cpu"))
+    run: Any = SimpleNamespace(accelerator=device, recorded=None, copied_bytes=0)
+    costs = [10.0] * (windows - 1) + [40.0]
+    passes: Any = SimpleNamespace(
+        left=lambda: [[[place]] for place in range(windows)],
+        seconds=lambda batch: costs[batch[0]],
+        is_encoded=lambda batch: False,
+        collate=lambda: list,
+        dataset=_Costs(costs),
+    )
+    ahead = forecast(run, passes, Loaded(GIB // 2, GIB // 2))
+    assert timed == [[10.0]] * median_runs + [[40.0]] * times_the_costliest
+    assert ahead.eta_seconds == pytest.approx(sum(costs) / 10)
+    # A costliest pass that was not run takes as many times the median's memory as it is longer.
+    activations = GIB // 2 * (1 if times_the_costliest else 4)
+    gaps = min(GAPS_BYTES, activations)
+    assert ahead.peak_memory_bytes == GIB // 2 + activations + gaps
+
+
+class _Costs(list[float]):
+    """Stands for a dataset, whose clips have no stored encoder outputs."""
+
+    encoded = SimpleNamespace(bytes=0)
 
 
 @pytest.mark.parametrize(

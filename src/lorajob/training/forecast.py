@@ -26,6 +26,10 @@ SHARE_OF_MEMORY = 0.9  # of a GPU's free memory
 MOST_WINDOWS = 32  # in a forward pass
 # Runs of the median pass, because nearly all passes are like it. The costliest pass runs once.
 COMMON_PASSES = 4
+# The part of a CPU's training that the dry run may take, by the cost of its passes. The median pass
+# runs LEAST_PASSES times in any case.
+DRY_SHARE = 0.02
+LEAST_PASSES = 2
 GIB = 2**30
 # Windows of many lengths leave gaps in a CPU's heap that a full window does not fit in. The gaps
 # took about this much in the trainings of whisper-base in bench/RESULTS.md ("The planner's
@@ -65,14 +69,16 @@ def forecast(run: Run, passes: Passes, loaded: Loaded) -> Forecast:
 
     There are two kinds of passes: with and without stored encoder outputs. Of each kind the median
     and the costliest pass are timed. Passes between the two are interpolated; cheaper passes are in
-    proportion to the median. The first pass of each shape also takes the time to record it. That is
-    measured with one shape: that of the costliest pass, or another if the median pass has recorded
-    it.
+    proportion to the median. On a CPU a short training does not time the costliest pass: its time
+    and its memory are estimated in proportion to the median's. The first pass of each shape also
+    takes the time to record it. That is measured with one shape: that of the costliest pass, or
+    another if the median pass has recorded it.
     `loaded` is the memory before the first computation. Raises torch.OutOfMemoryError.
     """
     steps = passes.left()
     together = passes.collate()
     shapes = together.shapes if isinstance(together, Packer) and run.recorded is not None else ()
+    on_cpu = run.accelerator.device.type == "cpu"
 
     def seconds_of(batch: list[int]) -> float:
         return dry_pass(run, together([passes.dataset[index] for index in batch]))
@@ -80,15 +86,20 @@ def forecast(run: Run, passes: Passes, loaded: Loaded) -> Forecast:
     kinds: tuple[list[list[int]], list[list[int]]] = ([], [])
     for batch in (batch for step in steps for batch in step):
         kinds[passes.is_encoded(batch)].append(batch)
-    seconds = 0.0
+    seconds, larger = 0.0, 1.0
     for kind in filter(None, kinds):
         costs = [passes.seconds(batch) for batch in kind]
         middle, most = median_low(costs), max(costs)
         common = kind[costs.index(middle)]
+        runs, times_most = _dry_runs(costs) if on_cpu else (COMMON_PASSES, True)
         # The minimum counts: the first pass is slower, and other programs can only add time.
-        common_seconds = min(seconds_of(common) for _ in range(COMMON_PASSES))
+        common_seconds = min(seconds_of(common) for _ in range(runs))
         costliest = kind[costs.index(most)]
-        most_seconds = seconds_of(costliest)
+        if times_most:
+            most_seconds = seconds_of(costliest)
+        else:
+            most_seconds = common_seconds * most / middle
+            larger = max(larger, most / middle)
         if shapes:
             unrecorded = {passes.shape(batch, shapes): batch for batch in kind}
             unrecorded.pop(passes.shape(common, shapes))
@@ -103,12 +114,31 @@ def forecast(run: Run, passes: Passes, loaded: Loaded) -> Forecast:
         seconds += sum(common_seconds * min(1.0, it / middle) for it in costs)
         seconds += sum(slope * max(0.0, it - middle) for it in costs)
     peak = peak_memory()
-    # If the peak has not grown, loading took the most memory.
-    if run.accelerator.device.type == "cpu" and peak > loaded.peak:
-        # Encoder outputs are read through memory maps, which count as resident.
-        stored = passes.dataset.encoded.bytes
-        peak += min(GAPS_BYTES, peak - loaded.resident) + stored
+    if on_cpu:
+        peak = _cpu_peak(run, passes, loaded, larger)
     return Forecast(len(steps), seconds / len(steps), seconds, peak)
+
+
+def _dry_runs(costs: list[float]) -> tuple[int, bool]:
+    """How often a CPU times the median pass, and whether it times the costliest one."""
+    middle, budget = median_low(costs), DRY_SHARE * sum(costs)
+    times_most = budget - max(costs) >= LEAST_PASSES * middle
+    left = budget - max(costs) * times_most
+    return min(COMMON_PASSES, max(LEAST_PASSES, int(left / middle))), times_most
+
+
+def _cpu_peak(run: Run, passes: Passes, loaded: Loaded, larger: float) -> int:
+    """The peak memory of a CPU's training, if its costliest pass is `larger` than those so far."""
+    kept = loaded.resident + run.copied_bytes
+    # Freed memory is kept, so what is resident now is what the largest pass took.
+    needed = kept + round(larger * max(0, _resident_memory() - kept))
+    peak = max(peak_memory(), needed)
+    # If the peak does not grow, loading took the most memory.
+    if peak <= loaded.peak:
+        return peak
+    # Encoder outputs are read through memory maps, which count as resident.
+    stored: int = passes.dataset.encoded.bytes
+    return peak + min(GAPS_BYTES, peak - loaded.resident) + stored
 
 
 def write_forecast(path: Path, ahead: Forecast) -> None:

@@ -194,6 +194,11 @@ class Run:
         whisper = self.loss.whisper
         return int(whisper.config.d_model * whisper.dtype.itemsize)
 
+    @property
+    def copied_bytes(self) -> int:
+        """The memory of reordered weights."""
+        return sum(it.copied_bytes for it in [*self.adapter.products, self.loss.head])
+
     @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:
         """The output of a frozen encoder, which is the same in each step.
