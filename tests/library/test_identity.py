@@ -18,7 +18,7 @@ from lorajob.job.results import StageResult
 from lorajob.spec import build_spec
 from lorajob.stage import run_stage
 from lorajob.storage import hashes, places
-from lorajob.storage.hashes import file_hash
+from lorajob.storage.hashes import file_hash, values_hash
 from lorajob.whisper.identity import base_of, identify
 from tests.support.tiny import make_job
 from tests.support.training import SHORT
@@ -144,26 +144,29 @@ def test_json_counts_by_its_values(base: Path) -> None:
     assert identify(base).sha256 != before
 
 
-def test_a_large_file_is_read_again_only_if_it_changed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("hashed", "reads"), [(file_hash, "hash_file"), (values_hash, "_hash_values")]
+)
+def test_a_file_is_read_again_only_if_it_changed(
+    hashed: Callable[[Path], str], reads: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LORAJOB_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(hashes, "SETTLED_SECONDS", -1.0)
     path, read = tmp_path / "weights", []
     path.write_bytes(b"one")
-    real = hashes.hash_file
+    real = getattr(hashes, reads)
 
     def counted(file: Path) -> str:
         read.append(file)
         return real(file)
 
-    monkeypatch.setattr(hashes, "hash_file", counted)
-    first = file_hash(path)
-    assert file_hash(path) == first and len(read) == 1
+    monkeypatch.setattr(hashes, reads, counted)
+    first = hashed(path)
+    assert hashed(path) == first and len(read) == 1
     times = path.stat().st_atime_ns, path.stat().st_mtime_ns
     path.write_bytes(b"two")
     os.utime(path, ns=times)  # the time of change still tells
-    assert file_hash(path) != first and len(read) == 2
+    assert hashed(path) != first and len(read) == 2
     assert list((places.models() / ".hashes").glob("*.json"))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from lorajob.errors import BaseChangedError
 from lorajob.job.jobdir import STAGES, JobDir
 from lorajob.spec import JobSpec
-from lorajob.storage.hashes import file_hash
+from lorajob.storage.hashes import file_hash, values_hash
 from lorajob.storage.urls import public
 from lorajob.whisper.base_model import SOURCE, local_model
 
@@ -93,12 +93,7 @@ def _counted(folder: Path) -> Iterator[Path]:
 
 
 def _values_hash(path: Path) -> str:
-    if path.suffix != ".json":
-        return file_hash(path)
-    data = path.read_bytes()
-    with suppress(ValueError):
-        data = json.dumps(json.loads(data), sort_keys=True).encode()
-    return hashlib.sha256(data).hexdigest()
+    return values_hash(path) if path.suffix == ".json" else file_hash(path)
 
 
 def _commit(folder: Path) -> str | None:
