@@ -20,7 +20,8 @@ HERE = {
 def verify(job: str, as_json: bool) -> None:
     """Check the files of JOB and its base model by their hashes.
 
-    The files must be those that the stages committed. Each stage must have used the files of the
+    The files must be those that the stages committed, and the text and glossary of the job those
+    that `submit` copied. Each stage must have used the files of the
     earlier stages, and the settings, that are there now. All stages must have used the same base
     model; if it is on this machine, its hash is checked, too. job.json must say what the record in
     Redis says. Checkpoints must match their manifests, unless the training runs now.

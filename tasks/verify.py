@@ -1,7 +1,11 @@
-"""Verifies a job: the files of its stages, its base model, and the chain between them."""
+"""Verifies a job: the files of its stages, its text and glossary, its base model, and the chain
+between them.
+"""
 
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from lorajob.errors import LorajobError, RecordError
@@ -12,10 +16,11 @@ from lorajob.job.chain import (
     finished_stages,
     manifest_files,
 )
-from lorajob.job.jobdir import STAGES, JobDir
+from lorajob.job.jobdir import GLOSSARY, STAGES, TEXT, JobDir, hash_file
 from lorajob.job.results import StageResult
 from lorajob.spec import JobSpec
-from lorajob.storage.store import DamageError
+from lorajob.storage.locations import Folder
+from lorajob.storage.store import DamageError, Store
 from lorajob.storage.urls import public
 from lorajob.worker.artifacts.job_files import JobFiles
 from lorajob.worker.records.record import JobRecord
@@ -63,7 +68,8 @@ def verify(files: JobFiles, record: JobRecord, load: Callable[[], JobRecord]) ->
     try:
         with files.local(load, *succeeded) as job:
             found = _verify_folder(job, record)
-            return replace(found, faults=(*found.faults, *_copy_faults(files, record)))
+            more = (*_book_faults(files, job), *_copy_faults(files, record))
+            return replace(found, faults=(*found.faults, *more))
     except DamageError as error:  # of the copy that the store sent
         return Verified(record.id, {}, None, (str(error),))
 
@@ -103,6 +109,39 @@ def _record_faults(
         own = results.get(stage)
         if own is not None and said.result is not None and own.as_json() != said.result.as_json():
             yield f"{stage}: its record and {stage}/manifest.json state different results"
+
+
+def _book_faults(files: JobFiles, job: JobDir) -> Iterator[str]:
+    """Faults of the text and the glossary that the job's spec.json names."""
+    try:
+        spec = JobSpec.load(job.spec_path)
+    except (LorajobError, OSError):
+        return  # a fault of the settings is named elsewhere
+    yield from book_faults(files.location, spec)
+
+
+def book_faults(location: Folder | Store, spec: JobSpec) -> Iterator[str]:
+    """Faults of the copies of text and glossary at the location of a job's files."""
+    evaluate = spec.evaluate
+    for name, wanted in ((TEXT, evaluate.text_sha256), (GLOSSARY, evaluate.glossary_sha256)):
+        if wanted is None:
+            continue
+        here = _hash_at(location, name)
+        if here is None:
+            yield f"{name}: missing"
+        elif here != wanted:
+            yield f"{name}: altered: sha256 {here}, {wanted} when the job was submitted"
+
+
+def _hash_at(location: Folder | Store, name: str) -> str | None:
+    """The SHA-256 of a file; None if it is missing. Raises StoreError."""
+    if isinstance(location, Folder):
+        path = location.path / name
+        return hash_file(path) if path.is_file() else None
+    if location.info(name) is None:
+        return None
+    with tempfile.TemporaryDirectory(prefix="lorajob-verify-") as folder:
+        return location.download(name, Path(folder) / "file")
 
 
 def _copy_faults(files: JobFiles, record: JobRecord) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Damaged jobs, notes, twins and the disk of a service over HTTP, against a real `lorajob web`."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from redis import Redis
 import lorajob
 from lorajob.cli.main import main
 from lorajob.client.service import Client
-from lorajob.errors import UsageError
+from lorajob.errors import LorajobError, UsageError
 from lorajob.job.jobdir import write_json
 from lorajob.spec import build_spec
 from lorajob.tasks.jobs import Jobs
@@ -97,3 +98,39 @@ def test_over_http_only_a_submit_key_deletes(remote: Web) -> None:
     job = lorajob.connect(remote.url, key="see").job_of(BUSY)
     with pytest.raises(UsageError, match="ben may only view"):
         job.remove(damaged=True)
+
+
+def test_over_http_the_text_of_a_language_is_that_of_the_service(
+    remote: Web,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    client, local = lorajob.connect(remote.url, key="send"), Client(Jobs(remote.settings))
+    first, other = tmp_path / "a.txt", tmp_path / "b.txt.gz"
+    first.write_text("एक वाक्य\n...\n", "utf-8")
+    other.write_bytes(gzip.compress("दूसरा वाक्य".encode()))
+    made = client.texts.set("Hindi", [str(first), str(other)])
+    assert made.lines == 2 and client.texts.list() == local.texts.list() == [made]
+    assert local.texts.set("hi", [str(first), str(other)]).sha256 == made.sha256
+    assert main(["lm", "hi", str(first)]) == 0
+    assert capsys.readouterr().out == "hi: 1 line, 8 characters\n"
+    for wrong, line in (
+        ([str(tmp_path / "away")], "FILE: "),
+        ([str(_written(tmp_path / "c.txt", b"...\n"))], "the text has no words"),
+        ([str(_written(tmp_path / "d.txt", b"\xff\n"))], "line 1 is not UTF-8"),
+    ):
+        with pytest.raises(LorajobError, match=line):
+            client.texts.set("hi", wrong)
+    monkeypatch.setenv("LORAJOB_API_KEY", "see")
+    assert main(["lm", "list"]) == 0 and "hi" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="ben may only view"):
+        lorajob.connect(remote.url, key="see").texts.remove("hi")
+    assert client.texts.remove("hi") == "hi" and local.texts.list() == []
+    with pytest.raises(UsageError, match="hi has no text"):
+        client.texts.remove("hi")
+
+
+def _written(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path

@@ -7,11 +7,15 @@ import pytest
 from lorajob.book.scores import TermCounter, TermCounts
 from lorajob.book.terms import terms_of
 from lorajob.errors import UsageError
-from lorajob.job.jobdir import JobDir, hash_file
+from lorajob.job.jobdir import JobDir, hash_file, write_json
 from lorajob.spec import JobSpec, build_spec
 from lorajob.storage.locations import Folder
 from lorajob.storage.store import Store
 from lorajob.tasks.job_glossary import copy_glossary, with_glossary
+from lorajob.tasks.texts import copy_text, with_text
+from lorajob.tasks.verify import book_faults, verify
+from lorajob.worker.artifacts.job_files import LocalJob
+from tests.support.command import job_record
 
 
 def spec(glossary: object, **more: object) -> JobSpec:
@@ -84,3 +88,27 @@ def test_terms_are_counted_as_often_as_they_are_said() -> None:
 def test_terms_of_a_language_without_spaces_are_found_inside_its_text() -> None:
     counter = TermCounter(terms_of(["東京"]), "ja")
     assert counter.count(["私は東京にいる。"], ["私は京都にいる"]) == TermCounts(1, 1, 0, 7)
+
+
+def test_verify_finds_an_altered_glossary_and_text(tmp_path: Path) -> None:
+    names, text = tmp_path / "hi.txt", tmp_path / "text.txt"
+    names.write_text("Nairobi\n", "utf-8")
+    text.write_text("एक वाक्य\n", "utf-8")
+    found = with_glossary(with_text(spec(names, text=str(text))))
+    record = job_record(tmp_path / "jobs", "hi-0000000a")
+    record.save()
+    job = JobDir(Path(record.folder))
+    write_json(job.spec_path, found.as_written())
+    store = Store(f"memory://{tmp_path.name}/hi-0000000a")
+    for location in (Folder(job.root), store):
+        copy_glossary(found, location)
+        copy_text(found, location)
+        assert list(book_faults(location, found)) == []
+    assert verify(LocalJob(job.root), record, lambda: record).faults == ()
+    job.glossary.write_text("Bern\n", "utf-8")
+    job.text.unlink()
+    missing, altered = verify(LocalJob(job.root), record, lambda: record).faults
+    assert missing == "book/text: missing" and "book/glossary.txt: altered: sha256" in altered
+    store.write("book/glossary.txt", b"Bern\n")
+    store.remove("book/text")
+    assert list(book_faults(store, found)) == [missing, altered]
