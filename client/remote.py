@@ -20,7 +20,7 @@ from lorajob.client.remote_paths import explained, of_the_service
 from lorajob.client.requests import PathOrUrl
 from lorajob.client.results import AudioPath
 from lorajob.client.service import Client
-from lorajob.client.texts import RemoteTexts, Texts
+from lorajob.client.texts import RemoteTexts, TextsByLanguage
 from lorajob.client.uploads import upload_corpus, with_uploads
 from lorajob.client.web_api import (
     LONG_SECONDS,
@@ -374,7 +374,7 @@ class RemoteClient(Client):
         return RemoteGlossaries(self.api)
 
     @property
-    def texts(self) -> Texts:
+    def texts(self) -> TextsByLanguage:
         return RemoteTexts(self.api)
 
     def rollback(self, language: str) -> RolledBack:

@@ -9,7 +9,7 @@ from lorajob.client.glossaries import Glossaries, LocalGlossaries
 from lorajob.client.job import Job
 from lorajob.client.models import REPAIR, ListedJobs, PromotedModel, RolledBack
 from lorajob.client.requests import PathOrUrl, make_spec
-from lorajob.client.texts import LocalTexts, Texts
+from lorajob.client.texts import LocalTexts, TextsByLanguage
 from lorajob.errors import ServiceError
 from lorajob.job.states import JobState
 from lorajob.spec import JobSpec
@@ -210,7 +210,7 @@ class Client:
         return LocalGlossaries(self._jobs)
 
     @property
-    def texts(self) -> Texts:
+    def texts(self) -> TextsByLanguage:
         """The texts of languages, which jobs use beside their audio: `list`, `set`, `remove`."""
         return LocalTexts(self._jobs)
 

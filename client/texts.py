@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lorajob.client.web_api import WebApi
 
 
-class Texts(Protocol):
+class TextsByLanguage(Protocol):
     """The texts of one service. `language` is a code or a name."""
 
     def list(self) -> list[LanguageText]:
@@ -49,15 +49,15 @@ class LocalTexts:
         self._stored = LanguageTexts(jobs.settings)
 
     def list(self) -> list[LanguageText]:
-        """As `Texts.list`."""
+        """As `TextsByLanguage.list`."""
         return self._stored.listed()
 
     def set(self, language: str, places: Sequence[str]) -> LanguageText:
-        """As `Texts.set`."""
+        """As `TextsByLanguage.set`."""
         return self._stored.set(language, _files(places))
 
     def remove(self, language: str) -> str:
-        """As `Texts.remove`."""
+        """As `TextsByLanguage.remove`."""
         return self._stored.remove(language)
 
 
@@ -68,11 +68,11 @@ class RemoteTexts:
         self._api = api
 
     def list(self) -> list[LanguageText]:
-        """As `Texts.list`."""
+        """As `TextsByLanguage.list`."""
         return [LanguageText.model_validate(it) for it in self._api.get("/texts")]
 
     def set(self, language: str, places: Sequence[str]) -> LanguageText:
-        """As `Texts.set`."""
+        """As `TextsByLanguage.set`."""
         from lorajob.speech.text_file import lines_of_file
 
         files = _files(places)
@@ -86,7 +86,7 @@ class RemoteTexts:
         return LanguageText.model_validate(found)
 
     def remove(self, language: str) -> str:
-        """As `Texts.remove`."""
+        """As `TextsByLanguage.remove`."""
         return str(self._api.send("DELETE", _path(language))["language"])
 
 
