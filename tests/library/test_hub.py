@@ -1,5 +1,6 @@
 """Data sets of a Hub: what `hf:OWNER/NAME` reads, and one line for what it cannot read."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -19,12 +20,16 @@ SCRIPT = """
 import json, sys
 from lorajob.checking import glance
 from lorajob.corpora import check_remote, local_copy
+from lorajob.corpora.texts import text_file
 from lorajob.errors import LorajobError
 from lorajob.spec import build_spec
 glance.GLANCE_SECONDS = 300
 said = {}
 for url in sys.argv[1:]:
     try:
+        if url.startswith("text "):
+            said[url] = str(text_file(url[5:]))
+            continue
         check_remote(url)
         if url.startswith("hf:look/"):
             spec = build_spec({"language": "hi", "corpus": url, "base_model": "x/y"})
@@ -35,6 +40,15 @@ for url in sys.argv[1:]:
         said[url] = f"{type(error).__name__}: {error}"
 print(json.dumps(said))
 """
+
+
+# Texts of a data set, of a column that is found or named.
+TEXTS = {
+    "text hf:me/parquet?split=train": f"{ONE}\n{TWO}\n",
+    "text hf:me/parquet?split=test&column=speaker_id": "3\n",
+    "text hf:me/parquet?column=words": "UsageError: corpus: hf:me/parquet has no column words; its "
+    "columns: audio, transcription, speaker_id; column= names one",
+}
 
 
 def ask(urls: list[str], endpoint: str, **env: str) -> dict[str, str]:
@@ -74,13 +88,18 @@ def test_data_sets_of_a_hub_are_read_or_refused_in_one_line(tmp_path, monkeypatc
     bad.append("hf:me/parquet?revision=v9")
     looked = write_for_submit(served)
     with hub_server(served, gated="me/gated", token="hf_secret") as endpoint:
-        said = ask([*good, *bad, "hf:me/parquet?split=test", *looked], endpoint)
+        said = ask([*good, *bad, "hf:me/parquet?split=test", *looked, *TEXTS], endpoint)
         with_token = ask(["hf:me/gated"], endpoint, HF_TOKEN="hf_secret")
     parquet = {("train", ONE), ("train", TWO), ("test", THREE)}
     assert texts(said["hf:me/parquet"]) == texts(with_token["hf:me/gated"]) == parquet
     assert texts(said["hf:me/folder"]) == {("train", ONE), ("dev", ONE), ("test", ONE)}
     assert texts(said["hf:me/configs?config=hi_in&split=test"]) == {("test", TWO)}
     assert texts(said["hf:me/parquet?split=test"]) == {("test", THREE)}
+    for url, found in TEXTS.items():
+        if found.startswith("UsageError"):
+            assert said[url] == found
+        else:
+            assert gzip.decompress(Path(said[url]).read_bytes()).decode() == found
     for url in bad:
         assert said[url].startswith("UsageError: corpus: hf:me/"), said[url]
         assert "\n" not in said[url] and "hf_secret" not in said[url]
