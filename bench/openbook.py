@@ -6,7 +6,8 @@ JOB_DIR is a job with a converted model. The glossary has the two rarest words o
 least four letters, and wrong terms that no text has: words of the training texts, and words that a
 seeded generator makes of them. `errors` is the share of glossary words, and of all other words with
 insertions, that the transcripts miss, in percent. A false alarm is a term that the book put in and
-that its text has not. `time` is CPU seconds with the book for each without.
+that its text has not; `unsaid_alarms` are those in 1,000 words with a glossary of wrong terms only.
+`time` is CPU seconds with the book for each without.
 
 With `--split train` the clips are those of the corpus's split dev, for choosing the limits.
 """
@@ -24,7 +25,7 @@ from pathlib import Path
 
 import jiwer
 
-from lorajob.book.decode import Book, decode_with_book
+from lorajob.book.decode import Book, BookReader, decode_with_book
 from lorajob.book.index import TermIndex
 from lorajob.book.terms import Glossary, Term
 from lorajob.decoding.config import read_config
@@ -92,16 +93,37 @@ def measure(
     began = time.process_time()
     heard = decode_with_book(decoder, sounds, book, batch_windows)
     beside = time.process_time() - began
+    unsaid = TermIndex(Glossary(tuple(map(Term, terms_without(terms, rare)))), language)
+    alarms = put_where_unsaid(decoder, sounds, plain, unsaid)
+    spoken = sum(len(words(it, language)) for it in texts)
     return {
         "language": language,
         "clips": len(places),
+        "words": spoken,
         "terms": len(terms),
         "index_cpu_seconds": round(built, 2),
         "plain": asdict(errors(texts, plain, rare, language)),
         "book": asdict(errors(texts, heard, rare, language)),
+        "unsaid_alarms": round(1000 * alarms / max(1, spoken), 2),
         "time": round(beside / alone, 2),
         "lookup_ms": round(lookup(book, [it.text for it in plain]), 1),
     }
+
+
+def terms_without(terms: Sequence[str], rare: Sequence[str]) -> list[str]:
+    """The terms that no text has."""
+    said = {*rare}
+    return [it for it in terms if it not in said]
+
+
+def put_where_unsaid(
+    decoder: FastDecoder, sounds: Sequence[Sound], plain: Sequence[Transcript], index: TermIndex
+) -> int:
+    """How many terms the book puts into plain transcripts."""
+    reader = BookReader(decoder, index)
+    return sum(
+        len(reader.read(said, sound).terms) for said, sound in zip(plain, sounds, strict=True)
+    )
 
 
 def words(text: str, language: str) -> list[str]:

@@ -3,13 +3,14 @@
 The first pass is the plain one. Where a term is near, the text with the term in the place of the
 words is scored by the same model on the same audio: the log-probability of its tokens (teacher
 forcing, one pass of the decoder for a whole text). The encoder's output is that of the first pass.
-A text tries one term at each of its places, so that few passes try many terms. A term wins if
+A text tries one term at each of its places, the nearest first, so that few passes try many terms. A
+term wins if its phones agree with those of the words beyond chance, and
 
-    phones that agree + root of the change of the log-probability > phones that chance allows
+    phones beyond chance + CREDIT + WEIGHT * change of the log-probability > 0
 
-in which a falling probability has a negative root, and falls by at most LEAST_CHANGE: a term
-appears only where the audio allows it. The root, because models are sure of their mistakes to very
-different degrees. The more terms a glossary has, the more of them are near by chance.
+in which the log-probability falls by at most LEAST_CHANGE: a term appears only where the audio
+allows it, and the more nearly the fewer phones agree. The more terms a glossary has, the more of
+them are near by chance.
 """
 
 import math
@@ -29,10 +30,11 @@ from lorajob.decoding.fast import BATCH_WINDOWS, FastDecoder, Sound
 from lorajob.whisper.base_check import LABEL_POSITIONS
 
 MOST_NEAR = 48  # terms of a window
-MOST_TEXTS = 3  # that are scored of a window, beside the first
+MOST_TEXTS = 2  # that are scored of a window, beside the first
 # Chosen on clips that neither trained nor tested a model (bench/openbook.py).
-CHANCE_PHONES, CHANCE_TERMS = 4.8, 5_000  # for a glossary of so many terms
-CHANCE_GROWTH = 0.3  # phones, times the logarithm of the number of terms
+CHANCE_PHONES, CHANCE_TERMS = 5.5, 5_000  # for a glossary of so many terms
+CHANCE_GROWTH = 0.45  # phones, times the logarithm of the number of terms
+CREDIT, WEIGHT = 2.0, 0.4  # phones, and phones a nat
 LEAST_CHANCE = 3.0
 LEAST_CHANGE = -20.0  # nats
 BEHIND = 12  # characters behind a term, whose probability counts: the next word, if it is short
@@ -84,7 +86,7 @@ def decode_with_book(
     """
     if book.index is None or book.is_empty or decoder.engine is None:
         return decoder.decode(sounds, batch_windows, done)
-    reader = _Reader(decoder, book.index)
+    reader = BookReader(decoder, book.index)
     found: dict[int, tuple[Transcript, Future[Transcript]]] = {}
     with ThreadPoolExecutor(decoder.threads, "book") as pool:
 
@@ -99,21 +101,14 @@ def decode_with_book(
                 future.result()
 
         plain = decoder.decode(sounds, batch_windows, done, heard)
-        return list(pool.map(lambda it: _read(reader, found, sounds, *it), enumerate(plain)))
 
+        def read(place: int) -> Transcript:
+            # It is encoded again if another pass heard it, or a GPU.
+            if place in found and found[place][0] == plain[place]:
+                return found[place][1].result()
+            return reader.read(plain[place], sounds[place])
 
-def _read(
-    reader: "_Reader",
-    found: dict[int, tuple[Transcript, Future[Transcript]]],
-    sounds: Sequence[Sound],
-    place: int,
-    said: Transcript,
-) -> Transcript:
-    """The transcript with its terms. It is encoded again if another pass heard it, or a GPU."""
-    if place in found and found[place][0] == said:
-        return found[place][1].result()
-    near = reader.near(said.text)
-    return reader.best(said, near, reader.encoded(sounds[place])) if near else said
+        return list(pool.map(read, range(len(plain))))
 
 
 def chance_phones(terms: int) -> float:
@@ -122,7 +117,7 @@ def chance_phones(terms: int) -> float:
     return max(LEAST_CHANCE, CHANCE_PHONES + growth)
 
 
-class _Reader:
+class BookReader:
     """Tries the terms of an index in transcripts. Several threads may use it."""
 
     def __init__(self, decoder: FastDecoder, index: TermIndex) -> None:
@@ -130,11 +125,15 @@ class _Reader:
         self._engine = decoder.engine  # a fallback may replace the decoder's
         self._chance = chance_phones(len(index))
 
+    def read(self, said: Transcript, sound: Sound) -> Transcript:
+        """The transcript of a window with its terms."""
+        near = self.near(said.text)
+        return self.best(said, near, self.encoded(sound)) if near else said
+
     def near(self, text: str) -> list[NearTerm]:
         """The terms that may win."""
         if not text:
             return []
-        # A term rarely makes a text more probable.
         return self._index.near(text, MOST_NEAR, self._chance)
 
     def encoded(self, sound: Sound) -> NDArray[np.float32]:
@@ -157,8 +156,7 @@ class _Reader:
             if text is None:
                 continue
             for it, change in zip(terms, _changes(first, text, terms), strict=True):
-                root = math.copysign(math.sqrt(abs(change)), change)
-                score = it.near.agreeing + root - self._chance
+                score = it.near.agreeing - self._chance + CREDIT + WEIGHT * change
                 if score > 0 and change >= LEAST_CHANGE:
                     gains.append((score, change, it.near))
         chosen: list[NearTerm] = []

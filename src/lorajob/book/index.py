@@ -30,6 +30,9 @@ UNSPACED_SPANS = (2, 3, 4, 6, 8)  # characters, in scripts without spaces
 LEAST_SIMILARITY = 0.6
 LEAST_SHARED = 0.25  # of the n-grams
 COMPARED = 24  # terms of a run of words
+# Chosen on 36 Hindi clips that had not trained the model. Of the terms that it had missed, 17 %
+# were the first of all near a window with a cost of 1, and 23 % with 2; 35 and 53 % in the first 5.
+EDIT_COST = 2.0
 LENGTHS = (0.55, 1.8)  # of a term in phones, for each of the run
 
 
@@ -39,7 +42,8 @@ class NearTerm:
 
     `start` and `end` are the first character of the words, and the one behind them. `similarity`
     is from 0 to 1, which is the same sound or spelling. `agreeing` is the number of the term's
-    phones less the edits that make the words of it: a long term is rarely near by chance.
+    phones less EDIT_COST for each edit that makes the words of it: a long term is rarely near by
+    chance, and one of which half is wrong often is.
     """
 
     term: Term
@@ -125,7 +129,7 @@ class TermIndex:
         rows = near + low
         similarity = _similarity(key, self._tables, rows)
         phones = self._tables.lengths[rows]
-        agree = phones - (1 - similarity) * np.maximum(phones, length)
+        agree = phones - EDIT_COST * (1 - similarity) * np.maximum(phones, length)
         kept = np.flatnonzero((similarity >= LEAST_SIMILARITY) & (agree >= agreeing))
         numbers = self._tables.numbers[rows[kept]]
         return list(
