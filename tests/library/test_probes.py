@@ -48,6 +48,11 @@ def test_a_package_that_is_left_out_looks_as_if_it_were_not_installed():
     subprocess.run([sys.executable, "-c", LEFT_OUT], check=True)
 
 
+def test_a_stage_that_is_finished_already_loads_no_numpy():
+    code = "import sys, lorajob.stage; sys.exit('numpy' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize(
     ("name", "quantization", "saved", "kept"),
     [

@@ -1,6 +1,7 @@
 """Finds or makes the local folder of a base model, in transformers' format."""
 
 import hashlib
+import importlib
 import json
 import logging
 import shutil
@@ -19,7 +20,6 @@ from lorajob.storage.urls import public
 from lorajob.whisper.base_check import check_base
 from lorajob.whisper.base_repair import complete, is_complete
 from lorajob.whisper.base_weights import WEIGHTS
-from lorajob.whisper.ct2_import import import_ctranslate2
 
 SOURCE = "source.json"  # in a completed folder: what it was made from
 REPAIR_VERSION = 3  # of the folders that `complete` makes: raise it with every change of them
@@ -53,7 +53,7 @@ def local_model(base_model: str, revision: str | None = None, download: bool = T
         parts = [file_hash(folder / "model.bin")]
         parts += [hash_file(path) for path in sorted(folder.glob("*.json"))]
         digest = hashlib.sha256(" ".join(parts).encode()).hexdigest()
-        return made_once(f"ct2-{digest[:12]}", lambda target: import_ctranslate2(folder, target))
+        return made_once(f"ct2-{digest[:12]}", lambda target: _import_ctranslate2(folder, target))
     return _checked(folder)
 
 
@@ -108,7 +108,12 @@ def _from_hub(name: str, revision: str | None, download: bool) -> Path:
 
 def _make_packaged(target: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        import_ctranslate2(join_packaged_model(Path(scratch)), target)
+        _import_ctranslate2(join_packaged_model(Path(scratch)), target)
+
+
+def _import_ctranslate2(source: Path, target: Path) -> None:
+    # It loads numpy, which takes a third of the start of a stage that is finished already.
+    importlib.import_module("lorajob.whisper.ct2_import").import_ctranslate2(source, target)
 
 
 def made_once(name: str, make: Callable[[Path], None]) -> Path:

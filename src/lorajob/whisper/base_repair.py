@@ -23,9 +23,8 @@ from lorajob.whisper.base_check import (
     tokens_of,
 )
 from lorajob.whisper.base_settings import plainly_encoded, read_json
-from lorajob.whisper.base_tokenizer import END, from_vocabulary, is_special
+from lorajob.whisper.base_tokenizer import END, TOKENIZER_CONFIG, from_vocabulary, is_special
 from lorajob.whisper.base_weights import WEIGHTS, ModelDimensions
-from lorajob.whisper.ct2_import import TOKENIZER_CONFIG
 from lorajob.whisper.tokens import TIMESTAMP_STEP_SECONDS
 
 NOT_LANGUAGES = {

@@ -16,6 +16,14 @@ END = "<|endoftext|>"
 SAMPLE = "Hello, the WORLD 42! नमस्ते ひらがな [«♪»]  ë e\N{COMBINING DIAERESIS}"
 COMMON = " the world and people"  # four words with a token of their own
 MOST_TOKENS = 8
+TOKENIZER_CONFIG = {
+    "tokenizer_class": "WhisperTokenizer",
+    "bos_token": "<|endoftext|>",
+    "eos_token": "<|endoftext|>",
+    "pad_token": "<|endoftext|>",
+    "unk_token": "<|endoftext|>",
+    "model_max_length": 1024,
+}
 
 
 def check_tokenizer(folder: Path) -> None:

@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 from lorajob.errors import ModelError
 from lorajob.job.jobdir import write_json
 from lorajob.whisper.base_check import MULTILINGUAL_VOCABULARY
+from lorajob.whisper.base_tokenizer import TOKENIZER_CONFIG
 from lorajob.whisper.base_weights import ModelDimensions
 
 BINARY_VERSION = 6
@@ -249,16 +250,6 @@ def _generation_config(source: Path, dimensions: ModelDimensions) -> dict[str, o
         "return_timestamps": False,
         "task_to_id": {"transcribe": ids["<|transcribe|>"], "translate": ids["<|translate|>"]},
     }
-
-
-TOKENIZER_CONFIG = {
-    "tokenizer_class": "WhisperTokenizer",
-    "bos_token": "<|endoftext|>",
-    "eos_token": "<|endoftext|>",
-    "pad_token": "<|endoftext|>",
-    "unk_token": "<|endoftext|>",
-    "model_max_length": 1024,
-}
 
 
 def _preprocessor_config(mel_bins: int) -> dict[str, object]:
