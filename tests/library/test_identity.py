@@ -19,6 +19,7 @@ from lorajob.spec import build_spec
 from lorajob.stage import run_stage
 from lorajob.storage import hashes, places
 from lorajob.storage.hashes import file_hash, values_hash
+from lorajob.whisper import base_model
 from lorajob.whisper.identity import base_of, identify
 from tests.support.tiny import make_job
 from tests.support.training import SHORT
@@ -147,6 +148,27 @@ def test_json_counts_by_its_values(base: Path) -> None:
 @pytest.mark.parametrize(
     ("hashed", "reads"), [(file_hash, "hash_file"), (values_hash, "_hash_values")]
 )
+def test_a_process_checks_its_base_again_only_if_it_changed(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks: list[Path] = []
+    check = base_model.check_base
+    monkeypatch.setattr(base_model, "check_base", lambda path: checks.append(path) or check(path))
+    monkeypatch.setattr(hashes, "SETTLED_SECONDS", -1.0)
+    for _ in range(2):
+        assert base_model.local_model(str(base)) == base
+    assert len(checks) == 1
+    config = json.loads((base / "config.json").read_bytes())
+    write_json(base / "config.json", config | {"scale_embedding": True})
+    with pytest.raises(ModelError, match="scale_embedding"):
+        base_model.local_model(str(base))
+    monkeypatch.setattr(hashes, "SETTLED_SECONDS", 3600.0)
+    write_json(base / "config.json", config)
+    for _ in range(2):  # a file that has just changed may change again
+        assert base_model.local_model(str(base)) == base
+    assert len(checks) == 4
+
+
 def test_a_file_is_read_again_only_if_it_changed(
     hashed: Callable[[Path], str], reads: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

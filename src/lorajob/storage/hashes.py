@@ -38,7 +38,7 @@ def _kept(path: Path, suffix: str, compute: Callable[[Path], str]) -> str:
         if kept["stamp"] == stamp:
             return str(kept["sha256"])
     digest = compute(path)
-    if _stamp(path) == stamp and time.time() - max(stamp[2:]) / 1e9 > SETTLED_SECONDS:
+    if settled_stamp(path) == stamp:
         with suppress(OSError):  # without the entry the file is read again
             write_json(entry, {"stamp": stamp, "sha256": digest})
     return digest
@@ -49,6 +49,12 @@ def _hash_values(path: Path) -> str:
     with suppress(ValueError):
         data = json.dumps(json.loads(data), sort_keys=True).encode()
     return hashlib.sha256(data).hexdigest()
+
+
+def settled_stamp(path: Path) -> list[int] | None:
+    """What tells that a file has changed: its size, inode and times. None if it just has."""
+    stamp = _stamp(path)
+    return stamp if time.time() - max(stamp[2:]) / 1e9 > SETTLED_SECONDS else None
 
 
 def _stamp(path: Path) -> list[int]:

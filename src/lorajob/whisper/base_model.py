@@ -7,6 +7,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 from lorajob.demo.packaged import PACKAGED_NAME, SHA256, join_packaged_model
@@ -14,7 +15,7 @@ from lorajob.errors import ModelError, causes, says_full
 from lorajob.job.jobdir import hash_file, write_json
 from lorajob.storage import places
 from lorajob.storage.bases import fetch_base, is_stored_base, stored_folder
-from lorajob.storage.hashes import file_hash
+from lorajob.storage.hashes import file_hash, settled_stamp
 from lorajob.storage.hub import download_error
 from lorajob.storage.urls import public
 from lorajob.whisper.base_check import check_base
@@ -58,7 +59,25 @@ def local_model(base_model: str, revision: str | None = None, download: bool = T
 
 
 def _checked(folder: Path) -> Path:
-    """The folder, or a complete one made from it, if it has what a base needs."""
+    """The folder, or a complete one made from it, if it has what a base needs.
+
+    A stage asks for its base more than once. The check takes about half a second, so this process
+    repeats it only if a file of the folder has changed.
+    """
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    stamps = {path.name: settled_stamp(path) for path in files}
+    if None in stamps.values():
+        return _check(folder)
+    found = _check_once(folder, json.dumps(stamps))
+    return found if found.is_dir() else _check(folder)
+
+
+@lru_cache(maxsize=4)
+def _check_once(folder: Path, stamps: str) -> Path:
+    return _check(folder)
+
+
+def _check(folder: Path) -> Path:
     check_base(folder)
     if is_complete(folder):
         return folder
