@@ -20,7 +20,6 @@ from lorajob.worker.connect import connect
 from lorajob.worker.records.record import StageRecord
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
-from lorajob.worker.stack.redis_server import free_port
 from tests.support.command import (
     JOB,
     LORAJOB,
@@ -32,6 +31,7 @@ from tests.support.command import (
     succeeded_record,
     url_of,
 )
+from tests.support.ports import free_port
 
 HELP_SECONDS = 0.3  # on a machine where Python and click take CLICK_SECONDS
 CLICK_SECONDS = 0.06

@@ -11,8 +11,8 @@ from redis import Redis
 from lorajob.worker.connect import connect
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
-from lorajob.worker.stack.redis_server import free_port
 from tests.support.command import JOB, environment, job_record, run, succeeded_record, url_of
+from tests.support.ports import free_port
 
 FAILED, USAGE = 1, 2
 

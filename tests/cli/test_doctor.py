@@ -11,8 +11,9 @@ from lorajob.whisper.cuda_libraries import load_cuda_libraries
 from lorajob.worker.connect import connect
 from lorajob.worker.machine.gpus import Gpu
 from lorajob.worker.settings import Settings
-from lorajob.worker.stack.redis_server import find_server, free_port
+from lorajob.worker.stack.redis_server import find_server
 from tests.support.command import environment, run, url_of
+from tests.support.ports import free_port
 
 
 def test_a_machine_without_a_service_passes_with_a_warning(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from lorajob.client.requests import check_base_model
 from lorajob.errors import UsageError
-from lorajob.worker.stack.redis_server import find_server, free_port, redis_configuration
+from lorajob.worker.stack.redis_server import find_server, redis_configuration
+from tests.support.ports import free_port
 
 
 def test_redis_starts_in_a_folder_with_quote_and_backslash(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from lorajob.cli.tensorboard import link_runs
 from lorajob.job.jobdir import JobDir
 from lorajob.training.history import write_table
 from tests.support.command import environment, job_record, run
-from tests.support.service import command_lines, free_port, wait_for
+from tests.support.ports import free_port
+from tests.support.service import command_lines, wait_for
 
 
 def test_runs_follow_a_job_from_its_attempts_to_its_stages(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from lorajob.worker.heartbeats import ALIVE, CONNECTED
-from lorajob.worker.stack.redis_server import free_port
 from tests.support.fleet import Fleet
+from tests.support.ports import free_port
 from tests.support.service import PASSWORD, settings_for, wait_for
 
 PROBE = Path(__file__).parents[2] / "deploy" / "alive.py"

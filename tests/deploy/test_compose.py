@@ -14,9 +14,10 @@ import yaml
 from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
-from lorajob.worker.stack.redis_server import find_server, free_port
+from lorajob.worker.stack.redis_server import find_server
 from tests.support import needs
 from tests.support.deployment import ROOT, parse, unknown_settings
+from tests.support.ports import free_port
 from tests.support.service import wait_for
 
 DATA = Path(__file__).parents[1] / "data"

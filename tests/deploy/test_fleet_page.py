@@ -18,11 +18,12 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from lorajob.worker.heartbeats import living
-from lorajob.worker.stack.redis_server import find_server, free_port
+from lorajob.worker.stack.redis_server import find_server
 from tests.support import needs
 from tests.support.command import environment
 from tests.support.deployment import ROOT
 from tests.support.object_store import KEYS
+from tests.support.ports import free_port
 from tests.support.procs import descendants, running
 from tests.support.service import wait_for
 

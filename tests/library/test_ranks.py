@@ -28,7 +28,7 @@ from lorajob.stage import run_stage
 from lorajob.training import loop, rank_main, ranks
 from lorajob.training.checkpoint import newest_checkpoint
 from lorajob.training.ranks import Begin, wanted_processes
-from lorajob.worker.stack.redis_server import free_port
+from tests.support.ports import free_port
 from tests.support.procs import descendants, running
 from tests.support.service import LONG_SECONDS, wait_for
 from tests.support.tiny import make_job

@@ -28,7 +28,6 @@ from lorajob.whisper.base_model import local_model
 from lorajob.worker.queues import QUEUES
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.settings import Settings
-from lorajob.worker.stack.redis_server import free_port
 from tests.support.fleet import (
     Fleet,
     Worker,
@@ -38,6 +37,7 @@ from tests.support.fleet import (
     stage_processes,
     undisturbed,
 )
+from tests.support.ports import free_port
 from tests.support.procs import running
 from tests.support.service import wait_for
 from tests.support.tiny import make_tiny_whisper

@@ -7,8 +7,8 @@ from lorajob.job.jobdir import STAGES
 from lorajob.worker.artifacts.job_store import JobStore
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.settings import Settings
-from lorajob.worker.stack.redis_server import free_port
 from tests.support.fleet import Fleet, fleet_settings
+from tests.support.ports import free_port
 
 
 class Far:

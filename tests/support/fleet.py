@@ -25,7 +25,8 @@ from lorajob.worker.machine.launch import service_environment, worker_command
 from lorajob.worker.records.record import JobRecord, new_stages
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
-from lorajob.worker.stack.redis_server import find_server, free_port, redis_configuration
+from lorajob.worker.stack.redis_server import find_server, redis_configuration
+from tests.support.ports import free_port
 from tests.support.procs import descendants, running
 from tests.support.service import PASSWORD, RESULTS, command_lines, wait_for
 from tests.support.tiny import make_job
@@ -118,7 +119,13 @@ class Fleet:
         words = redis_configuration(folder, self.port, PASSWORD) + f"bind {self.address}\n"
         self.server.stdin.write(words.encode())
         self.server.stdin.close()
-        wait_for(self._answers)
+        wait_for(lambda: self._answers() or self._server_runs())
+
+    def _server_runs(self) -> bool:
+        """False. Fails the test if Redis has ended, so that it is not waited for."""
+        assert self.server is not None
+        assert self.server.poll() is None, last_words(self.home / "redis.log")
+        return False
 
     def kill_redis(self) -> None:
         assert self.server is not None
@@ -156,8 +163,16 @@ class Fleet:
         worker = Worker(queue, name, process)
         self.workers.append(worker)
         if wait:
-            wait_for(lambda: any(n.startswith(f"{name}@") for n in living(self.redis, queue)), 60)
+            wait_for(lambda: self._serves(worker), 60)
         return worker
+
+    def _serves(self, worker: Worker) -> bool:
+        """Whether a worker takes work. Fails the test if it has ended instead."""
+        ended = worker.process.poll() is not None
+        if any(name.startswith(f"{worker.name}@") for name in living(self.redis, worker.queue)):
+            return True
+        assert not ended, last_words(self.home / f"{worker.name}.log")
+        return False
 
     def _holds(self) -> Path:
         folder = self.holds or self.home / "holds"
@@ -246,10 +261,20 @@ class Fleet:
         """Wait for a state of a job; its training goes on, unless it is being cancelled."""
         if state != "cancelled":
             self.let_go(record)
-        wait_for(lambda: self.load(record).state == state or self.load(record).over, seconds)
+        wait_for(lambda: self._over(record, state), seconds)
         done = self.load(record)
         assert done.state == state, done
         return done
+
+    def _over(self, record: JobRecord, state: str) -> bool:
+        """Whether a job is over or in a state. Fails the test if all workers have ended before."""
+        ended = [worker.process.poll() is not None for worker in self.workers]
+        now = self.load(record)
+        if now.state == state or now.over:
+            return True
+        logs = [last_words(self.home / f"{worker.name}.log") for worker in self.workers[-3:]]
+        assert not ended or not all(ended), "\n".join(["no worker is left", *logs])
+        return False
 
     def runner(self, record: JobRecord) -> Worker:
         """The worker that runs a job."""
@@ -284,6 +309,12 @@ def fleet_settings(
         grace_seconds=20,
         max_losses=max_losses,
     )
+
+
+def last_words(log: Path) -> str:
+    """The end of a process's log, for a test that fails because the process has ended."""
+    text = log.read_text("utf-8", errors="replace") if log.exists() else "it has no log"
+    return f"{log.name}: {text[-1500:]}"
 
 
 def end_tree(worker: Worker) -> None:

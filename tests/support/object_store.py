@@ -12,7 +12,7 @@ import pytest
 from s3fs import S3FileSystem
 
 from lorajob.storage.store import Store, StoreError
-from lorajob.worker.stack.redis_server import free_port
+from tests.support.ports import free_port
 from tests.support.service import wait_for
 
 BUCKET = "jobs"

@@ -12,8 +12,9 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError
 
-from lorajob.worker.stack.redis_server import find_server, free_port, redis_configuration
+from lorajob.worker.stack.redis_server import find_server, redis_configuration
 from tests.support import needs
+from tests.support.ports import free_port
 from tests.support.service import PASSWORD, wait_for
 
 

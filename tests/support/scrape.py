@@ -4,8 +4,8 @@ import urllib.request
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from lorajob.worker.stack.redis_server import free_port
 from tests.support.command import start
+from tests.support.ports import free_port
 from tests.support.service import wait_for
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]

@@ -28,9 +28,10 @@ from lorajob.worker.records.record import JobRecord, new_stages
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
 from lorajob.worker.stack.info import StackInfo
-from lorajob.worker.stack.redis_server import find_server, free_port
+from lorajob.worker.stack.redis_server import find_server
 from lorajob.worker.stack.services import Kept, redis_service
 from lorajob.worker.stack.stack import Stack
+from tests.support.ports import free_port
 
 LONG_SECONDS = 240.0  # for any condition, also on a machine that is slow and busy
 PASSWORD = "redis-secret-of-the-tests"
@@ -85,7 +86,7 @@ def own_redis(home: Path) -> Iterator[Settings]:
     kept = Kept(redis_service(settings, find_server(), port, PASSWORD))
     kept.start()
     try:
-        wait_for(lambda: _answers(settings))
+        wait_for(lambda: _answers(settings) or _ended(kept))
         yield settings
     finally:
         assert kept.identity is not None
@@ -108,6 +109,13 @@ def _answers(settings: Settings) -> bool:
             return bool(redis.ping())
         except RedisError:  # not there yet, or still loading
             return False
+
+
+def _ended(redis: Kept) -> bool:
+    """False. Fails the test if Redis has ended, so that it is not waited for."""
+    log = redis.service.log
+    assert not redis.ended, f"Redis has ended: {log.read_text('utf-8', errors='replace')[-1500:]}"
+    return False
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from lorajob.tasks.notify import Notifier, escaped, post, sentence, signature
 from lorajob.worker.monitoring import tallies
 from lorajob.worker.records import notices
 from lorajob.worker.records.records import Claim, Records
-from lorajob.worker.stack.redis_server import free_port
 from lorajob.worker.supervision.supervisor import child_environment
 from lorajob.worker.ticker import Ticker
 from tests.support.command import job_record, succeeded_record
+from tests.support.ports import free_port
 from tests.support.service import new_job, settings_for, wait_for
 from tests.support.watched import logs_of, workers
 from tests.support.web_server import serving

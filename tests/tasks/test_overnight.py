@@ -28,9 +28,9 @@ from lorajob.worker.records.batches import Batches
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
-from lorajob.worker.stack.redis_server import free_port
 from tests.support.browser import find_browser, get, page
 from tests.support.command import LORAJOB, environment, run, url_of
+from tests.support.ports import free_port
 from tests.support.procs import children, descendants, running
 from tests.support.service import FLOWER_PASSWORD, command_lines, wait_for
 
@@ -52,7 +52,12 @@ LANGUAGES = list(WORDS)[: int(os.environ.get("LORAJOB_TEST_LANGUAGES", "2"))]
 SPOILT = "cy"  # none of its files is audio
 SETTINGS = "train: {epochs: 1, batch_clips: 2, threads: 1, precision: float32, rank: 4}"
 # An untrained model trips every threshold of the decoders: few clips, and no gate.
-UNTRAINED = "evaluate: {delivered_clips: 1}\n  convert: {check_clips: 1}\n  gate: {check: false}"
+# float32 is converted in any case, for the comparison with transformers.
+UNTRAINED = (
+    "evaluate: {delivered_clips: 1}\n"
+    "  convert: {check_clips: 1, compute_types: [float32]}\n"
+    "  gate: {check: false}"
+)
 SECONDS = 240 * len(LANGUAGES)
 IDLE_SECONDS = 8.0
 KEEP_SECONDS = "5"  # Celery's own: how long a process of the cpu pool stays without work

@@ -18,7 +18,7 @@ from lorajob.tasks.jobs import Jobs
 from lorajob.worker.connect import connect
 from lorajob.worker.machine.processes import signal_process
 from lorajob.worker.stack.info import StackInfo
-from lorajob.worker.stack.redis_server import free_port
+from tests.support.ports import free_port
 from tests.support.service import (
     FLOWER_PASSWORD,
     RESULTS,

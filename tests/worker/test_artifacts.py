@@ -22,10 +22,10 @@ from lorajob.worker.artifacts.stored_job import StoredJob
 from lorajob.worker.artifacts.transfer import Errand
 from lorajob.worker.records.record import JobRecord, new_stages
 from lorajob.worker.settings import Settings
-from lorajob.worker.stack.redis_server import free_port
 from lorajob.worker.supervision.outcome import Stopped
 from lorajob.worker.supervision.supervisor import child_environment
 from tests.support.listening import Listening
+from tests.support.ports import free_port
 
 PUSH_TWO_FILES_AND_DIE = """
 import os, signal, sys

@@ -10,8 +10,8 @@ import yaml
 
 from lorajob.storage.urls import is_loopback
 from lorajob.worker.monitoring.exporter import Exporter, admitted
-from lorajob.worker.stack.redis_server import free_port
 from tests.support.command import environment, run, url_of
+from tests.support.ports import free_port
 from tests.support.scrape import fetch, serving
 
 ROOT = Path(__file__).parents[2]

@@ -24,8 +24,8 @@ from lorajob.worker.monitoring.gpu_load import (
 from lorajob.worker.queues import MEMORY_CLASSES_GB
 from lorajob.worker.records.record import StageRecord
 from lorajob.worker.records.records import Claim, Records
-from lorajob.worker.stack.redis_server import free_port
 from tests.support.command import environment, finished, job_record, succeeded_record, url_of
+from tests.support.ports import free_port
 from tests.support.scrape import fetch, samples, serving, until, value
 from tests.support.service import new_job, settings_for, wait_for
 from tests.support.watched import workers

@@ -15,8 +15,8 @@ from lorajob.worker.app import submitter
 from lorajob.worker.connect import connect, redis_url, service_errors, shown
 from lorajob.worker.redis_url import parse_place
 from lorajob.worker.settings import Settings
-from lorajob.worker.stack.redis_server import free_port
 from tests.support.fleet import Fleet, fleet_settings
+from tests.support.ports import free_port
 from tests.support.redis_places import TlsProxy, make_certificate, watched
 from tests.support.service import PASSWORD, new_job
 

@@ -24,10 +24,11 @@ from lorajob.worker.machine.processes import (
     signal_process,
 )
 from lorajob.worker.stack.info import StackInfo, is_up
-from lorajob.worker.stack.redis_server import find_server, free_port, server_version
+from lorajob.worker.stack.redis_server import find_server, server_version
 from lorajob.worker.stack.rotation import Rotation
 from lorajob.worker.stack.services import keep_web_port, web_port
 from lorajob.worker.stack.stack import Stack
+from tests.support.ports import free_port
 from tests.support.service import command_lines, settings_for, wait_for
 from tests.support.serving import delivered_job, tone
 

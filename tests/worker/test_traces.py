@@ -14,9 +14,9 @@ from lorajob.tasks.broker import send
 from lorajob.worker.monitoring import traces
 from lorajob.worker.records import notices
 from lorajob.worker.records.records import Claim, Records
-from lorajob.worker.stack.redis_server import free_port
 from tests.support.collector import Collector, attributes, collecting
 from tests.support.command import job_record
+from tests.support.ports import free_port
 from tests.support.service import new_job, settings_for, wait_for
 from tests.support.watched import workers
 

@@ -1,0 +1,48 @@
+"""A test that waits for a process fails at once, with its last words, if the process has ended."""
+
+import re
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from lorajob.worker.settings import Settings
+from tests.support.command import job_record
+from tests.support.fleet import Fleet, fleet_settings
+from tests.support.ports import RANGE, free_port
+from tests.support.service import LONG_SECONDS
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_redis_without_its_port_is_not_waited_for(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        fleet = Fleet(tmp_path, fleet_settings(tmp_path, port), port, tmp_path)
+        began = time.monotonic()
+        with pytest.raises(AssertionError, match="Address already in use"):
+            fleet.start_redis()
+    assert time.monotonic() - began < LONG_SECONDS / 2
+
+
+def test_a_worker_that_has_ended_is_not_waited_for(
+    redis_server: Settings, redis: Redis, tmp_path: Path
+) -> None:
+    fleet = Fleet(tmp_path, redis_server, 0, tmp_path)
+    began = time.monotonic()
+    with pytest.raises(AssertionError, match="The module missing_app was not found"):
+        fleet.start_worker("gpu", app="missing_app")
+    record = job_record(tmp_path)
+    fleet.records.create(record)
+    with pytest.raises(AssertionError, match=re.compile("no worker is left.*missing_app", re.S)):
+        fleet.wait_until(record, "succeeded")
+    assert time.monotonic() - began < LONG_SECONDS / 2
+
+
+def test_a_connection_never_takes_the_port_of_a_server_that_starts_again() -> None:
+    lowest = int(RANGE.read_text().split()[0])
+    assert all(port < lowest for port in (free_port() for _ in range(200)))
