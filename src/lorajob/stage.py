@@ -40,7 +40,14 @@ from lorajob.errors import (
 from lorajob.job.jobdir import STAGES, JobDir
 from lorajob.job.report import EXIT_BROKEN, EXIT_FAILED, EXIT_STOPPED, Report
 from lorajob.job.results import StageResult
-from lorajob.probes import QUANTIZER, UNUSED, lasting_imports, leave_out, may_quantize
+from lorajob.probes import (
+    QUANTIZER,
+    UNUSED,
+    lasting_imports,
+    leave_out,
+    list_models_once,
+    may_quantize,
+)
 from lorajob.spec import JobSpec
 from lorajob.storage.urls import local_path
 from lorajob.whisper.identity import Base, base_of
@@ -115,6 +122,8 @@ def _run_stage(
         with lasting_imports() if own_process else nullcontext():
             if own_process:
                 leave_out(_unused(stage, spec, base))
+                if stage != "preprocess":  # it loads no transformers
+                    list_models_once()
             module = importlib.import_module(f"lorajob.{stage}")
         result = module.run(spec, job, out, attempt, report)
         # If a share went away, its clips were missed one by one.

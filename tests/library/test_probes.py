@@ -39,6 +39,29 @@ later = [[number] for number in range(100_000)]
 assert len(collected) > began
 """
 
+LISTED_ONCE = """
+import builtins
+from lorajob.probes import lasting_imports, list_models_once
+with lasting_imports():
+    list_models_once()
+    read, opened = [], builtins.open
+    builtins.open = lambda name, *more, **named: read.append(name) or opened(name, *more, **named)
+    import transformers.models
+    from transformers.models.whisper import WhisperConfig
+    builtins.open = opened
+assert len(read) < 100, read
+from pathlib import Path
+from transformers.utils import import_utils
+folder = str(Path(transformers.__file__).parent / "models")
+ours = import_utils.define_import_structure(f"{folder}/__init__.py")
+assert len(ours) > 1 and ours == import_utils.define_import_structure(folder)
+assert WhisperConfig is transformers.WhisperConfig
+"""
+
+
+def test_transformers_lists_its_models_once():
+    subprocess.run([sys.executable, "-c", LISTED_ONCE], check=True)
+
 
 def test_imports_that_last_are_never_collected_and_later_objects_are():
     subprocess.run([sys.executable, "-c", LASTING], check=True)
