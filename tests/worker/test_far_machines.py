@@ -60,23 +60,13 @@ def corpus(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     return archive, f"{bucket}/corpora/{archive.name}"
 
 
-BY_HAND = """
-import sys
-from pathlib import Path
-from lorajob.job.jobdir import JobDir
-from lorajob.job.report import Report
-from lorajob.stage import run_stage
-for stage in sys.argv[2:]:
-    run_stage(stage, JobDir(Path(sys.argv[1])), 1, Report(stage))
-"""
-
-
 def by_hand(root: Path, spec: JobSpec, *stages: str) -> JobDir:
-    """The same stages in one folder and one process, without any service."""
+    """The first stages of the same job in one folder, without any service."""
     job = JobDir(root)
     write_json(job.spec_path, spec.model_dump(mode="json"))
-    command = [sys.executable, "-c", BY_HAND, str(root), *stages]
-    subprocess.run(command, check=True, capture_output=True)
+    for stage in stages:
+        command = [sys.executable, "-m", "lorajob.stage", stage, str(root)]
+        subprocess.run(command, check=True, capture_output=True)
     return job
 
 
