@@ -145,9 +145,6 @@ def test_json_counts_by_its_values(base: Path) -> None:
     assert identify(base).sha256 != before
 
 
-@pytest.mark.parametrize(
-    ("hashed", "reads"), [(file_hash, "hash_file"), (values_hash, "_hash_values")]
-)
 def test_a_process_checks_its_base_again_only_if_it_changed(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +166,9 @@ def test_a_process_checks_its_base_again_only_if_it_changed(
     assert len(checks) == 4
 
 
+@pytest.mark.parametrize(
+    ("hashed", "reads"), [(file_hash, "hash_file"), (values_hash, "_hash_values")]
+)
 def test_a_file_is_read_again_only_if_it_changed(
     hashed: Callable[[Path], str], reads: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

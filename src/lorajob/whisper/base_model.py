@@ -61,7 +61,7 @@ def local_model(base_model: str, revision: str | None = None, download: bool = T
 def _checked(folder: Path) -> Path:
     """The folder, or a complete one made from it, if it has what a base needs.
 
-    A stage asks for its base more than once. The check takes about half a second, so this process
+    A stage asks for its base more than once. The check takes about half a second, so a process
     repeats it only if a file of the folder has changed.
     """
     files = sorted(path for path in folder.iterdir() if path.is_file())
