@@ -7,7 +7,7 @@ clips. Decoding or a further forward pass is not needed, and a training that has
 compared too. The jobs need the same clips, windows and seed: then their steps are paired.
 Each training's mean is over the steps after the first --skip ones that all of them have taken. The
 difference to the first job has a 95 % interval, by a bootstrap over steps. While the learning rate
-is high, the loss is above what its fall to 0 would make of it: compare rates by whole trainings.
+is high, the loss may be above what its fall to 0 makes of it: compare rates by whole trainings.
 """
 
 import argparse
