@@ -139,6 +139,11 @@ def with_language_text(spec: JobSpec, settings: Settings) -> JobSpec:
     return spec.model_copy(update={"evaluate": evaluate})
 
 
+def is_language_text(spec: JobSpec) -> bool:
+    """Whether the text of a job is that of its language (`with_language_text`)."""
+    return (spec.evaluate.text or "").endswith(f"/{_file(spec.language)}")
+
+
 def _pack(files: Sequence[Path], language: str, target: Path) -> tuple[int, int]:
     """Write the lines with words to a packed file. Returns how many, and their characters."""
     from lorajob.speech.text import normalise

@@ -21,7 +21,8 @@ from lorajob.server.web.pages_html import screen
 from lorajob.server.web.pages_look import look_at
 from lorajob.server.web.state import Service, User, UserJobs
 from lorajob.spec import DEFAULT_BASE_MODEL, PRESETS, JobSpec
-from lorajob.storage.urls import public_spec
+from lorajob.storage.urls import public, public_spec
+from lorajob.tasks.language_texts import is_language_text
 from lorajob.tasks.naming import find_id
 from lorajob.worker.queues import Priority
 
@@ -114,8 +115,9 @@ def show_form(
         return _show(request, Form())
     record = jobs.load(find_id(jobs, start))
     with files_of(jobs, record).local(lambda: record) as folder:
-        spec = public_spec(JobSpec.load(folder.spec_path))
-        return _show(request, _form_of(spec), record.id)
+        spec = JobSpec.load(folder.spec_path)
+    form, hidden = _form_of(spec)
+    return _show(request, form, record.id, hidden=hidden)
 
 
 @router.post("")
@@ -161,7 +163,13 @@ def _words(error: LorajobError) -> str:
     return re.sub(r"--(set|tag|name|lang|corpus)\b(?=:)", r"\1", str(error))
 
 
-def _show(request: Request, form: Form, source: str = "", problem: str = "") -> Response:
+def _show(
+    request: Request,
+    form: Form,
+    source: str = "",
+    problem: str = "",
+    hidden: Mapping[str, str] | None = None,
+) -> Response:
     parts: dict[str, list[FormSetting]] = {name: [] for name in PARTS}
     for setting in known_settings():
         part = setting.name.partition(".")[0]
@@ -172,6 +180,7 @@ def _show(request: Request, form: Form, source: str = "", problem: str = "") -> 
         422 if problem else 200,
         form=form,
         source=source,
+        hidden=hidden or {},
         problem=problem,
         parts={name: rows for name, rows in parts.items() if rows},
         languages=known_languages(),
@@ -181,10 +190,22 @@ def _show(request: Request, form: Form, source: str = "", problem: str = "") -> 
     )
 
 
-def _form_of(spec: JobSpec) -> Form:
-    """The form with the settings of a job that differ from the defaults. Secrets in urls were left
-    out before.
+def _form_of(spec: JobSpec) -> tuple[Form, dict[str, str]]:
+    """The form with the settings of a job that differ from the defaults, and those left out.
+
+    Urls of text and glossary whose secrets are not shown are left out, and so is a text that the
+    job got from `lorajob lm`: the new job gets the language's text of today.
     """
+    files = {"text": spec.evaluate.text, "glossary": spec.evaluate.glossary}
+    hidden = {name: public(it) for name, it in files.items() if it and public(it) != it}
+    if is_language_text(spec):
+        hidden.pop("text", None)
+        files["text"] = None
+    # `submit` sets the hashes.
+    kept = {name: None if name in hidden else it for name, it in files.items()}
+    kept |= {"text_sha256": None, "glossary_sha256": None}
+    evaluate = spec.evaluate.model_copy(update=kept)
+    spec = public_spec(spec.model_copy(update={"evaluate": evaluate}))
     known = {it.name for it in known_settings()}
     changed = {
         name: json.dumps(value, ensure_ascii=False)
@@ -192,13 +213,14 @@ def _form_of(spec: JobSpec) -> Form:
         if name not in OWN_FIELDS
     }
     others = [f"{name}={value}" for name, value in changed.items() if name not in known]
-    return Form(
+    form = Form(
         language=spec.language,
         corpus=spec.corpus,
         base_model=spec.base_model,
         settings={name: value for name, value in changed.items() if name in known},
         more="\n".join(others),
     )
+    return form, {f"evaluate.{name}": place for name, place in hidden.items()}
 
 
 @cache

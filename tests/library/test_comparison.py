@@ -89,6 +89,13 @@ def test_the_page_of_a_comparison_shows_the_clips_that_differ(tmp_path: Path) ->
     assert "All settings are the same" in ours
 
 
+def test_a_comparison_shows_no_secret_of_a_url(tmp_path: Path) -> None:
+    more = json.dumps([{"corpus": "https://h/b.tar?key=SECRET"}])
+    jobs = [job(tmp_path, "hi-1", WORSE), job(tmp_path, "hi-2", BETTER, f"more_corpora={more}")]
+    found = str(compare_jobs(jobs).settings)
+    assert "https://h/b.tar?***" in found and "SECRET" not in found
+
+
 def test_the_command_compares_jobs_and_explains_mistakes(tmp_path: Path) -> None:
     jobs = tmp_path / "jobs"
     for name, texts in (("hi-1", WORSE), ("hi-2", BETTER)):

@@ -202,6 +202,17 @@ def test_every_number_of_the_page_is_computed_again_by_other_means(tmp_path: Pat
             assert int(shown) == errors(name, [number]), (place, name)
 
 
+def test_a_report_shows_no_secret_of_a_url(tmp_path: Path) -> None:
+    more = [{"corpus": "https://h/b.tar?key=SECRET"}]
+    places = {"evaluate.text": "a.txt", "evaluate.glossary": "g.txt", "test_corpus": "t.tar"}
+    sets = [f"{name}=https://h/{it}?key=SECRET" for name, it in places.items()]
+    sets.append(f"more_corpora={json.dumps(more)}")
+    job = make_evaluated_job(tmp_path / "hi-1", {"base": BASE, "tuned": TUNED}, *sets)
+    page = render(job, read_findings(job))
+    assert "https://h/a.txt?***" in page and "https://h/b.tar?***" in page
+    assert "SECRET" not in page
+
+
 def test_speakers_whose_names_begin_alike_are_told_apart(job: JobDir) -> None:
     findings = read_findings(job)
     names = [f"speaker-of-the-corpus-{number % 2}" for number in range(4)]

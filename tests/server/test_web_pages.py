@@ -1,5 +1,6 @@
 """The pages of `lorajob web` in a real browser, at two widths, light and dark."""
 
+import json
 import os
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -240,6 +241,27 @@ def test_a_form_with_a_fault_comes_back_filled_and_a_viewer_sees_no_buttons(
         assert "Promote" not in page and "Clone" not in page and "Download model" in page
         missing = client.get("/jobs/hi-00000000")
         assert missing.status_code == 404 and "hi-00000000" in missing.text
+
+
+def test_a_clone_leaves_out_the_text_of_the_language_and_masked_urls(
+    jobs: Jobs, tmp_path: Path
+) -> None:
+    make_web_jobs(jobs)
+    place = jobs.settings.jobs / BETTER / "spec.json"
+    plain = json.loads(place.read_bytes())
+    service = open_service(jobs.settings.model_copy(update={"home": tmp_path}))
+    assert service.made_password is not None
+    url, kept = "https://h/a.txt?key=SECRET", f"{jobs.settings.jobs}/.texts/hi.txt.gz"
+    with TestClient(create_web_app(service)) as client:
+        client.post("/login", data={"password": service.made_password})
+        for text, left, field in ((url, True, ""), (kept, False, ""), ("/a.txt", False, "/a.txt")):
+            text_of = {"text": text, "text_sha256": "f00d" * 16}
+            place.write_text(json.dumps(plain | {"evaluate": plain["evaluate"] | text_of}))
+            page = client.get(f"/new?from={BETTER}").text
+            found = re.search(r'name="set.evaluate.text"[^>]*?value="([^"]*)"', page)
+            assert found is not None and found[1].strip("&#34;") == field
+            assert "f00d" not in page and "SECRET" not in page
+            assert ("evaluate.text is left out" in page) == left
 
 
 class Speaker:

@@ -12,7 +12,7 @@ from lorajob.reporting.compare import Change, compare_counts, verdict
 from lorajob.reporting.findings import Findings, ScoredClip, ScoredTranscript
 from lorajob.reporting.html import fill, write_page
 from lorajob.speech.scoring import METRICS, interval, score
-from lorajob.storage.urls import public
+from lorajob.storage.urls import public, public_spec
 
 MOST_CLIPS = 100  # on a page, those that differ most
 
@@ -174,7 +174,7 @@ def _reasons(job: Findings, usable: int, common: int) -> dict[str, int]:
 
 def _settings(jobs: Sequence[Findings]) -> list[tuple[str, list[object]]]:
     """The settings that are not the same in all jobs."""
-    flat = [_flat(job.spec.model_dump(mode="json"), "") for job in jobs]
+    flat = [_flat(public_spec(job.spec).model_dump(mode="json"), "") for job in jobs]
     names = dict.fromkeys(name for values in flat for name in values)
     rows = [(name, [values.get(name) for values in flat]) for name in names]
     return [(name, values) for name, values in rows if any(it != values[0] for it in values)]
@@ -186,7 +186,7 @@ def _flat(values: Mapping[str, object], prefix: str) -> dict[str, object]:
         if isinstance(value, dict):
             found |= _flat(value, f"{prefix}{name}.")
         else:
-            found[f"{prefix}{name}"] = public(value) if isinstance(value, str) else value
+            found[f"{prefix}{name}"] = value
     return found
 
 

@@ -25,6 +25,7 @@ from lorajob.reporting.words import (
 )
 from lorajob.spec import JobSpec
 from lorajob.speech.clipstore import ClipStore
+from lorajob.storage.urls import public_spec
 
 LENGTHS = ((0, 2), (2, 4), (4, 6), (6, 10), (10, 20), (20, 31))  # seconds
 MOST_SPEAKERS = 30  # in a chart
@@ -251,8 +252,8 @@ class Findings:
         return [(said, heard, times) for (said, heard), times in pairs.most_common(MOST)]
 
     def settings(self) -> list[tuple[str, object, object]]:
-        """(name, value, default) of each setting that differs from its default."""
-        return changed_settings(self.spec)
+        """(name, value, default) of each setting that differs from its default. Urls are public."""
+        return changed_settings(public_spec(self.spec))
 
 
 def read_findings(job: JobDir) -> Findings:
