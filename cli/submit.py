@@ -1,5 +1,6 @@
 """`lorajob submit`: queue a job for a language, a corpus and a base model."""
 
+import logging
 import re
 import time
 from pathlib import Path
@@ -26,7 +27,7 @@ from lorajob.cli.spec_options import (
     tracker_values,
     write_settings,
 )
-from lorajob.errors import UsageError
+from lorajob.errors import LorajobError, UsageError
 
 if TYPE_CHECKING:
     from lorajob.client.job import Job
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 
 HELP_ALL = "lorajob.help_all"
+log = logging.getLogger(__name__)
+
 COMMON = ("lang", "corpora", "base_model", "name", "preset", "sets", "wait")  # come first in help
 
 
@@ -325,11 +328,19 @@ def job_values(
 
 
 def tell_twin(client: "Client", job: "Job", spec: "JobSpec") -> None:
-    """Say if a job with the same settings was submitted within the last day."""
+    """Say if a job with the same settings was submitted within the last day.
+
+    The job is queued already, so an error is only logged.
+    """
     from lorajob.tasks.words import duration, state_of_work
 
-    if (twin := client.twin(job, spec)) is not None:
-        record = twin.record
+    try:
+        twin = client.twin(job, spec)
+        record = None if twin is None else twin.record
+    except LorajobError as error:
+        log.debug("no twin of %s: %s", job.id, error)
+        return
+    if twin is not None and record is not None:
         age = duration(time.time() - record.created_at)
         click.echo(
             f"lorajob: {twin.id} has the same settings, was submitted {age} ago and is "

@@ -215,6 +215,7 @@ class RemoteClient(Client):
     def __init__(self, url: str, key: str | None = None) -> None:
         super().__init__(None)
         self.api = WebApi(url, key)
+        self._twins: dict[str, str | None] = {}  # of the jobs that were submitted here
 
     def submit(
         self,
@@ -256,7 +257,10 @@ class RemoteClient(Client):
         """
         with of_the_service([spec]):
             (sent,) = with_uploads(self.api, [spec], say)
-            return self.api.post("/jobs", {**more, "spec": sent})
+            # The server may download a text before it answers.
+            made = self.api.post("/jobs", {**more, "spec": sent}, seconds=LONG_SECONDS)
+        self._twins[str(made["id"])] = made.get("twin")
+        return made
 
     def submit_batch(
         self,
@@ -276,7 +280,8 @@ class RemoteClient(Client):
         """Queue a batch of jobs with these settings; each may have a `preset` of its own."""
         with of_the_service(specs):
             specs = with_uploads(self.api, specs, say)
-            made = self.api.post("/batches", {**more, "specs": list(specs)})
+            body = {**more, "specs": list(specs)}
+            made = self.api.post("/batches", body, seconds=LONG_SECONDS)
         rejected = {job: explained(why, specs) for job, why in made["rejected"].items()}
         return Submitted(self.batch(str(made["id"])).record, int(made["queued"]), rejected)
 
@@ -308,20 +313,19 @@ class RemoteClient(Client):
         sort: Sort = "newest",
     ) -> list[Job]:
         """As `Client.jobs`."""
-        query = {
-            "lang": lang,
-            "state": list(states),
-            "tag": list(tags),
-            "since": since,
-            "sort": sort,
-        }
+        wanted = {"lang": lang, "state": list(states), "tag": list(tags)}
+        query = {**wanted, "since": since, "sort": sort}
         found = listed(self.api, "jobs", limit, query)[0]
         return [self.job_of(str(it["id"])) for it in found]
 
     def twin(self, job: Job, spec: JobSpec) -> Job | None:
         """As `Client.twin`."""
-        values = spec.model_dump(mode="json", exclude_defaults=True)
-        found = self.api.post(f"{job_path(job.id)}/twin", {"spec": values})["twin"]
+        if job.id in self._twins:
+            found = self._twins[job.id]
+        else:
+            body = {"spec": spec.model_dump(mode="json", exclude_defaults=True)}
+            answer = self.api.post(f"{job_path(job.id)}/twin", body, seconds=LONG_SECONDS)
+            found = answer["twin"]
         return None if found is None else RemoteJob(self.api, str(found))
 
     def notes(self) -> list[str]:

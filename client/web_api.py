@@ -16,7 +16,7 @@ from lorajob.errors import FULL, LorajobError, ServiceError, UsageError
 from lorajob.storage.urls import public
 
 TIMEOUT_SECONDS = 60.0  # for the next bytes of an answer
-LONG_SECONDS = 1800.0  # the same, where the server hashes or deletes files before it answers
+LONG_SECONDS = 1800.0  # the same, where the server reads or deletes files before it answers
 MOST_FAILURES = 20  # of a connection in succession, with pauses of two minutes in all
 LONGEST_PAUSE = 8.0  # seconds
 Query = Mapping[str, object]

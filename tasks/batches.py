@@ -20,6 +20,7 @@ from lorajob.storage.urls import public
 from lorajob.tasks.broker import open_sender
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.rebuild import record_there
+from lorajob.tasks.texts import with_text
 from lorajob.worker.artifacts.lookup import find_job
 from lorajob.worker.connect import service_errors
 from lorajob.worker.queues import Priority
@@ -53,22 +54,28 @@ def submit_batch(
     files. An existing batch keeps its priority.
 
     A spec without a corpus gets the newest corpus in LORAJOB_CORPORA; which one that is does not
-    change the job's id. If the corpus of a spec is missing, its job is rejected and the other jobs
-    are queued. Submitting the batch again once the corpus exists queues the rejected job. A `salt`
-    makes a new batch of the same specs. The name of `naming` gets the code of each job's language.
-    Raises UsageError if a training fits no card, UsageError
-    or CorpusError if every corpus is refused, and ServiceError if Redis does not answer.
+    change the job's id, and neither does the text of `lorajob lm`. If the corpus of a spec is
+    missing, its job is rejected and the other jobs are queued. Submitting the batch again once the
+    corpus exists queues the rejected job. A `salt` makes a new batch of the same specs. The name of
+    `naming` gets the code of each job's language. Raises UsageError if a training fits no card,
+    UsageError or CorpusError if every corpus is refused, and ServiceError if Redis does not answer.
     """
-    asked = [jobs.resolve(spec) for spec in specs]
+    asked = [with_text(spec) for spec in [jobs.resolve(spec) for spec in specs]]
     corpora = jobs.settings.corpora and jobs.settings.corpora.resolve()
     batch_id, job_ids = _ids_asked_for(asked, corpora, salt)
     specs = [spec if spec.corpus else _with_corpus(spec, corpora) for spec in asked]
+    begun = {job: _begun(jobs, job) for job in job_ids}
     problems = {
-        job: None if _begun(jobs, job) else _problem(jobs, spec)
+        job: None if begun[job] else _problem(jobs, spec)
         for job, spec in zip(job_ids, specs, strict=True)
     }
     if all(problems.values()):
         raise next(error for error in problems.values() if error is not None)
+    # Rejected jobs get it, too: they may be retried.
+    specs = [
+        spec if begun[job] or spec.evaluate.text else jobs.with_text(spec)
+        for job, spec in zip(job_ids, specs, strict=True)
+    ]
     batches = Batches(jobs.redis)
     new = JobBatch(
         id=batch_id,

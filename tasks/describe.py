@@ -31,7 +31,7 @@ def arguments(record: JobRecord, stage: str) -> dict[str, str]:
         name = record.language
     return {
         "argsrepr": f"{record.id} ({name}, {stage})",
-        "kwargsrepr": f"language={record.language} stage={stage} base={record.base_model}",
+        "kwargsrepr": f"language={record.language} stage={stage} base={public(record.base_model)}",
     }
 
 
@@ -211,7 +211,7 @@ def describe(record: JobRecord, waits_for: object = None) -> Description:
         "waits_for": None if waits_for is None else str(waits_for),
         "created_at": record.created_at,
         "corpus": public(record.corpus),
-        "base_model": record.base_model,
+        "base_model": public(record.base_model),
         "artifacts": record.folder,
         "cancel_requested": record.cancel_requested,
         "error": record.error,

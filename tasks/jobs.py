@@ -16,13 +16,7 @@ from redis import Redis
 
 from lorajob.corpora import Corpus, check_remote
 from lorajob.demo.packaged import PACKAGED_NAME
-from lorajob.errors import (
-    JobNotFoundError,
-    LorajobError,
-    ModelError,
-    ServiceError,
-    UsageError,
-)
+from lorajob.errors import JobNotFoundError, LorajobError, ModelError, ServiceError, UsageError
 from lorajob.gpu_memory import job_gb
 from lorajob.job.jobdir import JOB_ID
 from lorajob.languages import find_language
@@ -33,7 +27,7 @@ from lorajob.storage.urls import is_url, local_path
 from lorajob.tasks.describe import Wait, after_failure, awaited_queue
 from lorajob.tasks.job_glossary import copy_glossary, with_glossary
 from lorajob.tasks.language_texts import with_language_text
-from lorajob.tasks.start import copy_start, fit_start, with_sounds
+from lorajob.tasks.start import absolute_base, copy_start, fit_start, with_sounds
 from lorajob.tasks.texts import copy_text, with_text
 from lorajob.worker.artifacts.lookup import (
     find_job,
@@ -70,6 +64,7 @@ class Jobs:
         self._bases: dict[str, str] = {}
         # (base model, revision) -> commit on the Hub; None for a folder, or without an answer
         self._commits: dict[tuple[str, str | None], str | None] = {}
+        self._submitted: dict[str, JobSpec] = {}  # the last job of `submit`
 
     @property
     def settings(self) -> Settings:
@@ -100,23 +95,33 @@ class Jobs:
         """
         spec = self.resolve(spec)
         self.check(spec)
+        spec = self.with_text(spec)
         with service_errors(self._settings):
             self.redis.ping()  # before anything is written
         job_id = f"{spec.language.lower()}-{secrets.token_hex(4)}"
         record = self.new_record(spec, job_id, priority, naming=naming)
         self.queue(record, spec)
         twins.remember(self.redis, spec, job_id)
+        self._submitted = {job_id: spec}
         return job_id
 
     def twin(self, job_id: str, spec: JobSpec) -> JobRecord | None:
-        """An earlier job with the same spec, submitted at most a day before `job_id`; else None."""
-        with service_errors(self._settings):
-            earlier = twins.earlier(self.redis, self.resolve(spec), job_id)
-            found = self.records.load_many(earlier)
+        """An earlier job with the same spec, submitted at most a day before `job_id`; else None.
+
+        The job is queued already, so an error is only logged.
+        """
+        try:
+            spec = self._submitted.get(job_id) or self.with_text(self.resolve(spec))
+            with service_errors(self._settings):
+                found = self.records.load_many(twins.earlier(self.redis, spec, job_id))
+        except LorajobError as error:
+            logger.debug("no twin of %s: %s", job_id, error)
+            return None
         return found[0] if found else None
 
     def resolve(self, spec: JobSpec) -> JobSpec:
         """The spec with absolute paths, since workers run in other folders; a url stays unchanged.
+        Its text is left to `with_text`.
 
         A job that starts from another one's adapter gets its base model and shape. Raises
         UsageError if that adapter does not fit, and for a training that needs more memory than any
@@ -124,15 +129,18 @@ class Jobs:
         """
         names_base = "base_model" in spec.model_fields_set
         spec = spec.with_places(_place_of)
-        spec = spec.model_copy(update={"base_model": _absolute(spec.base_model)})
+        spec = spec.model_copy(update={"base_model": absolute_base(spec.base_model)})
         spec = spec.model_copy(update={"augment": with_sounds(spec.augment)})
-        spec = with_text(with_language_text(spec, self._settings))
         spec = with_glossary(spec)
         if spec.start.job is not None:
             record = self.load(spec.start.job)
             spec = fit_start(spec, names_base, record, open_job(record, self._settings))
         _memory_class(spec)
         return spec
+
+    def with_text(self, spec: JobSpec) -> JobSpec:
+        """The spec with its text, or that of its language. The whole text is read."""
+        return with_text(with_language_text(spec, self._settings))
 
     def check(self, spec: JobSpec) -> None:
         """Raise UsageError or CorpusError for a corpus that is missing or of another language.
@@ -373,12 +381,6 @@ def _memory_class(spec: JobSpec) -> int | None:
         return memory_class(needed)
     except ValueError as error:
         raise UsageError(f"train: no card is large enough: {error}") from None
-
-
-def _absolute(base_model: str) -> str:
-    """A folder as an absolute path, since workers run in other folders; a Hub id unchanged."""
-    path = Path(base_model).expanduser()
-    return str(path.resolve()) if path.is_dir() else base_model
 
 
 def _check_base(spec: JobSpec) -> None:

@@ -1,4 +1,5 @@
-"""What a training needs from elsewhere: the adapter of another job, folders of noises and rooms.
+"""What a training needs from elsewhere: the adapter of another job, folders of noises and rooms,
+and its base model.
 
 The adapter is checked and copied. The folders are only checked.
 """
@@ -39,6 +40,12 @@ class Source(NamedTuple):
     base_commit: str | None
     shape: dict[str, Any]  # settings of `train` that decide the shape of its adapter
     sha256: str  # of its adapter_model.safetensors
+
+
+def absolute_base(base_model: str) -> str:
+    """A folder as an absolute path, since workers run in other folders; a Hub id unchanged."""
+    path = Path(base_model).expanduser()
+    return str(path.resolve()) if path.is_dir() else base_model
 
 
 def fit_start(spec: JobSpec, names_base: bool, record: JobRecord, files: JobFiles) -> JobSpec:

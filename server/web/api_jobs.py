@@ -139,8 +139,10 @@ def _records(jobs: Jobs, page: JobPage) -> RecordList:
 def public_record(record: JobRecord) -> JobRecord:
     """A record whose urls have no secrets."""
     more = tuple(public(place) for place in record.more_corpora)
-    changes: dict[str, object] = {"corpus": public(record.corpus), "more_corpora": more}
-    return record.model_copy(update=changes | {"redis": None, "service": None})
+    changes = {"corpus": public(record.corpus), "base_model": public(record.base_model)}
+    return record.model_copy(
+        update={**changes, "more_corpora": more, "redis": None, "service": None}
+    )
 
 
 @router.post("/jobs", status_code=201)

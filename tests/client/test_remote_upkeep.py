@@ -10,7 +10,8 @@ from redis import Redis
 import lorajob
 from lorajob.cli.main import main
 from lorajob.client.service import Client
-from lorajob.errors import LorajobError, UsageError
+from lorajob.client.web_api import LONG_SECONDS
+from lorajob.errors import LorajobError, ServiceError, UsageError
 from lorajob.job.jobdir import write_json
 from lorajob.spec import build_spec
 from lorajob.tasks.jobs import Jobs
@@ -76,6 +77,24 @@ def test_over_http_notes_twins_and_users_are_those_of_the_service(
     assert client.twin(job, other) is None
     twin = client.twin(again, first)
     assert twin is not None and twin.id == job.id
+
+
+def test_over_http_a_submission_may_take_long(
+    remote: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, given = lorajob.connect(remote.url, key="send"), []
+
+    def asked(method: str, path: str, *_: object, seconds: float = 0.0, **more: object) -> None:
+        given.append((method, path, seconds))
+        raise ServiceError("enough")
+
+    monkeypatch.setattr(client.api, "open", asked)
+    spec = build_spec({"language": "hi", "corpus": "/a.tar"})
+    for submit in (lambda: client.submit_spec(spec), lambda: client.submit_batch([spec])):
+        with pytest.raises(ServiceError, match="enough"):
+            submit()
+    posts = [("POST", path, LONG_SECONDS) for path in ("/jobs", "/batches")]
+    assert [it for it in given if it[0] == "POST"] == posts
 
 
 def test_over_http_the_disk_is_that_of_the_service(

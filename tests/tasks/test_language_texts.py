@@ -15,7 +15,7 @@ from lorajob.spec import JobSpec, build_spec
 from lorajob.storage.locations import Folder
 from lorajob.storage.store import Store
 from lorajob.storage.urls import public_spec
-from lorajob.tasks.batches import _ids_asked_for
+from lorajob.tasks.batches import _ids_asked_for, _unset, submit_batch
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.language_texts import FOLDER, LanguageTexts
 from lorajob.tasks.texts import copy_text, with_text
@@ -77,9 +77,47 @@ def test_jobs_of_a_language_take_its_text_along(jobs: Jobs, tmp_path: Path) -> N
     assert JobSpec.load(job.spec_path).evaluate.text_sha256 == made.sha256
     own = str(write(tmp_path / "own.txt", "अपना\n"))
     for evaluate, text in (({"language_text": False}, None), ({"text": own}, own)):
-        found = jobs.resolve(build_spec(given | {"evaluate": evaluate}))
+        found = jobs.with_text(jobs.resolve(build_spec(given | {"evaluate": evaluate})))
         assert found.evaluate.text == text
-    assert jobs.resolve(build_spec(given | {"language": "mr"})).evaluate.text is None
+    other = jobs.resolve(build_spec(given | {"language": "mr"}))
+    assert jobs.with_text(other).evaluate.text is None
+
+
+def test_a_batch_is_the_same_whatever_text_its_language_has(jobs: Jobs, tmp_path: Path) -> None:
+    corpus = str(write_corpus(tmp_path / "hi.csv"))
+    wanted = [build_spec({"language": "hi", "corpus": corpus, "base_model": "demo/whisper-base"})]
+    first = submit_batch(jobs, wanted)
+    kept = LanguageTexts(jobs.settings)
+    made = kept.set("hi", [write(tmp_path / "a.txt", "एक वाक्य\n")])
+    again = submit_batch(jobs, wanted)
+    assert (again.batch.id, again.queued) == (first.batch.id, 0)
+    other = submit_batch(jobs, wanted, salt="1")
+    assert other.queued == 1
+    job = JobDir(jobs.settings.jobs / other.batch.jobs[0])
+    assert JobSpec.load(job.spec_path).evaluate.text_sha256 == made.sha256 == hash_file(job.text)
+
+
+def test_the_twin_of_a_job_is_found_although_its_text_cannot_be_read_again(
+    jobs: Jobs, tmp_path: Path
+) -> None:
+    text = write(tmp_path / "a.txt", "एक वाक्य\n")
+    given = {"language": "hi", "corpus": str(write_corpus(tmp_path / "hi.csv"))}
+    given |= {"base_model": "demo/whisper-base"}
+    wanted = build_spec(given | {"evaluate": {"text": str(text)}})
+    first, again = jobs.submit(wanted), jobs.submit(wanted)
+    text.unlink()
+    twin = jobs.twin(again, wanted)
+    assert twin is not None and twin.id == first
+    assert Jobs(jobs.settings).twin(again, wanted) is None
+
+
+def test_a_text_is_read_after_the_checks_that_need_no_download(
+    jobs: Jobs, web: Archive, tmp_path: Path
+) -> None:
+    wrong = {"language": "hi", "corpus": str(tmp_path / "away.csv"), "evaluate": {"text": web.url}}
+    with pytest.raises(UsageError, match=r"away\.csv"):
+        jobs.submit(build_spec(wrong | {"base_model": "demo/whisper-base"}))
+    assert web.asked == []
 
 
 def test_the_text_of_a_language_may_lie_in_a_store(
@@ -105,9 +143,7 @@ def test_a_batch_keeps_its_id_although_the_setting_is_new() -> None:
     plain, without = spec(None), spec(None, language_text=False)
     ids = [_ids_asked_for([it], None, "")[0] for it in (plain, without)]
     assert ids[0] != ids[1]
-    dumped = plain.model_dump(mode="json")
-    del dumped["evaluate"]["language_text"]
-    assert _ids_asked_for([JobSpec.model_validate(dumped)], None, "")[0] == ids[0]
+    assert {"language_text", "text", "text_sha256"} <= set(_unset(plain)["evaluate"])
 
 
 def test_a_text_behind_a_url_is_fetched_and_copied(
