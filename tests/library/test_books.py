@@ -3,8 +3,10 @@
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -201,6 +203,56 @@ def test_a_large_file_is_indexed_elsewhere_and_here_if_that_fails(
     monkeypatch.setattr(apart, "PYTHON", "false")
     assert words(opened(BookShelf(), files[1:])) == {"Zurich"}
     assert "the glossary of Zurich is indexed here: the process that builds its" in caplog.text
+
+
+def script(path: Path, body: str) -> str:
+    """A program that stands for Python."""
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o700)
+    return str(path)
+
+
+def test_after_its_builder_was_killed_a_large_file_is_off_and_tried_again_later(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(books, "SMALL_BYTES", -1)
+    for name in ("FIRST_SECONDS", "PATIENCE_SECONDS"):
+        monkeypatch.setattr(books, name, 2 * LIMIT_SECONDS)
+    shelf = BookShelf()
+    assert words(opened(shelf, [write(tmp_path / "a", "Nairobi")])) == {"Nairobi"}
+    wait_for(lambda: shelf._latest, LIMIT_SECONDS)
+    python = apart.PYTHON
+    # It may have been killed because memory ran out.
+    monkeypatch.setattr(apart, "PYTHON", script(tmp_path / "killed", "kill -9 $$"))
+    monkeypatch.setattr(books, "TermIndex", lambda *given: pytest.fail("it was built here"))
+    new = write(tmp_path / "b", "Zurich")
+    other = write(tmp_path / "c", "Bern", name="job")
+    for _ in range(2):
+        # An older version is used meanwhile, if there is one.
+        assert words(opened(shelf, [new])) == {"Nairobi"}
+        assert opened(shelf, [other]) is None
+    assert caplog.text.count("is not used for 5 min: signal 9 ended the process that") == 2
+    monkeypatch.setattr(apart, "PYTHON", python)
+    assert words(opened(shelf, [new])) == {"Nairobi"}
+    later = time.monotonic() + books.RETRY_SECONDS
+    monkeypatch.setattr(books, "time", SimpleNamespace(monotonic=lambda: later))
+    assert words(opened(shelf, [new])) == {"Zurich"}
+
+
+def test_a_builder_that_takes_too_long_or_writes_nonsense_has_failed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "terms"
+    path.write_text("Nairobi\n", "utf-8")
+    for number, said in enumerate(("", "nonsense", "PK\x03\x04 nonsense", "\x93NUMPY")):
+        printed = script(tmp_path / f"{number}", f"printf '{said}'")
+        monkeypatch.setattr(apart, "PYTHON", printed)
+        with pytest.raises(apart.BuildError, match="wrote no tables"):
+            build_apart(path, "hi")
+    monkeypatch.setattr(apart, "PYTHON", script(tmp_path / "slow", "exec sleep 600"))
+    monkeypatch.setattr(apart, "BUILD_SECONDS", 0.5)
+    with pytest.raises(apart.BuildStoppedError, match="took over"):
+        build_apart(path, "hi")
 
 
 def test_unused_indexes_are_dropped_and_the_newest_stays(

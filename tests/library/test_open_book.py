@@ -2,6 +2,7 @@
 
 import json
 import queue
+import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lorajob.book import decode as book_decode
-from lorajob.book.decode import Book, chance_phones, decode_with_book
+from lorajob.book.decode import Book, BookReader, chance_phones, decode_with_book
 from lorajob.book.index import NearTerm, TermIndex
 from lorajob.book.joined import JoinedIndex
 from lorajob.book.terms import Glossary, GlossaryError, Term, read_glossary, terms_of
@@ -147,6 +148,55 @@ def test_more_terms_must_agree_on_more_phones() -> None:
     needed = [chance_phones(it) for it in (0, 1, 20, 5_000, 100_000)]
     assert needed == sorted(needed) and needed[0] == needed[1] == 3.0
     assert needed[3] == pytest.approx(5.5) and needed[4] == pytest.approx(6.85, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("terms", "agreeing", "change", "wins"),
+    [
+        (5_000, 6.0, -6.2, True),
+        (5_000, 6.0, -6.3, False),
+        # Few phones sound like many words, so they may not lose more for being of a small glossary.
+        (20, 4.0, -5.1, True),
+        (20, 4.0, -5.3, False),
+        (20, 6.0, -10.1, True),
+    ],
+)
+def test_a_term_of_a_small_glossary_replaces_no_much_likelier_words(
+    decoder: FastDecoder,
+    monkeypatch: pytest.MonkeyPatch,
+    terms: int,
+    agreeing: float,
+    change: float,
+    wins: bool,
+) -> None:
+    monkeypatch.setattr(FixedIndex, "__len__", lambda index: terms)
+    reader = BookReader(decoder, FixedIndex("Okon", agreeing))
+
+    def scores(encoded: object, texts: Sequence[str]) -> list[book_decode._Scored]:
+        return [
+            book_decode._Scored(text, np.array([[0, len(text)]]), np.array([nats]))
+            for text, nats in zip(texts, (0.0, change), strict=True)
+        ]
+
+    monkeypatch.setattr(reader, "_scores", scores)
+    said = Transcript("a oken b", 4, -1.0, 0.0, 1.0)
+    found = reader.best(said, reader.near(said.text), np.zeros((1, 2, 3), np.float32))
+    assert found.terms == (("Okon",) if wins else ())
+
+
+def test_a_look_up_keeps_few_counts_of_a_text_without_spaces() -> None:
+    terms = [chr(0x4E00 + it) + chr(0x5E00 + it // 3) for it in range(4_000)]
+    index = TermIndex(terms_of(terms), "zh")
+    text = "".join(chr(0x4E00 + 37 * it) for it in range(150))
+    index.near(text[:10])  # loads the tables of sounds
+    tracemalloc.start()
+    try:
+        index.near(text)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # A byte for each of the 678 parts of the text and each term would be 2.7 MB more.
+    assert peak < 3_800_000
 
 
 def test_few_right_phones_are_nearer_than_more_with_many_wrong_ones() -> None:

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import BadZipFile
 
 from lorajob.book.index import TermIndex
 from lorajob.book.tables import Tables, make_tables
@@ -18,6 +19,7 @@ from lorajob.errors import LorajobError, first_line
 
 PYTHON = sys.executable
 LOWER_PRIORITY = 10  # nice
+BUILD_SECONDS = 900.0  # at most. A large index takes some 10 s of a free core.
 MALFORMED, MISSING = 3, 4  # exit codes: the message is on standard output
 
 
@@ -25,16 +27,38 @@ class BuildError(LorajobError):
     """The process that builds an index failed. Another try may succeed."""
 
 
+class BuildStoppedError(BuildError):
+    """The process was killed, perhaps because memory ran out, or took too long."""
+
+
 def build_apart(path: Path, language: str) -> TermIndex:
     """The index of a glossary's file, built by another process.
 
-    Raises GlossaryError for a malformed file, OSError for one that cannot be read, and BuildError.
+    Raises GlossaryError for a malformed file, OSError for one that cannot be read, and BuildError,
+    which is BuildStoppedError if the same work here may fail as well.
     """
     command = [PYTHON, "-m", "lorajob.book.apart", str(path), language]
     # The logs of this process are on standard error.
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            check=False,
+            timeout=BUILD_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        said = f"the process that builds its index took over {BUILD_SECONDS:.0f} s"
+        raise BuildStoppedError(said) from error
     if done.returncode == 0:
-        return TermIndex.of(Tables.from_bytes(done.stdout), language)
+        try:
+            return TermIndex.of(Tables.from_bytes(done.stdout), language)
+        except (BadZipFile, EOFError, KeyError, ValueError) as error:
+            said = f"the process that builds its index wrote no tables: {first_line(error)}"
+            raise BuildError(said) from error
+    if done.returncode < 0:
+        said = f"signal {-done.returncode} ended the process that builds its index"
+        raise BuildStoppedError(said)
     if done.returncode in (MALFORMED, MISSING):
         said = done.stdout.decode(errors="replace")
         raise GlossaryError(said) if done.returncode == MALFORMED else OSError(said)

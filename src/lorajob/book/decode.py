@@ -6,11 +6,11 @@ forcing, one pass of the decoder for a whole text). The encoder's output is that
 A text tries one term at each of its places, the nearest first, so that few passes try many terms. A
 term wins if its phones agree with those of the words beyond chance, and
 
-    phones beyond chance + CREDIT + WEIGHT * change of the log-probability > 0
+    phones beyond chance + credit + WEIGHT * change of the log-probability > 0
 
 in which the log-probability falls by at most LEAST_CHANGE: a term appears only where the audio
-allows it, and the more nearly the fewer phones agree. The more terms a glossary has, the more of
-them are near by chance.
+allows it. The fewer phones agree, the less probability may be lost. The more terms a glossary has,
+the more of them are near by chance.
 """
 
 import math
@@ -34,7 +34,7 @@ MOST_TEXTS = 2  # that are scored of a window, beside the first
 # Chosen on clips that neither trained nor tested a model (bench/openbook.py).
 CHANCE_PHONES, CHANCE_TERMS = 5.5, 5_000  # for a glossary of so many terms
 CHANCE_GROWTH = 0.45  # phones, times the logarithm of the number of terms
-CREDIT, WEIGHT = 2.0, 0.4  # phones, and phones a nat
+CREDIT, WEIGHT = 2.0, 0.4  # phones, for a glossary of so many terms, and phones a nat
 LEAST_CHANCE = 3.0
 LEAST_CHANGE = -20.0  # nats
 BEHIND = 12  # characters behind a term, whose probability counts: the next word, if it is short
@@ -117,6 +117,14 @@ def chance_phones(terms: int) -> float:
     return max(LEAST_CHANCE, CHANCE_PHONES + growth)
 
 
+def credit_phones(chance: float) -> float:
+    """The credit of a term, if `chance` phones agree by chance.
+
+    A smaller glossary tries terms of fewer phones, which more words sound like. So they have less.
+    """
+    return CREDIT * min(1.0, chance / CHANCE_PHONES)
+
+
 class BookReader:
     """Tries the terms of an index in transcripts. Several threads may use it."""
 
@@ -124,6 +132,7 @@ class BookReader:
         self._decoder, self._index = decoder, index
         self._engine = decoder.engine  # a fallback may replace the decoder's
         self._chance = chance_phones(len(index))
+        self._needed = self._chance - credit_phones(self._chance)
 
     def read(self, said: Transcript, sound: Sound) -> Transcript:
         """The transcript of a window with its terms."""
@@ -156,7 +165,7 @@ class BookReader:
             if text is None:
                 continue
             for it, change in zip(terms, _changes(first, text, terms), strict=True):
-                score = it.near.agreeing - self._chance + CREDIT + WEIGHT * change
+                score = it.near.agreeing - self._needed + WEIGHT * change
                 if score > 0 and change >= LEAST_CHANGE:
                     gains.append((score, change, it.near))
         chosen: list[NearTerm] = []

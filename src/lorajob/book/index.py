@@ -1,4 +1,4 @@
-"""Finds the terms that sound or look like words of a transcript: exact, by shared n-grams.
+"""Finds the terms that sound or look like words of a transcript, by shared n-grams.
 
 Each term is written in phones, once for each way to sound. Its n-grams, and those of its letters,
 are hashed into lists of terms (an inverted index in numpy). A run of words of the transcript takes
@@ -11,6 +11,7 @@ time. So neither needs much more memory than the index, nor keeps Python's lock 
 import math
 import re
 import unicodedata
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,7 @@ UNSPACED_SPANS = (2, 3, 4, 6, 8)  # characters, in scripts without spaces
 LEAST_SIMILARITY = 0.6
 LEAST_SHARED = 0.25  # of the n-grams
 COMPARED = 24  # terms of a run of words
+KEPT_COUNTS = 8  # words whose n-grams are counted, each a byte for each key
 # Chosen on 36 Hindi clips that had not trained the model. Of the terms that it had missed, 17 %
 # were the first of all near a window with a cost of 1, and 23 % with 2; 35 and 53 % in the first 5.
 EDIT_COST = 2.0
@@ -91,7 +93,8 @@ class TermIndex:
         found = []
         # A decoder that loops says the same words again and again.
         similar: dict[Key, list[tuple[int, float, float]]] = {}
-        for first, last in runs:
+        # In the order of the first word, so that few counts are kept.
+        for first, last in sorted(runs):
             start, end = units[first][0], units[last][1]
             key = sound_key(text[start:end], self.language)
             # A shorter run agrees on fewer.
@@ -170,7 +173,7 @@ class _Run:
 
 
 class _Counter:
-    """Counts for each word the n-grams that keys share with it, once for equal words."""
+    """Counts for each word the n-grams that keys share with it, and keeps the last counts."""
 
     def __init__(self, lists: Lists, words: Sequence[str], language: str) -> None:
         self._lists = lists
@@ -178,15 +181,21 @@ class _Counter:
         different = list(dict.fromkeys(self._keys))
         grams = map(lists.rare, grams_of_each(different))
         self._grams = dict(zip(different, grams, strict=True))
-        self._counts: dict[Key, NDArray[np.uint8]] = {}
+        self._counts: OrderedDict[Key, NDArray[np.uint8]] = OrderedDict()
 
     def run(self, first: int, last: int) -> _Run:
         """Of the words from `first` to `last`."""
         keys = self._keys[first : last + 1]
-        for key in keys:
-            if key not in self._counts:
-                self._counts[key] = self._lists.shared(self._grams[key])
-        return _Run(sum(len(self._grams[it]) for it in keys), [self._counts[it] for it in keys])
+        counts = [self._count(key) for key in keys]
+        return _Run(sum(len(self._grams[it]) for it in keys), counts)
+
+    def _count(self, key: Key) -> NDArray[np.uint8]:
+        if key not in self._counts:
+            self._counts[key] = self._lists.shared(self._grams[key])
+        self._counts.move_to_end(key)
+        while len(self._counts) > KEPT_COUNTS:
+            self._counts.popitem(last=False)
+        return self._counts[key]
 
 
 def ranked(found: Iterable[NearTerm]) -> list[NearTerm]:

@@ -1,7 +1,7 @@
 """The books of requests in a model's process: glossaries, with an index built once for each.
 
-Indexes are built in threads of their own, one for large files and one for all else. That of a
-large file waits for another process, which builds it, so that decoding keeps its pace. A large
+Indexes are built in threads of their own, one for large files and one for all else. That of a large
+file waits for another process, which builds it, so it takes no Python lock of decoding. A large
 glossary delays only requests that use it, or another large one for the first time, and these for a
 limited time: then they use the glossary as it was before, or go on without it.
 """
@@ -9,12 +9,13 @@ limited time: then they use the glossary as it was before, or go on without it.
 import hashlib
 import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from lorajob.book.apart import BuildError, build_apart
+from lorajob.book.apart import BuildError, BuildStoppedError, build_apart
 from lorajob.book.decode import Book
 from lorajob.book.index import TermIndex
 from lorajob.book.joined import JoinedIndex
@@ -24,6 +25,7 @@ from lorajob.serving.models import GlossaryFile
 
 # That a request waits for an index, if there is an older one of the same glossary, and if not.
 PATIENCE_SECONDS, FIRST_SECONDS = 2.0, 20.0
+RETRY_SECONDS = 300.0  # after the process that builds an index was killed
 SMALL_BYTES = 100_000  # of a file whose index takes well under a second
 MOST_KEPT_TERMS = 3 * MOST_TERMS  # in all indexes of files
 MOST_KEPT_LISTS = 32  # indexes of requests' own terms
@@ -43,12 +45,14 @@ class OpenBook:
 class _Indexed:
     """An index with the key of its content; None if there are no terms to find.
 
-    `kept` is False if another try may succeed.
+    `kept` is False if another try may succeed. It is worth one from `retry_at` on, in monotonic
+    seconds, if the process that built it was killed.
     """
 
     key: str
     index: TermIndex | None
     kept: bool = True
+    retry_at: float | None = None
 
     def __len__(self) -> int:
         return 0 if self.index is None else len(self.index)
@@ -85,6 +89,8 @@ class BookShelf:
         with self._lock:
             for it in files:
                 found, older = self._index_of_file(it, language)
+                if older is not None and _is_off(found):
+                    found = older
                 if older is None and not found.done():
                     patience = FIRST_SECONDS
                 wanted.append(found)
@@ -101,13 +107,14 @@ class BookShelf:
         """The index of a file, and that of its newest complete version."""
         key, place = (file.sha256, language), (file.name, language)
         known = self._files.get(key)
-        if known is None:
+        if known is None or _is_off(known, time.monotonic()):
             thread = self._small if _is_small(file) else self._large
             known = self._files[key] = thread.submit(_index_of_file, file, language)
             known.add_done_callback(lambda built: self._built(place, key, built))
         else:
             self._files.move_to_end(key)
-            if known.done():  # also a version that was used before and is back
+            # Also a version that was used before and is back.
+            if known.done() and not _is_off(known):
                 self._latest[place] = key
         latest = self._latest.get(place)
         return known, None if latest is None else self._files.get(latest)
@@ -128,6 +135,8 @@ class BookShelf:
         with self._lock:
             if not built.result().kept:
                 self._files.pop(key, None)
+                return
+            if _is_off(built):
                 return
             self._latest[place] = key
             sizes = {it: len(one.result()) for it, one in self._files.items() if one.done()}
@@ -169,7 +178,8 @@ class _Waiting:
         self._look()
 
     def _look(self) -> None:
-        chosen = self._wanted
+        both = zip(self._wanted, self._meanwhile, strict=True)
+        chosen: Sequence[Future[_Indexed]] = [older if _is_off(it) else it for it, older in both]
         if not all(it.done() for it in chosen):
             chosen = self._meanwhile
             if not self._late or not all(it.done() for it in chosen):
@@ -188,6 +198,12 @@ def _book(chosen: Sequence["Future[_Indexed]"], language: str) -> OpenBook | Non
         return None
     index = indexes[0] if len(indexes) == 1 else JoinedIndex(indexes)
     return OpenBook("+".join(it.key for it in found), Book(language, index))
+
+
+def _is_off(built: "Future[_Indexed]", now: float | None = None) -> bool:
+    """Whether an index was not built because its process was killed, and may be tried `now`."""
+    retry_at = built.result().retry_at if built.done() else None
+    return retry_at is not None and (now is None or now >= retry_at)
 
 
 def _left_out(file: GlossaryFile) -> "Future[_Indexed]":
@@ -211,6 +227,11 @@ def _index_of_file(file: GlossaryFile, language: str) -> _Indexed:
     except OSError as error:
         log.error("the glossary of %s is not used: %s", file.name, error)
         return _Indexed(file.sha256, None, kept=False)
+    # Here the same work could end this process, and the requests that it answers.
+    except BuildStoppedError as error:
+        minutes = RETRY_SECONDS / 60
+        log.error("the glossary of %s is not used for %.0f min: %s", file.name, minutes, error)
+        return _Indexed(file.sha256, None, retry_at=time.monotonic() + RETRY_SECONDS)
     except (LorajobError, ValueError) as error:
         log.error("the glossary of %s is not used: %s", file.name, error)
     # A bug must not end the thread's work for all others.
@@ -223,6 +244,8 @@ def _build(file: GlossaryFile, language: str) -> TermIndex:
     if not _is_small(file):
         try:
             return build_apart(file.path, language)
+        except BuildStoppedError:
+            raise
         except BuildError as error:
             log.warning("the glossary of %s is indexed here: %s", file.name, error)
     return TermIndex(decode_glossary(file.path.read_bytes()), language)
