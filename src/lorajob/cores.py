@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 
+PROCESSES_HERE = "LOCAL_WORLD_SIZE"  # of one training, by torch's launcher
 STAGES_HERE = "LORAJOB_STAGES_HERE"  # how many stages run on this machine at the same time
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # By default, waiting OpenMP threads spin (both GNU's and Intel's OpenMP). If another program runs
@@ -107,9 +108,24 @@ def _group_memory(root: Path, own: Path) -> Iterator[int]:
 
 def threads_a_stage() -> int:
     """Threads of one stage: the usable cores divided by the stages that run here; at least one."""
+    return max(1, usable_cores() // stages_here())
+
+
+def stages_here() -> int:
+    """How many stages run on this machine at the same time, at least one."""
     given = os.environ.get(STAGES_HERE, "")
-    stages = int(given) if given.isdigit() else 1
-    return max(1, usable_cores() // max(1, stages))
+    return max(1, int(given)) if given.isdigit() else 1
+
+
+def memory_share(processes: int) -> int | None:
+    """Bytes that one of `processes` of a stage can take, if all stages here take as many.
+
+    None if the system does not tell. The launcher's variable counts only those on this machine.
+    """
+    here = os.environ.get(PROCESSES_HERE, "")
+    count = max(1, int(here) if here.isdigit() else processes)
+    available = available_memory()
+    return None if available is None else available // (count * stages_here())
 
 
 def describe_machine() -> str:

@@ -94,6 +94,18 @@ def test_stages_of_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) 
     assert (own["OMP_NUM_THREADS"], own["GOMP_SPINCOUNT"]) == ("3", "100")
 
 
+def test_the_processes_and_stages_of_one_machine_share_its_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cores, "available_memory", lambda: 1200)
+    for here, stages, memory in (("", "", 400), ("2", "", 600), ("", "2", 200), ("2", "3", 200)):
+        monkeypatch.setenv(cores.PROCESSES_HERE, here)
+        monkeypatch.setenv(cores.STAGES_HERE, stages)
+        assert cores.memory_share(3) == memory
+    monkeypatch.setattr(cores, "available_memory", lambda: None)
+    assert cores.memory_share(3) is None
+
+
 def cpu_seconds(jobs: list[JobDir]) -> float:
     """What training all of them beside each other takes, all processes together."""
     env = {name: value for name, value in os.environ.items() if name not in cores.PASSIVE}

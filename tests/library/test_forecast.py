@@ -114,6 +114,42 @@ def test_the_dry_run_takes_two_percent_of_a_cpus_training(
     assert ahead.peak_memory_bytes == GIB // 2 + activations + gaps
 
 
+def test_the_memory_of_an_untimed_pass_is_in_proportion_to_its_own_kind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept, unit = GIB, GIB // 8
+    resident = kept
+
+    def take(run: object, batch: list[int]) -> float:
+        nonlocal resident
+        # Passes with stored outputs take a third of the memory of the others.
+        resident = max(resident, kept + unit * (1 if batch[0] < 60 else 3))
+        return 1.0
+
+    monkeypatch.setattr("lorajob.training.forecast.dry_pass", take)
+    for name in ("peak_memory", "_resident_memory"):
+        monkeypatch.setattr(f"lorajob.training.forecast.{name}", lambda: resident)
+    device = SimpleNamespace(device=torch.device("cpu"))
+    run: Any = SimpleNamespace(accelerator=device, recorded=None, copied_bytes=0)
+    costs = [10.0] * 59 + [40.0] + [10.0] * 60
+    passes: Any = SimpleNamespace(
+        left=lambda: [[[place]] for place in range(120)],
+        seconds=lambda batch: costs[batch[0]],
+        is_encoded=lambda batch: batch[0] < 60,
+        collate=lambda: list,
+        dataset=_Places(range(120)),
+    )
+    ahead = forecast(run, passes, Loaded(kept, kept))
+    # Four times the median of the kind with the long pass, not of the other.
+    assert ahead.peak_memory_bytes == kept + 4 * unit + min(GAPS_BYTES, 4 * unit)
+
+
+class _Places(list[int]):
+    """Stands for a dataset, of the numbers of its clips."""
+
+    encoded = SimpleNamespace(bytes=0)
+
+
 class _Costs(list[float]):
     """Stands for a dataset, whose clips have no stored encoder outputs."""
 

@@ -86,8 +86,10 @@ def forecast(run: Run, passes: Passes, loaded: Loaded) -> Forecast:
     kinds: tuple[list[list[int]], list[list[int]]] = ([], [])
     for batch in (batch for step in steps for batch in step):
         kinds[passes.is_encoded(batch)].append(batch)
-    seconds, larger = 0.0, 1.0
-    for kind in filter(None, kinds):
+    seconds, needed = 0.0, 0
+    # Stored outputs first: these passes take less memory, and freed memory is kept.
+    for kind in filter(None, reversed(kinds)):
+        larger = 1.0
         costs = [passes.seconds(batch) for batch in kind]
         middle, most = median_low(costs), max(costs)
         common = kind[costs.index(middle)]
@@ -99,7 +101,7 @@ def forecast(run: Run, passes: Passes, loaded: Loaded) -> Forecast:
             most_seconds = seconds_of(costliest)
         else:
             most_seconds = common_seconds * most / middle
-            larger = max(larger, most / middle)
+            larger = most / middle
         if shapes:
             unrecorded = {passes.shape(batch, shapes): batch for batch in kind}
             unrecorded.pop(passes.shape(common, shapes))
@@ -113,9 +115,9 @@ def forecast(run: Run, passes: Passes, loaded: Loaded) -> Forecast:
         slope = (most_seconds - common_seconds) / (most - middle) if most > middle else 0.0
         seconds += sum(common_seconds * min(1.0, it / middle) for it in costs)
         seconds += sum(slope * max(0.0, it - middle) for it in costs)
-    peak = peak_memory()
-    if on_cpu:
-        peak = _cpu_peak(run, passes, loaded, larger)
+        if on_cpu:
+            needed = max(needed, _needed(run, loaded, larger))
+    peak = _cpu_peak(passes, loaded, needed) if on_cpu else peak_memory()
     return Forecast(len(steps), seconds / len(steps), seconds, peak)
 
 
@@ -127,11 +129,15 @@ def _dry_runs(costs: list[float]) -> tuple[int, bool]:
     return min(COMMON_PASSES, max(LEAST_PASSES, int(left / middle))), times_most
 
 
-def _cpu_peak(run: Run, passes: Passes, loaded: Loaded, larger: float) -> int:
-    """The peak memory of a CPU's training, if its costliest pass is `larger` than those so far."""
+def _needed(run: Run, loaded: Loaded, larger: float) -> int:
+    """The memory of a pass that is `larger` than the largest so far."""
     kept = loaded.resident + run.copied_bytes
     # Freed memory is kept, so what is resident now is what the largest pass took.
-    needed = kept + round(larger * max(0, _resident_memory() - kept))
+    return kept + round(larger * max(0, _resident_memory() - kept))
+
+
+def _cpu_peak(passes: Passes, loaded: Loaded, needed: int) -> int:
+    """The peak memory of a CPU's training, if its largest pass takes `needed` bytes."""
     peak = max(peak_memory(), needed)
     # If the peak does not grow, loading took the most memory.
     if peak <= loaded.peak:

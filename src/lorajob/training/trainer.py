@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from lorajob.cores import available_memory
+from lorajob.cores import memory_share
 from lorajob.errors import TooLarge
 from lorajob.spec import TrainConfig
 from lorajob.training.attention import packs
@@ -239,7 +239,8 @@ def start_run(
         load_adapter(model, start)
     loss = WhisperLoss(model).to(accelerator.device)
     adapter = FlatAdapter(model, loss.whisper.dtype)
-    reorder_if_they_fit([*adapter.products, loss.head], available_memory())
+    memory = memory_share(accelerator.num_processes)
+    reorder_if_they_fit([*adapter.products, loss.head], memory)
     width = loss.whisper.config.d_model
     optimizer = AdamW(
         [adapter.weights],
