@@ -1,6 +1,7 @@
 """A `lorajob web` in a process of its own, for clients of other machines."""
 
-import subprocess
+import queue
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ import pytest
 from lorajob.worker.settings import Settings
 from tests.support import command
 from tests.support.command import url_of
+from tests.support.fleet import last_words
+from tests.support.service import LONG_SECONDS
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,19 @@ def web(redis_server: Settings, tmp_path_factory: pytest.TempPathFactory) -> Ite
         submit_keys="ana=send",
         view_keys="ben=see",
     )
-    process = command.start("web", "--port", "0", env=env, stderr=subprocess.DEVNULL)
+    log = home / "web.log"
+    with log.open("wb") as errors:
+        process = command.start("web", "--port", "0", env=env, stderr=errors)
     assert process.stdout is not None
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    read = process.stdout.readline
+    threading.Thread(target=lambda: lines.put(read()), daemon=True).start()
     try:
-        line = process.stdout.readline()
-        assert line.startswith("Pages at http://127.0.0.1:")
+        try:
+            line = lines.get(timeout=LONG_SECONDS)
+        except queue.Empty:
+            line = ""
+        assert line.startswith("Pages at http://127.0.0.1:"), last_words(log)
         yield Web(line.split()[2].rstrip(";"), settings)
     finally:
         process.terminate()

@@ -11,7 +11,7 @@ from redis import Redis
 from lorajob.worker.settings import Settings
 from tests.support.command import job_record
 from tests.support.fleet import Fleet, fleet_settings
-from tests.support.ports import RANGE, free_port
+from tests.support.ports import free_port, never_given
 from tests.support.service import LONG_SECONDS
 
 pytestmark = pytest.mark.slow
@@ -43,6 +43,13 @@ def test_a_worker_that_has_ended_is_not_waited_for(
     assert time.monotonic() - began < LONG_SECONDS / 2
 
 
-def test_a_connection_never_takes_the_port_of_a_server_that_starts_again() -> None:
-    lowest = int(RANGE.read_text().split()[0])
-    assert all(port < lowest for port in (free_port() for _ in range(200)))
+def test_a_connection_never_takes_the_port_of_a_server_that_starts_again(tmp_path: Path) -> None:
+    assert all(free_port() in never_given() for _ in range(200))
+    given = tmp_path / "ip_local_port_range"
+    for text, ports in (
+        ("32768\t60999\n", range(12_000, 32_768)),
+        ("1024\t60999\n", range(61_000, 65_536)),
+        ("1024\t65535\n", range(12_000, 65_536)),
+    ):
+        given.write_text(text)
+        assert never_given(given) == ports
