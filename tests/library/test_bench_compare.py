@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bench import online
 from bench.even_steps import EvenSteps
-from bench.online import losses, table
+from bench.online import table
 
 from lorajob.job.jobdir import JobDir
+from tests.support.tiny import make_job
 
 
 def test_each_epoch_of_the_fair_baseline_has_all_clips_once_in_the_steps_of_lorajob() -> None:
@@ -47,17 +49,48 @@ def test_the_table_has_the_costs_and_the_paired_differences(
     assert row[5].startswith("0.0 (-12.5: -37.5 to +0.0)")
 
 
-def test_the_losses_of_two_trainings_are_paired_by_step(tmp_path: Path) -> None:
-    steps = {"ours": [9.0, 2.0, 1.0, 3.0, 5.0], "other": [9.0, 2.5, 1.5, 3.5]}
-    for name, values in steps.items():
-        folder = JobDir(tmp_path / name).stage_dir("train")
-        folder.mkdir(parents=True)
-        rows = [json.dumps({"step": 1 + step, "loss": loss}) for step, loss in enumerate(values)]
-        (folder / "history.jsonl").write_text("\n".join(rows) + "\n")
-    found = {name: losses(tmp_path / name) for name in steps}
+def write_losses(job: JobDir, *losses: float) -> None:
+    folder = job.stage_dir("train")
+    folder.mkdir(exist_ok=True)
+    rows = [json.dumps({"step": 1 + step, "loss": loss}) for step, loss in enumerate(losses)]
+    (folder / "history.jsonl").write_text("\n".join(rows) + "\n")
+
+
+def test_the_losses_of_two_trainings_are_paired_by_step() -> None:
+    found = {"ours": np.array([9.0, 2.0, 1.0, 3.0, 5.0]), "other": np.array([9.0, 2.5, 1.5, 3.5])}
     assert table(found, 1)[2:] == [
         "| ours | 2.000 |  |",
         "| other | 2.500 | +0.500: +0.500 to +0.500 |",
     ]
     with pytest.raises(SystemExit, match="3 of 4 steps"):
         table(found, 3)
+
+
+def test_only_the_first_epoch_of_jobs_with_one_seed_is_compared(
+    tiny_whisper: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sets = ("train.batch_clips=4", "train.epochs=2", "train.single_clips=1", "train.cut_clips=1")
+    folders = [tmp_path / it / "hi-1" for it in ("one", "two", "three")]
+    jobs = [make_job(it, tiny_whisper, *sets, f"seed={it == folders[2]:d}") for it in folders]
+
+    def run(*places: Path) -> str:
+        monkeypatch.setattr("sys.argv", ["online.py", "--skip", "0", *map(str, places)])
+        assert online.main() == 0
+        return capsys.readouterr().out
+
+    with pytest.raises(SystemExit, match=r"one/hi-1: has no training to read: .*history\.jsonl"):
+        run(folders[0])
+    # Three steps of four clips are an epoch.
+    for job, loss in zip(jobs, (2.0, 3.0, 2.0), strict=True):
+        write_losses(job, *[loss] * 3, *[0.5] * 3)
+    said = run(*folders[:2])
+    assert "| loss, steps 1 to 3 |" in said
+    assert f"| {folders[0]} | 2.000 |  |" in said
+    assert f"| {folders[1]} | 3.000 | +1.000: +1.000 to +1.000 |" in said
+    with pytest.raises(SystemExit, match="different seeds"):
+        run(*folders)
+    with pytest.raises(SystemExit, match=f"{tmp_path}: is no job"):
+        run(tmp_path)
