@@ -13,7 +13,8 @@ from lorajob.cli.context import load_settings, open_jobs
 if TYPE_CHECKING:
     from lorajob.tasks.disk import DiskItem, Kind
 
-KINDS: tuple["Kind", ...] = ("cache", "corpora", "models")
+MADE_AGAIN: tuple["Kind", ...] = ("cache", "corpora", "models")
+KINDS: tuple["Kind", ...] = (*MADE_AGAIN, "uploads")
 
 
 @click.command("clean")
@@ -25,19 +26,22 @@ def clean_command(what: tuple["Kind", ...], yes: bool) -> None:
     """Delete what lorajob can make or fetch again on this machine.
 
     \b
-    WHAT is one or more of these; without it, all:
+    WHAT is one or more of these; without it, the first three:
       cache    preprocessed corpora and transcripts of base models
       corpora  corpora that were downloaded from a url
       models   base models that lorajob converted, completed or fetched
+      uploads  corpora that other machines sent and no job names, a day after they came
 
     Jobs are kept; `lorajob rm` and `lorajob prune` delete them. The models in the Hub's own cache
     are kept, because other tools use it. `lorajob status --disk` shows all sizes.
     """
-    from lorajob.tasks.disk import disk_items, free_disk
+    from lorajob.tasks.disk import disk_items, free_disk, unused_bytes
 
-    kinds = [kind for kind in KINDS if not what or kind in what]
+    kinds = [kind for kind in KINDS if kind in (what or MADE_AGAIN)]
     if not yes:
         sizes = {item.what: item.alone for item in disk_items(load_settings())}
+        if "uploads" in kinds:
+            sizes["uploads"] = unused_bytes(open_jobs())
         for kind in kinds:
             click.echo(f"{kind:8}{size_words(sizes.get(kind, 0)):>10}")
         click.echo("lorajob: nothing is deleted; --yes deletes it", err=True)

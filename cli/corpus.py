@@ -74,8 +74,8 @@ def upload(file: Path, lang: str | None, maps: tuple[str, ...]) -> None:
 
     FILE is a corpus in one file: .tar.gz, .tgz, .tar, .zip or .parquet. A corpus that the service
     has already is not sent again. An upload that was cut off goes on where it was. `lorajob submit
-    --corpus FILE` sends it, too. `lorajob prune` deletes corpora that no job names, a day after
-    they came.
+    --corpus FILE` sends it, too. `lorajob prune --older AGE` also deletes corpora that no job
+    names, a day after they came.
     """
     from lorajob.client.remote import RemoteClient
 

@@ -185,7 +185,16 @@ def _status(**given: Any) -> None:
 
 
 def _tell_notes() -> None:
-    for note in _client().notes():
+    from lorajob.client.web_api import AnswerError
+
+    try:
+        notes = _client().notes()
+    except AnswerError as error:
+        # An older service has none.
+        if error.status != 404:
+            raise
+        notes = []
+    for note in notes:
         click.echo(f"lorajob: {note}", err=True)
 
 

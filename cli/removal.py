@@ -78,8 +78,8 @@ def _check_damaged(client: "Client", job: "Job", why: str, anyone: bool, yes: bo
 def prune(older: str | None, keep: "Keep", dry_run: bool) -> None:
     """Delete the files and records of jobs that ended long ago.
 
-    Queued, running and promoted jobs are kept. Prints the ids of the deleted jobs, one on each
-    line.
+    Queued, running and promoted jobs are kept. Corpora that other machines sent and no job names
+    are deleted, too, a day after they came. Prints the ids of the deleted jobs, one on each line.
     """
     dry_run = dry_run or older is None
     gone = open_client().prune(older or "30d", keep, dry_run)
@@ -87,6 +87,10 @@ def prune(older: str | None, keep: "Keep", dry_run: bool) -> None:
         click.echo(job)
     word = "would be deleted" if dry_run else "deleted"
     click.echo(f"lorajob: {len(gone)} jobs {word}", err=True)
+    if gone.corpora:
+        click.echo(f"lorajob: {len(gone.corpora)} unused corpora {word}", err=True)
+    for note in gone.notes:
+        click.echo(f"lorajob: {note}", err=True)
 
 
 def _some(ids: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """What operations on a service give back."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,6 +18,18 @@ REPAIR = "`lorajob rebuild` restores it from its files; `lorajob rm --yes` delet
 def say(text: str) -> None:
     """Print a note on standard error."""
     print(f"lorajob: {text}", file=sys.stderr, flush=True)
+
+
+class DeletedJobs(list[str]):
+    """The ids of deleted jobs, and the folders of unused corpora that were deleted with them."""
+
+    def __init__(
+        self, jobs: Iterable[str], corpora: Iterable[str] = (), notes: Iterable[str] = ()
+    ) -> None:
+        super().__init__(jobs)
+        self.corpora = list(corpora)
+        self.notes = list(notes)
+        """What could not be deleted."""
 
 
 class PromotedModel(BaseModel):

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from lorajob.client.batch import Batch
 from lorajob.client.glossaries import Glossaries, RemoteGlossaries
 from lorajob.client.job import Job
-from lorajob.client.models import ListedJobs, Note, PromotedModel, RolledBack, say
+from lorajob.client.models import DeletedJobs, ListedJobs, Note, PromotedModel, RolledBack, say
 from lorajob.client.remote_files import export_bundle, extract, fetch_curves
 from lorajob.client.remote_paths import explained, of_the_service
 from lorajob.client.requests import PathOrUrl
@@ -345,14 +345,14 @@ class RemoteClient(Client):
         found = self.api.get("/fleet")["queues"]
         return sum(int(it["workers"]) for it in found if it["name"] == queue)
 
-    def prune(self, older: str, keep: Keep = "best", dry_run: bool = False) -> list[str]:
+    def prune(self, older: str, keep: Keep = "best", dry_run: bool = False) -> DeletedJobs:
         """As `Client.prune`. The server deletes."""
         if dry_run:
             query = {"older": older, "keep": keep}
             found = self.api.get("/prune", query, seconds=LONG_SECONDS)
         else:
             found = self.api.post("/prune", seconds=LONG_SECONDS, older=older, keep=keep)
-        return [str(it) for it in found["jobs"]]
+        return DeletedJobs(found["jobs"], found.get("corpora", ()), found.get("notes", ()))
 
     def rebuild(self, take_over: bool = False) -> Rebuilt:
         """As `Client.rebuild`, from the files that the server sees."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from lorajob.client.batch import Batch
 from lorajob.client.glossaries import Glossaries, LocalGlossaries
 from lorajob.client.job import Job
-from lorajob.client.models import REPAIR, ListedJobs, PromotedModel, RolledBack
+from lorajob.client.models import REPAIR, DeletedJobs, ListedJobs, PromotedModel, RolledBack
 from lorajob.client.requests import PathOrUrl, make_spec
 from lorajob.client.texts import LocalTexts, TextsByLanguage
 from lorajob.errors import ServiceError
@@ -19,8 +19,7 @@ from lorajob.tasks.jobs import Jobs, waits
 from lorajob.tasks.listing import JobFilter, Sort, list_jobs, parse_filter
 from lorajob.tasks.naming import find_id, name_start, parse_naming
 from lorajob.tasks.promotions import Promotions
-from lorajob.tasks.prune import Keep, parse_age
-from lorajob.tasks.prune import prune as prune_jobs
+from lorajob.tasks.prune import Keep, parse_age, prune_all
 from lorajob.tasks.rebuild import Rebuilt, rebuild
 from lorajob.tasks.words import state_of_work
 from lorajob.worker.heartbeats import mixture
@@ -226,11 +225,12 @@ class Client:
         """
         return rebuild(self._jobs.settings, take_over)
 
-    def prune(self, older: str, keep: Keep = "best", dry_run: bool = False) -> list[str]:
+    def prune(self, older: str, keep: Keep = "best", dry_run: bool = False) -> DeletedJobs:
         """Delete jobs that ended more than `older` ago, such as 30d, and return their ids.
 
         With `keep="best"`, the best job of each language, base model and test set is kept. With
-        `dry_run`, nothing is deleted. Queued, running and promoted jobs are always kept.
+        `dry_run`, nothing is deleted. Queued, running and promoted jobs are always kept. Corpora
+        that other machines sent and no job names are deleted, too, a day after they came.
         """
-        found = prune_jobs(self._jobs, parse_age(older), keep, dry_run)
-        return [record.id for record in found]
+        found = prune_all(self._jobs, parse_age(older), keep, dry_run)
+        return DeletedJobs((it.id for it in found.jobs), map(str, found.corpora), found.notes)

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from lorajob.client.models import Note
-from lorajob.client.web_api import LONG_SECONDS, LONGEST_PAUSE, MOST_FAILURES, WebApi
+from lorajob.client.web_api import (
+    LONG_SECONDS,
+    LONGEST_PAUSE,
+    MOST_FAILURES,
+    AnswerError,
+    WebApi,
+)
 from lorajob.errors import ServiceError, UsageError
 from lorajob.job.jobdir import hash_file
 from lorajob.languages import find_language
@@ -16,23 +22,35 @@ from lorajob.tasks.uploads import SUFFIXES, Upload
 
 PIECE_BYTES = 32 << 20
 MOST_LETTERS = 150  # of a name
+# Answers that another request holds the corpus: it may read the whole file for its hash.
+MOST_BUSY = int(LONG_SECONDS / LONGEST_PAUSE)
 Spec = Mapping[str, object]
 
 
 def with_uploads(api: WebApi, specs: Sequence[Spec], note: Note) -> list[Spec]:
     """The settings of jobs with the service's paths in place of corpora that only this machine has.
 
-    These are sent first, if they are one file: an archive or a Parquet file. `note` hears so.
-    Raises LorajobError.
+    These are sent first, if they are one file: an archive or a Parquet file. A file of the same
+    path and size on the service is used in its place. `note` hears so. Raises LorajobError.
     """
     here = {file for spec in specs for place in corpora_of(spec) if (file := _file(place, spec))}
     if not here:
         return list(specs)
     sizes = [{"path": str(it), "bytes": it.stat().st_size} for it in sorted(here)]
-    missing = set(api.post("/corpora/missing", {"files": sizes})["missing"])
-    sent = {
-        it: upload_corpus(api, it, note) if str(it) in missing else str(it) for it in sorted(here)
-    }
+    try:
+        missing = set(api.post("/corpora/missing", {"files": sizes})["missing"])
+    except AnswerError as error:
+        # An older service takes no corpora.
+        if error.status != 404:
+            raise
+        return list(specs)
+    sent: dict[Path, str] = {}
+    for file in sorted(here):
+        if str(file) in missing:
+            sent[file] = upload_corpus(api, file, note)
+        else:
+            sent[file] = str(file)
+            note(f"{file}: the service's copy is used")
 
     def found(spec: Spec) -> Callable[[str], str]:
         return lambda place: sent.get(_file(place, spec) or Path(), place)
@@ -78,7 +96,8 @@ def _file(place: str, spec: Spec) -> Path | None:
     if path is None or not path.name.lower().endswith(SUFFIXES):
         return None
     try:
-        whole = path.expanduser().resolve()
+        # A link keeps its name: its target may have no suffix.
+        whole = path.expanduser().absolute()
         return whole if whole.is_file() else None
     # An unknown ~user, a null byte, a name that is too long.
     except (RuntimeError, ValueError, OSError):
@@ -97,48 +116,60 @@ def upload_corpus(api: WebApi, path: Path, note: Note) -> str:
     """Send a corpus, and return its path on the service.
 
     A lost connection is opened again for two minutes, and goes on where it was. Raises UsageError
-    for a file that is no archive or changes meanwhile, DiskError if the service has no room, and
-    ServiceError.
+    for a file that is missing, is no archive or changes meanwhile, DiskError if the service has no
+    room, and ServiceError.
     """
+    path, upload = _opened(path)
+    state: Any = None  # unknown: the service is asked
+    told, received, failures = False, 0, 0
+    while True:
+        try:
+            if state is None:
+                state = api.post("/corpora", None, seconds=LONG_SECONDS, **vars(upload))
+            if int(state["received"]) > received:
+                received, failures = int(state["received"]), 0
+            if state["corpus"] is not None:
+                break
+            if not told:
+                note(f"uploading {path.name}, {upload.bytes / 1e6:,.1f} MB, to {public(api.url)}")
+                told = True
+            state = _send(api, path, upload, int(state["received"]))
+        except ServiceError as error:
+            failures, state = failures + 1, None
+            if not _may_pass(error, failures):
+                raise
+            time.sleep(min(2.0 ** min(failures - 1, 10), LONGEST_PAUSE))
+    if not told:
+        note(f"{path.name} is on the service already")
+    return str(state["corpus"])
+
+
+def _may_pass(error: ServiceError, failures: int) -> bool:
+    if not isinstance(error, AnswerError):
+        return failures <= MOST_FAILURES
+    return error.may_pass and failures <= (MOST_BUSY if error.status == 429 else MOST_FAILURES)
+
+
+def _opened(path: Path) -> tuple[Path, Upload]:
+    """A corpus to send: its path, and its name, hash and size. Raises UsageError."""
     if not path.name.lower().endswith(SUFFIXES):
         raise UsageError(
             f"FILE: {path.name} is not one of {', '.join(SUFFIXES)}; pack a folder with its tables "
             "and audio as .tar.gz"
         )
-    size = path.stat().st_size
-    if not size:
-        raise UsageError(f"FILE: {path} is empty")
-    upload = Upload(_plain(path.name), hash_file(path), size)
-    state = _ask(api, upload)
-    if state["corpus"] is not None:
-        note(f"{path.name} is on the service already")
-        return str(state["corpus"])
-    note(f"uploading {path.name}, {size / 1e6:,.1f} MB, to {public(api.url)}")
-    failures = 0
-    while state["corpus"] is None:
-        try:
-            state = _send(api, path, upload, int(state["received"]))
-            failures = 0
-        except ServiceError:
-            failures += 1
-            if failures > MOST_FAILURES:
-                raise
-            time.sleep(min(2.0 ** (failures - 1), LONGEST_PAUSE))
-            state = _again(api, upload, state)
-    return str(state["corpus"])
-
-
-def _ask(api: WebApi, upload: Upload) -> Any:
-    """How much of a corpus the service has."""
-    return api.post("/corpora", None, seconds=LONG_SECONDS, **vars(upload))
-
-
-def _again(api: WebApi, upload: Upload, state: Any) -> Any:
-    """The same; what was known before if the service is still unavailable."""
     try:
-        return _ask(api, upload)
-    except ServiceError:
-        return state
+        path = path.expanduser()
+        if not path.is_file():
+            why = "is a folder; pack it as .tar.gz" if path.is_dir() else "does not exist"
+            raise UsageError(f"FILE: {path} {why}")
+        size = path.stat().st_size
+        if not size:
+            raise UsageError(f"FILE: {path} is empty")
+        return path, Upload(_plain(path.name), hash_file(path), size)
+    # An unknown ~user; a file that may not be read.
+    except (RuntimeError, OSError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"FILE: {path} cannot be read: {why}") from None
 
 
 def _send(api: WebApi, path: Path, upload: Upload, place: int) -> Any:

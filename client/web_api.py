@@ -22,6 +22,19 @@ LONGEST_PAUSE = 8.0  # seconds
 Query = Mapping[str, object]
 
 
+class AnswerError(ServiceError):
+    """A server answers with an error that has no class of its own."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same request may succeed later."""
+        return self.status in (408, 409, 429) or self.status >= 500
+
+
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """A redirect would send the key to another server."""
 
@@ -116,7 +129,7 @@ class WebApi:
             return json.load(answer)
         except ValueError:
             said = f"{public(self.url)} does not answer in JSON; is it a `lorajob web`?"
-            raise ServiceError(said) from None
+            raise AnswerError(said, answer.status) from None
 
     def _stated(self, error: urllib.error.HTTPError) -> LorajobError:
         """The error of an answer, of the class that the server raised."""
@@ -124,12 +137,20 @@ class WebApi:
             said = json.loads(error.read(1 << 20))["error"]
             message, code = str(said["message"]), said["code"]
         except (ValueError, LookupError, TypeError, OSError, HTTPException):
-            return ServiceError(f"{public(self.url)} answers {error.code}; is it a `lorajob web`?")
+            why = "is it a `lorajob web`?"
+            if error.code == 413:
+                why = (
+                    "a proxy refuses bodies of this size, and must let through 32 MiB and more "
+                    "(nginx: client_max_body_size 64m)"
+                )
+            return AnswerError(f"{public(self.url)} answers {error.code}; {why}", error.code)
         if error.code == 401:
-            return ServiceError(f"{public(self.url)}: {message}; set LORAJOB_API_KEY")
+            said = f"{public(self.url)}: {message}; set LORAJOB_API_KEY"
+            return AnswerError(said, error.code)
         if error.code in (403, 422) and code != "corpus":
             return UsageError(message)
-        return error_of(code, message)
+        found = error_of(code, message)
+        return AnswerError(message, error.code) if type(found) is ServiceError else found
 
 
 def _encoded(body: Mapping[str, object]) -> bytes:

@@ -14,12 +14,13 @@ from lorajob.storage.bases import PREFIX
 from lorajob.storage.folders import remove_folder
 from lorajob.storage.urls import local_path
 from lorajob.tasks.jobs import Jobs
+from lorajob.tasks.uploads import FOLDER as UPLOADS
+from lorajob.tasks.uploads import Uploads
 from lorajob.worker.artifacts.lookup import job_place
 from lorajob.worker.connect import service_errors
 from lorajob.worker.settings import Settings
 
-Kind = Literal["cache", "corpora", "models"]
-KINDS: tuple[Kind, ...] = ("cache", "corpora", "models")
+Kind = Literal["cache", "corpora", "models", "uploads"]
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,10 @@ def disk_items(settings: Settings) -> list[DiskItem]:
     here = local_path(job_place(settings, "job"))
     jobs = settings.workplace if here is None else here.parent
     kept = "workers, over LORAJOB_JOBS_GB" if here is None else "rm, prune"
+    sent = Uploads(settings).folder
     found = [
         ("jobs", jobs, kept),
+        ("uploads", sent, "clean uploads, prune"),
         ("cache", places.cache(), "clean cache"),
         ("corpora", places.corpora(), "clean corpora"),
         ("models", places.models(), "clean models"),
@@ -55,14 +58,19 @@ def disk_items(settings: Settings) -> list[DiskItem]:
 
 
 def _item(what: str, path: Path, removed_by: str) -> DiskItem:
-    sizes = list(_sizes(path))
+    sizes = list(_sizes(path, without=UPLOADS))
     alone = sum(size for size, links in sizes if links == 1)
     return DiskItem(what, path, sum(size for size, _ in sizes), alone, removed_by)
 
 
-def _sizes(folder: Path) -> Iterator[tuple[int, int]]:
-    """Size and number of links of each file. Files may come and go meanwhile."""
-    for parent, _, files in os.walk(folder):
+def _sizes(folder: Path, without: str = "") -> Iterator[tuple[int, int]]:
+    """Size and number of links of each file. Files may come and go meanwhile.
+
+    A folder `without` directly below is left out.
+    """
+    for parent, folders, files in os.walk(folder):
+        if without in folders and Path(parent) == folder:
+            folders.remove(without)
         for name in files:
             try:
                 found = Path(parent, name).lstat()
@@ -79,10 +87,10 @@ def free_bytes(path: Path) -> int:
 
 
 def free_disk(jobs: Jobs, kinds: Sequence[Kind]) -> dict[Kind, int]:
-    """Remove caches, fetched corpora and converted base models. Returns the freed bytes of each.
+    """Remove caches, fetched corpora, converted base models and unused corpora that were sent.
 
-    A corpus that a stage reads stays. Raises UsageError for models while jobs run: a stage may
-    load one.
+    Returns the freed bytes of each. A corpus that a stage reads stays. Raises UsageError for models
+    while jobs run: a stage may load one. Raises ServiceError for uploads if Redis is unavailable.
     """
     if "models" in kinds and (running := _running(jobs)):
         raise UsageError(
@@ -90,7 +98,7 @@ def free_disk(jobs: Jobs, kinds: Sequence[Kind]) -> dict[Kind, int]:
         )
     freed: dict[Kind, int] = {}
     for kind in kinds:
-        before = _size(kind)
+        before = _size(kind, jobs.settings)
         match kind:
             case "cache":
                 cache.trim(0)
@@ -102,13 +110,25 @@ def free_disk(jobs: Jobs, kinds: Sequence[Kind]) -> dict[Kind, int]:
                 for folder in found:
                     if folder.is_dir():
                         remove_folder(folder)
-        freed[kind] = before - _size(kind)
+            case "uploads":
+                Uploads(jobs.settings).drop_unused(jobs)
+        freed[kind] = before - _size(kind, jobs.settings)
     return freed
 
 
-def _size(kind: Kind) -> int:
-    folder = {"cache": places.cache, "corpora": places.corpora, "models": places.models}[kind]()
-    return sum(size for size, links in _sizes(folder) if links == 1)
+def unused_bytes(jobs: Jobs) -> int:
+    """The bytes of the corpora that `free_disk` of uploads would remove. Raises ServiceError."""
+    return sum(size for it in Uploads(jobs.settings).unused(jobs) for size, _ in _sizes(it))
+
+
+def _size(kind: Kind, settings: Settings) -> int:
+    folders = {
+        "cache": places.cache(),
+        "corpora": places.corpora(),
+        "models": places.models(),
+        "uploads": Uploads(settings).folder,
+    }
+    return sum(size for size, links in _sizes(folders[kind]) if links == 1)
 
 
 def _running(jobs: Jobs) -> str | None:

@@ -4,9 +4,11 @@ import logging
 import re
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from lorajob.errors import RecordError, UsageError
+from lorajob.errors import LorajobError, RecordError, UsageError
 from lorajob.job.results import headline
 from lorajob.storage.folders import sweep
 from lorajob.tasks.bases import drop_bases
@@ -24,6 +26,32 @@ logger = logging.getLogger(__name__)
 
 UNIT_SECONDS = {"h": 3600, "d": 86_400, "w": 604_800}
 Keep = Literal["best", "none"]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What was deleted, or would be."""
+
+    jobs: list[JobRecord]
+    """The one that ended first first."""
+    corpora: list[Path]
+    """The folders of corpora that other machines sent, which no job needs."""
+    notes: list[str]
+    """What could not be deleted."""
+
+
+def prune_all(
+    jobs: Jobs, older_seconds: float, keep: Keep = "best", dry_run: bool = False
+) -> Pruned:
+    """Delete old jobs as `prune` does, then the corpora that other machines sent, if unused."""
+    deleted = prune(jobs, older_seconds, keep, dry_run)
+    uploads = Uploads(jobs.settings)
+    try:
+        corpora = uploads.unused(jobs) if dry_run else uploads.drop_unused(jobs)
+    # The jobs are deleted, and their ids must not be lost.
+    except (LorajobError, OSError) as error:
+        return Pruned(deleted, [], [f"unused corpora are not deleted: {error}"])
+    return Pruned(deleted, corpora, [])
 
 
 def parse_age(text: str) -> float:
@@ -89,10 +117,9 @@ def prune(
     """Delete the records and files of the jobs that `to_prune` lists; return them, oldest first.
 
     Jobs whose models are promoted stay, and those that a rollback would bring back.
-    A job that is retried meanwhile stays. So do base models in the store, and corpora that other
-    machines sent, if a job needs them; the others are removed. Raises StoreError or OSError for
-    files that cannot be deleted; the next prune tries again. `rebuild` finds such a job until its
-    folder is put aside.
+    A job that is retried meanwhile stays. So do base models in the store that a job needs; the
+    others are removed. Raises StoreError or OSError for files that cannot be deleted; the next
+    prune tries again. `rebuild` finds such a job until its folder is put aside.
     """
     with service_errors(jobs.settings):
         records = jobs.records.load_many(jobs.records.ids())
@@ -107,7 +134,6 @@ def prune(
         logger.warning("%s cannot be deleted", left)
     deleted = [record for record in chosen if _deleted(jobs, record)]
     drop_bases(jobs)
-    Uploads(jobs.settings).drop_unused(jobs)
     return deleted
 
 

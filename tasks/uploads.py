@@ -1,8 +1,9 @@
 """Corpora that other machines send: kept beside the jobs, where all workers find them.
 
-JOBS/.uploads/SHA256/NAME is a corpus, SHA256/.part the beginning of one that is being sent, and
-.uploads/.locks/SHA256 is locked meanwhile. If the jobs are in a store, JOBS is the folder of this
-machine, and `submit` copies the corpus to the store. All together take at most LORAJOB_UPLOADS_GB.
+JOBS/.uploads/SHA256/NAME is a corpus, SHA256/.part-BYTES the beginning of one that is being sent
+and will have so many bytes. .uploads/.locks/SHA256 is locked meanwhile. If the jobs are in a store,
+JOBS is the folder of this machine, and `submit` copies the corpus to the store. All together take
+at most LORAJOB_UPLOADS_GB.
 """
 
 import fcntl
@@ -22,18 +23,19 @@ from lorajob.job.jobdir import hash_file, sync_path
 from lorajob.storage import places
 from lorajob.storage.folders import LOCKS, locked
 from lorajob.storage.locations import private_folder
-from lorajob.tasks.disk import free_bytes
 from lorajob.tasks.jobs import Jobs
 from lorajob.worker.artifacts.lookup import find_job, recorded_ids
 from lorajob.worker.connect import service_errors
 from lorajob.worker.settings import Settings
 
 FOLDER = ".uploads"  # no job has such a name
-PART = ".part"
+PART = ".part-"
+ROOM = "room"  # a lock; no hash has such a name
 SUFFIXES = (*ARCHIVES, ".parquet")  # corpora that are one file
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,149}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 UNUSED_SECONDS = 86_400.0  # a corpus is sent before a job names it
+RESERVED_SECONDS = 3600.0  # so long after its last byte an unfinished upload keeps its whole room
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +82,7 @@ class Uploads:
 
     def part(self, upload: Upload) -> Path:
         """Where its beginning lies."""
-        return self.folder / upload.sha256 / PART
+        return self.folder / upload.sha256 / f"{PART}{upload.bytes}"
 
     def whole(self, upload: Upload) -> bool:
         """Whether the corpus is here. It then stays for another day."""
@@ -95,24 +97,35 @@ class Uploads:
 
         Raises DiskError if it would take more than LORAJOB_UPLOADS_GB, or if the disk is too full.
         """
-        received = _size(self.part(upload))
-        left = upload.bytes - received
+        part = self.part(upload)
+        # One at a time: two could find the same room.
+        with locked(self.folder / LOCKS / ROOM, fcntl.LOCK_EX):
+            received = _size(part)
+            self._check_room(upload, upload.bytes - received)
+            private_folder(part.parent)
+            part.touch(mode=0o600)
+        return received
+
+    def _check_room(self, upload: Upload, left: int) -> None:
+        others = [it for it in self._files() if it != self.part(upload)]
         limit = self._settings.uploads_gb * 1e9
-        if left > 0 and self.total() + left > limit:
+        if left > 0 and sum(map(_room, others)) + upload.bytes > limit:
             raise DiskError(
                 f"bytes: {upload.name} has {upload.bytes / 1e9:.2f} GB, and corpora that are sent "
-                f"may take {self._settings.uploads_gb:g} GB in all (LORAJOB_UPLOADS_GB); `lorajob "
-                "prune` deletes those that no job needs"
+                f"may take {self._settings.uploads_gb:g} GB in all (LORAJOB_UPLOADS_GB). `lorajob "
+                "prune --older 30d`, or `lorajob clean uploads --yes` on the service's machine, "
+                "deletes those that no job names, a day after they came"
             )
-        free = free_bytes(self.folder) - self._settings.min_free_gb * 1e9
-        if left > free:
+        free = shutil.disk_usage(self.folder).free
+        reserved = sum(_room(it) - _size(it) for it in others)
+        stays = self._settings.min_free_gb * 1e9
+        if left > free - reserved - stays:
+            more = f" and {reserved / 1e9:.2f} GB are for other uploads" if reserved > 0 else ""
             raise DiskError(
                 f"bytes: {upload.name} has {upload.bytes / 1e9:.2f} GB, and the service's disk has "
-                f"{max(0.0, free) / 1e9:.2f} GB free; `lorajob prune` deletes old jobs"
+                f"{free / 1e9:.2f} GB free, of which {self._settings.min_free_gb:g} GB stay "
+                f"(LORAJOB_MIN_FREE_GB){more}; `lorajob prune --older 30d` deletes old jobs"
             )
-        private_folder(self.part(upload).parent)
-        self.part(upload).touch(mode=0o600)
-        return received
 
     def finish(self, upload: Upload) -> Path:
         """Put a corpus whose last byte has come to its place. Raises UsageError for a wrong hash,
@@ -122,8 +135,8 @@ class Uploads:
         if hash_file(part) != upload.sha256:
             part.unlink()
             raise UsageError(
-                f"sha256: what came of {upload.name} has another hash; the file changed while it "
-                "was sent, so send it again"
+                f"sha256: the received file has another hash; {upload.name} changed while it was "
+                "sent, so send it again"
             )
         group = places.job_group()
         if group is not None:
@@ -137,13 +150,16 @@ class Uploads:
         """Delete the beginning of a corpus."""
         self.part(upload).unlink(missing_ok=True)
 
-    def total(self) -> int:
-        """Bytes of all corpora here, whole or not."""
-        return sum(map(_size, self.folder.glob("*/*")))
+    def _files(self) -> list[Path]:
+        """All corpora here, whole or not."""
+        return list(self.folder.glob("[!.]*/*"))
 
-    def drop_unused(self, jobs: Jobs) -> list[Path]:
-        """Delete the corpora that no job names and that nobody sent within the last day."""
-        old = time.time() - UNUSED_SECONDS
+    def unused(self, jobs: Jobs) -> list[Path]:
+        """The folders of corpora that no job names and that were not sent within the last day.
+
+        Raises ServiceError.
+        """
+        old = _old()
         found = [it for it in self.folder.glob("[!.]*") if _newest(it) < old]
         if not found:
             return []
@@ -155,17 +171,43 @@ class Uploads:
         for job_id in recorded_ids(jobs.settings) if unused else ():
             spec = find_job(job_id, jobs.settings).location.read("spec.json") or b""
             unused = [it for it in unused if it.name.encode() not in spec]
-        return [it for it in unused if self._removed(it)]
+        return unused
+
+    def drop_unused(self, jobs: Jobs) -> list[Path]:
+        """Delete the unused corpora; return their folders. Raises ServiceError."""
+        return [it for it in self.unused(jobs) if self._removed(it)]
 
     def _removed(self, folder: Path) -> bool:
         lock = self.folder / LOCKS / folder.name
         try:
             with locked(lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                # A client may have been told meanwhile that it is here.
+                if _newest(folder) >= _old():
+                    return False
                 shutil.rmtree(folder, ignore_errors=True)
         except BlockingIOError:
             return False
-        log.info("upload: %s is removed; no job needs it", folder)
+        if folder.exists():
+            log.warning("upload: %s cannot be deleted", folder)
+            return False
+        log.info("upload: %s is deleted; no job needs it", folder)
         return True
+
+
+def _room(path: Path) -> int:
+    """The bytes that a corpus takes, or will take while it is being sent."""
+    declared = path.name.removeprefix(PART)
+    try:
+        found = path.lstat()
+    except OSError:
+        return 0
+    if declared == path.name or found.st_mtime < time.time() - RESERVED_SECONDS:
+        return found.st_size
+    return max(found.st_size, int(declared))
+
+
+def _old() -> float:
+    return time.time() - UNUSED_SECONDS
 
 
 def _size(path: Path) -> int:

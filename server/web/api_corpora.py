@@ -65,7 +65,8 @@ async def receive_corpus(
 
     Without `offset` nothing is read, and the answer says how much is here. When the last byte has
     come, the hash is checked, and `corpus` is the path for a job. A corpus that is here already is
-    not sent again. `lorajob prune` deletes those that no job names, a day after they came.
+    not sent again. `lorajob prune --older AGE` also deletes corpora that no job names, a day after
+    they came.
     """
     upload, uploads = Upload(name, sha256, size), Uploads(service.settings)
     try:
@@ -98,8 +99,8 @@ def _begin(uploads: Uploads, upload: Upload) -> int:
 async def _receive(request: Request, uploads: Uploads, upload: Upload, most: int) -> int:
     """Append the body to the beginning of a corpus, as far as it comes. Returns its bytes.
 
-    Raises UsageError for more than `most` bytes, and DiskError for a full disk; then what came of
-    the corpus is dropped.
+    Raises UsageError for more than `most` bytes, and DiskError for a full disk; then the received
+    bytes are dropped.
     """
     count, waiting = 0, bytearray()
     try:
@@ -108,11 +109,12 @@ async def _receive(request: Request, uploads: Uploads, upload: Upload, most: int
                 async for data in request.stream():
                     count += len(data)
                     if count > most:
-                        raise UsageError(f"bytes: more than the {upload.bytes} bytes of it came")
+                        raise UsageError("bytes: the body is longer than the rest of the file")
                     waiting += data
                     if len(waiting) >= WRITE_BYTES:
-                        await asyncio.to_thread(file.write, bytes(waiting))
-                        waiting.clear()
+                        # If this is cancelled, the thread writes on, and `finally` follows.
+                        piece, waiting = bytes(waiting), bytearray()
+                        await asyncio.to_thread(file.write, piece)
             except ClientDisconnect:
                 raise ApiError(400, "The request ended early") from None
             finally:

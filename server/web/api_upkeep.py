@@ -22,7 +22,7 @@ from lorajob.server.web.models import (
 )
 from lorajob.server.web.state import Service, User, UserJobs
 from lorajob.tasks.disk import disk_items, free_bytes
-from lorajob.tasks.prune import Keep, parse_age, prune
+from lorajob.tasks.prune import Keep, Pruned, parse_age, prune_all
 from lorajob.tasks.rebuild import rebuild
 
 MOST_VERIFIED = 2  # jobs at a time; all their files are read
@@ -76,19 +76,22 @@ def disk_folders(jobs: UserJobs) -> DiskFolders:
 
 @router.get("/prune")
 def jobs_to_prune(jobs: UserJobs, older: Older, keep: Kept = "best") -> PrunedJobs:
-    """The jobs that a POST with the same values deletes."""
-    return PrunedJobs(jobs=[it.id for it in prune(jobs, parse_age(older), keep, dry_run=True)])
+    """The jobs and corpora that a POST with the same values deletes."""
+    return _pruned(prune_all(jobs, parse_age(older), keep, dry_run=True))
 
 
 @router.post("/prune")
 def prune_jobs(
     jobs: UserJobs, who: User, service: Service, older: Older, keep: Kept = "best"
 ) -> PrunedJobs:
-    """Delete jobs of all users that ended long ago. Queued, running and promoted jobs stay."""
+    """Delete jobs of all users that ended long ago. Queued, running and promoted jobs stay.
+
+    Corpora that other machines sent and no job names are deleted, too, a day after they came.
+    """
     seconds = parse_age(older)
     with one_of(_changing, "jobs are being pruned or rebuilt"):
         try:
-            deleted = [it.id for it in prune(jobs, seconds, keep)]
+            found = _pruned(prune_all(jobs, seconds, keep))
         except (LorajobError, OSError) as error:
             # Some jobs may be deleted by now.
             service.audit.write(who, "prune", older=older, keep=keep, error=str(error))
@@ -96,8 +99,13 @@ def prune_jobs(
                 place = error.filename or jobs.settings.jobs
                 raise ServiceError(f"{place} cannot be deleted: {error.strerror}") from error
             raise
-    service.audit.write(who, "prune", older=older, keep=keep, jobs=deleted)
-    return PrunedJobs(jobs=deleted)
+    service.audit.write(who, "prune", older=older, keep=keep, **found.model_dump())
+    return found
+
+
+def _pruned(found: Pruned) -> PrunedJobs:
+    ids, folders = [it.id for it in found.jobs], [str(it) for it in found.corpora]
+    return PrunedJobs(jobs=ids, corpora=folders, notes=found.notes)
 
 
 @router.post("/rebuild")

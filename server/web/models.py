@@ -247,6 +247,10 @@ class PrunedJobs(_Answer):
 
     jobs: list[str]
     """Their ids, the one that ended first first."""
+    corpora: list[str]
+    """Folders of corpora that other machines sent and no job needs; they are deleted, too."""
+    notes: list[str]
+    """What could not be deleted."""
 
 
 class DiskFolder(_Answer):

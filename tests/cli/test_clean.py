@@ -80,5 +80,34 @@ def test_models_stay_while_a_job_runs(home: Path, redis_server: Settings, redis:
     assert (home / "cache/corpus/key/b").exists()
 
 
+def test_unused_corpora_of_other_machines_are_deleted(
+    home: Path, redis_server: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORAJOB_REDIS_URL", redis_server.redis_url.get_secret_value())
+
+    def sent() -> Path:
+        path = home / "jobs/.uploads" / ("a" * 64) / "hi.tar.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * 2_000_000)
+        for it in (path, path.parent):
+            os.utime(it, (0, 0))
+        return path
+
+    path = sent()
+    sizes = {it.what: it.bytes for it in disk_items(Settings())}
+    assert sizes["jobs"] == 400 and sizes["uploads"] == 2_000_000
+    run = CliRunner().invoke
+    assert run(cli, ["clean", "--yes"]).exit_code == 0 and path.exists()
+    assert run(cli, ["clean", "uploads"]).stdout.split() == ["uploads", "2", "MB"]
+    assert path.exists()
+    assert run(cli, ["clean", "uploads", "--yes"]).stdout.split() == ["uploads", "2", "MB", "freed"]
+    assert not path.parent.exists()
+    path = sent()
+    assert "1 unused corpora would be deleted" in run(cli, ["prune"]).stderr
+    assert path.exists()
+    assert "1 unused corpora deleted" in run(cli, ["prune", "--older", "30d"]).stderr
+    assert not path.exists()
+
+
 def test_sizes_in_words() -> None:
     assert [size_words(it) for it in (0, 12_400_000, 3_440_000_000)] == ["0 MB", "12 MB", "3.4 GB"]

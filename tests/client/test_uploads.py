@@ -3,49 +3,32 @@
 import hashlib
 import json
 import os
-import shutil
-import tarfile
-import time
-from collections.abc import Iterator
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
+from urllib.parse import urlencode, urlsplit
 
 import pytest
-from pydantic import SecretStr
 from redis import Redis
-from starlette.testclient import TestClient
 
 import lorajob
+from lorajob.cli import remote as cli_remote
 from lorajob.cli.main import main
 from lorajob.client import uploads as client_uploads
 from lorajob.client.remote import RemoteClient
 from lorajob.client.service import Client
 from lorajob.client.web_api import WebApi
-from lorajob.errors import DiskError, ServiceError, UsageError
-from lorajob.server.web.app import create_web_app
-from lorajob.server.web.state import WebService, open_service
+from lorajob.errors import ServiceError, UsageError
 from lorajob.tasks.jobs import Jobs
-from lorajob.tasks.prune import prune
 from lorajob.tasks.uploads import Upload, Uploads
-from lorajob.worker.records.records import Records
-from lorajob.worker.settings import Settings
-from tests.support.command import job_record
 from tests.support.corpora import write_corpus
 from tests.support.remote_web import Web
-
-SEND = {"Authorization": "Bearer send"}
-OCTETS = {"Content-Type": "application/octet-stream"}
-
-
-def packed(folder: Path, name: str = "cv हिन्दी.tar.gz") -> Path:
-    """An archive of a small corpus, which the service does not have."""
-    (inside := folder / "inside").mkdir()
-    write_corpus(inside / "manifest.csv")
-    with tarfile.open(folder / name, "w:gz") as tar:
-        for path in sorted(inside.iterdir()):
-            tar.add(path, path.name)
-    shutil.rmtree(inside)
-    return folder / name
+from tests.support.service import wait_for
+from tests.support.uploads import asked, packed
 
 
 def apart(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,133 +144,176 @@ def test_an_upload_goes_on_after_the_server_was_away(
     assert calls == list(range(0, corpus.stat().st_size, 300))
 
 
-@pytest.fixture
-def service(redis: Redis, redis_server: Settings, tmp_path: Path) -> Iterator[WebService]:
-    keys = {"submit_keys": SecretStr("ana=send"), "view_keys": SecretStr("ben=see")}
-    places = {"home": tmp_path / "home", "artifacts": tmp_path / "jobs", "uploads_gb": 1e-6}
-    service = open_service(redis_server.model_copy(update=keys | places))
-    yield service
-    service.close()
-
-
-@pytest.fixture
-def client(service: WebService) -> Iterator[TestClient]:
-    with TestClient(create_web_app(service), headers=SEND) as client:
-        yield client
-
-
-def asked(data: bytes, **changes: Any) -> dict[str, Any]:
-    """The query of a request that sends some data."""
-    digest = hashlib.sha256(data).hexdigest()
-    return {"name": "hi.tar", "sha256": digest, "bytes": len(data)} | changes
-
-
-def said(answer: Any, status: int) -> str:
-    assert answer.status_code == status, answer.text
-    return str(answer.json()["error"]["message"])
-
-
-def test_pieces_are_taken_in_order_and_the_hash_is_checked(
-    client: TestClient, service: WebService
-) -> None:
-    data = b"0123456789" * 20
-    query = asked(data)
-
-    def send(offset: int | None, piece: bytes = b"", **changes: Any) -> Any:
-        more = {} if offset is None else {"offset": offset}
-        headers = OCTETS
-        return client.post(
-            "/api/corpora", params=query | more | changes, content=piece, headers=headers
+def test_a_body_that_was_cut_off_is_kept(web: Web, redis: Redis, tmp_path: Path) -> None:
+    corpus = tmp_path / "mr.tar"
+    corpus.write_bytes(os.urandom(3 << 20))
+    data = corpus.read_bytes()
+    query = asked(data) | {"name": "mr.tar"}
+    part = Uploads(web.settings).part(Upload("mr.tar", query["sha256"], len(data)))
+    place = urlsplit(web.url)
+    with socket.create_connection((str(place.hostname), place.port or 0)) as cut:
+        cut.sendall(
+            f"POST /api/corpora?{urlencode(query | {'offset': 0})} HTTP/1.1\r\n"
+            "Host: web\r\n"
+            "Authorization: Bearer send\r\n"
+            "Content-Type: application/octet-stream\r\n"
+            f"Content-Length: {len(data)}\r\n\r\n".encode()
+            + data[: 2 << 20]
         )
+        wait_for(lambda: part.exists() and part.stat().st_size >= 1 << 20, 30)
+    api, sent = WebApi(web.url, "send"), list[int]()
+    real = api.send_data
 
-    assert send(None).json() == {"received": 0, "corpus": None}
-    assert send(0, data[:50]).json() == {"received": 50, "corpus": None}
-    assert send(None).json()["received"] == 50
-    assert "offset: is 20, and the next byte is 50" in said(send(20, data[20:]), 409)
-    assert "more than the 200 bytes of it came" in said(send(50, data), 422)
-    assert send(None).json()["received"] == 50
-    uploads = Uploads(service.settings)
-    with uploads.held(Upload("hi.tar", query["sha256"], 200)):
-        assert "is being sent by another request" in said(send(50, data[50:]), 429)
-    path = send(50, data[50:]).json()["corpus"]
-    assert Path(path).read_bytes() == data
-    assert send(None).json() == send(0, data).json() == {"received": 200, "corpus": path}
-    other = b"x" * 200
-    query = asked(other)
-    assert "has another hash; the file changed" in said(send(0, data), 422)
-    assert send(None).json()["received"] == 0
-    assert said(
-        client.post("/api/corpora", params=query, headers={"Authorization": "Bearer see"}), 403
-    )
+    def send(path: str, piece: bytes, query: Any, seconds: float) -> Any:
+        sent.append(query["offset"])
+        return real(path, piece, query, seconds)
+
+    api.send_data = send  # type: ignore[method-assign]
+    assert Path(client_uploads.upload_corpus(api, corpus, print)).read_bytes() == data
+    assert sent and min(sent) >= 1 << 20
+
+
+def test_two_clients_may_send_the_same_corpus(
+    web: Web, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = packed(tmp_path, "mr.tar.gz")
+    monkeypatch.setattr(client_uploads, "PIECE_BYTES", 100)
+    monkeypatch.setattr(client_uploads, "LONGEST_PAUSE", 0.01)
+    api = WebApi(web.url, "send")
+    with ThreadPoolExecutor() as pool:
+        sent = [pool.submit(client_uploads.upload_corpus, api, corpus, print) for _ in range(2)]
+        first, second = (Path(it.result()) for it in sent)
+    assert first == second and first.read_bytes() == corpus.read_bytes()
+
+
+def test_an_upload_that_grows_may_fail_often(
+    web: Web, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = packed(tmp_path, "mr.tar.gz")
+    monkeypatch.setattr(client_uploads, "PIECE_BYTES", corpus.stat().st_size // 30)
+    pauses: list[float] = []
+    monkeypatch.setattr("lorajob.client.uploads.time.sleep", pauses.append)
+    real_post, real_send = WebApi.post, WebApi.send_data
+    asks = 0
+
+    def post(api: WebApi, *given: Any, **more: Any) -> Any:
+        nonlocal asks
+        asks += 1
+        if asks == 1:
+            raise ServiceError("away")
+        return real_post(api, *given, **more)
+
+    def lossy(api: WebApi, *given: Any) -> Any:
+        real_send(api, *given)
+        raise ServiceError("away")
+
+    monkeypatch.setattr(WebApi, "post", post)
+    monkeypatch.setattr(WebApi, "send_data", lossy)
+    there = Path(client_uploads.upload_corpus(WebApi(web.url, "send"), corpus, print))
+    assert there.read_bytes() == corpus.read_bytes()
+    assert pauses[:2] == [1.0, 2.0] and set(pauses[2:]) == {1.0} and len(pauses) > 30
+
+
+@dataclass
+class Scripted:
+    """A server that gives the next of some answers, and then its last one."""
+
+    answers: list[tuple[int, str]]
+    asked: list[str] = field(default_factory=list)
+    url: str = ""
+
+    def __enter__(self) -> "Scripted":
+        own = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                own.asked.append(self.path)
+                status, text = own.answers.pop(0) if len(own.answers) > 1 else own.answers[0]
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            do_GET = do_POST
+
+            def log_message(self, *given: object) -> None: ...
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+NOTHING = (200, '{"received": 0, "corpus": null}')
 
 
 @pytest.mark.parametrize(
-    ("changes", "line"),
+    ("status", "text", "line"),
     [
-        ({"name": "../hi.tar"}, "name: '../hi.tar' is not allowed"),
-        ({"name": ".part"}, "name: '.part' is not allowed"),
-        ({"name": "a/b.tar"}, "name: 'a/b.tar' is not allowed"),
-        ({"name": "hi.csv"}, "name: 'hi.csv' is not allowed"),
-        ({"name": "हि.tar"}, "name: 'हि.tar' is not allowed"),
-        ({"sha256": "../" * 20 + "abcd"}, "sha256: String should match"),
-        ({"sha256": "A" * 64}, "sha256: String should match"),
-        ({"bytes": 0}, "bytes: Input should be greater"),
-        ({"offset": -1}, "offset: Input should be greater"),
+        (413, "<html>", "413; a proxy refuses bodies of this size, and must let through 32 MiB"),
+        (401, '{"error": {"message": "no key", "code": null}}', "set LORAJOB_API_KEY"),
+        (200, "<html>", "does not answer in JSON"),
     ],
 )
-def test_a_name_or_hash_is_no_path(
-    client: TestClient, tmp_path: Path, changes: dict[str, Any], line: str
+def test_a_refusal_that_stays_ends_an_upload_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, text: str, line: str
 ) -> None:
-    answer = client.post("/api/corpora", params=asked(b"data", **changes), content=b"data")
-    assert said(answer, 422).startswith(line)
-    assert not list((tmp_path / "jobs").rglob("*.tar"))
+    monkeypatch.setattr("lorajob.client.uploads.time.sleep", pytest.fail)
+    corpus = packed(tmp_path, "mr.tar.gz")
+    with Scripted([NOTHING, (status, text)]) as server:
+        with pytest.raises(ServiceError, match=line):
+            client_uploads.upload_corpus(WebApi(server.url), corpus, print)
+        assert len(server.asked) == 2
 
 
-def test_uploads_have_a_limit_and_leave_the_disk_some_room(
-    client: TestClient, service: WebService, monkeypatch: pytest.MonkeyPatch
+def test_while_the_service_reads_the_whole_file_it_is_only_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    query = asked(b"a" * 600)
-    assert client.post("/api/corpora", params=query | {"offset": 0}, content=b"a" * 600).json()[
-        "corpus"
-    ]
-    large = client.post("/api/corpora", params=asked(b"b" * 600))
-    assert "may take 1e-06 GB in all (LORAJOB_UPLOADS_GB)" in said(large, 413)
-    assert large.json()["error"]["code"] == DiskError.kind
-    monkeypatch.setattr("lorajob.tasks.uploads.free_bytes", lambda _: 2e8 + 100)
-    line = said(client.post("/api/corpora", params=asked(b"b" * 300)), 413)
-    assert "the service's disk has 0.00 GB free" in line
-    there = {"path": "/etc/hostname", "bytes": Path("/etc/hostname").stat().st_size}
-    files = [
-        there,
-        there | {"bytes": 10**9},
-        {"path": "a\0b", "bytes": 1},
-        {"path": "a", "bytes": 1},
-    ]
-    found = client.post("/api/corpora/missing", json={"files": files})
-    assert found.json() == {"missing": ["/etc/hostname", "a\0b", "a"]}
+    pauses: list[float] = []
+    monkeypatch.setattr("lorajob.client.uploads.time.sleep", pauses.append)
+    busy = (429, '{"error": {"message": "is being sent by another request", "code": null}}')
+    there = (200, '{"received": 9, "corpus": "/jobs/mr.tar.gz"}')
+    with Scripted([NOTHING, (504, "<html>"), *[busy] * 30, there]) as server:
+        corpus = packed(tmp_path, "mr.tar.gz")
+        found = client_uploads.upload_corpus(WebApi(server.url), corpus, print)
+    assert found == "/jobs/mr.tar.gz" and len(pauses) == 31
+    assert sum("offset=" in it for it in server.asked) == 1
 
 
-def test_prune_deletes_corpora_that_no_job_names_after_a_day(
-    client: TestClient, service: WebService, redis: Redis
+def test_an_older_service_takes_no_corpora_and_has_no_notes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def sent(data: bytes) -> Path:
-        answer = client.post("/api/corpora", params=asked(data) | {"offset": 0}, content=data)
-        return Path(answer.json()["corpus"])
+    missing = (404, '{"error": {"message": "/api/x does not exist", "code": null}}')
+    spec = {"language": "mr", "corpus": str(packed(tmp_path, "mr.tar.gz"))}
+    with Scripted([missing]) as server:
+        assert client_uploads.with_uploads(WebApi(server.url), [spec], pytest.fail) == [spec]
+        monkeypatch.setenv("LORAJOB_URL", server.url)
+        cli_remote._tell_notes()
+    assert capsys.readouterr().err == "" and len(server.asked) == 2
 
-    used, lost, unused, young = (sent(it * 50) for it in (b"a", b"b", b"c", b"d"))
-    client.post("/api/corpora", params=asked(b"e" * 50) | {"offset": 0}, content=b"e")
-    part = Uploads(service.settings).part(Upload("hi.tar", asked(b"e" * 50)["sha256"], 50))
-    jobs = Jobs(service.settings, redis)
-    record = job_record(service.settings.jobs, "hi-0000000a", corpus=str(used))
-    Records(redis).create(record)
-    folder = service.settings.jobs / "hi-0000000b"
-    folder.mkdir()
-    (folder / "spec.json").write_text(json.dumps({"corpus": str(lost)}))
-    (folder / "job.json").write_text("{}")
-    old = time.time() - 100_000
-    for path in (used, lost, unused, part):
-        os.utime(path, (old, old))
-        os.utime(path.parent, (old, old))
-    assert prune(jobs, 3600) == []
-    assert used.exists() and lost.exists() and young.exists()
-    assert not unused.parent.exists() and not part.parent.exists()
+
+def test_the_name_of_a_link_counts_and_the_copy_of_the_service_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = tmp_path / "train.parquet"
+    link.symlink_to(packed(tmp_path, "mr.tar.gz").rename(tmp_path / "blob"))
+    spec = {"language": "mr", "corpus": str(link)}
+    said: list[str] = []
+    with Scripted([(200, '{"missing": []}')]) as server:
+        assert client_uploads.with_uploads(WebApi(server.url), [spec], said.append) == [spec]
+    assert said == [f"{link}: the service's copy is used"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with Scripted([(200, '{"received": 9, "corpus": "/jobs/train.parquet"}')]) as server:
+        api = WebApi(server.url)
+        assert client_uploads.upload_corpus(api, Path("~/train.parquet"), print)
+        for name, line in (("away.tar", "away.tar does not exist"), ("", "is a folder; pack it")):
+            (tmp_path / "folder.tar").mkdir(exist_ok=True)
+            with pytest.raises(UsageError, match=line):
+                client_uploads.upload_corpus(api, tmp_path / (name or "folder.tar"), print)
