@@ -2,10 +2,8 @@
 between them.
 """
 
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 from lorajob.errors import LorajobError, RecordError
@@ -140,8 +138,7 @@ def _hash_at(location: Folder | Store, name: str) -> str | None:
         return hash_file(path) if path.is_file() else None
     if location.info(name) is None:
         return None
-    with tempfile.TemporaryDirectory(prefix="lorajob-verify-") as folder:
-        return location.download(name, Path(folder) / "file")
+    return location.hash(name)
 
 
 def _copy_faults(files: JobFiles, record: JobRecord) -> Iterator[str]:

@@ -60,8 +60,8 @@ def list_models_once() -> None:
     """Load transformers, and keep `transformers.models` from listing its files a second time.
 
     To list the names of all models, transformers reads its 1,600 model files. It does so twice,
-    because its own cache of that keeps fewer folders than it has. A listing takes a tenth of the
-    start of a stage. Call it only in a process that runs one stage, before its module is imported.
+    because its own cache of that keeps fewer folders than it has. Call it only in a process that
+    runs one stage, before its module is imported.
     """
     transformers = importlib.import_module("transformers")
     package = Path(transformers.__file__ or "").parent / "models"

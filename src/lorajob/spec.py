@@ -244,7 +244,7 @@ class EvaluateConfig(BaseModel):
     text_sha256: str | None = None
     """SHA-256 of that file. `submit` sets it."""
     language_text: bool = True
-    """If text is null, use the text that `lorajob lm` keeps for the language."""
+    """If text is null, jobs of a service use the text of the language (`lorajob lm`)."""
     glossary: str | None = None
     """File or url of terms, a term a line, with which the test clips are decoded once more."""
     glossary_sha256: str | None = None
