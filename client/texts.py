@@ -2,13 +2,16 @@
 
 import gzip
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
 
-from lorajob.corpora.texts import text_file
-from lorajob.errors import LorajobError
+from lorajob.corpora.texts import text_in_use
+from lorajob.errors import FilesError, LorajobError, UsageError
+from lorajob.languages import find_language
+from lorajob.storage.urls import is_url, public
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.language_texts import LanguageText, LanguageTexts
 
@@ -34,12 +37,31 @@ class TextsByLanguage(Protocol):
         ...
 
 
-def _files(places: Sequence[str]) -> list[Path]:
-    """The files of this machine at paths and urls. Raises LorajobError."""
+@contextmanager
+def _files(language: str, places: Sequence[str]) -> Iterator[list[Path]]:
+    """The files of this machine at paths and urls, while the block runs.
+
+    Raises LorajobError, also for a wrong language, and UsageError for what the block finds wrong
+    with a file.
+    """
+    if isinstance(places, str):
+        raise UsageError(f"places: {places!r} is one text; give a list, such as ['news.txt']")
+    find_language(language)
+    found: dict[str, Path] = {}
     try:
-        return [text_file(place) for place in places]
-    except LorajobError as error:
-        raise type(error)(f"FILE: {str(error).removeprefix('corpus: ')}") from None
+        with ExitStack() as stack:
+            try:
+                for place in dict.fromkeys(places):
+                    found[place] = stack.enter_context(text_in_use(place))
+            except LorajobError as error:
+                raise type(error)(f"FILE: {str(error).removeprefix('corpus: ')}") from None
+            yield [found[place] for place in places]
+    except FilesError as error:
+        message = str(error)
+        for place, path in found.items():
+            if is_url(place):
+                message = message.replace(str(path), public(place))
+        raise UsageError(f"FILE: {message}") from None
 
 
 class LocalTexts:
@@ -54,7 +76,8 @@ class LocalTexts:
 
     def set(self, language: str, places: Sequence[str]) -> LanguageText:
         """As `TextsByLanguage.set`."""
-        return self._stored.set(language, _files(places))
+        with _files(language, places) as files:
+            return self._stored.set(language, files)
 
     def remove(self, language: str) -> str:
         """As `TextsByLanguage.remove`."""
@@ -75,8 +98,7 @@ class RemoteTexts:
         """As `TextsByLanguage.set`."""
         from lorajob.speech.text_file import lines_of_file
 
-        files = _files(places)
-        with tempfile.TemporaryFile() as packed:
+        with _files(language, places) as files, tempfile.TemporaryFile() as packed:
             with gzip.GzipFile("", "wb", fileobj=packed, mtime=0) as target:
                 for path in files:
                     for line in lines_of_file(path):

@@ -25,6 +25,7 @@ from lorajob.worker.artifacts.lookup import jobs_location
 from lorajob.worker.settings import Settings
 
 FOLDER = ".texts"  # no job has such a name
+TEXT = ".txt.gz"
 
 
 class LanguageText(BaseModel):
@@ -54,10 +55,11 @@ class LanguageTexts:
     def listed(self) -> list[LanguageText]:
         """All texts, by language. Raises StoreError, and StageError for a damaged one."""
         if isinstance(self._location, Folder):
-            names = [it.name for it in (self._location.path / FOLDER).glob("*.json")]
+            names = [it.name for it in (self._location.path / FOLDER).glob("*")]
         else:
             names = [it.rpartition("/")[2] for it in self._location.names(FOLDER)]
-        codes = {it.removesuffix(".json") for it in names if it.endswith(".json")}
+        # Jobs use a text although its description is missing.
+        codes = {it.partition(".")[0] for it in names if it.endswith((".json", TEXT))}
         known = sorted(codes & {it.code for it in known_languages()})
         return [found for code in known if (found := self._described(code)) is not None]
 
@@ -93,7 +95,8 @@ class LanguageTexts:
         with self._locked(code):
             if self.place(code) is None and self._location.read(f"{FOLDER}/{code}.json") is None:
                 raise UsageError(f"LANG: {code} has no text; `lorajob lm list` lists the texts")
-            for name in (f"{FOLDER}/{code}.json", _file(code)):
+            # A text without its description is a damaged one.
+            for name in (_file(code), f"{FOLDER}/{code}.json"):
                 if isinstance(self._location, Folder):
                     (self._location.path / name).unlink(missing_ok=True)
                 else:
@@ -111,13 +114,14 @@ class LanguageTexts:
 
     def _described(self, code: str) -> LanguageText | None:
         data = self._location.read(f"{FOLDER}/{code}.json")
-        if data is None or self.place(code) is None:
+        if self.place(code) is None:
             return None
         try:
-            return LanguageText.model_validate(json.loads(data))
+            return LanguageText.model_validate(json.loads(data or b""))
         except (ValueError, ValidationError):
+            fault = "missing" if data is None else "damaged"
             raise StageError(
-                f"{FOLDER}/{code}.json in LORAJOB_ARTIFACTS is damaged; set the text again, or "
+                f"{FOLDER}/{code}.json in LORAJOB_ARTIFACTS is {fault}; set the text again, or "
                 f"`lorajob lm remove {code}`"
             ) from None
 
@@ -161,4 +165,4 @@ def _pack(files: Sequence[Path], language: str, target: Path) -> tuple[int, int]
 
 
 def _file(code: str) -> str:
-    return f"{FOLDER}/{code}.txt.gz"
+    return f"{FOLDER}/{code}{TEXT}"

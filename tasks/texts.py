@@ -1,5 +1,7 @@
 """The file of text that a job takes along (`evaluate.text`): checked, hashed and copied."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lorajob.errors import FilesError, LorajobError, UsageError
@@ -19,9 +21,9 @@ def with_text(spec: JobSpec) -> JobSpec:
     if spec.evaluate.text is None:
         return spec
     name = spec.evaluate.text.replace("{language}", spec.language)
-    path = file_of(name, spec.language)
-    place = name if is_url(name) else str(path)
-    found = hash_file(path)
+    with _checked(name, spec.language) as path:
+        place = name if is_url(name) else str(path)
+        found = hash_file(path)
     if spec.evaluate.text_sha256 not in (None, found):
         raise UsageError(
             f"evaluate.text: {public(place)} is another file than the settings name: sha256 "
@@ -33,41 +35,43 @@ def with_text(spec: JobSpec) -> JobSpec:
     return spec.model_copy(update={"evaluate": evaluate})
 
 
-def file_of(place: str, language: str) -> Path:
-    """The file of text at a path or url, after a look at each of its lines.
+@contextmanager
+def _checked(place: str, language: str) -> Iterator[Path]:
+    """The file of text at a path or url, after a look at each of its lines. It stays while the
+    block runs.
 
     Raises UsageError if it is missing, is not UTF-8 or has no words, and StoreError.
     """
-    from lorajob.corpora.texts import text_file
+    from lorajob.corpora.texts import text_in_use
     from lorajob.speech.text import normalise
     from lorajob.speech.text_file import lines_of_file
 
     try:
-        path = text_file(place)
-        has_words = False
-        for line in lines_of_file(path):
-            has_words = has_words or bool(normalise(line, language))
+        with text_in_use(place) as path:
+            has_words = False
+            for line in lines_of_file(path):
+                has_words = has_words or bool(normalise(line, language))
+            if not has_words:
+                shown = public(place) if is_url(place) else path
+                raise UsageError(f"{shown} has no words; give a sentence a line")
+            yield path
     except FilesError as error:
         raise UsageError(f"evaluate.text: {error}") from None
     except LorajobError as error:
         # A file behind a url is fetched as a corpus is.
         raise type(error)(f"evaluate.text: {str(error).removeprefix('corpus: ')}") from None
-    if not has_words:
-        shown = public(place) if is_url(place) else path
-        raise UsageError(f"evaluate.text: {shown} has no words; give a sentence a line")
-    return path
 
 
 def copy_text(spec: JobSpec, target: Folder | Store) -> None:
     """Copy the file of text to the files of a job. Raises UsageError if it has changed."""
     if spec.evaluate.text is None:
         return
-    from lorajob.corpora.texts import text_file
+    from lorajob.corpora.texts import text_in_use
 
     try:
-        path = text_file(spec.evaluate.text)
-        target.upload(path, TEXT)
-        same = hash_file(path) == spec.evaluate.text_sha256
+        with text_in_use(spec.evaluate.text) as path:
+            target.upload(path, TEXT)
+            same = hash_file(path) == spec.evaluate.text_sha256
     except (FileNotFoundError, UsageError):
         same = False
     if not same:

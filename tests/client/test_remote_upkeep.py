@@ -9,6 +9,7 @@ from redis import Redis
 
 import lorajob
 from lorajob.cli.main import main
+from lorajob.client.remote import RemoteClient
 from lorajob.client.service import Client
 from lorajob.client.web_api import LONG_SECONDS
 from lorajob.errors import LorajobError, ServiceError, UsageError
@@ -82,7 +83,9 @@ def test_over_http_notes_twins_and_users_are_those_of_the_service(
 def test_over_http_a_submission_may_take_long(
     remote: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client, given = lorajob.connect(remote.url, key="send"), []
+    client = lorajob.connect(remote.url, key="send")
+    assert isinstance(client, RemoteClient)
+    given: list[tuple[str, str, float]] = []
 
     def asked(method: str, path: str, *_: object, seconds: float = 0.0, **more: object) -> None:
         given.append((method, path, seconds))

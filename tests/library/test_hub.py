@@ -46,6 +46,12 @@ print(json.dumps(said))
 TEXTS = {
     "text hf:me/parquet?split=train": f"{ONE}\n{TWO}\n",
     "text hf:me/parquet?split=test&column=speaker_id": "3\n",
+    "text hf:me/parquet?split=train%2Btest": f"{ONE}\n{TWO}\n{THREE}\n",
+    "text hf:me/lists?column=count": "0\n1\n",
+    "text hf:me/lists?column=words": "UsageError: corpus: hf:me/lists: column words has no texts, "
+    "but values such as ['a', 'b']; column= names another one",
+    "text hf:me/configs?config=ta_in": "UsageError: corpus: hf:me/configs has no config ta_in; its "
+    "configs: hi_in",
     "text hf:me/parquet?column=words": "UsageError: corpus: hf:me/parquet has no column words; its "
     "columns: audio, transcription, speaker_id; column= names one",
 }
@@ -81,6 +87,9 @@ def test_data_sets_of_a_hub_are_read_or_refused_in_one_line(tmp_path, monkeypatc
     put(configs / "README.md", f"{card}    path: hi_in/t-*\n---\n")
     (configs / "hi_in").mkdir()
     dataset([1], [TWO]).to_parquet(configs / "hi_in" / "t-0.parquet")
+    lists = dataset([1, 2], [ONE, TWO]).add_column("words", [["a", "b"], []])
+    lists = lists.add_column("count", [0, 1])
+    lists.to_parquet(served_to(served, "me/lists") / "train.parquet")
     put(served_to(served, "me/script") / "script.py", "import os\n")
     good = ["hf:me/parquet", "hf:me/folder", "hf:me/configs?config=hi_in&split=test"]
     bad = ["hf:me/missing", "hf:me/gated", "hf:me/parquet?split=dev", "hf:me/script"]

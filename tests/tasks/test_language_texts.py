@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from lorajob.cli.main import main
-from lorajob.corpora import texts
-from lorajob.corpora.texts import text_file
+from lorajob.client.texts import LocalTexts
+from lorajob.corpora import remote, texts
+from lorajob.corpora.texts import _parts, text_file, text_in_use
 from lorajob.errors import FilesError, StageError, UsageError
 from lorajob.job.jobdir import JobDir, hash_file
 from lorajob.spec import JobSpec, build_spec
 from lorajob.storage.locations import Folder
-from lorajob.storage.store import Store
+from lorajob.storage.store import Store, StoreError
 from lorajob.storage.urls import public_spec
 from lorajob.tasks.batches import _ids_asked_for, _unset, submit_batch
 from lorajob.tasks.jobs import Jobs
@@ -61,6 +62,9 @@ def test_the_text_of_a_language_takes_the_place_of_an_earlier_one(
     assert [it.lines for it in kept.listed()] == [2]
     (settings.jobs / FOLDER / "hi.json").write_text("[")
     with pytest.raises(StageError, match="damaged; set the text again, or `lorajob lm remove hi`"):
+        kept.listed()
+    (settings.jobs / FOLDER / "hi.json").unlink()
+    with pytest.raises(StageError, match=r"hi\.json .*is missing; set the text again"):
         kept.listed()
     assert kept.remove("hi") == "hi" and kept.listed() == [] and kept.place("hi") is None
     with pytest.raises(UsageError, match="hi has no text"):
@@ -143,7 +147,8 @@ def test_a_batch_keeps_its_id_although_the_setting_is_new() -> None:
     plain, without = spec(None), spec(None, language_text=False)
     ids = [_ids_asked_for([it], None, "")[0] for it in (plain, without)]
     assert ids[0] != ids[1]
-    assert {"language_text", "text", "text_sha256"} <= set(_unset(plain)["evaluate"])
+    left_out = _unset(plain)["evaluate"]
+    assert isinstance(left_out, set) and {"language_text", "text", "text_sha256"} <= left_out
 
 
 def test_a_text_behind_a_url_is_fetched_and_copied(
@@ -169,6 +174,60 @@ def test_a_text_behind_a_url_is_fetched_and_copied(
     web.status = 404
     with pytest.raises(UsageError, match=r"^evaluate\.text: http.*\?\*\*\* does not exist"):
         with_text(spec(url))
+
+
+def test_a_text_behind_a_url_may_begin_with_a_tag_but_is_no_page(
+    web: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORAJOB_HOME", str(tmp_path / "home"))
+    web.data = "<doc id=1>\nएक वाक्य\n</doc>\n".encode()
+    assert text_file(web.url).read_bytes() == web.data
+    web.data = b"<!DOCTYPE html><title>Log in</title>"
+    with pytest.raises(StoreError, match="a web page came in place of the file"):
+        text_file(web.url)
+
+
+def test_a_text_that_turns_out_too_large_leaves_no_part(
+    web: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORAJOB_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(texts, "MOST_BYTES", 50)
+    described = remote._described
+    monkeypatch.setattr(remote, "_described", lambda store: described(store) | {"bytes": None})
+    with pytest.raises(UsageError, match=r"has over .* give a part of it"):
+        text_file(web.url)
+    assert web.asked and not list((tmp_path / "home").rglob(".part-*"))
+
+
+def test_the_copy_of_a_text_stays_while_it_is_read(
+    web: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORAJOB_HOME", str(tmp_path / "home"))
+    web.data = "एक वाक्य\n".encode()
+    with text_in_use(web.url) as path:
+        remote.make_room(0)
+        assert path.read_bytes() == web.data
+    remote.make_room(0)
+    assert not path.exists()
+
+
+def test_the_parameters_of_a_data_set_of_texts() -> None:
+    assert _parts("hf:a/b?split=x%2By&column=c") == ("hf:a/b?split=x%2By", "c")
+    with pytest.raises(UsageError, match=r"colum=c: unknown .*revision and column may be left out"):
+        _parts("hf:a/b?split=x&colum=c")
+
+
+def test_what_is_wrong_with_a_file_names_it_and_the_language_comes_first(
+    settings: Settings, tmp_path: Path
+) -> None:
+    kept, old = LocalTexts(Jobs(settings)), tmp_path / "old.txt"
+    old.write_bytes(b"caf\xe9\n")
+    with pytest.raises(UsageError, match=rf"^FILE: {old}: line 1 is not UTF-8"):
+        kept.set("hi", [str(old)])
+    with pytest.raises(UsageError, match="'xx' is"):
+        kept.set("xx", [str(tmp_path / "away.txt")])
+    with pytest.raises(UsageError, match="'news' is one text; give a list"):
+        kept.set("hi", "news")
 
 
 def test_lm_is_a_command(

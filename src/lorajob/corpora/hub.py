@@ -43,17 +43,17 @@ class HubCorpus:
     revision: str | None = None
 
 
-def parse(url: str) -> HubCorpus:
+def parse(url: str, parameters: Sequence[str] = PARAMETERS) -> HubCorpus:
     """The parts of a url. Raises UsageError if it is malformed."""
     name, _, query = url.removeprefix(SCHEME).partition("?")
     name = name.strip("/")
     values = dict(parse_qsl(query, keep_blank_values=True))
-    wrong = [key for key in values if key not in PARAMETERS]
+    wrong = [key for key in values if key not in parameters]
     if not _NAME.fullmatch(name) or wrong or (query and not values):
         what = f"unknown parameter {wrong[0]}" if wrong else "no data set of the Hub"
         raise UsageError(
             f"corpus: {url}: {what}; write hf:OWNER/NAME?config=hi_in&split=train"
-            " (config, split and revision may be left out)"
+            f" ({', '.join(parameters[:-1])} and {parameters[-1]} may be left out)"
         )
     splits = tuple(it for it in re.split("[,+]", values.get("split", "")) if it)
     return HubCorpus(name, values.get("config") or None, splits, values.get("revision") or None)
@@ -179,7 +179,13 @@ def column_texts(url: str, names: Sequence[str]) -> Iterator[str]:
                     f"{', '.join(has)}; column= names one"
                 )
             for row in rows.select_columns([name]):
-                yield str(row[name] or "")
+                text = "" if row[name] is None else row[name]
+                if not isinstance(text, str | int | float):
+                    raise UsageError(
+                        f"corpus: hf:{corpus.name}: column {name} has no texts, but values such as "
+                        f"{str(text)[:40]}; column= names another one"
+                    )
+                yield str(text)
 
 
 def _builder(corpus: HubCorpus) -> Any:

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 from urllib.parse import urlsplit
 
 from lorajob.corpora import hub, mdc
@@ -64,6 +64,9 @@ class Remote:
     """A corpus's url and where its copy is on this machine."""
 
     url: str
+    kind: ClassVar[str] = "corpus"
+    # How HTML and XML begin, and no archive.
+    page: ClassVar[tuple[bytes, ...]] = (b"<",)
 
     @property
     def name(self) -> str:
@@ -174,7 +177,8 @@ def fetch_file(remote: Remote, check: Check, most_bytes: float = math.inf) -> Pa
         if remote.entry() == wanted:
             os.utime(remote.folder)
             return remote.path
-        _limit(url, wanted["bytes"] or 0, most_bytes)
+        if (wanted["bytes"] or 0) > most_bytes:
+            raise _too_large(url, most_bytes)
         make_room(places.corpora_bytes() - (wanted["bytes"] or 0))
         remote.folder.mkdir(parents=True, exist_ok=True)
         part = remote.folder / f".part-{hashlib.sha256(repr(wanted).encode()).hexdigest()[:16]}"
@@ -186,10 +190,13 @@ def fetch_file(remote: Remote, check: Check, most_bytes: float = math.inf) -> Pa
         def watch() -> None:
             check()
             # The server may not tell the size, or a wrong one.
-            _limit(url, part.stat().st_size if part.exists() else 0, most_bytes)
+            if part.exists() and part.stat().st_size > most_bytes:
+                part.unlink()
+                raise _too_large(url, most_bytes)
 
         _continue(store, part, watch)
-        if _is_page(part):
+        watch()
+        if _begins(part, remote.page):
             part.unlink()
             raise StoreError(f"{public(url)}: a web page came in place of the file; {PAGE_FROM}")
         if _described(store) != wanted:
@@ -203,13 +210,12 @@ def fetch_file(remote: Remote, check: Check, most_bytes: float = math.inf) -> Pa
         with locked(remote.lock("use"), fcntl.LOCK_EX, check):
             part.replace(remote.path)
             write_json(remote.folder / ENTRY, wanted | {"bytes": size})
-        log.info("corpus: %s is here, %d MB", public(url), size // 1_000_000)
+        log.info("%s: %s is here, %d MB", remote.kind, public(url), size // 1_000_000)
         return remote.path
 
 
-def _limit(url: str, size: int, most_bytes: float) -> None:
-    if size > most_bytes:
-        raise UsageError(f"{public(url)} has over {most_bytes / 2**30:.3g} GB; give a part of it")
+def _too_large(url: str, most_bytes: float) -> UsageError:
+    return UsageError(f"{public(url)} has over {most_bytes / 2**30:.3g} GB; give a part of it")
 
 
 def fetch_named(remote: Remote, source: Catalogue, check: Check) -> Path:
@@ -231,7 +237,7 @@ def fetch_named(remote: Remote, source: Catalogue, check: Check) -> Path:
             new.rename(remote.folder / DATA)
             entry = {"url": remote.url, "version": version, "bytes": size}
             write_json(remote.folder / ENTRY, entry)
-        log.info("corpus: %s is here, %d MB", remote.url, size // 1_000_000)
+        log.info("%s: %s is here, %d MB", remote.kind, remote.url, size // 1_000_000)
         return remote.path
 
 
@@ -259,7 +265,7 @@ def _removed(folder: Path) -> bool:
     # Both locks: the archive may be downloaded or read by another process.
     try:
         with locked(folder.with_suffix(".lock"), how), locked(folder.with_suffix(".use"), how):
-            log.info("corpus: %s is removed to free disk space", folder)
+            log.info("%s is removed to free disk space", folder)
             shutil.rmtree(folder, ignore_errors=True)
     except BlockingIOError:
         return False
@@ -275,10 +281,10 @@ def _continue(store: Store, part: Path, check: Check) -> None:
         _append(store, part, 0, check)
 
 
-def _is_page(path: Path) -> bool:
-    """Whether a file begins as HTML or XML does, and as no archive does."""
+def _begins(path: Path, words: tuple[bytes, ...]) -> bool:
+    """Whether a file begins with one of these words, after white space and in either case."""
     with path.open("rb") as file:
-        return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
+        return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(words)
 
 
 def _append(store: Store, part: Path, block_bytes: int, check: Check) -> None:

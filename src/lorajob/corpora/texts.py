@@ -5,16 +5,21 @@ is needed. `hf:OWNER/NAME?config=...&split=...&column=text` writes a column of a
 CORPORA/KEY/data/text.gz.
 """
 
+import fcntl
 import gzip
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import parse_qsl, urlencode
 
 from lorajob.corpora import hub
 from lorajob.corpora.remote import DATA, Remote, fetch_file, fetch_named
 from lorajob.errors import UsageError
 from lorajob.storage import places
+from lorajob.storage.folders import locked
 from lorajob.storage.store import Check, Store, unhurried
 from lorajob.storage.urls import is_named, local_path, public
 
@@ -35,10 +40,27 @@ def text_file(place: str, check: Check = unhurried) -> Path:
     if is_named(place):
         if not place.startswith(hub.SCHEME):
             raise UsageError(f"{place} names no text; give a file, a url or hf:OWNER/NAME")
-        return fetch_named(RemoteText(place), HubTexts(), check)
+        source = HubTexts()
+        source.check(place)
+        return fetch_named(RemoteText(place), source, check)
     if Store(place).info() is None:
         raise UsageError(f"{public(place)} does not exist")
     return fetch_file(RemoteText(place), check, MOST_BYTES)
+
+
+@contextmanager
+def text_in_use(place: str) -> Iterator[Path]:
+    """As `text_file`. While the block runs, no other process removes or replaces the copy."""
+    if local_path(place) is not None:
+        yield text_file(place)
+        return
+    while True:
+        path = text_file(place)
+        with locked(RemoteText(place).lock("use"), fcntl.LOCK_SH):
+            # It may have been removed before the lock was held.
+            if path.is_file():
+                yield path
+                return
 
 
 def _own(path: Path) -> Path:
@@ -57,6 +79,10 @@ def _own(path: Path) -> Path:
 @dataclass(frozen=True)
 class RemoteText(Remote):
     """The url of a text, and where its copy is on this machine: not where a corpus would be."""
+
+    kind: ClassVar[str] = "text"
+    # Texts may begin with another tag, such as <doc>.
+    page: ClassVar[tuple[bytes, ...]] = (b"<!doctype html", b"<html")
 
     @property
     def folder(self) -> Path:
@@ -94,11 +120,12 @@ class HubTexts:
 
 
 def _parts(url: str) -> tuple[str, str | None]:
-    """The url of the data set, and the column."""
+    """The url of the data set, and the column. Raises UsageError for another parameter."""
+    hub.parse(url, (*hub.PARAMETERS, COLUMN))
     name, _, query = url.partition("?")
     values = dict(parse_qsl(query, keep_blank_values=True))
     column = values.pop(COLUMN, None)
-    return (f"{name}?{urlencode(values, safe=',+/')}" if values else name), column or None
+    return (f"{name}?{urlencode(values, safe=',/')}" if values else name), column or None
 
 
 def _too_large(url: str) -> UsageError:
