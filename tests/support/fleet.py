@@ -274,7 +274,7 @@ class Fleet:
             return True
         if ended and all(ended):
             logs = [last_words(self.home / f"{worker.name}.log") for worker in self.workers[-3:]]
-            pytest.fail("\n".join(["no worker is left", *logs]))
+            raise AssertionError("\n".join(["no worker is left", *logs]))
         return False
 
     def runner(self, record: JobRecord) -> Worker:
