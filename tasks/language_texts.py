@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lorajob.errors import StageError, UsageError
+from lorajob.errors import FULL, DiskError, StageError, UsageError
 from lorajob.job.jobdir import hash_file
 from lorajob.languages import find_language, known_languages
 from lorajob.spec import JobSpec
@@ -68,9 +68,18 @@ class LanguageTexts:
 
         It takes the place of an earlier one. Lines without words are left out. Raises UsageError
         for an unknown language, and if the lines have no words; FilesError for a file that is
-        damaged or not UTF-8.
+        damaged or not UTF-8; DiskError for a full disk.
         """
         code = find_language(language).code
+        try:
+            return self._set(code, files)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            why = f"the text of {code} cannot be written: {error.strerror}"
+            raise DiskError(why) from None
+
+    def _set(self, code: str, files: Sequence[Path]) -> LanguageText:
         with tempfile.TemporaryDirectory(prefix="lorajob-text-") as name:
             packed = Path(name) / "text.gz"
             lines, characters = _pack(files, code, packed)

@@ -1,11 +1,17 @@
 """/api/texts: the text of each language, which its jobs use beside their audio."""
 
 import asyncio
+import gzip
+import shutil
 import tempfile
+import time
+import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi import Path as InPath
 from starlette.requests import ClientDisconnect
 
@@ -17,11 +23,29 @@ from lorajob.tasks.language_texts import LanguageText, LanguageTexts
 
 FOLDER = "/api/texts/"  # paths that take large bodies
 SCRATCH = "texts"
+LEFT_SECONDS = 3600.0  # an older body is of a server that was killed
+PIECE_BYTES = 1 << 20
 BODY: dict[str, object] = {
     "requestBody": {"content": {"text/plain": {"schema": {"type": "string", "format": "binary"}}}}
 }
 
-router = APIRouter(prefix="/texts", tags=["texts"])
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    _drop_left(app.state.web.folder / SCRATCH)
+    yield
+
+
+def _drop_left(folder: Path) -> None:
+    """Delete the bodies that killed servers left. Another one with this home may run."""
+    for left in folder.glob("tmp*"):
+        with suppress(OSError):
+            newest = max(it.stat().st_mtime for it in (left, *left.iterdir()))
+            if time.time() - newest > LEFT_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+router = APIRouter(prefix="/texts", tags=["texts"], lifespan=_lifespan)
 
 Language = Annotated[str, InPath(max_length=100, description="Code or name of a language")]
 
@@ -45,6 +69,7 @@ async def put_text(
     with tempfile.TemporaryDirectory(dir=folder) as name:
         path = Path(name) / "body"
         await _receive(request, path)
+        await asyncio.to_thread(_check_size, path)
         try:
             made = await asyncio.to_thread(LanguageTexts(jobs.settings).set, language, [path])
         except FilesError as error:
@@ -73,3 +98,20 @@ async def _receive(request: Request, path: Path) -> None:
         if error.errno in FULL:
             raise DiskError(f"the service's disk is full: {error.strerror}") from None
         raise ServiceError(f"the text cannot be written: {error.strerror}") from None
+
+
+def _check_size(path: Path) -> None:
+    """Raise UsageError for a packed text that is larger than one behind a url may be."""
+    from lorajob.corpora.texts import MOST_BYTES
+    from lorajob.speech.text_file import GZIP
+
+    with path.open("rb") as body:
+        if body.read(len(GZIP)) != GZIP:
+            return
+    size = 0
+    # A damaged one is explained when its lines are read.
+    with suppress(EOFError, zlib.error, gzip.BadGzipFile), gzip.open(path) as file:
+        while size <= MOST_BYTES and (piece := file.read(PIECE_BYTES)):
+            size += len(piece)
+    if size > MOST_BYTES:
+        raise UsageError(f"body: has over {MOST_BYTES >> 30} GB unpacked; give a part of it")

@@ -10,11 +10,13 @@ it runs, so a server deletes only what ended ones have left.
 import asyncio
 import fcntl
 import logging
+import math
 import os
 import secrets
 import shutil
 import signal
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, aclosing, contextmanager, suppress
@@ -56,6 +58,7 @@ class Exports:
     _own: Path | None = None  # of this server; made for its first bundle
     _lock: ExitStack = field(default_factory=ExitStack)
     _read: list[str] = field(default_factory=list)  # the bundle of each download
+    _read_at: dict[str, float] = field(default_factory=dict)  # when its last download ended
     _busy: set[Role] = field(default_factory=set)
     _loop: asyncio.AbstractEventLoop | None = None
 
@@ -95,7 +98,7 @@ class Exports:
     def sending(self, token: str) -> Iterator[None]:
         """Keep a bundle while the block sends it, and some minutes after that.
 
-        Its end may be lost on the way, so the client may ask for it again.
+        The connection may be cut, or its end be lost, so the client may ask for it again.
         """
         self._read.append(token)
         try:
@@ -103,10 +106,12 @@ class Exports:
             if self._loop is not None and not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(self._expire, token, SENT_SECONDS)
         finally:
+            self._read_at[token] = time.monotonic()
             self._read.remove(token)
 
     def drop(self, token: str) -> None:
         """Delete a bundle."""
+        self._read_at.pop(token, None)
         if (folder := self._made.pop(token, None)) is not None:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -173,10 +178,11 @@ class Exports:
         self._expire(token, KEPT_SECONDS)
 
     def _expire(self, token: str, seconds: float) -> None:
-        """Delete a bundle after some seconds, or after the download that runs then."""
+        """Delete a bundle after some seconds, or some minutes after its last download."""
 
         def end() -> None:
-            if token in self._read:
+            since = time.monotonic() - self._read_at.get(token, -math.inf)
+            if token in self._read or since < SENT_SECONDS:
                 self._expire(token, RETRY_SECONDS)
             else:
                 self.drop(token)

@@ -32,7 +32,7 @@ class Tar:
             padding = bytes(-size % tarfile.BLOCKSIZE)
             self._parts += [(header, len(header)), (source, size), (padding, len(padding))]
             mark.update(header)
-            mark.update(source if isinstance(source, bytes) else b"")
+            mark.update(source if isinstance(source, bytes) else _version(source))
         end = bytes(2 * tarfile.BLOCKSIZE)
         self._parts.append((end, len(end)))
         self.size = sum(size for _, size in self._parts)
@@ -62,6 +62,12 @@ def _header(name: str, source: Path | bytes) -> tuple[bytes, int]:
         found = source.stat()
         info.size, info.mtime = found.st_size, int(found.st_mtime)
     return info.tobuf(), info.size
+
+
+def _version(path: Path) -> bytes:
+    """Differs if a file was written or replaced, even within the same second."""
+    found = path.stat()
+    return f"{found.st_mtime_ns} {found.st_ino}".encode()
 
 
 def _file_data(path: Path, start: int, end: int) -> Iterator[bytes]:

@@ -1,9 +1,13 @@
 """Exports, curves and upkeep of jobs by the REST API, and what a client accepts of them."""
 
 import asyncio
+import errno
+import gzip
 import io
 import json
+import os
 import tarfile
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from email.message import Message
@@ -128,6 +132,7 @@ def test_the_oldest_bundles_go_except_one_that_is_downloaded(
 ) -> None:
     monkeypatch.setattr(exports, "MOST_KEPT", 2)
     monkeypatch.setattr(exports, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(exports, "SENT_SECONDS", 0.3)
     kept = exports.Exports(tmp_path)
 
     def left() -> list[str]:
@@ -144,9 +149,12 @@ def test_the_oldest_bundles_go_except_one_that_is_downloaded(
         kept._expire("a", 0)
         await asyncio.sleep(0.1)
         assert left() == ["a", "d"]
-        reading.__exit__(None, None, None)
+        cut, at = RuntimeError("cut"), time.monotonic()
+        reading.__exit__(RuntimeError, cut, None)
+        # Its client may go on.
         while left() != ["d"]:
             await asyncio.sleep(0.01)
+        assert time.monotonic() - at >= 0.3
 
     asyncio.run(asyncio.wait_for(keep(), 120))
     kept.close()
@@ -168,6 +176,45 @@ def test_a_tar_file_is_sent_from_the_byte_that_is_asked_for(
     assert client.get(path, headers={"Range": f"bytes={size}-"}).status_code == 416
     for asked in ({"Range": "bytes=1-", "If-Range": '"old"'}, {"Range": "bytes=-5"}, {}):
         assert client.get(path, headers=asked).content == whole.content
+
+
+def test_a_file_that_was_replaced_within_a_second_is_another_tar_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.bin"
+
+    def mark(data: bytes, at: int) -> str:
+        (tmp_path / "new").write_bytes(data)
+        os.utime(tmp_path / "new", ns=(at, at))
+        (tmp_path / "new").replace(path)
+        return Tar([("model.bin", path)]).mark
+
+    first = mark(b"a", 5)
+    path.rename(tmp_path / "kept")  # its inode is not used again
+    assert len({first, mark(b"b", 5), mark(b"b", 6)}) == 3
+    assert Tar([("model.bin", path)]).mark == Tar([("model.bin", path)]).mark
+
+
+def test_texts_are_limited_and_those_of_killed_servers_are_deleted(
+    web: WebService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, young = (web.folder / "texts" / it for it in ("tmpold", "tmpyoung"))
+    for folder in (left, young):
+        folder.mkdir(parents=True)
+        (folder / "body").write_text("x")
+    for path in (left / "body", left):
+        os.utime(path, (0, 0))
+    monkeypatch.setattr("lorajob.corpora.texts.MOST_BYTES", 1000)
+    with TestClient(create_web_app(web, agents=False), headers=SEND) as client:
+        assert not left.exists() and young.exists()
+        bomb = gzip.compress("एक वाक्य\n".encode() * 100)
+        assert said(client.put("/api/texts/hi", content=bomb), 422).startswith("body: has over")
+        assert client.put("/api/texts/hi", content=gzip.compress(b"one\n")).json()["lines"] == 1
+
+        def full(*given: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("lorajob.storage.locations.Folder.upload", full)
+        line = "the text of hi cannot be written: No space left on device"
+        assert said(client.put("/api/texts/hi", content=b"one\n"), 507) == line
 
 
 def test_settings_have_no_secrets_and_files_of_the_service(
@@ -215,12 +262,13 @@ def test_upkeep_needs_the_role_submit_and_is_in_the_audit_log(
 ) -> None:
     found = client.get(f"/api/jobs/{JOB}/verify").json()
     assert (found["ok"], found["id"], found["stages"]) == (True, JOB, {})
-    assert client.get("/api/prune?older=0h").json() == {"jobs": [JOB]}
+    pruned = {"jobs": [JOB], "corpora": list[str](), "notes": list[str]()}
+    assert client.get("/api/prune?older=0h").json() == pruned
     for path in ("prune?older=0h", "rebuild"):
         assert "may only view" in said(client.post(f"/api/{path}"), 403)
     assert "such as 12h" in said(client.post("/api/prune?older=soon", headers=SEND), 422)
-    assert client.post("/api/prune?older=30d", headers=SEND).json() == {"jobs": []}
-    assert client.post("/api/prune?older=0h", headers=SEND).json() == {"jobs": [JOB]}
+    assert client.post("/api/prune?older=30d", headers=SEND).json()["jobs"] == []
+    assert client.post("/api/prune?older=0h", headers=SEND).json() == pruned
     nothing: list[str] = []
     restored = {"jobs": nothing, "problems": nothing, "foreign": nothing, "leased": nothing}
     assert client.post("/api/rebuild", headers=SEND).json() == restored
