@@ -12,8 +12,12 @@ from redis import Redis
 
 from lorajob.cli.context import JOB
 from lorajob.cli.main import COMMANDS, cli
+from lorajob.cli.submit import tell_twin
 from lorajob.cli.tables import base_name, corpus_words, jobs_table
-from lorajob.errors import JobNotFoundError, UsageError
+from lorajob.client.job import Job
+from lorajob.client.service import Client
+from lorajob.errors import JobNotFoundError, ServiceError, UsageError
+from lorajob.spec import JobSpec, build_spec
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.listing import JobFilter, Sort, list_jobs, parse_filter
 from lorajob.tasks.naming import find_id, parse_naming
@@ -219,6 +223,18 @@ def test_the_table_has_name_corpus_base_and_rates_on_80_columns(tmp_path: Path) 
     snapshot = f"/cache/models--openai--whisper-small/snapshots/{'a1' * 20}"
     assert base_name(snapshot) == ("whisper-small", "small")
     assert base_name("openai/whisper-small") == ("whisper-small", "small")
+
+
+def test_an_unavailable_service_hides_no_id_of_a_queued_job(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Away(Client):
+        def twin(self, job: Job, spec: JobSpec) -> Job | None:
+            raise ServiceError("away")
+
+    client = Away(Jobs(Settings(home=tmp_path)))
+    tell_twin(client, client.job_of("hi-00000001"), build_spec({"language": "hi", "corpus": ""}))
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import pytest
 
 from lorajob.corpora import remote
 from lorajob.errors import LorajobError, UsageError
+from lorajob.server.web.api_jobs import public_record
 from lorajob.storage.store import Store
 from lorajob.storage.urls import has_login, public, public_text
 from lorajob.tasks.describe import describe
@@ -113,6 +114,10 @@ def test_a_presigned_corpus_is_fetched_and_its_signature_told_to_nobody(
 def test_the_description_of_a_job_holds_no_signature_and_its_record_does(tmp_path: Path):
     record = job_record(tmp_path).model_copy(update={"corpus": f"https://h/cv-hi.tar.gz{SIGNED}"})
     assert describe(record)["corpus"] == "https://h/cv-hi.tar.gz?***"
+    signed = record.model_copy(update={"base_model": f"https://h/base{SIGNED}"})
+    assert (
+        describe(signed)["base_model"] == public_record(signed).base_model == "https://h/base?***"
+    )
     assert type(record).from_hash(record.to_hash()).corpus == record.corpus
     settings = Settings(home=tmp_path)
     record = record.model_copy(update={"folder": str(settings.jobs / record.id)})
