@@ -115,8 +115,9 @@ def _named(place: str, spec: Spec) -> str:
 def upload_corpus(api: WebApi, path: Path, note: Note) -> str:
     """Send a corpus, and return its path on the service.
 
-    A lost connection is opened again for two minutes, and goes on where it was. Raises UsageError
-    for a file that is missing, is no archive or changes meanwhile, DiskError if the service has no
+    A lost connection is opened again for two minutes, and goes on where it was. While another
+    request holds the corpus, the service is asked for half an hour. Raises UsageError for a file
+    that is missing, is no archive or changes meanwhile, DiskError if the service has no
     room, and ServiceError.
     """
     path, upload = _opened(path)

@@ -144,7 +144,9 @@ def test_an_upload_goes_on_after_the_server_was_away(
     assert calls == list(range(0, corpus.stat().st_size, 300))
 
 
-def test_a_body_that_was_cut_off_is_kept(web: Web, redis: Redis, tmp_path: Path) -> None:
+def test_a_body_that_was_cut_off_is_kept(
+    web: Web, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     corpus = tmp_path / "mr.tar"
     corpus.write_bytes(os.urandom(3 << 20))
     data = corpus.read_bytes()
@@ -168,7 +170,7 @@ def test_a_body_that_was_cut_off_is_kept(web: Web, redis: Redis, tmp_path: Path)
         sent.append(query["offset"])
         return real(path, piece, query, seconds)
 
-    api.send_data = send  # type: ignore[method-assign]
+    monkeypatch.setattr(api, "send_data", send)
     assert Path(client_uploads.upload_corpus(api, corpus, print)).read_bytes() == data
     assert sent and min(sent) >= 1 << 20
 

@@ -146,7 +146,8 @@ def test_uploads_that_are_being_sent_keep_their_room(
     assert "may take 1e-06 GB in all" in said(begun(b"c"), 413)
     part = Uploads(service.settings).part(Upload("hi.tar", asked(b"a" * 600)["sha256"], 600))
     # An upload that was left keeps only the room of its bytes.
-    os.utime(part, (time.time() - 7200,) * 2)
+    left_at = time.time() - 7200
+    os.utime(part, (left_at, left_at))
     assert begun(b"b" * 600).json()["received"] == 0
 
 
@@ -186,7 +187,8 @@ def test_a_cancelled_write_is_not_repeated(
             yield b"x" * api_corpora.WRITE_BYTES
 
     async def cancel() -> None:
-        task = asyncio.create_task(api_corpora._receive(Body(), uploads, upload, 1 << 22))  # type: ignore[arg-type]
+        request: Any = Body()
+        task = asyncio.create_task(api_corpora._receive(request, uploads, upload, 1 << 22))
         await began.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
