@@ -58,9 +58,7 @@ def decide_text(
     if spec.evaluate.text is None:
         return JobText(config)
     if not job.text.is_file() or hash_file(job.text) != spec.evaluate.text_sha256:
-        raise FilesError(
-            f"{job.text}: missing, or not the submitted text; submit the job again with --text"
-        )
+        raise FilesError(f"{job.text}: missing, or not the submitted text; submit the job again")
     decoder = FastDecoder(model, config)
     if decoder.engine is None:
         return JobText(config, "model of text: not used, because PyTorch decodes")
