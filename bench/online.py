@@ -42,7 +42,7 @@ def main() -> int:
 
 
 def read_spec(job: Path) -> JobSpec:
-    """The spec of a job. Ends the program if there is none."""
+    """The spec of a job. A folder without one ends the program with one line."""
     try:
         return JobSpec.load(JobDir(job).spec_path)
     except (OSError, LorajobError) as error:

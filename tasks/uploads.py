@@ -218,7 +218,7 @@ def _size(path: Path) -> int:
 
 
 def _newest(folder: Path) -> float:
-    """When a folder or a file in it was last written; a folder that is gone is new."""
+    """When a folder or a file in it was last written; a deleted folder counts as new."""
     try:
         return max(it.stat().st_mtime for it in (folder, *folder.iterdir()))
     except OSError:

@@ -191,6 +191,7 @@ class StorePlace(Destination):
                         self._remove(left)
                 done.append(name)
                 self.store.upload(folder / name, name)
+        # After Ctrl-C, too, no half export may stay.
         except BaseException:
             for name in done:
                 with suppress(LorajobError):
