@@ -116,6 +116,7 @@ async def status_tool(
         str | None,
         Field(max_length=MOST_LETTERS, description="Only these languages, such as hi,mr"),
     ] = None,
+    # Nothing changes this list. With None, the tool's schema would also allow null.
     states: Annotated[list[StateName], Field(max_length=6, description="Only these states")] = [],  # noqa: B006
     tag: Annotated[
         str | None, Field(max_length=MOST_LETTERS, description="Only this tag: KEY or KEY=VALUE")
