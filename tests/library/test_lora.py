@@ -12,6 +12,7 @@ from lorajob.errors import StageStopped
 from lorajob.job.report import Report
 from lorajob.spec import TrainConfig
 from lorajob.stage import run_stage
+from lorajob.training import products
 from lorajob.training.lora import FlatAdapter, plain
 from lorajob.training.loss import WhisperLoss
 from lorajob.whisper.model import load_for_training, load_whisper, merge_adapter
@@ -52,7 +53,11 @@ def loss_of(model: Any) -> Tensor:
         {"target_modules": ("fc1", "k_proj"), "gradient_checkpointing": True},
     ],
 )
-def test_loss_and_gradients_are_those_of_peft(tiny_whisper: Path, values: dict[str, Any]) -> None:
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_loss_and_gradients_are_those_of_peft(
+    tiny_whisper: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], on_gpu: bool
+) -> None:
+    monkeypatch.setattr(products, "adds_in_product", lambda x: on_gpu)
     theirs = adapted(tiny_whisper, **values).train()
     torch.manual_seed(5)
     expected = loss_of(theirs)

@@ -7,8 +7,8 @@ that starts the operations.
 
 Here the whole adapter is one float32 tensor, the optimizer's only parameter. It has one gradient,
 and one copy in the type that the model computes in. The weights of the modules are views of it, so
-PEFT saves and loads them as usual. A layer is one autograd function. Its low-rank product is added
-to the base layer's output in place. Its gradients are written to a flat tensor for the pass, which
+PEFT saves and loads them as usual. A layer is one autograd function. Its low-rank product and the
+base layer's are summed in place. Its gradients are written to a flat tensor for the pass, which
 is added to the float32 gradient as a whole. Layers with DoRA keep PEFT's own computation, which is
 slower.
 """
@@ -146,8 +146,7 @@ class _AdaptedLinear(torch.autograd.Function):
     ) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         low = flat @ low_rank.a.t()
-        out = base.forward(flat)
-        out.addmm_(low, low_rank.b.t())
+        out = base.forward_with(flat, low, low_rank.b)
         ctx.save_for_backward(flat, low)
         ctx.base, ctx.low_rank = base, low_rank
         return out.view(*x.shape[:-1], -1)
@@ -162,7 +161,7 @@ class _AdaptedLinear(torch.autograd.Function):
         low_rank.set_gradients(flat, low, given, given_low)
         inner = None
         if ctx.needs_input_grad[0]:
-            inner = base.backward(given).addmm_(given_low, low_rank.a)
+            inner = base.backward_with(given, given_low, low_rank.a)
             inner = inner.view(*outer[0].shape[:-1], -1)
         return inner, None, None, None, None
 
@@ -183,8 +182,7 @@ class _SharedInput(torch.autograd.Function):
         outs = []
         parts = low.split([len(it.a) for it in low_ranks], dim=1)
         for base, low_rank, part in zip(bases, low_ranks, parts, strict=True):
-            out = base.forward(flat)
-            out.addmm_(part, low_rank.b.t())
+            out = base.forward_with(flat, part, low_rank.b)
             outs.append(out.view(*x.shape[:-1], -1))
         ctx.save_for_backward(flat, low, a)
         ctx.bases, ctx.low_ranks = bases, low_ranks
@@ -196,22 +194,20 @@ class _SharedInput(torch.autograd.Function):
         low_ranks: list[_LowRank] = ctx.low_ranks
         ranks = [len(it.a) for it in low_ranks]
         given_low = torch.empty_like(low)
-        inner: Tensor | None = None
+        givens = [it.reshape(-1, it.shape[-1]) for it in outer]
         parts = zip(low.split(ranks, dim=1), given_low.split(ranks, dim=1), strict=True)
-        for part, base, low_rank, of_out in zip(parts, ctx.bases, low_ranks, outer, strict=True):
-            low_part, given_part = part
-            given = of_out.reshape(-1, of_out.shape[-1])
+        for (low_part, given_part), low_rank, given in zip(parts, low_ranks, givens, strict=True):
             torch.mm(given, low_rank.b, out=given_part)
             low_rank.set_gradient_of_b(low_part, given)
-            if ctx.needs_input_grad[0]:
-                if inner is None:
-                    inner = base.backward(given)
-                else:
-                    inner.addmm_(given, base.weight)
         for low_rank, of_a in zip(low_ranks, (given_low.t() @ flat).split(ranks), strict=True):
             low_rank.set_gradient_of_a(of_a)
-        if inner is not None:
-            inner = inner.addmm_(given_low, a).view(*outer[0].shape[:-1], -1)
+        inner: Tensor | None = None
+        if ctx.needs_input_grad[0]:
+            bases: list[FrozenLinear] = ctx.bases
+            inner = bases[0].backward_with(givens[0], given_low, a)
+            for base, given in zip(bases[1:], givens[1:], strict=True):
+                inner.addmm_(given, base.weight)
+            inner = inner.view(*outer[0].shape[:-1], -1)
         return inner, None, None, *[None] * (2 * len(low_ranks))
 
 

@@ -66,6 +66,20 @@ class FrozenLinear:
             return _product(given, self._for_inputs, None)
         return given @ self.weight
 
+    def forward_with(self, x: Tensor, low: Tensor, b: Tensor) -> Tensor:
+        """x W^T + bias + low b^T: [n, in], [n, rank], [out, rank] -> [n, out]."""
+        if not adds_in_product(x):
+            return self.forward(x).addmm_(low, b.t())
+        bias = self._layer.bias
+        out = low @ b.t() if bias is None else torch.addmm(bias, low, b.t())
+        return out.addmm_(x, self.weight.t())
+
+    def backward_with(self, given: Tensor, low: Tensor, a: Tensor) -> Tensor:
+        """given W + low a: [n, out], [n, rank], [rank, in] -> [n, in]."""
+        if not adds_in_product(given):
+            return self.backward(given).addmm_(low, a)
+        return (low @ a).addmm_(given, self.weight)
+
     @cached_property
     def _reorders(self) -> bool:
         weight = self.weight
@@ -89,6 +103,15 @@ class FrozenLinear:
     @cached_property
     def _for_inputs(self) -> Tensor:
         return _reorder(self.weight.t().contiguous())
+
+
+def adds_in_product(x: Tensor) -> bool:
+    """Whether the large product is added to the low-rank one, and not the other way round.
+
+    A GPU's large product hides the time to read what it is added to. The low-rank product would
+    wait for reading and writing all of the large one's result.
+    """
+    return x.is_cuda
 
 
 def reorder_if_they_fit(products: Collection[FrozenLinear], available: int | None) -> None:
