@@ -336,7 +336,7 @@ def resume(bench: Bench, shape: str) -> dict[str, Any]:
     losses = []
     resumed_from = 0
     for kill in (False, True):
-        job = bench.job(f"resume-{kill}", shape, *sets, clips=min(640, bench.clips))
+        job = bench.job(f"resume-{kill}", shape, *sets, clips=min(320, bench.clips))
         facts = bench.work / "facts.json"
         if kill:
             stage = start_stage(job, facts)

@@ -1,6 +1,7 @@
 """What a run is told to take before it begins."""
 
 import json
+import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from lorajob.errors import StageStopped
 from lorajob.job.report import Report
 from lorajob.stage import run_stage
 from lorajob.training.forecast import (
@@ -52,6 +54,22 @@ def test_a_long_run_has_a_forecast_that_changes_nothing(
     run_stage("train", untold, 1, Report("train"))
     assert not (untold.stage_dir("train") / "forecast.json").exists()
     assert adapter_bytes(told) == adapter_bytes(untold)
+
+
+def test_the_processes_that_read_start_before_the_forecast(
+    tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers = []
+
+    def stop_here(run: Any, passes: Any, loaded: Loaded) -> Forecast:
+        readers.append(len(multiprocessing.active_children()))
+        raise StageStopped("enough")
+
+    monkeypatch.setattr("lorajob.training.loop.forecast", stop_here)
+    job = make_job(tmp_path, tiny_whisper, *SHORT, "train.epochs=8", "train.loader_workers=2")
+    with pytest.raises(StageStopped):
+        run_stage("train", job, 1, Report("train"))
+    assert readers == [2]
 
 
 def test_a_disturbed_pass_does_not_decide_the_forecast(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from lorajob.training import loss
 from lorajob.training.loss import CHUNK_TOKENS, cross_entropy
+from lorajob.training.products import FrozenLinear
 from lorajob.whisper.features import pad_windows
 from lorajob.whisper.model import encode_features, load_whisper
 from lorajob.whisper.window import FRAME_SAMPLES, WINDOW_SAMPLES
@@ -15,7 +17,11 @@ CHUNK = CHUNK_TOKENS["cpu"]
 
 
 @pytest.mark.parametrize("tokens", [1, CHUNK, 2 * CHUNK + 3])
-def test_cross_entropy_in_chunks_is_the_whole_one(tokens: int) -> None:
+@pytest.mark.parametrize("padded", [False, True])
+def test_cross_entropy_in_chunks_is_the_whole_one(
+    monkeypatch: pytest.MonkeyPatch, tokens: int, padded: bool
+) -> None:
+    monkeypatch.setattr(loss, "pads_vocabulary", lambda hidden: padded)
     torch.manual_seed(0)
     head = nn.Linear(16, 300, bias=False)
     hidden = torch.randn(tokens, 16, requires_grad=True)
@@ -28,6 +34,14 @@ def test_cross_entropy_in_chunks_is_the_whole_one(tokens: int) -> None:
     assert "ChunkedCrossEntropy" in type(chunked.grad_fn).__name__
     torch.testing.assert_close(chunked, whole)
     torch.testing.assert_close(gradient, expected)
+
+
+def test_a_padded_head_has_a_round_number_of_outputs() -> None:
+    head = FrozenLinear(nn.Linear(16, 300, bias=False)).padded
+    given = torch.randn(2, 16)
+    assert head.forward(given).shape == (2, 320)
+    assert head.forward(given)[:, 300:].eq(-torch.inf).all()
+    assert FrozenLinear(nn.Linear(16, 128)).padded.weight.shape == (128, 16)
 
 
 def test_a_head_that_learns_gets_its_gradient() -> None:

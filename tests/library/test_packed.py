@@ -87,6 +87,22 @@ def test_a_packed_pass_is_the_sum_of_its_windows_whatever_fills_it(
     assert float((run.adapter.gradient - expected).norm() / expected.norm()) < 1e-5
 
 
+def test_no_gradient_of_a_packed_pass_is_copied_into_zeros(
+    tiny_whisper: Path, tmp_path: Path
+) -> None:
+    items, _ = windows_of(make_job(tmp_path, tiny_whisper), tiny_whisper)
+    run = started(tiny_whisper)
+    waiting, seen = [run.loss(packer(run)(items)).grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [before for before, _ in node.next_functions]
+    names = {node.name() for node in seen}
+    assert "_SharedInputBackward" in names
+    assert "SelectBackward0" not in names
+
+
 @pytest.mark.parametrize("window", WINDOWS)
 def test_text_timestamps_and_end_count_and_the_prompt_does_not(
     tiny_whisper: Path, tmp_path: Path, window: Window

@@ -98,7 +98,9 @@ def _forward(
         longest = FULL_TOKENS if self.is_decoder else FULL_FRAMES
         other_longest = longest if key_value_states is None else FULL_FRAMES
         limits = longest, other_longest
-        mixed = attend_packed(queries[0], keys[0], values[0], own, other, limits, causal)[None]
+        # squeeze, because the gradient of an index is a new tensor of zeros and a copy into it.
+        joined = (it.squeeze(0) for it in (queries, keys, values))
+        mixed = attend_packed(*joined, own, other, limits, causal).unsqueeze(0)
     else:
         given = queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
         dropout = self.dropout if self.training else 0.0
@@ -204,5 +206,5 @@ def _attend_in_turn(
             values[None, theirs].transpose(1, 2),
             is_causal=causal,
         )
-        mixed.append(one.transpose(1, 2)[0])
+        mixed.append(one.transpose(1, 2).squeeze(0))
     return torch.cat(mixed)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from lorajob.job.history import ROWS, Rows
@@ -25,6 +26,16 @@ LOG_SHARE = 0.01  # least share of a training between them
 RATE_STEPS = 20  # rates (tokens and clips a second) are averages over so many steps
 
 log = logging.getLogger(__name__)
+
+
+class Unread(NamedTuple):
+    """A finished step. Its loss for each token is still on the device."""
+
+    loss: Tensor
+    rate: float
+    tokens: int
+    clips: int
+    waited: float  # seconds that it waited for its batches
 
 
 class Taken(NamedTuple):

@@ -6,8 +6,9 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -35,7 +36,7 @@ from lorajob.training.forecast import (
     write_measured,
 )
 from lorajob.training.held_back import HeldBack
-from lorajob.training.history import VALIDATION, History, Taken
+from lorajob.training.history import VALIDATION, History, Taken, Unread
 from lorajob.training.packed import PackedBatch
 from lorajob.training.passes import Passes
 from lorajob.training.start import start_folder
@@ -54,16 +55,6 @@ STEPS_TO_FORECAST = 40  # for a shorter training a dry run costs more than it he
 STEPS_UNREAD = {"cpu": 1, "cuda": 10}
 
 log = logging.getLogger(__name__)
-
-
-class Unread(NamedTuple):
-    """A finished step. Its loss for each token is still on the device."""
-
-    loss: Tensor
-    rate: float
-    tokens: int
-    clips: int
-    waited: float  # seconds that it waited for its batches
 
 
 class Loop:
@@ -110,9 +101,9 @@ class Loop:
         self._pick_micro_batch()
         if self.config.decoder_only:
             self._encode_once(scratch)
+        self._start_reading()
         ahead = self._forecast(loaded)
         self.expected = ahead.seconds_a_step if ahead else None
-        self.batches = self.passes.batches()
         # The loss of the first step is read at once, to show that the training works.
         self.first = self.run.step + 1
         began = self.read_at = self.writer.begun_at = time.monotonic()
@@ -278,8 +269,8 @@ class Loop:
             newest = taken[-1]
             eta += newest.seconds * self.validator.left
             told |= {f"{VALIDATION}wer": newest.wer, f"{VALIDATION}cer": newest.cer}
-        saved = self.writer.saved
-        self.report.progress(step, self.total, eta_seconds=eta, checkpoint=saved, **told)
+        told |= {"eta_seconds": eta, "checkpoint": self.writer.saved}
+        self.report.progress(step, self.total, **told)
         if self.history is not None and "loss" in fields:
             self.history.log.note(step, self.total, fields, eta)
 
@@ -310,7 +301,7 @@ class Loop:
         def done(more: int) -> None:
             nonlocal encoded
             encoded += more
-            fields = {"checkpoint": self.writer.saved, "encoded": encoded, "to_encode": clips}
+            fields = {"encoded": encoded, "to_encode": clips, "checkpoint": self.writer.saved}
             self.report.progress(self.run.step, self.total, **fields)
             if self.history is not None:
                 self.report.check_stop()
@@ -323,6 +314,11 @@ class Loop:
         accelerator.wait_for_everyone()
         dataset.encoded = EncodedClips(place, shards)
 
+    def _start_reading(self) -> None:
+        """Read the first batches. The processes that read start here and not in the first step."""
+        batches = self.passes.batches()
+        self.batches = chain(list(islice(batches, 1)), batches)
+
     def _forecast(self, loaded: Loaded) -> Forecast | None:
         """Forecast a long training. None for a short one, and with several processes."""
         alone = self.run.accelerator.num_processes == 1
@@ -334,6 +330,7 @@ class Loop:
                 break
             except torch.OutOfMemoryError as error:
                 self.run.use_less_memory(self.run.micro_batch, error)
+                self._start_reading()
         write_forecast(self.history.path.with_name("forecast.json"), ahead)
         return ahead
 

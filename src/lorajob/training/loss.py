@@ -103,7 +103,7 @@ class WhisperLoss(nn.Module):
         said = decoder.embed_tokens(batch.inputs)
         said = said + decoder.embed_positions.weight.index_select(0, batch.places)
         hidden = decoder.layer_norm(run_layers(decoder.layers, said[None], heard))
-        return cross_entropy(hidden[0], self.whisper.proj_out, batch.labels, self.head)
+        return cross_entropy(hidden.squeeze(0), self.whisper.proj_out, batch.labels, self.head)
 
     def _decode(self, encoded: Tensor, batch: PaddedBatch, frames: Tensor | None) -> Tensor:
         self._heard = None
@@ -152,6 +152,16 @@ def cross_entropy(
     return nn.functional.cross_entropy(head(hidden).float(), labels, reduction="sum")
 
 
+def pads_vocabulary(hidden: Tensor) -> bool:
+    """Whether the head gets rows that have no part in the loss, up to a round number.
+
+    A GPU's fast products of 16-bit matrices need rows of a multiple of 16 bytes. Whispers have
+    51,864 to 51,866 tokens. Without padding an H100 took 1.1 ms for each product of 2,048 tokens,
+    a third of its usual rate.
+    """
+    return hidden.is_cuda
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: FrozenLinear, labels: Tensor) -> Tensor:
@@ -161,6 +171,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         if torch.is_autocast_enabled(kind):
             computed_in = torch.get_autocast_dtype(kind)
         head, given = head.to(computed_in), hidden.to(computed_in)
+        if pads_vocabulary(hidden):
+            head = head.padded
         if kind == "cpu":
             more = -len(labels) % ROWS_TO
             given = nn.functional.pad(given, (0, 0, 0, more))

@@ -9,6 +9,7 @@ memory is short. PyTorch's compiler uses the same operations for inference.
 
 import ctypes
 import logging
+import math
 from collections.abc import Collection
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ LARGEST_TRIM, LARGEST_MMAP = (1 << 31) - 1, 32 << 20
 # Most of the available memory that reordered weights may take. The passes need the rest: for
 # large-v3 the copies are some 6 GB, and the activations of a full window some 4 GB.
 SHARE_OF_MEMORY = 0.5
+PAD_TO = 64  # outputs of a padded layer are a multiple of it
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +81,18 @@ class FrozenLinear:
         if not adds_in_product(given):
             return self.backward(given).addmm_(low, a)
         return (low @ a).addmm_(given, self.weight)
+
+    @cached_property
+    def padded(self) -> "FrozenLinear":
+        """The same with outputs of -inf behind its own, up to a multiple of PAD_TO.
+
+        Their weights are zero, so they have no part in a softmax or in a gradient.
+        """
+        weight, bias = self.weight, self._layer.bias
+        more = -len(weight) % PAD_TO
+        padded = functional.pad(weight, (0, 0, 0, more))
+        own = weight.new_zeros(len(weight)) if bias is None else bias
+        return FrozenLinear(_Weights(padded, functional.pad(own, (0, more), value=-math.inf)))
 
     @cached_property
     def _reorders(self) -> bool:
