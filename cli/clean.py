@@ -39,14 +39,18 @@ def clean_command(what: tuple["Kind", ...], yes: bool) -> None:
 
     kinds = [kind for kind in KINDS if kind in (what or MADE_AGAIN)]
     if not yes:
-        sizes = {item.what: item.alone for item in disk_items(load_settings())}
+        items = {item.what: item for item in disk_items(load_settings())}
+        sizes = {what: item.alone for what, item in items.items()}
+        found = {what for what, item in items.items() if item.bytes}
         if "uploads" in kinds:
             sizes["uploads"] = unused_bytes(open_jobs())
+            found -= set() if sizes["uploads"] else {"uploads"}
         for kind in kinds:
             click.echo(f"{kind:8}{size_words(sizes.get(kind, 0)):>10}")
-        click.echo("lorajob: nothing is deleted; --yes deletes it", err=True)
+        word = "--yes deletes it" if found.intersection(kinds) else "there is nothing to delete"
+        click.echo(f"lorajob: nothing is deleted; {word}", err=True)
         return
-    for kind, freed in free_disk(open_jobs(), kinds).items():
+    for kind, freed in free_disk(open_jobs(), kinds):
         click.echo(f"{kind:8}{size_words(freed):>10} freed")
 
 

@@ -90,7 +90,9 @@ def prune(older: str | None, keep: "Keep", dry_run: bool) -> None:
     if gone.corpora:
         click.echo(f"lorajob: {len(gone.corpora)} unused corpora {word}", err=True)
     for note in gone.notes:
-        click.echo(f"lorajob: {note}", err=True)
+        say_error(note)
+    if gone.notes:
+        click.get_current_context().exit(1)
 
 
 def _some(ids: Sequence[str]) -> str:

@@ -86,17 +86,21 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(path).free
 
 
-def free_disk(jobs: Jobs, kinds: Sequence[Kind]) -> dict[Kind, int]:
+def free_disk(jobs: Jobs, kinds: Sequence[Kind]) -> Iterator[tuple[Kind, int]]:
     """Remove caches, fetched corpora, converted base models and unused corpora that were sent.
 
-    Returns the freed bytes of each. A corpus that a stage reads stays. Raises UsageError for models
-    while jobs run: a stage may load one. Raises ServiceError for uploads if Redis is unavailable.
+    Yields the freed bytes of each when it is removed. A corpus that a stage reads stays. Raises
+    UsageError at once for models while jobs run: a stage may load one. Raises ServiceError for
+    uploads if Redis is unavailable.
     """
     if "models" in kinds and (running := _running(jobs)):
         raise UsageError(
             f"models: {running} runs and may load one; wait for it, or name only cache and corpora"
         )
-    freed: dict[Kind, int] = {}
+    return _freed(jobs, kinds)
+
+
+def _freed(jobs: Jobs, kinds: Sequence[Kind]) -> Iterator[tuple[Kind, int]]:
     for kind in kinds:
         before = _size(kind, jobs.settings)
         match kind:
@@ -112,8 +116,7 @@ def free_disk(jobs: Jobs, kinds: Sequence[Kind]) -> dict[Kind, int]:
                         remove_folder(folder)
             case "uploads":
                 Uploads(jobs.settings).drop_unused(jobs)
-        freed[kind] = before - _size(kind, jobs.settings)
-    return freed
+        yield kind, before - _size(kind, jobs.settings)
 
 
 def unused_bytes(jobs: Jobs) -> int:

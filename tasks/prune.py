@@ -3,7 +3,7 @@
 import logging
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -43,15 +43,40 @@ class Pruned:
 def prune_all(
     jobs: Jobs, older_seconds: float, keep: Keep = "best", dry_run: bool = False
 ) -> Pruned:
-    """Delete old jobs as `prune` does, then the corpora that other machines sent, if unused."""
-    deleted = prune(jobs, older_seconds, keep, dry_run)
-    uploads = Uploads(jobs.settings)
+    """Delete old jobs as `prune` does, then the corpora that other machines sent, if unused.
+
+    A failure ends it, and becomes a note: the ids of the jobs that are deleted must not be lost.
+    Raises ServiceError if nothing is deleted because Redis does not answer.
+    """
+    chosen, uploads = _chosen(jobs, older_seconds, keep), Uploads(jobs.settings)
+    if dry_run:
+        return Pruned(chosen, *_noted(lambda: uploads.unused(jobs)))
+    deleted: list[JobRecord] = []
+    part = "jobs are"
     try:
-        corpora = uploads.unused(jobs) if dry_run else uploads.drop_unused(jobs)
-    # The jobs are deleted, and their ids must not be lost.
+        _sweep(jobs)
+        for record in chosen:
+            part = f"{record.id} is"
+            if _deleted(jobs, record):
+                deleted.append(record)
+        part = "unused base models are"
+        drop_bases(jobs)
     except (LorajobError, OSError) as error:
-        return Pruned(deleted, [], [f"unused corpora are not deleted: {error}"])
-    return Pruned(deleted, corpora, [])
+        return Pruned(deleted, [], [f"{part} not deleted: {_reason(error)}; prune again later"])
+    return Pruned(deleted, *_noted(lambda: uploads.drop_unused(jobs)))
+
+
+def _noted(act: Callable[[], list[Path]]) -> tuple[list[Path], list[str]]:
+    try:
+        return act(), []
+    except (LorajobError, OSError) as error:
+        return [], [f"unused corpora are not deleted: {_reason(error)}"]
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def parse_age(text: str) -> float:
@@ -121,20 +146,28 @@ def prune(
     others are removed. Raises StoreError or OSError for files that cannot be deleted; the next
     prune tries again. `rebuild` finds such a job until its folder is put aside.
     """
+    chosen = _chosen(jobs, older_seconds, keep)
+    if dry_run:
+        return chosen
+    _sweep(jobs)
+    deleted = [record for record in chosen if _deleted(jobs, record)]
+    drop_bases(jobs)
+    return deleted
+
+
+def _chosen(jobs: Jobs, older_seconds: float, keep: Keep) -> list[JobRecord]:
     with service_errors(jobs.settings):
         records = jobs.records.load_many(jobs.records.ids())
         seconds, micros = jobs.redis.time()
         now = seconds + micros / 1e6
         promoted = Promotions(jobs.settings).kept()
         old = to_prune([it for it in records if it.id not in promoted], older_seconds, keep, now)
-        chosen = sorted(old, key=ended_at)
-    if dry_run:
-        return chosen
+        return sorted(old, key=ended_at)
+
+
+def _sweep(jobs: Jobs) -> None:
     for left in sweep(jobs.settings.jobs):
         logger.warning("%s cannot be deleted", left)
-    deleted = [record for record in chosen if _deleted(jobs, record)]
-    drop_bases(jobs)
-    return deleted
 
 
 def remove(jobs: Jobs, job_id: str) -> None:

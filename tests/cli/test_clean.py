@@ -10,7 +10,7 @@ from redis import Redis
 
 from lorajob.cli.clean import size_words
 from lorajob.cli.main import cli
-from lorajob.errors import UsageError
+from lorajob.errors import ServiceError, UsageError
 from lorajob.job.jobdir import STAGES
 from lorajob.tasks.disk import disk_items, free_disk
 from lorajob.tasks.jobs import Jobs
@@ -72,6 +72,17 @@ def test_only_what_was_named_is_deleted_and_jobs_stay(home: Path) -> None:
     assert not (home / "models/whisper").exists() and (home / "hf/hub/models--x/e").exists()
 
 
+def test_what_is_freed_is_told_although_a_later_kind_fails(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORAJOB_REDIS_URL", "redis://127.0.0.1:1/0")
+    (folder := home / "jobs/.uploads" / ("a" * 64)).mkdir(parents=True)
+    os.utime(folder, (0, 0))
+    told = CliRunner().invoke(cli, ["clean", "cache", "uploads", "--yes"])
+    assert isinstance(told.exception, ServiceError)
+    assert told.stdout.split() == ["cache", "0", "MB", "freed"]
+
+
 def test_models_stay_while_a_job_runs(home: Path, redis_server: Settings, redis: Redis) -> None:
     stages = new_stages() | {STAGES[0]: StageRecord(state="running", lease=1e12)}
     Records(redis).create(job_record(home / "jobs", state="running", stages=stages))
@@ -102,7 +113,13 @@ def test_unused_corpora_of_other_machines_are_deleted(
     assert path.exists()
     assert run(cli, ["clean", "uploads", "--yes"]).stdout.split() == ["uploads", "2", "MB", "freed"]
     assert not path.parent.exists()
+    nothing = run(cli, ["clean", "uploads"])
+    assert nothing.exit_code == 0 and nothing.stdout.split() == ["uploads", "0", "MB"]
+    assert nothing.stderr == "lorajob: nothing is deleted; there is nothing to delete\n"
     path = sent()
+    assert (
+        run(cli, ["clean", "uploads"]).stderr == "lorajob: nothing is deleted; --yes deletes it\n"
+    )
     assert "1 unused corpora would be deleted" in run(cli, ["prune"]).stderr
     assert path.exists()
     assert "1 unused corpora deleted" in run(cli, ["prune", "--older", "30d"]).stderr

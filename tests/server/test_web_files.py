@@ -257,6 +257,20 @@ def test_a_malformed_body_is_refused_in_one_line(
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
+def test_a_prune_that_fails_midway_is_audited_with_what_it_deleted(
+    client: TestClient, web: WebService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: object) -> list[str]:
+        raise OSError(errno.EIO, "Input/output error", "/store")
+
+    monkeypatch.setattr("lorajob.tasks.prune.drop_bases", full)
+    pruned = client.post("/api/prune?older=0h", headers=SEND).json()
+    note = "unused base models are not deleted: /store: Input/output error; prune again later"
+    assert pruned == {"jobs": [JOB], "corpora": [], "notes": [note]}
+    audit = [json.loads(it) for it in web.audit.path.read_text("utf-8").splitlines()]
+    assert pruned.items() <= audit[-1].items() and audit[-1]["what"] == "prune"
+
+
 def test_upkeep_needs_the_role_submit_and_is_in_the_audit_log(
     client: TestClient, web: WebService
 ) -> None:

@@ -11,10 +11,12 @@ import pytest
 
 from lorajob.book.terms import terms_of
 from lorajob.cli.errors import user_errors
+from lorajob.cli.main import main
 from lorajob.errors import JobNotFoundError, UsageError
 from lorajob.job.jobdir import STAGES, JobDir, write_json
 from lorajob.job.results import StageResult
 from lorajob.spec import JobSpec
+from lorajob.storage.store import StoreError
 from lorajob.tasks.batches import cancel_batch, retry_batch
 from lorajob.tasks.glossaries import GlossaryFiles
 from lorajob.tasks.jobs import Jobs
@@ -199,6 +201,36 @@ def test_a_folder_that_cannot_be_put_aside_is_a_whole_job_for_rebuild(jobs, monk
     assert capsys.readouterr().err == f"lorajob: {record.folder}: Permission denied\n"
     rebuild(jobs.settings)
     assert jobs.records.load(record.id).state == "failed"
+
+
+@pytest.mark.parametrize("failing", ["job", "base models"])
+def test_the_ids_of_deleted_jobs_are_told_although_a_later_step_fails(
+    jobs, redis_server, monkeypatch, capsys, failing
+):
+    kept = [make(jobs, f"hi-{name}", days, 0, "failed") for name, days in (("a", 50), ("b", 40))]
+    rename = Path.rename
+
+    def refuse(path: Path, target: Path) -> None:
+        if failing == "job" and path.name == "hi-b":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        rename(path, target)
+
+    def unavailable(_: Jobs) -> list[str]:
+        raise StoreError("the store is unavailable")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    monkeypatch.setattr("lorajob.tasks.prune.drop_bases", unavailable)
+    monkeypatch.setenv("LORAJOB_REDIS_URL", url_of(redis_server))
+    monkeypatch.setenv("LORAJOB_ARTIFACTS", str(jobs.settings.jobs))
+    assert main(["prune", "--older", "30d"]) == 1
+    told = capsys.readouterr()
+    if failing == "job":
+        assert told.out == "hi-a\n" and "lorajob: 1 jobs deleted\n" in told.err
+        assert f"lorajob: hi-b is not deleted: {kept[1].folder}: Permission denied; " in told.err
+    else:
+        assert told.out == "hi-a\nhi-b\n"
+        why = "the store is unavailable; prune again later"
+        assert f"lorajob: unused base models are not deleted: {why}\n" in told.err
 
 
 def test_what_stays_of_a_pruned_job_is_named_each_time(jobs, monkeypatch, caplog):
