@@ -21,7 +21,7 @@ from lorajob.client.requests import PathOrUrl
 from lorajob.client.results import AudioPath
 from lorajob.client.service import Client
 from lorajob.client.texts import RemoteTexts, TextsByLanguage
-from lorajob.client.uploads import upload_corpus, with_uploads
+from lorajob.client.uploads import upload_corpus, with_sets, with_uploads
 from lorajob.client.web_api import (
     LONG_SECONDS,
     LONGEST_PAUSE,
@@ -255,6 +255,7 @@ class RemoteClient(Client):
 
         An error about a path of this machine says so.
         """
+        (spec,), more = with_sets([spec], more)
         with of_the_service([spec]):
             (sent,) = with_uploads(self.api, [spec], say)
             # The server may download a text before it answers.
@@ -278,6 +279,7 @@ class RemoteClient(Client):
         self, specs: Sequence[Mapping[str, object]], more: Mapping[str, object]
     ) -> Submitted:
         """Queue a batch of jobs with these settings; each may have a `preset` of its own."""
+        specs, more = with_sets(specs, more)
         with of_the_service(specs):
             specs = with_uploads(self.api, specs, say)
             body = {**more, "specs": list(specs)}
@@ -286,10 +288,7 @@ class RemoteClient(Client):
         return Submitted(self.batch(str(made["id"])).record, int(made["queued"]), rejected)
 
     def upload_corpus(self, path: AudioPath) -> str:
-        """Send a corpus that is one file to the service, and return its path there.
-
-        A corpus that is there already is not sent again. Raises LorajobError.
-        """
+        """Send a corpus that is one file, unless it is there. Returns its path on the service."""
         return upload_corpus(self.api, Path(path), say)
 
     def job(self, job: str) -> Job:

@@ -1,7 +1,9 @@
 """Paths in the settings of jobs that another machine runs: errors say whose paths are meant."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from lorajob.errors import CorpusError, UsageError
 from lorajob.storage.urls import local_path
@@ -13,6 +15,7 @@ ABOUT_PLACES = (  # in errors
     "is no file",
     "is not a folder",
 )
+CORPORA = ("corpus: ", "test_corpus: ", "more_corpora", "gate.corpora")  # in front of errors
 PLACES = ("corpus", "more_corpora", "test_corpus", "base_model", "gate")  # settings with paths
 NO_URLS = ("augment.",)  # settings whose paths are no urls
 PARTS = {"augment": ("noise_folder", "room_folder"), "evaluate": ("text", "glossary")}
@@ -34,15 +37,26 @@ def explained(error: str, specs: Sequence[Mapping[str, object]]) -> str:
     # The server speaks of its own machine.
     told = error.replace("on this machine", "on the service's machine")
     advice = "copy it there" if error.startswith(NO_URLS) else "copy it there, or give a url"
-    if error.startswith("corpus: "):
-        advice += ", or pack it as .tar.gz, which is sent there"
+    corpus = error.startswith(CORPORA)
     for place in sorted({it for spec in specs for it in _places_of(spec)}, key=len, reverse=True):
         if place in error and _is_here(place):
+            if corpus:
+                advice += f", or {_pack(place)} and submit that file, which is sent there"
             return (
                 f"{told}; it exists on this machine, but jobs read paths of the service's "
                 f"machines: {advice}"
             )
     return told
+
+
+def _pack(place: str) -> str:
+    """How to make a corpus one file: a command for a folder."""
+    path = Path(str(local_path(place))).expanduser().absolute()
+    if not path.is_dir():
+        return "pack it with its audio as .tar.gz"
+    name = path.name or "corpus"
+    words = ["tar", "-czf", f"{name}.tar.gz", "-C", str(path.parent), path.name or "."]
+    return f"pack it with `{shlex.join(words)}`"
 
 
 def _places_of(spec: Mapping[str, object]) -> Iterator[str]:

@@ -17,10 +17,12 @@ from lorajob.client.web_api import (
 from lorajob.errors import ServiceError, UsageError
 from lorajob.job.jobdir import hash_file
 from lorajob.languages import find_language
+from lorajob.spec_yaml import merge, nested, parse_value
 from lorajob.storage.urls import local_path, public
 from lorajob.tasks.uploads import SUFFIXES, Upload
 
 PIECE_BYTES = 32 << 20
+PLACES = ("corpus", "test_corpus", "more_corpora", "gate")  # settings that name corpora
 MOST_LETTERS = 150  # of a name
 # Answers that another request holds the corpus: it may read the whole file for its hash.
 MOST_BUSY = int(LONG_SECONDS / LONGEST_PAUSE)
@@ -56,6 +58,23 @@ def with_uploads(api: WebApi, specs: Sequence[Spec], note: Note) -> list[Spec]:
         return lambda place: sent.get(_file(place, spec) or Path(), place)
 
     return [_with_corpora(spec, found(spec)) for spec in specs]
+
+
+def with_sets(
+    specs: Sequence[Spec], more: Mapping[str, object]
+) -> tuple[list[Spec], dict[str, object]]:
+    """The settings of jobs with those `sets` of `more` in them that name corpora, and the rest.
+
+    The places in them are then sent, or explained, as others are. Raises UsageError.
+    """
+    lines = [str(it) for it in sets] if isinstance(sets := more.get("sets"), list) else []
+    chosen = [it for it in lines if re.split(r"[.=]", it)[0] in PLACES and "=" in it]
+    found = list(specs)
+    for line in chosen:
+        name, _, text = line.partition("=")
+        value = nested(name.split("."), parse_value(text, line))
+        found = [merge(it, value) for it in found]
+    return found, {**more, "sets": [it for it in lines if it not in chosen]} if chosen else {**more}
 
 
 def corpora_of(spec: Spec) -> list[str]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import socket
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -117,6 +118,56 @@ def test_every_corpus_of_a_job_is_sent_once_and_others_stay(
     table = write_corpus(tmp_path / "hi.csv")
     with pytest.raises(UsageError, match=r"hi.csv is not one of \.tar\.gz"):
         client.upload_corpus(table)
+
+
+@pytest.mark.parametrize("option", ["--corpus", "--set"])
+def test_a_folder_is_refused_with_a_command_that_makes_a_file_of_it(
+    web: Web,
+    redis: Redis,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+) -> None:
+    folder = tmp_path / "my हिन्दी clips"
+    folder.mkdir()
+    write_corpus(folder / "manifest.csv")
+    monkeypatch.setenv("LORAJOB_URL", web.url)
+    monkeypatch.setenv("LORAJOB_API_KEY", "send")
+    monkeypatch.chdir(tmp_path)
+    start = "corpus=" if option == "--set" else ""
+    given = ("submit", "--lang", "hi", "--base-model", "demo/whisper-base", option)
+    assert main([*given, f"{start}{folder.name}"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "exists on this machine" in told
+    command = told.split("pack it with `")[1].split("` and submit that file, which is sent")[0]
+    subprocess.run(command, shell=True, check=True)
+    packed_here = tmp_path / f"{folder.name}.tar.gz"
+    apart(packed_here, monkeypatch)
+    assert main([*given, f"{start}{packed_here.name}"]) == 0
+    job = capsys.readouterr().out.strip()
+    corpus = Client(Jobs(web.settings)).job(job).spec.corpus
+    assert corpus.startswith(str(web.settings.jobs / ".uploads"))
+
+
+def test_settings_of_the_command_line_that_name_corpora_are_sent_too() -> None:
+    sets = [
+        "seed=7",
+        "gate.minutes=1",
+        "corpus=/a.tar",
+        "more_corpora=[{corpus: /b.tar}]",
+        "corpus",
+    ]
+    (spec,), more = client_uploads.with_sets(
+        [{"language": "hi", "corpus": "/c.tar", "gate": {"check": False}}], {"sets": sets, "n": 1}
+    )
+    assert more == {"sets": ["seed=7", "corpus"], "n": 1}
+    assert spec == {
+        "language": "hi",
+        "corpus": "/a.tar",
+        "gate": {"check": False, "minutes": 1},
+        "more_corpora": [{"corpus": "/b.tar"}],
+    }
 
 
 def test_an_upload_goes_on_after_the_server_was_away(
