@@ -48,8 +48,9 @@ FILE is YAML with two keys:
 Standard output: only the batch's id. `status`, `watch`, `cancel` and `retry`
 take it. If the same settings are submitted again, by any user and with any
 priority, the command prints the same id and queues nothing twice.
-A language whose corpus is missing is rejected; the others are queued. When
-the corpus is there, submit the file again: only that language is then queued.
+A language whose corpus, text or glossary is missing is rejected; the others
+are queued. When the file is there, submit FILE again: only that language is
+then queued.
 Exit code: 0 queued (with --wait: all succeeded), 1 failed, 2 wrong usage."""
 )
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))

@@ -7,6 +7,7 @@ that was interrupted.
 
 import hashlib
 import json
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,14 +20,16 @@ from lorajob.spec import JobSpec
 from lorajob.storage.urls import public
 from lorajob.tasks.broker import open_sender
 from lorajob.tasks.jobs import Jobs
+from lorajob.tasks.named_files import with_named, with_places
 from lorajob.tasks.rebuild import record_there
-from lorajob.tasks.texts import with_text
 from lorajob.worker.artifacts.lookup import find_job
 from lorajob.worker.connect import service_errors
 from lorajob.worker.queues import Priority
 from lorajob.worker.records.batches import Batches, JobBatch
 from lorajob.worker.records.names import UNNAMED, Naming
 from lorajob.worker.records.record import JobRecord
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "batch-"
 ID_LETTERS = 8
@@ -54,27 +57,28 @@ def submit_batch(
     files. An existing batch keeps its priority.
 
     A spec without a corpus gets the newest corpus in LORAJOB_CORPORA; which one that is does not
-    change the job's id, and neither does the text of `lorajob lm`. If the corpus of a spec is
-    missing, its job is rejected and the other jobs are queued. Submitting the batch again once the
-    corpus exists queues the rejected job. A `salt` makes a new batch of the same specs. The name of
-    `naming` gets the code of each job's language. Raises UsageError if a training fits no card,
-    UsageError or CorpusError if every corpus is refused, and ServiceError if Redis does not answer.
+    change the job's id, and neither does the text of `lorajob lm`. If the corpus, text or glossary
+    of a spec is missing, its job is rejected and the other jobs are queued. Submitting the batch
+    again once the file exists queues the rejected job. A `salt` makes a new batch of the same
+    specs. The name of `naming` gets the code of each job's language. Raises UsageError if a
+    training fits no card, UsageError or CorpusError if every spec is refused, and ServiceError if
+    Redis does not answer.
     """
-    asked = [with_text(spec) for spec in [jobs.resolve(spec) for spec in specs]]
+    asked = [_resolved(jobs, spec) for spec in specs]
     corpora = jobs.settings.corpora and jobs.settings.corpora.resolve()
     batch_id, job_ids = _ids_asked_for(asked, corpora, salt)
-    specs = [spec if spec.corpus else _with_corpus(spec, corpora) for spec in asked]
     begun = {job: _begun(jobs, job) for job in job_ids}
-    problems = {
-        job: None if begun[job] else _problem(jobs, spec)
-        for job, spec in zip(job_ids, specs, strict=True)
+    checked = {
+        job: _checked(jobs, spec if spec.corpus else _with_corpus(spec, corpora), begun[job])
+        for job, spec in zip(job_ids, asked, strict=True)
     }
+    problems = {job: problem for job, (_, problem) in checked.items()}
     if all(problems.values()):
         raise next(error for error in problems.values() if error is not None)
     # Rejected jobs get it, too: they may be retried.
     specs = [
         spec if begun[job] or spec.evaluate.text else jobs.with_text(spec)
-        for job, spec in zip(job_ids, specs, strict=True)
+        for job, (spec, _) in checked.items()
     ]
     batches = Batches(jobs.redis)
     new = JobBatch(
@@ -189,14 +193,29 @@ def _take_up(jobs: Jobs, record: JobRecord, send: Callable[[JobRecord], None]) -
 
 
 def _each(ids: Sequence[str], act: Callable[[str], object]) -> list[str]:
-    done = []
+    """Act on each job; return those it was done to. Raises UsageError if all are refused."""
+    done, refused = [], []
     for job_id in ids:
         try:
             act(job_id)
             done.append(job_id)
-        except (UsageError, JobNotFoundError):
-            continue  # the job ended, was queued or was pruned since its record was read
+        except JobNotFoundError:
+            continue  # it was pruned since its record was read
+        except UsageError as error:  # it ended or was queued since then, or lacks a file
+            refused.append(error)
+    if refused and not done:
+        raise refused[0]
+    for error in refused:
+        logger.warning("%s", error)
     return done
+
+
+def _resolved(jobs: Jobs, spec: JobSpec) -> JobSpec:
+    """The spec with absolute places, without a look at its text and glossary."""
+    given = spec.evaluate
+    bare = given.model_copy(update={"text": None, "glossary": None})
+    resolved = jobs.resolve(spec.model_copy(update={"evaluate": bare}))
+    return with_places(resolved.model_copy(update={"evaluate": given}))
 
 
 def _begun(jobs: Jobs, job_id: str) -> bool:
@@ -224,6 +243,20 @@ def _with_corpus(spec: JobSpec, corpora: Path | None) -> JobSpec:
             raise
         found = corpora / spec.language
     return spec.model_copy(update={"corpus": str(found.resolve())})
+
+
+def _checked(
+    jobs: Jobs, spec: JobSpec, begun: bool
+) -> tuple[JobSpec, UsageError | CorpusError | None]:
+    """The spec with its text and glossary, and why its job is rejected. A job that was queued
+    before is not checked.
+    """
+    if begun:
+        return spec, None
+    problem = _problem(jobs, spec)
+    # Last: it may be a download.
+    spec, missing = with_named(spec)
+    return spec, problem or missing
 
 
 def _problem(jobs: Jobs, spec: JobSpec) -> UsageError | CorpusError | None:

@@ -25,10 +25,12 @@ from lorajob.storage.hub import hub_commit
 from lorajob.storage.store import StoreError
 from lorajob.storage.urls import is_url, local_path
 from lorajob.tasks.describe import Wait, after_failure, awaited_queue
-from lorajob.tasks.job_glossary import copy_glossary, with_glossary
+from lorajob.tasks.job_glossary import with_glossary
 from lorajob.tasks.language_texts import with_language_text
+from lorajob.tasks.named_files import complete_named, copy_named
 from lorajob.tasks.start import absolute_base, copy_start, fit_start, with_sounds
-from lorajob.tasks.texts import copy_text, with_text
+from lorajob.tasks.texts import with_text
+from lorajob.tasks.uploads import Uploads
 from lorajob.worker.artifacts.lookup import (
     find_job,
     job_place,
@@ -37,7 +39,7 @@ from lorajob.worker.artifacts.lookup import (
     put_corpus,
     recorded_ids,
 )
-from lorajob.worker.artifacts.signature import SIGNATURE, sign
+from lorajob.worker.artifacts.signature import put_signature
 from lorajob.worker.connect import connect, service_errors
 from lorajob.worker.health import Unfit, serving, unfit_workers
 from lorajob.worker.heartbeats import Version, living, versions
@@ -148,8 +150,8 @@ class Jobs:
         If the jobs are in a store, a corpus or base model that only this machine has is uploaded to
         it. A base model on the Hub is resolved to a commit, and refused if the Hub lacks it.
         """
-        _check_base(spec)
         base = spec.base_model, spec.base_revision
+        _check_base(spec, known=base in self._commits)
         if base not in self._commits:
             self._commits[base] = _commit_of(*base)
         from lorajob.checking.glance import check_tables
@@ -171,6 +173,7 @@ class Jobs:
         if local_path(corpus) is None:
             check_remote(corpus)
             return glance(corpus, language, columns, spec)
+        Uploads(self._settings).keep(corpus)
         found = glance(corpus, language, columns, spec)
         asked = _asked(corpus, language, columns)
         if asked not in self._places:
@@ -232,11 +235,8 @@ class Jobs:
             if spec.start.job is not None:
                 source = self.load(spec.start.job)
                 copy_start(spec, source, open_job(source, self._settings), files)
-            copy_text(spec, files.location)
-            copy_glossary(spec, files.location)
-            if self._settings.signing_key is not None:
-                signature = sign(self._settings.signing_key, record.id, written)
-                files.location.write_json(SIGNATURE, signature)
+            copy_named(spec, files.location, refused=record.over)
+            put_signature(files.location, self._settings.signing_key, record.id, written)
             with service_errors(self._settings):
                 created = self.records.create(record)
             if created and not created.over:
@@ -291,24 +291,25 @@ class Jobs:
         with service_errors(self._settings):
             answer = self.records.cancel(job_id)
         if answer not in ("cancelled", "cancelling"):
-            raise UsageError(
-                f"job: {job_id} has {answer}; only a queued or running job is cancelled"
-            )
+            allowed = "only a queued or running job is cancelled"
+            raise UsageError(f"job: {job_id} has {answer}; {allowed}")
         return answer
 
     def retry(self, job_id: str) -> None:
         """Continue a failed, rejected or cancelled job from its first unfinished stage.
 
-        Raises JobNotFoundError, and UsageError for a job in any other state.
+        Raises JobNotFoundError, and UsageError for a job in any other state, or whose text or
+        glossary is still missing.
         """
         _check_id(job_id)
         with service_errors(self._settings):
+            for found in self.records.load_many([job_id]):
+                if found.state == "rejected":
+                    complete_named(found, self._settings)
             answer = self.records.retry(job_id)
             if answer != "retried":
-                raise UsageError(
-                    f"job: {job_id} is {answer}; only a failed, rejected or cancelled one "
-                    "is retried"
-                )
+                allowed = "only a failed, rejected or cancelled one is retried"
+                raise UsageError(f"job: {job_id} is {answer}; {allowed}")
             record = self.records.load(job_id)
         try:
             self._send(record)
@@ -383,12 +384,13 @@ def _memory_class(spec: JobSpec) -> int | None:
         raise UsageError(f"train: no card is large enough: {error}") from None
 
 
-def _check_base(spec: JobSpec) -> None:
+def _check_base(spec: JobSpec, known: bool) -> None:
     """Refuse a base model that preprocess would refuse, as far as its files are on this machine.
 
-    CTranslate2 folders have a config.json of another kind, and are checked when they are imported.
+    Of a `known` one only the language is checked, as all files take a part of a second. CTranslate2
+    folders have a config.json of another kind, and are checked when they are imported.
     """
-    from lorajob.whisper.base_check import check_base, check_name
+    from lorajob.whisper.base_check import check_base, check_language_token, check_name
 
     token = find_language(spec.language).token
     folder = Path(spec.base_model).expanduser()
@@ -398,7 +400,7 @@ def _check_base(spec: JobSpec) -> None:
         if not folder.is_dir():
             check_name(spec.base_model, token)
         elif any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
-            check_base(folder, token)
+            (check_language_token if known else check_base)(folder, token)
     except ModelError as error:
         raise UsageError(str(error)) from None
 

@@ -13,9 +13,10 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lorajob.corpora.archive import ARCHIVES
 from lorajob.errors import DiskError, UsageError
@@ -23,10 +24,12 @@ from lorajob.job.jobdir import hash_file, sync_path
 from lorajob.storage import places
 from lorajob.storage.folders import LOCKS, locked
 from lorajob.storage.locations import private_folder
-from lorajob.tasks.jobs import Jobs
 from lorajob.worker.artifacts.lookup import find_job, recorded_ids
 from lorajob.worker.connect import service_errors
 from lorajob.worker.settings import Settings
+
+if TYPE_CHECKING:
+    from lorajob.tasks.jobs import Jobs
 
 FOLDER = ".uploads"  # no job has such a name
 PART = ".part-"
@@ -154,7 +157,7 @@ class Uploads:
         """All corpora here, whole or not."""
         return list(self.folder.glob("[!.]*/*"))
 
-    def unused(self, jobs: Jobs) -> list[Path]:
+    def unused(self, jobs: "Jobs") -> list[Path]:
         """The folders of corpora that no job names and that were not sent within the last day.
 
         Raises ServiceError.
@@ -173,19 +176,37 @@ class Uploads:
             unused = [it for it in unused if it.name.encode() not in spec]
         return unused
 
-    def drop_unused(self, jobs: Jobs) -> list[Path]:
+    def drop_unused(self, jobs: "Jobs") -> list[Path]:
         """Delete the unused corpora; return their folders. Raises ServiceError."""
         return [it for it in self.unused(jobs) if self._removed(it)]
 
+    def keep(self, corpus: str) -> None:
+        """Let a corpus stay for another day if it is one of these: a job will name it.
+
+        Waits while `drop_unused` deletes it. Then it is missing.
+        """
+        path = Path(corpus)
+        if self.folder not in path.parents:
+            return
+        folder = self.folder / path.relative_to(self.folder).parts[0]
+        # Of another user, or no corpus at all.
+        with suppress(OSError), locked(self._lock(folder), fcntl.LOCK_SH):
+            os.utime(folder)
+
+    def _lock(self, folder: Path) -> Path:
+        return self.folder / LOCKS / folder.name
+
     def _removed(self, folder: Path) -> bool:
-        lock = self.folder / LOCKS / folder.name
         try:
-            with locked(lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            with locked(self._lock(folder), fcntl.LOCK_EX | fcntl.LOCK_NB):
                 # A client may have been told meanwhile that it is here.
                 if _newest(folder) >= _old():
                     return False
                 shutil.rmtree(folder, ignore_errors=True)
         except BlockingIOError:
+            return False
+        except OSError as error:  # those that are deleted must be named nevertheless
+            log.warning("upload: %s cannot be deleted: %s", folder, error.strerror)
             return False
         if folder.exists():
             log.warning("upload: %s cannot be deleted", folder)

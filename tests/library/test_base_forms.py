@@ -10,17 +10,21 @@ from typing import Any
 
 import pytest
 
-from lorajob.errors import ModelError
+from lorajob.errors import ModelError, UsageError
 from lorajob.job.jobdir import write_json
 from lorajob.job.report import Report
 from lorajob.job.results import StageResult
+from lorajob.spec import build_spec
 from lorajob.stage import run_stage
+from lorajob.tasks.jobs import Jobs
+from lorajob.whisper import base_check
 from lorajob.whisper.base_check import check_base, check_name, tokens_of
 from lorajob.whisper.base_model import local_model
 from lorajob.whisper.base_weights import check_values
 from lorajob.whisper.tokens import Labels
 from tests.support import bases
 from tests.support.bases import add_token, copy_of, read, set_config
+from tests.support.corpora import write_corpus
 from tests.support.tiny import make_job, make_tiny_whisper
 from tests.support.training import SHORT
 
@@ -280,6 +284,36 @@ def test_a_spoiled_file_of_a_base_is_named_at_submit(
     with pytest.raises(ModelError) as caught:
         check_base(base, "hi")
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_that_was_spoiled_since_is_noticed_whatever_its_time_and_size(
+    tiny_whisper: Path, tmp_path: Path
+) -> None:
+    base = copy_of(tiny_whisper, tmp_path / "base")
+    check_base(base, "hi")
+    path = base / "tokenizer.json"
+    before = path.stat()
+    text = path.read_text("utf-8").replace('"ByteLevel"', '"ByteLovel"')
+    path.write_text(text, "utf-8")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    with pytest.raises(ModelError, match=r"tokenizer\.json does not load"):
+        check_base(base, "hi")
+
+
+def test_the_base_of_a_batch_is_checked_once_and_each_language_in_it(
+    tiny_whisper: Path, tmp_path: Path, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = copy_of(tiny_whisper, tmp_path / "base")
+    checks: list[Path] = []
+    monkeypatch.setattr(base_check, "check_tokenizer", checks.append)
+    corpus = str(write_corpus(tmp_path / "hi.csv"))
+    given = {"corpus": corpus, "base_model": str(base)}
+    for _ in range(2):
+        jobs.check(build_spec(given | {"language": "hi"}))
+    with pytest.raises(UsageError, match=r"has no token <\|yue\|>"):
+        jobs.check(build_spec(given | {"language": "yue"}))
+    assert checks == [base]
 
 
 def test_ids_and_encodings_of_a_base_are_repaired_from_its_tokenizer(

@@ -18,13 +18,14 @@ from lorajob.errors import DiskError, ServiceError
 from lorajob.server.web import api_corpora
 from lorajob.server.web.app import create_web_app
 from lorajob.server.web.state import WebService, open_service
+from lorajob.spec import build_spec
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.prune import prune_all
 from lorajob.tasks.uploads import Upload, Uploads
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
 from tests.support.command import job_record
-from tests.support.uploads import asked
+from tests.support.uploads import asked, packed
 
 SEND = {"Authorization": "Bearer send"}
 OCTETS = {"Content-Type": "application/octet-stream"}
@@ -168,6 +169,41 @@ def test_a_corpus_that_is_asked_for_during_a_prune_stays(
     monkeypatch.setattr("lorajob.tasks.uploads.recorded_ids", slow)
     assert Uploads(service.settings).drop_unused(Jobs(service.settings, redis)) == []
     assert path.read_bytes() == data
+
+
+def test_a_corpus_that_a_job_is_submitted_with_during_a_prune_stays(
+    service: WebService, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = service.settings.jobs / ".uploads" / ("a" * 64) / "hi.tar.gz"
+    path.parent.mkdir(parents=True)
+    packed(tmp_path).rename(path)
+    old = time.time() - 100_000
+    for it in (path, path.parent):
+        os.utime(it, (old, old))
+    jobs = Jobs(service.settings, redis)
+    given = {"language": "hi", "corpus": str(path), "base_model": "demo/whisper-base"}
+
+    def checked(settings: Settings) -> list[str]:
+        jobs.check(jobs.resolve(build_spec(given)))  # and no record names it yet
+        return []
+
+    monkeypatch.setattr("lorajob.tasks.uploads.recorded_ids", checked)
+    assert Uploads(service.settings).drop_unused(jobs) == [] and path.is_file()
+
+
+def test_corpora_that_are_deleted_are_named_although_another_cannot_be(
+    service: WebService, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [service.settings.jobs / ".uploads" / (it * 64) for it in "ab"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "hi.tar").write_bytes(b"x")
+        for it in (folder / "hi.tar", folder):
+            os.utime(it, (0, 0))
+    locks = service.settings.jobs / ".uploads" / ".locks"
+    (locks / folders[1].name).mkdir(parents=True)  # which no process can open
+    assert Uploads(service.settings).drop_unused(Jobs(service.settings, redis)) == folders[:1]
+    assert not folders[0].exists() and folders[1].exists()
 
 
 def test_a_cancelled_write_is_not_repeated(

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from lorajob.errors import CorpusError, ServiceError, UsageError
-from lorajob.job.jobdir import STAGES, JobDir
+from lorajob.job.jobdir import STAGES, JobDir, hash_file
 from lorajob.job.results import StageResult
+from lorajob.spec import JobSpec
 from lorajob.tasks import broker
 from lorajob.tasks.batches import load_batch, submit_batch
 from lorajob.tasks.describe import state_of
@@ -258,3 +259,48 @@ def test_a_job_that_another_client_has_counted_stays_queued_if_it_cannot_be_sent
     assert [record.state for record in records] == ["queued"]
     assert (Path(records[0].folder) / "spec.json").is_file()
     assert jobs.records.overdue(0, 10) == [records[0].id]  # the reconciler sends it
+
+
+@pytest.mark.parametrize("kind", ["text", "glossary"])
+def test_a_language_without_its_text_or_glossary_stops_no_other(jobs, env, data, redis, kind):
+    names = {code: data / f"{code}.txt" for code in ("hi", "mr", "ta")}
+    for code in ("hi", "ta"):
+        names[code].write_text("नमस्ते\n" if code == "hi" else "வணக்கம்\n", "utf-8")
+    ask = ["submit", "--lang", "hi,mr,ta", "--corpus", f"{data}/{{language}}.tsv"]
+    ask += ["--set", f"evaluate.{kind}={data}/{{language}}.txt"]
+    done = run(*ask, env=env)
+    assert (done.returncode, len(done.stderr.splitlines())) == (0, 1)
+    batch = done.stdout.strip()
+    states = {it.language: it for it in load_batch(jobs, batch)[1]}
+    assert {code: it.state for code, it in states.items()} == {
+        "hi": "queued",
+        "mr": "rejected",
+        "ta": "queued",
+    }
+    why = f"{states['mr'].id} is rejected: evaluate.{kind}: {names['mr']} "
+    assert why in done.stderr and states["mr"].error in done.stderr
+    again = run("retry", batch, env=env)
+    assert (again.returncode, f"evaluate.{kind}: {names['mr']} " in again.stderr) == (2, True)
+    assert broker.waiting(redis) == 2
+
+    names["mr"].write_text("नमस्कार\n", "utf-8")
+    if kind == "text":
+        assert run("retry", batch, env=env).returncode == 0
+    else:
+        # The file of a language that was queued may be missing by now.
+        names["hi"].unlink()
+        assert run(*ask, env=env).stdout == done.stdout
+    assert broker.waiting(redis) == 3
+    for code in ("hi", "mr", "ta"):
+        job = JobDir(Path(states[code].folder))
+        found = JobSpec.load(job.spec_path).evaluate
+        copy, hashed = getattr(job, kind), getattr(found, f"{kind}_sha256")
+        assert hash_file(copy) == hashed and getattr(found, kind) == str(names[code])
+
+
+def test_a_batch_of_which_no_language_has_a_text_is_refused(env, data, redis):
+    ask = ["submit", "--lang", "hi,mr", "--corpus", f"{data}/{{language}}.tsv"]
+    done = run(*ask, "--text", f"{data}/{{language}}.txt", env=env)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"evaluate.text: {data}/hi.txt is no file on this machine" in done.stderr
+    assert redis.keys("lorajob:*") == []

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pydantic import SecretStr
 
 from lorajob.job.jobdir import JobDir
+from lorajob.storage.locations import Folder
+from lorajob.storage.store import Store
 from lorajob.worker.artifacts.job_files import JobFiles
 from lorajob.worker.supervision.outcome import Failed
 
@@ -24,6 +26,14 @@ def sign(key: SecretStr, job_id: str, spec: Mapping[str, object]) -> str:
     """The signature of a job's settings."""
     text = json.dumps([job_id, spec], sort_keys=True)
     return hmac.new(key.get_secret_value().encode(), text.encode(), hashlib.sha256).hexdigest()
+
+
+def put_signature(
+    location: Folder | Store, key: SecretStr | None, job_id: str, spec: Mapping[str, object]
+) -> None:
+    """Write the signature of a job's settings to its files, if there is a key."""
+    if key is not None:
+        location.write_json(SIGNATURE, sign(key, job_id, spec))
 
 
 def unsigned(files: JobFiles, job: JobDir, key: SecretStr | None) -> Failed | None:

@@ -76,6 +76,17 @@ def check_base(folder: Path, language_token: str | None = None) -> None:
     check_tokenizer(folder)
 
 
+def check_language_token(folder: Path, language_token: str) -> None:
+    """Raise ModelError unless a folder that was checked has the token of a language."""
+    if read_json(folder / "config.json"):
+        _require_language(folder, tokens_of(folder), language_token)
+
+
+def _require_language(folder: Path, tokens: Mapping[str, int], language_token: str) -> None:
+    if f"<|{language_token}|>" not in tokens:
+        raise no_language(folder, language_token)
+
+
 def check_name(base_model: str, language_token: str) -> None:
     """As `check_base`, for the models of OpenAI that are known by their names."""
     found = OPENAI.fullmatch(base_model)
@@ -235,8 +246,8 @@ def _check_tokens(folder: Path, dimensions: ModelDimensions, language_token: str
             raise ModelError(
                 f"base_model: {folder} has no token {token}; a multilingual Whisper is needed"
             )
-    if language_token is not None and f"<|{language_token}|>" not in tokens:
-        raise no_language(folder, language_token)
+    if language_token is not None:
+        _require_language(folder, tokens, language_token)
     if twice := len(tokens) - len({*tokens.values()}):
         raise ModelError(f"base_model: {folder} has {twice} tokens with the id of another token")
     highest = max(tokens.values())

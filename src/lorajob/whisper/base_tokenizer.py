@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -30,8 +29,7 @@ def check_tokenizer(folder: Path) -> None:
     """Raise ModelError unless the tokenizer in a base's folder loads and keeps a text."""
     path = folder / "tokenizer.json"
     if path.is_file():
-        state = path.stat()
-        found = _fault(str(path), state.st_mtime_ns, state.st_size)
+        found = _fault(path)
         if found is not None:
             raise ModelError(f"base_model: {path} {found}")
         return
@@ -42,12 +40,10 @@ def check_tokenizer(folder: Path) -> None:
         raise ModelError(f"base_model: {folder}: its vocab.json and merges.txt {found}")
 
 
-# A process asks several times, and loading takes a part of a second.
-@lru_cache(maxsize=8)
-def _fault(path: str, changed: int, size: int) -> str | None:
+def _fault(path: Path) -> str | None:
     try:
         # from_file does not read a byte order mark, which `complete` takes away.
-        data = Path(path).read_bytes()
+        data = path.read_bytes()
         tokenizer = Tokenizer.from_str(data.decode(json.detect_encoding(data)))
     except Exception as error:  # tokenizers raises plain exceptions
         return f"does not load: {first_line(error)}"
