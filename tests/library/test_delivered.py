@@ -2,16 +2,20 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import ctranslate2
 import jiwer
 import pytest
 from faster_whisper import WhisperModel
 
+from lorajob.decoding import delivered
+from lorajob.decoding.delivered import cpu_warnings, load_for_users
 from lorajob.job.report import Report
 from lorajob.speech.clipstore import ClipStore
 from lorajob.speech.text import normalise
 from lorajob.stage import run_stage
+from lorajob.whisper import ct2
 from tests.support.tiny import make_job
 from tests.support.training import SHORT
 
@@ -44,3 +48,61 @@ def test_delivered_is_what_twenty_lines_with_faster_whisper_and_jiwer_give(
     assert result.delivered.cer == pytest.approx(100 * jiwer.cer(said, heard))
     assert result.delivered.clips == result.base.clips == 1 and result.tuned.clips == 4
     assert job.result("convert").converted == result.delivered
+
+
+NO_MEMORY = "CUDA failed with error out of memory"
+NO_LIBRARY = "Library libcublas.so.12 is not found or cannot be loaded"
+
+
+@pytest.mark.parametrize(
+    ("fits", "fault", "tried", "warning"),
+    [
+        ("default", "", ["default"], None),
+        ("float16", NO_MEMORY, ["default", "float16"], None),
+        ("int8_float16", NO_MEMORY, ["default", "float16", "int8_float16"], None),
+        ("", NO_MEMORY, ["default", "float16", "int8_float16"], "use a GPU with more free memory"),
+        ("", NO_LIBRARY, ["default"], "install 'lorajob[cuda]'"),
+    ],
+)
+@pytest.mark.parametrize("raises", ["loading", "encoding"])
+def test_out_of_memory_on_a_gpu_is_told_from_missing_libraries(
+    tiny_whisper: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    raises: str,
+    fits: str,
+    fault: str,
+    tried: list[str],
+    warning: str | None,
+) -> None:
+    ct2.convert(tiny_whisper, tmp_path / "model", "float32")
+    on_gpu: list[str] = []
+
+    class OnGpu(delivered.UsersModel):
+        """Takes the GPU's place with the CPU, for the types that fit."""
+
+        def __init__(self, folder: str, device: str, **options: Any) -> None:
+            self.kind = ""
+            if device == "cuda":
+                self.kind = options["compute_type"]
+                on_gpu.append(self.kind)
+                self.check("loading")
+            super().__init__(folder, device="cpu")
+
+        def check(self, moment: str) -> None:
+            if self.kind and self.kind != fits and moment == raises:
+                raise RuntimeError(fault)
+
+        def encode(self, features: Any) -> ctranslate2.StorageView:
+            self.check("encoding")
+            return super().encode(features)
+
+    monkeypatch.setattr(delivered, "UsersModel", OnGpu)
+    monkeypatch.setattr(delivered, "gpu_faults", [])
+    monkeypatch.setattr(delivered, "load_cuda_libraries", list)
+    monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 1)
+    loaded = load_for_users(tmp_path / "model")
+    assert on_gpu == tried
+    assert loaded.kind == fits  # type: ignore[attr-defined]
+    warnings = cpu_warnings()
+    assert [warning in it for it in warnings] == ([True] if warning else [])

@@ -174,7 +174,8 @@ def test_an_evaluation_on_the_cpu_of_a_machine_with_a_gpu_is_a_warning(
     monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 1)
     monkeypatch.setattr(delivered, "load_cuda_libraries", list)
     assert delivered.cpu_warnings() == []
-    monkeypatch.setattr(delivered, "gpu_faults", ["CUDA driver version is insufficient"])
+    fault = RuntimeError("CUDA driver version is\n insufficient")
+    monkeypatch.setattr(delivered, "gpu_faults", [fault])
     assert "(CUDA driver version is insufficient): install" in delivered.cpu_warnings()[0]
     monkeypatch.setattr(delivered, "load_cuda_libraries", lambda: ["libcudnn.so.9"])
     assert "lacks libcudnn.so.9 for the GPU: install" in delivered.cpu_warnings()[0]

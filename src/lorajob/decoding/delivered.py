@@ -16,7 +16,8 @@ import numpy as np
 from faster_whisper import WhisperModel
 from pydantic import BaseModel
 
-from lorajob.decoding.fast import Sound
+from lorajob.decoding.fast import SMALLER_TYPES, Sound
+from lorajob.errors import says_out_of_memory
 from lorajob.speech.audio import SAMPLE_RATE, Samples
 from lorajob.whisper.cuda_libraries import expects_gpu, load_cuda_libraries
 
@@ -24,7 +25,7 @@ FEWEST_CLIPS = 8  # decoded even if the time is over
 IDENTIFIED_CLIPS = 16  # of which the language is identified
 WINDOW_SECONDS = 30.0
 
-gpu_faults: list[str] = []  # why faster-whisper left the GPU in this process
+gpu_faults: list[RuntimeError] = []  # why faster-whisper left the GPU in this process
 
 log = logging.getLogger(__name__)
 
@@ -113,15 +114,36 @@ def load_for_users(model: Path, threads: int = 0) -> UsersModel:
     logging.getLogger("faster_whisper").setLevel(logging.WARNING)
     if ctranslate2.get_cuda_device_count():
         load_cuda_libraries()
-        whisper = UsersModel(str(model), device="cuda")
         try:
-            whisper.encode(whisper.feature_extractor(np.zeros(SAMPLE_RATE, np.float32)))
-            return whisper
-        # The libraries that CTranslate2 needs are missing.
+            return _load_on_gpu(model)
         except RuntimeError as error:
             log.warning("CTranslate2 cannot use the GPU, so the CPU decodes: %s", error)
-            gpu_faults.append(" ".join(str(error).split()))
+            gpu_faults.append(error.with_traceback(None))  # it would keep the model in memory
     return UsersModel(str(model), device="cpu", cpu_threads=threads)
+
+
+def _load_on_gpu(model: Path) -> UsersModel:
+    """The model on the GPU, in a smaller type if its own does not fit.
+
+    Raises RuntimeError if none fits, or if libraries that CTranslate2 needs are missing.
+    """
+    kind = "default"
+    for smaller in SMALLER_TYPES:
+        try:
+            return _encoding(model, kind)
+        except RuntimeError as error:
+            if not says_out_of_memory(error):
+                raise
+        log.warning("the type %s of %s does not fit the GPU; %s is used", kind, model.name, smaller)
+        kind = smaller
+    return _encoding(model, kind)
+
+
+def _encoding(model: Path, compute_type: str) -> UsersModel:
+    """The model on the GPU, where it has encoded a second of silence."""
+    whisper = UsersModel(str(model), device="cuda", compute_type=compute_type)
+    whisper.encode(whisper.feature_extractor(np.zeros(SAMPLE_RATE, np.float32)))
+    return whisper
 
 
 def cpu_warnings() -> list[str]:
@@ -132,8 +154,11 @@ def cpu_warnings() -> list[str]:
         why = "CTranslate2 sees no GPU: update its driver"
     elif missing := load_cuda_libraries():
         why = f"CTranslate2 lacks {' and '.join(missing)} for the GPU: install 'lorajob[cuda]'"
+    elif gpu_faults and says_out_of_memory(gpu_faults[-1]):
+        why = "the model does not fit the GPU in any type: use a GPU with more free memory"
     elif gpu_faults:
-        why = f"CTranslate2 cannot use the GPU ({gpu_faults[-1]}): install 'lorajob[cuda]'"
+        told = " ".join(str(gpu_faults[-1]).split())
+        why = f"CTranslate2 cannot use the GPU ({told}): install 'lorajob[cuda]'"
     else:
         return []
     return [f"base, delivered and gate were decoded on the CPU, because {why} on this machine"]
