@@ -27,3 +27,21 @@ def test_short_attention_is_pytorchs(queries: int, keys: int, causal: bool) -> N
         strict=True,
     ):
         torch.testing.assert_close(own, other)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "positions", "short"),
+    [
+        (torch.bfloat16, 400, True),
+        (torch.bfloat16, 401, False),
+        (torch.float32, 180, True),
+        (torch.float32, 181, False),
+    ],
+)
+def test_short_windows_are_shorter_in_float32(
+    dtype: torch.dtype, positions: int, short: bool
+) -> None:
+    given = torch.zeros(1, 1, positions, 4, dtype=dtype)
+    assert attention._is_short(given, given, given) == short
+    with torch.no_grad():
+        assert not attention._is_short(given, given, given)

@@ -25,8 +25,9 @@ from transformers.models.whisper.modeling_whisper import WhisperAttention
 from lorajob.training.lora import project
 from lorajob.training.packed import FULL_FRAMES, FULL_TOKENS
 
-# Most queries x keys of a window for `_ShortAttention`. It stores a probability for each of them.
-SHORT = 400 * 400
+# Most queries x keys of a window for `_ShortAttention`, which stores a probability for each of them.
+# In float32 PyTorch's own attention catches up earlier.
+SHORT = {torch.bfloat16: 400 * 400, torch.float32: 180 * 180}
 
 
 @dataclass
@@ -121,7 +122,7 @@ def _forward(
 def _is_short(queries: Tensor, keys: Tensor, values: Tensor) -> bool:
     """Whether `_ShortAttention` is faster: on a CPU, in training, for short windows."""
     trained = torch.is_grad_enabled() and queries.device.type == "cpu"
-    return trained and queries.shape[-2] * keys.shape[-2] <= SHORT
+    return trained and queries.shape[-2] * keys.shape[-2] <= SHORT.get(queries.dtype, 0)
 
 
 class _ShortAttention(torch.autograd.Function):
