@@ -25,8 +25,8 @@ from transformers.models.whisper.modeling_whisper import WhisperAttention
 from lorajob.training.lora import project
 from lorajob.training.packed import FULL_FRAMES, FULL_TOKENS
 
-# Most queries x keys of a window for `_ShortAttention`, which stores a probability for each of them.
-# In float32 PyTorch's own attention catches up earlier.
+# Most queries x keys of a window for `_ShortAttention`. It stores a probability for each of them.
+# In float32 PyTorch's own attention catches up earlier (bench/RESULTS.md).
 SHORT = {torch.bfloat16: 400 * 400, torch.float32: 180 * 180}
 
 
