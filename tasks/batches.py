@@ -205,8 +205,8 @@ def _each(ids: Sequence[str], act: Callable[[str], object]) -> list[str]:
             refused.append(error)
     if refused and not done:
         raise refused[0]
-    for error in refused:
-        logger.warning("%s", error)
+    for refusal in refused:
+        logger.warning("%s", refusal)
     return done
 
 
