@@ -13,9 +13,17 @@ import soundfile
 
 from lorajob.corpora import check_corpus, open_corpus
 from lorajob.demo.espeak import VOICES, Speaker, Voice
+from lorajob.demo.foreign import (
+    CLIPS,
+    FOREIGN_SENTENCES,
+    clip_name,
+    foreign_sounds,
+    rendered_sounds,
+    write_clips,
+)
 from lorajob.demo.sentences import hindi_sentences
 from lorajob.demo.speech import COLUMNS, demo_corpus, pack_release, speak_corpus
-from lorajob.errors import UsageError
+from lorajob.errors import InstallError, UsageError
 
 TRAIN = ["मेरा नाम क्या है", "आज मौसम बहुत अच्छा है", "वह घर जा रहा है"]
 TEST = ["आज वह घर पर है"]
@@ -135,3 +143,41 @@ def test_another_language_needs_its_own_sentences(tmp_path: Path) -> None:
 def test_a_voice_that_does_not_exist_is_named() -> None:
     with Speaker() as speaker, pytest.raises(UsageError, match=r"no 'xx\+m1'"):
         speaker.say("text", "xx", Voice("m1"))
+
+
+def test_the_shipped_clips_are_those_of_the_sentences() -> None:
+    sounds = foreign_sounds()
+    assert {code: len(texts) for code, texts in FOREIGN_SENTENCES.items()} == {
+        "en": 4,
+        "es": 2,
+        "de": 2,
+        "fr": 2,
+        "it": 2,
+        "pt": 2,
+    }
+    names = {
+        clip_name(code, turn) for code, its in FOREIGN_SENTENCES.items() for turn in range(len(its))
+    }
+    assert {path.name for path in CLIPS.iterdir()} == names | {"README.md"}
+    assert sum(path.stat().st_size for path in CLIPS.iterdir()) < 1_000_000
+    for name in names:
+        info = soundfile.info(CLIPS / name)
+        assert (info.format, info.channels, info.samplerate) == ("FLAC", 1, 16_000)
+    # Rounded to 16 bits, they are what eSpeak NG says.
+    rendered = rendered_sounds()
+    assert sounds.keys() == rendered.keys()
+    for code, clips in rendered.items():
+        for shipped, spoken in zip(sounds[code], clips, strict=True):
+            assert shipped.dtype == np.float32 and 2 < len(shipped) / 16_000 < 4
+            np.testing.assert_allclose(shipped, spoken, rtol=0, atol=2 / 32768)
+
+
+def test_a_missing_clip_is_one_line_that_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_clips(tmp_path)
+    (tmp_path / "fr_2.flac").unlink()
+    monkeypatch.setattr("lorajob.demo.foreign.CLIPS", tmp_path)
+    foreign_sounds.cache_clear()
+    with pytest.raises(InstallError, match=r"fr_2\.flac: not found.*; install lorajob again"):
+        foreign_sounds()

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 from lorajob.corpora.guards import guard_folder, shown_name
-from lorajob.demo.espeak import MissingExtraError
 from lorajob.demo.foreign import FOREIGN_SENTENCES, foreign_sounds
 from lorajob.gate.hearing import Hearing
 from lorajob.gate.texts import Rise, not_checked
@@ -74,10 +73,7 @@ def check_own_corpus(own: OwnCorpus, tuned: Hearing, base: Hearing, limit: float
 
 
 def foreign_clips(language: str) -> list[Spoken]:
-    """The spoken sentences of all languages but `language`, a Whisper code.
-
-    Raises MissingExtraError without eSpeak NG.
-    """
+    """The shipped clips of all languages but `language`, a Whisper code."""
     return [
         Spoken(code, list(FOREIGN_SENTENCES[code]), [_reader(it) for it in sounds])
         for code, sounds in foreign_sounds().items()
@@ -91,10 +87,7 @@ def _reader(samples: Samples) -> Callable[[], Samples]:
 
 def check_foreign(language: str, tuned: Hearing, base: Hearing, limit: float) -> Guard:
     """The error rate of short sentences in languages that the base knows."""
-    try:
-        spoken = foreign_clips(find_language(language).token)
-    except MissingExtraError as error:
-        return not_checked("forgetting", str(error))
+    spoken = foreign_clips(find_language(language).token)
     base_texts = [_texts(base, clips, brief=True) for clips in spoken]
     known = [
         (clips, heard)
@@ -133,10 +126,7 @@ def check_own_language(clips: Spoken, tuned: Hearing, base: Hearing, limit: floa
 
 def check_other_languages(language: str, tuned: Hearing, base: Hearing, limit: float) -> Guard:
     """The share of the sentences in other languages whose language the model identifies."""
-    try:
-        clips = foreign_clips(find_language(language).token)
-    except MissingExtraError as error:
-        return not_checked("other_languages", str(error))
+    clips = foreign_clips(find_language(language).token)
     return _identified("other_languages", "sentences in other languages", clips, tuned, base, limit)
 
 

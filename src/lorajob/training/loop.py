@@ -14,7 +14,6 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from lorajob.demo.espeak import MissingExtraError
 from lorajob.errors import ModelError, StageStopped
 from lorajob.job.jobdir import JobDir
 from lorajob.job.report import Report
@@ -225,27 +224,23 @@ class Loop:
                 self.run.adapter.scale(share)
             return share
         if validator is None:
-            return self._kept_whole("no clips are held back")
+            self.warnings.append(
+                "train.interpolate=auto: the training is kept whole: no clips are held back"
+            )
+            log.warning("%s", self.warnings[-1])
+            return 1.0
         # It loads the packages of decoding.
         module = importlib.import_module("lorajob.training.interpolation")
         language = find_language(spec.language).token
-        try:
-            measured = module.Interpolator(
-                self.run,
-                folder,
-                language,
-                lambda: validator.rate_now(self._decoded),
-                lambda: self._decoded(0),
-            )
-        except MissingExtraError as error:
-            return self._kept_whole(str(error))
+        measured = module.Interpolator(
+            self.run,
+            folder,
+            language,
+            lambda: validator.rate_now(self._decoded),
+            lambda: self._decoded(0),
+        )
         chosen: float = measured.choose(spec.gate)
         return chosen
-
-    def _kept_whole(self, why: str) -> float:
-        self.warnings.append(f"train.interpolate=auto: the training is kept whole: {why}")
-        log.warning("%s", self.warnings[-1])
-        return 1.0
 
     def _decoded(self, clips: int) -> None:
         """Report progress of a validation. Raises StageStopped if a stop was requested."""
