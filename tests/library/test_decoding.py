@@ -3,10 +3,12 @@
 import ast
 import inspect
 import json
+import re
 import subprocess
 import sys
 import threading
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,10 @@ import torch
 from faster_whisper.audio import pad_or_trim
 from faster_whisper.feature_extractor import FeatureExtractor
 
-from lorajob import decoding
-from lorajob.decoding import config as config_module
-from lorajob.decoding import fast, torch_engine, windows
+from lorajob import decoding, transcribe
+from lorajob.book import job_text, text_weights
+from lorajob.book.decode import Book, decode_with_book
+from lorajob.decoding import delivered, fast, long_form, paired, torch_engine, windows
 from lorajob.decoding.config import (
     DecodeConfig,
     TokenLimits,
@@ -312,23 +315,110 @@ def test_many_clips_are_forecast_and_decoded_on_all_gpus(
     assert loaded[1:] == [[0]]
 
 
-def test_decoding_knows_no_reference() -> None:
-    """No module of the package imports what holds references, no function takes them."""
-    forbidden = ("clipstore", "scoring", "corpora", "jiwer", "evaluate", "datasets")
-    folder = Path(decoding.__file__).parent
-    for path in folder.glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom):
-                names = [f"{node.module}.{alias.name}" for alias in node.names]
-            assert not [it for it in names if any(word in it for word in forbidden)], path
-    for function in (FastDecoder.decode, FastDecoder.__init__, fast.decode, windows.features):
-        hints = typing.get_type_hints(function)
-        for name in inspect.signature(function).parameters:
-            assert "ClipStore" not in str(hints.get(name, ""))
-            assert name not in {"texts", "references", "reference", "store"}
-    assert {field for field in Sound.__dataclass_fields__} == {"seconds", "read"}
-    assert config_module.FILE == "lorajob.json"
+HOLDS_REFERENCES = ("clipstore", "scoring", "corpora", "jiwer", "evaluate", "datasets")
+# They hear with what decodes, and then choose weights by held-back clips, or count errors.
+SCORING = {"job_text", "text_weights", "trial"}
+SOURCES = Path(decoding.__file__).parent.parent
+DECODES = [
+    *(SOURCES / "decoding").glob("*.py"),
+    *(it for it in (SOURCES / "book").glob("*.py") if it.stem not in SCORING),
+    SOURCES / "transcribe.py",
+]
+TAKES_SOUND = (
+    FastDecoder.__init__,
+    FastDecoder.decode,
+    fast.decode,
+    windows.features,
+    delivered.listen,
+    paired.hear_both,
+    decode_with_book,
+    text_weights.hear,
+    transcribe.transcribe,
+    transcribe.transcribe_files,
+    long_form.transcribe_long,
+)
+SAYS_REFERENCE = re.compile("text|said|reference|store")
+
+
+@pytest.mark.parametrize("path", DECODES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_what_decodes_imports_nothing_that_holds_references(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        assert not [it for it in names if any(word in it for word in HOLDS_REFERENCES)]
+
+
+@pytest.mark.parametrize("function", TAKES_SOUND, ids=lambda it: it.__qualname__)
+def test_what_decodes_is_given_no_reference(function: Callable[..., object]) -> None:
+    hints = typing.get_type_hints(function)
+    for name in inspect.signature(function).parameters:
+        assert "ClipStore" not in str(hints.get(name, ""))
+        assert not SAYS_REFERENCE.search(name)
+
+
+def test_what_is_given_to_decoders_has_no_room_for_references() -> None:
+    assert {*Sound.__dataclass_fields__} == {"seconds", "read"}
+    assert {*Book.__dataclass_fields__} == {"language", "index"}
+    # `identity` is part of a key of the cache; `of_base` is some of `sounds`.
+    fields = {"sounds", "identity", "language", "seed", "seconds", "base_clips"}
+    assert {*paired.Clips.__dataclass_fields__} == fields
+
+
+@pytest.mark.parametrize("name", ["evaluate", *(f"book/{it}" for it in sorted(SCORING))])
+def test_code_that_knows_references_gives_none_to_a_decoder(name: str) -> None:
+    decoders = {it.__qualname__.partition(".")[0] for it in TAKES_SOUND} | {"Book", "Sound"}
+    decoders |= {"decode", "DecodeConfig"}
+    called = 0
+    for node in ast.walk(ast.parse((SOURCES / f"{name}.py").read_text("utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in decoders:
+            called += 1
+            given = [*node.args, *(it.value for it in node.keywords)]
+            words = [ast.unparse(it) for it in given]
+            assert not [it for it in words if "texts" in it or "reference" in it], words
+    assert called or name == "book/text_weights"
+
+
+def test_texts_of_the_test_set_are_read_in_one_place_so_that_no_model_of_text_has_them() -> None:
+    found = []
+    for path in (SOURCES / "book").glob("*.py"):
+        tree = ast.parse(path.read_text("utf-8"))
+        found += [
+            path.name
+            for it in ast.walk(tree)
+            if isinstance(it, ast.Constant) and it.value == "test"
+        ]
+    assert found == ["job_text.py"]
+    tree = ast.parse((SOURCES / "book/job_text.py").read_text("utf-8"))
+    (decide,) = (it for it in tree.body if getattr(it, "name", "") == "decide_text")
+
+    def used(name: str) -> list[str]:
+        """The statements of the function that read a variable."""
+        return [
+            ast.unparse(line)
+            for line in decide.body
+            if any(
+                isinstance(it, ast.Name) and it.id == name and isinstance(it.ctx, ast.Load)
+                for it in ast.walk(line)
+            )
+        ]
+
+    assert used("test") == ["scored = (*test.texts, *(store.texts[it] for it in places))"]
+    assert used("scored") == ["asked = {normalise(it, spec.language) for it in scored}"]
+    assert used("asked") == ["lines = _Lines(job.text, store.texts, asked, spec.language, tell)"]
+
+
+def test_a_model_of_text_has_no_sentence_of_the_clips_that_are_scored(tmp_path: Path) -> None:
+    (tmp_path / "lines").write_text("Said in the test!\nnew\nsaid in the  test\n", "utf-8")
+    lines = job_text._Lines(
+        tmp_path / "lines",
+        ["trained", "trained", "said in the test"],
+        {"said in the test"},
+        "en",
+        lambda what: None,
+    )
+    assert list(lines) == ["trained", "new"]
+    assert lines.left_out == 2
 
 
 def test_the_fast_decoder_loads_no_torch() -> None:

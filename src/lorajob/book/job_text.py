@@ -67,6 +67,8 @@ def decide_text(
     if len(places) < LEAST_CLIPS:
         why = f"its weights need {LEAST_CLIPS} clips of the training"
         return JobText(config, f"model of text: not used: {why}, and there are {len(places)}")
+    # The one way of test texts to what decodes: their sentences are left out of the model of text,
+    # which would know them otherwise.
     test = ClipStore(job.stage_dir("preprocess") / "test")
     scored = (*test.texts, *(store.texts[it] for it in places))
     asked = {normalise(it, spec.language) for it in scored}
