@@ -65,6 +65,8 @@ def copy_named(spec: JobSpec, target: Folder | Store, refused: bool = False) -> 
 def complete_named(record: JobRecord, settings: Settings) -> None:
     """Give a rejected job the files that were missing. Raises UsageError if one still is."""
     files = open_job(record, settings)
+    if not files.has_spec():
+        return  # its stage says so
     with files.local(lambda: record) as job:
         spec = JobSpec.load(job.spec_path)
     wanted = spec.evaluate

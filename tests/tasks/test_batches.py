@@ -298,6 +298,14 @@ def test_a_language_without_its_text_or_glossary_stops_no_other(jobs, env, data,
         assert hash_file(copy) == hashed and getattr(found, kind) == str(names[code])
 
 
+def test_a_rejected_job_without_its_files_is_queued_and_its_stage_says_so(jobs, data):
+    (data / "mr.tsv").unlink()
+    rejected = load_batch(jobs, submit_batch(jobs, specs(data, "hi", "mr")).batch.id)[1][1]
+    (Path(rejected.folder) / "spec.json").unlink()
+    jobs.retry(rejected.id)
+    assert jobs.records.load(rejected.id).state == "queued"
+
+
 def test_a_batch_of_which_no_language_has_a_text_is_refused(env, data, redis):
     ask = ["submit", "--lang", "hi,mr", "--corpus", f"{data}/{{language}}.tsv"]
     done = run(*ask, "--text", f"{data}/{{language}}.txt", env=env)
