@@ -2,9 +2,8 @@
 
 The estimate only decides which workers a job waits for. How many windows fit into a pass is
 measured on the GPU (training/forecast.py). The weights are counted. The memory of CUDA and of a
-window's activations is estimated as for a transformer in 16 bit. One window of large-v3 took
-3.1 GiB on an H100 (bench/RESULTS.md); other GPUs have not been measured. By this estimate large-v2
-in 8 bit needs 8 GB, which agrees with the public recipe.
+window's activations is estimated as for a transformer in 16 bit, and was not compared with a
+GPU. By this estimate large-v2 in 8 bit needs 8 GB, which agrees with the public recipe.
 """
 
 import json

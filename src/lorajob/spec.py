@@ -86,16 +86,16 @@ class TrainConfig(BaseModel):
     """Divide the scale by the square root of rank in place of rank (PEFT's use_rslora). With a high
     rank the adapter then has more effect."""
     dora: bool = False
-    """Also train the length of each row of the weights (PEFT's use_dora). Training is slower."""
+    """Also train the length of each row of the weights (PEFT's use_dora). Not measured."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout on the input of the adapter. On a CPU, dropout makes a pass up to a quarter
-    slower."""
+    """Dropout on the input of the adapter. On a CPU, dropout makes a pass 14 to 30 % slower
+    (bench/RESULTS.md)."""
     target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = ALL_LINEAR
-    """Layers that get an adapter. The public recipe takes only q_proj and v_proj. With these two
-    alone the model learns far more slowly."""
+    """Layers that get an adapter. The public recipe takes only q_proj and v_proj. These two alone
+    save a tenth of a pass on a CPU (bench/RESULTS.md). Error rates were not compared."""
     decoder_only: bool = False
     """Train adapters in the decoder only. Training is faster, because the encoder needs no backward
-    pass. The model is less accurate."""
+    pass. The model may be less accurate, which was not measured."""
     encoder_outputs_gb: Annotated[float, Field(ge=0)] = 8.0
     """Maximum disk space, in GB, for stored encoder outputs. Only used if decoder_only is true. A
     stored clip is encoded once, not in every epoch. 0 stores nothing."""
@@ -112,8 +112,8 @@ class TrainConfig(BaseModel):
     epochs: PositiveInt = 3
     """Passes over the training clips."""
     batch_clips: PositiveInt | None = None
-    """Clips in one optimizer step. Null: 8 on a CPU; 16 to 64 for each GPU, depending on its
-    memory. A small corpus gets fewer, so that the training has enough steps."""
+    """Clips in one optimizer step. Null: 8 on a CPU; 16 to 64 for each GPU, by its
+    multiprocessors. A small corpus gets fewer, so that the training has enough steps."""
     micro_batch: PositiveInt | None = None
     """Windows of 30 s in one forward pass. If windows are cut, a pass has more of them, but at most
     as much audio. Null: as many as fit the GPU's memory; 1 on a CPU."""
@@ -176,7 +176,7 @@ class TrainConfig(BaseModel):
     without held-back clips."""
     patience: PositiveInt | None = None
     """End the training early after so many validations without a better one. Null: never. The
-    learning rate falls at the end of the full training, so an early end often costs accuracy."""
+    learning rate falls at the end of the full training, so an early end may cost accuracy."""
     save_steps: PositiveInt = 50
     """Optimizer steps between two checkpoints. A checkpoint is left out if the last one is less
     than save_seconds old."""
