@@ -84,6 +84,8 @@ def _unshared(record: "JobRecord") -> "dict[str, Scores]":
 
 def rate_notes(record: "JobRecord") -> list[str]:
     """What a reader of the error rates has to know, in sentences."""
+    from lorajob.job.results import ERRORS_OF
+
     trained, result = (record.stages[it].result for it in ("train", "evaluate"))
     notes, warnings = (trained.notes, trained.warnings) if trained is not None else ([], [])
     if result is None or result.delivered is None:
@@ -93,8 +95,8 @@ def rate_notes(record: "JobRecord") -> list[str]:
     ]
     if gained := result.improvement:
         lines.append(
-            f"delivered has {gained.points:.1f} points fewer word errors than base "
-            f"(95 %: {_between(gained.interval)})"
+            f"delivered has {gained.points:.1f} points fewer {ERRORS_OF[gained.metric]} than "
+            f"base (95 %: {_between(gained.interval)})"
         )
     return [*lines, *notes, *result.notes, *result.warnings, *warnings, *gate_lines(record)]
 

@@ -312,6 +312,9 @@ def _unset(spec: JobSpec) -> dict[str, bool | set[str]]:
     newer_train = ("interpolate", "encoder_alpha", "shuffle_hours")
     train = type(spec.train).model_fields
     unset["train"] = {it for it in newer_train if getattr(spec.train, it) == train[it].default}
+    if "gate" not in unset:
+        newer_gate = ("min_speed", "max_memory_gb")
+        unset["gate"] = {it for it in newer_gate if getattr(spec.gate, it) is None}
     newer_evaluate: dict[str, object] = {"base_clips": "auto", "text": None, "text_sha256": None}
     newer_evaluate |= {"language_text": True}
     newer_evaluate |= {"glossary": None, "glossary_sha256": None}

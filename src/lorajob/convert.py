@@ -29,7 +29,7 @@ from lorajob.decoding.text_choice import TEXT_FILE
 from lorajob.decoding.torch_engine import TorchEngine
 from lorajob.decoding.windows import extractor, features
 from lorajob.errors import ParityError
-from lorajob.gate.conversion import check_conversion, with_conversion
+from lorajob.gate.conversion import Converted, check_conversion, with_conversion
 from lorajob.job.jobdir import JobDir, write_json
 from lorajob.job.report import Report
 from lorajob.job.results import ConvertResult, Guard, Scores, gate_fields
@@ -44,7 +44,7 @@ from lorajob.whisper.model import encode_features, merge_adapter, suppress_less
 from lorajob.whisper.tokens import Labels, allowed_tokens
 
 MAX_LOGPROB_DIFFERENCE = 1e-3  # nats for each token; float32 on both sides agrees to about 1e-6
-MAX_WER_DIFFERENCE = 0.5  # percentage points between transformers and a converted type
+MAX_DIFFERENCE = 0.5  # points of the error rate between transformers and a converted type
 SHOWN_CLIPS = 4  # transcripts of faster-whisper in parity.json
 
 log = logging.getLogger(__name__)
@@ -114,26 +114,29 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         difference, merged_texts = measure_parity(sample, merged, float32, pace)
         pace.done("parity")
         del merged  # frees its memory
-    by_type: dict[str, Scores] = {}
+    texts: dict[str, list[str]] = {}
     for kind, target in made.items():
-        texts = decode(
+        texts[kind] = decode(
             target,
             sample.greedy,
             sample.sounds,
             done=partial(pace.counts, kind, len(sample.places)),
         )
-        by_type[kind] = score(sample.references, texts, spec.language)
         pace.done(f"{kind} scored")
-    sampled = {"merged": score(sample.references, merged_texts, spec.language), **by_type}
+    sampled = {
+        kind: score(sample.references, heard, spec.language)
+        for kind, heard in {"merged": merged_texts, **texts}.items()
+    }
+    converted = Converted(sample.references, merged_texts, texts, spec.language)
     delivered, heard = _delivered(job, spec, out / "model", sample, pace)
     pace.done("faster-whisper")
-    guards = _guards(job, spec, sampled, list(made.values()), sample)
+    guards = _guards(job, spec, converted, list(made.values()), sample.labels)
     result = ConvertResult(
         converted=delivered,
-        by_type=by_type,
+        by_type={kind: sampled[kind] for kind in made},
         max_logprob_difference=difference,
         model="convert/model",
-        warnings=warnings + wer_warnings(sampled),
+        warnings=warnings + type_warnings(converted),
         **gate_fields(guards),
     )
     _write_parity(out / "parity.json", result, sampled, heard)
@@ -162,13 +165,13 @@ class _StepProgress:
 
 
 def _guards(
-    job: JobDir, spec: JobSpec, sampled: dict[str, Scores], models: list[Path], sample: _Sample
+    job: JobDir, spec: JobSpec, converted: Converted, models: list[Path], labels: Labels
 ) -> list[Guard]:
     """The guards of evaluation and of this stage. An older evaluation has none."""
     evaluated = job.result("evaluate")
     if evaluated is None or not evaluated.guards:
         return []
-    found = check_conversion(spec.gate, sampled, models, sample.labels, sample.references)
+    found = check_conversion(spec.gate, converted, models, labels)
     return with_conversion(evaluated.guards, found)
 
 
@@ -303,14 +306,12 @@ def log_probabilities(
     return values
 
 
-def wer_warnings(sampled: dict[str, Scores]) -> list[str]:
-    """A warning for each type whose WER differs from the merged model's on the same clips by more
-    than MAX_WER_DIFFERENCE.
+def type_warnings(converted: Converted) -> list[str]:
+    """A warning for each type whose error rate differs from the merged model's on the same clips by
+    more than MAX_DIFFERENCE, and by more than chance.
     """
-    merged = sampled["merged"].wer
     return [
-        f"{kind}: WER {scores.wer:.2f} % against {merged:.2f} % of the merged model "
-        f"on {scores.clips} test clips"
-        for kind, scores in sampled.items()
-        if abs(scores.wer - merged) > MAX_WER_DIFFERENCE
+        converted.rate_words(kind)
+        for kind in converted.by_type
+        if converted.apart(kind, MAX_DIFFERENCE)
     ]

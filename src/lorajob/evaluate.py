@@ -15,7 +15,6 @@ read only to count errors.
 import importlib
 import json
 import logging
-import resource
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -34,13 +33,14 @@ from lorajob.decoding.paired import FAR_CLIPS, BaseModel, Clips, PairPace, far_a
 from lorajob.decoding.text_choice import TEXT_FILE
 from lorajob.errors import LorajobError
 from lorajob.gate.checks import Candidate, check_all
+from lorajob.gate.cost import check_cost
 from lorajob.gate.hearing import Clock, KeptModel, LoadedModel, Slot
 from lorajob.gate.memory import own_corpora
 from lorajob.gate.recordings import FastHearing
 from lorajob.gate.texts import Transcripts
 from lorajob.job.jobdir import JobDir, hash_files, write_json
 from lorajob.job.report import PassProgress, Report
-from lorajob.job.results import EvaluateResult, Guard, Scores, gate_fields
+from lorajob.job.results import EvaluateResult, Guard, Metric, Scores, gate_fields
 from lorajob.languages import find_language
 from lorajob.spec import JobSpec
 from lorajob.speech.clipstore import ClipStore
@@ -265,6 +265,7 @@ def measure(
     base, delivered = heard.of_delivered("base"), heard.of_delivered("delivered")
     tuned_there = heard.of_delivered("tuned")
     both = len(compared)
+    metric = find_language(spec.language).primary_metric
     every = heard.clips.all
     tuned = score_with_intervals(
         [store.texts[it] for it in every],
@@ -287,6 +288,7 @@ def measure(
             references[:both],
             base,
             delivered[:both],
+            metric,
             seed=spec.seed,
             language=spec.language,
             speakers=speakers[:both],
@@ -296,10 +298,10 @@ def measure(
             if both < len(delivered)
             else None
         ),
-        notes=[*_notes(heard, spec, training.overlap), *unshared_words(unshared)],
+        notes=[*_notes(heard, spec, training.overlap), *unshared_words(unshared, metric)],
         unshared=unshared,
         warnings=[
-            *few_clips(scored),
+            *few_clips(scored, metric),
             *explain_gap(references, tuned_there, delivered, tuned, spec.language),
             *cpu_warnings(),
         ],
@@ -347,33 +349,22 @@ def _check_gate(
         seed=spec.seed,
         own=own_corpora(spec, store.folder.parent),
     )
-    guards = check_all(spec.gate, candidate, clock)
-    return [*guards, _speed(heard, pace.seconds["delivered"])] if guards else []
+    if not (guards := check_all(spec.gate, candidate, clock)):
+        return []
+    seconds = sum(float(store.seconds[it]) for it in heard.heard)
+    return [*guards, *check_cost(spec.gate, seconds, pace.seconds["delivered"])]
 
 
-def _speed(heard: _Transcripts, took: float) -> Guard:
-    """How fast the delivered model was decoded, and the memory; without a limit."""
-    seconds = float(sum(heard.clips.store.seconds[it] for it in heard.heard))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Guard(
-        name="speed",
-        state="reported",
-        reason=f"faster-whisper decoded {seconds:.0f} s of test clips in {took:.0f} s here; "
-        f"peak memory of the stage {peak / 1e9:.1f} GB",
-        value=seconds / max(took, 0.01),
-        unit="times real time",
-    )
-
-
-def few_clips(delivered: Scores) -> list[str]:
+def few_clips(delivered: Scores, metric: Metric) -> list[str]:
     """A warning if the rates are of so few clips that they say little."""
     clips = delivered.clips
     if clips >= FEW_CLIPS:
         return []
     words = f"{clips} test clip{' says' if clips == 1 else 's say'} little"
-    if clips > 1 and delivered.wer_interval is not None:
-        low, high = delivered.wer_interval
-        words += f": by the clips drawn, the word error rate is between {low:.0f} and {high:.0f} %"
+    if clips > 1 and (around := delivered.interval(metric)) is not None:
+        rate = "word error rate" if metric == "wer" else "character error rate"
+        low, high = around
+        words += f": by the clips drawn, the {rate} is between {low:.0f} and {high:.0f} %"
     return [f"{words}; test on {FEW_CLIPS} clips or more, better 200"]
 
 
@@ -412,9 +403,10 @@ def _fewer_of_base(heard: _Transcripts, spec: JobSpec) -> str:
         why = "their transcripts are so far apart that these tell enough (evaluate.base_clips=auto)"
     else:
         why = f"evaluate.delivered_minutes={spec.evaluate.delivered_minutes:g} ended"
+    metric = find_language(spec.language).primary_metric
     return (
         f"base: the first {len(compared):,} of the {count:,} clips of delivered, which has "
-        f"{there.wer:.1f} % WER on them: {why}"
+        f"{there.rate(metric):.1f} % {metric.upper()} on them: {why}"
     )
 
 

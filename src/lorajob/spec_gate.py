@@ -78,6 +78,13 @@ class GateConfig(BaseModel):
     max_noise_words: Threshold = 5.0
     """Words (characters in scripts without spaces) that the model may invent in 60 s of silence,
     hum, noise or tones beyond those of the base model. Null: not checked."""
+    min_speed: PositiveFloat | None = None
+    """How many times faster than real time faster-whisper has to decode the test clips on the
+    machine of the job. Null: the speed is only reported."""
+    max_memory_gb: PositiveFloat | None = None
+    """Gigabytes of memory that the stage evaluate may take, without that of a GPU. Null: they are
+    only reported."""
     max_conversion_difference: Threshold = 0.5
-    """Points by which the WER of a converted type may differ from that before the conversion, on
-    convert.check_clips test clips. Null: not checked."""
+    """Points by which the error rate of a converted type may differ from that before the
+    conversion, on convert.check_clips test clips. The check fails if the whole 95 % interval of the
+    difference is over it. Null: not checked."""

@@ -110,14 +110,16 @@ def test_a_corpus_whose_files_are_missing_names_one() -> None:
 def test_few_test_clips_are_a_warning_with_the_interval() -> None:
     rates = {"wer": 50.0, "cer": 20.0, "raw_wer": 50.0, "raw_cer": 20.0}
     two = Scores(**rates, clips=2, wer_interval=(12.4, 88.0))
-    assert few_clips(two) == [
+    assert few_clips(two, "wer") == [
         "2 test clips say little: by the clips drawn, the word error rate is between 12 and 88 %; "
         "test on 30 clips or more, better 200"
     ]
-    assert few_clips(Scores(**rates, clips=1, wer_interval=(50, 50)))[0].startswith(
+    assert few_clips(Scores(**rates, clips=1, wer_interval=(50, 50)), "wer")[0].startswith(
         "1 test clip says little; test"
     )
-    assert few_clips(Scores(**rates, clips=30, wer_interval=(12, 88))) == []
+    assert few_clips(Scores(**rates, clips=30, wer_interval=(12, 88)), "wer") == []
+    (warning,) = few_clips(Scores(**rates, clips=2, cer_interval=(3, 40)), "cer")
+    assert "the character error rate is between 3 and 40 %" in warning
 
 
 def test_all_gpus_without_a_gpu_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

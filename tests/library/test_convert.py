@@ -1,6 +1,5 @@
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -8,9 +7,9 @@ import torch
 from lorajob import convert
 from lorajob.decoding.config import read_config
 from lorajob.errors import ParityError
+from lorajob.gate.conversion import Converted
 from lorajob.job.jobdir import JobDir, hash_file, write_json
 from lorajob.job.report import Report
-from lorajob.job.results import Scores
 from lorajob.stage import run_stage
 from lorajob.whisper import ct2
 from lorajob.whisper.model import load_whisper
@@ -38,10 +37,6 @@ def converted(trained: JobDir) -> JobDir:
     run_stage("evaluate", trained, 1, Report("evaluate"))
     run_stage("convert", trained, 1, Report("convert"))
     return trained
-
-
-def scores(wer: float) -> Scores:
-    return Scores(wer=wer, cer=0, raw_wer=wer, raw_cer=0, clips=4)
 
 
 def test_evaluation_leaves_a_row_an_utterance(converted: JobDir) -> None:
@@ -166,11 +161,10 @@ def test_a_model_of_128_mel_bins_goes_through(whisper_base: Path, tmp_path: Path
     assert json.loads((folder / "preprocessor_config.json").read_text())["feature_size"] == 128
 
 
-def test_a_type_over_half_a_point_apart_is_warned_about() -> None:
-    sampled: dict[str, Any] = {
-        "merged": scores(40.0),
-        "float16": scores(40.4),
-        "int8": scores(40.6),
-    }
-    (warning,) = convert.wer_warnings(sampled)
-    assert warning.startswith("int8: WER 40.60 % against 40.00 %")
+def test_a_type_that_is_apart_by_more_than_chance_is_warned_about() -> None:
+    said = [f"one two three clip{number}" for number in range(16)]
+    one = [*said[:15], "one two four clip15"]
+    most = [text.replace("three", "four") for text in said]
+    found = Converted(said, said, {"float16": one, "int8": most}, "en")
+    (warning,) = convert.type_warnings(found)
+    assert warning == "int8: WER 25.00 % on 16 clips, 0.00 % before the conversion"

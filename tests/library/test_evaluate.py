@@ -232,6 +232,13 @@ def test_a_base_on_fewer_clips_is_compared_on_these(trained: JobDir) -> None:
         f"base: the first 2 of the 4 clips of delivered, which has {there:.1f} % WER on them: "
         "evaluate.base_clips=2"
     )
+    # Without spaces between words, all is said of characters.
+    spec = build_spec({"language": "zh", "corpus": "c"}, sets=("evaluate.base_clips=2",))
+    result, _ = evaluate.measure(heard, spec, evaluate.Training())
+    there = result.delivered_on_base_clips.cer
+    assert result.improvement.metric == "cer"
+    assert result.improvement.points == pytest.approx(result.base.cer - there)
+    assert f"which has {there:.1f} % CER on them" in result.notes[0]
 
 
 def test_the_language_is_that_which_the_model_identifies_alone(tiny_whisper: Path) -> None:

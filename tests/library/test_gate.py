@@ -1,6 +1,5 @@
 """The gate: spoiled models fail for the right reason, and a good one passes."""
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,22 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers.pre_tokenizers import ByteLevel
 
 from lorajob.demo.foreign import FOREIGN_SENTENCES, foreign_sounds
 from lorajob.gate.checks import Candidate, check_all
-from lorajob.gate.conversion import check_conversion, with_conversion
+from lorajob.gate.cost import check_cost
 from lorajob.gate.hearing import Clock, KeptModel, Line, TimeOver, Word
 from lorajob.gate.memory import OwnCorpus, Spoken
 from lorajob.gate.noises import noise_sounds
 from lorajob.gate.recordings import FastHearing, Recordings, SpokenClip, split_by_clips
 from lorajob.gate.texts import Rise, Transcripts
-from lorajob.job.results import Guard, Scores, StageResult, gate_fields, verdict_of
+from lorajob.job.results import Guard, StageResult, gate_fields, verdict_of
 from lorajob.spec_gate import GateConfig
 from lorajob.speech.audio import Samples
-from lorajob.whisper.tokens import Labels
 from tests.support.hearing import Scripted, key, lines, spoken
-from tests.support.speech import make_model, tone
+from tests.support.speech import tone
 
 SAID = [
     "नमस्ते दुनिया आप कैसे हैं",
@@ -367,48 +364,6 @@ def test_what_the_base_hears_is_kept_by_model_sounds_and_language(
     assert kept("a").languages(sounds) == ["hi", "hi"]
 
 
-def scores(wer: float) -> Scores:
-    return Scores(wer=wer, cer=0, raw_wer=wer, raw_cer=0, clips=4)
-
-
-def with_another_tokenizer(folder: Path) -> Path:
-    """The tokens of two bytes that Devanagari uses have changed places."""
-    path = folder / "tokenizer.json"
-    tokenizer = json.loads(path.read_text("utf-8"))
-    vocabulary = tokenizer["model"]["vocab"]
-    first, second = (ByteLevel().pre_tokenize_str(it)[0][0][-1] for it in "नम")
-    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
-    path.write_text(json.dumps(tokenizer), "utf-8")
-    return folder
-
-
-def test_a_model_that_was_converted_with_another_tokenizer_fails(
-    good: Scripted, tmp_path: Path
-) -> None:
-    base = make_model(tmp_path / "base")
-    same, other = make_model(tmp_path / "same"), make_model(tmp_path / "model")
-    labels, config = Labels(base, "hi"), GateConfig()
-    sampled = {"merged": scores(40.0), "float16": scores(40.3)}
-    right = check_conversion(config, sampled, [same, other], labels, SAID)
-    assert right.state == "passed" and right.value == pytest.approx(0.3)
-    with_another_tokenizer(other)
-    bad = check_conversion(config, sampled, [same, other], labels, SAID)
-    assert bad.state == "failed"
-    assert bad.reason.startswith("the tokenizer in model is not that of the base model: it encodes")
-    evaluated = [*checked(candidate(SAID, good)).values()]
-    found = gate_fields(with_conversion(evaluated, bad))
-    assert (found["gate"], found["gate_reasons"]) == ("failed", [bad.reason])
-    assert [guard.name for guard in found["guards"]].count("conversion") == 1
-
-
-def test_a_type_that_transcribes_otherwise_than_the_merged_model_fails(tmp_path: Path) -> None:
-    labels = Labels(make_model(tmp_path / "base"), "hi")
-    sampled = {"merged": scores(40.0), "float16": scores(40.0), "int8": scores(41.0)}
-    found = check_conversion(GateConfig(), sampled, [], labels, SAID)
-    assert found.state == "failed" and found.reason.startswith("int8: WER 41.00 % on 4 clips, 40.0")
-    assert with_conversion([], found) == []
-
-
 def test_a_result_without_a_gate_loads_and_has_no_verdict() -> None:
     older = StageResult.model_validate({"warnings": [], "model": "convert/model"})
     assert older.gate is None and "gate" not in older.as_json()
@@ -422,6 +377,21 @@ def test_the_verdict_is_that_of_the_last_stage_that_has_one() -> None:
     assert verdict_of({"evaluate": evaluated, "convert": StageResult()}) == evaluated
     nothing = gate_fields([Guard(name="noise", state="not_checked", reason="no time")])
     assert nothing["gate"] is None
+
+
+def test_speed_and_memory_have_no_limit_by_default_and_may_have_one() -> None:
+    speed, memory = check_cost(GateConfig(), 60, 20)
+    assert (speed.state, speed.value, speed.unit) == ("reported", 3, "times real time")
+    assert speed.reason == "faster-whisper decoded 60 s of test clips in 20 s here"
+    assert memory.state == "reported" and memory.value > 0.01
+    config = GateConfig(min_speed=3.5, max_memory_gb=1000)
+    speed, memory = check_cost(config, 60, 20)
+    assert (speed.state, memory.state) == ("failed", "passed")
+    assert speed.reason.endswith("in 20 s here, 3 times real time; at least 3.5 is needed")
+    assert check_cost(config, 60, 15)[0].state == "passed"
+    (memory,) = check_cost(GateConfig(max_memory_gb=0.001), 60, 20)[1:]
+    assert memory.state == "failed" and memory.reason.endswith("at most 0.001 GB are allowed")
+    assert check_cost(config, 0, 0)[0].state == "not_checked"
 
 
 @pytest.mark.parametrize("name", ["max_wer_rise", "max_loops", "minutes"])

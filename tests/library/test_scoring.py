@@ -178,6 +178,17 @@ def test_a_gap_over_two_points_has_a_reason():
     assert explain_gap([], [], [], tuned) == []
 
 
+def test_without_spaces_a_gap_is_of_characters():
+    references = [f"今天天气很好{number}" for number in range(100)]
+    # One wrong character of a clip is its only word.
+    one = [*references[:-5], *(f"明{text[1:]}" for text in references[-5:])]
+    tuned = score(references, references, "zh")
+    assert score(references, one, "zh").wer == 5
+    assert explain_gap(references, references, one, tuned, "zh") == []
+    (reason,) = explain_gap(references, references, [*references[:50], *[""] * 50], tuned, "zh")
+    assert "more character errors (50.6 %)" in reason and "are deletions" in reason
+
+
 def test_a_sample_has_as_many_of_each_speaker_as_possible():
     speakers = ["a"] * 50 + ["b"] * 5 + ["c"] * 2 + [""] * 3
     ids = [f"clip-{number}" for number in range(60)]

@@ -13,6 +13,7 @@ from lorajob.corpora.texts import _parts, text_file, text_in_use
 from lorajob.errors import FilesError, StageError, UsageError
 from lorajob.job.jobdir import JobDir, hash_file
 from lorajob.spec import JobSpec, build_spec
+from lorajob.spec_gate import GateConfig
 from lorajob.storage.locations import Folder
 from lorajob.storage.store import Store, StoreError
 from lorajob.storage.urls import public_spec
@@ -149,6 +150,9 @@ def test_a_batch_keeps_its_id_although_the_setting_is_new() -> None:
     assert ids[0] != ids[1]
     left_out = _unset(plain)["evaluate"]
     assert isinstance(left_out, set) and {"language_text", "text", "text_sha256"} <= left_out
+    # So do those of jobs with other limits of the gate.
+    strict = plain.model_copy(update={"gate": GateConfig(max_loops=0)})
+    assert _unset(strict)["gate"] == {"min_speed", "max_memory_gb"}
 
 
 def test_a_text_behind_a_url_is_fetched_and_copied(

@@ -14,6 +14,7 @@ from lorajob.bundle.facts import Facts, Measured
 from lorajob.bundle.layout import Layout
 from lorajob.bundle.measure import LibraryScore
 from lorajob.bundle.usage import examples
+from lorajob.job.results import ERRORS_OF
 
 DECODERS = {
     "base": "faster-whisper, its defaults",
@@ -39,7 +40,8 @@ def write_card(
     """The text of README.md. `checked` are the scores of its examples."""
     data = _front_matter(facts, layout, options).to_yaml()
     before = next((it for it in facts.rates if it.model == "base"), None)
-    against = "" if before is None else f"; the base model has {before.scores.wer:.1f} %"
+    metric = facts.language.primary_metric
+    against = "" if before is None else f"; the base model has {before.scores.rate(metric):.1f} %"
     if before is not None and facts.headline is not None:
         few = before.scores.clips
         against += f" on the first {few:,} of them" if few < facts.headline.scores.clips else ""
@@ -51,6 +53,8 @@ def write_card(
         base_link=_base_link(facts),
         base_state=_base_state(facts),
         headline=facts.headline,
+        metric=metric,
+        errors=ERRORS_OF[metric],
         against=against,
         rates=facts.rates,
         checked=checked,

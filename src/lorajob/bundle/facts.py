@@ -16,7 +16,7 @@ from lorajob.demo.packaged import PACKAGED_NAME
 from lorajob.errors import LorajobError, UsageError
 from lorajob.job.chain import finished_stages
 from lorajob.job.jobdir import JobDir
-from lorajob.job.results import Guard, Scores, StageResult, verdict_of
+from lorajob.job.results import Guard, Metric, Scores, StageResult, verdict_of
 from lorajob.languages import Language, find_language
 from lorajob.spec import JobSpec
 from lorajob.storage.hub import HUB_ID
@@ -56,6 +56,10 @@ class Measured:
     scores: Scores
     wer_interval: tuple[float, float] | None
     cer_interval: tuple[float, float] | None
+
+    def interval(self, metric: Metric) -> tuple[float, float] | None:
+        """The 95 % interval of one of its rates."""
+        return self.wer_interval if metric == "wer" else self.cer_interval
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from faster_whisper.vad import VadOptions, get_speech_timestamps
 
 from lorajob.gate.hearing import Hearing, Line, Word
 from lorajob.gate.texts import Rise, not_checked
-from lorajob.job.results import Guard
+from lorajob.job.results import Guard, Metric
 from lorajob.languages import find_language
 from lorajob.speech.audio import SAMPLE_RATE, Samples
 from lorajob.speech.noise import room_tone
-from lorajob.speech.scoring import Metric, rate_of_set
+from lorajob.speech.scoring import rate_of_set
 from lorajob.speech.text import normalise
 
 LONG_SECONDS = 60.0  # at least; faster-whisper decodes it in windows of 30 s

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lorajob.job.results import Guard
+from lorajob.job.results import Guard, Metric
 from lorajob.languages import find_language
 from lorajob.speech.gap import REPEATS, compression_ratio
-from lorajob.speech.scoring import Metric, difference, rate_of_set
+from lorajob.speech.scoring import difference, rate_of_set
 
 FEWEST_CLIPS = 8  # with fewer, the comparison with other clips is chance
 OTHER_CLIPS = 3  # whose references each transcript is compared with
@@ -119,6 +119,10 @@ class Rise:
         On 15 sentences, one model in a few would fail or pass by chance otherwise.
         """
         return self.points > limit and self.interval[0] > limit
+
+    def apart(self, limit: float) -> bool:
+        """Whether both rates are over `limit` apart by more than chance, in either direction."""
+        return self.over(limit) or (self.points < -limit and self.interval[1] < -limit)
 
     def told(self, limit: float) -> str:
         """The limit and the interval, for the reason of a guard."""

@@ -9,6 +9,10 @@ from typing import Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
+Metric = Literal["wer", "cer"]
+# The metric in words, of errors.
+ERRORS_OF: Mapping[Metric, str] = {"wer": "word errors", "cer": "character errors"}
+
 
 class AsWritten(BaseModel):
     """JSON with some known fields. Unknown fields are kept, and unset fields are not written.
@@ -35,14 +39,23 @@ class Scores(AsWritten):
     wer_interval: tuple[float, float] | None = None  # 95 %, of the normalised rate
     cer_interval: tuple[float, float] | None = None
 
+    def rate(self, metric: Metric) -> float:
+        """The normalised rate."""
+        return self.wer if metric == "wer" else self.cer
 
-class Difference(BaseModel, frozen=True):
-    """How much lower one WER is than another on the same clips, in points, with the 95 % interval
-    of the paired difference.
+    def interval(self, metric: Metric) -> tuple[float, float] | None:
+        """The interval of the normalised rate."""
+        return self.wer_interval if metric == "wer" else self.cer_interval
+
+
+class Difference(AsWritten):
+    """How much lower one error rate is than another on the same clips, in points, with the 95 %
+    interval of the paired difference.
     """
 
     points: float
     interval: tuple[float, float]
+    metric: Metric = "wer"  # older versions compared words in all languages
 
 
 GuardState = Literal["passed", "failed", "not_checked", "reported"]
@@ -241,7 +254,7 @@ def scores_there(result: StageResult | None) -> Scores | None:
     return result.delivered_on_base_clips or result.scores[name]
 
 
-def fewer_errors(result: StageResult | None, metric: Literal["wer", "cer"]) -> float | None:
+def fewer_errors(result: StageResult | None, metric: Metric) -> float | None:
     """How many errors fewer than the base a model has, in percent of the base's errors.
 
     `result` is that of `evaluate`. Both are counted on the clips of the base. None if one of them
@@ -250,8 +263,7 @@ def fewer_errors(result: StageResult | None, metric: Literal["wer", "cer"]) -> f
     after = scores_there(result)
     if result is None or after is None or result.base is None:
         return None
-    before: float = getattr(result.base, metric)
-    now: float = getattr(after, metric)
+    before, now = result.base.rate(metric), after.rate(metric)
     return 100 * (1 - now / before) if before else None
 
 

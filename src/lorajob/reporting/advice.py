@@ -62,7 +62,7 @@ def _same_speakers(findings: Findings) -> str:
 
 
 def _gap(findings: Findings) -> str:
-    rates = {it.name: it.wer.value for it in findings.rates}
+    rates = {it.name: findings.rate_of(it).value for it in findings.rates}
     if "delivered" not in rates or abs(rates["tuned"] - rates["delivered"]) <= GAP:
         return ""
     return (
@@ -87,7 +87,7 @@ def _more_data(findings: Findings) -> str:
     train = findings.corpus.splits.get("train")
     if rate is None or train is None:
         return ""
-    value = rate.wer.value if findings.metric == "wer" else rate.cer.value
+    value = findings.rate_of(rate).value
     if value <= HIGH_RATE or train.hours >= LITTLE_HOURS:
         return ""
     return (

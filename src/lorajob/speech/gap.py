@@ -2,11 +2,13 @@
 
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import jiwer
 
-from lorajob.job.results import Scores
-from lorajob.speech.scoring import score
+from lorajob.job.results import ERRORS_OF, Metric, Scores
+from lorajob.languages import find_language
+from lorajob.speech.scoring import rate_of_set
 from lorajob.speech.text import normalise
 
 ALLOWED_POINTS = 2.0
@@ -21,30 +23,32 @@ def explain_gap(
     tuned: Scores,
     language: str = "",
 ) -> list[str]:
-    """One sentence if the WER of `delivered` is over 2 points from that of `tuned`, else nothing.
+    """One sentence if the rate of `delivered` is over 2 points from that of `tuned`, else nothing.
 
-    The texts are of the clips that both decoders heard. `tuned` is of all test clips.
+    The rate is the WER, or the CER in scripts without spaces. The texts are of the clips that both
+    decoders heard. `tuned` is of all test clips.
     """
-    there = score(list(references), list(fast), language).wer
-    heard = score(list(references), list(delivered), language).wer
-    gap = heard - tuned.wer
+    metric: Metric = find_language(language).primary_metric if language else "wer"
+    there = rate_of_set(references, fast, metric, language)
+    heard = rate_of_set(references, delivered, metric, language)
+    usual = tuned.rate(metric)
+    gap = heard - usual
     if abs(gap) <= ALLOWED_POINTS or not references:
         return []
     more = "more" if gap > 0 else "fewer"
     first = (
-        f"delivered has {abs(gap):.1f} points {more} word errors ({heard:.1f} %) than tuned "
-        f"({tuned.wer:.1f} %): "
+        f"delivered has {abs(gap):.1f} points {more} {ERRORS_OF[metric]} ({heard:.1f} %) than "
+        f"tuned ({usual:.1f} %): "
     )
     if abs(heard - there) <= ALLOWED_POINTS:
-        harder = "harder" if there > tuned.wer else "easier"
+        harder = "harder" if there > usual else "easier"
         return [
             f"{first}its {len(references)} clips are {harder}, lorajob's decoder has {there:.1f} % "
             f"on them"
         ]
-    before = _errors(references, fast, language)
-    after = _errors(references, delivered, language)
-    words = sum(len(normalise(text, language).split()) for text in references)
-    changes = {kind: 100 * (after[kind] - before[kind]) / max(1, words) for kind in KINDS}
+    before, length = _errors(references, fast, metric, language)
+    after, _ = _errors(references, delivered, metric, language)
+    changes = {kind: 100 * (after[kind] - before[kind]) / max(1, length) for kind in KINDS}
     most = max(KINDS, key=lambda kind: changes[kind] * (1 if heard > there else -1))
     reason = (
         f"on the same {len(references)} clips lorajob's decoder has {there:.1f} %, and "
@@ -59,14 +63,18 @@ def explain_gap(
     return [f"{first}{reason}"]
 
 
-def _errors(references: Sequence[str], hypotheses: Sequence[str], language: str) -> dict[str, int]:
+def _errors(
+    references: Sequence[str], hypotheses: Sequence[str], metric: Metric, language: str
+) -> tuple[dict[str, int], int]:
+    """The errors by kind, and the length of the references, in words or characters."""
     said, heard = [], []
     for reference, hypothesis in zip(references, hypotheses, strict=True):
         if text := normalise(reference, language):
             said.append(text)
             heard.append(normalise(hypothesis, language))
-    found = jiwer.process_words(said, heard)
-    return {kind: int(getattr(found, kind)) for kind in KINDS}
+    found: Any = (jiwer.process_words if metric == "wer" else jiwer.process_characters)(said, heard)
+    length = found.hits + found.substitutions + found.deletions
+    return {kind: int(getattr(found, kind)) for kind in KINDS}, int(length)
 
 
 def compression_ratio(text: str) -> float:

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from pydantic import BaseModel
 
-from lorajob.job.results import PARTS, Scores
+from lorajob.job.results import PARTS, Metric, Scores
 from lorajob.speech.scoring import score_with_intervals
 from lorajob.speech.text import normalise
 
@@ -98,11 +98,14 @@ def unshared_scores(
     return found
 
 
-def unshared_words(unshared: Mapping[str, Mapping[str, Scores]]) -> list[str]:
+def unshared_words(unshared: Mapping[str, Mapping[str, Scores]], metric: Metric) -> list[str]:
     """The scores of `unshared_scores`, a sentence for each part."""
     return [
         f"test clips of {PARTS[name]} alone: "
-        + ", ".join(f"{model} {it.wer:.1f} % WER ({it.clips:,} clips)" for model, it in of.items())
+        + ", ".join(
+            f"{model} {it.rate(metric):.1f} % {metric.upper()} ({it.clips:,} clips)"
+            for model, it in of.items()
+        )
         for name, of in unshared.items()
     ]
 

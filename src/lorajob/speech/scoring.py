@@ -7,16 +7,15 @@ out of all rates and of `Scores.clips`.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jiwer
 import numpy as np
 from numpy.typing import NDArray
 
-from lorajob.job.results import Difference, Scores
+from lorajob.job.results import Difference, Metric, Scores
 from lorajob.speech.text import normalise
 
-Metric = Literal["wer", "cer"]
 METRICS: tuple[Metric, ...] = ("wer", "cer")
 SAMPLES = 1000  # of the bootstrap
 FEWEST_SPEAKERS = 3  # known speakers from which speakers are drawn, not clips
@@ -139,10 +138,11 @@ def difference(
     first = _counts(references, before, metric, speakers, language)
     second = _counts(references, after, metric, speakers, language)
     if not len(first):
-        return Difference(points=0, interval=(0, 0))
+        return Difference(points=0, interval=(0, 0), metric=metric)
     both = np.column_stack([first[:, 0] - second[:, 0], first[:, 1]])
     fewer, length = both.sum(axis=0)
-    return Difference(points=float(100 * fewer / length), interval=_interval(both, samples, seed))
+    around = _interval(both, samples, seed)
+    return Difference(points=float(100 * fewer / length), interval=around, metric=metric)
 
 
 def _counts(
