@@ -1,32 +1,38 @@
-"""What a glossary brings: rare words of test texts among 5,000 wrong terms.
+"""What a glossary brings: rare words of test texts among wrong terms, by the glossary's size.
 
-    python bench/openbook.py JOB_DIR --split test --clips 40
+    python bench/openbook.py JOB_DIR [JOB_DIR ...] --terms 20 200 5000 --draws 3
 
-JOB_DIR is a job with a converted model. The glossary has the two rarest words of each text, of at
-least four letters, and wrong terms that no text has: words of the training texts, and words that a
-seeded generator makes of them. `errors` is the share of glossary words, and of all other words with
-insertions, that the transcripts miss, in percent. A false alarm is a term that the book put in and
-that its text has not; `unsaid_alarms` are those in 1,000 words with a glossary of wrong terms only.
-`time` is CPU seconds with the book for each without.
+Each JOB_DIR is a job with a converted model. The rare words are the two rarest words of each text,
+of at least four letters. A glossary of so many terms has the rare words of some of the clips, which
+fill at most half of it, and wrong terms that no text has: words of the training texts, and words
+that a seeded generator makes of them. The next clips have the next glossary.
+
+The table has, in percent, the glossary words that the transcripts miss ("words") and all other
+words with insertions ("others"). Alarms are terms that the book put in and that the text has not.
+Those "with wrong terms only" are of glossaries without a rare word, drawn anew `--draws` times.
+"tried" is the share of the missed words whose term was tried, so an ideal decision brings all of
+them. `time` is CPU seconds with the book for each without, and `look-up` CPU milliseconds a clip;
+both are of the last of the largest glossaries and the first TIMED_CLIPS clips.
 
 With `--split train` the clips are those of the corpus's split dev, for choosing the limits.
 """
 
 import argparse
-import json
 import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import jiwer
+import numpy as np
+from numpy.typing import NDArray
 
-from lorajob.book.decode import MOST_NEAR, Book, BookReader, chance_phones, decode_with_book
-from lorajob.book.index import TermIndex
+from lorajob.book.decode import Book, BookReader, decode_with_book
+from lorajob.book.index import NearTerm, TermIndex
 from lorajob.book.terms import Glossary, Term
 from lorajob.decoding.config import read_config
 from lorajob.decoding.fallback import Transcript
@@ -37,93 +43,182 @@ from lorajob.speech.text import normalise
 
 RARE_A_TEXT = 2
 FEWEST_LETTERS, MOST_LETTERS = 4, 22
-WRONG_TERMS = 5_000
+MADE_TERMS = 12_000  # wrong terms, of which glossaries are drawn
+TIMED_CLIPS = 24
 START, END = "\x02", "\x03"
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Errors of a set of transcripts, in percent, and false alarms in 1,000 words."""
+@dataclass
+class Errors:
+    """Words of the glossary and others that are said and missed, and terms put in wrongly."""
 
-    glossary_words: int
-    glossary_errors: float
-    other_words: int
-    other_errors: float
-    false_alarms: float
+    said: Counter[bool] = field(default_factory=Counter)
+    missed: Counter[bool] = field(default_factory=Counter)
+    alarms: int = 0
+
+    def percent(self, of_glossary: bool) -> float:
+        """The share of the words that is missed."""
+        return 100 * self.missed[of_glossary] / max(1, self.said[of_glossary])
+
+
+@dataclass
+class Size:
+    """What glossaries of one size bring."""
+
+    plain: Errors = field(default_factory=Errors)
+    book: Errors = field(default_factory=Errors)
+    tried: int = 0
+    """Missed words whose term was tried."""
+    missed: int = 0
+    unsaid_alarms: int = 0
+    unsaid_words: int = 0
+
+
+class Clips:
+    """Clips of a job, their plain transcripts, and what the encoder made of them."""
+
+    def __init__(self, job: JobDir, split: str, most: int | None, batch_windows: int) -> None:
+        model = job.stage_dir("convert") / "model"
+        config = read_config(model)
+        if config is None:
+            sys.exit(f"{model}: converted by an older lorajob; run its stage convert again")
+        self.language = config.language
+        trained = ClipStore(job.stage_dir("preprocess") / "train")
+        store = trained if split == "train" else ClipStore(job.stage_dir("preprocess") / "test")
+        places = [it for it in range(len(store)) if split == "test" or store.dev[it]][:most]
+        self.texts = [store.texts[it] for it in places]
+        self.training = [it for it in trained.texts if it not in set(self.texts)]
+        self.sounds = [Sound(float(store.seconds[it]), partial(store.audio, it)) for it in places]
+        self.decoder = FastDecoder(model, config)
+        self.batch_windows = batch_windows
+        self.plain = self.decoder.decode(self.sounds, batch_windows)
+        self._encoded: dict[int, NDArray[np.float32]] = {}
+
+    def read(self, reader: BookReader, place: int) -> tuple[Transcript, list[NearTerm]]:
+        """The transcript of a clip with the terms of a reader, and the terms it has tried."""
+        said = self.plain[place]
+        near = reader.near(said.text)
+        if not near:
+            return said, []
+        if place not in self._encoded:
+            self._encoded[place] = reader.encoded(self.sounds[place])
+        return reader.best(said, near, self._encoded[place]), reader.tried(near)
+
+    def words(self, place: int) -> list[str]:
+        return words(self.texts[place], self.language)
+
+    def index(self, terms: Sequence[str]) -> TermIndex:
+        return TermIndex(Glossary(tuple(map(Term, sorted(terms)))), self.language)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("job_dir", type=Path)
+    parser.add_argument("job_dirs", type=Path, nargs="+", metavar="JOB_DIR")
     parser.add_argument("--split", choices=("test", "train"), default="test")
     parser.add_argument("--clips", type=int, help="the first clips (default: all)")
-    parser.add_argument("--wrong", type=int, default=WRONG_TERMS, help="wrong terms")
+    parser.add_argument("--terms", type=int, nargs="+", default=[20, 200, 5_000])
+    parser.add_argument("--draws", type=int, default=3, help="glossaries of wrong terms only")
     parser.add_argument("--batch-windows", type=int, default=16)
     args = parser.parse_args()
-    job = JobDir(args.job_dir)
-    found = measure(job, args.split, args.clips, args.wrong, args.batch_windows)
-    print(json.dumps(found, indent=2, ensure_ascii=False))
+    print(
+        "| corpus | terms | words | plain, % | book, % | fewer, % | tried, % | others | plain, % | "
+        "book, % | alarms in words | with wrong terms only | time | look-up, ms |"
+    )
+    print("| --- |" + " ---: |" * 13)
+    for folder in args.job_dirs:
+        clips = Clips(JobDir(folder), args.split, args.clips, args.batch_windows)
+        for terms in sorted(args.terms):
+            found, index = measure(clips, terms, args.draws)
+            costs = ("", "")
+            if terms == max(args.terms):
+                costs = (f"{slower(clips, index):.2f}", f"{lookup(clips, index):.1f}")
+            print(row(clips.language, terms, found, costs), flush=True)
     return 0
 
 
-def measure(
-    job: JobDir, split: str, clips: int | None, wrong: int, batch_windows: int
-) -> dict[str, object]:
-    """The figures without and with the book, and the times."""
-    model = job.stage_dir("convert") / "model"
-    config = read_config(model)
-    if config is None:
-        sys.exit(f"{model}: converted by an older lorajob; run its stage convert again")
-    language = config.language
-    trained = ClipStore(job.stage_dir("preprocess") / "train")
-    store = trained if split == "train" else ClipStore(job.stage_dir("preprocess") / "test")
-    places = [it for it in range(len(store)) if split == "test" or store.dev[it]][:clips]
-    texts = [store.texts[it] for it in places]
-    training = [it for it in trained.texts if it not in set(texts)]
-    rare = rare_words(texts, training, language)
-    terms = sorted([*rare, *wrong_words(texts, training, language, wrong)])
+def row(language: str, terms: int, found: Size, costs: tuple[str, str]) -> str:
+    """A row of the table."""
+    plain, book = found.plain, found.book
+    before, after = plain.percent(True), book.percent(True)
+    fewer = 100 * (before - after) / before if before else 0.0
+    tried = 100 * found.tried / max(1, found.missed)
+    cells = (
+        language,
+        f"{terms:,}",
+        plain.said[True],
+        *(f"{it:.1f}" for it in (before, after)),
+        *(f"{it:.0f}" for it in (fewer, tried)),
+        plain.said[False],
+        *(f"{it.percent(False):.1f}" for it in (plain, book)),
+        f"{book.alarms} in {book.said.total():,}",
+        f"{found.unsaid_alarms} in {found.unsaid_words:,}",
+        *costs,
+    )
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def measure(clips: Clips, terms: int, draws: int) -> tuple[Size, TermIndex]:
+    """The figures of glossaries of one size, and the last of them."""
+    drawn, found = random.Random(terms), Size()
+    wrong = wrong_words(clips.texts, clips.training, clips.language, MADE_TERMS)
+    index = clips.index([])
+    for places, rare in groups(clips, terms // 2):
+        index = clips.index([*rare, *drawn.sample(wrong, terms - len(rare))])
+        _with_glossary(clips, places, {*rare}, BookReader(clips.decoder, index), found)
+        for _ in range(draws):
+            reader = BookReader(clips.decoder, clips.index(drawn.sample(wrong, terms)))
+            for place in places:
+                found.unsaid_alarms += len(clips.read(reader, place)[0].terms)
+                found.unsaid_words += len(clips.words(place))
+    return found, index
+
+
+def groups(clips: Clips, most: int) -> Iterator[tuple[list[int], list[str]]]:
+    """Clips one after the other, with at most `most` rare words, and these words."""
+    places: list[int] = []
+    for place in range(len(clips.texts)):
+        rare = rare_words([clips.texts[it] for it in [*places, place]], clips)
+        if places and len(rare) > most:
+            yield places, rare_words([clips.texts[it] for it in places], clips)
+            places = []
+        places = [*places, place]
+    yield places, rare_words([clips.texts[it] for it in places], clips)
+
+
+def _with_glossary(
+    clips: Clips, places: Sequence[int], rare: set[str], reader: BookReader, found: Size
+) -> None:
+    """Count the errors of clips with a glossary."""
+    for place in places:
+        own, plain = clips.words(place), clips.plain[place]
+        said, tried = clips.read(reader, place)
+        count(own, plain, rare, clips.language, found.plain)
+        count(own, said, rare, clips.language, found.book)
+        heard = Counter(words(plain.text, clips.language))
+        missed = Counter(it for it in own if it in rare) - heard
+        offered = Counter(words(" ".join(it.term.text for it in tried), clips.language))
+        found.missed += missed.total()
+        found.tried += (missed & offered).total()
+
+
+def slower(clips: Clips, index: TermIndex) -> float:
+    """CPU seconds of decoding with a glossary, for each of plain decoding."""
+    sounds, batch = clips.sounds[:TIMED_CLIPS], clips.batch_windows
     began = time.process_time()
-    book = Book(language, TermIndex(Glossary(tuple(map(Term, terms))), language))
-    built = time.process_time() - began
-    sounds = [Sound(float(store.seconds[it]), partial(store.audio, it)) for it in places]
-    decoder = FastDecoder(model, config)
-    began = time.process_time()
-    plain = decoder.decode(sounds, batch_windows)
+    clips.decoder.decode(sounds, batch)
     alone = time.process_time() - began
     began = time.process_time()
-    heard = decode_with_book(decoder, sounds, book, batch_windows)
-    beside = time.process_time() - began
-    unsaid = TermIndex(Glossary(tuple(map(Term, terms_without(terms, rare)))), language)
-    alarms = put_where_unsaid(decoder, sounds, plain, unsaid)
-    spoken = sum(len(words(it, language)) for it in texts)
-    return {
-        "language": language,
-        "clips": len(places),
-        "words": spoken,
-        "terms": len(terms),
-        "index_cpu_seconds": round(built, 2),
-        "plain": asdict(errors(texts, plain, rare, language)),
-        "book": asdict(errors(texts, heard, rare, language)),
-        "unsaid_alarms": round(1000 * alarms / max(1, spoken), 2),
-        "time": round(beside / alone, 2),
-        "lookup_ms": round(lookup(book, [it.text for it in plain]), 1),
-    }
+    decode_with_book(clips.decoder, sounds, Book(clips.language, index), batch)
+    return (time.process_time() - began) / alone
 
 
-def terms_without(terms: Sequence[str], rare: Sequence[str]) -> list[str]:
-    """The terms that no text has."""
-    said = {*rare}
-    return [it for it in terms if it not in said]
-
-
-def put_where_unsaid(
-    decoder: FastDecoder, sounds: Sequence[Sound], plain: Sequence[Transcript], index: TermIndex
-) -> int:
-    """How many terms the book puts into plain transcripts."""
-    reader = BookReader(decoder, index)
-    return sum(
-        len(reader.read(said, sound).terms) for said, sound in zip(plain, sounds, strict=True)
-    )
+def lookup(clips: Clips, index: TermIndex) -> float:
+    """CPU milliseconds of a look-up for one text, as decoding asks for it."""
+    reader, texts = BookReader(clips.decoder, index), clips.plain[:TIMED_CLIPS]
+    began = time.process_time()
+    for said in texts:
+        reader.near(said.text)
+    return 1000 * (time.process_time() - began) / len(texts)
 
 
 def words(text: str, language: str) -> list[str]:
@@ -131,13 +226,13 @@ def words(text: str, language: str) -> list[str]:
     return normalise(text, language).split()
 
 
-def rare_words(texts: Sequence[str], training: Sequence[str], language: str) -> list[str]:
-    """The rarest words of each text, by the training texts and then by these."""
-    trained = Counter(it for text in training for it in words(text, language))
-    here = Counter(it for text in texts for it in words(text, language))
+def rare_words(texts: Sequence[str], clips: Clips) -> list[str]:
+    """The rarest words of each text, by the training texts and then by all texts."""
+    trained = Counter(it for text in clips.training for it in words(text, clips.language))
+    here = Counter(it for text in clips.texts for it in words(text, clips.language))
     found: dict[str, None] = {}
     for text in texts:
-        own = {it for it in words(text, language) if len(it) >= FEWEST_LETTERS}
+        own = {it for it in words(text, clips.language) if len(it) >= FEWEST_LETTERS}
         rank = sorted(own, key=lambda it: (trained[it], here[it], -len(it), it))
         found |= dict.fromkeys(rank[:RARE_A_TEXT])
     return list(found)
@@ -166,43 +261,22 @@ def wrong_words(
     return list(found)[:count]
 
 
-def errors(
-    texts: Sequence[str], heard: Sequence[Transcript], rare: Sequence[str], language: str
-) -> Measured:
-    """The errors on words of the glossary, on all others, and false alarms."""
-    missed, all_words, known, alarms = Counter[bool](), Counter[bool](), {*rare}, 0
-    for text, said in zip(texts, heard, strict=True):
-        own, found = words(text, language), words(said.text, language)
-        put_in = Counter(normalise(it, language) for it in said.terms)
-        alarms += (put_in - Counter(own)).total()
-        all_words.update(it in known for it in own)
-        if not found:
-            missed.update(it in known for it in own)
-            continue
-        for part in jiwer.process_words(" ".join(own), " ".join(found)).alignments[0]:
-            if part.type != "equal":
-                missed.update(it in known for it in own[part.ref_start_idx : part.ref_end_idx])
-            if part.type == "insert":
-                missed[False] += part.hyp_end_idx - part.hyp_start_idx
-    shares = {it: round(100 * missed[it] / max(1, all_words[it]), 1) for it in (True, False)}
-    total = max(1, all_words.total())
-    return Measured(
-        all_words[True],
-        shares[True],
-        all_words[False],
-        shares[False],
-        round(1000 * alarms / total, 2),
-    )
-
-
-def lookup(book: Book, texts: Sequence[str]) -> float:
-    """CPU milliseconds of a look-up for one text, as decoding asks for it."""
-    chance = 0.0 if book.index is None else chance_phones(len(book.index))
-    began = time.process_time()
-    for text in texts:
-        if book.index is not None:
-            book.index.near(text, MOST_NEAR, chance)
-    return 1000 * (time.process_time() - began) / max(1, len(texts))
+def count(
+    own: Sequence[str], said: Transcript, known: set[str], language: str, errors: Errors
+) -> None:
+    """Count the errors of a clip on words of the glossary and on all others, and false alarms."""
+    found = words(said.text, language)
+    put_in = Counter(normalise(it, language) for it in said.terms)
+    errors.alarms += (put_in - Counter(own)).total()
+    errors.said.update(it in known for it in own)
+    if not found:
+        errors.missed.update(it in known for it in own)
+        return
+    for part in jiwer.process_words(" ".join(own), " ".join(found)).alignments[0]:
+        if part.type != "equal":
+            errors.missed.update(it in known for it in own[part.ref_start_idx : part.ref_end_idx])
+        if part.type == "insert":
+            errors.missed[False] += part.hyp_end_idx - part.hyp_start_idx
 
 
 if __name__ == "__main__":

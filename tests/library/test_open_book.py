@@ -16,7 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lorajob.book import decode as book_decode
-from lorajob.book.decode import Book, BookReader, chance_phones, decode_with_book
+from lorajob.book.decode import (
+    Book,
+    BookReader,
+    decode_with_book,
+    needed_nats,
+    tried_phones,
+)
 from lorajob.book.index import NearTerm, TermIndex
 from lorajob.book.joined import JoinedIndex
 from lorajob.book.terms import Glossary, GlossaryError, Term, read_glossary, terms_of
@@ -144,43 +150,50 @@ def test_where_pytorch_decodes_a_request_for_more_than_it_can_is_refused(
     assert "CTranslate2 cannot use the GPU" in error.message and "leave " in error.message
 
 
-def test_more_terms_must_agree_on_more_phones() -> None:
-    needed = [chance_phones(it) for it in (0, 1, 20, 5_000, 100_000)]
-    assert needed == sorted(needed) and needed[0] == needed[1] == 3.0
-    assert needed[3] == pytest.approx(5.5) and needed[4] == pytest.approx(6.85, abs=0.01)
+def test_more_terms_must_agree_on_more_phones_and_need_more_nats() -> None:
+    for needed in (tried_phones, needed_nats):
+        found = [needed(it) for it in (0, 20, 200, 5_000, 100_000)]
+        assert found[0] == found[1] and found[1:] == sorted(set(found))
 
 
 @pytest.mark.parametrize(
-    ("terms", "agreeing", "change", "wins"),
+    ("terms", "agreeing", "change", "unheard", "wins"),
     [
-        (5_000, 6.0, -6.2, True),
-        (5_000, 6.0, -6.3, False),
-        # Few phones sound like many words, so they may not lose more for being of a small glossary.
-        (20, 4.0, -5.1, True),
-        (20, 4.0, -5.3, False),
-        (20, 6.0, -10.1, True),
+        (5_000, 6.0, -3.0, -30.0, True),
+        # The audio says less for a term that the model thinks of without audio.
+        (5_000, 6.0, -3.0, -20.0, False),
+        (5_000, 6.0, -13.0, -30.0, False),
+        (5_000, 2.0, -3.0, -30.0, False),
+        # Of few terms fewer are near by chance.
+        (20, 2.0, -3.0, -20.0, True),
+        (20, 2.0, -13.0, -20.0, False),
+        # However unlikely the term is without audio.
+        (20, 2.0, -21.0, -90.0, False),
     ],
 )
-def test_a_term_of_a_small_glossary_replaces_no_much_likelier_words(
+def test_a_term_wins_by_what_the_audio_adds_to_its_probability(
     decoder: FastDecoder,
     monkeypatch: pytest.MonkeyPatch,
     terms: int,
     agreeing: float,
     change: float,
+    unheard: float,
     wins: bool,
 ) -> None:
     monkeypatch.setattr(FixedIndex, "__len__", lambda index: terms)
     reader = BookReader(decoder, FixedIndex("Okon", agreeing))
+    near = [NearTerm(Term("Okon"), 2, 6, 1.0, agreeing)]
 
-    def scores(encoded: object, texts: Sequence[str]) -> list[book_decode._Scored]:
+    def scores(encoded: np.ndarray, texts: Sequence[str]) -> list[book_decode._Scored]:
+        nats = (0.0, change) if encoded.any() else (unheard,)
         return [
-            book_decode._Scored(text, np.array([[0, len(text)]]), np.array([nats]))
-            for text, nats in zip(texts, (0.0, change), strict=True)
+            book_decode._Scored(text, np.array([[0, len(text)]]), np.array([it]))
+            for text, it in zip(texts, nats, strict=True)
         ]
 
     monkeypatch.setattr(reader, "_scores", scores)
     said = Transcript("a oken b", 4, -1.0, 0.0, 1.0)
-    found = reader.best(said, reader.near(said.text), np.zeros((1, 2, 3), np.float32))
+    found = reader.best(said, near, np.ones((1, 2, 3), np.float32))
     assert found.terms == (("Okon",) if wins else ())
 
 

@@ -3,14 +3,17 @@
 The first pass is the plain one. Where a term is near, the text with the term in the place of the
 words is scored by the same model on the same audio: the log-probability of its tokens (teacher
 forcing, one pass of the decoder for a whole text). The encoder's output is that of the first pass.
-A text tries one term at each of its places, the nearest first, so that few passes try many terms. A
-term wins if its phones agree with those of the words beyond chance, and
+One text tries the nearest term at each place, so that one pass tries many terms.
 
-    phones beyond chance + credit + WEIGHT * change of the log-probability > 0
+The model finds a rare term unlikely before it hears anything, so the terms are also scored
+without audio. That log-probability of a term is `unheard` below. It wins if
 
-in which the log-probability falls by at most LEAST_CHANGE: a term appears only where the audio
-allows it. The fewer phones agree, the less probability may be lost. The more terms a glossary has,
-the more of them are near by chance.
+    change of the log-probability - PRIOR * unheard + PHONE * agreeing phones > needed nats
+
+which is Bayes' rule with weights that a logistic regression found: what the audio says for the term
+in place of the words, without what the model thinks of such terms. The log-probability falls by at
+most LEAST_CHANGE: a term appears only where the audio allows it. The more terms a glossary has, the
+more of them are near by chance, so the more nats are needed.
 """
 
 import math
@@ -30,16 +33,20 @@ from lorajob.decoding.fast import BATCH_WINDOWS, FastDecoder, Sound
 from lorajob.whisper.base_check import LABEL_POSITIONS
 
 MOST_NEAR = 48  # terms of a window
-MOST_TEXTS = 2  # that are scored of a window, beside the first
-# Chosen on clips that neither trained nor tested a model (bench/openbook.py).
-CHANCE_PHONES, CHANCE_TERMS = 5.5, 5_000  # for a glossary of so many terms
-CHANCE_GROWTH = 0.45  # phones, times the logarithm of the number of terms
-CREDIT, WEIGHT = 2.0, 0.4  # phones, for a glossary of so many terms, and phones a nat
-LEAST_CHANCE = 3.0
+# Chosen on clips that neither trained nor tested a model (bench/RESULTS.md), for a glossary of
+# TERMS. Of more terms, more are near by chance: a limit grows by its growth times the logarithm.
+TERMS = 5_000
+FEWEST_TERMS = 20  # that were measured. Limits are no lower for fewer.
+TRIED_PHONES, TRIED_GROWTH = 3.5, 0.45  # that agree, for a term to be tried
+LEAST_TRIED = 1.5
+PRIOR = 0.7  # of the nats that a term has without audio
+PHONE = 1.4  # nats for a phone that agrees
+NEEDED, NEEDED_GROWTH = 24.0, 2.4  # nats
 LEAST_CHANGE = -20.0  # nats
 BEHIND = 12  # characters behind a term, whose probability counts: the next word, if it is short
 ALIGNED_FRAMES = 2  # alignments are not used, and these are the cheapest
 WAITING = 4  # windows for each thread, which hold the encoder's output
+UNHEARD_FRAMES = 2  # of zeros, in the place of audio
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,18 @@ class _Tried(NamedTuple):
     near: NearTerm
     start: int
     end: int
+
+
+class _Heard(NamedTuple):
+    """A term that was scored on the audio, and the change of the log-probability in nats."""
+
+    near: NearTerm
+    change: float
+
+    @property
+    def nats(self) -> float:
+        """What speaks for the term, but for its log-probability without audio."""
+        return self.change + PHONE * self.near.agreeing
 
 
 @dataclass(frozen=True)
@@ -111,18 +130,18 @@ def decode_with_book(
         return list(pool.map(read, range(len(plain))))
 
 
-def chance_phones(terms: int) -> float:
-    """How many phones agree by chance, with one of so many terms."""
-    growth = CHANCE_GROWTH * math.log(max(1, terms) / CHANCE_TERMS)
-    return max(LEAST_CHANCE, CHANCE_PHONES + growth)
+def tried_phones(terms: int) -> float:
+    """How many phones must agree for one of so many terms to be tried."""
+    return max(LEAST_TRIED, TRIED_PHONES + TRIED_GROWTH * _growth(terms))
 
 
-def credit_phones(chance: float) -> float:
-    """The credit of a term, if `chance` phones agree by chance.
+def needed_nats(terms: int) -> float:
+    """How many nats must speak for one of so many terms."""
+    return NEEDED + NEEDED_GROWTH * _growth(terms)
 
-    A smaller glossary tries terms of fewer phones, which more words sound like. So they have less.
-    """
-    return CREDIT * min(1.0, chance / CHANCE_PHONES)
+
+def _growth(terms: int) -> float:
+    return math.log(max(FEWEST_TERMS, terms) / TERMS)
 
 
 class BookReader:
@@ -131,8 +150,7 @@ class BookReader:
     def __init__(self, decoder: FastDecoder, index: TermIndex) -> None:
         self._decoder, self._index = decoder, index
         self._engine = decoder.engine  # a fallback may replace the decoder's
-        self._chance = chance_phones(len(index))
-        self._needed = self._chance - credit_phones(self._chance)
+        self._tried, self._needed = tried_phones(len(index)), needed_nats(len(index))
 
     def read(self, said: Transcript, sound: Sound) -> Transcript:
         """The transcript of a window with its terms."""
@@ -140,10 +158,18 @@ class BookReader:
         return self.best(said, near, self.encoded(sound)) if near else said
 
     def near(self, text: str) -> list[NearTerm]:
-        """The terms that may win."""
+        """The terms near a text, the nearest first."""
         if not text:
             return []
-        return self._index.near(text, MOST_NEAR, self._chance)
+        return self._index.near(text, MOST_NEAR, self._tried)
+
+    def tried(self, near: Sequence[NearTerm]) -> list[NearTerm]:
+        """Those of the near terms that `best` tries: one at each place, the nearest."""
+        chosen: list[NearTerm] = []
+        for it in near:
+            if all(_apart(it, other) for other in chosen):
+                chosen.append(it)
+        return chosen
 
     def encoded(self, sound: Sound) -> NDArray[np.float32]:
         """The encoder's output of one window: float32 [1, frames, width]."""
@@ -152,34 +178,37 @@ class BookReader:
     def best(
         self, said: Transcript, near: Sequence[NearTerm], encoded: NDArray[np.float32]
     ) -> Transcript:
-        """The transcript with the terms that win, those with the highest score first."""
-        tries = [_put(said.text, it) for it in _rounds(near)]
+        """The transcript with the terms that win."""
+        whole, tries = _put(said.text, self.tried(near))
         # What stands behind the last term and the next word decides nothing.
-        last = max(_behind(said.text, it.end) for it in near)
-        texts = [text[: _behind(text, terms[-1].end)] for text, terms in tries]
-        first, *scored = self._scores(encoded, [said.text[:last], *texts])
-        if first is None:
+        old, new = _behind(said.text, tries[-1].near.end), _behind(whole, tries[-1].end)
+        first, text = self._scores(encoded, [said.text[:old], whole[:new]])
+        if first is None or text is None:
             return said
-        gains: list[tuple[float, float, NearTerm]] = []
-        for text, (_, terms) in zip(scored, tries, strict=True):
-            if text is None:
-                continue
-            for it, change in zip(terms, _changes(first, text, terms), strict=True):
-                score = it.near.agreeing - self._needed + WEIGHT * change
-                if score > 0 and change >= LEAST_CHANGE:
-                    gains.append((score, change, it.near))
-        chosen: list[NearTerm] = []
-        total = 0.0
-        for _, change, term in sorted(gains, key=lambda it: -it[0]):
-            if all(_apart(term, it) for it in chosen):
-                chosen.append(term)
-                total += change
-        return self._with_terms(said, chosen, total) if chosen else said
+        changes = zip(tries, _changes(first, text, tries), strict=True)
+        likely = [_Heard(it.near, change) for it, change in changes if change >= LEAST_CHANGE]
+        unheard = self._unheard(said.text, [it.near for it in likely], encoded.shape[2])
+        won = [
+            it
+            for it in likely
+            if it.near in unheard and it.nats - PRIOR * unheard[it.near] > self._needed
+        ]
+        return self._with_terms(said, won) if won else said
 
-    def _with_terms(
-        self, said: Transcript, chosen: Sequence[NearTerm], change: float
-    ) -> Transcript:
-        text, tried = _put(said.text, chosen)
+    def _unheard(self, text: str, terms: Sequence[NearTerm], width: int) -> dict[NearTerm, float]:
+        """The log-probability of terms in a text without audio; none if it is too long."""
+        if not terms:
+            return {}
+        whole, tried = _put(text, terms)
+        nothing = np.zeros((1, UNHEARD_FRAMES, width), np.float32)
+        (scored,) = self._scores(nothing, [whole[: tried[-1].end]])
+        if scored is None:
+            return {}
+        return {it.near: _nats(scored, it.start, it.end) for it in tried}
+
+    def _with_terms(self, said: Transcript, won: Sequence[_Heard]) -> Transcript:
+        text, tried = _put(said.text, [it.near for it in won])
+        change = sum(it.change for it in won)
         tokens = len(self._decoder.labels.encode(text))
         mean = (said.log_probability * (said.tokens + 1) + change) / (tokens + 1)
         terms = tuple(it.near.term.text for it in tried)
@@ -230,20 +259,6 @@ def _behind(text: str, end: int) -> int:
     last = min(len(text), end + BEHIND)
     space = text.find(" ", end + 1, last)
     return space if space > 0 else last
-
-
-def _rounds(near: Sequence[NearTerm]) -> list[list[NearTerm]]:
-    """The terms in MOST_TEXTS groups, each of terms that stand apart; the best come first."""
-    rounds: list[list[NearTerm]] = []
-    left = list(near)
-    while left and len(rounds) < MOST_TEXTS:
-        chosen: list[NearTerm] = []
-        for it in left:
-            if all(_apart(it, other) for other in chosen):
-                chosen.append(it)
-        left = [it for it in left if it not in chosen]
-        rounds.append(chosen)
-    return rounds
 
 
 def _put(text: str, chosen: Sequence[NearTerm]) -> tuple[str, list[_Tried]]:
