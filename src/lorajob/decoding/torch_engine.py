@@ -14,13 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import (
-    DynamicCache,
-    EncoderDecoderCache,
-    WhisperConfig,
-    WhisperForConditionalGeneration,
-)
+from transformers import WhisperConfig, WhisperForConditionalGeneration
 
+from lorajob.decoding.torch_steps import DecoderSteps
 from lorajob.whisper.ct2_import import read_whisper
 from lorajob.whisper.model import encode_features
 from lorajob.whisper.tokens import Labels
@@ -89,33 +85,25 @@ class TorchEngine:
         copies = best_of if temperature > 0 else 1
         heard = heard.repeat_interleave(copies, 0)
         count = len(heard)
-        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        given = torch.tensor(self.labels.prompt, device=device).expand(count, -1)
+        prompt = self.labels.prompt
+        steps = DecoderSteps(model, heard, len(prompt) + limit)
+        first, logits = steps.prompt(prompt)
+        silent = first.softmax(-1)[:, self.labels.no_speech]
+        logits += self._not_first
         ended = torch.zeros(count, dtype=torch.bool, device=device)
         total = torch.zeros(count, device=device)
-        silent = torch.zeros(count, device=device)
         said: list[Tensor] = []
         for step in range(limit):
-            hidden = model.model.decoder(
-                input_ids=given,
-                encoder_hidden_states=heard,
-                past_key_values=cache,
-                use_cache=True,
-            ).last_hidden_state
-            if step == 0:
-                first = model.proj_out(hidden[:, 0]).float()
-                silent = first.softmax(-1)[:, self.labels.no_speech]
-            logits = model.proj_out(hidden[:, -1]).float() + self._never
-            if step == 0:
-                logits += self._not_first
+            logits = logits + self._never
             chances = logits.log_softmax(-1)
             tokens = self._choose(logits, temperature).masked_fill(ended, self.labels.end)
             total += chances.gather(1, tokens[:, None])[:, 0].masked_fill(ended, 0.0)
             ended |= tokens == self.labels.end
             said.append(tokens)
-            given = tokens[:, None]
             if step % STEPS_UNREAD == STEPS_UNREAD - 1 and bool(ended.all()):
                 break
+            if step < limit - 1:
+                logits = steps(tokens)
         rows = [self._cut(row) for row in torch.stack(said, dim=1).tolist()]
         scores = [value / max(1, len(row)) for value, row in zip(total.tolist(), rows, strict=True)]
         found = []
