@@ -125,7 +125,8 @@ class DecoderSteps:
 
     def _split(self, projected: Tensor) -> Tensor:
         """[rows, positions, width] -> [rows, heads, positions, size]."""
-        return projected.unflatten(-1, (self._heads, -1)).transpose(1, 2)
+        parts: Tensor = projected.unflatten(-1, (self._heads, -1))
+        return parts.transpose(1, 2)
 
 
 def _is_plain(model: nn.Module) -> bool:
