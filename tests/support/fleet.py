@@ -19,7 +19,7 @@ from lorajob.job.jobdir import STAGES, JobDir
 from lorajob.tasks import broker
 from lorajob.tasks.broker import send
 from lorajob.tasks.jobs import Jobs
-from lorajob.worker.connect import connect
+from lorajob.worker.connect import connect, redis_url
 from lorajob.worker.heartbeats import living
 from lorajob.worker.machine.launch import service_environment, worker_command
 from lorajob.worker.records.record import JobRecord, new_stages
@@ -34,12 +34,12 @@ from tests.support.tiny import make_job
 LEASE_SECONDS = 3.0
 # With this folder in PYTHONPATH, a training waits at the step that `Fleet.train_to` names.
 HELD = Path(__file__).parent / "held"
-TRAINING = (  # 38 steps
+TRAINING = (  # 32 steps
     "train.batch_clips=2",
     "train.rank=4",
     "train.threads=1",
     "train.save_steps=10",
-    "train.epochs=6",
+    "train.epochs=5",
 )
 SAVE_STEPS = 10
 
@@ -82,14 +82,23 @@ class Fleet:
     holds: Path | None = None  # of all machines that run the same jobs; None: a folder in `home`
     workers: list[Worker] = field(default_factory=list)
     server: subprocess.Popen[bytes] | None = None
+    _clients: dict[str, tuple[Redis, Records]] = field(default_factory=dict)
 
     @property
     def redis(self) -> Redis:
-        return connect(self.settings, patient=True)
+        """One client, kept: tests ask often, and a new connection takes most of a question."""
+        return self._connected()[0]
 
     @property
     def records(self) -> Records:
-        return Records(self.redis)
+        return self._connected()[1]
+
+    def _connected(self) -> tuple[Redis, Records]:
+        url = redis_url(self.settings)
+        if url not in self._clients:
+            client = connect(self.settings, patient=True)
+            self._clients[url] = client, Records(client)
+        return self._clients[url]
 
     def environment(self) -> dict[str, str]:
         """For `lorajob` commands of a user of this service."""
@@ -288,12 +297,13 @@ class Fleet:
 
     def drained(self) -> bool:
         """No message waits, none is in a worker's hands."""
-        with self.redis as redis:
-            return not broker.waiting(redis) and not redis.hlen("unacked")
+        return not broker.waiting(self.redis) and not self.redis.hlen("unacked")
 
     def close(self) -> None:
         for worker in self.workers:
             end_tree(worker)
+        for client, _ in self._clients.values():
+            client.close()
         if self.server is not None:
             self.kill_redis()
 

@@ -6,6 +6,21 @@ import resource
 from pathlib import Path
 
 
+def process_ids() -> list[int]:
+    """All processes of this machine."""
+    with os.scandir("/proc") as entries:
+        return [int(entry.name) for entry in entries if entry.name.isdecimal()]
+
+
+def command_line(pid: int) -> str:
+    """The arguments of a process, as anybody on the machine may read them; "" if it has ended."""
+    try:
+        data = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return ""
+    return data.replace(b"\0", b" ").decode(errors="replace")
+
+
 def running(pid: int) -> bool:
     try:
         return _stat(pid)[0] not in "ZX"
@@ -46,12 +61,12 @@ def _stat(pid: int) -> list[str]:
 
 def _by_parent() -> dict[int, list[int]]:
     parents: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
+    for pid in process_ids():
         try:
-            parent = int(_stat(int(path.parent.name))[1])
+            parent = int(_stat(pid)[1])
         except OSError:
             continue
-        parents.setdefault(parent, []).append(int(path.parent.name))
+        parents.setdefault(parent, []).append(pid)
     return parents
 
 

@@ -32,6 +32,7 @@ from lorajob.worker.stack.redis_server import find_server
 from lorajob.worker.stack.services import Kept, redis_service
 from lorajob.worker.stack.stack import Stack
 from tests.support.ports import free_port
+from tests.support.procs import command_line, process_ids
 
 LONG_SECONDS = 240.0  # for any condition, also on a machine that is slow and busy
 PASSWORD = "redis-secret-of-the-tests"
@@ -50,14 +51,18 @@ def wait_for(condition: Callable[[], object], seconds: float = LONG_SECONDS) -> 
 
     The limit only ends a test that hangs: a slow or busy machine must not reach it. Questions
     of up to 0.1 s of CPU time take at most a tenth of a core, for what the test waits for needs it.
+    A long wait asks less often, and ends at most 2 % later for that.
     """
-    deadline = time.monotonic() + max(seconds, LONG_SECONDS)
+    start = time.monotonic()
+    deadline = start + max(seconds, LONG_SECONDS)
     while True:
         began = time.thread_time()
         if condition():
             return
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(min(max(0.05, 9 * (time.thread_time() - began)), 1.0))
+        now = time.monotonic()
+        assert now < deadline, "the condition did not come true in time"
+        pause = max(0.05, 9 * (time.thread_time() - began), (now - start) / 50)
+        time.sleep(min(pause, 1.0))
 
 
 def settings_for(home: Path, url: str | None) -> Settings:
@@ -208,16 +213,8 @@ class Gate:
 
 
 def command_lines() -> dict[int, str]:
-    """The arguments of every process, as anybody on the machine may read them."""
-    lines = {}
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            lines[int(path.parent.name)] = (
-                path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            )
-        except OSError:
-            continue
-    return lines
+    """The arguments of every process."""
+    return {pid: command_line(pid) for pid in process_ids()}
 
 
 @pytest.fixture

@@ -31,8 +31,8 @@ from lorajob.worker.settings import Settings
 from tests.support.browser import find_browser, get, page
 from tests.support.command import LORAJOB, environment, run, url_of
 from tests.support.ports import free_port
-from tests.support.procs import children, descendants, running
-from tests.support.service import FLOWER_PASSWORD, command_lines, wait_for
+from tests.support.procs import children, command_line, descendants, running
+from tests.support.service import FLOWER_PASSWORD, wait_for
 
 WORDS = {
     "hi": "पानी घर किताब सड़क बाज़ार सुबह",
@@ -92,15 +92,14 @@ class Staff:
 
     def count(self) -> tuple[int, int]:
         """Processes of the cpu pool, and gpu workers that are heard of."""
-        lines = command_lines()
-        pool = [it for it in children(self.cpu.pid) if "spawn_main" in lines.get(it, "")]
+        pool = [it for it in children(self.cpu.pid) if "spawn_main" in command_line(it)]
         return len(pool), len(living(self.redis, "gpu"))  # Celery's resource tracker is no worker
 
     @property
     def gone(self) -> bool:
         """Whether there is neither, nor any process of a gpu worker."""
-        lines = command_lines()  # not of what asks for the GPUs
-        started = [it for it in children(self.scaler.pid) if "celery" in lines.get(it, "")]
+        # Not of what asks for the GPUs.
+        started = [it for it in children(self.scaler.pid) if "celery" in command_line(it)]
         return self.count() == (0, 0) and not started
 
 

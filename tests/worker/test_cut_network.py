@@ -11,7 +11,8 @@ from tests.support.far import Far, new_job
 from tests.support.fleet import Fleet, Worker, end_tree
 from tests.support.network import Host, hosts
 from tests.support.object_store import object_store
-from tests.support.service import command_lines, wait_for
+from tests.support.procs import command_line
+from tests.support.service import wait_for
 
 
 @pytest.fixture
@@ -28,8 +29,7 @@ def machines(tiny_whisper: Path, tmp_path: Path) -> Iterator[tuple[Far, list[Hos
 
 
 def training(worker: Worker) -> bool:
-    lines = command_lines()
-    return any("lorajob.stage train" in lines.get(pid, "") for pid in worker.tree())
+    return any("lorajob.stage train" in command_line(pid) for pid in worker.tree())
 
 
 def shown(machine: Fleet) -> int:

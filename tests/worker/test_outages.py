@@ -55,7 +55,7 @@ def test_a_stage_that_ends_while_redis_is_away_is_committed_when_it_is_back(flee
     answer = run("status", record.id, "--json", env=fleet.environment())
     assert json.loads(answer.stdout)["state"] == "running"
     assert "its job.json is shown instead" in answer.stderr
-    wait_for(lambda: time.monotonic() - away >= 40, 90)  # Celery itself gives up after 20 s
+    wait_for(lambda: time.monotonic() - away >= 26, 90)  # Celery itself gives up after 20 s
     fleet.start_redis()
     done = fleet.wait_until(record, "succeeded", 120)
     assert sorted(commits(done)) == sorted(STAGES)

@@ -3,12 +3,15 @@
 import re
 import socket
 import time
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from redis import Redis
 
 from lorajob.worker.settings import Settings
+from tests.support import service
 from tests.support.command import job_record
 from tests.support.fleet import Fleet, fleet_settings
 from tests.support.ports import free_port, never_given
@@ -41,6 +44,26 @@ def test_a_worker_that_has_ended_is_not_waited_for(
     with pytest.raises(AssertionError, match=re.compile("no worker is left.*missing_app", re.S)):
         fleet.wait_until(record, "succeeded")
     assert time.monotonic() - began < LONG_SECONDS / 2
+
+
+def test_a_long_wait_asks_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    fake = SimpleNamespace(
+        monotonic=lambda: clock[0],
+        thread_time=lambda: 0.0,
+        sleep=lambda seconds: clock.append(clock.pop() + seconds),
+    )
+    monkeypatch.setattr(service, "time", fake)
+    asked: list[float] = []
+
+    def later() -> bool:
+        asked.append(clock[0])
+        return clock[0] > 100
+
+    service.wait_for(later)
+    pauses = [after - before for before, after in pairwise(asked)]
+    assert pauses[0] == 0.05 and max(pauses) == pytest.approx(1.0) and asked[-1] < 102
+    assert all(pause <= max(0.06, at / 49) for at, pause in zip(asked, pauses, strict=False))
 
 
 def test_a_connection_never_takes_the_port_of_a_server_that_starts_again(tmp_path: Path) -> None:
