@@ -202,7 +202,7 @@ def test_validation_decodes_as_the_model_trains_and_leaves_the_training_alone(
     for clip, text in zip(validator.held.clips, texts, strict=True):
         assert text == without_cache(validator, clip, 10)
     # The training may leave less memory than a batch needs.
-    generate, sizes = TorchEngine.generate, []
+    generate, sizes = TorchEngine._generate, []
 
     def small(self: TorchEngine, features: Any, *given: Any) -> Any:
         sizes.append(len(features))
@@ -211,9 +211,9 @@ def test_validation_decodes_as_the_model_trains_and_leaves_the_training_alone(
         return generate(self, features, *given)
 
     with monkeypatch.context() as patched:
-        patched.setattr(TorchEngine, "generate", small)
+        patched.setattr(TorchEngine, "_generate", small)
         assert validator._decode(lambda clips: None) == texts
-    assert sizes == [3, 1, 2, 1, 1]
+    assert sizes == [3, 1, 1, 1]
     # The same loop interpolates, with one sentence in another language.
     sounds = {"en": [np.zeros(8000, np.float32)], "hi": [np.zeros(8000, np.float32)]}
     monkeypatch.setattr(interpolation, "foreign_sounds", lambda: sounds)

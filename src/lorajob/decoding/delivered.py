@@ -16,10 +16,10 @@ import numpy as np
 from faster_whisper import WhisperModel
 from pydantic import BaseModel
 
-from lorajob.decoding.fast import SMALLER_TYPES, Sound
+from lorajob.decoding.fast import Sound
 from lorajob.errors import says_out_of_memory
 from lorajob.speech.audio import SAMPLE_RATE, Samples
-from lorajob.whisper.cuda_libraries import expects_gpu, load_cuda_libraries
+from lorajob.whisper.cuda_libraries import expects_gpu, load_cuda_libraries, load_fitting
 
 FEWEST_CLIPS = 8  # decoded even if the time is over
 IDENTIFIED_CLIPS = 16  # of which the language is identified
@@ -115,28 +115,11 @@ def load_for_users(model: Path, threads: int = 0) -> UsersModel:
     if ctranslate2.get_cuda_device_count():
         load_cuda_libraries()
         try:
-            return _load_on_gpu(model)
+            return load_fitting(lambda kind: _encoding(model, kind), "default")[0]
         except RuntimeError as error:
             log.warning("CTranslate2 cannot use the GPU, so the CPU decodes: %s", error)
             gpu_faults.append(error.with_traceback(None))  # it would keep the model in memory
     return UsersModel(str(model), device="cpu", cpu_threads=threads)
-
-
-def _load_on_gpu(model: Path) -> UsersModel:
-    """The model on the GPU, in a smaller type if its own does not fit.
-
-    Raises RuntimeError if none fits, or if libraries that CTranslate2 needs are missing.
-    """
-    kind = "default"
-    for smaller in SMALLER_TYPES:
-        try:
-            return _encoding(model, kind)
-        except RuntimeError as error:
-            if not says_out_of_memory(error):
-                raise
-        log.warning("the type %s of %s does not fit the GPU; %s is used", kind, model.name, smaller)
-        kind = smaller
-    return _encoding(model, kind)
 
 
 def _encoding(model: Path, compute_type: str) -> UsersModel:

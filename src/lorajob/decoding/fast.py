@@ -30,15 +30,18 @@ from lorajob.decoding.windows import decode_batches, extractor, features, read_a
 from lorajob.errors import ModelError, TooLarge, UsageError, says_out_of_memory
 from lorajob.speech.audio import SAMPLE_RATE, Samples
 from lorajob.whisper.base_check import LABEL_POSITIONS
-from lorajob.whisper.cuda_libraries import expects_gpu, load_cuda_libraries
+from lorajob.whisper.cuda_libraries import expects_gpu, load_cuda_libraries, load_fitting
 from lorajob.whisper.tokens import Labels
 
 BATCH_WINDOWS = 16
+# At least, for PyTorch on a GPU: there a step takes as long for 64 windows as for 8
+# (bench/RESULTS.md).
+TORCH_WINDOWS = 64
 # With fewer clips the first batches tell the pace soon enough.
 CLIPS_TO_FORECAST = 200
+TORCH_TIMES = 5  # so many times as many for PyTorch, whose batches are larger
 CLIPS_TIMED = 8  # for each thread of the decoder
 MOST_READERS = 16  # threads that compute features for GPUs
-SMALLER_TYPES = ("float16", "int8_float16")  # on a GPU that the wanted type does not fit
 log = logging.getLogger(__name__)
 
 Mel = NDArray[np.float32]
@@ -159,6 +162,7 @@ class FastDecoder:
         """The transcripts of `sounds`, in their order.
 
         `batch_windows` windows of 30 s are decoded at a time, or as much audio in cut windows.
+        PyTorch on a GPU decodes at least TORCH_WINDOWS, except of what is sampled.
         `done` is called with the number of clips that the first pass has finished, and `heard` on a
         CPU with its batches.
         """
@@ -166,7 +170,8 @@ class FastDecoder:
             self._model, self._sampling = self._load(), False
         config = self.config
         first, *others = config.temperatures
-        passed = self._pass(sounds, batch_windows, first, done, heard)
+        at_once = max(batch_windows, TORCH_WINDOWS) if self._in_torch else batch_windows
+        passed = self._pass(sounds, at_once, first, done, heard)
         tries = {place: [it] for place, it in passed}
         waiting = [place for place in tries if trips(tries[place][0], config)]
         if waiting and others:
@@ -193,13 +198,16 @@ class FastDecoder:
     def forecast(self, sounds: Sequence[Sound], batch_windows: int = BATCH_WINDOWS) -> float:
         """Seconds that the first pass over `sounds` will take, by the time for a few of them."""
         order = sorted(range(len(sounds)), key=lambda place: sounds[place].seconds)
-        count = min(len(order), CLIPS_TIMED * self._workers)
+        timed = 2 * TORCH_WINDOWS if self._in_torch else CLIPS_TIMED * self._workers
+        count = min(len(order), timed)
         some = [sounds[order[int((it + 0.5) * len(order) / count)]] for it in range(count)]
         size = max(1, min(batch_windows, count // (2 * self._workers)))
+        if self._in_torch:
+            size = max(batch_windows, TORCH_WINDOWS)
         first = self.config.temperatures[0]
         took = 0.0
-        # The first time warms up.
-        for _ in range(2):
+        # The first time warms up. PyTorch's batches are so long that this hardly counts.
+        for _ in range(1 if self._in_torch else 2):
             began = time.monotonic()
             for _ in self._pass(some, size, first, lambda clips: None):
                 pass
@@ -349,7 +357,8 @@ class FastDecoder:
             self._readers = min(MOST_READERS, threads_a_stage())
             self._workers = count if self._all_gpus and workers is None else 1
             try:
-                return self._load_on_gpu(list(range(self._workers)))
+                model, self._compute_type = load_fitting(self._load_on_gpu, self._compute_type)
+                return model
             except RuntimeError as error:
                 if says_out_of_memory(error):
                     raise ModelError(
@@ -375,28 +384,17 @@ class FastDecoder:
             intra_threads=1,
         )
 
-    def _load_on_gpu(self, gpus: list[int]) -> Any:
-        """The model on these GPUs, in a smaller type if the wanted one does not fit.
-
-        Raises RuntimeError if none fits, or if CTranslate2 cannot use the GPU.
-        """
-        for smaller in (*SMALLER_TYPES, None):
-            try:
-                model = ctranslate2.models.Whisper(
-                    str(self.folder),
-                    device="cuda",
-                    device_index=gpus,
-                    compute_type=self._compute_type,
-                )
-                silence = np.zeros((1, model.n_mels, 100), np.float32)
-                model.encode(ctranslate2.StorageView.from_array(silence))
-                return model
-            except RuntimeError as error:
-                if not says_out_of_memory(error) or smaller is None:
-                    raise
-                log.warning("%s does not fit the GPU; %s is used", self._compute_type, smaller)
-                self._compute_type = smaller
-        raise AssertionError("the last type returns or raises")
+    def _load_on_gpu(self, compute_type: str) -> Any:
+        """The model on the first GPUs, where it has encoded a second of silence."""
+        model = ctranslate2.models.Whisper(
+            str(self.folder),
+            device="cuda",
+            device_index=list(range(self._workers)),
+            compute_type=compute_type,
+        )
+        silence = np.zeros((1, model.n_mels, 100), np.float32)
+        model.encode(ctranslate2.StorageView.from_array(silence))
+        return model
 
     def _load_torch(self) -> Any:
         """PyTorch's engine on the GPU; None if PyTorch has no GPU."""
@@ -445,6 +443,6 @@ def decode(
     with the number of threads or GPUs that decode.
     """
     decoder = FastDecoder(folder, config, all_gpus=True)
-    if len(sounds) >= CLIPS_TO_FORECAST:
+    if len(sounds) >= CLIPS_TO_FORECAST * (1 if decoder.engine else TORCH_TIMES):
         ahead(decoder.forecast(sounds, batch_windows), decoder.threads)
     return [it.text for it in decoder.decode(sounds, batch_windows, done)]

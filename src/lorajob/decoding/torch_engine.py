@@ -5,6 +5,7 @@ CTranslate2 model. Searches are greedy or sampled; there is no beam search.
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,14 @@ from torch import Tensor
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from lorajob.decoding.torch_steps import DecoderSteps
+from lorajob.errors import says_out_of_memory
 from lorajob.whisper.ct2_import import read_whisper
-from lorajob.whisper.model import encode_features
+from lorajob.whisper.model import DTYPES, encode_features, pick_precision
 from lorajob.whisper.tokens import Labels
 
 STEPS_UNREAD = 8  # steps between two checks whether all rows have ended
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class TorchEngine:
         self._never = self._mask(never)
         self._not_first = self._mask(not_first)
         self._random = torch.Generator(model.device)
+        self._most_frames: int | None = None  # in a batch; found when memory ran out
 
     def _mask(self, tokens: Sequence[int]) -> Tensor:
         """float32 [vocabulary]: added to the logits, it prevents the choice of `tokens`."""
@@ -67,7 +72,6 @@ class TorchEngine:
         """Start the sequence of random numbers anew."""
         self._random.manual_seed(number)
 
-    @torch.inference_mode()
     def generate(
         self,
         features: NDArray[np.float32] | Tensor,
@@ -77,12 +81,37 @@ class TorchEngine:
     ) -> list[Generated]:
         """Transcripts of at most `limit` tokens. `features` is float32 [windows, mel bins, frames].
 
-        With a `temperature` above 0, `best_of` transcripts are sampled for each window.
+        With a `temperature` above 0, `best_of` transcripts are sampled for each window. If memory
+        runs out, this and later batches are smaller. Raises RuntimeError if one window is too much.
         """
+        copies = best_of if temperature > 0 else 1
+        frames = copies * features.shape[-1]
+        found: list[Generated] = []
+        while len(found) < len(features):
+            size = len(features) - len(found)
+            if self._most_frames is not None:
+                size = max(1, min(size, self._most_frames // frames))
+            part = features[len(found) : len(found) + size]
+            try:
+                found += self._generate(part, limit, temperature, copies)
+                continue
+            except RuntimeError as error:
+                if size == 1 or not says_out_of_memory(error):
+                    raise
+            # Behind the except clause: its error holds the tensors of the batch.
+            self._most_frames = size // 2 * frames
+            if self.model.device.type == "cuda":
+                torch.cuda.empty_cache()
+            log.warning("out of memory: decoding %d windows at a time, not %d", size // 2, size)
+        return found
+
+    @torch.inference_mode()
+    def _generate(
+        self, features: NDArray[np.float32] | Tensor, limit: int, temperature: float, copies: int
+    ) -> list[Generated]:
         model, device = self.model, self.model.device
         log_mel = torch.as_tensor(features).to(device, model.dtype, non_blocking=True)
         heard = encode_features(model.model.encoder, log_mel)
-        copies = best_of if temperature > 0 else 1
         heard = heard.repeat_interleave(copies, 0)
         count = len(heard)
         prompt = self.labels.prompt
@@ -136,7 +165,7 @@ def load_engine(folder: Path, labels: Labels, device: str) -> TorchEngine:
     model.load_state_dict(state)
     dtype = torch.float32
     if device == "cuda":
-        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        dtype = DTYPES[pick_precision("auto", torch.device(device))]
     own = json.loads((folder / "config.json").read_text("utf-8"))
     never, not_first = own.get("suppress_ids", []), own.get("suppress_ids_begin", [])
     model.to(device=torch.device(device), dtype=dtype)  # type: ignore[call-arg]

@@ -162,7 +162,10 @@ class Validator:
         return point, heard
 
     def _decode(self, done: Callable[[int], None]) -> list[str]:
-        """Greedy transcripts of the held-back clips, in their order."""
+        """Greedy transcripts of the held-back clips, in their order.
+
+        The training needs most of a GPU's memory. The engine then decodes smaller batches.
+        """
         clips = self.held.clips
         settings: Any = self.run.loss.whisper.generation_config
         order = sorted(range(len(clips)), key=lambda place: -self.store.seconds[clips[place]])
@@ -187,31 +190,14 @@ class Validator:
         return texts
 
     def _generate(self, engine: TorchEngine, extract: Any, clips: list[int]) -> list[str]:
-        """The transcripts of a batch. If memory runs out, the batch is decoded in halves.
-
-        The training needs most of a GPU's memory. Raises torch.OutOfMemoryError if one clip is too
-        much.
-        """
+        """The transcripts of a batch."""
         audio = [self.store.audio(clip) for clip in clips]
         limits = [self._limits.of(float(self.store.seconds[clip])) for clip in clips]
-        try:
-            results = engine.generate(features(extract, audio, self.cut), max(limits))
-        except torch.OutOfMemoryError:
-            if len(clips) == 1:
-                raise
-        else:
-            return [
-                self.labels.decode(result.sequences_ids[0][:limit])
-                for limit, result in zip(limits, results, strict=True)
-            ]
-        # Behind the except clause: its error holds the tensors of the batch.
-        if self.run.accelerator.device.type == "cuda":
-            torch.cuda.empty_cache()
-        half = len(clips) // 2
-        self._batch_windows = max(1, self._batch_windows // 2)
-        log.warning("out of memory in a validation: %d clips at a time, not %d", half, len(clips))
-        first = self._generate(engine, extract, clips[:half])
-        return first + self._generate(engine, extract, clips[half:])
+        results = engine.generate(features(extract, audio, self.cut), max(limits))
+        return [
+            self.labels.decode(result.sequences_ids[0][:limit])
+            for limit, result in zip(limits, results, strict=True)
+        ]
 
 
 def _text(point: ValidationPoint) -> str:

@@ -1,4 +1,4 @@
-"""Loads the CUDA libraries that CTranslate2 needs on a GPU.
+"""Loads the CUDA libraries that CTranslate2 needs on a GPU, and a model in a type that fits it.
 
 Its wheel opens cuBLAS of CUDA 12 and cuDNN 9 by name when it first computes, and brings neither.
 torch may bring the cuBLAS of another CUDA. The extra `cuda` installs the one for CTranslate2. It
@@ -7,14 +7,22 @@ that is loaded already is found by its name.
 """
 
 import ctypes
+import logging
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
+
+from lorajob.errors import says_out_of_memory
 
 # name -> folder in NVIDIA's packages, below site-packages
 NEEDED = {"libcublas.so.12": "nvidia/cublas/lib", "libcudnn.so.9": "nvidia/cudnn/lib"}
+SMALLER_TYPES = ("float16", "int8_float16")  # on a GPU that the wanted type does not fit
+
+Model = TypeVar("Model")
+log = logging.getLogger(__name__)
 
 
 def load_cuda_libraries(
@@ -34,6 +42,24 @@ def load_cuda_libraries(
         else:
             missing.append(name)
     return missing
+
+
+def load_fitting(load: Callable[[str], Model], compute_type: str) -> tuple[Model, str]:
+    """The model that `load` gives for a type of CTranslate2, and the type.
+
+    It is a smaller type if the wanted one needs too much memory. Raises RuntimeError if none fits,
+    and as `load` does.
+    """
+    for smaller in SMALLER_TYPES:
+        try:
+            return load(compute_type), compute_type
+        except RuntimeError as error:
+            if not says_out_of_memory(error):
+                raise
+        # Behind the except clause: its error may hold the model.
+        log.warning("%s does not fit the GPU; %s is used", compute_type, smaller)
+        compute_type = smaller
+    return load(compute_type), compute_type
 
 
 def expects_gpu(devices: Path = Path("/dev")) -> bool:
