@@ -13,6 +13,7 @@ from lorajob.job.report import Report
 from lorajob.spec import TrainConfig
 from lorajob.stage import run_stage
 from lorajob.training import products
+from lorajob.training.dataset import PaddedBatch
 from lorajob.training.lora import FlatAdapter, plain
 from lorajob.training.loss import WhisperLoss
 from lorajob.whisper.model import load_for_training, load_whisper, merge_adapter
@@ -154,14 +155,19 @@ def test_eight_bit_layers_get_no_float32_input(whisper_base: Path) -> None:
     model = adapted(whisper_base, precision="bf16", quantization="8bit")
     FlatAdapter(model, torch.bfloat16)
     assert not plain(model)
-    seen: list[torch.dtype] = []
+    seen: dict[torch.nn.Module, set[torch.dtype]] = {}
     quantised = [it for it in model.modules() if isinstance(it, Linear8bitLt)]
+
+    def note(layer: torch.nn.Module, given: tuple[Tensor, ...]) -> None:
+        seen.setdefault(layer, set()).add(given[0].dtype)
+
     for layer in quantised:
-        layer.register_forward_pre_hook(lambda layer, given: seen.append(given[0].dtype))
+        layer.register_forward_pre_hook(note)
     ours = WhisperLoss(model).train()
-    ours.whisper.model.encoder(torch.randn(1, 80, 3000).to(torch.bfloat16))
+    tokens = torch.tensor([[50258, 50276, 50359]])
+    ours(PaddedBatch(tokens, torch.arange(3), audio=torch.zeros(1, 16_000)))
     assert len(quantised) == 96
-    assert set(seen) == {torch.bfloat16}
+    assert [seen.get(layer) for layer in quantised] == 96 * [{torch.bfloat16}]
 
 
 @pytest.mark.slow
