@@ -178,10 +178,10 @@ class TrainConfig(BaseModel):
     """End the training early after so many validations without a better one. Null: never. The
     learning rate falls at the end of the full training, so an early end may cost accuracy."""
     save_steps: PositiveInt = 50
-    """Optimizer steps between two checkpoints. A checkpoint is left out if the last one is less
-    than save_seconds old."""
+    """Optimizer steps between two checkpoints, if save_seconds is 0."""
     save_seconds: Annotated[float, Field(ge=0)] | None = None
-    """Minimum seconds between two checkpoints. Null: 60 on a GPU, 0 on a CPU."""
+    """Seconds between two checkpoints: the first step that ends after them is saved. 0: save_steps
+    counts instead. Null: 60 on a GPU, 0 on a CPU."""
     keep_checkpoints: PositiveInt = 2
     """Number of checkpoints to keep. Older ones are deleted."""
     threads: PositiveInt | None = None

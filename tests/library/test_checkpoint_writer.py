@@ -58,6 +58,44 @@ def test_the_training_goes_on_while_a_checkpoint_is_written_which_stays_as_it_be
     assert adapter_bytes(job) == adapter_bytes(undisturbed)
 
 
+def a_run(device: str, save_seconds: float | None) -> SimpleNamespace:
+    """What a writer reads of a training at step 3."""
+    config = SimpleNamespace(save_seconds=save_seconds, save_steps=5, keep_checkpoints=2)
+    machine = SimpleNamespace(device=torch.device(device))
+    return SimpleNamespace(step=3, model=None, optimizer=None, config=config, accelerator=machine)
+
+
+@pytest.mark.parametrize(
+    ("device", "save_seconds", "step_seconds", "saved"),
+    [
+        ("cuda", None, 25.0, [3, 6, 9, 12]),  # slow steps are not saved later than a minute
+        ("cuda", None, 0.1, []),
+        ("cuda", 100.0, 25.0, [4, 8, 12]),
+        ("cuda", 0.0, 25.0, [5, 10]),
+        ("cpu", None, 25.0, [5, 10]),
+        ("cpu", 60.0, 25.0, [3, 6, 9, 12]),
+    ],
+)
+def test_a_checkpoint_is_due_by_the_clock_or_by_steps(
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    save_seconds: float | None,
+    step_seconds: float,
+    saved: list[int],
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(writer_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    writer = CheckpointWriter(cast("Run", a_run(device, save_seconds)))
+    found = []
+    for step in range(1, 13):
+        now[0] += step_seconds
+        if writer.due(step):
+            found.append(step)
+            writer.begun_at = now[0]
+    writer.close()
+    assert found == saved
+
+
 def test_an_error_of_the_thread_ends_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -66,9 +104,7 @@ def test_an_error_of_the_thread_ends_the_training(
 
     monkeypatch.setattr(writer_module, "take_snapshot", lambda *_: None)
     monkeypatch.setattr(writer_module, "save_checkpoint", fail)
-    config = SimpleNamespace(save_seconds=None, keep_checkpoints=2)
-    machine = SimpleNamespace(device=torch.device("cuda"))
-    run = SimpleNamespace(step=3, model=None, optimizer=None, config=config, accelerator=machine)
+    run = a_run("cuda", None)
     writer = CheckpointWriter(cast("Run", run))
     run.step = 6
     unused = cast("Any", None)

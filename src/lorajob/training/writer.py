@@ -18,7 +18,7 @@ from lorajob.training.checkpoint import (
 )
 from lorajob.training.trainer import Run
 
-SAVE_SECONDS = {"cpu": 0.0, "cuda": 60.0}  # least seconds between two checkpoints
+SAVE_SECONDS = {"cpu": 0.0, "cuda": 60.0}  # between two checkpoints; 0: steps are counted
 # Whether a report of progress waits for the checkpoint that is being written. On a CPU each step is
 # reported, and a step usually takes longer than writing.
 REPORT_WAITS = {"cpu": True, "cuda": False}
@@ -37,15 +37,18 @@ class CheckpointWriter:
         self.saved = run.step  # the step of the newest checkpoint that is on the disk
         self.asked = run.step  # the step of the newest that was begun
         self.begun_at = time.monotonic()  # when it was begun
-        self._least = SAVE_SECONDS[kind] if wanted is None else wanted
+        self._seconds = SAVE_SECONDS[kind] if wanted is None else wanted
+        self._steps = run.config.save_steps
         self._report_waits = REPORT_WAITS[kind]
         self._keep = run.config.keep_checkpoints
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._running: Future[None] | None = None
 
-    def due(self) -> bool:
-        """Whether the newest checkpoint is old enough for another."""
-        return time.monotonic() - self.begun_at >= self._least
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint of this step is due: by the clock, or by the number of steps."""
+        if self._seconds > 0:
+            return time.monotonic() - self.begun_at >= self._seconds
+        return step % self._steps == 0
 
     def begin(
         self,
