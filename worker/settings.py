@@ -104,7 +104,8 @@ class Settings(BaseSettings):
     """A worker of `lorajob autoscale` ends after this many seconds without work."""
     stages_here: int = Field(default=1, ge=1)
     """Number of stages that run on this machine at a time. Each gets an equal share of the CPU
-    cores. A command that starts several workers takes their number if that is larger."""
+    cores. A command that starts several workers takes their number if that is larger, and
+    `lorajob up` takes 2 on a machine with a GPU."""
     uploads_gb: float = Field(default=100, ge=0)
     """Maximum disk space, in GB, for corpora that other machines send to `lorajob web`. 0: none is
     taken."""

@@ -183,7 +183,13 @@ def test_wrong_limits_are_one_line(tmp_path):
 
 
 @pytest.fixture
-def sleepers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def shares() -> list[str]:
+    """How many stages share the machine, as each worker is told."""
+    return []
+
+
+@pytest.fixture
+def sleepers(monkeypatch: pytest.MonkeyPatch, shares: list[str]) -> Iterator[list[str]]:
     """The cards that workers are started on, which are processes that do nothing."""
     begun: list[subprocess.Popen[bytes]] = []
     cards: list[str] = []
@@ -191,6 +197,7 @@ def sleepers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     def start_sleeper(command, *, env, log, death_signal):
         begun.append(subprocess.Popen(["sleep", "600"]))
         cards.append(env["CUDA_VISIBLE_DEVICES"])
+        shares.append(env["LORAJOB_STAGES_HERE"])
         return begun[-1]
 
     monkeypatch.setattr("lorajob.worker.machine.autoscale.spawn", start_sleeper)
@@ -222,7 +229,7 @@ SMALL, LARGE = Pin("GPU-12", 12.9), Pin("GPU-80", 85.9)
     ],
 )
 def test_no_card_gets_a_second_worker_while_one_each_is_enough(
-    redis_server, records, tmp_path, sleepers, sizes, limits, cards
+    redis_server, records, tmp_path, sleepers, shares, sizes, limits, cards
 ):
     trains(records, tmp_path, *sizes)
     scaler = Scaler("gpu", redis_server, *limits, [SMALL, LARGE], 120)
@@ -230,6 +237,7 @@ def test_no_card_gets_a_second_worker_while_one_each_is_enough(
         scaler.look(redis)
         scaler.look(redis)
     assert sleepers == cards
+    assert set(shares) == {str(limits[1])}  # also if the others start later
 
 
 def test_an_idle_worker_on_a_card_too_small_keeps_no_job_waiting(

@@ -10,7 +10,7 @@ from lorajob.cli.service_checks import check_gpus
 from lorajob.errors import ServiceError
 from lorajob.worker.machine import gpus
 from lorajob.worker.machine.gpus import devices, pins
-from lorajob.worker.stack.services import worker_service
+from lorajob.worker.stack.services import worker_service, worker_services
 from tests.support.command import environment
 from tests.support.gpus import A100, L4, fake_driver, visible
 from tests.support.service import settings_for
@@ -79,6 +79,15 @@ def test_a_driver_that_hangs_is_not_asked_where_no_card_is_visible(driver, monke
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert devices() == []
     assert [finding.state for finding in check_gpus()] == ["warn"]
+
+
+def test_the_stages_of_a_stack_share_the_cores_beside_a_gpu(tmp_path):
+    settings = settings_for(tmp_path, "redis://localhost")
+    for given, has_gpu, shares in ((1, True, "2"), (1, False, "1"), (4, True, "4")):
+        chosen = settings.model_copy(update={"stages_here": given})
+        workers = worker_services(chosen, has_gpu)
+        assert [it.name for it in workers] == ["cpu worker", "gpu worker"]
+        assert [it.env["LORAJOB_STAGES_HERE"] for it in workers] == [shares, shares]
 
 
 def test_numbers_mean_the_same_to_cuda_and_to_nvidia_smi(driver, tmp_path):

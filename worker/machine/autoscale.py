@@ -24,7 +24,7 @@ from lorajob import logs
 from lorajob.errors import UsageError
 from lorajob.worker.connect import connect
 from lorajob.worker.machine.gpus import Pin, pins
-from lorajob.worker.machine.launch import WorkerOptions, launch
+from lorajob.worker.machine.launch import WorkerOptions, launch, shared_by_stages
 from lorajob.worker.machine.processes import STEADY_SECONDS, backoff, end, identity_of, spawn
 from lorajob.worker.queues import KINDS, QUEUES
 from lorajob.worker.records.records import QUEUED, RUNNING, Records
@@ -64,7 +64,7 @@ class Scaler:
         self, queue: str, settings: Settings, least: int, most: int, places: list[Pin], idle: float
     ) -> None:
         self._queue = queue
-        self._settings = settings
+        self._settings = shared_by_stages(settings, most)
         self._limits = least, most
         # With fewer workers than cards, the largest cards can run the most jobs.
         largest = sorted(places, key=_memory, reverse=True)[:most]

@@ -58,12 +58,17 @@ def run_worker(
     connect(settings)  # only checks the url; Celery waits for a Redis that is unavailable
     pinned = pins(options.gpus) if queue == "gpu" else [Pin()]
     stages = len(pinned) * (options.autoscale or (options.concurrency, 0))[0]
-    shared = settings.model_copy(update={"stages_here": max(settings.stages_here, stages)})
+    shared = shared_by_stages(settings, stages)
     launches = [launch(queue, shared, options, pin) for pin in pinned]
     _say_start(queue, settings, options, pinned)
     if len(launches) == 1:
         _become(*launches[0])
     sys.exit(run_together(launches))
+
+
+def shared_by_stages(settings: Settings, stages: int) -> Settings:
+    """The settings of workers of which `stages` stages can run at a time."""
+    return settings.model_copy(update={"stages_here": max(settings.stages_here, stages)})
 
 
 def _say_start(queue: str, settings: Settings, options: WorkerOptions, pinned: list[Pin]) -> None:

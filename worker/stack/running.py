@@ -35,7 +35,7 @@ from lorajob.worker.stack.services import (
     speech_service,
     web_port,
     web_service_of,
-    worker_service,
+    worker_services,
 )
 from lorajob.worker.stopping import handled, leave_terminal
 
@@ -101,7 +101,8 @@ class RunningStack:
         self._told = True
 
     def _start(self) -> None:
-        devices()  # only to fail if a driver hangs: its worker would train on the CPU
+        # It fails if a driver hangs: a worker would train on the CPU.
+        gpus = bool(devices())
         if self._serve_port is not None:
             check_port("--serve-port", self._serve_port)
         if self._settings.redis_url is None:
@@ -110,7 +111,7 @@ class RunningStack:
             connect(self._settings).ping()
         password = self._settings.flower_password or SecretStr(secrets.token_urlsafe(18))
         self._settings = self._settings.model_copy(update={"flower_password": password})
-        services = [worker_service(self._settings, queue) for queue in KINDS]
+        services = worker_services(self._settings, gpus)
         if self._with_flower:
             port = free_port()
             self._flower_url = f"http://127.0.0.1:{port}/"

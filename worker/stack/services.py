@@ -18,6 +18,7 @@ from lorajob.worker.machine.launch import (
     flower_command,
     flower_environment,
     service_environment,
+    shared_by_stages,
     worker_command,
 )
 from lorajob.worker.machine.processes import (
@@ -27,6 +28,7 @@ from lorajob.worker.machine.processes import (
     identity_of,
     spawn,
 )
+from lorajob.worker.queues import KINDS
 from lorajob.worker.settings import Settings
 from lorajob.worker.stack.redis_server import free_port, redis_configuration
 
@@ -103,6 +105,16 @@ def redis_service(settings: Settings, server: Path, port: int, password: str) ->
         death_signal=signal.SIGTERM,  # Redis then writes its data and ends
         stdin=redis_configuration(folder, port, password),
     )
+
+
+def worker_services(settings: Settings, gpus: bool) -> list[Service]:
+    """A worker of each queue. Beside a training on a GPU, a stage of another job gets its share.
+
+    Without GPUs a stage may use all cores: a job alone would be slower with half of them, and two
+    jobs share all cores without loss, because their threads do not wait by spinning.
+    """
+    shared = shared_by_stages(settings, len(KINDS) if gpus else 1)
+    return [worker_service(shared, queue) for queue in KINDS]
 
 
 def worker_service(settings: Settings, queue: str) -> Service:
