@@ -17,7 +17,7 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -345,7 +345,7 @@ def _check_gate(
             language=spec.language,
         ),
         sounds=[partial(store.audio, it) for it in heard.heard],
-        fast=fast,
+        fast=replace(fast, long=partial(slot.lend, fast.long)),
         seed=spec.seed,
         own=own_corpora(spec, store.folder.parent),
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lorajob import evaluate
 from lorajob.book import job_text
 from lorajob.book.text_weights import Weighed
 from lorajob.corpora.guards import guard_folder
@@ -13,10 +14,12 @@ from lorajob.decoding.config import read_config
 from lorajob.decoding.fast import FastDecoder
 from lorajob.decoding.text_choice import TEXT_FILE
 from lorajob.gate import noises
-from lorajob.gate.hearing import LoadedModel
+from lorajob.gate.checks import Candidate, check_all
+from lorajob.gate.hearing import Clock, LoadedModel
 from lorajob.job.jobdir import GLOSSARY, TEXT, JobDir, hash_file
 from lorajob.job.report import Report
-from lorajob.job.results import Difference, StageResult
+from lorajob.job.results import Difference, Guard, StageResult
+from lorajob.spec_gate import GateConfig
 from lorajob.speech.clipstore import ClipWriter
 from lorajob.stage import run_stage
 from tests.support.tiny import SENTENCES, make_job
@@ -95,7 +98,20 @@ def test_evaluation_and_conversion_carry_the_verdict_and_the_model_of_text(
     transcribed: list[str],
     helpful_text: tuple[str, ...],
     names: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    emptied: list[bool] = []
+
+    def check_and_lend(config: GateConfig, candidate: Candidate, clock: Clock) -> list[Guard]:
+        found = check_all(config, candidate, clock)
+        assert isinstance(candidate.tuned, LoadedModel) and candidate.fast is not None
+        slot = candidate.tuned._slot
+        assert slot.whisper is not None
+        candidate.fast.long(np.zeros(8000, np.float32))
+        emptied.append(slot.whisper is None)
+        return found
+
+    monkeypatch.setattr(evaluate, "check_all", check_and_lend)
     # The guards that are left need no long answer of an untrained model.
     unchecked = ("max_forgetting", "max_language_drop", "max_word_error")
     nulls = tuple(f"gate.{name}=null" for name in unchecked)
@@ -115,6 +131,7 @@ def test_evaluation_and_conversion_carry_the_verdict_and_the_model_of_text(
         writer.add("call.wav", tone.astype(np.float32), "good morning", "", 2)
     run_stage("train", job, 1, Report("train"))
     evaluated = run_stage("evaluate", job, 1, Report("evaluate"))
+    assert emptied == [True]  # lorajob's decoder loads the model again: two may not fit a GPU
     # The base comes first, then both hear the noises.
     assert transcribed == ["base", "tuned", "tuned", "base"]
     states = {guard.name: guard.state for guard in evaluated.guards}

@@ -103,6 +103,16 @@ class Slot:
     owner: object = None
     whisper: UsersModel | None = None
 
+    def empty(self) -> None:
+        """Free the memory of the model."""
+        self.owner = self.whisper = None
+        gc.collect()
+
+    def lend(self, transcribe: Callable[[Samples], str], sound: Samples) -> str:
+        """Transcribe with a model that is loaded for it, in the place of the one held."""
+        self.empty()
+        return transcribe(sound)
+
 
 class LoadedModel:
     """The CTranslate2 model in a folder. It is loaded for its first sound.
@@ -155,8 +165,7 @@ class LoadedModel:
     def _model(self) -> UsersModel:
         slot = self._slot
         if slot.owner is not self or slot.whisper is None:
-            slot.owner = slot.whisper = None
-            gc.collect()
+            slot.empty()
             # Sampling must not depend on what was decoded before.
             ctranslate2.set_random_seed(0)
             slot.owner, slot.whisper = self, load_for_users(self._folder())
