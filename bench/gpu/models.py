@@ -68,6 +68,10 @@ SHAPES = {
     "large-v3": Shape(1280, 32, 32, 128, 51_866),  # 1,550 M
 }
 
+REAL = (
+    "whisper-base"  # the real weights of base's shape, if the packages of the extra demo are here
+)
+
 
 def make_model(shape: Shape, folder: Path, tokenizer: Path) -> None:
     """Make a transformers folder with random weights in 16 bit, as OpenAI publishes its models."""

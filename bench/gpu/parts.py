@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from models import SHAPES, make_job
+from models import REAL, SHAPES, make_job
 
 from lorajob.job.jobdir import JobDir
 from lorajob.spec import JobSpec
@@ -39,7 +39,14 @@ class Bench:
     clips: int
 
     def model(self, shape: str) -> Path:
-        """The folder of a model of this shape. It is made once."""
+        """The folder of a model of this shape. It is made once.
+
+        Raises ModelError for REAL without its packages.
+        """
+        if shape == REAL:
+            from lorajob.whisper.base_model import local_model
+
+            return local_model(f"demo/{REAL}")
         folder = self.work / "models" / shape
         if not (folder / "model.safetensors").exists():
             folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +59,7 @@ class Bench:
         root = self.work / "jobs" / name
         shutil.rmtree(root, ignore_errors=True)
         # Validation is off: it is limited to a share of the time, and needs more packages.
-        off = ("train.save_steps=100000", "train.validation_clips=0")
+        off = ("train.save_steps=100000", "train.save_seconds=0", "train.validation_clips=0")
         every = (f"train.epochs={EPOCHS}", *off, *sets)
         return make_job(root, self.model(shape), clips or self.clips, every)
 
@@ -91,6 +98,16 @@ def start_stage(job: JobDir, facts: Path, **env: str) -> "subprocess.Popen[str]"
     )
 
 
+def finish(stage: "subprocess.Popen[str]", seconds: float) -> None:
+    """Wait for the end of a stage. Kills it and raises TimeoutExpired if it takes longer."""
+    try:
+        stage.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        stage.kill()
+        stage.communicate()
+        raise
+
+
 def events(stage: "subprocess.Popen[str]") -> Any:
     assert stage.stdout is not None
     for line in stage.stdout:
@@ -119,7 +136,7 @@ def lorajob(bench: Bench, shape: str, *sets: str) -> dict[str, Any]:
             if seconds > bench.seconds:
                 stage.send_signal(signal.SIGTERM)
                 break
-    stage.communicate(timeout=120)
+    finish(stage, 120)
     if not seconds:
         raise RuntimeError((job.root / "stage.log").read_text()[-2000:])
     spec = json.loads(job.spec_path.read_text())
@@ -311,16 +328,10 @@ def precision(bench: Bench, shape: str) -> dict[str, Any]:
 
 def memory(bench: Bench, shape: str) -> dict[str, Any]:
     """Train with passes that are too large for the GPU. They are halved, and training finishes."""
-    job = bench.job(
-        "memory",
-        "small",
-        "train.epochs=1",
-        "train.micro_batch=32",
-        "train.batch_clips=64",
-        clips=512,
-    )
+    sets = ("train.epochs=1", "train.micro_batch=32", "train.batch_clips=64")
+    job = bench.job(f"memory-{shape}", shape, *sets, clips=min(512, bench.clips))
     stage = start_stage(job, bench.work / "facts.json", LORAJOB_BENCH_GB="5")
-    stage.communicate(timeout=100)
+    finish(stage, 100)
     log = (job.root / "stage.log").read_text()
     return {
         "exit_code": stage.returncode,
@@ -332,21 +343,23 @@ def memory(bench: Bench, shape: str) -> dict[str, Any]:
 
 def resume(bench: Bench, shape: str) -> dict[str, Any]:
     """Kill a training after a checkpoint and restart it; compare losses with an undisturbed run."""
-    sets = ("train.epochs=1", "train.save_steps=10", "train.save_seconds=0", "train.batch_clips=16")
+    clips = min(320, bench.clips)
+    sets = ("train.epochs=1", "train.save_steps=10", "train.save_seconds=0")
+    sets += (f"train.batch_clips={16 if clips == 320 else 1}",)
     losses = []
     resumed_from = 0
     for kill in (False, True):
-        job = bench.job(f"resume-{kill}", shape, *sets, clips=min(320, bench.clips))
+        job = bench.job(f"resume-{kill}", shape, *sets, clips=clips)
         facts = bench.work / "facts.json"
         if kill:
             stage = start_stage(job, facts)
             for _, event in events(stage):
-                if event["event"] == "progress" and event["checkpoint"] >= 10:
+                if event["event"] == "progress" and event.get("checkpoint", 0) >= 10:
                     stage.kill()
                     break
             stage.communicate()
         stage = start_stage(job, facts)
-        stage.communicate(timeout=100)
+        finish(stage, 100)
         result = job.result("train")
         if result is None:
             raise RuntimeError((job.root / "stage.log").read_text()[-2000:])
@@ -359,11 +372,12 @@ def resume(bench: Bench, shape: str) -> dict[str, Any]:
 
 def forecast(bench: Bench, shape: str) -> dict[str, Any]:
     """Compare the forecast of a short training with what it took."""
+    # Trainings of under 40 steps have no forecast.
     clips = 64 * 60 if torch.cuda.is_available() else 64
     steps = ("train.epochs=1", "train.batch_clips=64" if clips > 64 else "train.batch_clips=1")
     job = bench.job("forecast", shape, *steps, clips=clips)
     stage = start_stage(job, bench.work / "facts.json")
-    stage.communicate(timeout=110)
+    finish(stage, 110)
     path = job.stage_dir("train") / "forecast.json"
     if not path.exists():
         raise RuntimeError((job.root / "stage.log").read_text()[-2000:])
@@ -375,14 +389,16 @@ def forecast(bench: Bench, shape: str) -> dict[str, Any]:
     }
 
 
+NAMES = (*SHAPES, REAL)
 TRAININGS = {"lorajob": lorajob, "recipe": rival("recipe"), "fair": rival("fair")}
 PARTS: dict[str, tuple[Callable[[Bench, str], dict[str, Any]], str]] = {
     "card": (card, ""),
-    **{f"{name}-{it}": (part, it) for it in SHAPES for name, part in TRAININGS.items()},
-    **{f"profile-{it}": (profile, it) for it in SHAPES},
-    **{f"decode-{it}": (decode, it) for it in SHAPES},
+    **{f"{name}-{it}": (part, it) for it in NAMES for name, part in TRAININGS.items()},
+    **{f"profile-{it}": (profile, it) for it in NAMES},
+    **{f"decode-{it}": (decode, it) for it in NAMES},
     "memory": (memory, "small"),
-    **{f"precision-{it}": (precision, it) for it in SHAPES},
-    **{f"resume-{it}": (resume, it) for it in SHAPES},
-    **{f"forecast-{it}": (forecast, it) for it in SHAPES},
+    "memory-smallest": (memory, "smallest"),
+    **{f"precision-{it}": (precision, it) for it in NAMES},
+    **{f"resume-{it}": (resume, it) for it in NAMES},
+    **{f"forecast-{it}": (forecast, it) for it in NAMES},
 }

@@ -12,6 +12,7 @@ clips are noise, as long as real clips. Random weights need the same arithmetic 
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import sys
 import tempfile
@@ -20,18 +21,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from models import SHAPES, needed_flops
+from models import REAL, SHAPES, needed_flops
 from parts import CLIPS, HERE, MATRIX, PARTS, TRAININGS, Bench
 
+from lorajob.demo.packaged import PACKAGES
 from lorajob.job.jobdir import write_json
 
 SERVICE_FOLDERS = {"cli", "client", "server", "tasks", "worker"}
 SOURCES = HERE.parents[1] / "src" / "lorajob"
+RECIPE = HERE.parent / "seed_recipe.py"
 HOUR = 3600.0
 MEASURED = ("large-v3", "turbo", "small", "base")
 DEFAULT = [
     "card",
     *(f"{name}-{shape}" for shape in MEASURED for name in TRAININGS),
+    *([f"lorajob-{REAL}"] if all(map(importlib.util.find_spec, PACKAGES)) else []),
     "precision-base",
     "memory",
     "resume-base",
@@ -43,12 +47,10 @@ DEFAULT = [
 def code_digest() -> str:
     """A hash of the code of library and benchmark. Rows of other code are measured again."""
     digest = hashlib.sha256()
-    for folder in (SOURCES, HERE):
-        for path in sorted(folder.rglob("*.py")):
-            if not path.is_symlink() and not {"cli", "client", "server", "tasks", "worker"} & set(
-                path.parts
-            ):
-                digest.update(path.read_bytes())
+    paths = [*sorted(SOURCES.rglob("*.py")), *sorted(HERE.rglob("*.py")), RECIPE]
+    for path in paths:
+        if not path.is_symlink() and not SERVICE_FOLDERS & set(path.parts):
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
