@@ -110,7 +110,7 @@ def gate_lines(record: "JobRecord") -> list[str]:
         return []
     passed = [guard.name for guard in found.guards if guard.state == "passed"]
     left = [guard for guard in found.guards if guard.state == "not_checked"]
-    lines = [f"gate: {found.gate or 'not checked'}"]
+    lines = [f"gate: {found.gate_words}"]
     lines += [f"  {it.name} failed: {it.reason}" for it in found.guards if it.state == "failed"]
     if passed:
         lines.append(f"  passed: {', '.join(passed)}")

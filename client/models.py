@@ -42,6 +42,8 @@ class PromotedModel(BaseModel):
     at: float
     forced: bool
     """Promoted although its gate failed."""
+    unchecked: tuple[str, ...] = ()
+    """The guards of its gate that were not checked."""
 
 
 class RolledBack(BaseModel):

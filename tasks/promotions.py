@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from lorajob.errors import JobNotFoundError, StageError, UsageError
 from lorajob.job.chain import chain_faults, finished_stages
 from lorajob.job.jobdir import JOB_ID, JobDir
+from lorajob.job.results import unchecked, verdict_of
 from lorajob.languages import find_language
 from lorajob.spec import JobSpec
 from lorajob.storage.folders import LOCKS, locked
@@ -42,6 +43,8 @@ class Promotion(BaseModel):
     """Seconds since the epoch."""
     forced: bool = False
     """Promoted although its gate failed."""
+    unchecked: tuple[str, ...] = ()
+    """The guards of its gate that were not checked."""
 
 
 class _Stack(BaseModel):
@@ -103,14 +106,17 @@ class Promotions:
         StageError for a job without a model or with files that do not belong together.
         """
         with open_delivered(job_id, self._settings) as model, self._locked(model.language):
-            reasons = gate_reasons(JobDir(model.spec.parent))
+            job = JobDir(model.spec.parent)
+            reasons = gate_reasons(job)
             if reasons and not force:
                 raise UsageError(
                     f"{job_id}: its gate failed: {'; '.join(reasons)}; `lorajob promote {job_id} "
                     "--force` promotes it nevertheless"
                 )
             stack = self._read(model.language)
-            promotion = Promotion(job=job_id, at=time.time(), forced=bool(reasons))
+            checked = verdict_of(finished_stages(job))
+            left = () if checked is None else tuple(unchecked(checked.guards))
+            promotion = Promotion(job=job_id, at=time.time(), forced=bool(reasons), unchecked=left)
             if stack and stack[-1].job == job_id:
                 return model.language, stack[-1]
             self._write(model.language, (*stack, promotion))

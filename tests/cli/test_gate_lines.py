@@ -3,6 +3,10 @@
 import json
 from pathlib import Path
 
+from lorajob.bundle.card import CardOptions, write_card
+from lorajob.bundle.facts import read_facts
+from lorajob.bundle.layout import Layout
+from lorajob.bundle.make import Order, notes
 from lorajob.cli.format import gate_lines, rate_notes
 from lorajob.job.results import Guard, StageResult, gate_fields
 from lorajob.reporting.findings import read_findings
@@ -54,6 +58,24 @@ def test_a_failed_gate_is_told_with_its_reasons_and_what_was_not_checked(tmp_pat
 def test_a_gate_that_passed_and_one_that_checked_nothing(tmp_path: Path) -> None:
     assert gate_lines(with_guards(tmp_path / "a", WER))[0] == "gate: passed"
     assert gate_lines(with_guards(tmp_path / "b", LONG))[0] == "gate: not checked"
+
+
+def test_a_gate_that_passed_says_how_much_it_did_not_check(tmp_path: Path) -> None:
+    assert gate_lines(with_guards(tmp_path / "a", WER, LONG, SPEED)) == [
+        "gate: passed, 1 not checked",
+        "  passed: wer",
+        "  speed: 60 s in 9 s",
+        "  long_form not checked: 12 s of test clips",
+    ]
+    job = make_evaluated_job(tmp_path / "hi-1", {"base": SENTENCES, "tuned": SENTENCES})
+    out = job.new_attempt("convert", 1)
+    job.commit("convert", out, StageResult.model_validate(gate_fields([WER, LONG])))
+    assert "<strong>passed, 1 not checked</strong>" in render(job, read_findings(job))
+    facts = read_facts(job)
+    told = notes(facts, Order(("adapter",), "mit", None))
+    assert told[0] == "the gate passed, 1 not checked: long_form"
+    card = write_card(facts, Layout(None, None, (), None), CardOptions("a", "mit", None, False))
+    assert "Passed, 1 not checked: long_form." in card
 
 
 def test_an_older_job_has_no_verdict(tmp_path: Path) -> None:

@@ -339,6 +339,22 @@ def test_when_the_time_is_over_the_rest_is_named_as_not_checked(good: Scripted) 
     assert ticks == [1]
 
 
+def test_what_tells_most_is_checked_before_the_time_is_over(good: Scripted) -> None:
+    begun: list[int] = []
+
+    def tick() -> None:
+        begun.append(1)
+        if len(begun) > 7:
+            raise TimeOver
+
+    given = replace(candidate(SAID, good), fast=FastHearing(SAID, lambda samples: ""))
+    guards = {it.name: it for it in check_all(GateConfig(), given, Clock(None, tick))}
+    first = {name for name, guard in guards.items() if guard.state == "passed"}
+    assert first == {*ONLY_TEXTS, "forgetting", "language", "other_languages", "noise"}
+    late = {*ON_FILES, "long_transcribe"}
+    assert {guards[name].reason for name in late} == {"gate.minutes=10 ended"}
+
+
 def test_what_the_base_hears_is_kept_by_model_sounds_and_language(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from lorajob.cli.main import main
 from lorajob.errors import JobNotFoundError, StageError, UsageError
 from lorajob.job.jobdir import JobDir, write_json
 from lorajob.job.results import StageResult
@@ -70,6 +71,18 @@ def test_a_failed_gate_is_promoted_by_force_alone(settings: Settings) -> None:
     assert promotions.promote(FAILED, force=True)[1].forced
     kept = json.loads((settings.jobs / FOLDER / "hi.json").read_text())
     assert [it["forced"] for it in kept["promoted"]] == [False, True]
+
+
+def test_a_promotion_names_what_the_gate_did_not_check(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = {"name": "noise", "state": "not_checked", "reason": "gate.minutes=10 ended"}
+    wer = {"name": "wer", "state": "passed", "reason": "WER 9 %"}
+    make(settings, OLD, gate="passed", gate_reasons=[], guards=[wer, left])
+    assert Promotions(settings).promote(OLD)[1].unchecked == ("noise",)
+    monkeypatch.setenv("LORAJOB_ARTIFACTS", str(settings.jobs))
+    assert main(["promote"]) == 0
+    assert capsys.readouterr().out.endswith("; its gate passed, 1 not checked: noise\n")
 
 
 def test_what_has_no_model_is_not_promoted(settings: Settings) -> None:

@@ -16,7 +16,15 @@ from lorajob.demo.packaged import PACKAGED_NAME
 from lorajob.errors import LorajobError, UsageError
 from lorajob.job.chain import finished_stages
 from lorajob.job.jobdir import JobDir
-from lorajob.job.results import Guard, Metric, Scores, StageResult, verdict_of
+from lorajob.job.results import (
+    Guard,
+    Metric,
+    Scores,
+    StageResult,
+    gate_words,
+    unchecked,
+    verdict_of,
+)
 from lorajob.languages import Language, find_language
 from lorajob.spec import JobSpec
 from lorajob.storage.hub import HUB_ID
@@ -46,6 +54,16 @@ class Gate:
     @property
     def failed(self) -> bool:
         return self.state == "failed"
+
+    @property
+    def unchecked(self) -> list[str]:
+        """The guards that were not checked."""
+        return unchecked(self.guards)
+
+    @property
+    def words(self) -> str:
+        """The verdict for people."""
+        return gate_words(self.state, len(self.unchecked))
 
 
 @dataclass(frozen=True)

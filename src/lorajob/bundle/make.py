@@ -81,8 +81,10 @@ def plan_bundle(
 
 
 def notes(facts: Facts, order: Order) -> tuple[str, ...]:
-    """What a finished bundle lacks, and which option of `lorajob export` gives it."""
+    """What the gate did not check, and what a finished bundle lacks: the option that gives it."""
     found = []
+    if (gate := facts.gate).state == "passed" and gate.unchecked:
+        found.append(f"the gate {gate.words}: {', '.join(gate.unchecked)}")
     if order.license is None:
         found.append("the card states no licence; --license names one")
     if facts.base.name is None and "adapter" in order.forms:

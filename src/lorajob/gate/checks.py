@@ -96,7 +96,10 @@ def check_all(config: GateConfig, candidate: Candidate, clock: Clock) -> list[Gu
 
 
 def _checks(it: Candidate) -> dict[str, tuple[str, Check]]:
-    """The guards by name: the setting of their threshold, and what checks them."""
+    """The guards by name: the setting of their threshold, and what checks them.
+
+    If `gate.minutes` ends, the last ones are not checked. So those that tell most come first.
+    """
 
     def on_long_file(name: str, check: Callable[..., Guard]) -> Check:
         def checked(limit: float) -> Guard:
@@ -122,14 +125,6 @@ def _checks(it: Candidate) -> dict[str, tuple[str, Check]]:
         "own_clips": ("min_own_gain", lambda limit: check_own_clips(it.clips, limit)),
         "loops": ("max_loops", lambda limit: check_loops(it.clips, limit)),
         **{own.guard: ("max_guard_rise", on_own_corpus(own)) for own in it.own},
-        "long_form": ("max_long_form_rise", on_long_file("long_form", check_long_form)),
-        **({"long_transcribe": ("max_long_form_rise", on_pieces)} if it.fast else {}),
-        "segments": ("max_faulty_segments", on_long_file("segments", check_segments)),
-        "timestamps": ("max_timestamp_error", on_long_file("timestamps", check_timestamps)),
-        "word_times": (
-            "max_word_error",
-            lambda limit: check_word_times(it.recordings, limit),
-        ),
         "forgetting": (
             "max_forgetting",
             lambda limit: check_foreign(language, tuned, base, limit),
@@ -143,6 +138,14 @@ def _checks(it: Candidate) -> dict[str, tuple[str, Check]]:
             lambda limit: check_other_languages(language, tuned, base, limit),
         ),
         "noise": ("max_noise_words", lambda limit: check_noise(language, tuned, base, limit)),
+        "long_form": ("max_long_form_rise", on_long_file("long_form", check_long_form)),
+        "segments": ("max_faulty_segments", on_long_file("segments", check_segments)),
+        "timestamps": ("max_timestamp_error", on_long_file("timestamps", check_timestamps)),
+        **({"long_transcribe": ("max_long_form_rise", on_pieces)} if it.fast else {}),
+        "word_times": (
+            "max_word_error",
+            lambda limit: check_word_times(it.recordings, limit),
+        ),
     }
 
 

@@ -91,6 +91,16 @@ def gate_fields(guards: Sequence[Guard]) -> GateFields:
     return {"gate": state, "gate_reasons": failed, "guards": list(guards)}
 
 
+def unchecked(guards: Sequence[Guard]) -> list[str]:
+    """The names of the guards that were not checked."""
+    return [it.name for it in guards if it.state == "not_checked"]
+
+
+def gate_words(state: str | None, left: int) -> str:
+    """The verdict for people. `left` guards were not checked: `passed, 2 not checked`."""
+    return f"passed, {left} not checked" if state == "passed" and left else state or "not checked"
+
+
 class PreprocessResult(BaseModel, frozen=True):
     train_clips: int
     train_hours: float
@@ -225,6 +235,11 @@ class StageResult(AsWritten):
     base_commit: str | None = None  # its commit on the Hub; None for a model from elsewhere
     spec_sha256: str | None = None  # of the settings in spec.json
     inputs: dict[str, str] | None = None  # earlier stage -> hash of the files that it committed
+
+    @property
+    def gate_words(self) -> str:
+        """The verdict of the gate for people."""
+        return gate_words(self.gate, len(unchecked(self.guards)))
 
     def as_json(self) -> dict[str, object]:
         """The result as JSON values."""
