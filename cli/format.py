@@ -36,11 +36,13 @@ def console(stream: TextIO) -> "Console":
 
 
 def metrics_table(record: "JobRecord") -> "Table | None":
-    """The known error rates, delivered first; None if none is known.
+    """The known error rates; None if none is known. CER comes first in scripts without spaces.
 
     `converted` equals `delivered`, so only older jobs have a row of it.
     """
     from rich.table import Table
+
+    from lorajob.tasks.words import language_of
 
     scores = record.scores
     names = [name for name in SHOWN_RATES if name in scores]
@@ -48,17 +50,17 @@ def metrics_table(record: "JobRecord") -> "Table | None":
         names.append("converted")
     if not names:
         return None
-    measured = any(scores[name].wer_interval for name in names)
+    first, second = language_of(record.language).metrics
+    measured = any(scores[name].interval(first) for name in names)
     table = Table("", box=None, pad_edge=False)
-    for heading in ("WER %", *(["95 %"] if measured else []), "CER %", "clips"):
+    between = ["95 %"] if measured else []
+    for heading in (f"{first.upper()} %", *between, f"{second.upper()} %", "clips"):
         table.add_column(heading, justify="right")
-    for name in names:
-        it = scores[name]
-        between = [_between(it.wer_interval)] if measured else []
-        table.add_row(name, f"{it.wer:.1f}", *between, f"{it.cer:.1f}", str(it.clips))
-    for name, it in (_with_glossary(record) | _unshared(record)).items():
-        between = [_between(it.wer_interval)] if measured else []
-        table.add_row(name, f"{it.wer:.1f}", *between, f"{it.cer:.1f}", str(it.clips))
+    shown = {name: scores[name] for name in names} | _with_glossary(record) | _unshared(record)
+    for name, it in shown.items():
+        between = [_between(it.interval(first))] if measured else []
+        rates = f"{it.rate(first):.1f}", *between, f"{it.rate(second):.1f}"
+        table.add_row(name, *rates, str(it.clips))
     return table
 
 

@@ -270,4 +270,7 @@ def _ages(records: "Sequence[JobRecord]", now: float) -> Column:
 
 def _rates(records: "Sequence[JobRecord]") -> Column:
     whole = [gain(record) for record in records]
-    return Column("WER %", [whole, [words.rpartition(" ")[2] for words in whole]])
+    short = [
+        f"{'CER ' if words.startswith('CER') else ''}{words.rpartition(' ')[2]}" for words in whole
+    ]
+    return Column("WER %", [whole, short])

@@ -23,6 +23,7 @@ from lorajob import __version__
 from lorajob.errors import LorajobError
 from lorajob.job.results import headline
 from lorajob.tasks.describe import describe
+from lorajob.tasks.words import language_of
 from lorajob.worker import lifecycle
 from lorajob.worker.connect import connect
 from lorajob.worker.monitoring import tallies, traces
@@ -199,7 +200,8 @@ def sentence(record: JobRecord, state: str) -> str:
     if "base" in scores and after is not None:
         base, now = scores["base"], scores[after]
         few = f" ({base.clips:,} clips)" if base.clips < now.clips else ""
-        text += f": WER {base.wer:.1f} %{few} -> {now.wer:.1f} %"
+        metric = language_of(record.language).primary_metric
+        text += f": {metric.upper()} {base.rate(metric):.1f} %{few} -> {now.rate(metric):.1f} %"
     return text
 
 

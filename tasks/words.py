@@ -66,12 +66,17 @@ def state_of_work(record: JobRecord) -> JobState:
 
 
 def gain(record: JobRecord) -> str:
-    """`115.4 -> 53.7`: WER of base and delivered model; empty until both are known."""
+    """`115.4 -> 53.7`: WER of base and delivered model; empty until both are known.
+
+    In scripts without spaces it is the CER: `CER 60.2 -> 20.4`.
+    """
     scores = record.scores
     after = headline(scores)
     if "base" not in scores or after is None:
         return ""
-    return f"{scores['base'].wer:.1f} -> {scores[after].wer:.1f}"
+    metric = language_of(record.language).primary_metric
+    before, now = scores["base"].rate(metric), scores[after].rate(metric)
+    return f"{'' if metric == 'wer' else 'CER '}{before:.1f} -> {now:.1f}"
 
 
 def done_share(record: JobRecord) -> float:

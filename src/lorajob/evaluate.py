@@ -152,14 +152,16 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         history.write_table(out / "tensorboard", rates)
     for line in (*result.notes, *result.warnings):
         log.info("%s", line)
+    metric = find_language(spec.language).primary_metric
     log.info(
-        "WER %.1f %% (%d clips) -> %.1f %% (%d clips) as delivered, %.1f %% (%d clips) by the fast "
+        "%s %.1f %% (%d clips) -> %.1f %% (%d clips) as delivered, %.1f %% (%d clips) by the fast "
         "decoder",
-        result.base.wer,
+        metric.upper(),
+        result.base.rate(metric),
         result.base.clips,
-        result.delivered.wer,
+        result.delivered.rate(metric),
         result.delivered.clips,
-        result.tuned.wer,
+        result.tuned.rate(metric),
         len(clips.all),
     )
     return result

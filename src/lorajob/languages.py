@@ -41,6 +41,11 @@ class Language:
     primary_metric: Literal["wer", "cer"]
 
     @property
+    def metrics(self) -> tuple[Literal["wer", "cer"], Literal["wer", "cer"]]:
+        """Both error rates, the primary one first."""
+        return ("wer", "cer") if self.primary_metric == "wer" else ("cer", "wer")
+
+    @property
     def scripts(self) -> tuple[str, ...]:
         """The ISO 15924 codes of the scripts that it is usually written in."""
         return SCRIPTS.get(self.code, ("Latn",))

@@ -7,11 +7,13 @@ from lorajob.bundle.card import CardOptions, write_card
 from lorajob.bundle.facts import read_facts
 from lorajob.bundle.layout import Layout
 from lorajob.bundle.make import Order, notes
-from lorajob.cli.format import gate_lines, rate_notes
-from lorajob.job.results import Guard, StageResult, gate_fields
+from lorajob.cli.format import gate_lines, metrics_table, rate_notes
+from lorajob.job.results import Guard, StageResult, gate_fields, headline
 from lorajob.reporting.findings import read_findings
 from lorajob.reporting.page import render
 from lorajob.tasks.describe import describe
+from lorajob.tasks.notify import sentence
+from lorajob.tasks.words import gain
 from lorajob.worker.records.record import JobRecord
 from tests.support.command import finished, job_record
 from tests.support.evaluated import make_evaluated_job
@@ -76,6 +78,22 @@ def test_a_gate_that_passed_says_how_much_it_did_not_check(tmp_path: Path) -> No
     assert told[0] == "the gate passed, 1 not checked: long_form"
     card = write_card(facts, Layout(None, None, (), None), CardOptions("a", "mit", None, False))
     assert "Passed, 1 not checked: long_form." in card
+
+
+def test_without_spaces_the_error_rate_of_characters_comes_first(tmp_path: Path) -> None:
+    stages = finished("preprocess", "train", "evaluate", "convert")
+    for language, first, second in (("hi", "wer", "cer"), ("zh", "cer", "wer")):
+        record = job_record(tmp_path, state="succeeded", stages=stages, language=language)
+        table = metrics_table(record)
+        assert table is not None
+        headings = [str(it.header) for it in table.columns]
+        assert headings.index(f"{first.upper()} %") < headings.index(f"{second.upper()} %")
+        base, after = record.scores["base"], record.scores[headline(record.scores) or ""]
+        cells = {str(it.header): [*it.cells] for it in table.columns}
+        assert cells[f"{first.upper()} %"][0] == f"{base.rate(first):.1f}"
+        shown = f"{base.rate(first):.1f} -> {after.rate(first):.1f}"
+        assert gain(record) == (shown if language == "hi" else f"CER {shown}")
+        assert f": {first.upper()} {base.rate(first):.1f} %" in sentence(record, "succeeded")
 
 
 def test_an_older_job_has_no_verdict(tmp_path: Path) -> None:

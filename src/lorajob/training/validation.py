@@ -114,11 +114,13 @@ class Validator:
         if self._sum is not None and self._summed > 1:
             self._set(self._sum / self._summed)
             average = self._measure(self.run.step, done)
-            log.info("validation: average of %d: %s", self._summed, _text(average))
+            log.info("validation: average of %d: %s", self._summed, _text(average, self.language))
             if keep == "average" or self.rate(average) < self.rate(best):
                 return "average"
         self._set(self._best)
-        log.info("validation: the weights of step %d are kept: %s", best.step, _text(best))
+        log.info(
+            "validation: the weights of step %d are kept: %s", best.step, _text(best, self.language)
+        )
         return str(best.step)
 
     def rate_now(self, done: Callable[[int], None]) -> float:
@@ -200,5 +202,7 @@ class Validator:
         ]
 
 
-def _text(point: ValidationPoint) -> str:
-    return f"WER {point.wer:.1f} %, CER {point.cer:.1f} %"
+def _text(point: ValidationPoint, language: Language) -> str:
+    """Both rates, the one that counts in the language first."""
+    rates = {"wer": point.wer, "cer": point.cer}
+    return ", ".join(f"{it.upper()} {rates[it]:.1f} %" for it in language.metrics)
