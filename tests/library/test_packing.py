@@ -1,5 +1,6 @@
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,15 @@ def test_every_clip_occurs_once_an_epoch() -> None:
     plan = plan_epoch(sizes(500), TrainConfig(), seed=3, epoch=0)
     seen = Counter(clip for window in windows_of(plan) for clip in window.clips)
     assert seen == Counter(range(500))
+
+
+def test_clips_that_are_held_back_are_in_no_window_of_any_epoch() -> None:
+    held = range(40, 60)
+    clips = replace(sizes(200), held_back=held)
+    for epoch in range(3):
+        plan = plan_epoch(clips, TrainConfig(), seed=3, epoch=epoch)
+        seen = Counter(clip for window in windows_of(plan) for clip in window.clips)
+        assert seen == Counter(set(range(200)) - set(held))
 
 
 def test_the_same_seed_gives_the_same_plan_and_each_epoch_another() -> None:
