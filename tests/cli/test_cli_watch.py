@@ -12,6 +12,7 @@ import pytest
 
 from lorajob.job.jobdir import STAGES
 from lorajob.job.report import Progress
+from lorajob.job.results import Guard, StageResult, gate_fields
 from lorajob.worker.connect import connect
 from lorajob.worker.heartbeats import heartbeat
 from lorajob.worker.records.batches import Batches, JobBatch
@@ -83,6 +84,20 @@ def test_watching_a_job_ends_with_the_table_on_standard_output(
         ["tuned", "52.0", "21.5", "100"],
         ["converted", "52.2", "21.5", "100"],
     ]
+    assert f"{JOB} succeeded" in done.stderr.splitlines()[-1]
+
+
+def test_a_job_that_succeeded_with_a_failed_gate_ends_with_0(
+    env: dict[str, str], records: Records, jobs: Path
+) -> None:
+    guard = Guard(name="noise", state="failed", reason="30 words in silence")
+    stages = finished(*STAGES)
+    found = (stages["convert"].result or StageResult()).as_json() | gate_fields([guard])
+    failed = {"result": StageResult.model_validate(found)}
+    stages["convert"] = stages["convert"].model_copy(update=failed)
+    records.create(job_record(jobs, state="succeeded", stages=stages))
+    done = run("watch", JOB, env=env)
+    assert done.returncode == 0
     assert f"{JOB} succeeded" in done.stderr.splitlines()[-1]
 
 
