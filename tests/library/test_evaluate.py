@@ -241,6 +241,19 @@ def test_a_base_on_fewer_clips_is_compared_on_these(trained: JobDir) -> None:
     assert f"which has {there:.1f} % CER on them" in result.notes[0]
 
 
+def test_both_samples_have_every_speaker_and_not_the_first_clips(tmp_path: Path) -> None:
+    speakers = ["a"] * 10 + ["b"] * 2 + ["c"] * 2
+    with ClipWriter(tmp_path / "test", "flac") as writer:
+        for number, speaker in enumerate(speakers):
+            writer.add(f"{number}.wav", tone(0.1), "नमस्ते", speaker, 2)
+    sets = ("evaluate.max_clips=6", "evaluate.delivered_clips=3")
+    spec = build_spec({"language": "hi", "corpus": "c"}, sets=sets)
+    found = evaluate._choose(ClipStore(tmp_path / "test"), spec)
+    assert sorted(speakers[it] for it in found.all) == ["a", "a", "b", "b", "c", "c"]
+    assert sorted(speakers[it] for it in found.sample) == ["a", "b", "c"]
+    assert set(found.sample) <= set(found.all)
+
+
 def test_the_language_is_that_which_the_model_identifies_alone(tiny_whisper: Path) -> None:
     model = tiny_whisper.parent / "identifies"
     ct2.convert(tiny_whisper, model, "float32")

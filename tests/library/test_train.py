@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lorajob import train
@@ -47,6 +48,22 @@ def test_the_loss_falls(tiny_whisper: Path, tmp_path: Path) -> None:
     losses = [row["loss"] for row in history(job)]
     assert len(losses) == result.as_json()["steps"]
     assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.15  # frozen random layers allow no more
+
+
+def test_a_share_of_the_training_scales_what_is_delivered(
+    undisturbed: JobDir, tiny_whisper: Path, tmp_path: Path
+) -> None:
+    job = make_job(tmp_path, tiny_whisper, *SHORT, "train.interpolate=0.25")
+    assert run_stage("train", job, 1, Report("train")).as_json()["share"] == 0.25
+    whole, part = (
+        load_file(it.stage_dir("train") / "adapter" / "adapter_model.safetensors")
+        for it in (undisturbed, job)
+    )
+    assert whole.keys() == part.keys() and any("lora_B" in name for name in whole)
+    # The update is the product of both matrices.
+    for name, weights in whole.items():
+        share = 0.25 if "lora_B" in name else 1.0
+        torch.testing.assert_close(part[name], share * weights)
 
 
 def test_training_leaves_a_peft_adapter_a_history_and_tensorboard_files(
