@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lorajob.decoding.config import TokenLimits
 from lorajob.decoding.torch_engine import TorchEngine
@@ -154,6 +155,11 @@ def test_a_stopped_training_validates_and_keeps_as_an_undisturbed_one(
     assert not result["stopped_early"]
     rows = history(whole)
     assert [row["step"] for row in rows if "validation_wer" in row] == list(held.points)
+    board = EventAccumulator(str(whole.stage_dir("train") / "tensorboard"))
+    board.Reload()
+    for metric in ("wer", "cer"):
+        shown = [(it.step, it.value) for it in board.Scalars(f"validation/{metric}")]
+        assert shown == [(it["step"], pytest.approx(it[metric])) for it in result["validation"]]
     assert [row["step"] for row in rows] == list(range(1, result["steps"] + 1))
     assert all("loss" in row for row in rows)
     job = make_job(tmp_path / "job", tiny_whisper, *SETS)
