@@ -36,6 +36,7 @@ from lorajob.serving.models import Answer, Request
 from lorajob.serving.process import RequestFailed
 from lorajob.speech.audio import SAMPLE_RATE
 from lorajob.whisper import ct2
+from lorajob.whisper.base_check import LABEL_POSITIONS
 
 ENGLISH = DecodeConfig(
     language="en", limits=TokenLimits(tokens=12), temperatures=(0.0,), no_speech=None
@@ -195,6 +196,26 @@ def test_a_term_wins_by_what_the_audio_adds_to_its_probability(
     said = Transcript("a oken b", 4, -1.0, 0.0, 1.0)
     found = reader.best(said, near, np.ones((1, 2, 3), np.float32))
     assert found.terms == (("Okon",) if wins else ())
+
+
+@pytest.mark.parametrize("words", [20, 120])
+def test_terms_that_do_not_fit_one_text_are_tried_in_several(
+    decoder: FastDecoder, sounds: list[Sound], monkeypatch: pytest.MonkeyPatch, words: int
+) -> None:
+    monkeypatch.setattr(book_decode, "LEAST_CHANGE", -1e9)
+    tokens = decoder.labels.encode
+    said = Transcript(" ".join(["മല"] * words), 3 * words, -1.0, 0.0, 1.0)
+    terms = [f"തിരുവനന്തപുരം{it}" for it in range(20)]
+    near = [NearTerm(Term(it), 3 * at, 3 * at + 2, 1.0, 1e6) for at, it in enumerate(terms)]
+    assert len(tokens(" ".join(terms))) > LABEL_POSITIONS
+    if words > 20:
+        # What was heard is too long as well up to this term.
+        assert len(tokens(said.text)) > LABEL_POSITIONS
+        near.append(NearTerm(Term("കൊച്ചി"), 3 * words - 3, 3 * words - 1, 1.0, 1e6))
+    reader = BookReader(decoder, FixedIndex("മല", 1e6))
+    found = reader.best(said, near, reader.encoded(sounds[0]))
+    assert found.terms == tuple(terms)
+    assert found.text == " ".join([*terms, *["മല"] * (words - 20)])
 
 
 def test_a_look_up_keeps_few_counts_of_a_text_without_spaces() -> None:

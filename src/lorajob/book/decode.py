@@ -3,7 +3,8 @@
 The first pass is the plain one. Where a term is near, the text with the term in the place of the
 words is scored by the same model on the same audio: the log-probability of its tokens (teacher
 forcing, one pass of the decoder for a whole text). The encoder's output is that of the first pass.
-One text tries the nearest term at each place, so that one pass tries many terms.
+One text tries the nearest term at each place, so that one pass tries many terms. If it is too long
+for the model, several texts try a part of the terms each.
 
 The model finds a rare term unlikely before it hears anything, so the terms are also scored
 without audio. That log-probability of a term is `unheard` below. It wins if
@@ -179,14 +180,8 @@ class BookReader:
         self, said: Transcript, near: Sequence[NearTerm], encoded: NDArray[np.float32]
     ) -> Transcript:
         """The transcript with the terms that win."""
-        whole, tries = _put(said.text, self.tried(near))
-        # What stands behind the last term and the next word decides nothing.
-        old, new = _behind(said.text, tries[-1].near.end), _behind(whole, tries[-1].end)
-        first, text = self._scores(encoded, [said.text[:old], whole[:new]])
-        if first is None or text is None:
-            return said
-        changes = zip(tries, _changes(first, text, tries), strict=True)
-        likely = [_Heard(it.near, change) for it, change in changes if change >= LEAST_CHANGE]
+        heard = self._heard(said.text, self.tried(near), encoded)
+        likely = [it for it in heard if it.change >= LEAST_CHANGE]
         unheard = self._unheard(said.text, [it.near for it in likely], encoded.shape[2])
         won = [
             it
@@ -195,16 +190,30 @@ class BookReader:
         ]
         return self._with_terms(said, won) if won else said
 
+    def _heard(
+        self, text: str, terms: Sequence[NearTerm], encoded: NDArray[np.float32]
+    ) -> list[_Heard]:
+        """The terms scored on the audio, but for those that are too far behind in a long text."""
+        whole, tries = _put(text, terms)
+        # What stands behind the last term and the next word decides nothing.
+        old, new = _behind(text, tries[-1].near.end), _behind(whole, tries[-1].end)
+        scored = self._scores(encoded, [text[:old], whole[:new]])
+        if scored is None:
+            return [it for half in _halves(terms) for it in self._heard(text, half, encoded)]
+        changes = zip(tries, _changes(*scored, tries), strict=True)
+        return [_Heard(it.near, change) for it, change in changes]
+
     def _unheard(self, text: str, terms: Sequence[NearTerm], width: int) -> dict[NearTerm, float]:
-        """The log-probability of terms in a text without audio; none if it is too long."""
+        """The log-probability without audio of terms in a text, of those that `_heard` scores."""
         if not terms:
             return {}
         whole, tried = _put(text, terms)
         nothing = np.zeros((1, UNHEARD_FRAMES, width), np.float32)
-        (scored,) = self._scores(nothing, [whole[: tried[-1].end]])
+        scored = self._scores(nothing, [whole[: tried[-1].end]])
         if scored is None:
-            return {}
-        return {it.near: _nats(scored, it.start, it.end) for it in tried}
+            halves = [self._unheard(text, half, width) for half in _halves(terms)]
+            return {near: nats for half in halves for near, nats in half.items()}
+        return {it.near: _nats(scored[0], it.start, it.end) for it in tried}
 
     def _with_terms(self, said: Transcript, won: Sequence[_Heard]) -> Transcript:
         text, tried = _put(said.text, [it.near for it in won])
@@ -214,26 +223,28 @@ class BookReader:
         terms = tuple(it.near.term.text for it in tried)
         return replace(said, text=text, tokens=tokens, log_probability=mean, terms=terms)
 
-    def _scores(self, encoded: NDArray[np.float32], texts: Sequence[str]) -> list[_Scored | None]:
-        """The texts of one window scored on its audio; None for one that is too long."""
+    def _scores(self, encoded: NDArray[np.float32], texts: Sequence[str]) -> list[_Scored] | None:
+        """The texts of one window scored on its audio; None if one of them is too long."""
         prompt = self._decoder.prompt
         read = [self._decoder.labels.encode_with_places(it) for it in texts]
-        fits = [it for it, (ids, _) in enumerate(read) if len(prompt) + len(ids) < LABEL_POSITIONS]
-        found: list[_Scored | None] = [None] * len(texts)
-        if not fits:
-            return found
-        rows = np.ascontiguousarray(np.repeat(encoded, len(fits), axis=0))
+        if any(len(prompt) + len(ids) >= LABEL_POSITIONS for ids, _ in read):
+            return None
+        rows = np.ascontiguousarray(np.repeat(encoded, len(texts), axis=0))
         results = self._engine.align(
             ctranslate2.StorageView.from_array(rows),
             # CTranslate2 adds the last token, <|notimestamps|>.
             prompt[:-1],
-            [read[it][0] for it in fits],
-            [min(ALIGNED_FRAMES, encoded.shape[1])] * len(fits),
+            [ids for ids, _ in read],
+            [min(ALIGNED_FRAMES, encoded.shape[1])] * len(texts),
         )
-        for it, result in zip(fits, results, strict=True):
-            nats = np.log(np.maximum(1e-10, np.array(result.text_token_probs)))
-            found[it] = _Scored(texts[it], np.array(read[it][1]).reshape(-1, 2), nats)
-        return found
+        return [
+            _Scored(
+                text,
+                np.array(places).reshape(-1, 2),
+                np.log(np.maximum(1e-10, np.array(result.text_token_probs))),
+            )
+            for text, (_, places), result in zip(texts, read, results, strict=True)
+        ]
 
 
 def _changes(first: _Scored, text: _Scored, terms: Sequence[_Tried]) -> list[float]:
@@ -271,6 +282,12 @@ def _put(text: str, chosen: Sequence[NearTerm]) -> tuple[str, list[_Tried]]:
         tried.append(_Tried(it, len(whole), len(whole) + len(it.term.text)))
         whole += it.term.text + behind
     return whole, tried
+
+
+def _halves(terms: Sequence[NearTerm]) -> list[Sequence[NearTerm]]:
+    """The terms of the first and of the second half of a text, whose texts are shorter."""
+    ordered, half = sorted(terms, key=lambda it: it.start), len(terms) // 2
+    return [ordered[:half], ordered[half:]] if half else []
 
 
 def _apart(one: NearTerm, other: NearTerm) -> bool:
