@@ -135,13 +135,13 @@ class TrainConfig(BaseModel):
     is dynamic."""
     timestamps: Fraction = 0.5
     """Share of packed windows trained with timestamps, so that the model does not forget them."""
-    clip_timestamps: Fraction = 0.0
+    clip_timestamps: Fraction = 0.3
     """Share of the windows of a single clip, padded or cut, trained with timestamps. Programs such
     as faster-whisper decode with timestamps by default."""
-    timestamp_jitter: bool = False
+    timestamp_jitter: bool = True
     """Draw each timestamp at random from the quiet edge of its clip, between the border of the clip
     and the speech. False: timestamps are at the borders of clips."""
-    room_pauses: bool = False
+    room_pauses: bool = True
     """Pauses between packed clips have random lengths of 0.1 to 2 s, filled with noise like the
     quiet parts of the clip before. False: each is 0.2 s of digital silence."""
     no_speech: Annotated[float, Field(ge=0, le=0.2)] = 0.0

@@ -69,7 +69,8 @@ def test_windows_hold_neither_over_30_s_nor_over_444_labels(seconds: float, toke
 
 def test_packed_windows_are_at_least_nine_tenths_full() -> None:
     clips = sizes(5000)
-    windows = plan_windows(clips, TrainConfig(single_clips=0, cut_clips=0), random.Random(0))
+    config = TrainConfig(single_clips=0, cut_clips=0, room_pauses=False)
+    windows = plan_windows(clips, config, random.Random(0))
     used = sum(clips.seconds)
     assert used / (30 * len(windows)) > 0.9
 
@@ -160,7 +161,8 @@ def test_windows_without_speech_are_a_share_of_the_clips_and_follow_the_seed() -
 )
 def test_each_switch_changes_the_plan_and_its_digest(switch: dict[str, Any]) -> None:
     clips = sizes(200)
-    plans = [plan_run(clips, TrainConfig(**values), 0) for values in ({}, switch)]
+    plain = {"clip_timestamps": 0, "timestamp_jitter": False, "room_pauses": False}
+    plans = [plan_run(clips, TrainConfig(**(plain | values)), 0) for values in ({}, switch)]
     assert digest_plan(plans[0], clips) != digest_plan(plans[1], clips)
     assert all(it.seed is None for it in windows_of(plans[0]))
 
