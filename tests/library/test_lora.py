@@ -14,9 +14,9 @@ from lorajob.spec import TrainConfig
 from lorajob.stage import run_stage
 from lorajob.training import products
 from lorajob.training.dataset import PaddedBatch
-from lorajob.training.lora import FlatAdapter, plain
+from lorajob.training.lora import FlatAdapter
 from lorajob.training.loss import WhisperLoss
-from lorajob.whisper.model import load_for_training, load_whisper, merge_adapter
+from lorajob.whisper.model import is_plain, load_for_training, load_whisper, merge_adapter
 from tests.support.tiny import make_job
 from tests.support.training import SHORT, StopAt, adapter_bytes
 
@@ -154,7 +154,7 @@ def test_eight_bit_layers_get_no_float32_input(whisper_base: Path) -> None:
 
     model = adapted(whisper_base, precision="bf16", quantization="8bit")
     FlatAdapter(model, torch.bfloat16)
-    assert not plain(model)
+    assert not is_plain(model)
     seen: dict[torch.nn.Module, set[torch.dtype]] = {}
     quantised = [it for it in model.modules() if isinstance(it, Linear8bitLt)]
 

@@ -20,10 +20,11 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 from lorajob.decoding.torch_steps import DecoderSteps
 from lorajob.errors import says_out_of_memory
 from lorajob.whisper.ct2_import import read_whisper
-from lorajob.whisper.model import DTYPES, encode_features, pick_precision
+from lorajob.whisper.model import DTYPES, encode_features, is_plain, pick_precision
 from lorajob.whisper.tokens import Labels
 
 STEPS_UNREAD = 8  # steps between two checks whether all rows have ended
+FEWEST_RECORDED = 16  # tokens of a transcript from which its steps are recorded, a guess
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,8 @@ class Generated:
 class TorchEngine:
     """Generates with a transformers Whisper, in the model's type and on its device.
 
-    `never` are tokens that are not generated, `not_first` those that are not generated first.
+    `never` are tokens that are not generated, `not_first` those that are not generated first. If
+    `records`, a GPU records the steps of long transcripts.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class TorchEngine:
         labels: Labels,
         never: Sequence[int] = (),
         not_first: Sequence[int] = (),
+        records: bool = True,
     ) -> None:
         self.model: Any = model.eval()
         self.labels = labels
@@ -60,6 +63,7 @@ class TorchEngine:
         self._never = self._mask(never)
         self._not_first = self._mask(not_first)
         self._random = torch.Generator(model.device)
+        self._records = records and model.device.type == "cuda" and is_plain(model)
         self._most_frames: int | None = None  # in a batch; found when memory ran out
 
     def _mask(self, tokens: Sequence[int]) -> Tensor:
@@ -115,7 +119,8 @@ class TorchEngine:
         heard = heard.repeat_interleave(copies, 0)
         count = len(heard)
         prompt = self.labels.prompt
-        steps = DecoderSteps(model, heard, len(prompt) + limit)
+        records = self._records and limit >= FEWEST_RECORDED
+        steps = DecoderSteps(model, heard, len(prompt) + limit, records)
         first, logits = steps.prompt(prompt)
         silent = first.softmax(-1)[:, self.labels.no_speech]
         logits += self._not_first
@@ -133,6 +138,7 @@ class TorchEngine:
                 break
             if step < limit - 1:
                 logits = steps(tokens)
+        self._records = self._records and steps.records == records
         rows = [self._cut(row) for row in torch.stack(said, dim=1).tolist()]
         scores = [value / max(1, len(row)) for value, row in zip(total.tolist(), rows, strict=True)]
         found = []

@@ -100,8 +100,8 @@ def _forward(
         other_longest = longest if key_value_states is None else FULL_FRAMES
         limits = longest, other_longest
         # squeeze, because the gradient of an index is a new tensor of zeros and a copy into it.
-        asked, found, heard = queries.squeeze(0), keys.squeeze(0), values.squeeze(0)
-        mixed = attend_packed(asked, found, heard, own, other, limits, causal).unsqueeze(0)
+        rows = queries.squeeze(0), keys.squeeze(0), values.squeeze(0)
+        mixed = attend_packed(*rows, own, other, limits, causal).unsqueeze(0)
     else:
         given = queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
         dropout = self.dropout if self.training else 0.0

@@ -96,13 +96,19 @@ class RecordedPasses:
             # Once a graph exists, a whole pass outside of it would take as much memory again.
             elif inputs.audio is not None:
                 self._loss.front(inputs)
-        torch.cuda.current_stream(device).wait_stream(stream)
+        current = torch.cuda.current_stream(device)
+        current.wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # Other threads pin memory meanwhile. "thread_local" keeps this out of the recording.
-        with torch.cuda.graph(
-            graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
-        ):
-            loss = self._take(inputs, share)
+        try:
+            # Other threads pin memory meanwhile. "thread_local" keeps this out of the recording.
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
+            ):
+                loss = self._take(inputs, share)
+        except RuntimeError:
+            # After a failed recording PyTorch leaves its stream as the current one.
+            torch.cuda.set_stream(current)
+            raise
         self._pool = self._pool or graph.pool()
         log.info("recorded a pass of %s", batch.shape)
         return _Recorded(graph, inputs, share, loss)

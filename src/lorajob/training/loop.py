@@ -311,6 +311,7 @@ class Loop:
 
     def _start_reading(self) -> None:
         """Read the first batches. The processes that read start here and not in the first step."""
+        self.batches = iter(())  # ends earlier ones
         batches = self.passes.batches()
         self.batches = chain(list(islice(batches, 1)), batches)
 
@@ -351,7 +352,7 @@ class Loop:
             ended = now - (now - self.read_at) * (len(losses) - 1 - number) / len(losses)
             taken = Taken(ended, it.tokens, it.clips, it.waited)
             fields, self.step_seconds = self.history.add(first + number, loss, it.rate, taken)
-        # The first step also starts the readers of clips, so it says little about the others.
+        # The first step takes longer than the others, so it says little about them.
         if self.history is not None and self.expected and self.run.step == self.first:
             self.history.shorten_first(min(self.expected, self.step_seconds))
             self.step_seconds = self.expected

@@ -254,14 +254,6 @@ def _lora_layers(model: PeftModel) -> Iterator[Any]:
             yield module
 
 
-def plain(model: PeftModel) -> bool:
-    """Whether all linear layers are in float, so that passes can be recorded.
-
-    Quantised layers inspect their input during the computation, so they cannot be recorded.
-    """
-    return all(type(it) is nn.Linear for it in model.modules() if isinstance(it, nn.Linear))
-
-
 def _forward(layer: Any, x: Tensor) -> Tensor:
     """Replaces PEFT's forward of a LoRA layer."""
     low_rank: _LowRank = layer.low_rank

@@ -42,9 +42,9 @@ class WhisperLoss(nn.Module):
 
     @contextmanager
     def decoding(self) -> Iterator[Any]:
-        """Within the block, the WhisperForConditionalGeneration decodes: it takes a cache.
+        """Within the block, the WhisperForConditionalGeneration decodes.
 
-        The attention for training takes none, so transformers' own is used.
+        Its attention is transformers' own, and there is no padding.
         """
         layers = [it for it in self.model.modules() if isinstance(it, WhisperAttention)]
         ours = [it.__dict__.pop("forward") for it in layers]

@@ -1,10 +1,10 @@
-"""Products with frozen weights on a CPU, faster than PyTorch's usual ones.
+"""Products with frozen weights, faster than PyTorch's usual ones.
 
-oneDNN reorders a matrix of weights into blocks for each product. Frozen weights are the same in
-each step, so they are reordered once here, for the forward and for the backward pass. The results
-are the same bit for bit. A product of 64 rows and more takes 9 to 23 % less time, one of fewer rows
-up to 36 % (bench/RESULTS.md). The weights take three times the memory, so they are not reordered if
-memory is short. PyTorch's compiler uses the same operations for inference.
+On a CPU oneDNN reorders a matrix of weights into blocks for each product. Frozen weights are the
+same in each step, so they are reordered once here, for the forward and for the backward pass. The
+results are the same bit for bit. A product of 64 rows and more takes 9 to 23 % less time, one of
+fewer rows up to 36 % (bench/RESULTS.md). The weights take three times the memory, so they are not
+reordered if memory is short. PyTorch's compiler uses the same operations for inference.
 """
 
 import ctypes

@@ -28,12 +28,12 @@ from lorajob.training.attention import packs
 from lorajob.training.checkpoint import TrainingState, load_checkpoint
 from lorajob.training.dataset import PaddedBatch
 from lorajob.training.graphs import NotRecorded, RecordedPasses
-from lorajob.training.lora import FlatAdapter, plain
+from lorajob.training.lora import FlatAdapter
 from lorajob.training.loss import WhisperLoss
 from lorajob.training.packed import PackedBatch
 from lorajob.training.packing import USUAL_CLIPS
 from lorajob.training.products import keep_freed_memory, reorder_if_they_fit
-from lorajob.whisper.model import load_adapter, load_for_training, pick_precision
+from lorajob.whisper.model import is_plain, load_adapter, load_for_training, pick_precision
 
 BASE_LEARNING_RATE, BASE_WIDTH = 1e-3, 512
 ACCELERATE_PRECISION = {"float32": "no", "fp16": "fp16", "bf16": "bf16"}
@@ -284,7 +284,7 @@ def start_run(
     )
     run.packs = packs(device, loss.whisper.dtype)
     records = config.cuda_graphs and not config.gradient_checkpointing and not config.dora
-    if run.packs and records and plain(model):
+    if run.packs and records and is_plain(model):
         run.recorded = RecordedPasses(loss, accelerator.backward, adapter)
     return run
 

@@ -180,6 +180,7 @@ class Validator:
                 self.labels,
                 settings.suppress_tokens or (),
                 settings.begin_suppress_tokens or (),
+                self.run.config.cuda_graphs,
             )
             extract = extractor(engine.n_mels)
             for batch in decode_batches(seconds, self._batch_windows, self.cut):

@@ -233,5 +233,13 @@ def suppress_less(model: WhisperForConditionalGeneration, tokens: Iterable[int])
         settings.suppress_tokens = sorted({*settings.suppress_tokens} - allowed)
 
 
+def is_plain(model: nn.Module) -> bool:
+    """Whether all linear layers are in float, so that the computation can be recorded.
+
+    Quantised layers inspect their input during the computation, so they cannot be recorded.
+    """
+    return all(type(it) is nn.Linear for it in model.modules() if isinstance(it, nn.Linear))
+
+
 def trainable_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
