@@ -58,11 +58,11 @@ def submit_batch(
 
     A spec without a corpus gets the newest corpus in LORAJOB_CORPORA; which one that is does not
     change the job's id, and neither does the text of `lorajob lm`. If the corpus, text or glossary
-    of a spec is missing, its job is rejected and the other jobs are queued. Submitting the batch
-    again once the file exists queues the rejected job. A `salt` makes a new batch of the same
-    specs. The name of `naming` gets the code of each job's language. Raises UsageError if a
-    training fits no card, UsageError or CorpusError if every spec is refused, and ServiceError if
-    Redis does not answer.
+    of a spec is missing or cannot be read, its job is rejected and the other jobs are queued.
+    Submitting the batch again once the file exists queues the rejected job. A `salt` makes a new
+    batch of the same specs. The name of `naming` gets the code of each job's language. Raises
+    UsageError if a training fits no card, the first job's LorajobError if every spec is refused,
+    and ServiceError if Redis does not answer.
     """
     asked = [_resolved(jobs, spec) for spec in specs]
     corpora = jobs.settings.corpora and jobs.settings.corpora.resolve()
@@ -245,9 +245,7 @@ def _with_corpus(spec: JobSpec, corpora: Path | None) -> JobSpec:
     return spec.model_copy(update={"corpus": str(found.resolve())})
 
 
-def _checked(
-    jobs: Jobs, spec: JobSpec, begun: bool
-) -> tuple[JobSpec, UsageError | CorpusError | None]:
+def _checked(jobs: Jobs, spec: JobSpec, begun: bool) -> tuple[JobSpec, LorajobError | None]:
     """The spec with its text and glossary, and why its job is rejected. A job that was queued
     before is not checked.
     """

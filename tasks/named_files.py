@@ -5,9 +5,8 @@ is rejected. Its job gets the file when it is retried.
 """
 
 from contextlib import suppress
-from pathlib import Path
 
-from lorajob.errors import UsageError
+from lorajob.errors import LorajobError, UsageError
 from lorajob.job.jobdir import GLOSSARY, TEXT
 from lorajob.spec import JobSpec
 from lorajob.storage.locations import Folder
@@ -15,20 +14,22 @@ from lorajob.storage.store import Store
 from lorajob.storage.urls import local_path
 from lorajob.tasks.job_glossary import copy_glossary, with_glossary
 from lorajob.tasks.texts import copy_text, with_text
+from lorajob.tasks.verify import hash_at
 from lorajob.worker.artifacts.lookup import open_job
-from lorajob.worker.artifacts.signature import put_signature
+from lorajob.worker.artifacts.signature import put_signature, unsigned
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.settings import Settings
 
 
-def with_named(spec: JobSpec) -> tuple[JobSpec, UsageError | None]:
+def with_named(spec: JobSpec) -> tuple[JobSpec, LorajobError | None]:
     """The spec with the absolute places and hashes of its files, and None.
 
-    If a file is missing or malformed: the spec with the absolute places, and the error.
+    If a file is missing, malformed or cannot be read: the spec with the absolute places, and the
+    error.
     """
     try:
         return with_text(with_glossary(spec)), None
-    except UsageError as error:
+    except LorajobError as error:
         return with_places(spec), error
 
 
@@ -52,38 +53,46 @@ def _place(name: str, spec: JobSpec) -> str:
 def copy_named(spec: JobSpec, target: Folder | Store, refused: bool = False) -> None:
     """Copy the files to those of a job. Raises UsageError if one has changed.
 
-    A `refused` job gets those that are there.
+    A `refused` job gets those that can be read. `complete_named` copies the others.
     """
-    for copy in (copy_text, copy_glossary):
+    wanted = spec.evaluate
+    for copy, sha256 in ((copy_text, wanted.text_sha256), (copy_glossary, wanted.glossary_sha256)):
+        if refused and sha256 is None:
+            continue  # it could not be read
         try:
             copy(spec, target)
-        except UsageError:
+        except (LorajobError, OSError, ValueError):  # ValueError: a null byte in a path
             if not refused:
                 raise
 
 
 def complete_named(record: JobRecord, settings: Settings) -> None:
-    """Give a rejected job the files that were missing. Raises UsageError if one still is."""
+    """Give a rejected job the files that it lacks, and sign its settings again.
+
+    Raises UsageError if a file is still missing. If there is a signing key, raises UsageError for
+    settings that are not signed with it, before a file that they name is read.
+    """
     files = open_job(record, settings)
     if not files.has_spec():
         return  # its stage says so
     with files.local(lambda: record) as job:
-        spec = JobSpec.load(job.spec_path)
-    wanted = spec.evaluate
-    if (wanted.text is None or _copied(files.location, TEXT, wanted.text_sha256)) and (
-        wanted.glossary is None or _copied(files.location, GLOSSARY, wanted.glossary_sha256)
-    ):
+        refusal = unsigned(files, job, settings.signing_key)
+        if refusal is not None:
+            raise UsageError(refusal.message)
+        found = JobSpec.load(job.spec_path)
+    spec, asked = found, found.evaluate
+    if asked.text is not None and not _copied(files.location, TEXT, asked.text_sha256):
+        spec = with_text(spec)
+        copy_text(spec, files.location)
+    if asked.glossary is not None and not _copied(files.location, GLOSSARY, asked.glossary_sha256):
+        spec = with_glossary(spec)
+        copy_glossary(spec, files.location)
+    if spec == found:
         return
-    spec = with_text(with_glossary(spec))
-    copy_named(spec, files.location)
     written = spec.as_written()
     files.put_spec(written)
     put_signature(files.location, settings.signing_key, record.id, written)
 
 
 def _copied(location: Folder | Store, name: str, sha256: str | None) -> bool:
-    if isinstance(location, Folder):
-        there = Path(location.path, name).is_file()
-    else:
-        there = location.info(name) is not None
-    return there and sha256 is not None
+    return sha256 is not None and hash_at(location, name) == sha256

@@ -124,14 +124,14 @@ def book_faults(location: Folder | Store, spec: JobSpec) -> Iterator[str]:
     for name, wanted in ((TEXT, evaluate.text_sha256), (GLOSSARY, evaluate.glossary_sha256)):
         if wanted is None:
             continue
-        here = _hash_at(location, name)
+        here = hash_at(location, name)
         if here is None:
             yield f"{name}: missing"
         elif here != wanted:
             yield f"{name}: altered: sha256 {here}, {wanted} when the job was submitted"
 
 
-def _hash_at(location: Folder | Store, name: str) -> str | None:
+def hash_at(location: Folder | Store, name: str) -> str | None:
     """The SHA-256 of a file; None if it is missing. Raises StoreError."""
     if isinstance(location, Folder):
         path = location.path / name
