@@ -29,7 +29,7 @@ from lorajob.decoding.text_choice import TEXT_FILE
 from lorajob.decoding.torch_engine import TorchEngine
 from lorajob.decoding.windows import extractor, features
 from lorajob.errors import ParityError
-from lorajob.gate.conversion import Converted, check_conversion, with_conversion
+from lorajob.gate.conversion import FEWEST_CLIPS, Converted, check_conversion, with_conversion
 from lorajob.job.jobdir import JobDir, write_json
 from lorajob.job.report import Report
 from lorajob.job.results import ConvertResult, Guard, Scores, gate_fields
@@ -308,10 +308,19 @@ def log_probabilities(
 
 def type_warnings(converted: Converted) -> list[str]:
     """A warning for each type whose error rate differs from the merged model's on the same clips by
-    more than MAX_DIFFERENCE, and by more than chance.
+    more than MAX_DIFFERENCE. It says whether that may be chance.
     """
     return [
-        converted.rate_words(kind)
-        for kind in converted.by_type
-        if converted.apart(kind, MAX_DIFFERENCE)
+        _type_warning(converted, kind)
+        for kind, rise in converted.rises.items()
+        if abs(rise.points) > MAX_DIFFERENCE
     ]
+
+
+def _type_warning(converted: Converted, kind: str) -> str:
+    rate, rise = converted.rate_words(kind), converted.rises[kind]
+    if converted.clips < FEWEST_CLIPS:
+        return f"{rate}; of one clip that may be chance"
+    low, high = rise.interval
+    chance = "" if rise.apart(MAX_DIFFERENCE) else ", so it may be chance"
+    return f"{rate}; the rise is {low:.1f} to {high:.1f} points (95 %){chance}"

@@ -87,4 +87,4 @@ class GateConfig(BaseModel):
     max_conversion_difference: Threshold = 0.5
     """Points by which the error rate of a converted type may differ from that before the
     conversion, on convert.check_clips test clips. The check fails if the whole 95 % interval of the
-    difference is over it. Null: not checked."""
+    difference is over it, or the difference over 10. Null: not checked."""

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from tokenizers.pre_tokenizers import ByteLevel
 
 from lorajob.gate.conversion import Converted, check_conversion, with_conversion
@@ -65,10 +66,55 @@ def test_a_type_that_transcribes_otherwise_than_the_merged_model_fails(tmp_path:
     assert with_conversion([], found) == []
 
 
-def test_one_clip_says_too_little_of_the_conversion(tmp_path: Path) -> None:
+@pytest.mark.parametrize("clips", [0, 1])
+def test_with_one_clip_only_the_tokenizer_is_checked(tmp_path: Path, clips: int) -> None:
     labels = Labels(make_model(tmp_path / "base"), "hi")
-    one = Converted(SAID[:1], SAID[:1], {"int8": OTHERS[:1]}, "hi")
-    assert check_conversion(GateConfig(), one, [], labels).state == "passed"
+    # A clip without words has no error rate.
+    said = [*SAID[:clips], "।"]
+    few = Converted(said, said, {"int8": [*OTHERS[:clips], "।"]}, "hi")
+    found = check_conversion(GateConfig(), few, [], labels)
+    assert (found.state, found.value) == ("not_checked", None)
+    assert found.reason.startswith(f"{clips} clip") and found.reason.endswith("2 are needed")
+    other = with_another_tokenizer(make_model(tmp_path / "model"))
+    few = Converted(SAID, SAID, {"int8": SAID}, "hi") if not clips else few
+    assert check_conversion(GateConfig(), few, [other], labels).state == "failed"
+
+
+@pytest.mark.parametrize("clips", [16, 64])
+@pytest.mark.parametrize("limit", [0.5, 50])
+def test_three_looping_clips_fail_the_conversion(tmp_path: Path, clips: int, limit: float) -> None:
+    labels = Labels(make_model(tmp_path / "base"), "hi")
+    config = GateConfig(max_conversion_difference=limit)
+    said = SAID * (clips // len(SAID))
+    looping = [*said[:-3], *(" ".join([it] * 40) for it in said[-3:])]
+    found = check_conversion(config, Converted(said, said, {"int8": looping}, "hi"), [], labels)
+    assert found.state == "failed"
+    assert found.reason == ("int8: 3 more transcripts repeat themselves than before the conversion")
+    # The merged model repeats itself as often: that is no fault of the conversion.
+    same = Converted(said, looping, {"int8": looping}, "hi")
+    assert check_conversion(config, same, [], labels).state == "passed"
+
+
+def test_an_empty_transcript_fails_the_conversion(tmp_path: Path) -> None:
+    labels = Labels(make_model(tmp_path / "base"), "hi")
+    said = SAID * 8
+    empty = Converted(said, said, {"float16": said, "int8": [*said[:-1], "।"]}, "hi")
+    found = check_conversion(GateConfig(max_conversion_difference=5), empty, [], labels)
+    assert found.state == "failed"
+    assert found.reason == "int8: 1 more transcript is empty than before the conversion"
+
+
+def test_a_few_clips_with_other_words_fail_whatever_the_interval(tmp_path: Path) -> None:
+    labels = Labels(make_model(tmp_path / "base"), "hi")
+    said = SAID * 2
+    three = Converted(said, said, {"int8": [*said[:-3], *OTHERS[:3]]}, "hi")
+    assert three.rises["int8"].interval[0] < 0.5
+    found = check_conversion(GateConfig(), three, [], labels)
+    assert found.state == "failed"
+    assert found.reason.endswith("before the conversion; over 10 points apart always fails")
+    assert found.value is not None and found.value > 10
+    config = GateConfig(max_conversion_difference=50)
+    assert check_conversion(config, three, [], labels).state == "passed"
 
 
 def test_one_wrong_word_of_a_few_clips_does_not_fail_the_conversion(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def check_own_clips(clips: Transcripts, limit: float) -> Guard:
 def check_loops(clips: Transcripts, limit: float) -> Guard:
     """Transcripts that repeat themselves more than their references do."""
     loops, before = (
-        sum(_loops(said, heard) for said, heard in zip(clips.references, texts, strict=False))
+        sum(is_loop(said, heard) for said, heard in zip(clips.references, texts, strict=False))
         for texts in (clips.delivered, clips.base)
     )
     allowed = max(1, int(limit * len(clips)))
@@ -142,7 +142,8 @@ def _moved(texts: Sequence[str], step: int) -> list[str]:
     return [*texts[step:], *texts[:step]]
 
 
-def _loops(reference: str, text: str) -> bool:
+def is_loop(reference: str, text: str) -> bool:
+    """Whether a transcript repeats itself, and more than its reference does."""
     ratio = compression_ratio(text)
     # Long texts, and scripts with three bytes a letter, compress better.
     return ratio > REPEATS and ratio > OVER_REFERENCE * compression_ratio(reference)
