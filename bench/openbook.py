@@ -43,6 +43,7 @@ from lorajob.speech.text import normalise
 
 RARE_A_TEXT = 2
 FEWEST_LETTERS, MOST_LETTERS = 4, 22
+FEWEST_TERMS = 4  # of a glossary: half of them have room for the words of one text
 MADE_TERMS = 12_000  # wrong terms, of which glossaries are drawn
 TIMED_CLIPS = 24
 START, END = "\x02", "\x03"
@@ -87,11 +88,13 @@ class Clips:
         store = trained if split == "train" else ClipStore(job.stage_dir("preprocess") / "test")
         places = [it for it in range(len(store)) if split == "test" or store.dev[it]][:most]
         self.texts = [store.texts[it] for it in places]
-        self.training = [it for it in trained.texts if it not in set(self.texts)]
+        here = set(self.texts)
+        self.training = [it for it in trained.texts if it not in here]
         self.sounds = [Sound(float(store.seconds[it]), partial(store.audio, it)) for it in places]
         self.decoder = FastDecoder(model, config)
         self.batch_windows = batch_windows
         self.plain = self.decoder.decode(self.sounds, batch_windows)
+        self.rare = rare_words(self.texts, self.training, self.language)
         self._encoded: dict[int, NDArray[np.float32]] = {}
 
     def read(self, reader: BookReader, place: int) -> tuple[Transcript, list[NearTerm]]:
@@ -120,6 +123,10 @@ def main() -> int:
     parser.add_argument("--draws", type=int, default=3, help="glossaries of wrong terms only")
     parser.add_argument("--batch-windows", type=int, default=16)
     args = parser.parse_args()
+    if not all(FEWEST_TERMS <= it <= MADE_TERMS for it in args.terms):
+        parser.error(f"--terms: {FEWEST_TERMS} to {MADE_TERMS:,}")
+    if args.draws < 0 or args.batch_windows < 1 or (args.clips is not None and args.clips < 1):
+        parser.error("--draws is at least 0, --batch-windows and --clips at least 1")
     print(
         "| corpus | terms | words | plain, % | book, % | fewer, % | tried, % | others | plain, % | "
         "book, % | alarms in words | with wrong terms only | time | look-up, ms |"
@@ -176,13 +183,15 @@ def measure(clips: Clips, terms: int, draws: int) -> tuple[Size, TermIndex]:
 def groups(clips: Clips, most: int) -> Iterator[tuple[list[int], list[str]]]:
     """Clips one after the other, with at most `most` rare words, and these words."""
     places: list[int] = []
-    for place in range(len(clips.texts)):
-        rare = rare_words([clips.texts[it] for it in [*places, place]], clips)
-        if places and len(rare) > most:
-            yield places, rare_words([clips.texts[it] for it in places], clips)
-            places = []
-        places = [*places, place]
-    yield places, rare_words([clips.texts[it] for it in places], clips)
+    rare: dict[str, None] = {}
+    for place, own in enumerate(clips.rare):
+        if places and len(rare | dict.fromkeys(own)) > most:
+            yield places, [*rare]
+            places, rare = [], {}
+        places.append(place)
+        rare |= dict.fromkeys(own)
+    if places:
+        yield places, [*rare]
 
 
 def _with_glossary(
@@ -226,16 +235,16 @@ def words(text: str, language: str) -> list[str]:
     return normalise(text, language).split()
 
 
-def rare_words(texts: Sequence[str], clips: Clips) -> list[str]:
+def rare_words(texts: Sequence[str], training: Sequence[str], language: str) -> list[list[str]]:
     """The rarest words of each text, by the training texts and then by all texts."""
-    trained = Counter(it for text in clips.training for it in words(text, clips.language))
-    here = Counter(it for text in clips.texts for it in words(text, clips.language))
-    found: dict[str, None] = {}
+    trained = Counter(it for text in training for it in words(text, language))
+    here = Counter(it for text in texts for it in words(text, language))
+    found = []
     for text in texts:
-        own = {it for it in words(text, clips.language) if len(it) >= FEWEST_LETTERS}
+        own = {it for it in words(text, language) if len(it) >= FEWEST_LETTERS}
         rank = sorted(own, key=lambda it: (trained[it], here[it], -len(it), it))
-        found |= dict.fromkeys(rank[:RARE_A_TEXT])
-    return list(found)
+        found.append(rank[:RARE_A_TEXT])
+    return found
 
 
 def wrong_words(

@@ -1,4 +1,4 @@
-"""The fair baseline and the table of bench/compare.py, and the losses of bench/online.py."""
+"""The fair baseline and the table of bench/compare.py, bench/online.py and bench/openbook.py."""
 
 import argparse
 import importlib
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bench import online
+from bench import online, openbook
 from bench.even_steps import EvenSteps
 from bench.online import table
 
@@ -94,3 +94,24 @@ def test_only_the_first_epoch_of_jobs_with_one_seed_is_compared(
         run(*folders)
     with pytest.raises(SystemExit, match=f"{tmp_path}: is no job"):
         run(tmp_path)
+
+
+@pytest.mark.parametrize("terms", ["1", "20000"])
+def test_a_glossary_that_the_bench_cannot_draw_is_refused_in_one_line(
+    terms: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["openbook.py", "jobs/hi-1", "--terms", "20", terms])
+    with pytest.raises(SystemExit):
+        openbook.main()
+    assert capsys.readouterr().err.splitlines()[-1].endswith("error: --terms: 4 to 12,000")
+
+
+def test_clips_share_a_glossary_as_long_as_it_has_room_for_their_rare_words() -> None:
+    rare = openbook.rare_words(["mango papaya the", "mango kiwi", "lemon papaya"], ["the"], "en")
+    assert rare == [["papaya", "mango"], ["kiwi", "mango"], ["lemon", "papaya"]]
+    clips: Any = argparse.Namespace(rare=rare)
+    assert [*openbook.groups(clips, 3)] == [
+        ([0, 1], ["papaya", "mango", "kiwi"]),
+        ([2], ["lemon", "papaya"]),
+    ]
+    assert [places for places, _ in openbook.groups(clips, 4)] == [[0, 1, 2]]

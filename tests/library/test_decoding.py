@@ -374,49 +374,6 @@ def test_what_is_given_to_decoders_has_no_room_for_references() -> None:
     assert {*paired.Clips.__dataclass_fields__} == fields
 
 
-@pytest.mark.parametrize("name", ["evaluate", *(f"book/{it}" for it in sorted(SCORING))])
-def test_code_that_knows_references_gives_none_to_a_decoder(name: str) -> None:
-    decoders = {it.__qualname__.partition(".")[0] for it in TAKES_SOUND} | {"Book", "Sound"}
-    decoders |= {"decode", "DecodeConfig"}
-    called = 0
-    for node in ast.walk(ast.parse((SOURCES / f"{name}.py").read_text("utf-8"))):
-        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in decoders:
-            called += 1
-            given = [*node.args, *(it.value for it in node.keywords)]
-            words = [ast.unparse(it) for it in given]
-            assert not [it for it in words if "texts" in it or "reference" in it], words
-    assert called or name == "book/text_weights"
-
-
-def test_texts_of_the_test_set_are_read_in_one_place_so_that_no_model_of_text_has_them() -> None:
-    found = []
-    for path in (SOURCES / "book").glob("*.py"):
-        tree = ast.parse(path.read_text("utf-8"))
-        found += [
-            path.name
-            for it in ast.walk(tree)
-            if isinstance(it, ast.Constant) and it.value == "test"
-        ]
-    assert found == ["job_text.py"]
-    tree = ast.parse((SOURCES / "book/job_text.py").read_text("utf-8"))
-    (decide,) = (it for it in tree.body if getattr(it, "name", "") == "decide_text")
-
-    def used(name: str) -> list[str]:
-        """The statements of the function that read a variable."""
-        return [
-            ast.unparse(line)
-            for line in decide.body
-            if any(
-                isinstance(it, ast.Name) and it.id == name and isinstance(it.ctx, ast.Load)
-                for it in ast.walk(line)
-            )
-        ]
-
-    assert used("test") == ["scored = (*test.texts, *(store.texts[it] for it in places))"]
-    assert used("scored") == ["asked = {normalise(it, spec.language) for it in scored}"]
-    assert used("asked") == ["lines = _Lines(job.text, store.texts, asked, spec.language, tell)"]
-
-
 def test_a_model_of_text_has_no_sentence_of_the_clips_that_are_scored(tmp_path: Path) -> None:
     (tmp_path / "lines").write_text("Said in the test!\nnew\nsaid in the  test\n", "utf-8")
     lines = job_text._Lines(

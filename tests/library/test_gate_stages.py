@@ -20,10 +20,13 @@ from lorajob.job.jobdir import GLOSSARY, TEXT, JobDir, hash_file
 from lorajob.job.report import Report
 from lorajob.job.results import Difference, Guard, StageResult
 from lorajob.spec_gate import GateConfig
-from lorajob.speech.clipstore import ClipWriter
+from lorajob.speech.clipstore import ClipStore, ClipWriter
 from lorajob.stage import run_stage
+from tests.support.references import DECODERS, watch_decoders
 from tests.support.tiny import SENTENCES, make_job
 from tests.support.training import SHORT
+
+ONLY_TESTED = f"{SENTENCES[0]} आज भी"  # a sentence that no training clip has
 
 pytestmark = pytest.mark.usefixtures("brief")
 
@@ -50,7 +53,7 @@ def helpful_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, 
     """The settings of a job whose text helps on its clips, whatever the model hears."""
     path = tmp_path / "job" / TEXT
     path.parent.mkdir(parents=True)
-    path.write_text(f"{SENTENCES[0]}\nएक और वाक्य\n" * 3, "utf-8")
+    path.write_text(f"{ONLY_TESTED}\nएक और वाक्य\n" * 3, "utf-8")
     gained = Difference(points=3, interval=(1, 5))
     weighed = Weighed(0.5, 0.25, 40.0, 39.0, 35.0, 30.0, gained, 4)
     monkeypatch.setattr(job_text, "LEAST_CLIPS", 2)
@@ -65,6 +68,17 @@ def names(tmp_path: Path) -> tuple[str, ...]:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join([*(it.split()[0] for it in SENTENCES), "Nairobi"]), "utf-8")
     return "evaluate.glossary=/names.txt", f"evaluate.glossary_sha256={hash_file(path)}"
+
+
+def with_own_sentence(job: JobDir) -> set[str]:
+    """Give the first test clip a sentence of its own. Returns the sentences of all test clips."""
+    folder = job.stage_dir("preprocess") / "test"
+    old = ClipStore(folder.rename(folder.with_name("before")))
+    with ClipWriter(folder, "flac") as writer:
+        for place, name in enumerate(old.ids):
+            text = old.texts[place] if place else ONLY_TESTED
+            writer.add(name, old.audio(place), text, old.speakers[place], int(old.tokens[place]))
+    return {*ClipStore(folder).texts}
 
 
 def check_glossary(evaluated: StageResult) -> None:
@@ -130,7 +144,9 @@ def test_evaluation_and_conversion_carry_the_verdict_and_the_model_of_text(
     with ClipWriter(guard_folder(job.stage_dir("preprocess"), 1), "flac") as writer:
         writer.add("call.wav", tone.astype(np.float32), "good morning", "", 2)
     run_stage("train", job, 1, Report("train"))
+    called = watch_decoders(monkeypatch, with_own_sentence(job))
     evaluated = run_stage("evaluate", job, 1, Report("evaluate"))
+    assert len(called) == len(DECODERS)
     assert emptied == [True]  # lorajob's decoder loads the model again: two may not fit a GPU
     # The base comes first, then both hear the noises.
     assert transcribed == ["base", "tuned", "tuned", "base"]
