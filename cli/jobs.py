@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from lorajob.cli.context import JOB, is_batch, load_settings, open_client
+from lorajob.cli.errors import say_error
 from lorajob.errors import UsageError
 from lorajob.job.states import JOB_STATES
 from lorajob.visible import visible
 
 if TYPE_CHECKING:
-    from lorajob.client.batch import Batch
+    from lorajob.client.batch import Batch, ChangedJobs
     from lorajob.client.models import ListedJobs
     from lorajob.client.service import Client
     from lorajob.tasks.listing import Sort
@@ -280,7 +281,7 @@ def cancel(job: str, anyone: bool) -> None:
     client = open_client()
     check_owner(client, job, anyone)
     if is_batch(job):
-        click.echo(f"{len(client.batch(job).cancel())} of the jobs of {job} are stopping")
+        show_stopping(job, client.batch(job).cancel())
         return
     client.job_of(job).cancel()
     click.echo(f"{job} is stopping")
@@ -298,7 +299,23 @@ def retry(job: str, failed: bool, anyone: bool) -> None:
     client = open_client()
     check_owner(client, job, anyone)
     if is_batch(job):
-        click.echo(f"{len(client.batch(job).retry(failed))} of the jobs of {job} are queued again")
+        show_retried(job, client.batch(job).retry(failed))
         return
     client.job_of(job).retry()
     click.echo(f"{job} is queued again")
+
+
+def show_stopping(batch: str, stopped: "ChangedJobs") -> None:
+    """Print how many jobs of a batch were cancelled, and why others were not."""
+    click.echo(f"{len(stopped)} of the jobs of {batch} are stopping")
+    for note in stopped.notes:
+        say_error(note)
+
+
+def show_retried(batch: str, again: "ChangedJobs") -> None:
+    """Print how many jobs of a batch were queued again. Exit with 1 if others were refused."""
+    click.echo(f"{len(again)} of the jobs of {batch} are queued again")
+    for note in again.notes:
+        say_error(note)
+    if again.notes:
+        click.get_current_context().exit(1)

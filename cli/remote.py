@@ -15,7 +15,7 @@ from urllib.parse import quote
 import click
 
 from lorajob.cli.context import is_batch, job_of, open_client
-from lorajob.cli.jobs import show_batch, show_job, show_jobs
+from lorajob.cli.jobs import show_batch, show_job, show_jobs, show_retried, show_stopping
 from lorajob.cli.spec_options import refuse_one_language, tracker_values
 from lorajob.cli.watch import follow_to_exit_code
 from lorajob.errors import JobNotFoundError, LorajobError, UsageError
@@ -219,18 +219,22 @@ def _status_of(api: "WebApi", job: str, as_json: bool) -> None:
 
 
 def _cancel(job: str, anyone: bool) -> None:
+    from lorajob.client.batch import ChangedJobs
+
     found = _api().post(f"{_path(job)}/cancel", anyone=str(anyone).lower())
     if is_batch(job):
-        click.echo(f"{len(found['jobs'])} of the jobs of {job} are stopping")
+        show_stopping(job, ChangedJobs.read(found))
         return
     click.echo(f"{job} is stopping")
 
 
 def _retry(job: str, failed: bool, anyone: bool) -> None:
+    from lorajob.client.batch import ChangedJobs
+
     only = str(failed).lower() if is_batch(job) else None
     found = _api().post(f"{_path(job)}/retry", anyone=str(anyone).lower(), failed=only)
     if is_batch(job):
-        click.echo(f"{len(found['jobs'])} of the jobs of {job} are queued again")
+        show_retried(job, ChangedJobs.read(found))
         return
     click.echo(f"{job} is queued again")
 

@@ -1,5 +1,8 @@
 """One batch: jobs of several languages that were submitted together."""
 
+from collections.abc import Iterable
+from typing import Any
+
 from lorajob.client.job import Job
 from lorajob.client.models import ListedJobs
 from lorajob.errors import ServiceError
@@ -8,6 +11,20 @@ from lorajob.tasks.batches import cancel_batch, load_batch, retry_batch
 from lorajob.tasks.describe import state_of
 from lorajob.tasks.jobs import Jobs, waits
 from lorajob.worker.records.batches import JobBatch
+
+
+class ChangedJobs(list[str]):
+    """The ids of the jobs of a batch that were changed."""
+
+    def __init__(self, jobs: Iterable[str], notes: Iterable[str] = ()) -> None:
+        super().__init__(jobs)
+        self.notes = list(notes)
+        """Why others were not."""
+
+    @classmethod
+    def read(cls, answer: Any) -> "ChangedJobs":
+        """From the answer of a server. An older one gives no notes."""
+        return cls(map(str, answer["jobs"]), map(str, answer.get("notes", ())))
 
 
 class Batch:
@@ -50,20 +67,22 @@ class Batch:
         batch, records = load_batch(self._jobs, self.id)
         return batch, ListedJobs(records, waits(self._jobs, records))
 
-    def cancel(self) -> list[str]:
+    def cancel(self) -> ChangedJobs:
         """Stop all jobs that have not ended, and return their ids.
 
         Raises UsageError if all have.
         """
-        return cancel_batch(self._jobs, self.id)
+        found = cancel_batch(self._jobs, self.id)
+        return ChangedJobs(found.jobs, found.notes)
 
-    def retry(self, failed_only: bool = False) -> list[str]:
+    def retry(self, failed_only: bool = False) -> ChangedJobs:
         """Queue failed, rejected and cancelled jobs again, and return their ids.
 
-        With `failed_only`, cancelled ones stay. Raises UsageError if no job can be
-        queued again.
+        With `failed_only`, cancelled ones stay. The result's `notes` say which jobs were refused
+        and why. Raises LorajobError if no job can be queued again.
         """
-        return retry_batch(self._jobs, self.id, failed_only)
+        found = retry_batch(self._jobs, self.id, failed_only)
+        return ChangedJobs(found.jobs, found.notes)
 
     def __repr__(self) -> str:
         return f"Batch({self.id!r})"

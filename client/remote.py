@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import quote
 
-from lorajob.client.batch import Batch
+from lorajob.client.batch import Batch, ChangedJobs
 from lorajob.client.glossaries import Glossaries, RemoteGlossaries
 from lorajob.client.job import Job
 from lorajob.client.models import DeletedJobs, ListedJobs, Note, PromotedModel, RolledBack, say
@@ -201,12 +201,12 @@ class RemoteBatch(Batch):
         found = self._api.get(f"{batch_path(self.id)}/record")
         return JobBatch.model_validate(found["batch"]), _listed_jobs(found)
 
-    def cancel(self) -> list[str]:
-        return [str(it) for it in self._api.post(f"{batch_path(self.id)}/cancel")["jobs"]]
+    def cancel(self) -> ChangedJobs:
+        return ChangedJobs.read(self._api.post(f"{batch_path(self.id)}/cancel"))
 
-    def retry(self, failed_only: bool = False) -> list[str]:
+    def retry(self, failed_only: bool = False) -> ChangedJobs:
         path, only = f"{batch_path(self.id)}/retry", str(failed_only).lower()
-        return [str(it) for it in self._api.post(path, failed=only)["jobs"]]
+        return ChangedJobs.read(self._api.post(path, failed=only))
 
 
 class RemoteClient(Client):

@@ -7,7 +7,6 @@ that was interrupted.
 
 import hashlib
 import json
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lorajob.corpora import find_corpus
-from lorajob.errors import CorpusError, JobNotFoundError, LorajobError, UsageError
+from lorajob.errors import CorpusError, JobNotFoundError, LorajobError, ServiceError, UsageError
 from lorajob.spec import JobSpec
 from lorajob.storage.urls import public
 from lorajob.tasks.broker import open_sender
@@ -28,8 +27,6 @@ from lorajob.worker.queues import Priority
 from lorajob.worker.records.batches import Batches, JobBatch
 from lorajob.worker.records.names import UNNAMED, Naming
 from lorajob.worker.records.record import JobRecord
-
-logger = logging.getLogger(__name__)
 
 PREFIX = "batch-"
 ID_LETTERS = 8
@@ -106,6 +103,16 @@ def submit_batch(
         return Submitted(batches.load(batch_id), queued, rejected)
 
 
+@dataclass(frozen=True)
+class BatchChange:
+    """What was done to a batch."""
+
+    jobs: list[str]
+    """The ids of the jobs that were changed."""
+    notes: list[str]
+    """Why others were not."""
+
+
 def check_specs(specs: Sequence[JobSpec]) -> None:
     """Raise UsageError if two languages have the same corpus or two specs are equal."""
     languages: dict[str, str] = {}
@@ -131,8 +138,8 @@ def load_batch(jobs: Jobs, batch_id: str) -> tuple[JobBatch, list[JobRecord]]:
         return batch, jobs.records.load_many(batch.jobs)
 
 
-def cancel_batch(jobs: Jobs, batch_id: str) -> list[str]:
-    """Cancel all jobs that have not ended; return their ids. Raises UsageError if all have."""
+def cancel_batch(jobs: Jobs, batch_id: str) -> BatchChange:
+    """Cancel all jobs that have not ended. Raises UsageError if all have."""
     _, records = load_batch(jobs, batch_id)
     active = [record.id for record in records if not record.over]
     if not active:
@@ -140,8 +147,11 @@ def cancel_batch(jobs: Jobs, batch_id: str) -> list[str]:
     return _each(active, jobs.cancel)
 
 
-def retry_batch(jobs: Jobs, batch_id: str, failed_only: bool = False) -> list[str]:
-    """Queue failed and rejected jobs again, and cancelled ones unless `failed_only`."""
+def retry_batch(jobs: Jobs, batch_id: str, failed_only: bool = False) -> BatchChange:
+    """Queue failed and rejected jobs again, and cancelled ones unless `failed_only`.
+
+    Raises UsageError if there is none, and the first job's LorajobError if all are refused.
+    """
     states = ("failed", "rejected") if failed_only else ("failed", "rejected", "cancelled")
     _, records = load_batch(jobs, batch_id)
     ids = [record.id for record in records if record.state in states]
@@ -192,22 +202,26 @@ def _take_up(jobs: Jobs, record: JobRecord, send: Callable[[JobRecord], None]) -
     return created or record
 
 
-def _each(ids: Sequence[str], act: Callable[[str], object]) -> list[str]:
-    """Act on each job; return those it was done to. Raises UsageError if all are refused."""
-    done, refused = [], []
+def _each(ids: Sequence[str], act: Callable[[str], object]) -> BatchChange:
+    """Act on each job. Raises the first refusal if all are refused, and ServiceError at once."""
+    done: list[str] = []
+    notes: list[str] = []
+    first: LorajobError | None = None
     for job_id in ids:
         try:
             act(job_id)
             done.append(job_id)
         except JobNotFoundError:
             continue  # it was pruned since its record was read
-        except UsageError as error:  # it ended or was queued since then, or lacks a file
-            refused.append(error)
-    if refused and not done:
-        raise refused[0]
-    for refusal in refused:
-        logger.warning("%s", refusal)
-    return done
+        except ServiceError:
+            raise
+        # It ended or was queued since then, or lacks a file.
+        except LorajobError as error:
+            first = first or error
+            notes.append(str(error) if job_id in str(error) else f"{job_id}: {error}")
+    if first is not None and not done:
+        raise first
+    return BatchChange(done, notes)
 
 
 def _resolved(jobs: Jobs, spec: JobSpec) -> JobSpec:

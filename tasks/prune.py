@@ -3,12 +3,13 @@
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lorajob.errors import LorajobError, RecordError, UsageError
+from lorajob.errors import LorajobError, RecordError, ServiceError, UsageError
 from lorajob.job.results import headline
 from lorajob.storage.folders import sweep
 from lorajob.tasks.bases import drop_bases
@@ -43,27 +44,43 @@ class Pruned:
 def prune_all(
     jobs: Jobs, older_seconds: float, keep: Keep = "best", dry_run: bool = False
 ) -> Pruned:
-    """Delete old jobs as `prune` does, then the corpora that other machines sent, if unused.
+    """Delete the records and files of the jobs that `to_prune` lists, the one that ended first
+    first. Then delete base models in the store and corpora that other machines sent, if unused.
 
-    A failure ends it, and becomes a note: the ids of the jobs that are deleted must not be lost.
-    Raises ServiceError if nothing is deleted because Redis does not answer.
+    Jobs whose models are promoted stay, and those that a rollback would bring back. A job that is
+    retried meanwhile stays. What cannot be deleted becomes a note, and the next prune tries again.
+    `rebuild` finds such a job until its folder is put aside. If Redis stops answering, it ends
+    there. Raises ServiceError if Redis does not answer at all.
     """
     chosen, uploads = _chosen(jobs, older_seconds, keep), Uploads(jobs.settings)
     if dry_run:
         return Pruned(chosen, *_noted(lambda: uploads.unused(jobs)))
     deleted: list[JobRecord] = []
-    part = "jobs are"
+    notes: list[str] = []
     try:
-        _sweep(jobs)
+        with _noting(notes, "parts of jobs are"):
+            _sweep(jobs)
         for record in chosen:
-            part = f"{record.id} is"
-            if _deleted(jobs, record):
-                deleted.append(record)
-        part = "unused base models are"
-        drop_bases(jobs)
+            with _noting(notes, f"{record.id} is"):
+                if _deleted(jobs, record):
+                    deleted.append(record)
+        with _noting(notes, "unused base models are"):
+            drop_bases(jobs)
+    except ServiceError:
+        return Pruned(deleted, [], notes)
+    corpora, more = _noted(lambda: uploads.drop_unused(jobs))
+    return Pruned(deleted, corpora, notes + more)
+
+
+@contextmanager
+def _noting(notes: list[str], part: str) -> Iterator[None]:
+    """An error of the block becomes a note. A ServiceError is raised, too."""
+    try:
+        yield
     except (LorajobError, OSError) as error:
-        return Pruned(deleted, [], [f"{part} not deleted: {_reason(error)}; prune again later"])
-    return Pruned(deleted, *_noted(lambda: uploads.drop_unused(jobs)))
+        notes.append(f"{part} not deleted: {_reason(error)}; prune again later")
+        if isinstance(error, ServiceError):
+            raise
 
 
 def _noted(act: Callable[[], list[Path]]) -> tuple[list[Path], list[str]]:
@@ -134,25 +151,6 @@ def ended_at(record: JobRecord) -> float:
     """When the last finished stage ended, else when the job was made; seconds since the epoch."""
     times = [stage.finished_at for stage in record.stages.values() if stage.finished_at]
     return max(times, default=record.created_at)
-
-
-def prune(
-    jobs: Jobs, older_seconds: float, keep: Keep = "best", dry_run: bool = False
-) -> list[JobRecord]:
-    """Delete the records and files of the jobs that `to_prune` lists; return them, oldest first.
-
-    Jobs whose models are promoted stay, and those that a rollback would bring back.
-    A job that is retried meanwhile stays. So do base models in the store that a job needs; the
-    others are removed. Raises StoreError or OSError for files that cannot be deleted; the next
-    prune tries again. `rebuild` finds such a job until its folder is put aside.
-    """
-    chosen = _chosen(jobs, older_seconds, keep)
-    if dry_run:
-        return chosen
-    _sweep(jobs)
-    deleted = [record for record in chosen if _deleted(jobs, record)]
-    drop_bases(jobs)
-    return deleted
 
 
 def _chosen(jobs: Jobs, older_seconds: float, keep: Keep) -> list[JobRecord]:

@@ -304,8 +304,8 @@ def cancel_jobs(
     """Stop all jobs of a batch."""
     check_own(jobs, load_batch(jobs, batch)[0].user, batch, anyone)
     stopped = cancel_batch(jobs, batch)
-    service.audit.write(who, "cancel", batch, jobs=len(stopped))
-    return BatchChanged(id=batch, jobs=stopped)
+    service.audit.write(who, "cancel", batch, jobs=len(stopped.jobs))
+    return BatchChanged(id=batch, **vars(stopped))
 
 
 @router.post("/batches/{batch}/retry", tags=["batches"])
@@ -320,5 +320,5 @@ def retry_jobs(
     """Queue again the unfinished stages of a batch's jobs."""
     check_own(jobs, load_batch(jobs, batch)[0].user, batch, anyone)
     again = retry_batch(jobs, batch, failed)
-    service.audit.write(who, "retry", batch, jobs=len(again))
-    return BatchChanged(id=batch, jobs=again)
+    service.audit.write(who, "retry", batch, jobs=len(again.jobs))
+    return BatchChanged(id=batch, **vars(again))

@@ -117,6 +117,8 @@ class BatchChanged(_Answer):
 
     id: str
     jobs: list[str]
+    notes: list[str]
+    """Why others were not changed."""
 
 
 class StageView(_Answer):

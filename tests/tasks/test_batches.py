@@ -14,7 +14,7 @@ from lorajob.tasks import broker
 from lorajob.tasks.batches import load_batch, submit_batch
 from lorajob.tasks.describe import state_of
 from lorajob.tasks.jobs import Jobs
-from lorajob.tasks.prune import prune
+from lorajob.tasks.prune import prune_all
 from lorajob.tasks.rebuild import rebuild
 from lorajob.worker.artifacts.job_files import LocalJob
 from lorajob.worker.queues import LANES, all_queues, class_of, classes_of, memory_class, queue_name
@@ -112,7 +112,7 @@ def test_jobs_that_redis_lost_go_on_from_their_files(jobs, data, redis, monkeypa
 def test_a_pruned_job_that_is_asked_for_again_is_of_the_batch_again(jobs, data):
     batch = submit_batch(jobs, specs(data, "hi", "mr")).batch
     jobs.cancel(batch.jobs[0])
-    assert [record.id for record in prune(jobs, -1, "none")] == [batch.jobs[0]]
+    assert [record.id for record in prune_all(jobs, -1, "none").jobs] == [batch.jobs[0]]
     assert load_batch(jobs, batch.id)[0].jobs == batch.jobs[1:]
     again = submit_batch(jobs, specs(data, "hi", "mr"))
     assert (sorted(again.batch.jobs), again.queued) == (sorted(batch.jobs), 1)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis import RedisError
 
 from lorajob.book.terms import terms_of
 from lorajob.cli.errors import user_errors
@@ -20,7 +21,7 @@ from lorajob.storage.store import StoreError
 from lorajob.tasks.batches import cancel_batch, retry_batch
 from lorajob.tasks.glossaries import GlossaryFiles
 from lorajob.tasks.jobs import Jobs
-from lorajob.tasks.prune import parse_age, prune, remove
+from lorajob.tasks.prune import parse_age, prune_all, remove
 from lorajob.tasks.rebuild import rebuild
 from lorajob.worker.artifacts.job_store import JobStore
 from lorajob.worker.artifacts.lookup import find_job, open_job, recorded_ids
@@ -106,7 +107,7 @@ def test_the_glossary_of_a_job_goes_with_it(jobs):
         kept.add(job_id, terms_of(["Nairobi"]))
     remove(jobs, "hi-gone")
     assert kept.names() == ["hi-new", "hi-old"]
-    assert [it.id for it in prune(jobs, 30 * DAY, "none")] == ["hi-old"]
+    assert [it.id for it in prune_all(jobs, 30 * DAY, "none").jobs] == ["hi-old"]
     assert kept.names() == ["hi-new"]
 
 
@@ -131,7 +132,7 @@ def test_what_a_command_reads_is_neither_pruned_nor_removed_to_make_room(
         other = JobStore(f"{far.settings.store_url}/hi-other", far.settings.workplace)
         trim_copies(other, 0)
         assert folder.spec_path.is_file()
-        assert [gone.id for gone in prune(far, DAY, "none")] == [record.id]
+        assert [gone.id for gone in prune_all(far, DAY, "none").jobs] == [record.id]
         assert folder.spec_path.is_file() and not find_job(record.id, far.settings).has_spec()
     trim_copies(other, 0)
     assert not folder.root.exists()
@@ -156,15 +157,19 @@ def test_a_folder_that_is_removed_by_hand_does_not_undo_its_stage(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("stop", "code", "told"),
+    ("stop", "code", "notes"),
     [
-        (PermissionError(errno.EACCES, "Permission denied", "a"), 1, "a: Permission denied"),
-        (KeyboardInterrupt(), 130, ""),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "a"),
+            0,
+            ["hi-theirs is not deleted: a: Permission denied; prune again later"],
+        ),
+        (KeyboardInterrupt(), 130, []),
     ],
     ids=["refused", "interrupted"],
 )
 def test_a_job_that_is_half_deleted_is_not_run_again_and_its_rest_goes_later(
-    jobs, monkeypatch, capsys, stop, code, told
+    jobs, monkeypatch, stop, code, notes
 ):
     job = JobDir(Path(make(jobs, "hi-theirs", 40, 50).folder))
     write_json(job.stage_dir("convert") / "manifest.json", {"result": {}})
@@ -178,27 +183,27 @@ def test_a_job_that_is_half_deleted_is_not_run_again_and_its_rest_goes_later(
 
     with monkeypatch.context() as patch:
         patch.setattr("lorajob.worker.artifacts.job_files.shutil.rmtree", begin)
+        told: list[str] = []
         with user_errors() as outcome:
-            prune(jobs, DAY, "none")
-    assert (outcome.code, told in capsys.readouterr().err) == (code, True)
+            told += prune_all(jobs, DAY, "none").notes
+    assert (outcome.code, told) == (code, notes)
     assert rebuild(jobs.settings).jobs == ()
     assert recorded_ids(jobs.settings) == []
     assert any(jobs.settings.jobs.iterdir())
-    assert prune(jobs, DAY, "none") == []
+    assert prune_all(jobs, DAY, "none").jobs == []
     assert not any(jobs.settings.jobs.iterdir())
 
 
-def test_a_folder_that_cannot_be_put_aside_is_a_whole_job_for_rebuild(jobs, monkeypatch, capsys):
+def test_a_folder_that_cannot_be_put_aside_is_a_whole_job_for_rebuild(jobs, monkeypatch):
     record = make(jobs, "hi-theirs", 40, 0, "failed")
 
     def refuse(path: Path, target: Path) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "rename", refuse)
-    with user_errors() as outcome:
-        prune(jobs, DAY, "none")
-    assert outcome.code == 1
-    assert capsys.readouterr().err == f"lorajob: {record.folder}: Permission denied\n"
+    found = prune_all(jobs, DAY, "none")
+    why = f"{record.folder}: Permission denied; prune again later"
+    assert (found.jobs, found.notes) == ([], [f"hi-theirs is not deleted: {why}"])
     rebuild(jobs.settings)
     assert jobs.records.load(record.id).state == "failed"
 
@@ -207,7 +212,8 @@ def test_a_folder_that_cannot_be_put_aside_is_a_whole_job_for_rebuild(jobs, monk
 def test_the_ids_of_deleted_jobs_are_told_although_a_later_step_fails(
     jobs, redis_server, monkeypatch, capsys, failing
 ):
-    kept = [make(jobs, f"hi-{name}", days, 0, "failed") for name, days in (("a", 50), ("b", 40))]
+    ages = {"a": 50, "b": 45, "c": 40}
+    kept = [make(jobs, f"hi-{name}", days, 0, "failed") for name, days in ages.items()]
     rename = Path.rename
 
     def refuse(path: Path, target: Path) -> None:
@@ -225,18 +231,35 @@ def test_the_ids_of_deleted_jobs_are_told_although_a_later_step_fails(
     assert main(["prune", "--older", "30d"]) == 1
     told = capsys.readouterr()
     if failing == "job":
-        assert told.out == "hi-a\n" and "lorajob: 1 jobs deleted\n" in told.err
+        assert told.out == "hi-a\nhi-c\n" and "lorajob: 2 jobs deleted\n" in told.err
         assert f"lorajob: hi-b is not deleted: {kept[1].folder}: Permission denied; " in told.err
     else:
-        assert told.out == "hi-a\nhi-b\n"
-        why = "the store is unavailable; prune again later"
-        assert f"lorajob: unused base models are not deleted: {why}\n" in told.err
+        assert told.out == "hi-a\nhi-b\nhi-c\n"
+    why = "the store is unavailable; prune again later"
+    assert f"lorajob: unused base models are not deleted: {why}\n" in told.err
+
+
+def test_a_prune_ends_when_redis_stops_answering(jobs, monkeypatch):
+    ages = {"a": 50, "b": 45, "c": 40}
+    made = [make(jobs, f"hi-{name}", days, 0, "failed").id for name, days in ages.items()]
+    forget = Records.forget
+
+    def stop_answering(self: Records, job_id: str) -> bool:
+        if job_id == made[1]:
+            raise RedisError("no answer")
+        return forget(self, job_id)
+
+    monkeypatch.setattr(Records, "forget", stop_answering)
+    found = prune_all(jobs, 30 * DAY, "none")
+    assert [it.id for it in found.jobs] == made[:1] and len(found.notes) == 1
+    assert found.notes[0].startswith("hi-b is not deleted: ")
+    assert jobs.records.load(made[2]).state == "failed"
 
 
 def test_what_stays_of_a_pruned_job_is_named_each_time(jobs, monkeypatch, caplog):
     (jobs.settings.jobs / ".gone-hi-theirs").mkdir(parents=True)
     monkeypatch.setattr("lorajob.storage.folders.shutil.rmtree", lambda *_, **__: None)
-    prune(jobs, DAY, "none")
+    prune_all(jobs, DAY, "none")
     assert caplog.messages == [f"{jobs.settings.jobs}/.gone-hi-theirs cannot be deleted"]
 
 
@@ -244,7 +267,7 @@ def test_the_copy_here_goes_with_the_job(jobs, redis_server, tmp_path):
     far, record = far_job(redis_server, tmp_path, "hi-far")
     with open_job(record, far.settings).local(lambda: record) as folder:
         pass
-    prune(far, DAY, "none")
+    prune_all(far, DAY, "none")
     assert not folder.root.exists() and not find_job(record.id, far.settings).has_spec()
 
 
@@ -258,7 +281,7 @@ def test_the_copy_that_a_stale_owner_works_in_goes_when_its_stage_ends(
 
     def run(job: JobDir, listener: Listener) -> Outcome:
         job.commit("preprocess", job.new_attempt("preprocess", 1), StageResult())
-        prune(far, DAY, "none")
+        prune_all(far, DAY, "none")
         assert job.root.is_dir() and "is in use; it stays until its stage ends" in caplog.text
         reached.set()  # Redis, which it had lost sight of
         return Committed(StageResult())
@@ -292,12 +315,12 @@ def test_a_job_that_is_pruned_meanwhile_stops_no_other_of_its_batch(jobs, monkey
         return found
 
     monkeypatch.setattr(Records, "load_many", and_prune_one)
-    assert act(jobs, "batch-1") == ids[1:]
+    assert act(jobs, "batch-1").jobs == ids[1:]
 
 
 def test_without_keeping_the_best_goes_too(jobs):
     make(jobs, "hi-best", 90, 20)
-    assert [record.id for record in prune(jobs, 30 * DAY, "none")] == ["hi-best"]
+    assert [record.id for record in prune_all(jobs, 30 * DAY, "none").jobs] == ["hi-best"]
     with pytest.raises(JobNotFoundError):
         Batches(jobs.redis).load("batch-1")
 

@@ -14,7 +14,7 @@ from lorajob.job.jobdir import JobDir, write_json
 from lorajob.spec import build_spec
 from lorajob.storage.locations import open_location
 from lorajob.tasks.jobs import Jobs
-from lorajob.tasks.prune import prune
+from lorajob.tasks.prune import prune_all
 from lorajob.worker.artifacts.lookup import open_job
 from lorajob.worker.artifacts.signature import unsigned
 from lorajob.worker.records.records import Records
@@ -50,7 +50,7 @@ def test_prune_deletes_nothing_outside(jobs: Jobs, redis: Redis, tmp_path: Path)
     record = succeeded_record(jobs.settings.jobs)
     Records(redis).create(record.model_copy(update={"created_at": time.time() - 1e6}))
     redis.hset(f"lorajob:job:{JOB}", "folder", str(outside))
-    assert [it.id for it in prune(jobs, 60, "none")] == [JOB]
+    assert [it.id for it in prune_all(jobs, 60, "none").jobs] == [JOB]
     assert outside.is_dir() and not (jobs.settings.jobs / JOB).exists()
 
 
