@@ -200,7 +200,8 @@ class BookReader:
         scored = self._scores(encoded, [text[:old], whole[:new]])
         if scored is None:
             return [it for half in _halves(terms) for it in self._heard(text, half, encoded)]
-        changes = zip(tries, _changes(*scored, tries), strict=True)
+        first, tried = scored
+        changes = zip(tries, _changes(first, tried, tries), strict=True)
         return [_Heard(it.near, change) for it, change in changes]
 
     def _unheard(self, text: str, terms: Sequence[NearTerm], width: int) -> dict[NearTerm, float]:
