@@ -114,6 +114,8 @@ def tell_submitted(client: "Client", submitted: "Submitted", priority: str, wait
     """
     for job, why in submitted.rejected.items():
         click.echo(f"lorajob: {job} is rejected: {why}", err=True)
+    for change in submitted.notes:
+        click.echo(f"lorajob: {change}", err=True)
     if note := _found_before(submitted, priority):
         click.echo(f"lorajob: {submitted.batch.id} {note}", err=True)
     click.echo(submitted.batch.id)

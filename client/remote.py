@@ -285,7 +285,8 @@ class RemoteClient(Client):
             body = {**more, "specs": list(specs)}
             made = self.api.post("/batches", body, seconds=LONG_SECONDS)
         rejected = {job: explained(why, specs) for job, why in made["rejected"].items()}
-        return Submitted(self.batch(str(made["id"])).record, int(made["queued"]), rejected)
+        batch, notes = self.batch(str(made["id"])).record, tuple(map(str, made.get("notes", ())))
+        return Submitted(batch, int(made["queued"]), rejected, notes)
 
     def upload_corpus(self, path: AudioPath) -> str:
         """Send a corpus that is one file, unless it is there. Returns its path on the service."""

@@ -54,8 +54,11 @@ def _pack(place: str) -> str:
     path = Path(str(local_path(place))).expanduser().absolute()
     if not path.is_dir():
         return "pack it with its audio as .tar.gz"
-    name = path.name or "corpus"
-    words = ["tar", "-czf", f"{name}.tar.gz", "-C", str(path.parent), path.name or "."]
+    packed, folder = f"{path.name or 'corpus'}.tar.gz", path.name or "."
+    # -h: what links point to. tar reads a name with a colon as one of another machine.
+    packed = f"./{packed}" if packed.startswith("-") or ":" in packed else packed
+    folder = f"./{folder}" if folder.startswith("-") else folder
+    words = ["tar", "-chzf", packed, "-C", str(path.parent), folder]
     return f"pack it with `{shlex.join(words)}`"
 
 

@@ -65,16 +65,29 @@ def with_sets(
 ) -> tuple[list[Spec], dict[str, object]]:
     """The settings of jobs with those `sets` of `more` in them that name corpora, and the rest.
 
-    The places in them are then sent, or explained, as others are. Raises UsageError.
+    The places in them are then sent, or explained, as others are. The rest stays text: JSON cannot
+    hold every value of YAML. Raises UsageError.
     """
     lines = [str(it) for it in sets] if isinstance(sets := more.get("sets"), list) else []
-    chosen = [it for it in lines if re.split(r"[.=]", it)[0] in PLACES and "=" in it]
+    chosen = [it for it in lines if _names_corpora(it)]
     found = list(specs)
     for line in chosen:
         name, _, text = line.partition("=")
         value = nested(name.split("."), parse_value(text, line))
         found = [merge(it, value) for it in found]
     return found, {**more, "sets": [it for it in lines if it not in chosen]} if chosen else {**more}
+
+
+def _names_corpora(line: str) -> bool:
+    """Whether a line such as `gate.corpora=[...]` names corpora."""
+    name, equals, text = line.partition("=")
+    first, *rest = name.split(".")
+    if not equals or first != "gate":
+        return bool(equals) and first in PLACES
+    if rest:
+        return rest[0] == "corpora"
+    value = parse_value(text, line)
+    return isinstance(value, Mapping) and "corpora" in value
 
 
 def corpora_of(spec: Spec) -> list[str]:

@@ -1,8 +1,8 @@
 """What a user does with batches: many languages at once, each a job of its own.
 
-The ids of a batch and of its jobs are hashes of the submitted specs. Submitting the same specs
-again therefore finds the same batch, for every user and every priority, and completes a submission
-that was interrupted.
+The ids of a batch and of its jobs are hashes of the submitted specs, and of no file that these
+name. Submitting the same specs again therefore finds the same batch, for every user and every
+priority, and completes a submission that was interrupted.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from lorajob.spec import JobSpec
 from lorajob.storage.urls import public
 from lorajob.tasks.broker import open_sender
 from lorajob.tasks.jobs import Jobs
-from lorajob.tasks.named_files import with_named, with_places
+from lorajob.tasks.named_files import changed_named, with_named, with_places
 from lorajob.tasks.rebuild import record_there
 from lorajob.worker.artifacts.lookup import find_job
 from lorajob.worker.connect import service_errors
@@ -39,6 +39,8 @@ class Submitted:
     batch: JobBatch
     queued: int
     rejected: dict[str, str]  # job id -> why
+    notes: tuple[str, ...] = ()
+    """Texts and glossaries that have changed since their jobs were queued."""
 
 
 def submit_batch(
@@ -50,7 +52,8 @@ def submit_batch(
 ) -> Submitted:
     """Queue one job per spec, under one batch.
 
-    A job that is queued already stays as it is. A job whose record Redis lost continues from its
+    A job that is queued already stays as it is, also if its text or glossary has changed under the
+    same path: a note says so. A job whose record Redis lost continues from its
     files. An existing batch keeps its priority.
 
     A spec without a corpus gets the newest corpus in LORAJOB_CORPORA; which one that is does not
@@ -77,6 +80,12 @@ def submit_batch(
         spec if begun[job] or spec.evaluate.text else jobs.with_text(spec)
         for job, (spec, _) in checked.items()
     ]
+    notes = [
+        note
+        for job, spec in zip(job_ids, asked, strict=True)
+        if begun[job]
+        for note in changed_named(spec, job, jobs.settings)
+    ]
     batches = Batches(jobs.redis)
     new = JobBatch(
         id=batch_id,
@@ -100,7 +109,7 @@ def submit_batch(
                 with service_errors(jobs.settings):
                     batches.restore(record)
     with service_errors(jobs.settings):
-        return Submitted(batches.load(batch_id), queued, rejected)
+        return Submitted(batches.load(batch_id), queued, rejected, tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -284,6 +293,7 @@ def _ids_asked_for(
 ) -> tuple[str, list[str]]:
     """The ids of the batch and of its jobs. The order of the specs does not change them.
 
+    Of a text or glossary only the path goes into the hash, so an edited file makes no new batch.
     For a spec without a corpus the folder of the corpora goes into the hash. Settings that older
     versions lack do not, unless they are set: the same batch keeps its id.
     """

@@ -4,18 +4,20 @@ Together they are checked, hashed and copied to a job. A language of a batch who
 is rejected. Its job gets the file when it is retried.
 """
 
+import json
 from contextlib import suppress
 
 from lorajob.errors import LorajobError, UsageError
 from lorajob.job.jobdir import GLOSSARY, TEXT
 from lorajob.spec import JobSpec
+from lorajob.storage.hashes import file_hash
 from lorajob.storage.locations import Folder
 from lorajob.storage.store import Store
 from lorajob.storage.urls import local_path
 from lorajob.tasks.job_glossary import copy_glossary, with_glossary
 from lorajob.tasks.texts import copy_text, with_text
 from lorajob.tasks.verify import hash_at
-from lorajob.worker.artifacts.lookup import open_job
+from lorajob.worker.artifacts.lookup import find_job, open_job
 from lorajob.worker.artifacts.signature import put_signature, unsigned
 from lorajob.worker.records.record import JobRecord
 from lorajob.worker.settings import Settings
@@ -64,6 +66,26 @@ def copy_named(spec: JobSpec, target: Folder | Store, refused: bool = False) -> 
         except (LorajobError, OSError, ValueError):  # ValueError: a null byte in a path
             if not refused:
                 raise
+
+
+def changed_named(spec: JobSpec, job_id: str, settings: Settings) -> list[str]:
+    """A note for each file that differs from the one that a job took along.
+
+    The places of the spec are absolute. Files behind a url, and what cannot be read, are left out.
+    """
+    notes = []
+    with suppress(LorajobError, OSError, ValueError):
+        written = json.loads(find_job(job_id, settings).location.read("spec.json") or b"{}")
+        for name in ("text", "glossary"):
+            place = getattr(spec.evaluate, name)
+            taken = written.get("evaluate", {}).get(f"{name}_sha256")
+            path = local_path(place) if place is not None and taken is not None else None
+            if path is not None and path.is_file() and file_hash(path) != taken:
+                notes.append(
+                    f"{job_id}: evaluate.{name}: {path} has changed since; to use it, submit with "
+                    "--anew"
+                )
+    return notes
 
 
 def complete_named(record: JobRecord, settings: Settings) -> None:

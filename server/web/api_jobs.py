@@ -267,7 +267,11 @@ def create_batch(
     made = submit_batch(jobs, specs, body.priority, salt, naming)
     service.audit.write(who, "submit", made.batch.id, queued=made.queued)
     return BatchCreated(
-        id=made.batch.id, jobs=list(made.batch.jobs), queued=made.queued, rejected=made.rejected
+        id=made.batch.id,
+        jobs=list(made.batch.jobs),
+        queued=made.queued,
+        rejected=made.rejected,
+        notes=list(made.notes),
     )
 
 

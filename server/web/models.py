@@ -102,6 +102,8 @@ class BatchCreated(_Answer):
     """How many jobs were queued now."""
     rejected: dict[str, str]
     """Job -> why, such as a missing corpus."""
+    notes: list[str]
+    """Texts and glossaries that have changed since their jobs were queued."""
 
 
 class Changed(_Answer):

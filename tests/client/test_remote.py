@@ -166,34 +166,6 @@ def test_over_http_a_batch_file_of_this_machine_is_submitted(
     assert "ended more than" not in said and client.workers("cpu") == 0
 
 
-@pytest.mark.parametrize("remote", [False, True], ids=["beside", "over_http"])
-def test_a_retry_of_a_batch_says_which_jobs_it_refused(
-    web: Web,
-    redis: Redis,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    remote: bool,
-) -> None:
-    corpus = write_corpus(tmp_path / "clips.csv")
-    local = Client(Jobs(web.settings))
-    asked = {"language": "hi", "corpus": str(corpus), "base_model": "demo/whisper-base"}
-    missing = asked | {"evaluate": {"glossary": str(tmp_path / "missing.txt")}}
-    made = local.submit_batch([build_spec(asked), build_spec(missing)])
-    batch, (rejected, why) = local.batch(made.batch.id), *made.rejected.items()
-    assert batch.cancel() == [it for it in made.batch.jobs if it != rejected]
-    if remote:
-        monkeypatch.setenv("LORAJOB_URL", web.url)
-        monkeypatch.setenv("LORAJOB_API_KEY", "send")
-    else:
-        monkeypatch.setenv("LORAJOB_REDIS_URL", url_of(web.settings))
-        monkeypatch.setenv("LORAJOB_ARTIFACTS", str(web.settings.jobs))
-    assert main(["retry", batch.id, "--anyone"]) == 1
-    told = capsys.readouterr()
-    assert told.out == f"1 of the jobs of {batch.id} are queued again\n"
-    assert told.err == f"lorajob: {rejected}: {why}\n"
-
-
 def test_every_command_works_over_http_or_is_about_this_machine() -> None:
     known = (*LOCAL, *NEITHER, *BOTH, *SAME, *CALLBACKS)
     assert sorted(known) == sorted(COMMANDS)

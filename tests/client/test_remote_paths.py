@@ -1,5 +1,8 @@
 """What a client says about paths of its own machine, and what it takes from a server and sends."""
 
+import shlex
+import subprocess
+import tarfile
 from datetime import date
 from pathlib import Path
 
@@ -30,6 +33,23 @@ def test_an_error_about_a_file_that_is_here_only_says_whose_paths_are_meant(
     assert ("or give a url" in told) == setting.startswith("evaluate.")
     told = explained(f"{setting}: {away} {why}", [{part: {name: str(away)}}])
     assert told == f"{setting}: {away} {own}"
+
+
+@pytest.mark.parametrize("name", ["clips", "-x", "a:b", "linked"])
+def test_the_advised_command_packs_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
+    folder, work = tmp_path / name, tmp_path / "work"
+    target = tmp_path / "target" if name == "linked" else folder
+    for made in (target, work):
+        made.mkdir()
+    (target / "clips.tsv").write_text("audio\ttext\n")
+    if name == "linked":
+        folder.symlink_to(target)
+    told = explained(f"corpus: {folder} does not exist", [{"corpus": str(folder)}])
+    command = told.split("pack it with `")[1].split("`")[0]
+    subprocess.run(shlex.split(command), cwd=work, check=True)
+    with tarfile.open(work / f"{name}.tar.gz") as file:
+        names = [Path(it).as_posix() for it in file.getnames()]
+    assert names == [name, f"{name}/clips.tsv"]
 
 
 @pytest.mark.parametrize("name", ["../hi-1", "/tmp/hi-1", "hi-1/..", ""])
