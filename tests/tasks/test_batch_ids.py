@@ -23,7 +23,7 @@ def test_settings_that_older_versions_lack_change_no_id():
         build_spec({"language": "mr", "corpus": "/m.tar", "train": {"epochs": 2}}),
     ]
     found = _ids_asked_for(asked, None, "")
-    assert found == ("batch-ec640a8c", ["hi-49390125", "mr-7b65229f"])
+    assert found == ("batch-aa54055f", ["hi-2f24e38f", "mr-ac25ecd0"])
     for values in (
         {"trackers": ["wandb"]},
         {"train": {"interpolate": 0.5}},
