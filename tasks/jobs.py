@@ -16,10 +16,9 @@ from redis import Redis
 
 from lorajob.corpora import Corpus, check_remote
 from lorajob.demo.packaged import PACKAGED_NAME
-from lorajob.errors import JobNotFoundError, LorajobError, ModelError, ServiceError, UsageError
+from lorajob.errors import JobNotFoundError, LorajobError, ServiceError, UsageError
 from lorajob.gpu_memory import job_gb
 from lorajob.job.jobdir import JOB_ID
-from lorajob.languages import find_language
 from lorajob.spec import FORMAT, JobSpec
 from lorajob.storage.hub import hub_commit
 from lorajob.storage.store import StoreError
@@ -28,7 +27,15 @@ from lorajob.tasks.describe import Wait, after_failure, awaited_queue
 from lorajob.tasks.job_glossary import with_glossary
 from lorajob.tasks.language_texts import with_language_text
 from lorajob.tasks.named_files import complete_named, copy_named
-from lorajob.tasks.start import absolute_base, copy_start, fit_start, with_sounds
+from lorajob.tasks.start import (
+    FolderStamp,
+    absolute_base,
+    check_base_files,
+    copy_start,
+    fit_start,
+    folder_stamp,
+    with_sounds,
+)
 from lorajob.tasks.texts import with_text
 from lorajob.tasks.uploads import Uploads
 from lorajob.worker.artifacts.lookup import (
@@ -64,6 +71,8 @@ class Jobs:
         self._places: dict[tuple[str, ...], str] = {}
         # base model -> how every machine finds it
         self._bases: dict[str, str] = {}
+        # base model -> stamp of its folder when it was checked
+        self._checked: dict[str, FolderStamp] = {}
         # (base model, revision) -> commit on the Hub; None for a folder, or without an answer
         self._commits: dict[tuple[str, str | None], str | None] = {}
         self._submitted: dict[str, JobSpec] = {}  # the last job of `submit`
@@ -151,7 +160,9 @@ class Jobs:
         it. A base model on the Hub is resolved to a commit, and refused if the Hub lacks it.
         """
         base = spec.base_model, spec.base_revision
-        _check_base(spec, known=base in self._commits)
+        stamp = folder_stamp(spec.base_model)
+        check_base_files(spec, known=self._checked.get(spec.base_model) == stamp)
+        self._checked[spec.base_model] = stamp
         if base not in self._commits:
             self._commits[base] = _commit_of(*base)
         from lorajob.checking.glance import check_tables
@@ -382,27 +393,6 @@ def _memory_class(spec: JobSpec) -> int | None:
         return memory_class(needed)
     except ValueError as error:
         raise UsageError(f"train: no card is large enough: {error}") from None
-
-
-def _check_base(spec: JobSpec, known: bool) -> None:
-    """Refuse a base model that preprocess would refuse, as far as its files are on this machine.
-
-    Of a `known` one only the language is checked, as all files take a part of a second. CTranslate2
-    folders have a config.json of another kind, and are checked when they are imported.
-    """
-    from lorajob.whisper.base_check import check_base, check_language_token, check_name
-
-    token = find_language(spec.language).token
-    folder = Path(spec.base_model).expanduser()
-    try:
-        if (folder / "model.bin").is_file():
-            return
-        if not folder.is_dir():
-            check_name(spec.base_model, token)
-        elif any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
-            (check_language_token if known else check_base)(folder, token)
-    except ModelError as error:
-        raise UsageError(str(error)) from None
 
 
 def _commit_of(base_model: str, revision: str | None) -> str | None:

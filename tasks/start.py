@@ -5,20 +5,23 @@ The adapter is checked and copied. The folders are only checked.
 """
 
 import json
+import os
 import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lorajob.demo.packaged import PACKAGED_NAME
-from lorajob.errors import FilesError, JobNotFoundError, LorajobError, UsageError
+from lorajob.errors import FilesError, JobNotFoundError, LorajobError, ModelError, UsageError
 from lorajob.job.jobdir import ADAPTER_FILES, ADAPTER_WEIGHTS, START, JobDir, hash_file
+from lorajob.languages import find_language
 from lorajob.spec import JobSpec, TrainConfig, parse_spec
 from lorajob.spec_training import AugmentConfig
 from lorajob.storage.urls import public
 from lorajob.worker.artifacts.job_files import JobFiles
 from lorajob.worker.records.record import JobRecord
 
+FolderStamp = tuple[tuple[str, int, int, int], ...]
 COMMIT = re.compile("[0-9a-f]{40}")
 # Setting of `train` -> field of PEFT's adapter_config.json.
 SHAPE = {
@@ -46,6 +49,37 @@ def absolute_base(base_model: str) -> str:
     """A folder as an absolute path, since workers run in other folders; a Hub id unchanged."""
     path = Path(base_model).expanduser()
     return str(path.resolve()) if path.is_dir() else base_model
+
+
+def folder_stamp(base_model: str) -> FolderStamp:
+    """What tells that files of a folder have changed: names, sizes and times; () for a Hub id."""
+    try:
+        with os.scandir(Path(base_model).expanduser()) as entries:
+            found = [(it.name, it.stat()) for it in entries if it.is_file()]
+    except (OSError, RuntimeError, ValueError):
+        return ()
+    return tuple(sorted((name, it.st_size, it.st_ino, it.st_mtime_ns) for name, it in found))
+
+
+def check_base_files(spec: JobSpec, known: bool) -> None:
+    """Refuse a base model that preprocess would refuse, as far as its files are on this machine.
+
+    Of a `known` one only the language is checked, as all files take a part of a second. CTranslate2
+    folders have a config.json of another kind, and are checked when they are imported.
+    """
+    from lorajob.whisper.base_check import check_base, check_language_token, check_name
+
+    token = find_language(spec.language).token
+    folder = Path(spec.base_model).expanduser()
+    try:
+        if (folder / "model.bin").is_file():
+            return
+        if not folder.is_dir():
+            check_name(spec.base_model, token)
+        elif any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+            (check_language_token if known else check_base)(folder, token)
+    except ModelError as error:
+        raise UsageError(str(error)) from None
 
 
 def fit_start(spec: JobSpec, names_base: bool, record: JobRecord, files: JobFiles) -> JobSpec:

@@ -17,6 +17,7 @@ from lorajob.storage import hub
 from lorajob.storage.hub import hub_commit
 from lorajob.tasks import jobs as jobs_module
 from lorajob.tasks.jobs import Jobs
+from tests.support.batches import specs
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -82,3 +83,22 @@ def test_the_commit_is_in_the_spec(
     written = json.loads((jobs.settings.jobs / job_id / "spec.json").read_bytes())
     assert written["base_revision"] == COMMIT
     assert asked == [("x/y", None)]
+
+
+def test_a_base_folder_is_checked_again_after_a_file_of_it_was_replaced(
+    jobs: Jobs, data: Path, tmp_path: Path, whisper_base: Path
+) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    for path in whisper_base.iterdir():
+        (base / path.name).symlink_to(path.resolve())
+    (spec,) = specs(data, "hi", base_model=str(base))
+    jobs.check(spec)
+    config = json.loads((base / "config.json").read_bytes())
+    (base / "config.json").unlink()
+    (base / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
+    with pytest.raises(UsageError, match="bert"):
+        jobs.check(spec)
+    # It stays refused.
+    with pytest.raises(UsageError, match="bert"):
+        jobs.check(spec)
