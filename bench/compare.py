@@ -339,7 +339,7 @@ def transcripts(bench: Bench, adapter: Path) -> dict[str, Any]:
 
 def _heard(model: Path, token: str, clips: Sequence[tuple[str, Samples]]) -> list[tuple[str, str]]:
     sounds = [Sound(len(audio) / SAMPLE_RATE, lambda audio=audio: audio) for _, audio in clips]
-    heard = listen(model, token, sounds)
+    heard = listen(model, token, sounds).clips
     return [(text, it.text) for (text, _), it in zip(clips, heard, strict=True)]
 
 

@@ -73,7 +73,7 @@ def measure(job: JobDir, clips: int, sizes: Sequence[int] = ()) -> dict[str, dic
         ways: dict[str, Callable[[], list[str]]] = {
             "generate": lambda: generate(model, sounds, folder, config),
             "faster_whisper": lambda: [
-                it.text for it in listen(shipped, config.language, sounds, spec.seed)
+                it.text for it in listen(shipped, config.language, sounds, spec.seed).clips
             ],
             "fast": lambda: decode(shipped, padded, sounds),
             "fast_cut": lambda: decode(shipped, config, sounds),

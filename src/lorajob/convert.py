@@ -214,7 +214,7 @@ def _delivered(
         spec.seed,
         done=lambda clips: pace.goes_on(f"faster-whisper {clips}/{len(sample.places)}"),
     )
-    texts = [it.text for it in found]
+    texts = [it.text for it in found.clips]
     ids = [sample.store.ids[place] for place in sample.places]
     heard = [{"id": id, "text": text} for id, text in zip(ids, texts, strict=True)]
     return score(sample.references, texts, spec.language), heard[:SHOWN_CLIPS]

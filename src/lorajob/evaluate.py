@@ -25,11 +25,19 @@ from tempfile import TemporaryDirectory
 from lorajob.book.job_text import decide_text
 from lorajob.book.trial import PlainClips, try_glossary
 from lorajob.decoding.config import DecodeConfig, TokenLimits, token_limits, write_config
-from lorajob.decoding.delivered import HeardClip, cpu_warnings
+from lorajob.decoding.delivered import HeardClip, placement_warnings
 from lorajob.decoding.fast import Sound, decode
 from lorajob.decoding.forecast import expect_passes
 from lorajob.decoding.long_form import transcribe_long
-from lorajob.decoding.paired import FAR_CLIPS, BaseModel, Clips, PairPace, far_apart, hear_both
+from lorajob.decoding.paired import (
+    FAR_CLIPS,
+    BaseModel,
+    Clips,
+    Pair,
+    PairPace,
+    far_apart,
+    hear_both,
+)
 from lorajob.decoding.text_choice import TEXT_FILE
 from lorajob.errors import LorajobError
 from lorajob.gate.checks import Candidate, check_all
@@ -40,7 +48,7 @@ from lorajob.gate.recordings import FastHearing
 from lorajob.gate.texts import Transcripts
 from lorajob.job.jobdir import JobDir, hash_files, write_json
 from lorajob.job.report import PassProgress, Report
-from lorajob.job.results import EvaluateResult, Guard, Metric, Scores, gate_fields
+from lorajob.job.results import EvaluateResult, Guard, gate_fields
 from lorajob.languages import find_language
 from lorajob.spec import JobSpec
 from lorajob.speech.clipstore import ClipStore
@@ -53,12 +61,16 @@ from lorajob.speech.overlap import (
     unshared_words,
 )
 from lorajob.speech.sample import balanced
-from lorajob.speech.scoring import difference, score, score_with_intervals, utterance_rows
+from lorajob.speech.scoring import (
+    difference,
+    few_clips,
+    score,
+    score_with_intervals,
+    utterance_rows,
+)
 from lorajob.whisper.conversion import delivered_model
 from lorajob.whisper.identity import base_of
 from lorajob.whisper.tokens import Labels, allowed_tokens
-
-FEW_CLIPS = 30  # under so many test clips the rates say little
 
 log = logging.getLogger(__name__)
 
@@ -123,15 +135,17 @@ def run(spec: JobSpec, job: JobDir, out: Path, attempt: int, report: Report) -> 
         pace.passed()
         base_model = BaseModel(folder, kind, Path(scratch, "base"))
         paces = PairPace(pace.done, pace.done, pace.passed)
-        delivered, base = hear_both(model, base_model, _for_users(clips, spec), paces)
+        pair = hear_both(model, base_model, _for_users(clips, spec), paces)
         pace.passed()
-        heard = _Transcripts(clips, texts, delivered, base)
+        heard = _Transcripts(clips, texts, pair.delivered.clips, pair.base.clips)
         fast = FastHearing(heard.of_delivered("tuned"), partial(transcribe_long, model, config))
-        guards = _check_gate(spec, heard, (model, fast), base_model, pace)
+        slot = Slot()
+        guards = _check_gate(spec, heard, (model, fast), base_model, pace, pair, slot)
         pace.passed()
     result, details = measure(heard, spec, training)
     notes = [*result.notes, *filter(None, (told.note, tried.note))]
-    added = {"notes": notes, "glossary": tried.scores}
+    warnings = [*result.warnings, *placement_warnings(pair.placements | {"gate": slot.placements})]
+    added = {"notes": notes, "glossary": tried.scores, "warnings": warnings}
     result = result.model_copy(update=added | gate_fields(guards))
     details |= {
         "tuned_audio_context": "dynamic" if config.cut else "full",
@@ -220,6 +234,8 @@ def _for_users(clips: _Clips, spec: JobSpec) -> Clips:
         seed=spec.seed,
         seconds=None if budget is None else 30 * budget,
         base_clips=spec.evaluate.base_clips,
+        # The speed has the same verdict whether the base's transcripts are cached or not.
+        one_by_one=spec.gate.check and spec.gate.min_speed is not None,
     )
 
 
@@ -305,12 +321,11 @@ def measure(
         warnings=[
             *few_clips(scored, metric),
             *explain_gap(references, tuned_there, delivered, tuned, spec.language),
-            *cpu_warnings(),
         ],
     )
     rates = {"base": result.base, "delivered": result.delivered, "tuned": result.tuned}
     details: dict[str, object] = {
-        "intervals": {name: it.wer_interval for name, it in rates.items()},
+        "intervals": {name: it.interval(metric) for name, it in rates.items()},
         "tuned_on_delivered_clips": there.model_dump(mode="json"),
         "overlap": None if training.overlap is None else training.overlap.model_dump(),
         "test_clips": len(store),
@@ -325,6 +340,8 @@ def _check_gate(
     delivered: tuple[Path, FastHearing],
     base: BaseModel,
     pace: PassProgress,
+    pair: Pair,
+    slot: Slot,
 ) -> list[Guard]:
     """The guards of the converted model in a folder, and by lorajob's decoder."""
     tuned, fast = delivered
@@ -336,10 +353,10 @@ def _check_gate(
         None if minutes is None else 60 * minutes,
         lambda: pace.done(int(clock.share * len(heard.clips.sample)), f"gate: {clock.checking}"),
     )
-    slot = Slot()
+    base_identity = base.identity() | pair.base.placement.identity()
     candidate = Candidate(
         tuned=LoadedModel(lambda: tuned, clock, slot, of_tuned),
-        base=KeptModel(LoadedModel(base.folder, clock, slot, of_base), base.identity()),
+        base=KeptModel(LoadedModel(base.folder, clock, slot, of_base), base_identity),
         clips=Transcripts(
             references=[store.texts[it] for it in heard.heard],
             base=heard.of_delivered("base"),
@@ -354,20 +371,7 @@ def _check_gate(
     if not (guards := check_all(spec.gate, candidate, clock)):
         return []
     seconds = sum(float(store.seconds[it]) for it in heard.heard)
-    return [*guards, *check_cost(spec.gate, seconds, pace.seconds["delivered"])]
-
-
-def few_clips(delivered: Scores, metric: Metric) -> list[str]:
-    """A warning if the rates are of so few clips that they say little."""
-    clips = delivered.clips
-    if clips >= FEW_CLIPS:
-        return []
-    words = f"{clips} test clip{' says' if clips == 1 else 's say'} little"
-    if clips > 1 and (around := delivered.interval(metric)) is not None:
-        rate = "word error rate" if metric == "wer" else "character error rate"
-        low, high = around
-        words += f": by the clips drawn, the {rate} is between {low:.0f} and {high:.0f} %"
-    return [f"{words}; test on {FEW_CLIPS} clips or more, better 200"]
+    return [*guards, *check_cost(spec.gate, seconds, pair.delivered.seconds, pair.together)]
 
 
 def _notes(heard: _Transcripts, spec: JobSpec, shared: Overlap | None) -> list[str]:

@@ -8,12 +8,12 @@ from lorajob.cli.spec_options import COMMON_SETTINGS, settings_in_help
 from lorajob.client.requests import check_base_model
 from lorajob.corpora.report import CorpusReport
 from lorajob.errors import UsageError
-from lorajob.evaluate import few_clips
 from lorajob.job.results import Scores
 from lorajob.language_tables import THREE_LETTERS, WHISPER
 from lorajob.languages import find_language
 from lorajob.setting_words import SETTING_WORDS, similar_option
 from lorajob.spec import build_spec, setting_names
+from lorajob.speech.scoring import few_clips
 from lorajob.worker.machine import gpus
 from lorajob.worker.machine.launch import worker_command
 from tests.support.command import environment, run

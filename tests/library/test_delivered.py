@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ctranslate2
@@ -10,12 +11,20 @@ import pytest
 from faster_whisper import WhisperModel
 
 from lorajob.decoding import delivered
-from lorajob.decoding.delivered import cpu_warnings, load_for_users
+from lorajob.decoding.delivered import (
+    Placement,
+    listen,
+    load_for_users,
+    placement_warnings,
+)
+from lorajob.decoding.fast import Sound
 from lorajob.job.report import Report
+from lorajob.speech.audio import Samples
 from lorajob.speech.clipstore import ClipStore
 from lorajob.speech.text import normalise
 from lorajob.stage import run_stage
 from lorajob.whisper import ct2
+from tests.support.speech import tone
 from tests.support.tiny import make_job
 from tests.support.training import SHORT
 
@@ -98,11 +107,81 @@ def test_out_of_memory_on_a_gpu_is_told_from_missing_libraries(
             return super().encode(features)
 
     monkeypatch.setattr(delivered, "UsersModel", OnGpu)
-    monkeypatch.setattr(delivered, "gpu_faults", [])
     monkeypatch.setattr(delivered, "load_cuda_libraries", list)
     monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 1)
     loaded = load_for_users(tmp_path / "model")
     assert on_gpu == tried
     assert loaded.kind == fits  # type: ignore[attr-defined]
-    warnings = cpu_warnings()
-    assert [warning in it for it in warnings] == ([True] if warning else [])
+    usual, place = Placement("cuda"), loaded.placement
+    assert place.device == ("cuda" if fits else "cpu")
+    found = placement_warnings({"base": [usual], "delivered": [place], "gate": [place, usual]})
+    if fits == "default":
+        assert found == []
+    elif fits:
+        assert found == [
+            f"delivered and gate were decoded in {fits}, because the delivered type does not fit "
+            "the GPU"
+        ]
+    else:
+        assert len(found) == 1 and warning is not None and warning in found[0]
+        assert found[0].startswith("delivered and gate were decoded on the CPU, because ")
+    alone = placement_warnings({"base": [place], "delivered": [usual], "gate": []})
+    assert [it.split(" decoded ")[0] for it in alone] == ["base was"] * len(found)
+
+
+def test_the_fault_of_a_gpu_says_what_to_do(
+    tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ct2.convert(tiny_whisper, tmp_path / "model", "float32")
+    monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 0)
+    monkeypatch.setattr(delivered, "expects_gpu", lambda: False)
+    assert load_for_users(model).placement == Placement("cpu")
+    monkeypatch.setattr(delivered, "expects_gpu", lambda: True)
+    place = load_for_users(model).placement
+    assert placement_warnings({"base": [place], "delivered": [place], "gate": [place]}) == [
+        "base, delivered and gate were decoded on the CPU, because CTranslate2 sees no GPU: "
+        "update its driver on this machine"
+    ]
+    fault = RuntimeError("CUDA driver version is\n insufficient")
+
+    def fail(load: Any, kind: str) -> None:
+        raise fault
+
+    monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 1)
+    monkeypatch.setattr(delivered, "load_cuda_libraries", list)
+    monkeypatch.setattr(delivered, "load_fitting", fail)
+    assert "(CUDA driver version is insufficient): install" in load_for_users(model).placement.fault
+    monkeypatch.setattr(delivered, "load_cuda_libraries", lambda: ["libcudnn.so.9"])
+    assert "lacks libcudnn.so.9 for the GPU: install" in load_for_users(model).placement.fault
+
+
+def test_the_time_is_that_of_transcribing_alone(
+    tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ct2.convert(tiny_whisper, tmp_path / "model", "float32")
+    clock, encoded = [0.0], []
+    hash_sound = delivered.sound_hash
+
+    class Timed(delivered.UsersModel):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            clock[0] += 1000
+            super().__init__(*args, **options)
+
+        def encode(self, features: Any) -> ctranslate2.StorageView:
+            clock[0] += 1
+            encoded.append(features)
+            return super().encode(features)
+
+    def read() -> Samples:
+        clock[0] += 1000
+        return tone(1.0)
+
+    def hashed(sound: Samples) -> str:
+        clock[0] += 1000
+        return hash_sound(sound)
+
+    monkeypatch.setattr(delivered, "UsersModel", Timed)
+    monkeypatch.setattr(delivered, "sound_hash", hashed)
+    monkeypatch.setattr(delivered, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    heard = listen(model, "hi", [Sound(1.0, read)])
+    assert heard.seconds == len(encoded) >= 1 and heard.clips[0].sound

@@ -11,7 +11,7 @@ import pytest
 from lorajob import evaluate
 from lorajob.decoding import fast, paired
 from lorajob.decoding.config import read_config, token_limits
-from lorajob.decoding.delivered import HeardClip, listen, load_for_users
+from lorajob.decoding.delivered import DecodedClips, HeardClip, listen, load_for_users
 from lorajob.decoding.fast import Sound
 from lorajob.decoding.windows import decode_batches
 from lorajob.job.jobdir import JobDir
@@ -36,7 +36,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Calls:
     calls: Calls = []
     listen = paired.listen
 
-    def noted(model: Path, *args: Any) -> list[HeardClip]:
+    def noted(model: Path, *args: Any) -> DecodedClips:
         calls.append(model.name)
         return listen(model, *args)
 
@@ -234,11 +234,23 @@ def test_a_base_on_fewer_clips_is_compared_on_these(trained: JobDir) -> None:
     )
     # Without spaces between words, all is said of characters.
     spec = build_spec({"language": "zh", "corpus": "c"}, sets=("evaluate.base_clips=2",))
-    result, _ = evaluate.measure(heard, spec, evaluate.Training())
+    result, details = evaluate.measure(heard, spec, evaluate.Training())
     there = result.delivered_on_base_clips.cer
+    intervals = details["intervals"]
+    assert isinstance(intervals, dict) and intervals["base"] == result.base.cer_interval
     assert result.improvement.metric == "cer"
     assert result.improvement.points == pytest.approx(result.base.cer - there)
     assert f"which has {there:.1f} % CER on them" in result.notes[0]
+
+
+@pytest.mark.parametrize("sets", [("gate.min_speed=2",), ("gate.min_speed=2", "gate.check=false")])
+def test_a_limit_of_the_speed_is_checked_without_the_base_beside(
+    trained: JobDir, sets: tuple[str, ...]
+) -> None:
+    spec = build_spec({"language": "hi", "corpus": "c"}, sets=sets)
+    store = ClipStore(trained.stage_dir("preprocess") / "test")
+    clips = evaluate._for_users(evaluate._choose(store, spec), spec)
+    assert clips.one_by_one == (len(sets) == 1)
 
 
 def test_both_samples_have_every_speaker_and_not_the_first_clips(tmp_path: Path) -> None:
@@ -258,7 +270,7 @@ def test_the_language_is_that_which_the_model_identifies_alone(tiny_whisper: Pat
     model = tiny_whisper.parent / "identifies"
     ct2.convert(tiny_whisper, model, "float32")
     sounds = [tone(seconds, hertz) for seconds, hertz in ((1.0, 200), (2.5, 900))]
-    heard = listen(model, "hi", [Sound.of(it) for it in sounds])
+    heard = listen(model, "hi", [Sound.of(it) for it in sounds]).clips
     alone = load_for_users(model)
     assert [it.language for it in heard] == [alone.identify(it) for it in sounds]
     assert all(it.language for it in heard)

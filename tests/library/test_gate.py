@@ -408,6 +408,13 @@ def test_speed_and_memory_have_no_limit_by_default_and_may_have_one() -> None:
     (memory,) = check_cost(GateConfig(max_memory_gb=0.001), 60, 20)[1:]
     assert memory.state == "failed" and memory.reason.endswith("at most 0.001 GB are allowed")
     assert check_cost(config, 0, 0)[0].state == "not_checked"
+    # Beside the base the model has half of the threads.
+    beside, _ = check_cost(config, 60, 20, together=True)
+    assert (beside.state, beside.value) == ("not_checked", None)
+    assert beside.reason.endswith("beside the base model on half of the threads")
+    beside, _ = check_cost(GateConfig(), 60, 20, together=True)
+    assert beside.state == "reported" and beside.reason.endswith("on half of the threads")
+    assert memory.reason.startswith("peak memory of the whole stage, with conversion, base")
 
 
 @pytest.mark.parametrize("name", ["max_wer_rise", "max_loops", "minutes"])

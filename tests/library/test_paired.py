@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lorajob.decoding import paired
-from lorajob.decoding.delivered import HeardClip
+from lorajob.decoding.delivered import DecodedClips, HeardClip, Placement
 from lorajob.decoding.fast import Sound
 from lorajob.decoding.paired import FAR_CLIPS, BaseModel, Clips, PairPace, far_apart, hear_both
 from tests.support.service import LONG_SECONDS
@@ -29,6 +29,7 @@ class Models:
         self.tuned, self.base = folder / "tuned", folder / "base"
         self.said = {"tuned": SAID, "base": OTHER}
         self.heard: list[str] = []  # the model of each clip, in the order of the clips
+        self.placement = Placement("cpu")
         self.before: dict[str, Callable[[int], object]] = {}  # called before a model's clip
         for path in (self.tuned, self.base):
             path.mkdir()
@@ -44,7 +45,7 @@ class Models:
         done: Callable[[int], None],
         enough: Callable[[Sequence[HeardClip]], bool] = lambda heard: False,
         threads: int = 0,
-    ) -> list[HeardClip]:
+    ) -> DecodedClips:
         found: list[HeardClip] = []
         for place in range(len(sounds)):
             self.before.get(model.name, lambda count: None)(place)
@@ -53,16 +54,18 @@ class Models:
             done(len(found))
             if enough(found):
                 break
-        return found
+        return DecodedClips(found, self.placement, seconds=len(found))
 
-    def hear(self, base_clips: Any = "auto") -> tuple[list[str], list[str]]:
+    def hear(self, base_clips: Any = "auto", **how: Any) -> tuple[list[str], list[str]]:
         """What both hear; `heard` has only what was decoded for it."""
         self.heard.clear()
         silence = Sound.of(np.zeros(16_000, np.float32))
-        clips = Clips([silence] * CLIPS, {"clips": "these"}, "en", 0, None, base_clips)
+        clips = Clips([silence] * CLIPS, {"clips": "these"}, "en", 0, None, base_clips, **how)
         base = BaseModel(self.base, "float32", self.base)
-        delivered, heard = hear_both(self.tuned, base, clips, QUIET)
-        return [it.text for it in delivered], [it.text for it in heard]
+        self.pair = hear_both(self.tuned, base, clips, QUIET)
+        pair = self.pair.delivered, self.pair.base
+        delivered, heard = ([it.text for it in one.clips] for one in pair)
+        return delivered, heard
 
 
 @pytest.fixture
@@ -114,6 +117,28 @@ def test_the_cache_gives_what_decoding_would(models: Models) -> None:
     models.said["tuned"] = SAID
     assert models.hear() == (SAID, OTHER[:FAR_CLIPS])
     assert models.heard.count("base") == 0
+
+
+def test_transcripts_of_another_device_or_type_are_not_taken(models: Models) -> None:
+    for place in (Placement("cpu"), Placement("cuda"), Placement("cuda", "float16")):
+        models.placement = place
+        for decoded in (FAR_CLIPS, 0):
+            assert models.hear() == (SAID, OTHER[:FAR_CLIPS])
+            assert models.heard.count("base") == decoded
+            # Also what is taken from the cache was once decoded in this type.
+            assert models.pair.base.placement == place
+
+
+def test_a_measured_speed_is_the_same_with_and_without_cached_transcripts(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    for _ in range(2):
+        assert models.hear(one_by_one=True) == (SAID, OTHER[:FAR_CLIPS])
+        assert models.heard[:CLIPS] == ["tuned"] * CLIPS
+        assert not models.pair.together and models.pair.delivered.seconds == CLIPS
+    models.hear(3)
+    assert models.pair.together
 
 
 def test_two_processors_decode_both_at_the_same_time(

@@ -12,7 +12,6 @@ import ctranslate2
 import pytest
 
 from lorajob.cli import service_checks
-from lorajob.decoding import delivered
 from lorajob.whisper import decoder_check_main
 from lorajob.whisper.cuda_libraries import expects_gpu
 from lorajob.worker.machine import decoder_check, self_check
@@ -162,20 +161,3 @@ def test_a_gpu_is_expected_if_its_device_file_is_here(
     assert expects_gpu(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert not expects_gpu(tmp_path)
-
-
-def test_an_evaluation_on_the_cpu_of_a_machine_with_a_gpu_is_a_warning(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(delivered, "expects_gpu", lambda: False)
-    assert delivered.cpu_warnings() == []
-    monkeypatch.setattr(delivered, "expects_gpu", lambda: True)
-    assert "sees no GPU: update its driver" in delivered.cpu_warnings()[0]
-    monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 1)
-    monkeypatch.setattr(delivered, "load_cuda_libraries", list)
-    assert delivered.cpu_warnings() == []
-    fault = RuntimeError("CUDA driver version is\n insufficient")
-    monkeypatch.setattr(delivered, "gpu_faults", [fault])
-    assert "(CUDA driver version is insufficient): install" in delivered.cpu_warnings()[0]
-    monkeypatch.setattr(delivered, "load_cuda_libraries", lambda: ["libcudnn.so.9"])
-    assert "lacks libcudnn.so.9 for the GPU: install" in delivered.cpu_warnings()[0]

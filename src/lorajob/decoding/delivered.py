@@ -7,9 +7,10 @@ long as the fast decoder, and far longer on a clip whose transcript repeats itse
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ctranslate2
 import numpy as np
@@ -25,8 +26,6 @@ FEWEST_CLIPS = 8  # decoded even if the time is over
 IDENTIFIED_CLIPS = 16  # of which the language is identified
 WINDOW_SECONDS = 30.0
 
-gpu_faults: list[RuntimeError] = []  # why faster-whisper left the GPU in this process
-
 log = logging.getLogger(__name__)
 
 
@@ -41,6 +40,34 @@ class HeardClip(BaseModel, frozen=True):
     sound: str = ""
 
 
+@dataclass(frozen=True)
+class Placement:
+    """Where a model was decoded, and in which type of CTranslate2.
+
+    `default` is the type that the model was converted to. `fault` says why a GPU was not used.
+    """
+
+    device: Literal["cuda", "cpu"]
+    compute_type: str = "default"
+    fault: str = ""
+
+    def identity(self) -> dict[str, str]:
+        """What decides transcripts, as JSON."""
+        return {"device": self.device, "on_device": self.compute_type}
+
+
+@dataclass(frozen=True)
+class DecodedClips:
+    """Transcripts of the first of some clips, and how they came about.
+
+    `seconds` is the time of transcribing alone, without loading the model and reading the clips.
+    """
+
+    clips: list[HeardClip]
+    placement: Placement
+    seconds: float = 0.0
+
+
 class UsersModel(WhisperModel):  # type: ignore[misc]  # faster-whisper has no types
     """faster-whisper's model. It can also identify the language of what it transcribes.
 
@@ -48,6 +75,7 @@ class UsersModel(WhisperModel):  # type: ignore[misc]  # faster-whisper has no t
     output of the encoder that `transcribe` uses. The transcript stays the same.
     """
 
+    placement: Placement = Placement("cpu")
     identifies: bool = False
     identified: str = ""
 
@@ -80,7 +108,7 @@ def listen(
     done: Callable[[int], None] = lambda clips: None,
     enough: Callable[[Sequence[HeardClip]], bool] = lambda heard: False,
     threads: int = 0,
-) -> list[HeardClip]:
+) -> DecodedClips:
     """The transcripts of the first of `sounds`, as many as `seconds` of time and `enough` allow.
 
     `done` is called after each clip, and `enough` with what was heard so far. `seed` decides what
@@ -91,6 +119,7 @@ def listen(
     whisper = load_for_users(model, threads)
     started = time.monotonic()
     heard: list[HeardClip] = []
+    transcribing = 0.0
     for sound in sounds:
         spent = time.monotonic() - started
         if seconds is not None and spent > seconds and len(heard) >= FEWEST_CLIPS:
@@ -98,13 +127,15 @@ def listen(
             break
         samples = sound.read()
         whisper.identifies, whisper.identified = len(heard) < IDENTIFIED_CLIPS, ""
+        began = time.monotonic()
         segments, _ = whisper.transcribe(samples, language=language)
         text = " ".join(segment.text.strip() for segment in segments)
+        transcribing += time.monotonic() - began
         heard.append(HeardClip(text=text, language=whisper.identified, sound=sound_hash(samples)))
         done(len(heard))
         if enough(heard):
             break
-    return heard
+    return DecodedClips(heard, whisper.placement, transcribing)
 
 
 def load_for_users(model: Path, threads: int = 0) -> UsersModel:
@@ -112,14 +143,27 @@ def load_for_users(model: Path, threads: int = 0) -> UsersModel:
     # CTranslate2 warns that a CPU computes float16 in float32: that is expected here.
     ctranslate2.set_log_level(logging.ERROR)
     logging.getLogger("faster_whisper").setLevel(logging.WARNING)
+    fault = ""
     if ctranslate2.get_cuda_device_count():
-        load_cuda_libraries()
+        missing = load_cuda_libraries()
         try:
-            return load_fitting(lambda kind: _encoding(model, kind), "default")[0]
+            whisper, kind = load_fitting(lambda kind: _encoding(model, kind), "default")
         except RuntimeError as error:
             log.warning("CTranslate2 cannot use the GPU, so the CPU decodes: %s", error)
-            gpu_faults.append(error.with_traceback(None))  # it would keep the model in memory
-    return UsersModel(str(model), device="cpu", cpu_threads=threads)
+            fault = _why_not_gpu(error, missing)
+        else:
+            whisper.placement = Placement("cuda", kind)
+            return whisper
+    elif expects_gpu():
+        fault = "CTranslate2 sees no GPU: update its driver"
+    whisper = UsersModel(str(model), device="cpu", cpu_threads=threads)
+    whisper.placement = Placement("cpu", fault=fault)
+    return whisper
+
+
+def usual_placement() -> Placement:
+    """Where a model that fits is decoded."""
+    return Placement("cuda" if ctranslate2.get_cuda_device_count() else "cpu")
 
 
 def _encoding(model: Path, compute_type: str) -> UsersModel:
@@ -129,19 +173,37 @@ def _encoding(model: Path, compute_type: str) -> UsersModel:
     return whisper
 
 
-def cpu_warnings() -> list[str]:
-    """A warning if faster-whisper decodes on the CPU of a machine with a GPU; else none."""
-    if not ctranslate2.get_cuda_device_count():
-        if not expects_gpu():
-            return []
-        why = "CTranslate2 sees no GPU: update its driver"
-    elif missing := load_cuda_libraries():
-        why = f"CTranslate2 lacks {' and '.join(missing)} for the GPU: install 'lorajob[cuda]'"
-    elif gpu_faults and says_out_of_memory(gpu_faults[-1]):
-        why = "the model does not fit the GPU in any type: use a GPU with more free memory"
-    elif gpu_faults:
-        told = " ".join(str(gpu_faults[-1]).split())
-        why = f"CTranslate2 cannot use the GPU ({told}): install 'lorajob[cuda]'"
-    else:
-        return []
-    return [f"base, delivered and gate were decoded on the CPU, because {why} on this machine"]
+def _why_not_gpu(error: RuntimeError, missing: Sequence[str]) -> str:
+    if missing:
+        return f"CTranslate2 lacks {' and '.join(missing)} for the GPU: install 'lorajob[cuda]'"
+    if says_out_of_memory(error):
+        return "the model does not fit the GPU in any type: use a GPU with more free memory"
+    told = " ".join(str(error).split())
+    return f"CTranslate2 cannot use the GPU ({told}): install 'lorajob[cuda]'"
+
+
+def placement_warnings(placements: Mapping[str, Sequence[Placement]]) -> list[str]:
+    """A warning for what was decoded on the CPU of a machine with a GPU, or in a smaller type.
+
+    `placements` has those of `base`, `delivered` and `gate`.
+    """
+    names: dict[str, list[str]] = {}
+    for name, places in placements.items():
+        for place in dict.fromkeys(places):
+            if place.fault:
+                how = f"on the CPU, because {place.fault} on this machine"
+            elif place.compute_type != "default":
+                how = f"in {place.compute_type}, because the delivered type does not fit the GPU"
+            else:
+                continue
+            names.setdefault(how, []).append(name)
+    return [
+        f"{_listed(found)} {'was' if len(found) == 1 else 'were'} decoded {how}"
+        for how, found in names.items()
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """`base, delivered and gate`."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last

@@ -20,7 +20,7 @@ import faster_whisper
 from pydantic import TypeAdapter
 
 from lorajob.cores import threads_a_stage
-from lorajob.decoding.delivered import HeardClip, listen
+from lorajob.decoding.delivered import DecodedClips, HeardClip, Placement, listen, usual_placement
 from lorajob.decoding.fast import Sound
 from lorajob.languages import find_language
 from lorajob.speech.text import normalise
@@ -29,7 +29,7 @@ from lorajob.whisper import ct2
 from lorajob.whisper.conversion import base_hashes
 
 # Version of how the base model decodes, part of the cache key: raise it with every change.
-VERSION = 4
+VERSION = 5
 KIND = "base-transcripts"
 FAR_CLIPS = 20  # after so many, a base that is far from the delivered model is decoded no further
 FAR = 0.5  # it is far if so large a share of the delivered model's words is not in its transcripts
@@ -71,6 +71,7 @@ class Clips:
     seed: int
     seconds: float | None
     base_clips: int | Literal["auto"] | None
+    one_by_one: bool = False  # never both models at the same time, so that the speed is comparable
 
     @property
     def of_base(self) -> Sequence[Sound]:
@@ -141,41 +142,64 @@ class _Delivered:
         return far_apart([it.text for it in heard], [it.text for it in base], self.language)
 
 
-def hear_both(
-    model: Path, base: BaseModel, clips: Clips, pace: PairPace
-) -> tuple[list[HeardClip], list[HeardClip]]:
+@dataclass(frozen=True)
+class Pair:
+    """What both models heard; `together` if at the same time, each on half of the threads."""
+
+    delivered: DecodedClips
+    base: DecodedClips
+    together: bool
+
+    @property
+    def placements(self) -> dict[str, list[Placement]]:
+        return {"base": [self.base.placement], "delivered": [self.delivered.placement]}
+
+
+def hear_both(model: Path, base: BaseModel, clips: Clips, pace: PairPace) -> Pair:
     """What the delivered `model` and `base` hear in the first of the clips.
 
-    What the base hears is cached by base model and clips.
+    What the base hears is cached by base model, clips, device and type.
     """
     delivered = _Delivered(clips.language)
     rule = delivered.enough if clips.base_clips == "auto" else _never
-    kept = _kept(base, clips)
     threads = _threads()
-    if not kept and threads > 1 and clips.of_base and _fit_together(model):
-        heard = _together((model, base.folder()), clips, pace, (delivered, rule), threads // 2)
+    together = (
+        not clips.one_by_one
+        and threads > 1
+        and bool(clips.of_base)
+        and _fit_together(model)
+        and not _kept(base, clips, usual_placement())
+    )
+    if together:
+        models = model, base.folder()
+        own, heard = _together(models, clips, pace, (delivered, rule), threads // 2)
     else:
-        delivered.add(
-            listen(model, clips.language, clips.sounds, clips.seed, clips.seconds, pace.delivered)
-        )
+        own = listen(model, clips.language, clips.sounds, clips.seed, clips.seconds, pace.delivered)
+        delivered.add(own.clips)
         delivered.end()
         pace.next()
-        taken = _taken(kept, rule)
-        heard = _listen_base(base.folder(), clips, pace.base, rule) if taken is None else taken
-    stopped = rule(heard) if heard else False
-    value = {"heard": _HEARD.dump_python(heard, mode="json")}
-    cache.keep(KIND, _cache_key(base, clips, stopped), value)
-    return delivered.heard, heard
+        # The base is as large as the delivered model, so it is decoded in the same place.
+        taken = _taken(_kept(base, clips, own.placement), rule)
+        heard = (
+            _listen_base(base.folder(), clips, pace.base, rule)
+            if taken is None
+            else DecodedClips(taken, own.placement)
+        )
+    stopped = rule(heard.clips) if heard.clips else False
+    value = {"heard": _HEARD.dump_python(heard.clips, mode="json")}
+    cache.keep(KIND, _cache_key(base, clips, heard.placement, stopped), value)
+    return Pair(own, heard, together)
 
 
 def _never(heard: Sequence[HeardClip]) -> bool:
     return False
 
 
-def _cache_key(base: BaseModel, clips: Clips, stopped: bool) -> str:
+def _cache_key(base: BaseModel, clips: Clips, placement: Placement, stopped: bool) -> str:
     return cache.key(
         version=VERSION,
         **base.identity(),
+        **placement.identity(),
         sample=clips.identity,
         language=clips.language,
         seed=clips.seed,
@@ -194,8 +218,10 @@ class _Kept:
     stopped: bool
 
 
-def _kept(base: BaseModel, clips: Clips) -> list[_Kept]:
-    entries = ((it, cache.lookup(KIND, _cache_key(base, clips, it))) for it in (False, True))
+def _kept(base: BaseModel, clips: Clips, placement: Placement) -> list[_Kept]:
+    entries = (
+        (it, cache.lookup(KIND, _cache_key(base, clips, placement, it))) for it in (False, True)
+    )
     return [
         _Kept(_HEARD.validate_python(found["heard"]), stopped)
         for stopped, found in entries
@@ -222,7 +248,7 @@ def _listen_base(
     done: Callable[[int], None],
     rule: Callable[[Sequence[HeardClip]], bool],
     threads: int = 0,
-) -> list[HeardClip]:
+) -> DecodedClips:
     given = clips.language, clips.of_base, clips.seed, clips.seconds
     return listen(folder, *given, done, rule, threads)
 
@@ -247,8 +273,8 @@ def _together(
     pace: PairPace,
     rule: tuple["_Delivered", Callable[[Sequence[HeardClip]], bool]],
     threads: int,
-) -> list[HeardClip]:
-    """What the base hears, in a thread, while this thread fills `delivered`."""
+) -> tuple[DecodedClips, DecodedClips]:
+    """What this thread hears by the delivered model, and a second thread by the base."""
     (model, base), (delivered, enough) = models, rule
     stop, count = Event(), [0]
 
@@ -267,7 +293,7 @@ def _together(
             return delivered.add(heard)
 
         try:
-            listen(
+            own = listen(
                 model,
                 clips.language,
                 clips.sounds,
@@ -286,4 +312,4 @@ def _together(
             raise
         finally:
             delivered.end()
-    return future.result()
+    return own, future.result()

@@ -16,6 +16,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from lorajob.decoding.delivered import (
     WINDOW_SECONDS,
+    Placement,
     UsersModel,
     load_for_users,
     sound_hash,
@@ -98,10 +99,14 @@ class Clock:
 
 @dataclass
 class Slot:
-    """Holds one loaded model at a time: two large ones may not fit the memory."""
+    """Holds one loaded model at a time: two large ones may not fit the memory.
+
+    `placements` has those of all models that were loaded.
+    """
 
     owner: object = None
     whisper: UsersModel | None = None
+    placements: list[Placement] = field(default_factory=list)
 
     def empty(self) -> None:
         """Free the memory of the model."""
@@ -169,6 +174,7 @@ class LoadedModel:
             # Sampling must not depend on what was decoded before.
             ctranslate2.set_random_seed(0)
             slot.owner, slot.whisper = self, load_for_users(self._folder())
+            slot.placements.append(slot.whisper.placement)
         return slot.whisper
 
 

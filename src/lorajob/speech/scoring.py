@@ -17,6 +17,7 @@ from lorajob.job.results import Difference, Metric, Scores
 from lorajob.speech.text import normalise
 
 METRICS: tuple[Metric, ...] = ("wer", "cer")
+FEW_CLIPS = 30  # under so many test clips the rates say little
 SAMPLES = 1000  # of the bootstrap
 FEWEST_SPEAKERS = 3  # known speakers from which speakers are drawn, not clips
 
@@ -209,3 +210,16 @@ def errors_and_length(
         found = jiwer.process_characters(said, heard)
     wrong = found.substitutions + found.deletions
     return wrong + found.insertions, wrong + found.hits
+
+
+def few_clips(delivered: Scores, metric: Metric) -> list[str]:
+    """A warning if the rates are of so few clips that they say little."""
+    clips = delivered.clips
+    if clips >= FEW_CLIPS:
+        return []
+    words = f"{clips} test clip{' says' if clips == 1 else 's say'} little"
+    if clips > 1 and (around := delivered.interval(metric)) is not None:
+        rate = "word error rate" if metric == "wer" else "character error rate"
+        low, high = around
+        words += f": by the clips drawn, the {rate} is between {low:.0f} and {high:.0f} %"
+    return [f"{words}; test on {FEW_CLIPS} clips or more, better 200"]
