@@ -189,7 +189,7 @@ def test_whoever_is_taken_over_while_it_writes_a_checkpoint_leaves_none(
     assert list((job.checkpoints / "2").iterdir()) == []
 
 
-@pytest.mark.parametrize("other", [("train.timestamps=0.2",), ("train.epochs=2",), ()])
+@pytest.mark.parametrize("other", [("train.clip_timestamps=1",), ("train.epochs=2",), ()])
 def test_a_checkpoint_of_another_plan_of_windows_is_not_gone_on_from(
     tiny_whisper: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, other: tuple[str, ...]
 ) -> None:
