@@ -370,7 +370,7 @@ def test_what_is_given_to_decoders_has_no_room_for_references() -> None:
     assert {*Sound.__dataclass_fields__} == {"seconds", "read"}
     assert {*Book.__dataclass_fields__} == {"language", "index"}
     # `identity` is part of a key of the cache; `of_base` is some of `sounds`.
-    fields = {"sounds", "identity", "language", "seed", "seconds", "base_clips"}
+    fields = {"sounds", "identity", "language", "seed", "seconds", "base_clips", "one_by_one"}
     assert {*paired.Clips.__dataclass_fields__} == fields
 
 
