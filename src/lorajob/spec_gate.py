@@ -68,7 +68,8 @@ class GateConfig(BaseModel):
     interval of the rise is over it. Null: not checked."""
     max_language_drop: Threshold = 10.0
     """Percent of the clips, of the job's language and of others, whose language the model may no
-    longer identify while the base model does. Null: not checked."""
+    longer identify while the base model does. The check fails if the whole 95 % interval of the
+    difference is over it. Null: not checked."""
     corpora: tuple[GuardCorpus, ...] = ()
     """Own corpora on which the model must not get worse than its base, such as recordings of other
     customers, or another language. `--guard CORPUS` adds one."""

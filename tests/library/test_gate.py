@@ -285,6 +285,15 @@ def test_a_model_that_hears_its_own_language_everywhere_fails(good: Scripted) ->
     assert failed(checked(replace(candidate(SAID, deaf), base=good))) == ["language"]
 
 
+def test_two_sentences_of_another_language_fewer_may_be_chance(good: Scripted) -> None:
+    foreign = list(good.codes)
+    for lost, states in ((2, []), (8, ["other_languages"])):
+        codes = {it: code for it, code in good.codes.items() if it not in foreign[:lost]}
+        guards = checked(replace(candidate(SAID, replace(good, codes=codes)), base=good))
+        assert failed(guards) == states
+        assert f"the language of {14 - lost} of 14 sentences" in guards["other_languages"].reason
+
+
 def test_a_model_that_got_worse_on_a_corpus_of_the_user_fails(good: Scripted) -> None:
     calls = [tone(2, hertz=1000 + 100 * n) for n in range(4)]
     said = ["the first call", "the second call", "the third call", "the last call"]

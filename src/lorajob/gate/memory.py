@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from lorajob.corpora.guards import guard_folder, shown_name
 from lorajob.demo.foreign import FOREIGN_SENTENCES, foreign_sounds
 from lorajob.gate.hearing import Hearing
@@ -14,7 +16,7 @@ from lorajob.languages import find_language
 from lorajob.spec import JobSpec
 from lorajob.speech.audio import Samples
 from lorajob.speech.clipstore import ClipStore
-from lorajob.speech.scoring import rate_of_set
+from lorajob.speech.scoring import SAMPLES, rate_of_set
 
 KNOWN_WER = 50.0  # percent: with a higher WER, the base does not know the language
 OWN_CLIPS = 16  # test clips whose language is identified
@@ -138,26 +140,38 @@ def _identified(
     base: Hearing,
     limit: float,
 ) -> Guard:
-    total = sum(len(it.read) for it in clips)
-    before, after = (
-        sum(
-            model.languages([read() for read in it.read]).count(find_language(it.language).token)
+    right = [
+        [
+            heard == find_language(it.language).token
             for it in clips
-        )
+            for heard in model.languages([read() for read in it.read])
+        ]
         for model in (base, tuned)
-    )
+    ]
+    (before, after), total = map(sum, right), len(right[0])
     allowed = 100 * before / max(1, total) - limit
     share = 100 * after / max(1, total)
+    low, high = _drop_interval(*right)
     return Guard(
         name=name,
-        state="failed" if share < allowed else "passed",
+        state="failed" if share < allowed and low > limit else "passed",
         reason=f"the language of {after} of {total} {what} is identified, by the base of {before}; "
-        f"at most {limit:g} % fewer are allowed",
+        f"at most {limit:g} % fewer are allowed, and {low:.0f} to {high:.0f} % are fewer (95 %)",
         value=share,
         base=100 * before / max(1, total),
         limit=allowed,
         unit="%",
     )
+
+
+def _drop_interval(before: Sequence[bool], after: Sequence[bool]) -> tuple[float, float]:
+    """The 95 % interval, in percent of the clips, of how many fewer are right, by bootstrap."""
+    if not before:
+        return 0.0, 0.0
+    lost = np.array(before, np.int8) - np.array(after, np.int8)
+    drawn = np.random.default_rng(0).choice(lost, (SAMPLES, len(lost)))
+    low, high = np.percentile(100 * drawn.mean(axis=1), (2.5, 97.5))
+    return float(low), float(high)
 
 
 def _texts(model: Hearing, clips: Spoken, brief: bool = False) -> list[str]:
