@@ -159,7 +159,8 @@ def cancel_batch(jobs: Jobs, batch_id: str) -> BatchChange:
 def retry_batch(jobs: Jobs, batch_id: str, failed_only: bool = False) -> BatchChange:
     """Queue failed and rejected jobs again, and cancelled ones unless `failed_only`.
 
-    Raises UsageError if there is none, and the first job's LorajobError if all are refused.
+    Raises UsageError if the batch has no such job. If every retry is refused, raises the first
+    LorajobError.
     """
     states = ("failed", "rejected") if failed_only else ("failed", "rejected", "cancelled")
     _, records = load_batch(jobs, batch_id)
@@ -212,7 +213,7 @@ def _take_up(jobs: Jobs, record: JobRecord, send: Callable[[JobRecord], None]) -
 
 
 def _each(ids: Sequence[str], act: Callable[[str], object]) -> BatchChange:
-    """Act on each job. Raises the first refusal if all are refused, and ServiceError at once."""
+    """Act on each job. Raises ServiceError at once, and a refusal only if every job is refused."""
     done: list[str] = []
     notes: list[str] = []
     first: LorajobError | None = None
