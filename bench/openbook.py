@@ -10,6 +10,8 @@ that a seeded generator makes of them. The next clips have the next glossary.
 The table has, in percent, the glossary words that the transcripts miss ("words") and all other
 words with insertions ("others"). Alarms are terms that the book put in and that the text has not.
 Those "with wrong terms only" are of glossaries without a rare word, drawn anew `--draws` times.
+"near forms" are the alarms of both kinds whose text has a word with almost the same phones (ALIKE),
+such as an inflection or another spelling. `--alarms` writes each alarm to standard error.
 "tried" is the share of the missed words whose term was tried, so an ideal decision brings all of
 them. `time` is CPU seconds with the book for each without, and `look-up` CPU milliseconds a clip;
 both are of the last of the largest glossaries and the first TIMED_CLIPS clips.
@@ -30,9 +32,11 @@ from pathlib import Path
 import jiwer
 import numpy as np
 from numpy.typing import NDArray
+from rapidfuzz.distance import Levenshtein
 
 from lorajob.book.decode import Book, BookReader, decode_with_book
 from lorajob.book.index import NearTerm, TermIndex
+from lorajob.book.keys import sound_key
 from lorajob.book.terms import Glossary, Term
 from lorajob.decoding.config import read_config
 from lorajob.decoding.fallback import Transcript
@@ -46,6 +50,7 @@ FEWEST_LETTERS, MOST_LETTERS = 4, 22
 FEWEST_TERMS = 4  # of a glossary: half of them have room for the words of one text
 MADE_TERMS = 12_000  # wrong terms, of which glossaries are drawn
 TIMED_CLIPS = 24
+ALIKE = 0.75  # of the phones of two words
 START, END = "\x02", "\x03"
 
 
@@ -73,6 +78,8 @@ class Size:
     missed: int = 0
     unsaid_alarms: int = 0
     unsaid_words: int = 0
+    forms: list[int] = field(default_factory=lambda: [0, 0])
+    """False alarms that are near forms of a word that was said: of all, with wrong terms only."""
 
 
 class Clips:
@@ -96,6 +103,7 @@ class Clips:
         self.plain = self.decoder.decode(self.sounds, batch_windows)
         self.rare = rare_words(self.texts, self.training, self.language)
         self._encoded: dict[int, NDArray[np.float32]] = {}
+        self.shows_alarms = False
 
     def read(self, reader: BookReader, place: int) -> tuple[Transcript, list[NearTerm]]:
         """The transcript of a clip with the terms of a reader, and the terms it has tried."""
@@ -106,6 +114,23 @@ class Clips:
         if place not in self._encoded:
             self._encoded[place] = reader.encoded(self.sounds[place])
         return reader.best(said, near, self._encoded[place]), reader.tried(near)
+
+    def forms(self, place: int, said: Transcript) -> int:
+        """How many false alarms of a clip are near forms of one of its words."""
+        own = self.words(place)
+        put_in = Counter(normalise(it, self.language) for it in said.terms)
+        found = 0
+        for term in (put_in - Counter(own)).elements():
+            near = ((likeness(term, it, self.language), it) for it in own)
+            alike, word = max(near, default=(0.0, ""))
+            found += alike >= ALIKE
+            if self.shows_alarms:
+                kind = "near form" if alike >= ALIKE else "wrong word"
+                print(
+                    f"{kind}: {term} in {said.text!r}, nearest {word!r} of {self.texts[place]!r}",
+                    file=sys.stderr,
+                )
+        return found
 
     def words(self, place: int) -> list[str]:
         return words(self.texts[place], self.language)
@@ -122,6 +147,7 @@ def main() -> int:
     parser.add_argument("--terms", type=int, nargs="+", default=[20, 200, 5_000])
     parser.add_argument("--draws", type=int, default=3, help="glossaries of wrong terms only")
     parser.add_argument("--batch-windows", type=int, default=16)
+    parser.add_argument("--alarms", action="store_true", help="show every false alarm")
     args = parser.parse_args()
     if not all(FEWEST_TERMS <= it <= MADE_TERMS for it in args.terms):
         parser.error(f"--terms: {FEWEST_TERMS} to {MADE_TERMS:,}")
@@ -129,11 +155,12 @@ def main() -> int:
         parser.error("--draws is at least 0, --batch-windows and --clips at least 1")
     print(
         "| corpus | terms | words | plain, % | book, % | fewer, % | tried, % | others | plain, % | "
-        "book, % | alarms in words | with wrong terms only | time | look-up, ms |"
+        "book, % | alarms in words | with wrong terms only | near forms | time | look-up, ms |"
     )
-    print("| --- |" + " ---: |" * 13)
+    print("| --- |" + " ---: |" * 14)
     for folder in args.job_dirs:
         clips = Clips(JobDir(folder), args.split, args.clips, args.batch_windows)
+        clips.shows_alarms = args.alarms
         for terms in sorted(args.terms):
             found, index = measure(clips, terms, args.draws)
             costs = ("", "")
@@ -159,6 +186,7 @@ def row(language: str, terms: int, found: Size, costs: tuple[str, str]) -> str:
         *(f"{it.percent(False):.1f}" for it in (plain, book)),
         f"{book.alarms} in {book.said.total():,}",
         f"{found.unsaid_alarms} in {found.unsaid_words:,}",
+        "{} and {}".format(*found.forms),
         *costs,
     )
     return f"| {' | '.join(map(str, cells))} |"
@@ -175,7 +203,9 @@ def measure(clips: Clips, terms: int, draws: int) -> tuple[Size, TermIndex]:
         for _ in range(draws):
             reader = BookReader(clips.decoder, clips.index(drawn.sample(wrong, terms)))
             for place in places:
-                found.unsaid_alarms += len(clips.read(reader, place)[0].terms)
+                said, _ = clips.read(reader, place)
+                found.unsaid_alarms += len(said.terms)
+                found.forms[1] += clips.forms(place, said)
                 found.unsaid_words += len(clips.words(place))
     return found, index
 
@@ -201,6 +231,7 @@ def _with_glossary(
     for place in places:
         own, plain = clips.words(place), clips.plain[place]
         said, tried = clips.read(reader, place)
+        found.forms[0] += clips.forms(place, said)
         count(own, plain, rare, clips.language, found.plain)
         count(own, said, rare, clips.language, found.book)
         heard = Counter(words(plain.text, clips.language))
@@ -228,6 +259,12 @@ def lookup(clips: Clips, index: TermIndex) -> float:
     for said in texts:
         reader.near(said.text)
     return 1000 * (time.process_time() - began) / len(texts)
+
+
+def likeness(one: str, other: str, language: str) -> float:
+    """The share of the phones of two words that agree."""
+    phones = (sound_key(it, language).fine for it in (one, other))
+    return float(Levenshtein.normalized_similarity(*phones))
 
 
 def words(text: str, language: str) -> list[str]:

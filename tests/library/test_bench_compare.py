@@ -12,6 +12,7 @@ from bench import online, openbook
 from bench.even_steps import EvenSteps
 from bench.online import table
 
+from lorajob.decoding.fallback import Transcript
 from lorajob.job.jobdir import JobDir
 from tests.support.tiny import make_job
 
@@ -115,3 +116,14 @@ def test_clips_share_a_glossary_as_long_as_it_has_room_for_their_rare_words() ->
         ([2], ["lemon", "papaya"]),
     ]
     assert [places for places, _ in openbook.groups(clips, 4)] == [[0, 1, 2]]
+
+
+def test_false_alarms_that_are_near_forms_are_counted_apart(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    clips = openbook.Clips.__new__(openbook.Clips)
+    clips.language, clips.texts, clips.shows_alarms = "en", ["the mango trees"], True
+    terms = ("mangos", "papaya", "trees")
+    assert clips.forms(0, Transcript(" ".join(terms), 9, 0.0, 0.0, 0.0, terms)) == 1
+    shown = capsys.readouterr().err
+    assert "near form: mangos" in shown and "wrong word: papaya" in shown and "trees:" not in shown
