@@ -55,8 +55,8 @@ SORTS = ("newest", "oldest", "wer", "before", "cost", "name", "language", "state
     type=click.Choice(SORTS),
     default="newest",
     show_default=True,
-    help="wer, before: the lowest word error rate of the tuned or the base model first; cost: the "
-    "longest run time of the stages first.",
+    help="wer, before: the lowest error rate of the tuned or the base model first, of words or "
+    "characters by the job's language; cost: the longest run time of the stages first.",
 )
 @click.option(
     "--disk",

@@ -328,6 +328,7 @@ def _compare(jobs: tuple[str, ...], as_json: bool, html: Path | None) -> None:
     if as_json:
         _print_json(found)
         return
+    metric = found.get("metric", "wer")  # older servers do not say it
     for row in found["jobs"]:
         change = row["change"]
         gain = (
@@ -336,8 +337,9 @@ def _compare(jobs: tuple[str, ...], as_json: bool, html: Path | None) -> None:
             else f"  {abs(change['fewer_errors']):.0f} % "
             f"{'fewer' if change['fewer_errors'] >= 0 else 'more'} errors than the first"
         )
-        wer, (low, high) = row["scores"]["wer"], row["interval"]
-        click.echo(f"{row['job']}  WER {wer:.1f} % ({low:.1f} to {high:.1f}){gain}")
+        rate = row["scores"][metric]
+        low, high = row["cer_interval" if metric == "cer" else "interval"]
+        click.echo(f"{row['job']}  {metric.upper()} {rate:.1f} % ({low:.1f} to {high:.1f}){gain}")
     click.echo(f"compared on {found['clips']} common clips")
 
 

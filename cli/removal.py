@@ -72,7 +72,8 @@ def _check_damaged(client: "Client", job: "Job", why: str, anyone: bool, yes: bo
     type=click.Choice(["best", "none"]),
     default="best",
     show_default=True,
-    help="best: keep the job with the lowest WER for each language, base model and test set.",
+    help="best: keep the job with the lowest error rate for each language, base model and test "
+    "set.",
 )
 @click.option("--dry-run", is_flag=True, help="Only print what would be deleted.")
 def prune(older: str | None, keep: "Keep", dry_run: bool) -> None:

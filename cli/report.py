@@ -78,10 +78,17 @@ def _print_comparison(comparison: "Comparison") -> None:
     from lorajob.reporting.compare import verdict
 
     screen = console(sys.stdout)
-    table = plain_table("JOB", "BASE MODEL", "WER %", "INTERVAL", "CER %")
+    metric, other = comparison.metrics
+    table = plain_table(
+        "JOB", "BASE MODEL", f"{metric.upper()} %", "INTERVAL", f"{other.upper()} %"
+    )
     for row in comparison.rows:
-        low, high = row.interval
-        rates = f"{row.scores.wer:.1f}", f"{low:.1f} to {high:.1f}", f"{row.scores.cer:.1f}"
+        low, high = row.interval_of(metric)
+        rates = (
+            f"{row.scores.rate(metric):.1f}",
+            f"{low:.1f} to {high:.1f}",
+            f"{row.scores.rate(other):.1f}",
+        )
         table.add_row(row.job, row.base, *rates)
     screen.print(table)
     first = comparison.rows[0].job

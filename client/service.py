@@ -138,7 +138,8 @@ class Client:
         """The jobs that fit, the newest first or in the order of `sort`, at most `limit`.
 
         `lang` is such as `hi,mr`, `tags` are KEY or KEY=VALUE, `since` is an age such as 2d or a
-        date such as 2026-11-30. `sort="wer"` puts the lowest error rate first. Raises UsageError.
+        date such as 2026-11-30. `sort="wer"` puts the lowest error rate first, of
+        words or characters by the job's language. Raises UsageError.
         """
         wanted = parse_filter(lang, states, tags, since)
         return [self.job_of(record.id) for record in list_jobs(self._jobs, wanted, limit, sort)]

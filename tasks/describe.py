@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from lorajob.errors import UsageError
 from lorajob.job.report import Progress
-from lorajob.job.results import Scores, StageResult, verdict_of
+from lorajob.job.results import Metric, Scores, StageResult, verdict_of
 from lorajob.job.states import JobState
 from lorajob.languages import find_language
 from lorajob.storage.urls import public
@@ -62,8 +62,10 @@ def percent(progress: Progress) -> int | None:
     return 100 * progress.step // progress.total
 
 
-def stage_summary(stage: str, result: StageResult) -> Description:
-    """The main numbers of a stage's result. The record holds the whole result."""
+def stage_summary(stage: str, result: StageResult, metric: Metric = "wer") -> Description:
+    """The main numbers of a stage's result, with error rates by `metric`. The record holds the
+    whole result.
+    """
     said = result.as_json()
     match stage:
         case "preprocess":
@@ -72,19 +74,19 @@ def stage_summary(stage: str, result: StageResult) -> Description:
             names = ["steps", "epochs", "loss"]
         case "evaluate":
             rates: Description = {
-                f"{name}_wer": _rounded_wer(it) for name, it in result.scores.items()
+                f"{name}_{metric}": _rounded(it, metric) for name, it in result.scores.items()
             }
             return rates | ({"warnings": result.warnings} if result.warnings else {})
         case _:
-            wer = _rounded_wer(result.converted)
-            found: Description = {"wer": wer, "warnings": result.warnings}
+            rate = _rounded(result.converted, metric)
+            found: Description = {metric: rate, "warnings": result.warnings}
             return found | ({"gate": result.gate} if result.gate else {})
     found = {name: said[name] for name in names if name in said}
     return {k: round(v, 3) if isinstance(v, float) else v for k, v in found.items()}
 
 
-def _rounded_wer(scores: Scores | None) -> float | None:
-    return None if scores is None else round(scores.wer, 2)
+def _rounded(scores: Scores | None, metric: Metric) -> float | None:
+    return None if scores is None else round(scores.rate(metric), 2)
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,16 @@ from lorajob.job.results import headline
 from lorajob.languages import find_language
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.prune import parse_age
-from lorajob.tasks.words import ended_seconds, state_of_work
+from lorajob.tasks.words import ended_seconds, language_of, state_of_work
 from lorajob.worker.connect import service_errors
 from lorajob.worker.records import orders
 from lorajob.worker.records.pages import Place, ids_beyond
 from lorajob.worker.records.record import JobRecord
 
 Sort = Literal["newest", "oldest", "wer", "before", "cost", "name", "language", "state"]
-# Those that Redis keeps sorted; `work` is the order of `state_of_work`.
-ORDERS = ("wer", "before", "cost", "name", "language", "state", "work")
+# Those that Redis keeps sorted; `work` is the order of `state_of_work`. `after` and `before` are
+# error rates, each by the metric of its job's language.
+ORDERS = ("after", "before", "cost", "name", "language", "state", "work")
 MOST_READ = 2000  # records for one page
 MOST_SECONDS = 1e9  # of the attempts of one job; the job with the most comes first
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?)?")
@@ -167,7 +168,8 @@ def _by_time(jobs: Jobs, wanted: JobFilter, oldest: bool) -> Read:
     return read
 
 
-def _by_order(jobs: Jobs, order: str) -> Read:
+def _by_order(jobs: Jobs, sort: str) -> Read:
+    order = "after" if sort == "wer" else sort
     with service_errors(jobs.settings):
         orders.refresh(jobs.redis, ORDERS, jobs.records.load_many, _keys_of)
 
@@ -224,11 +226,11 @@ def _code(language: str) -> str:
 
 def _keys_of(record: JobRecord) -> dict[str, str]:
     """The key of a job in each of ORDERS; they are compared as bytes."""
-    scores = record.scores
+    scores, metric = record.scores, language_of(record.language).primary_metric
     after, before = headline(scores), scores.get("base")
     return {
-        "wer": _number(None if after is None else scores[after].wer),
-        "before": _number(None if before is None else before.wer),
+        "after": _number(None if after is None else scores[after].rate(metric)),
+        "before": _number(None if before is None else before.rate(metric)),
         "cost": _number(MOST_SECONDS - ended_seconds(record)),
         "name": "1" if record.name is None else f"0{record.name}",
         "language": record.language,

@@ -17,6 +17,7 @@ from lorajob.tasks.glossaries import GlossaryFiles
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.promotions import Promotions
 from lorajob.tasks.uploads import Uploads
+from lorajob.tasks.words import language_of
 from lorajob.worker.artifacts.lookup import find_job, open_job
 from lorajob.worker.connect import service_errors
 from lorajob.worker.records.batches import Batches
@@ -129,9 +130,13 @@ def to_prune(
 
 
 def error_rate(record: JobRecord) -> float | None:
-    """The WER of the delivered model in percent; None for a job that has not succeeded."""
+    """The error rate of the delivered model in percent, by the metric of the job's language; None
+    for a job that has not succeeded.
+    """
     name = headline(record.scores)
-    return record.scores[name].wer if name is not None and record.state == "succeeded" else None
+    if name is None or record.state != "succeeded":
+        return None
+    return record.scores[name].rate(language_of(record.language).primary_metric)
 
 
 def tested_on(record: JobRecord) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ from lorajob.spec import FORMAT
 from lorajob.tasks.attempt import ProgressMirror, observed
 from lorajob.tasks.broker import send
 from lorajob.tasks.describe import Description, awaited_queue, stage_summary
+from lorajob.tasks.words import language_of
 from lorajob.worker import health
 from lorajob.worker.app import app
 from lorajob.worker.artifacts.job_files import JobFiles
@@ -117,7 +118,7 @@ def run_claimed_stage(task: Task, job_id: str, stage: str) -> Description:
         if isinstance(outcome, Stopped) and outcome.reason == "forgotten":
             files.end_lease(claim)
         result = retry_redis(lambda: settle(records, claim, outcome, worker, settings))
-    return stage_summary(stage, result)
+    return stage_summary(stage, result, language_of(before.language).primary_metric)
 
 
 def load(records: Records, job_id: str) -> JobRecord:

@@ -139,6 +139,7 @@ async def compare_tool(ctx: Context, jobs: JobNames) -> JobComparison:
     step = "the intervals that leave zero out are not chance"
     return JobComparison(
         clips=found["clips"],
+        metric=found.get("metric", "wer"),  # older servers do not say it
         left_out=found["left_out"],
         jobs=rows,
         settings={name: [short(str(it)) for it in each] for name, each in values},

@@ -242,6 +242,8 @@ class JobComparison(_Answer):
     """Jobs on the test clips that all of them have."""
 
     clips: int
+    metric: str
+    """The error rate of the language, wer or cer: `change` counts its errors."""
     left_out: dict[str, int]
     """Job -> its clips that were not compared."""
     jobs: list[ComparedJob]

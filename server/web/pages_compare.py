@@ -7,7 +7,7 @@ from starlette.responses import JSONResponse, Response
 
 from lorajob.errors import LorajobError, StageError, UsageError
 from lorajob.reporting.compare import verdict
-from lorajob.reporting.comparison import CommonClip, Comparison, compare_jobs, comparison_chart
+from lorajob.reporting.comparison import Comparison, compare_jobs, comparison_chart
 from lorajob.reporting.findings import Findings
 from lorajob.server.web.pages_files import findings_of
 from lorajob.server.web.pages_html import screen
@@ -46,7 +46,7 @@ def show_comparison(request: Request, jobs: UserJobs, chosen: Chosen) -> Respons
         422 if problem else 200,
         comparison=comparison,
         verdicts=[] if comparison is None else _verdicts(comparison),
-        clips=[] if comparison is None else _clips(comparison),
+        clips=[] if comparison is None else comparison.widest(MOST_CLIPS),
         places=places,
         problem=problem,
         chosen=names,
@@ -78,11 +78,6 @@ def _read(jobs: Jobs, names: list[str]) -> list[Findings]:
 
 def _verdicts(comparison: Comparison) -> list[str]:
     return [verdict(it.change, comparison.unit) if it.change else "" for it in comparison.rows]
-
-
-def _clips(comparison: Comparison) -> list[CommonClip]:
-    ordered = sorted(comparison.clips, key=lambda it: (-it.gap, it.id))
-    return [clip for clip in ordered[:MOST_CLIPS] if clip.gap]
 
 
 def _lines(jobs: Jobs, names: list[str]) -> list[JobLine]:

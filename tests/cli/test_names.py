@@ -17,6 +17,7 @@ from lorajob.cli.tables import base_name, corpus_words, jobs_table
 from lorajob.client.job import Job
 from lorajob.client.service import Client
 from lorajob.errors import JobNotFoundError, ServiceError, UsageError
+from lorajob.job.results import StageResult
 from lorajob.spec import JobSpec, build_spec
 from lorajob.tasks.jobs import Jobs
 from lorajob.tasks.listing import JobFilter, Sort, list_jobs, parse_filter
@@ -154,6 +155,26 @@ def test_lists_are_filtered_and_sorted(jobs: Jobs, several: list[JobRecord]) -> 
     for wrong in ("yesterday", "2026-13-01", "2"):
         with pytest.raises(UsageError, match=r"^--since: "):
             parse_filter(None, [], [], wrong)
+
+
+def test_lists_are_sorted_by_the_error_rate_of_each_language(
+    jobs: Jobs, records: Records, tmp_path: Path
+) -> None:
+    """By characters where a sentence is one word."""
+    for name, language, wer, cer in (
+        ("ja-1", "ja", 90.0, 30.0),
+        ("ja-2", "ja", 95.0, 20.0),
+        ("hi-3", "hi", 25.0, 60.0),
+    ):
+        record = succeeded_record(tmp_path, name).model_copy(update={"language": language})
+        rates = {"wer": wer, "cer": cer, "raw_wer": wer, "raw_cer": cer, "clips": 4}
+        result = StageResult.model_validate({"base": rates, "tuned": rates})
+        stages = dict(record.stages)
+        stages["evaluate"] = stages["evaluate"].model_copy(update={"result": result})
+        records.create(record.model_copy(update={"stages": stages}))
+    for sort in ("wer", "before"):
+        found = list_jobs(jobs, JobFilter(), 9, sort)  # type: ignore[arg-type]
+        assert [it.id for it in found] == ["ja-2", "hi-3", "ja-1"]
 
 
 def test_sorted_lists_follow_changes_also_of_older_versions(

@@ -109,10 +109,10 @@ def test_bare_prune_deletes_nothing(records: Records, capsys: pytest.CaptureFixt
     assert set(records.ids()) == {OLD, NEW, BUSY}
 
 
-def scored_on(record: JobRecord, wer: float, clips: str) -> JobRecord:
+def scored_on(record: JobRecord, wer: float, clips: str, cer: float = 50.0) -> JobRecord:
     stages = dict(record.stages)
     result = StageResult.model_validate(
-        {"tuned": SCORES | {"wer": wer}, "inputs": {"preprocess": clips}}
+        {"tuned": SCORES | {"wer": wer, "cer": cer}, "inputs": {"preprocess": clips}}
     )
     stages["evaluate"] = stages["evaluate"].model_copy(update={"result": result})
     return record.model_copy(update={"stages": stages})
@@ -126,6 +126,17 @@ def test_the_best_is_of_jobs_with_the_same_test_clips(tmp_path: Path) -> None:
         scored_on(made[2], 90, "b"),
     ]
     assert [it.id for it in to_prune(records, 60, "best")] == ["hi-00000000"]
+
+
+def test_the_best_of_a_script_without_spaces_has_the_fewest_wrong_characters(
+    tmp_path: Path,
+) -> None:
+    """A Japanese sentence is one word, so its word error rate says nothing."""
+    records = []
+    for number, (wer, cer) in enumerate(((90.0, 30.0), (95.0, 20.0), (80.0, 40.0))):
+        record = scored_on(succeeded_record(tmp_path, f"ja-0000000{number}"), wer, "a", cer=cer)
+        records.append(record.model_copy(update={"language": "ja"}))
+    assert [it.id for it in to_prune(records, 60, "best")] == ["ja-00000000", "ja-00000002"]
 
 
 def test_ages_are_by_the_given_clock(tmp_path: Path) -> None:

@@ -223,6 +223,10 @@ def test_over_http_results_and_logs_are_those_of_the_files(
     assert main(["compare", *ids, "--json"]) == 0
     said = json.loads(capsys.readouterr().out.partition("\n")[2])
     assert said == near[0].compare(near[1]).as_json()
+    assert main(["compare", *ids]) == 0
+    row = near[0].compare(near[1]).rows[0]
+    rate, (low, high) = row.scores.wer, row.interval
+    assert f"{ids[0]}  WER {rate:.1f} % ({low:.1f} to {high:.1f})" in capsys.readouterr().out
 
 
 @pytest.mark.slow

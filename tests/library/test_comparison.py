@@ -96,6 +96,32 @@ def test_a_comparison_shows_no_secret_of_a_url(tmp_path: Path) -> None:
     assert "https://h/b.tar?***" in found and "SECRET" not in found
 
 
+def test_where_a_sentence_is_one_word_characters_come_first(tmp_path: Path) -> None:
+    """In rates, in the order of the clips, on the page and in the command."""
+    jobs = tmp_path / "jobs"
+    said = ("今日は良い天気です", "水は冷たい", "本を読む")
+    first = ("今日は悪い天気です", "水", "本を読む")
+    second = ("今日は良い天気だ", "水は冷たい", "本を読む")
+    made = [
+        job(jobs, name, heard, said=said, language="ja")
+        for name, heard in (("ja-1", first), ("ja-2", second))
+    ]
+    found = compare_jobs(made)
+    assert found.metric == "cer" and found.as_json()["metric"] == "cer"
+    # The first clip differs by one character, the second by four and is right in one job.
+    assert [clip.id for clip in found.widest(9)] == ["test-1.wav", "test-0.wav"]
+    assert [clip.id for clip in found.widest(1)] == ["test-1.wav"]
+    path = tmp_path / "compare.html"
+    write_comparison(found, path)
+    page = path.read_text("utf-8")
+    assert page.index("character error rate</th>") < page.index("word error rate</th>")
+    row = found.rows[0]
+    low, high = row.cer_interval
+    told = run("compare", "ja-1", "ja-2", env=environment(home=tmp_path)).stdout
+    assert "CER %  INTERVAL" in told and told.index("CER %") < told.index("WER %")
+    assert f"{row.scores.cer:.1f}   {low:.1f} to {high:.1f}" in told
+
+
 def test_the_command_compares_jobs_and_explains_mistakes(tmp_path: Path) -> None:
     jobs = tmp_path / "jobs"
     for name, texts in (("hi-1", WORSE), ("hi-2", BETTER)):

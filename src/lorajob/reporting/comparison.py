@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorajob.errors import UsageError
-from lorajob.job.results import Scores
+from lorajob.job.results import Metric, Scores
+from lorajob.languages import find_language
 from lorajob.reporting.charts import RATE_TITLES, VegaLite, bars_with_intervals
 from lorajob.reporting.compare import Change, compare_counts, verdict
 from lorajob.reporting.findings import Findings, ScoredClip, ScoredTranscript
@@ -30,6 +31,10 @@ class JobRow:
     cer_interval: tuple[float, float]
     change: Change | None
 
+    def interval_of(self, metric: Metric) -> tuple[float, float]:
+        """The 95 % interval of an error rate."""
+        return self.interval if metric == "wer" else self.cer_interval
+
 
 @dataclass(frozen=True)
 class CommonClip:
@@ -39,10 +44,9 @@ class CommonClip:
     reference: str
     heard: list[ScoredTranscript]
 
-    @property
-    def gap(self) -> int:
-        """Errors of the worst job over the best one, in words."""
-        errors = [heard.words.errors for heard in self.heard]
+    def gap(self, metric: Metric) -> int:
+        """Errors of the worst job over the best one, in words or characters."""
+        errors = [heard.counts(metric).errors for heard in self.heard]
         return max(errors) - min(errors)
 
 
@@ -55,12 +59,29 @@ class Comparison:
     left_out: dict[str, int]  # job -> its clips that were not compared
     left_out_reasons: list[tuple[str, str, int]]  # job, reason, clips; only those above zero
     settings: list[tuple[str, list[object]]]  # name, value of each job
-    unit: str  # word or character
+    metrics: tuple[Metric, Metric]  # both error rates, that of the language first
+
+    @property
+    def metric(self) -> Metric:
+        """The error rate of the language."""
+        return self.metrics[0]
+
+    @property
+    def unit(self) -> str:
+        """What the error rate of the language counts."""
+        return "word" if self.metric == "wer" else "character"
+
+    def widest(self, most: int) -> list[CommonClip]:
+        """The clips on which the jobs differ, those that differ most first, at most `most`."""
+        gaps = {place: clip.gap(self.metric) for place, clip in enumerate(self.clips)}
+        places = sorted(gaps, key=lambda it: (-gaps[it], self.clips[it].id))
+        return [self.clips[it] for it in places[:most] if gaps[it]]
 
     def as_json(self) -> dict[str, object]:
         """The figures for scripts. `change` is against the first job."""
         return {
             "clips": len(self.clips),
+            "metric": self.metric,
             "left_out": self.left_out,
             "left_out_reasons": [
                 {"job": job, "reason": reason, "clips": clips}
@@ -145,7 +166,7 @@ def compare_jobs(jobs: Sequence[Findings]) -> Comparison:
             if count
         ],
         _settings(jobs),
-        "word" if metric == "wer" else "character",
+        find_language(language).metrics,
     )
 
 
@@ -192,12 +213,11 @@ def _flat(values: Mapping[str, object], prefix: str) -> dict[str, object]:
 
 def write_comparison(comparison: Comparison, path: Path) -> None:
     """Write a comparison as one HTML file."""
-    ordered = sorted(comparison.clips, key=lambda it: (-it.gap, it.id))
     page = fill(
         "compare.html",
         {"rates": comparison_chart(comparison)},
         comparison=comparison,
-        clips=[clip for clip in ordered[:MOST_CLIPS] if clip.gap],
+        clips=comparison.widest(MOST_CLIPS),
         verdicts=[
             verdict(row.change, comparison.unit) if row.change else "" for row in comparison.rows
         ],
@@ -207,9 +227,6 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
 
 def comparison_chart(comparison: Comparison) -> VegaLite:
     """The error rates of the jobs, by the metric of their language, with intervals."""
-    return bars_with_intervals(
-        [(row.job, row.scores.wer, *row.interval) for row in comparison.rows]
-        if comparison.unit == "word"
-        else [(row.job, row.scores.cer, *row.cer_interval) for row in comparison.rows],
-        RATE_TITLES["wer" if comparison.unit == "word" else "cer"],
-    )
+    metric = comparison.metric
+    rates = [(it.job, it.scores.rate(metric), *it.interval_of(metric)) for it in comparison.rows]
+    return bars_with_intervals(rates, RATE_TITLES[metric])
