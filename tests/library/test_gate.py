@@ -325,7 +325,7 @@ def test_few_clips_and_a_null_threshold_are_not_checked_and_say_so(good: Scripte
     few = replace(candidate(SAID, good), clips=clips, sounds=[partial(sound, n) for n in range(4)])
     guards = checked(few, max_loops=None)
     assert guards["long_form"].reason.endswith("are 31 s long, 60 s are needed")
-    assert guards["own_clips"].reason == "4 clips, 8 are needed"
+    assert guards["own_clips"].reason.startswith("4 clips with words in their reference, 8 are")
     assert guards["loops"].reason == "gate.max_loops is null"
     assert {guards[name].state for name in ("own_clips", "loops")} == {"not_checked"}
     assert check_all(GateConfig(check=False), candidate(SAID, good), Clock(None)) == []

@@ -90,6 +90,9 @@ def test_a_change_is_stated_with_its_interval_and_doubt() -> None:
     assert worse is not None
     assert verdict(worse, "character").startswith("100 % more character errors")
     assert compare_counts([counts(0)], [counts(1)], ["a"], 0) is None
+    one = compare_counts([counts(4)], [counts(2)], ["a"], 0)
+    assert one is not None and not one.certain
+    assert "may be chance. 1 clip is few" in verdict(one, "word")
 
 
 def test_the_clips_of_one_speaker_are_drawn_together() -> None:

@@ -154,6 +154,13 @@ def test_the_difference_is_paired():
         difference(references, before, after[1:])
 
 
+def test_one_clip_has_no_interval():
+    said, heard = ["one two three four", "..."], ["one two six four", "noise"]
+    found = score_with_intervals(said, heard, ["a", "b"], 0, "en")
+    assert (found.wer, found.clips) == (25, 1)
+    assert found.wer_interval is None and found.cer_interval is None
+
+
 def test_scores_carry_their_intervals():
     scores = score_with_intervals(REFERENCES, HYPOTHESES, ["a", "b"], 0)
     low, high = scores.wer_interval

@@ -347,6 +347,7 @@ def test_patience_ends_a_training_early_and_the_best_weights_are_kept(
     assert result["steps"] == points[3] < points[-1]
     assert [it["wer"] for it in result["validation"]] == [50, 40, 45, fourth]
     assert result["kept"] == str(points[kept])
+    assert result["warnings"] == []
     from safetensors.torch import load_file
 
     file = job.stage_dir("train") / "adapter" / "adapter_model.safetensors"
@@ -354,6 +355,23 @@ def test_patience_ends_a_training_early_and_the_best_weights_are_kept(
     sums = [float(it.double().sum()) for it in weights[:4]]
     assert total == pytest.approx(sums[kept], rel=1e-6)
     assert total != pytest.approx(sums[4 - kept], rel=1e-6)
+
+
+@pytest.mark.usefixtures("few")
+def test_an_average_that_an_early_end_prevents_is_said(
+    tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No transcript is right at any step, so the first validation is never beaten.
+    monkeypatch.setattr(
+        "lorajob.training.validation.Validator._decode",
+        lambda validator, done: [""] * len(validator.held.clips),
+    )
+    job = make_job(tmp_path, tiny_whisper, *SETS, "train.patience=1", "train.keep=average")
+    result = run_stage("train", job, 1, Report("train")).as_json()
+    assert result["stopped_early"] and result["kept"].isdigit()
+    (warning,) = result["warnings"]
+    assert warning.startswith("train.keep=average: the training ended before two of the last")
+    assert warning.endswith(f"of step {result['kept']} are kept")
 
 
 @pytest.mark.usefixtures("few")

@@ -10,7 +10,7 @@ import numpy as np
 from lorajob.corpora.guards import guard_folder, shown_name
 from lorajob.demo.foreign import FOREIGN_SENTENCES, foreign_sounds
 from lorajob.gate.hearing import Hearing
-from lorajob.gate.texts import Rise, not_checked
+from lorajob.gate.texts import Rise, is_over, not_checked
 from lorajob.job.results import Guard
 from lorajob.languages import find_language
 from lorajob.spec import JobSpec
@@ -64,7 +64,7 @@ def check_own_corpus(own: OwnCorpus, tuned: Hearing, base: Hearing, limit: float
     return Guard(
         name=own.guard,
         # The user chose the clips and the limit, so the rate counts as it is.
-        state="failed" if after - before > limit else "passed",
+        state="failed" if is_over(after - before, limit) else "passed",
         reason=f"{metric.upper()} {after:.1f} % on {len(clips.texts)} clips of {own.corpus} "
         f"({clips.language}), base {before:.1f} %; at most {limit:g} points more are allowed",
         value=after,
@@ -154,7 +154,7 @@ def _identified(
     low, high = _drop_interval(*right)
     return Guard(
         name=name,
-        state="failed" if share < allowed and low > limit else "passed",
+        state="failed" if is_over(allowed, share) and is_over(low, limit) else "passed",
         reason=f"the language of {after} of {total} {what} is identified, by the base of {before}; "
         f"at most {limit:g} % fewer are allowed, and {low:.0f} to {high:.0f} % are fewer (95 %)",
         value=share,

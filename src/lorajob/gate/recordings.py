@@ -9,7 +9,7 @@ import numpy as np
 from faster_whisper.vad import VadOptions, get_speech_timestamps
 
 from lorajob.gate.hearing import Hearing, Line, Word
-from lorajob.gate.texts import Rise, not_checked
+from lorajob.gate.texts import Rise, is_over, not_checked
 from lorajob.job.results import Guard, Metric
 from lorajob.languages import find_language
 from lorajob.speech.audio import SAMPLE_RATE, Samples
@@ -164,7 +164,7 @@ def _against_clips(
     rise = Rise.of(said, alone, split_by_clips(said, long, metric, language), metric, language)
     return Guard(
         name=name,
-        state="failed" if rate - usual > limit and rise.over(limit) else "passed",
+        state="failed" if is_over(rate - usual, limit) and rise.over(limit) else "passed",
         reason=f"{metric.upper()} {rate:.1f} % {by}on {len(found.clips)} clips joined to "
         f"{found.seconds:.0f} s, {usual:.1f} % one by one; {rise.told(limit)}",
         value=rate,
@@ -331,7 +331,7 @@ def _against_base(
     if value is None and before is None:
         return not_checked(name, "neither model gives times for the test clips")
     allowed = limit if before is None else max(limit, before)
-    failed = value is None or value > allowed
+    failed = value is None or is_over(value, allowed)
     told = "no times at all" if value is None else f"a median of {value:.2f} s"
     return Guard(
         name=name,

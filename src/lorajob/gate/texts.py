@@ -7,10 +7,12 @@ from lorajob.job.results import Guard, Metric
 from lorajob.languages import find_language
 from lorajob.speech.gap import REPEATS, compression_ratio
 from lorajob.speech.scoring import difference, rate_of_set
+from lorajob.speech.text import normalise
 
 FEWEST_CLIPS = 8  # with fewer, the comparison with other clips is chance
 OTHER_CLIPS = 3  # whose references each transcript is compared with
 OVER_REFERENCE = 1.25  # a loop's compression ratio, divided by that of its reference
+ROUNDING = 1e-9  # a figure equal to its limit may differ by so much, as 50 - 40 % of 60 words does
 
 
 @dataclass(frozen=True)
@@ -25,19 +27,31 @@ class Transcripts:
     def __len__(self) -> int:
         return len(self.references)
 
+    def scored(self, count: int) -> int:
+        """How many of the first `count` clips have words in their reference."""
+        return sum(bool(normalise(it, self.language)) for it in self.references[:count])
+
+
+def is_over(value: float, limit: float) -> bool:
+    """Whether a figure is over its limit. An equal one is not."""
+    return value > limit + ROUNDING
+
 
 def check_rate(clips: Transcripts, limit: float) -> Guard:
     """The error rate against that of the base model."""
     metric = find_language(clips.language).primary_metric
     both = len(clips.base)
+    scored = clips.scored(both)
+    if not scored:
+        return not_checked("wer", "no clip with words in its reference was decoded with the base")
     before, after = (
         rate_of_set(clips.references[:both], texts[:both], metric, clips.language)
         for texts in (clips.base, clips.delivered)
     )
     return Guard(
         name="wer",
-        state="failed" if after - before > limit else "passed",
-        reason=f"{metric.upper()} {after:.1f} % on {both} clips, base {before:.1f} %; "
+        state="failed" if is_over(after - before, limit) else "passed",
+        reason=f"{metric.upper()} {after:.1f} % on {scored} clips, base {before:.1f} %; "
         f"at most {limit:g} points more are allowed",
         value=after,
         base=before,
@@ -52,15 +66,18 @@ def check_own_clips(clips: Transcripts, limit: float) -> Guard:
     If a model was trained on the texts of other clips, its transcripts do not fit the sound. It may
     still have a lower error rate than its base.
     """
-    if len(clips) < FEWEST_CLIPS:
-        return not_checked("own_clips", f"{len(clips)} clips, {FEWEST_CLIPS} are needed")
+    scored = clips.scored(len(clips))
+    if scored < FEWEST_CLIPS:
+        return not_checked(
+            "own_clips", f"{scored} clips with words in their reference, {FEWEST_CLIPS} are needed"
+        )
     own = rate_of_set(clips.references, clips.delivered, "cer", clips.language)
     moved = [_moved(clips.references, step) for step in range(1, OTHER_CLIPS + 1)]
     rates = [rate_of_set(other, clips.delivered, "cer", clips.language) for other in moved]
     others = sum(rates) / len(rates)
     return Guard(
         name="own_clips",
-        state="failed" if others - own < limit else "passed",
+        state="failed" if is_over(limit, others - own) else "passed",
         reason=f"CER of the transcripts {own:.1f} % against their own clips, {others:.1f} % "
         f"against other clips; at least {limit:g} points less are needed",
         value=others - own,
@@ -71,11 +88,13 @@ def check_own_clips(clips: Transcripts, limit: float) -> Guard:
 
 def check_loops(clips: Transcripts, limit: float) -> Guard:
     """Transcripts that repeat themselves more than their references do."""
+    if not len(clips):
+        return not_checked("loops", "no clip was decoded")
     loops, before = (
         sum(is_loop(said, heard) for said, heard in zip(clips.references, texts, strict=False))
         for texts in (clips.delivered, clips.base)
     )
-    allowed = max(1, int(limit * len(clips)))
+    allowed = max(1, int(limit * len(clips) + ROUNDING))
     of_base = f"{before}" if len(clips.base) == len(clips) else f"{before} of {len(clips.base)}"
     return Guard(
         name="loops",
@@ -118,11 +137,12 @@ class Rise:
 
         On 15 sentences, one model in a few would fail or pass by chance otherwise.
         """
-        return self.points > limit and self.interval[0] > limit
+        return is_over(self.points, limit) and is_over(self.interval[0], limit)
 
     def apart(self, limit: float) -> bool:
         """Whether both rates are over `limit` apart by more than chance, in either direction."""
-        return self.over(limit) or (self.points < -limit and self.interval[1] < -limit)
+        falls = is_over(-self.points, limit) and is_over(-self.interval[1], limit)
+        return self.over(limit) or falls
 
     def told(self, limit: float) -> str:
         """The limit and the interval, for the reason of a guard."""

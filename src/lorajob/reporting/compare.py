@@ -27,8 +27,8 @@ class Change:
 
     @property
     def certain(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.low > 0 or self.high < 0
+        """Whether the interval leaves out zero. That of a single clip has no width."""
+        return self.clips > 1 and (self.low > 0 or self.high < 0)
 
 
 def compare_counts(
@@ -75,5 +75,6 @@ def verdict(change: Change, unit: str) -> str:
     if not change.certain:
         text += " The difference may be chance."
     if change.clips < FEW_CLIPS:
-        text += f" {count} are few: test on {FEW_CLIPS} or more before you decide."
+        verb = "is" if change.clips == 1 else "are"
+        text += f" {count} {verb} few: test on {FEW_CLIPS} or more before you decide."
     return text

@@ -59,14 +59,19 @@ def score_with_intervals(
     seed: int,
     language: str = "",
 ) -> Scores:
-    """As `score`, with the intervals of the normalised rates."""
+    """As `score`, with the intervals of the normalised rates.
+
+    They are None if fewer than two clips can be scored, as nothing is known of others then.
+    """
+    scores = score(references, hypotheses, language)
+    given = SAMPLES, seed, language, speakers
     intervals = {
-        f"{metric}_interval": interval(
-            references, hypotheses, metric, SAMPLES, seed, language, speakers
+        f"{metric}_interval": (
+            interval(references, hypotheses, metric, *given) if scores.clips > 1 else None
         )
         for metric in METRICS
     }
-    return score(references, hypotheses, language).model_copy(update=intervals)
+    return scores.model_copy(update=intervals)
 
 
 def utterance_rows(

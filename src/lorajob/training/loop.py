@@ -200,6 +200,12 @@ class Loop:
         kept = self.validator.choose(self.config.keep, self._decoded)
         if self.trial is not None and self.trial.turned:
             kept, self.augmentation = self.trial.settle(self.validator, kept, self._decoded)
+        if self.config.keep == "average" and kept != "average":
+            self.warnings.append(
+                "train.keep=average: the training ended before two of the last validations, so the "
+                f"weights of step {kept} are kept"
+            )
+            log.warning("%s", self.warnings[-1])
         return kept
 
     @property
