@@ -164,8 +164,8 @@ class TrainConfig(BaseModel):
     keep: Literal["best", "average", "last"] = "best"
     """Weights to keep. best and average hold back a few clips of the split dev (of all if it is
     empty), and decode them at fixed steps. best is the step with the lowest error rate, or the
-    average of the last steps if that is better. average is that average, or best if train.patience
-    leaves none. last holds no clips back. With under 30 such clips, last is used."""
+    average of the last of these steps if that is better. average is that average, or best if
+    train.patience leaves none. last holds none back, and is used if fewer than 30 could be."""
     validation_clips: Annotated[int, Field(ge=0)] = 200
     """Most clips to hold back for validation, at most 5 % of the clips. 0: as with keep=last."""
     interpolate: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = 1.0

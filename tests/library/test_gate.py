@@ -311,6 +311,24 @@ def test_a_model_that_got_worse_on_a_corpus_of_the_user_fails(good: Scripted) ->
     assert failed(guards) == [] and guards["guard_1"].state == "passed"
 
 
+def test_guards_of_clips_without_words_or_without_clips_give_no_verdict(good: Scripted) -> None:
+    calls = Spoken(
+        "en", ["...", "yes"], [partial(tone, 2, hertz=1000), partial(tone, 2, hertz=2000)]
+    )
+    own = [
+        OwnCorpus("guard_1", "calls.tsv", replace(calls, texts=["...", "?"]), 5),
+        OwnCorpus("guard_2", "half.tsv", calls, 5),
+    ]
+    given = replace(candidate(SAID, good), clips=Transcripts(["?"] * 10, SAID, SAID, "hi"), own=own)
+    guards = checked(replace(given, fast=FastHearing(SAID, lambda samples: "नमस्ते")))
+    for name in ("wer", "own_clips", "guard_1", "long_form", "long_transcribe"):
+        assert guards[name].state == "not_checked"
+    assert guards["guard_1"].reason == "no clip of calls.tsv has words in its reference"
+    assert "on 1 clips of half.tsv" in guards["guard_2"].reason  # the other has no words
+    empty = replace(given, clips=Transcripts([], [], [], "hi"), sounds=[], own=[])
+    assert checked(empty)["language"].reason == "there are no test clips"
+
+
 def test_other_languages_are_checked_without_the_extra_demo(
     good: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,7 +343,7 @@ def test_few_clips_and_a_null_threshold_are_not_checked_and_say_so(good: Scripte
     few = replace(candidate(SAID, good), clips=clips, sounds=[partial(sound, n) for n in range(4)])
     guards = checked(few, max_loops=None)
     assert guards["long_form"].reason.endswith("are 31 s long, 60 s are needed")
-    assert guards["own_clips"].reason.startswith("4 clips with words in their reference, 8 are")
+    assert guards["own_clips"].reason == "4 clips with words in their reference, 8 are needed"
     assert guards["loops"].reason == "gate.max_loops is null"
     assert {guards[name].state for name in ("own_clips", "loops")} == {"not_checked"}
     assert check_all(GateConfig(check=False), candidate(SAID, good), Clock(None)) == []

@@ -136,12 +136,13 @@ def test_a_worker_tries_its_gpus_once_at_its_start(
     monkeypatch.setattr(decoder_check, "devices", lambda: [Pin("GPU-a"), Pin("GPU-b")])
     modes = "Default\nExclusive_Process\n"
     monkeypatch.setattr(decoder_check, "ask_nvidia_smi", lambda *options: modes)
-    assert ticker.turn() is False and not tried  # a job may need the only process
-    modes = "Default\nDefault\n"
     with caplog.at_level(logging.INFO):
+        assert ticker.turn() is False and not tried  # a job may need the only process
+        modes = "Default\nDefault\n"
         assert ticker.turn() is False
     assert len(tried) == 1
     assert [(it.levelname, it.message) for it in caplog.records] == [
+        ("INFO", "CTranslate2 is not tried on GPUs in an exclusive compute mode"),
         ("INFO", "CTranslate2 decodes on GPU 0"),
         (
             "WARNING",

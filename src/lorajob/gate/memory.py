@@ -10,7 +10,7 @@ import numpy as np
 from lorajob.corpora.guards import guard_folder, shown_name
 from lorajob.demo.foreign import FOREIGN_SENTENCES, foreign_sounds
 from lorajob.gate.hearing import Hearing
-from lorajob.gate.texts import Rise, is_over, not_checked
+from lorajob.gate.texts import Rise, count_worded, is_over, not_checked
 from lorajob.job.results import Guard
 from lorajob.languages import find_language
 from lorajob.spec import JobSpec
@@ -57,6 +57,9 @@ def check_own_corpus(own: OwnCorpus, tuned: Hearing, base: Hearing, limit: float
     """The error rate on a corpus of the user against that of the base model."""
     clips = own.clips
     metric = find_language(clips.language).primary_metric
+    scored = count_worded(clips.texts, clips.language)
+    if not scored:
+        return not_checked(own.guard, f"no clip of {own.corpus} has words in its reference")
     before, after = (
         rate_of_set(clips.texts, _texts(model, clips), metric, clips.language)
         for model in (base, tuned)
@@ -65,7 +68,7 @@ def check_own_corpus(own: OwnCorpus, tuned: Hearing, base: Hearing, limit: float
         name=own.guard,
         # The user chose the clips and the limit, so the rate counts as it is.
         state="failed" if is_over(after - before, limit) else "passed",
-        reason=f"{metric.upper()} {after:.1f} % on {len(clips.texts)} clips of {own.corpus} "
+        reason=f"{metric.upper()} {after:.1f} % on {scored} clips of {own.corpus} "
         f"({clips.language}), base {before:.1f} %; at most {limit:g} points more are allowed",
         value=after,
         base=before,
@@ -140,6 +143,8 @@ def _identified(
     base: Hearing,
     limit: float,
 ) -> Guard:
+    if not any(it.read for it in clips):
+        return not_checked(name, f"there are no {what}")
     right = [
         [
             heard == find_language(it.language).token
@@ -149,8 +154,7 @@ def _identified(
         for model in (base, tuned)
     ]
     (before, after), total = map(sum, right), len(right[0])
-    allowed = 100 * before / max(1, total) - limit
-    share = 100 * after / max(1, total)
+    allowed, share = 100 * before / total - limit, 100 * after / total
     low, high = _drop_interval(*right)
     return Guard(
         name=name,
@@ -158,7 +162,7 @@ def _identified(
         reason=f"the language of {after} of {total} {what} is identified, by the base of {before}; "
         f"at most {limit:g} % fewer are allowed, and {low:.0f} to {high:.0f} % are fewer (95 %)",
         value=share,
-        base=100 * before / max(1, total),
+        base=100 * before / total,
         limit=allowed,
         unit="%",
     )
@@ -166,8 +170,6 @@ def _identified(
 
 def _drop_interval(before: Sequence[bool], after: Sequence[bool]) -> tuple[float, float]:
     """The 95 % interval, in percent of the clips, of how many fewer are right, by bootstrap."""
-    if not before:
-        return 0.0, 0.0
     lost = np.array(before, np.int8) - np.array(after, np.int8)
     drawn = np.random.default_rng(0).choice(lost, (SAMPLES, len(lost)))
     low, high = np.percentile(100 * drawn.mean(axis=1), (2.5, 97.5))

@@ -9,7 +9,7 @@ import numpy as np
 from faster_whisper.vad import VadOptions, get_speech_timestamps
 
 from lorajob.gate.hearing import Hearing, Line, Word
-from lorajob.gate.texts import Rise, is_over, not_checked
+from lorajob.gate.texts import Rise, count_worded, is_over, not_checked
 from lorajob.job.results import Guard, Metric
 from lorajob.languages import find_language
 from lorajob.speech.audio import SAMPLE_RATE, Samples
@@ -158,6 +158,8 @@ def _against_clips(
     language, found = recordings.language, recordings.long
     metric = find_language(language).primary_metric
     said = [clip.reference for clip in found.clips]
+    if not count_worded(said, language):
+        return not_checked(name, "no clip of the long file has words in its reference")
     rate, usual = (
         rate_of_set([" ".join(said)], [text], metric, language) for text in (long, " ".join(alone))
     )

@@ -29,7 +29,12 @@ class Transcripts:
 
     def scored(self, count: int) -> int:
         """How many of the first `count` clips have words in their reference."""
-        return sum(bool(normalise(it, self.language)) for it in self.references[:count])
+        return count_worded(self.references[:count], self.language)
+
+
+def count_worded(references: Sequence[str], language: str) -> int:
+    """How many references have words. Rates leave the others out."""
+    return sum(bool(normalise(it, language)) for it in references)
 
 
 def is_over(value: float, limit: float) -> bool:
