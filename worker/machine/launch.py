@@ -28,7 +28,7 @@ from lorajob.worker.stopping import handled
 CELERY = (sys.executable, "-m", "celery", "-A", "lorajob.worker.app")
 FLOWER = (*CELERY[:-1], "lorajob.worker.flower_app", "flower")
 FLOWER_PORT = 5555
-TASKS_COLUMNS = "args,name,state,result,received,runtime,worker,uuid"  # args: job; result: WER
+TASKS_COLUMNS = "args,name,state,result,received,runtime,worker,uuid"  # args: job; result: rates
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 Launch = tuple[list[str], Mapping[str, str]]  # command, environment
