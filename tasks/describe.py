@@ -152,11 +152,10 @@ def awaited_queue(record: JobRecord) -> str | None:
 
 
 def _rates(scores: Scores) -> Description:
-    """Normalised error rates in percent; the interval if it was measured."""
-    rates: Description = {"wer": scores.wer, "cer": scores.cer}
-    if scores.wer_interval is not None:
-        rates |= {"wer_interval": list(scores.wer_interval), "clips": scores.clips}
-    return rates
+    """Normalised error rates in percent. The interval is None if there is one clip."""
+    between = None if scores.wer_interval is None else list(scores.wer_interval)
+    rates = {"wer": scores.wer, "cer": scores.cer}
+    return rates | {"wer_interval": between, "clips": scores.clips}
 
 
 def state_of(records: Sequence[JobRecord], unknown: int = 0) -> JobState:

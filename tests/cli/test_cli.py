@@ -150,7 +150,7 @@ def test_status_json_of_every_state_keeps_its_contract(
         validator.validate(job)
         assert json.loads(run("status", job["id"], "--json", env=env).stdout) == job
     metrics = next(job for job in listed if job["id"] == "hi-succeeded")["metrics"]
-    assert metrics["base"] == {"wer": 207.31, "cer": 21.5}
+    assert metrics["base"] == {"wer": 207.31, "cer": 21.5, "wer_interval": None, "clips": 100}
     assert metrics["converted"]["wer"] == 52.18
 
 

@@ -70,9 +70,9 @@ def test_the_four_stages_run_in_order_on_their_queues(service):
     assert times == sorted(times)
     assert [stage.attempts for stage in stages] == [1, 1, 1, 1]
     assert describe(done)["metrics"] == {
-        "base": {"wer": 200.0, "cer": 20.0},
-        "tuned": {"wer": 50.0, "cer": 20.0},
-        "converted": {"wer": 51.0, "cer": 20.0},
+        "base": {"wer": 200.0, "cer": 20.0, "wer_interval": None, "clips": 3},
+        "tuned": {"wer": 50.0, "cer": 20.0, "wer_interval": None, "clips": 3},
+        "converted": {"wer": 51.0, "cer": 20.0, "wer_interval": None, "clips": 3},
     }
 
 
