@@ -158,18 +158,20 @@ def test_more_terms_must_agree_on_more_phones_and_need_more_nats() -> None:
 
 
 @pytest.mark.parametrize(
-    ("terms", "agreeing", "change", "unheard", "wins"),
+    ("terms", "agreeing", "nats", "plain", "unheard", "wins"),
     [
-        (5_000, 6.0, -3.0, -30.0, True),
+        (5_000, 6.0, -3.0, 0.0, -30.0, True),
         # The audio says less for a term that the model thinks of without audio.
-        (5_000, 6.0, -3.0, -20.0, False),
-        (5_000, 6.0, -13.0, -30.0, False),
-        (5_000, 2.0, -3.0, -30.0, False),
+        (5_000, 6.0, -3.0, 0.0, -20.0, False),
+        (5_000, 6.0, -13.0, 0.0, -30.0, False),
+        # Unless the model was not sure of what it heard either: two tokens of -5 nats or more.
+        (5_000, 6.0, -13.0, -5.0, -30.0, True),
+        (5_000, 2.0, -3.0, 0.0, -30.0, False),
         # Of few terms fewer are near by chance.
-        (20, 2.0, -3.0, -20.0, True),
-        (20, 2.0, -13.0, -20.0, False),
+        (20, 2.0, -3.0, 0.0, -20.0, True),
+        (20, 2.0, -13.0, 0.0, -20.0, False),
         # However unlikely the term is without audio.
-        (20, 2.0, -21.0, -90.0, False),
+        (20, 2.0, -26.0, 0.0, -90.0, False),
     ],
 )
 def test_a_term_wins_by_what_the_audio_adds_to_its_probability(
@@ -177,7 +179,8 @@ def test_a_term_wins_by_what_the_audio_adds_to_its_probability(
     monkeypatch: pytest.MonkeyPatch,
     terms: int,
     agreeing: float,
-    change: float,
+    nats: float,
+    plain: float,
     unheard: float,
     wins: bool,
 ) -> None:
@@ -185,15 +188,12 @@ def test_a_term_wins_by_what_the_audio_adds_to_its_probability(
     reader = BookReader(decoder, FixedIndex("Okon", agreeing))
     near = [NearTerm(Term("Okon"), 2, 6, 1.0, agreeing)]
 
-    def scores(encoded: np.ndarray, texts: Sequence[str]) -> list[book_decode._Scored]:
-        nats = (0.0, change) if encoded.any() else (unheard,)
-        return [
-            book_decode._Scored(text, np.array([[0, len(text)]]), np.array([it]))
-            for text, it in zip(texts, nats, strict=True)
-        ]
+    def score(encoded: np.ndarray, text: str) -> book_decode._Scored:
+        found = nats if encoded.any() else unheard
+        return book_decode._Scored(np.array([[0, len(text)]]), np.array([found]))
 
-    monkeypatch.setattr(reader, "_scores", scores)
-    said = Transcript("a oken b", 4, -1.0, 0.0, 1.0)
+    monkeypatch.setattr(reader, "_score", score)
+    said = Transcript("a oken b", 4, plain, 0.0, 1.0)
     found = reader.best(said, near, np.ones((1, 2, 3), np.float32))
     assert found.terms == (("Okon",) if wins else ())
 

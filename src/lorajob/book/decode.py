@@ -12,9 +12,10 @@ without audio. That log-probability of a term is `unheard` below. It wins if
     change of the log-probability - PRIOR * unheard + PHONE * agreeing phones > needed nats
 
 which is Bayes' rule with weights that a logistic regression found: what the audio says for the term
-in place of the words, without what the model thinks of such terms. The log-probability falls by at
-most LEAST_CHANGE: a term appears only where the audio allows it. The more terms a glossary has, the
-more of them are near by chance, so the more nats are needed.
+in place of the words, without what the model thinks of such terms. For the words, the change counts
+the mean log-probability of the tokens of the first pass. It is at least LEAST_CHANGE: a term
+appears only where the audio allows it. The more terms a glossary has, the more of them are near by
+chance, so the more nats are needed.
 """
 
 import math
@@ -43,7 +44,7 @@ LEAST_TRIED = 1.5
 PRIOR = 0.7  # of the nats that a term has without audio
 PHONE = 1.4  # nats for a phone that agrees
 NEEDED, NEEDED_GROWTH = 24.0, 2.4  # nats
-LEAST_CHANGE = -20.0  # nats
+LEAST_CHANGE = -25.0  # nats
 BEHIND = 12  # characters behind a term, whose probability counts: the next word, if it is short
 ALIGNED_FRAMES = 2  # alignments are not used, and these are the cheapest
 WAITING = 4  # windows for each thread, which hold the encoder's output
@@ -85,9 +86,8 @@ class _Heard(NamedTuple):
 
 @dataclass(frozen=True)
 class _Scored:
-    """A text, and the (start, end) in characters and log-probability of each of its tokens."""
+    """The (start, end) in characters and log-probability of each token of a text."""
 
-    text: str
     places: NDArray[np.int64]
     nats: NDArray[np.float64]
 
@@ -180,7 +180,7 @@ class BookReader:
         self, said: Transcript, near: Sequence[NearTerm], encoded: NDArray[np.float32]
     ) -> Transcript:
         """The transcript with the terms that win."""
-        heard = self._heard(said.text, self.tried(near), encoded)
+        heard = self._heard(said, self.tried(near), encoded)
         likely = [it for it in heard if it.change >= LEAST_CHANGE]
         unheard = self._unheard(said.text, [it.near for it in likely], encoded.shape[2])
         won = [
@@ -191,18 +191,24 @@ class BookReader:
         return self._with_terms(said, won) if won else said
 
     def _heard(
-        self, text: str, terms: Sequence[NearTerm], encoded: NDArray[np.float32]
+        self, said: Transcript, terms: Sequence[NearTerm], encoded: NDArray[np.float32]
     ) -> list[_Heard]:
         """The terms scored on the audio, but for those that are too far behind in a long text."""
-        whole, tries = _put(text, terms)
+        whole, tries = _put(said.text, terms)
         # What stands behind the last term and the next word decides nothing.
-        old, new = _behind(text, tries[-1].near.end), _behind(whole, tries[-1].end)
-        scored = self._scores(encoded, [text[:old], whole[:new]])
+        scored = self._score(encoded, whole[: _behind(whole, tries[-1].end)])
         if scored is None:
-            return [it for half in _halves(terms) for it in self._heard(text, half, encoded)]
-        first, tried = scored
-        changes = zip(tries, _changes(first, tried, tries), strict=True)
-        return [_Heard(it.near, change) for it, change in changes]
+            return [it for half in _halves(terms) for it in self._heard(said, half, encoded)]
+        places = np.array(self._decoder.labels.encode_with_places(said.text)[1]).reshape(-1, 2)
+        found = []
+        for it, behind in zip(tries, [*tries[1:], None], strict=True):
+            old, new = _behind(said.text, it.near.end), _behind(whole, it.end)
+            if behind is not None:
+                # The next term is judged on its own.
+                old, new = min(old, behind.near.start), min(new, behind.start)
+            plain = said.log_probability * np.count_nonzero(_inside(places, it.near.start, old))
+            found.append(_Heard(it.near, _nats(scored, it.start, new) - float(plain)))
+        return found
 
     def _unheard(self, text: str, terms: Sequence[NearTerm], width: int) -> dict[NearTerm, float]:
         """The log-probability without audio of terms in a text, of those that `_heard` scores."""
@@ -210,11 +216,11 @@ class BookReader:
             return {}
         whole, tried = _put(text, terms)
         nothing = np.zeros((1, UNHEARD_FRAMES, width), np.float32)
-        scored = self._scores(nothing, [whole[: tried[-1].end]])
+        scored = self._score(nothing, whole[: tried[-1].end])
         if scored is None:
             halves = [self._unheard(text, half, width) for half in _halves(terms)]
             return {near: nats for half in halves for near, nats in half.items()}
-        return {it.near: _nats(scored[0], it.start, it.end) for it in tried}
+        return {it.near: _nats(scored, it.start, it.end) for it in tried}
 
     def _with_terms(self, said: Transcript, won: Sequence[_Heard]) -> Transcript:
         text, tried = _put(said.text, [it.near for it in won])
@@ -224,46 +230,31 @@ class BookReader:
         terms = tuple(it.near.term.text for it in tried)
         return replace(said, text=text, tokens=tokens, log_probability=mean, terms=terms)
 
-    def _scores(self, encoded: NDArray[np.float32], texts: Sequence[str]) -> list[_Scored] | None:
-        """The texts of one window scored on its audio; None if one of them is too long."""
+    def _score(self, encoded: NDArray[np.float32], text: str) -> _Scored | None:
+        """A text scored on the audio of a window; None if it is too long for the model."""
         prompt = self._decoder.prompt
-        read = [self._decoder.labels.encode_with_places(it) for it in texts]
-        if any(len(prompt) + len(ids) >= LABEL_POSITIONS for ids, _ in read):
+        ids, places = self._decoder.labels.encode_with_places(text)
+        if len(prompt) + len(ids) >= LABEL_POSITIONS:
             return None
-        rows = np.ascontiguousarray(np.repeat(encoded, len(texts), axis=0))
-        results = self._engine.align(
-            ctranslate2.StorageView.from_array(rows),
+        [result] = self._engine.align(
+            ctranslate2.StorageView.from_array(np.ascontiguousarray(encoded)),
             # CTranslate2 adds the last token, <|notimestamps|>.
             prompt[:-1],
-            [ids for ids, _ in read],
-            [min(ALIGNED_FRAMES, encoded.shape[1])] * len(texts),
+            [ids],
+            [min(ALIGNED_FRAMES, encoded.shape[1])],
         )
-        return [
-            _Scored(
-                text,
-                np.array(places).reshape(-1, 2),
-                np.log(np.maximum(1e-10, np.array(result.text_token_probs))),
-            )
-            for text, (_, places), result in zip(texts, read, results, strict=True)
-        ]
-
-
-def _changes(first: _Scored, text: _Scored, terms: Sequence[_Tried]) -> list[float]:
-    """How much the log-probability changes where each term stands, and in the word behind it."""
-    found = []
-    for it, behind in zip(terms, [*terms[1:], None], strict=True):
-        old, new = _behind(first.text, it.near.end), _behind(text.text, it.end)
-        if behind is not None:
-            # The next term is judged on its own.
-            old, new = min(old, behind.near.start), min(new, behind.start)
-        found.append(_nats(text, it.start, new) - _nats(first, it.near.start, old))
-    return found
+        nats = np.log(np.maximum(1e-10, np.array(result.text_token_probs)))
+        return _Scored(np.array(places).reshape(-1, 2), nats)
 
 
 def _nats(scored: _Scored, start: int, end: int) -> float:
     """The log-probability of a part of the text."""
-    inside = (scored.places[:, 1] > start) & (scored.places[:, 0] < end)
-    return float(scored.nats[inside].sum())
+    return float(scored.nats[_inside(scored.places, start, end)].sum())
+
+
+def _inside(places: NDArray[np.int64], start: int, end: int) -> NDArray[np.bool_]:
+    """Which tokens with these (start, end) have a character of a part of the text."""
+    return (places[:, 1] > start) & (places[:, 0] < end)
 
 
 def _behind(text: str, end: int) -> int:
