@@ -88,9 +88,10 @@ def status(
       attempts   ended attempts: stage, worker, last step, why each ended
       artifacts  the job's folder
       metrics    base, delivered, tuned: wer and cer in percent, normalised,
-                 wer_interval (95 %; null for a single clip), clips; a model that
-                 has not been measured yet is left out; converted equals
-                 delivered and is deprecated
+                 wer_interval (95 %; null for a single clip, and for jobs of
+                 versions that had none), clips; a model that has not been
+                 measured yet is left out; converted equals delivered and is
+                 deprecated
       glossary   metrics with evaluate.glossary, and counts of its terms, if it is set
       unshared   metrics on the test clips of new speakers or sentences, if
                  others share theirs with training

@@ -152,7 +152,7 @@ def awaited_queue(record: JobRecord) -> str | None:
 
 
 def _rates(scores: Scores) -> Description:
-    """Normalised error rates in percent. The interval is None if there is one clip."""
+    """Normalised error rates in percent. The interval is None for one clip, and for old jobs."""
     between = None if scores.wer_interval is None else list(scores.wer_interval)
     rates = {"wer": scores.wer, "cer": scores.cer}
     return rates | {"wer_interval": between, "clips": scores.clips}

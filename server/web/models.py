@@ -164,7 +164,7 @@ class JobView(_Answer):
     stages: dict[str, StageView]
     metrics: dict[str, dict[str, JsonValue]]
     """base, delivered, tuned: `wer` and `cer` in percent, `wer_interval` (95 %; null
-    for a single clip), `clips`.
+    for a single clip, and for jobs of versions that had none), `clips`.
     """
     improvement: dict[str, JsonValue] | None
     notes: list[str]

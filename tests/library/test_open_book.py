@@ -163,9 +163,11 @@ def test_more_terms_must_agree_on_more_phones_and_need_more_nats() -> None:
         (5_000, 6.0, -3.0, 0.0, -30.0, True),
         # The audio says less for a term that the model thinks of without audio.
         (5_000, 6.0, -3.0, 0.0, -20.0, False),
-        (5_000, 6.0, -13.0, 0.0, -30.0, False),
-        # Unless the model was not sure of what it heard either: two tokens of -5 nats or more.
-        (5_000, 6.0, -13.0, -5.0, -30.0, True),
+        (5_000, 6.0, -16.0, 0.0, -40.0, False),
+        # The same is enough if the words heard are improbable too.
+        (5_000, 6.0, -16.0, -1.9, -40.0, True),
+        # But noise makes no term likely.
+        (5_000, 6.0, -34.0, -9.0, -40.0, False),
         (5_000, 2.0, -3.0, 0.0, -30.0, False),
         # Of few terms fewer are near by chance.
         (20, 2.0, -3.0, 0.0, -20.0, True),
@@ -196,6 +198,28 @@ def test_a_term_wins_by_what_the_audio_adds_to_its_probability(
     said = Transcript("a oken b", 4, plain, 0.0, 1.0)
     found = reader.best(said, near, np.ones((1, 2, 3), np.float32))
     assert found.terms == (("Okon",) if wins else ())
+
+
+def test_a_term_is_judged_without_the_term_right_behind_it(
+    decoder: FastDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = BookReader(decoder, FixedIndex("Okon", 9.0))
+    near = [
+        NearTerm(Term("Okon"), 2, 6, 1.0, 9.0),
+        NearTerm(Term("Beta"), 7, 11, 1.0, 9.0),
+    ]
+
+    def score(encoded: np.ndarray, text: str) -> book_decode._Scored:
+        places = np.array(decoder.labels.encode_with_places(text)[1])
+        beta = places[:, 1] > (text + " Beta").index("Beta")
+        heard = np.where(beta, -30.0, 0.0)
+        return book_decode._Scored(places, heard if encoded.any() else np.full(len(places), -9.0))
+
+    monkeypatch.setattr(reader, "_score", score)
+    said = Transcript("a oken bota", 5, 0.0, 0.0, 1.0)
+    found = reader.best(said, near, np.ones((1, 2, 3), np.float32))
+    assert (found.text, found.terms) == ("a Okon bota", ("Okon",))
+    assert found.log_probability == 0.0
 
 
 @pytest.mark.parametrize("words", [20, 120])

@@ -12,10 +12,10 @@ without audio. That log-probability of a term is `unheard` below. It wins if
     change of the log-probability - PRIOR * unheard + PHONE * agreeing phones > needed nats
 
 which is Bayes' rule with weights that a logistic regression found: what the audio says for the term
-in place of the words, without what the model thinks of such terms. For the words, the change counts
-the mean log-probability of the tokens of the first pass. It is at least LEAST_CHANGE: a term
-appears only where the audio allows it. The more terms a glossary has, the more of them are near by
-chance, so the more nats are needed.
+in place of the words, without what the model thinks of such terms. Each token of the words counts
+with the mean log-probability of the first pass, so the plain text is not scored. The change must be
+at least LEAST_CHANGE: a term appears only where the audio allows it. The more terms a glossary has,
+the more of them are near by chance, so the more nats are needed.
 """
 
 import math
@@ -45,6 +45,7 @@ PRIOR = 0.7  # of the nats that a term has without audio
 PHONE = 1.4  # nats for a phone that agrees
 NEEDED, NEEDED_GROWTH = 24.0, 2.4  # nats
 LEAST_CHANGE = -25.0  # nats
+LEAST_PLAIN = -2.0  # nats of a token that was heard. Noise and high temperatures have less.
 BEHIND = 12  # characters behind a term, whose probability counts: the next word, if it is short
 ALIGNED_FRAMES = 2  # alignments are not used, and these are the cheapest
 WAITING = 4  # windows for each thread, which hold the encoder's output
@@ -200,14 +201,16 @@ class BookReader:
         if scored is None:
             return [it for half in _halves(terms) for it in self._heard(said, half, encoded)]
         places = np.array(self._decoder.labels.encode_with_places(said.text)[1]).reshape(-1, 2)
+        plain = max(LEAST_PLAIN, said.log_probability)
         found = []
         for it, behind in zip(tries, [*tries[1:], None], strict=True):
             old, new = _behind(said.text, it.near.end), _behind(whole, it.end)
             if behind is not None:
-                # The next term is judged on its own.
-                old, new = min(old, behind.near.start), min(new, behind.start)
-            plain = said.log_probability * np.count_nonzero(_inside(places, it.near.start, old))
-            found.append(_Heard(it.near, _nats(scored, it.start, new) - float(plain)))
+                # The next term is judged on its own. Its first token includes the space before it.
+                old = min(old, len(said.text[: behind.near.start].rstrip()))
+                new = min(new, len(whole[: behind.start].rstrip()))
+            tokens = np.count_nonzero(_inside(places, it.near.start, old))
+            found.append(_Heard(it.near, _nats(scored, it.start, new) - plain * tokens))
         return found
 
     def _unheard(self, text: str, terms: Sequence[NearTerm], width: int) -> dict[NearTerm, float]:
@@ -228,6 +231,7 @@ class BookReader:
         tokens = len(self._decoder.labels.encode(text))
         mean = (said.log_probability * (said.tokens + 1) + change) / (tokens + 1)
         terms = tuple(it.near.term.text for it in tried)
+        mean = min(0.0, mean)  # the changes are estimates
         return replace(said, text=text, tokens=tokens, log_probability=mean, terms=terms)
 
     def _score(self, encoded: NDArray[np.float32], text: str) -> _Scored | None:
@@ -253,7 +257,7 @@ def _nats(scored: _Scored, start: int, end: int) -> float:
 
 
 def _inside(places: NDArray[np.int64], start: int, end: int) -> NDArray[np.bool_]:
-    """Which tokens with these (start, end) have a character of a part of the text."""
+    """Which tokens, with these (start, end), overlap the characters from `start` to `end`."""
     return (places[:, 1] > start) & (places[:, 0] < end)
 
 
