@@ -73,6 +73,8 @@ IN_RECORDS = IN_STAGES | {"ended.kind", "more_corpora", "redis", "service", "ver
 IN_RECORDS |= {"name", "tags"}
 IN_STATUS = {"attempts.kind", "improvement", "notes", "gate", "gate_reasons", "guards"}
 IN_STATUS |= {"name", "tags"}
+MODELS = ("base", "tuned", "converted")
+IN_STATUS |= {f"metrics.{name}.{it}" for name in MODELS for it in ("clips", "wer_interval")}
 
 
 def as_before(now: Any, before: Any, added: set[str]) -> str:
