@@ -163,7 +163,7 @@ class JobView(_Answer):
     attempts: list[EndedAttempt]
     stages: dict[str, StageView]
     metrics: dict[str, dict[str, JsonValue]]
-    """base, delivered, tuned: `wer` and `cer` in percent, `wer_interval` (95 %, or null), `clips`."""
+    """base, delivered, tuned: `wer`, `cer` in percent, `wer_interval` (95 %, or null), `clips`."""
     improvement: dict[str, JsonValue] | None
     notes: list[str]
     gate: str | None
