@@ -296,20 +296,25 @@ def measure(
     scored = score_with_intervals(references, delivered, speakers, spec.seed, spec.language)
     texts = {model: heard.of(model) for model in ("base", "delivered", "tuned")}
     unshared = unshared_scores(training.shared, store, texts, spec.seed, spec.language)
+    before = score_with_intervals(
+        references[:both], base, speakers[:both], spec.seed, spec.language
+    )
     result = EvaluateResult(
-        base=score_with_intervals(
-            references[:both], base, speakers[:both], spec.seed, spec.language
-        ),
+        base=before,
         delivered=scored,
         tuned=tuned,
-        improvement=difference(
-            references[:both],
-            base,
-            delivered[:both],
-            metric,
-            seed=spec.seed,
-            language=spec.language,
-            speakers=speakers[:both],
+        improvement=(
+            difference(
+                references[:both],
+                base,
+                delivered[:both],
+                metric,
+                seed=spec.seed,
+                language=spec.language,
+                speakers=speakers[:both],
+            )
+            if before.clips > 1
+            else None
         ),
         delivered_on_base_clips=(
             score(references[:both], delivered[:both], spec.language)

@@ -243,6 +243,15 @@ def test_a_base_on_fewer_clips_is_compared_on_these(trained: JobDir) -> None:
     assert f"which has {there:.1f} % CER on them" in result.notes[0]
 
 
+def test_one_clip_has_neither_an_interval_nor_an_improvement(trained: JobDir) -> None:
+    store = ClipStore(trained.stage_dir("preprocess") / "test")
+    heard = [HeardClip(text="गलत है")]
+    transcripts = evaluate._Transcripts(evaluate._Clips(store, [0], [0]), ["सही"], heard, heard)
+    spec = build_spec({"language": "hi", "corpus": "c"})
+    result, _ = evaluate.measure(transcripts, spec, evaluate.Training())
+    assert (result.base.clips, result.base.wer_interval, result.improvement) == (1, None, None)
+
+
 @pytest.mark.parametrize("sets", [("gate.min_speed=2",), ("gate.min_speed=2", "gate.check=false")])
 def test_a_limit_of_the_speed_is_checked_without_the_base_beside(
     trained: JobDir, sets: tuple[str, ...]

@@ -181,7 +181,8 @@ class EvaluateResult(BaseModel, frozen=True):
     base: Scores  # by faster-whisper's defaults, on all or the first clips of `delivered`
     delivered: Scores  # the converted model by faster-whisper's defaults, on a sample
     tuned: Scores  # the converted model by lorajob's decoder, on all test clips
-    improvement: Difference  # of `delivered` over `base`, on the clips that both have
+    # Of `delivered` over `base`, on the clips that both have; None for a single one.
+    improvement: Difference | None
     delivered_on_base_clips: Scores | None = None  # None if `base` has all clips of `delivered`
     notes: list[str]  # what a reader of the figures has to know
     warnings: list[str]
