@@ -143,9 +143,12 @@ def read_terms(file: str, place: str = "FILE") -> "Glossary":
 
     name = "standard input" if file == STDIN else file
     try:
-        return decode_glossary(_read(file, place))
+        found = decode_glossary(_read(file, place))
     except GlossaryError as error:
         raise UsageError(f"{name}: {error}") from None
+    if not found.terms:
+        raise UsageError(f"{name}: has no terms; give a term a line, without `#` before it")
+    return found
 
 
 def _read(file: str, place: str) -> bytes:
@@ -160,8 +163,13 @@ def _read(file: str, place: str) -> bytes:
             raise UsageError(f"{place}: {file!r} is a folder; give a text file with a term a line")
         if not path.exists():
             raise UsageError(f"{place}: {file!r} does not exist")
-        with path.open("rb") as opened:
-            data = opened.read(MOST_BYTES + 1)
+        try:
+            with path.open("rb") as opened:
+                data = opened.read(MOST_BYTES + 1)
+        except OSError as error:
+            raise UsageError(
+                f"{place}: {file!r} cannot be read ({error.strerror}); give a file that can"
+            ) from None
     if len(data) > MOST_BYTES:
         raise UsageError(
             f"{place}: {file!r} has over {MOST_BYTES >> 20} MB; is it a list of terms?"

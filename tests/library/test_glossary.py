@@ -1,6 +1,8 @@
 """Glossaries: their files, and the index that finds terms by sound and spelling."""
 
+import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +22,8 @@ from lorajob.book.terms import (
     read_glossary,
     terms_of,
 )
+from lorajob.cli.glossary import read_terms
+from lorajob.errors import UsageError
 
 WORDS = "Ελληνικά Кириллица שלום العربية हिन्दी മലയാളം ไทย 漢字仮名 한국어 ქართული አማርኛ"
 SCRIPTS = WORDS.split()
@@ -58,6 +62,41 @@ def test_a_line_that_is_no_term_is_named(line: str, words: str) -> None:
         read_glossary(f"right\n{line}\n")
     assert words in str(raised.value)
     assert str(raised.value).startswith("line 2: ")
+
+
+def test_invisible_characters_make_no_other_term_and_joiners_stay() -> None:
+    # Such as of two files with a mark at their start, one behind the other.
+    lines = ["Büro", "\ufeffBüro", "Bü\u00adro", "\u200fBüro\t\u200bbeero", "क्\u200dष"]
+    read = read_glossary("\n".join(lines))
+    assert read.terms == (Term("Büro", ("beero",)), Term("क्\u200dष"))
+    assert terms_of(["\u200bBüro"]).terms == (Term("Büro"),)
+
+
+def test_any_line_ending_ends_a_line() -> None:
+    assert read_glossary("one\rtwo\r\nthree\n").terms == terms_of(["one", "two", "three"]).terms
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "has no terms; give a term a line"),
+        (b"# a comment\n#metoo\n", "has no terms; give a term a line"),
+        (b"one\ntw\xf6\n", "line 2 is not UTF-8; save the file as UTF-8"),
+    ],
+)
+def test_a_file_without_terms_and_other_bytes_are_one_line(
+    tmp_path: Path, data: bytes, words: str
+) -> None:
+    path = tmp_path / "terms.txt"
+    path.write_bytes(data)
+    with pytest.raises(UsageError, match=f"^{re.escape(str(path))}: .*{words}"):
+        read_terms(str(path))
+
+
+def test_a_file_that_fails_while_it_is_read_is_one_line() -> None:
+    # Its first page is never mapped.
+    with pytest.raises(UsageError, match=r"^FILE: '/proc/self/mem' cannot be read \(.+\); give a"):
+        read_terms("/proc/self/mem")
 
 
 def test_merged_glossaries_keep_every_way_to_sound() -> None:

@@ -25,6 +25,16 @@ SHOWN = 40  # characters of a term in a message
 _CONTROL = frozenset({"Cc", "Cs", "Zl", "Zp", "Cn", "Co"})
 # They turn the direction of the text around them (Unicode, UAX 9).
 _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# They show nothing and sound like nothing, such as a soft hyphen or the mark at a file's start. The
+# joiners U+200C and U+200D are not among them, because they change letters.
+_INVISIBLE = dict.fromkeys(
+    [
+        *(0xAD, 0x61C, 0x180E, 0x200B, 0x200E, 0x200F, 0xFEFF, 0xE0001),
+        *range(0x2060, 0x2065),
+        *range(0x206A, 0x2070),
+        *range(0xE0020, 0xE0080),
+    ]
+)
 _ESCAPED = ("#", "\\#", "\\\\")
 
 
@@ -56,12 +66,12 @@ class Glossary:
 
 
 def read_glossary(text: str) -> Glossary:
-    """The terms of a file, in its order, in NFC, each once.
+    """The terms of a file, in its order, in NFC, without invisible characters, each once.
 
     Raises GlossaryError for a line with a control character, a term over LONGEST_TERM characters
     or without a letter and a digit, and for more than `merge_glossaries` allows.
     """
-    lines = text.removeprefix("\ufeff").replace("\r\n", "\n").split("\n")
+    lines = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").split("\n")
     found = []
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
@@ -78,9 +88,8 @@ def decode_glossary(data: bytes) -> Glossary:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise GlossaryError(
-            f"byte {error.start + 1} is not UTF-8; save the file as UTF-8"
-        ) from None
+        line = data.count(b"\n", 0, error.start) + 1
+        raise GlossaryError(f"line {line} is not UTF-8; save the file as UTF-8") from None
     return read_glossary(text)
 
 
@@ -142,7 +151,7 @@ def _term(line: str) -> Term:
 
 
 def _checked(text: str) -> str:
-    """The text in NFC with single spaces. Raises GlossaryError."""
+    """The text in NFC with single spaces, without invisible characters. Raises GlossaryError."""
     # What is shown of a text that is too long has no control character.
     for char in text[: 4 * LONGEST_TERM]:
         if unicodedata.category(char) in _CONTROL or char in _TURNING:
@@ -150,7 +159,7 @@ def _checked(text: str) -> str:
     # First, because NFC of a long run of marks takes long.
     if len(text) > 4 * LONGEST_TERM:
         raise _too_long(text)
-    text = clean(text)
+    text = clean(text.translate(_INVISIBLE))
     if len(text) > LONGEST_TERM:
         raise _too_long(text)
     if not any(unicodedata.category(char)[0] in "LN" for char in text):
