@@ -99,18 +99,21 @@ async def _submit(env: dict[str, str], release: Path) -> dict[str, dict[str, Any
     """An agent checks a folder of audio, forecasts a job and submits it."""
     given = {"language": "Hindi", "base_model": "demo/whisper-base"}
     async with over_stdio(env) as agent:
-        checked = await ask(agent, "check_corpus", **given, corpus=str(release))
+        found = await ask(agent, "forecast", **given, settings=list(SETTINGS))
+        given["corpus"] = str(release)
+        checked = await ask(agent, "check_corpus", **given)
         seen = await ask(agent, "forecast", **given, settings=list(SETTINGS))
         made = await ask(agent, "submit", **given, settings=list(SETTINGS), name="agent")
         (shown,) = (await ask(agent, "status", job="agent"))["jobs"]
-    return {"check_corpus": checked, "forecast": seen, "submit": made, "status": shown}
+    answers = {"check_corpus": checked, "forecast": seen, "submit": made, "status": shown}
+    return answers | {"without a corpus": found}
 
 
 def test_an_agent_goes_from_a_folder_of_audio_to_a_promoted_model(chain: Chain) -> None:
     before = chain.before
     assert before["check_corpus"]["splits"]["train"]["clips"] == 20
     assert before["forecast"]["clips"] == {"train": 20, "test": 4}
-    assert before["forecast"]["corpus"] == str(chain.corpus)
+    assert before["forecast"]["corpus"] == chain.status["corpus"] == str(chain.clips.parent)
     assert before["status"]["job"] == chain.job_id and before["submit"]["twin"] is None
     asyncio.run(_use(chain))
     promoted = lorajob(chain.env, "promote", "--json")
@@ -154,7 +157,7 @@ def test_the_status_keeps_its_contract(chain: Chain) -> None:
 
 
 def test_the_corpus_is_found_by_its_language(chain: Chain) -> None:
-    assert chain.status["corpus"] == str(chain.corpus)
+    assert chain.before["without a corpus"]["corpus"] == str(chain.corpus)
 
 
 def test_waiting_shows_every_stage_and_the_table(chain: Chain) -> None:
