@@ -296,30 +296,27 @@ def measure(
     scored = score_with_intervals(references, delivered, speakers, spec.seed, spec.language)
     texts = {model: heard.of(model) for model in ("base", "delivered", "tuned")}
     unshared = unshared_scores(training.shared, store, texts, spec.seed, spec.language)
-    before = score_with_intervals(
-        references[:both], base, speakers[:both], spec.seed, spec.language
-    )
+    said, who = references[:both], speakers[:both]  # of the clips that `base` has
+    before = score_with_intervals(said, base, who, spec.seed, spec.language)
     result = EvaluateResult(
         base=before,
         delivered=scored,
         tuned=tuned,
         improvement=(
             difference(
-                references[:both],
+                said,
                 base,
                 delivered[:both],
                 metric,
                 seed=spec.seed,
                 language=spec.language,
-                speakers=speakers[:both],
+                speakers=who,
             )
             if before.clips > 1
             else None
         ),
         delivered_on_base_clips=(
-            score(references[:both], delivered[:both], spec.language)
-            if both < len(delivered)
-            else None
+            score(said, delivered[:both], spec.language) if both < len(delivered) else None
         ),
         notes=[*_notes(heard, spec, training.overlap), *unshared_words(unshared, metric)],
         unshared=unshared,
