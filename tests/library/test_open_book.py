@@ -166,8 +166,8 @@ def test_more_terms_must_agree_on_more_phones_and_need_more_nats() -> None:
         (5_000, 6.0, -16.0, 0.0, -40.0, False),
         # The same is enough if the words heard are improbable too.
         (5_000, 6.0, -16.0, -1.9, -40.0, True),
-        # But noise makes no term likely.
-        (5_000, 6.0, -34.0, -9.0, -40.0, False),
+        # But nothing makes every term likely.
+        (5_000, 6.0, -90.0, -np.inf, -40.0, False),
         (5_000, 2.0, -3.0, 0.0, -30.0, False),
         # Of few terms fewer are near by chance.
         (20, 2.0, -3.0, 0.0, -20.0, True),
