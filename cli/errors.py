@@ -1,5 +1,6 @@
 """How errors reach the user: as one line on standard error and an exit code."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ import click
 from lorajob.errors import FULL, LorajobError, UsageError
 from lorajob.visible import VisibleStream, raw_stream, visible
 
+# What the kernel says of a disk or a share that fails, without the name of the file.
+FAILING = (errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.EUCLEAN)
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
@@ -60,9 +63,10 @@ def user_errors() -> Iterator[Outcome]:
         _discard_stdout()
         outcome.code = EXIT_FAILED
     except OSError as error:
-        if error.filename is None and error.errno not in FULL:
+        if error.filename is None and error.errno not in (*FULL, *FAILING):
             raise
-        say_error(f"{error.filename or 'writing'}: {error.strerror}")
+        doing = "writing" if error.errno in FULL else "reading or writing"
+        say_error(f"{error.filename or doing}: {error.strerror}")
         outcome.code = EXIT_FAILED
 
 

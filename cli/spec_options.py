@@ -179,6 +179,8 @@ def read_spec(path: Path | None, option: str = "--spec") -> dict[str, object]:
         raise UsageError(f"{option}: {path} is not YAML: {line}{why}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{option}: {path} is not YAML: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{option}: {path} cannot be read: {error.strerror}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         such = "`languages: [hi, mr]`" if option == "batch" else "`language: hi`"
         raise UsageError(f"{option}: {path} is not a mapping of settings, such as {such}")

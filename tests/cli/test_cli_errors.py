@@ -1,5 +1,6 @@
 """What a user gets wrong is said in one line, with the right exit code and no traceback."""
 
+import errno
 import io
 import json
 import tarfile
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from lorajob.cli.errors import user_errors
 from lorajob.worker.connect import connect
 from lorajob.worker.records.records import Records
 from lorajob.worker.settings import Settings
@@ -150,6 +152,26 @@ def test_without_a_corpus_one_sentence_says_where_corpora_come_from(env: dict[st
     line = complaint("submit", "--lang", "hi", env=env, code=FAILED)
     assert "LORAJOB_CORPORA" in line
     assert "Mozilla Data Collective" in line
+
+
+@pytest.mark.parametrize("command", [("batch",), ("submit", "--spec"), ("glossary", "add", "hi")])
+def test_a_file_that_fails_while_it_is_read_is_one_line(
+    env: dict[str, str], command: tuple[str, ...]
+) -> None:
+    # Reading its first page is an error without the name of the file.
+    line = complaint(*command, "/proc/self/mem", env=env, code=USAGE)
+    assert "/proc/self/mem" in line and "cannot be read" in line
+
+
+def test_a_failing_disk_is_one_line_and_another_error_of_the_system_is_a_bug(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with user_errors() as outcome:
+        raise OSError(errno.EIO, "Input/output error")
+    assert outcome.code == FAILED
+    assert capsys.readouterr().err == "lorajob: reading or writing: Input/output error\n"
+    with pytest.raises(OSError, match="Bad file descriptor"), user_errors():
+        raise OSError(errno.EBADF, "Bad file descriptor")
 
 
 def test_no_service_is_said_in_one_line(corpus: str, tmp_path: Path) -> None:

@@ -66,10 +66,18 @@ def test_a_line_that_is_no_term_is_named(line: str, words: str) -> None:
 
 def test_invisible_characters_make_no_other_term_and_joiners_stay() -> None:
     # Such as of two files with a mark at their start, one behind the other.
-    lines = ["Büro", "\ufeffBüro", "Bü\u00adro", "\u200fBüro\t\u200bbeero", "क्\u200dष"]
+    lines = [
+        "Büro",
+        "\ufeff# a comment",
+        "\u200b",
+        "\ufeffBüro",
+        "Bü\u00adro",
+        "\u200fBüro\t\u200bbeero",
+        "क्\u200dष",
+    ]
     read = read_glossary("\n".join(lines))
     assert read.terms == (Term("Büro", ("beero",)), Term("क्\u200dष"))
-    assert terms_of(["\u200bBüro"]).terms == (Term("Büro"),)
+    assert terms_of(["\u200bBüro", "\ufeff#1", "\u200b"]).terms == (Term("Büro"), Term("#1"))
 
 
 def test_any_line_ending_ends_a_line() -> None:
@@ -81,7 +89,7 @@ def test_any_line_ending_ends_a_line() -> None:
     [
         (b"", "has no terms; give a term a line"),
         (b"# a comment\n#metoo\n", "has no terms; give a term a line"),
-        (b"one\ntw\xf6\n", "line 2 is not UTF-8; save the file as UTF-8"),
+        (b"one\r\ntwo\rthre\xf6\n", "line 3 is not UTF-8; save the file as UTF-8"),
     ],
 )
 def test_a_file_without_terms_and_other_bytes_are_one_line(

@@ -229,9 +229,9 @@ class BookReader:
         text, tried = _put(said.text, [it.near for it in won])
         change = sum(it.change for it in won)
         tokens = len(self._decoder.labels.encode(text))
-        mean = (said.log_probability * (said.tokens + 1) + change) / (tokens + 1)
+        # The changes are estimates.
+        mean = min(0.0, (said.log_probability * (said.tokens + 1) + change) / (tokens + 1))
         terms = tuple(it.near.term.text for it in tried)
-        mean = min(0.0, mean)  # the changes are estimates
         return replace(said, text=text, tokens=tokens, log_probability=mean, terms=terms)
 
     def _score(self, encoded: NDArray[np.float32], text: str) -> _Scored | None:

@@ -9,6 +9,7 @@ lines and lines that begin with `#` are skipped. A term that begins with `#` is 
 """
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,13 +28,9 @@ _CONTROL = frozenset({"Cc", "Cs", "Zl", "Zp", "Cn", "Co"})
 _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 # They show nothing and sound like nothing, such as a soft hyphen or the mark at a file's start. The
 # joiners U+200C and U+200D are not among them, because they change letters.
-_INVISIBLE = dict.fromkeys(
-    [
-        *(0xAD, 0x61C, 0x180E, 0x200B, 0x200E, 0x200F, 0xFEFF, 0xE0001),
-        *range(0x2060, 0x2065),
-        *range(0x206A, 0x2070),
-        *range(0xE0020, 0xE0080),
-    ]
+_INVISIBLE = re.compile(
+    "[\u00ad\u061c\u180e\u200b\u200e\u200f\u2060-\u2064\u206a-\u206f\ufeff"
+    "\U000e0001\U000e0020-\U000e007f]"
 )
 _ESCAPED = ("#", "\\#", "\\\\")
 
@@ -71,9 +68,8 @@ def read_glossary(text: str) -> Glossary:
     Raises GlossaryError for a line with a control character, a term over LONGEST_TERM characters
     or without a letter and a digit, and for more than `merge_glossaries` allows.
     """
-    lines = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").split("\n")
     found = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_lines(_INVISIBLE.sub("", text)), 1):
         if not line.strip() or line.startswith("#"):
             continue
         try:
@@ -88,7 +84,7 @@ def decode_glossary(data: bytes) -> Glossary:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line = len(_lines(data[: error.start].decode()))
         raise GlossaryError(f"line {line} is not UTF-8; save the file as UTF-8") from None
     return read_glossary(text)
 
@@ -99,7 +95,8 @@ def terms_of(texts: Iterable[str]) -> Glossary:
     Each is read as a line of a file is, but a `#` is a part of the term. Raises GlossaryError.
     """
     found = []
-    for number, text in enumerate(texts, 1):
+    for number, given in enumerate(texts, 1):
+        text = _INVISIBLE.sub("", given)
         if not text.strip():
             continue
         try:
@@ -135,6 +132,10 @@ def merge_glossaries(*glossaries: Glossary) -> Glossary:
     return Glossary(tuple(Term(text, heard) for text, heard in sounds.items()))
 
 
+def _lines(text: str) -> list[str]:
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
 def _term(line: str) -> Term:
     written, *behind = line.split("\t")
     if len(behind) > 1:
@@ -151,7 +152,7 @@ def _term(line: str) -> Term:
 
 
 def _checked(text: str) -> str:
-    """The text in NFC with single spaces, without invisible characters. Raises GlossaryError."""
+    """The text in NFC with single spaces. Raises GlossaryError."""
     # What is shown of a text that is too long has no control character.
     for char in text[: 4 * LONGEST_TERM]:
         if unicodedata.category(char) in _CONTROL or char in _TURNING:
@@ -159,7 +160,7 @@ def _checked(text: str) -> str:
     # First, because NFC of a long run of marks takes long.
     if len(text) > 4 * LONGEST_TERM:
         raise _too_long(text)
-    text = clean(text.translate(_INVISIBLE))
+    text = clean(text)
     if len(text) > LONGEST_TERM:
         raise _too_long(text)
     if not any(unicodedata.category(char)[0] in "LN" for char in text):
