@@ -81,7 +81,7 @@ def test_folders_and_patterns_name_audio_files_each_once(talks: Path) -> None:
             "--glossary: '~no-user/a' begins with the home of an unknown user",
         ),
         (["~no-user/a.wav"], "AUDIO: ~no-user/a.wav begins with the home of an unknown user"),
-        (["talks", "--glossary", "talks/a.wav"], "talks/a.wav: byte "),
+        (["talks", "--glossary", "talks/a.wav"], "talks/a.wav: line 1 is not UTF-8"),
         (["-", "--glossary", "-"], "--glossary: standard input is the audio"),
     ],
 )

@@ -52,7 +52,7 @@ def test_a_glossary_is_hashed_and_copied_to_the_job(
     [
         (None, "does not exist"),
         (b"# none\n\n", "has no terms"),
-        (b"Bern\n\xff", "byte 6 is not UTF-8"),
+        (b"Bern\n\xff", "line 2 is not UTF-8"),
         (b"Bern\na\x07b\n", r"line 2: the control character U\+0007"),
         (b"x" * 101, "line 1: .* has 101 characters"),
     ],
