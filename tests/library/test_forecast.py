@@ -163,6 +163,29 @@ def test_the_memory_of_an_untimed_pass_is_in_proportion_to_its_own_kind(
     assert ahead.peak_memory_bytes == kept + 4 * unit + min(GAPS_BYTES, 4 * unit)
 
 
+@pytest.mark.parametrize(
+    ("grown", "expected"), [(0, 0), (GIB // 64, GIB // 32), (2 * GIB, 2 * GIB + GAPS_BYTES)]
+)
+def test_the_gaps_are_in_proportion_to_what_passes_take_beyond_loading(
+    grown: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lorajob.training.forecast.dry_pass", lambda run, batch: 1.0)
+    for name in ("peak_memory", "_resident_memory"):
+        monkeypatch.setattr(f"lorajob.training.forecast.{name}", lambda: GIB + grown)
+    device = SimpleNamespace(device=torch.device("cpu"))
+    run: Any = SimpleNamespace(accelerator=device, recorded=None, copied_bytes=0)
+    passes: Any = SimpleNamespace(
+        left=lambda: [[[place]] for place in range(60)],
+        seconds=lambda batch: 1.0,
+        is_encoded=lambda batch: False,
+        collate=lambda: list,
+        dataset=_Places(range(60)),
+    )
+    # Loading took much more for a moment than it left behind.
+    ahead = forecast(run, passes, Loaded(GIB, GIB // 2))
+    assert ahead.peak_memory_bytes == GIB + expected
+
+
 class _Places(list[int]):
     """Stands for a dataset, of the numbers of its clips."""
 

@@ -144,7 +144,7 @@ def _cpu_peak(passes: Passes, loaded: Loaded, needed: int) -> int:
         return peak
     # Encoder outputs are read through memory maps, which count as resident.
     stored: int = passes.dataset.encoded.bytes
-    return peak + min(GAPS_BYTES, peak - loaded.resident) + stored
+    return peak + min(GAPS_BYTES, peak - loaded.peak) + stored
 
 
 def write_forecast(path: Path, ahead: Forecast) -> None:
