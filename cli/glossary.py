@@ -69,7 +69,7 @@ def list_terms(owner: str | None, as_json: bool) -> None:
 
     \b
     --json prints a list of objects:
-      glossaries  name, of (language or job), terms (how many)
+      glossaries  name, of (language or job), terms (how many), damaged (what is wrong, or null)
       terms       text, sounds
     """
     if owner is None:
@@ -98,8 +98,11 @@ def _list_all(as_json: bool) -> None:
     table = plain_table("NAME", "OF", "TERMS")
     table.columns[-1].justify = "right"
     for it in found:
-        table.add_row(it.name, it.of, f"{it.terms:,}")
+        table.add_row(it.name, it.of, "damaged" if it.damaged else f"{it.terms:,}")
     console(sys.stdout).print(table)
+    for it in found:
+        if it.damaged:
+            click.echo(f"lorajob: {it.damaged}", err=True)
 
 
 @glossary.command("remove")

@@ -64,7 +64,7 @@ def set_text(lang: str, files: tuple[str, ...], as_json: bool) -> None:
     "--json",
     "as_json",
     is_flag=True,
-    help="Print a list of JSON objects: language, lines, characters, bytes, sha256, at.",
+    help="Print a list of JSON objects: language, lines, characters, bytes, sha256, at, damaged.",
 )
 def list_texts(as_json: bool) -> None:
     """List the languages that have a text."""
@@ -81,8 +81,12 @@ def list_texts(as_json: bool) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     for it in found:
-        table.add_row(it.language, f"{it.lines:,}", f"{it.characters:,}")
+        counts = ("damaged", "") if it.damaged else (f"{it.lines:,}", f"{it.characters:,}")
+        table.add_row(it.language, *counts)
     console(sys.stdout).print(table)
+    for it in found:
+        if it.damaged:
+            click.echo(f"lorajob: {it.damaged}", err=True)
 
 
 @lm.command("remove")

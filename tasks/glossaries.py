@@ -38,7 +38,9 @@ class StoredGlossary(BaseModel):
     """Code of the language, or id of the job."""
     of: Literal["language", "job"]
     terms: int
-    """How many."""
+    """How many; 0 if the file is damaged."""
+    damaged: str | None = None
+    """What is wrong with the file, and what to do."""
 
 
 class GlossaryChange(BaseModel):
@@ -73,13 +75,8 @@ class GlossaryFiles:
         self._location = jobs_location(settings)
 
     def listed(self) -> list[StoredGlossary]:
-        """All glossaries, by name. Raises StoreError, and StageError for a damaged one."""
-        found = ((name, self.read(name)) for name in self.names())
-        return [
-            StoredGlossary(name=name, of=_kind(name), terms=len(it.terms))
-            for name, it in found
-            if it.terms
-        ]
+        """All glossaries, by name, also damaged ones. Raises StoreError."""
+        return [it for it in map(self._listed, self.names()) if it.terms or it.damaged]
 
     def names(self) -> list[str]:
         """The languages and jobs that have a glossary, sorted. Raises StoreError."""
@@ -103,6 +100,12 @@ class GlossaryFiles:
             return read_glossary(found.text)
         except GlossaryError as error:
             raise StageError(f"{self._shown(name)} is damaged: {error}; {_mend(name)}") from None
+
+    def _listed(self, name: str) -> StoredGlossary:
+        try:
+            return StoredGlossary(name=name, of=_kind(name), terms=len(self.read(name).terms))
+        except StageError as error:
+            return StoredGlossary(name=name, of=_kind(name), terms=0, damaged=str(error))
 
     def content(self, name: str) -> GlossaryText | None:
         """The file of a code or id as it is; None without one. Raises StageError, StoreError."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lorajob.errors import FULL, DiskError, StageError, UsageError
+from lorajob.errors import FULL, DiskError, UsageError
 from lorajob.job.jobdir import hash_file
 from lorajob.languages import find_language, known_languages
 from lorajob.spec import JobSpec
@@ -43,6 +43,8 @@ class LanguageText(BaseModel):
     """Of the packed file."""
     at: float
     """When it was set, in seconds since the epoch."""
+    damaged: str | None = None
+    """What is wrong with its description, and what to do. The other fields are 0 or empty then."""
 
 
 class LanguageTexts:
@@ -53,7 +55,7 @@ class LanguageTexts:
         self._location = jobs_location(settings)
 
     def listed(self) -> list[LanguageText]:
-        """All texts, by language. Raises StoreError, and StageError for a damaged one."""
+        """All texts, by language, also those whose description is damaged. Raises StoreError."""
         if isinstance(self._location, Folder):
             names = [it.name for it in (self._location.path / FOLDER).glob("*")]
         else:
@@ -129,10 +131,13 @@ class LanguageTexts:
             return LanguageText.model_validate(json.loads(data or b""))
         except (ValueError, ValidationError):
             fault = "missing" if data is None else "damaged"
-            raise StageError(
+            why = (
                 f"{FOLDER}/{code}.json in LORAJOB_ARTIFACTS is {fault}; set the text again, or "
                 f"`lorajob lm remove {code}`"
-            ) from None
+            )
+            return LanguageText(
+                language=code, lines=0, characters=0, bytes=0, sha256="", at=0.0, damaged=why
+            )
 
     @contextmanager
     def _locked(self, code: str) -> Iterator[None]:

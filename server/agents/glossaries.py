@@ -33,7 +33,7 @@ async def glossary_tool(
     rest = rest_of(ctx)
     if language is None:
         rows = [StoredGlossary.model_validate(it) for it in await rest.get("/glossaries")]
-        totals = [GlossaryTotals(name=it.name, terms=it.terms) for it in rows]
+        totals = [GlossaryTotals(name=it.name, terms=it.terms, damaged=it.damaged) for it in rows]
         return GlossaryAnswer(
             glossaries=totals[offset : offset + MOST_SHOWN],
             next_offset=_next(offset, len(totals)),

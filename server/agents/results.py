@@ -299,6 +299,8 @@ class GlossaryTotals(_Answer):
 
     name: str
     terms: int
+    damaged: str | None = None
+    """What is wrong with its file, and what to do."""
 
 
 class GlossaryAnswer(_Answer):

@@ -39,15 +39,16 @@ class Builder:
         self.built.append("|".join(texts))
         return TermIndex(glossary, language)
 
-    def of_file(self, path: Path, language: str) -> TermIndex:
-        return self(decode_glossary(path.read_bytes()), language)
+    def apart(self, source: Path | bytes, language: str) -> TermIndex:
+        content = source if isinstance(source, bytes) else source.read_bytes()
+        return self(decode_glossary(content), language)
 
 
 @pytest.fixture
 def builder(monkeypatch: pytest.MonkeyPatch) -> Builder:
     made = Builder()
     monkeypatch.setattr(books, "TermIndex", made)
-    monkeypatch.setattr(books, "build_apart", made.of_file)
+    monkeypatch.setattr(books, "build_apart", made.apart)
     monkeypatch.setattr(books, "SMALL_BYTES", -1)
     for name in ("FIRST_SECONDS", "PATIENCE_SECONDS"):
         monkeypatch.setattr(books, name, 2 * LIMIT_SECONDS)
@@ -130,6 +131,16 @@ def test_a_small_file_waits_for_no_large_one(
     builder.go_on.set()
 
 
+def test_a_short_list_waits_for_no_long_one(
+    builder: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(books, "SMALL_BYTES", 10)
+    shelf = BookShelf()
+    shelf.open((), ("slow", "another term"), "hi", lambda _: None)
+    assert words(opened(shelf, (), "Zurich")) == {"Zurich"}
+    builder.go_on.set()
+
+
 def test_terms_and_a_file_with_the_same_bytes_have_different_keys(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("#1\nZurich", "utf-8")
@@ -203,6 +214,29 @@ def test_a_large_file_is_indexed_elsewhere_and_here_if_that_fails(
     monkeypatch.setattr(apart, "PYTHON", "false")
     assert words(opened(BookShelf(), files[1:])) == {"Zurich"}
     assert "the glossary of Zurich is indexed here: the process that builds its" in caplog.text
+
+
+def test_a_long_list_of_terms_is_indexed_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Each begins as a comment would in a file.
+    terms = [f"#{it} Nairobi\tnairobi {it}|{'x' * 90}" for it in range(1000)]
+    here = TermIndex(terms_of(terms), "hi").near("nairobbi")
+    shelf = BookShelf()
+    with monkeypatch.context() as patched:
+        patched.setattr(books, "TermIndex", lambda *given: pytest.fail("it was built here"))
+        found = opened(shelf, (), *terms)
+        assert found is not None and found.book.index is not None
+        assert found.book.index.near("nairobbi") == here and len(found.book.index) == 1000
+        # A builder that was killed is tried again with the next request.
+        patched.setattr(apart, "PYTHON", script(tmp_path / "killed", "kill -9 $$"))
+        assert opened(shelf, (), *terms[1:]) is None
+        assert "the terms of a request are not used: signal 9 ended" in caplog.text
+    again = opened(shelf, (), *terms[1:])
+    assert again is not None and again.book.index is not None and len(again.book.index) == 999
+    monkeypatch.setattr(apart, "PYTHON", "false")
+    assert opened(shelf, (), *terms[2:]) is not None
+    assert "the terms of a request are indexed here: the process that builds" in caplog.text
 
 
 def script(path: Path, body: str) -> str:

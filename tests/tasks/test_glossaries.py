@@ -138,8 +138,12 @@ def test_a_damaged_file_is_named_and_can_be_removed(settings: Settings, data: by
     kept._location.upload(_file(settings.home, data), f"{FOLDER}/hi.txt")
     with pytest.raises(StageError, match=r"hi\.txt in LORAJOB_ARTIFACTS .*remove hi --all"):
         kept.read("hi")
+    kept.add("mr", TERMS)
+    damaged, whole = kept.listed()
+    assert (damaged.name, damaged.terms) == ("hi", 0) and whole.damaged is None
+    assert "remove hi --all" in str(damaged.damaged)
     assert kept.remove_all("hi").terms == 0
-    assert kept.read("hi") == Glossary()
+    assert kept.read("hi") == Glossary() and kept.listed() == [whole]
 
 
 def _file(folder: Path, data: bytes) -> Path:

@@ -2,6 +2,8 @@
 
     python -m lorajob.book.apart FILE LANGUAGE    writes the tables to standard output
 
+FILE is - for terms on standard input.
+
 In the same process, building would keep Python's lock from the threads that decode. The other
 process has a lower priority, so on a busy machine decoding comes first.
 """
@@ -31,18 +33,20 @@ class BuildStoppedError(BuildError):
     """The process was killed, perhaps because memory ran out, or took too long."""
 
 
-def build_apart(path: Path, language: str) -> TermIndex:
-    """The index of a glossary's file, built by another process.
+def build_apart(source: Path | bytes, language: str) -> TermIndex:
+    """The index of a glossary's file, or of the content of one, built by another process.
 
     Raises GlossaryError for a malformed file, OSError for one that cannot be read, and BuildError,
     which is BuildStoppedError if the same work here may fail as well.
     """
-    command = [PYTHON, "-m", "lorajob.book.apart", str(path), language]
+    given = source if isinstance(source, bytes) else b""
+    name = "-" if isinstance(source, bytes) else str(source)
+    command = [PYTHON, "-m", "lorajob.book.apart", name, language]
     # The logs of this process are on standard error.
     try:
         done = subprocess.run(
             command,
-            stdin=subprocess.DEVNULL,
+            input=given,
             stdout=subprocess.PIPE,
             check=False,
             timeout=BUILD_SECONDS,
@@ -69,7 +73,8 @@ def main(path: str, language: str) -> int:
     """Write the tables of a file's terms, or what is wrong with it, to standard output."""
     os.nice(LOWER_PRIORITY)
     try:
-        written = make_tables(decode_glossary(Path(path).read_bytes()), language).to_bytes()
+        given = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        written = make_tables(decode_glossary(given), language).to_bytes()
     except GlossaryError as error:
         sys.stdout.write(first_line(error))
         return MALFORMED

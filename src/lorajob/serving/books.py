@@ -1,9 +1,10 @@
 """The books of requests in a model's process: glossaries, with an index built once for each.
 
-Indexes are built in threads of their own, one for large files and one for all else. That of a large
-file waits for another process, which builds it, so it takes no Python lock of decoding. A large
-glossary delays only requests that use it, or another large one for the first time, and these for a
-limited time: then they use the glossary as it was before, or go on without it.
+Indexes are built in threads of their own: one for large files, one for long lists of a request's
+own terms, and one for all else. The first two wait for another process, which builds the index, so
+they take no Python lock of decoding. A large file delays only requests that use it, or another
+large one for the first time, and these for a limited time: then they use the glossary as it was
+before, or go on without it. A request always waits for its own terms.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from lorajob.book.apart import BuildError, BuildStoppedError, build_apart
 from lorajob.book.decode import Book
@@ -26,7 +28,7 @@ from lorajob.serving.models import GlossaryFile
 # That a request waits for an index, if there is an older one of the same glossary, and if not.
 PATIENCE_SECONDS, FIRST_SECONDS = 2.0, 20.0
 RETRY_SECONDS = 300.0  # after the process that builds an index was killed
-SMALL_BYTES = 100_000  # of a file whose index takes well under a second
+SMALL_BYTES = 100_000  # of terms whose index takes well under a second
 MOST_KEPT_TERMS = 3 * MOST_TERMS  # in all indexes of files
 MOST_KEPT_LISTS = 32  # indexes of requests' own terms
 
@@ -66,8 +68,9 @@ class BookShelf:
     """The indexes of a process. Methods may be called from any thread."""
 
     def __init__(self) -> None:
-        # Two threads, so that a small file and a request's own few terms wait for no large file.
+        # So a small file and a request's own few terms wait for nothing large.
         self._large = ThreadPoolExecutor(1, "large-glossaries")
+        self._long = ThreadPoolExecutor(1, "long-lists")
         self._small = ThreadPoolExecutor(1, "glossaries")
         self._files: OrderedDict[_Key, Future[_Indexed]] = OrderedDict()
         self._lists: OrderedDict[_Key, Future[_Indexed]] = OrderedDict()
@@ -123,8 +126,10 @@ class BookShelf:
         # A file may have the same bytes and other terms: it has comments.
         digest = f"terms {hashlib.sha256(chr(10).join(terms).encode()).hexdigest()}"
         key = digest, language
-        if key not in self._lists:
-            self._lists[key] = self._small.submit(_index_of_list, digest, terms, language)
+        known = self._lists.get(key)
+        if known is None or (known.done() and not known.result().kept):
+            thread = self._long if _is_long(terms) else self._small
+            self._lists[key] = thread.submit(_index_of_list, digest, terms, language)
         self._lists.move_to_end(key)
         while len(self._lists) > MOST_KEPT_LISTS:
             self._lists.popitem(last=False)
@@ -220,6 +225,10 @@ def _is_small(file: GlossaryFile) -> bool:
         return True
 
 
+def _is_long(terms: Sequence[str]) -> bool:
+    return sum(len(it.encode()) for it in terms) > SMALL_BYTES
+
+
 def _index_of_file(file: GlossaryFile, language: str) -> _Indexed:
     """The index of a file; without one if it cannot be read, which is logged."""
     try:
@@ -242,18 +251,36 @@ def _index_of_file(file: GlossaryFile, language: str) -> _Indexed:
 
 def _build(file: GlossaryFile, language: str) -> TermIndex:
     if not _is_small(file):
-        try:
-            return build_apart(file.path, language)
-        except BuildStoppedError:
-            raise
-        except BuildError as error:
-            log.warning("the glossary of %s is indexed here: %s", file.name, error)
+        built = _built_apart(file.path, language, f"the glossary of {file.name} is")
+        if built is not None:
+            return built
     return TermIndex(decode_glossary(file.path.read_bytes()), language)
+
+
+def _built_apart(source: Path | bytes, language: str, what: str) -> TermIndex | None:
+    """The index that another process built, or None if it failed, which is logged.
+
+    Raises BuildStoppedError, and what `build_apart` raises for the terms.
+    """
+    try:
+        return build_apart(source, language)
+    except BuildStoppedError:
+        raise
+    except BuildError as error:
+        log.warning("%s indexed here: %s", what, error)
+        return None
 
 
 def _index_of_list(key: str, terms: Sequence[str], language: str) -> _Indexed:
     try:
-        return _Indexed(key, TermIndex(terms_of(terms), language))
+        glossary, built = terms_of(terms), None
+        if _is_long(terms):
+            what = "the terms of a request are"
+            built = _built_apart(glossary.text().encode(), language, what)
+        return _Indexed(key, TermIndex(glossary, language) if built is None else built)
+    except BuildStoppedError as error:
+        log.error("the terms of a request are not used: %s", error)
+        return _Indexed(key, None, kept=False)
     except Exception:
         log.exception("the terms of a request are not used")
         return _Indexed(key, None)
