@@ -338,8 +338,9 @@ def _compare(jobs: tuple[str, ...], as_json: bool, html: Path | None) -> None:
             f"{'fewer' if change['fewer_errors'] >= 0 else 'more'} errors than the first"
         )
         rate = row["scores"][metric]
-        low, high = row["cer_interval" if metric == "cer" else "interval"]
-        click.echo(f"{row['job']}  {metric.upper()} {rate:.1f} % ({low:.1f} to {high:.1f}){gain}")
+        bounds = row["cer_interval" if metric == "cer" else "interval"]
+        around = "" if bounds is None else f" ({bounds[0]:.1f} to {bounds[1]:.1f})"
+        click.echo(f"{row['job']}  {metric.upper()} {rate:.1f} %{around}{gain}")
     click.echo(f"compared on {found['clips']} common clips")
 
 

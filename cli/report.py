@@ -83,10 +83,10 @@ def _print_comparison(comparison: "Comparison") -> None:
         "JOB", "BASE MODEL", f"{metric.upper()} %", "INTERVAL", f"{other.upper()} %"
     )
     for row in comparison.rows:
-        low, high = row.interval_of(metric)
+        bounds = row.interval_of(metric)
         rates = (
             f"{row.scores.rate(metric):.1f}",
-            f"{low:.1f} to {high:.1f}",
+            "" if bounds is None else f"{bounds[0]:.1f} to {bounds[1]:.1f}",
             f"{row.scores.rate(other):.1f}",
         )
         table.add_row(row.job, row.base, *rates)

@@ -219,7 +219,8 @@ class Paired(_Answer):
 
     fewer_errors: float
     """In percent of the first job's errors; below zero: more errors."""
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
+    """Null for a single clip."""
     certain: bool
     """Whether the interval of 95 % leaves zero out."""
 
@@ -231,9 +232,10 @@ class ComparedJob(_Answer):
     base_model: str
     corpus: str
     wer: float
-    wer_interval: tuple[float, float]
+    wer_interval: tuple[float, float] | None
+    """Null for a single clip."""
     cer: float
-    cer_interval: tuple[float, float]
+    cer_interval: tuple[float, float] | None
     change: Paired | None
     """Null for the first job."""
 

@@ -67,6 +67,24 @@ def test_clips_that_a_model_skipped_or_that_occur_twice_are_counted(tmp_path: Pa
     ]
 
 
+def test_one_common_clip_has_no_interval(tmp_path: Path) -> None:
+    first = job(tmp_path, "hi-1", WORSE[:1], said=SENTENCES[:1])
+    second = job(tmp_path, "hi-2", BETTER)
+    found = compare_jobs([first, second])
+    assert len(found.clips) == 1
+    for row in found.as_json()["jobs"]:  # type: ignore[attr-defined]
+        assert row["interval"] is row["cer_interval"] is None
+    change = found.as_json()["jobs"][1]["change"]  # type: ignore[index]
+    assert change == {"fewer_errors": 100, "interval": None, "certain": False}
+    path = tmp_path / "compare.html"
+    write_comparison(found, path)
+    page = path.read_text("utf-8")
+    assert '<span class="soft">(' not in page[: page.index("</main>")]
+    shown = run("compare", "hi-1", "hi-2", env=environment(home=tmp_path, artifacts=tmp_path))
+    assert shown.returncode == 0 and "0.0 to" not in shown.stdout
+    assert "100 % fewer word errors (1 clip)." in shown.stdout
+
+
 def test_what_cannot_be_compared_is_one_line(tmp_path: Path) -> None:
     first = job(tmp_path, "hi-1", WORSE)
     other = job(tmp_path, "mr-1", WORSE, language="mr")

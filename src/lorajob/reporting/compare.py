@@ -27,8 +27,13 @@ class Change:
 
     @property
     def certain(self) -> bool:
-        """Whether the interval leaves out zero. That of a single clip has no width."""
-        return self.clips > 1 and (self.low > 0 or self.high < 0)
+        """Whether the interval leaves out zero."""
+        return self.interval is not None and (self.low > 0 or self.high < 0)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """(low, high); None for a single clip, whose bounds have no width."""
+        return (self.low, self.high) if self.clips > 1 else None
 
 
 def compare_counts(
@@ -70,8 +75,8 @@ def verdict(change: Change, unit: str) -> str:
     kind, low, high = "fewer", change.low, change.high
     if change.fewer < 0:
         kind, low, high = "more", -change.high, -change.low
-    interval = f"95 % interval {low:.0f} to {high:.0f} %"
-    text = f"{abs(change.fewer):.0f} % {kind} {unit} errors ({count}; {interval})."
+    around = "" if change.interval is None else f"; 95 % interval {low:.0f} to {high:.0f} %"
+    text = f"{abs(change.fewer):.0f} % {kind} {unit} errors ({count}{around})."
     if not change.certain:
         text += " The difference may be chance."
     if change.clips < FEW_CLIPS:

@@ -27,12 +27,12 @@ class JobRow:
     corpus: str
     model: str  # which of the job's models was compared: tuned or delivered
     scores: Scores  # on the common clips
-    interval: tuple[float, float]  # of `wer`, 95 %
-    cer_interval: tuple[float, float]
+    interval: tuple[float, float] | None  # of `wer`, 95 %; None for a single clip
+    cer_interval: tuple[float, float] | None
     change: Change | None
 
-    def interval_of(self, metric: Metric) -> tuple[float, float]:
-        """The 95 % interval of an error rate."""
+    def interval_of(self, metric: Metric) -> tuple[float, float] | None:
+        """The 95 % interval of an error rate; None for a single clip."""
         return self.interval if metric == "wer" else self.cer_interval
 
 
@@ -94,12 +94,12 @@ class Comparison:
                     "corpus": row.corpus,
                     "model": row.model,
                     "scores": row.scores.model_dump(),
-                    "interval": list(row.interval),
-                    "cer_interval": list(row.cer_interval),
+                    "interval": row.interval and list(row.interval),
+                    "cer_interval": row.cer_interval and list(row.cer_interval),
                     "change": row.change
                     and {
                         "fewer_errors": row.change.fewer,
-                        "interval": [row.change.low, row.change.high],
+                        "interval": row.change.interval and list(row.change.interval),
                         "certain": row.change.certain,
                     },
                 }
@@ -138,6 +138,8 @@ def compare_jobs(jobs: Sequence[Findings]) -> Comparison:
             change = compare_counts(before, [it.counts(metric) for it in ours], speakers, seed)
         words, characters = (
             interval(references, texts, it, seed=seed, language=language, speakers=speakers)
+            if len(texts) > 1
+            else None
             for it in METRICS
         )
         rows.append(
@@ -228,5 +230,8 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
 def comparison_chart(comparison: Comparison) -> VegaLite:
     """The error rates of the jobs, by the metric of their language, with intervals."""
     metric = comparison.metric
-    rates = [(it.job, it.scores.rate(metric), *it.interval_of(metric)) for it in comparison.rows]
+    rates = [
+        (it.job, rate := it.scores.rate(metric), *(it.interval_of(metric) or (rate, rate)))
+        for it in comparison.rows
+    ]
     return bars_with_intervals(rates, RATE_TITLES[metric])
