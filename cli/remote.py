@@ -339,7 +339,8 @@ def _compare(jobs: tuple[str, ...], as_json: bool, html: Path | None) -> None:
         )
         rate = row["scores"][metric]
         bounds = row["cer_interval" if metric == "cer" else "interval"]
-        around = "" if bounds is None else f" ({bounds[0]:.1f} to {bounds[1]:.1f})"
+        # Older servers send an interval without width for a single clip.
+        around = "" if found["clips"] == 1 else f" ({bounds[0]:.1f} to {bounds[1]:.1f})"
         click.echo(f"{row['job']}  {metric.upper()} {rate:.1f} %{around}{gain}")
     click.echo(f"compared on {found['clips']} common clips")
 

@@ -55,7 +55,8 @@ def compare(jobs: tuple[str, ...], as_json: bool, html: Path | None) -> None:
     """Compare finished jobs of one language on their common test clips.
 
     Each job is compared with the first one. The 95 % intervals come from a paired bootstrap. If the
-    interval of a difference contains zero, the difference may be chance.
+    interval of a difference contains zero, the difference may be chance. A single common clip has
+    no interval.
     """
     if len(jobs) < 2 or len(set(jobs)) < len(jobs):
         raise UsageError("JOB: give two or more different jobs")

@@ -24,7 +24,7 @@ class Glossaries(Protocol):
     """
 
     def list(self) -> list[StoredGlossary]:
-        """All glossaries, by name."""
+        """All glossaries, by name, also damaged ones."""
         ...
 
     def get(self, owner: str) -> Glossary:

@@ -23,7 +23,7 @@ class TextsByLanguage(Protocol):
     """The texts of one service. `language` is a code or a name."""
 
     def list(self) -> list[LanguageText]:
-        """All texts, by language."""
+        """All texts, by language, also those whose description is damaged."""
         ...
 
     def set(self, language: str, places: Sequence[str]) -> LanguageText:

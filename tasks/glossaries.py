@@ -40,7 +40,7 @@ class StoredGlossary(BaseModel):
     terms: int
     """How many; 0 if the file is damaged."""
     damaged: str | None = None
-    """What is wrong with the file, and what to do."""
+    """What is wrong with the file, and what to do; null for a whole one."""
 
 
 class GlossaryChange(BaseModel):
@@ -105,7 +105,10 @@ class GlossaryFiles:
         try:
             return StoredGlossary(name=name, of=_kind(name), terms=len(self.read(name).terms))
         except StageError as error:
-            return StoredGlossary(name=name, of=_kind(name), terms=0, damaged=str(error))
+            why = str(error)
+        except OSError as error:
+            why = f"{self._shown(name)} cannot be read ({error.strerror}); let lorajob read it"
+        return StoredGlossary(name=name, of=_kind(name), terms=0, damaged=why)
 
     def content(self, name: str) -> GlossaryText | None:
         """The file of a code or id as it is; None without one. Raises StageError, StoreError."""

@@ -44,7 +44,10 @@ class LanguageText(BaseModel):
     at: float
     """When it was set, in seconds since the epoch."""
     damaged: str | None = None
-    """What is wrong with its description, and what to do. The other fields are 0 or empty then."""
+    """What is wrong with its description, and what to do; null for a whole one.
+
+    Of a damaged one only `language` is known.
+    """
 
 
 class LanguageTexts:
@@ -124,20 +127,23 @@ class LanguageTexts:
         return f"{self._location.url}/{_file(code)}"
 
     def _described(self, code: str) -> LanguageText | None:
-        data = self._location.read(f"{FOLDER}/{code}.json")
         if self.place(code) is None:
             return None
+        what, fault = f"{FOLDER}/{code}.json in LORAJOB_ARTIFACTS", "missing"
+        mend = f"set the text again, or `lorajob lm remove {code}`"
         try:
-            return LanguageText.model_validate(json.loads(data or b""))
+            data = self._location.read(f"{FOLDER}/{code}.json")
+            if data is not None:
+                fault = "damaged"
+                return LanguageText.model_validate(json.loads(data))
+        except OSError as error:
+            fault, mend = f"not readable ({error.strerror})", "let lorajob read it"
         except (ValueError, ValidationError):
-            fault = "missing" if data is None else "damaged"
-            why = (
-                f"{FOLDER}/{code}.json in LORAJOB_ARTIFACTS is {fault}; set the text again, or "
-                f"`lorajob lm remove {code}`"
-            )
-            return LanguageText(
-                language=code, lines=0, characters=0, bytes=0, sha256="", at=0.0, damaged=why
-            )
+            pass
+        why = f"{what} is {fault}; {mend}"
+        return LanguageText(
+            language=code, lines=0, characters=0, bytes=0, sha256="", at=0.0, damaged=why
+        )
 
     @contextmanager
     def _locked(self, code: str) -> Iterator[None]:

@@ -133,17 +133,24 @@ async def compare_tool(ctx: Context, jobs: JobNames) -> JobComparison:
     for it in found["jobs"]:
         # `scores` has intervals of its own, which may be null.
         around = {"wer_interval": it["interval"], "cer_interval": it["cer_interval"]}
-        rows.append(ComparedJob.model_validate({**it, **it["scores"], **around}))
+        change = it["change"]
+        if found["clips"] == 1:  # older servers send intervals without width
+            around = dict.fromkeys(around)
+            change = change and {**change, "interval": None}
+        row = {**it, **it["scores"], **around, "change": change}
+        rows.append(ComparedJob.model_validate(row))
     values = list(found["settings"].items())[:MOST_SETTINGS_SHOWN]
     better = [it.job for it in rows if it.change and it.change.certain]
-    step = "the intervals that leave zero out are not chance"
+    step = "no difference is certain; compare on more test clips"
+    if better:
+        step = f"certainly not like {rows[0].job}: {', '.join(better)}"
     return JobComparison(
         clips=found["clips"],
         metric=found.get("metric", "wer"),  # older servers do not say it
         left_out=found["left_out"],
         jobs=rows,
         settings={name: [short(str(it)) for it in each] for name, each in values},
-        next=step if better else "no difference is certain: the intervals hold zero",
+        next=step,
     )
 
 

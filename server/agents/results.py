@@ -220,7 +220,7 @@ class Paired(_Answer):
     fewer_errors: float
     """In percent of the first job's errors; below zero: more errors."""
     interval: tuple[float, float] | None
-    """Null for a single clip."""
+    """95 %, of `fewer_errors`; null for a single clip."""
     certain: bool
     """Whether the interval of 95 % leaves zero out."""
 
@@ -233,9 +233,10 @@ class ComparedJob(_Answer):
     corpus: str
     wer: float
     wer_interval: tuple[float, float] | None
-    """Null for a single clip."""
+    """95 %; null for a single clip."""
     cer: float
     cer_interval: tuple[float, float] | None
+    """95 %; null for a single clip."""
     change: Paired | None
     """Null for the first job."""
 
@@ -302,7 +303,7 @@ class GlossaryTotals(_Answer):
     name: str
     terms: int
     damaged: str | None = None
-    """What is wrong with its file, and what to do."""
+    """What is wrong with its file, and what to do; null for a whole one."""
 
 
 class GlossaryAnswer(_Answer):

@@ -134,7 +134,7 @@ def test_a_small_file_waits_for_no_large_one(
 def test_a_short_list_waits_for_no_long_one(
     builder: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(books, "SMALL_BYTES", 10)
+    monkeypatch.setattr(books, "SHORT_BYTES", 10)
     shelf = BookShelf()
     shelf.open((), ("slow", "another term"), "hi", lambda _: None)
     assert words(opened(shelf, (), "Zurich")) == {"Zurich"}
@@ -220,7 +220,7 @@ def test_a_long_list_of_terms_is_indexed_elsewhere(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Each begins as a comment would in a file.
-    terms = [f"#{it} Nairobi\tnairobi {it}|{'x' * 90}" for it in range(1000)]
+    terms = [f"#{it} Nairobi\tnairobi {it}|{'x' * 90}|{'अ' * 80}" for it in range(1000)]
     here = TermIndex(terms_of(terms), "hi").near("nairobbi")
     shelf = BookShelf()
     with monkeypatch.context() as patched:
@@ -234,9 +234,12 @@ def test_a_long_list_of_terms_is_indexed_elsewhere(
         assert "the terms of a request are not used: signal 9 ended" in caplog.text
     again = opened(shelf, (), *terms[1:])
     assert again is not None and again.book.index is not None and len(again.book.index) == 999
-    monkeypatch.setattr(apart, "PYTHON", "false")
-    assert opened(shelf, (), *terms[2:]) is not None
-    assert "the terms of a request are indexed here: the process that builds" in caplog.text
+    for number, (python, why) in enumerate(
+        {"false": "the process that builds", "/nowhere": "no process could be started"}.items()
+    ):
+        monkeypatch.setattr(apart, "PYTHON", python)
+        assert opened(shelf, (), *terms[2 + number :]) is not None
+        assert f"the terms of a request are indexed here: {why}" in caplog.text
 
 
 def script(path: Path, body: str) -> str:

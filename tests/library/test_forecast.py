@@ -164,14 +164,23 @@ def test_the_memory_of_an_untimed_pass_is_in_proportion_to_its_own_kind(
 
 
 @pytest.mark.parametrize(
-    ("grown", "expected"), [(0, 0), (GIB // 64, GIB // 32), (2 * GIB, 2 * GIB + GAPS_BYTES)]
+    ("passes_take", "expected"),
+    [
+        (GIB // 64, 2 * GIB),
+        (GIB, 2 * GIB + GAPS_BYTES),
+        (3 * GIB, 4 * GIB + GAPS_BYTES),
+    ],
 )
-def test_the_gaps_are_in_proportion_to_what_passes_take_beyond_loading(
-    grown: int, expected: int, monkeypatch: pytest.MonkeyPatch
+def test_the_gaps_are_in_proportion_to_what_passes_take(
+    passes_take: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Loading took a GiB more for a moment than it left behind.
+    loaded = Loaded(2 * GIB, GIB)
+    resident = loaded.resident + passes_take
     monkeypatch.setattr("lorajob.training.forecast.dry_pass", lambda run, batch: 1.0)
-    for name in ("peak_memory", "_resident_memory"):
-        monkeypatch.setattr(f"lorajob.training.forecast.{name}", lambda: GIB + grown)
+    monkeypatch.setattr("lorajob.training.forecast._resident_memory", lambda: resident)
+    peak = max(loaded.peak, resident)
+    monkeypatch.setattr("lorajob.training.forecast.peak_memory", lambda: peak)
     device = SimpleNamespace(device=torch.device("cpu"))
     run: Any = SimpleNamespace(accelerator=device, recorded=None, copied_bytes=0)
     passes: Any = SimpleNamespace(
@@ -181,9 +190,7 @@ def test_the_gaps_are_in_proportion_to_what_passes_take_beyond_loading(
         collate=lambda: list,
         dataset=_Places(range(60)),
     )
-    # Loading took much more for a moment than it left behind.
-    ahead = forecast(run, passes, Loaded(GIB, GIB // 2))
-    assert ahead.peak_memory_bytes == GIB + expected
+    assert forecast(run, passes, loaded).peak_memory_bytes == expected
 
 
 class _Places(list[int]):

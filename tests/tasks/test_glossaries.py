@@ -146,6 +146,15 @@ def test_a_damaged_file_is_named_and_can_be_removed(settings: Settings, data: by
     assert kept.read("hi") == Glossary() and kept.listed() == [whole]
 
 
+def test_a_file_that_cannot_be_read_does_not_hide_the_others(settings: Settings) -> None:
+    kept = GlossaryFiles(settings)
+    kept.add("mr", TERMS)
+    (settings.jobs / FOLDER / "hi.txt").mkdir()
+    damaged, whole = kept.listed()
+    assert damaged.name == "hi" and "cannot be read (Is a directory)" in str(damaged.damaged)
+    assert (whole.name, whole.damaged) == ("mr", None)
+
+
 def _file(folder: Path, data: bytes) -> Path:
     path = folder / "damaged"
     path.write_bytes(data)

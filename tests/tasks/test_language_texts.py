@@ -67,6 +67,10 @@ def test_the_text_of_a_language_takes_the_place_of_an_earlier_one(
     (settings.jobs / FOLDER / "hi.json").unlink()
     (damaged,) = kept.listed()
     assert ".texts/hi.json in LORAJOB_ARTIFACTS is missing; set" in str(damaged.damaged)
+    (settings.jobs / FOLDER / "hi.json").mkdir()
+    (damaged,) = kept.listed()
+    assert ".texts/hi.json in LORAJOB_ARTIFACTS is not readable (Is a" in str(damaged.damaged)
+    (settings.jobs / FOLDER / "hi.json").rmdir()
     assert kept.remove("hi") == "hi" and kept.listed() == [] and kept.place("hi") is None
     with pytest.raises(UsageError, match="hi has no text"):
         kept.remove("hi")

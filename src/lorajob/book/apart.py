@@ -1,11 +1,11 @@
-"""Builds the index of a large glossary in a process of its own, beside one that decodes.
+"""Builds the index of many terms in a process of its own, beside one that decodes.
 
     python -m lorajob.book.apart FILE LANGUAGE    writes the tables to standard output
 
-FILE is - for terms on standard input.
+FILE is - for the content of a file on standard input: terms of a request, which waits for them.
 
-In the same process, building would keep Python's lock from the threads that decode. The other
-process has a lower priority, so on a busy machine decoding comes first.
+In the same process, building would keep Python's lock from the threads that decode. The process for
+a file has a lower priority, so on a busy machine decoding comes first.
 """
 
 import os
@@ -39,8 +39,7 @@ def build_apart(source: Path | bytes, language: str) -> TermIndex:
     Raises GlossaryError for a malformed file, OSError for one that cannot be read, and BuildError,
     which is BuildStoppedError if the same work here may fail as well.
     """
-    given = source if isinstance(source, bytes) else b""
-    name = "-" if isinstance(source, bytes) else str(source)
+    name, given = ("-", source) if isinstance(source, bytes) else (str(source), b"")
     command = [PYTHON, "-m", "lorajob.book.apart", name, language]
     # The logs of this process are on standard error.
     try:
@@ -71,7 +70,8 @@ def build_apart(source: Path | bytes, language: str) -> TermIndex:
 
 def main(path: str, language: str) -> int:
     """Write the tables of a file's terms, or what is wrong with it, to standard output."""
-    os.nice(LOWER_PRIORITY)
+    if path != "-":
+        os.nice(LOWER_PRIORITY)
     try:
         given = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
         written = make_tables(decode_glossary(given), language).to_bytes()

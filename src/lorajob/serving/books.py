@@ -1,10 +1,11 @@
 """The books of requests in a model's process: glossaries, with an index built once for each.
 
-Indexes are built in threads of their own: one for large files, one for long lists of a request's
-own terms, and one for all else. The first two wait for another process, which builds the index, so
-they take no Python lock of decoding. A large file delays only requests that use it, or another
+Indexes are built in threads of their own: one for large files, two for long lists of a request's
+own terms, and one for all else. The first three wait for other processes, which build the indexes,
+so they take no Python lock of decoding. A large file delays only requests that use it, or another
 large one for the first time, and these for a limited time: then they use the glossary as it was
-before, or go on without it. A request always waits for its own terms.
+before, or go on without it. A request always waits for its own terms. A long list delays only
+requests that bring long lists.
 """
 
 import hashlib
@@ -28,7 +29,9 @@ from lorajob.serving.models import GlossaryFile
 # That a request waits for an index, if there is an older one of the same glossary, and if not.
 PATIENCE_SECONDS, FIRST_SECONDS = 2.0, 20.0
 RETRY_SECONDS = 300.0  # after the process that builds an index was killed
-SMALL_BYTES = 100_000  # of terms whose index takes well under a second
+SMALL_BYTES = 100_000  # of a file whose index takes well under a second
+# Of a request's own terms: as much CPU time as to start another process, which builds the index.
+SHORT_BYTES = 300_000
 MOST_KEPT_TERMS = 3 * MOST_TERMS  # in all indexes of files
 MOST_KEPT_LISTS = 32  # indexes of requests' own terms
 
@@ -68,9 +71,9 @@ class BookShelf:
     """The indexes of a process. Methods may be called from any thread."""
 
     def __init__(self) -> None:
-        # So a small file and a request's own few terms wait for nothing large.
+        # Small files and short lists wait for no large ones.
         self._large = ThreadPoolExecutor(1, "large-glossaries")
-        self._long = ThreadPoolExecutor(1, "long-lists")
+        self._long = ThreadPoolExecutor(2, "long-lists")
         self._small = ThreadPoolExecutor(1, "glossaries")
         self._files: OrderedDict[_Key, Future[_Indexed]] = OrderedDict()
         self._lists: OrderedDict[_Key, Future[_Indexed]] = OrderedDict()
@@ -226,7 +229,7 @@ def _is_small(file: GlossaryFile) -> bool:
 
 
 def _is_long(terms: Sequence[str]) -> bool:
-    return sum(len(it.encode()) for it in terms) > SMALL_BYTES
+    return sum(len(it.encode()) for it in terms) > SHORT_BYTES
 
 
 def _index_of_file(file: GlossaryFile, language: str) -> _Indexed:
@@ -268,6 +271,11 @@ def _built_apart(source: Path | bytes, language: str, what: str) -> TermIndex | 
         raise
     except BuildError as error:
         log.warning("%s indexed here: %s", what, error)
+        return None
+    except OSError as error:
+        if isinstance(source, Path):  # the file may be unreadable
+            raise
+        log.warning("%s indexed here: no process could be started: %s", what, error)
         return None
 
 

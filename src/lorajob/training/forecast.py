@@ -138,13 +138,11 @@ def _needed(run: Run, loaded: Loaded, larger: float) -> int:
 
 def _cpu_peak(passes: Passes, loaded: Loaded, needed: int) -> int:
     """The peak memory of a CPU's training, if its largest pass takes `needed` bytes."""
-    peak = max(peak_memory(), needed)
-    # If the peak does not grow, loading took the most memory.
-    if peak <= loaded.peak:
-        return peak
     # Encoder outputs are read through memory maps, which count as resident.
     stored: int = passes.dataset.encoded.bytes
-    return peak + min(GAPS_BYTES, peak - loaded.peak) + stored
+    gaps = min(GAPS_BYTES, needed - loaded.resident)
+    # Loading may have taken more for a moment.
+    return max(peak_memory(), needed + gaps + stored)
 
 
 def write_forecast(path: Path, ahead: Forecast) -> None:
