@@ -43,17 +43,26 @@ from lorajob.whisper import ct2
 from lorajob.whisper.base_model import local_model
 from lorajob.whisper.model import merge_adapter
 
-TIMED = "train.clip_timestamps=0.3"
-JITTER = "train.timestamp_jitter=true"
-ROOM = "train.room_pauses=true"
-NO_SPEECH = "train.no_speech=0.02"
+TIMED, JITTER, ROOM, NO_SPEECH = SWITCHES = {
+    "train.clip_timestamps": ("0", "0.3"),
+    "train.timestamp_jitter": ("false", "true"),
+    "train.room_pauses": ("false", "true"),
+    "train.no_speech": ("0", "0.02"),
+}
+
+
+def _only(*switches: str) -> tuple[str, ...]:
+    """The settings with these switches on and the others off."""
+    return tuple(f"{name}={values[name in switches]}" for name, values in SWITCHES.items())
+
+
 # Of the first variant the differences are taken.
 VARIANTS: dict[str, tuple[str, ...]] = {
-    "off": (),
-    "timestamps": (TIMED, JITTER),
-    "room": (ROOM,),
-    "no-speech": (NO_SPEECH,),
-    "all": (TIMED, JITTER, ROOM, NO_SPEECH),
+    "off": _only(),
+    "timestamps": _only(TIMED, JITTER),
+    "room": _only(ROOM),
+    "no-speech": _only(NO_SPEECH),
+    "all": _only(*SWITCHES),
 }
 LONG_SECONDS = 60.0
 NOISE_SECONDS = 30.0

@@ -337,7 +337,18 @@ def test_a_glossary_is_the_same_over_http_and_beside_the_service(
             said = capsys.readouterr().err
             assert line in said and said.count("\n") == 1
         assert main(["glossary", "list", "--json"]) == 0
-        assert json.loads(capsys.readouterr().out) == [{"name": "hi", "of": "language", "terms": 2}]
+        row = {"name": "hi", "of": "language", "terms": 2, "damaged": None}
+        assert json.loads(capsys.readouterr().out) == [row]
+        (web.settings.jobs / ".glossaries" / "mr.txt").write_bytes(b"\xff")
+        assert main(["glossary", "list"]) == 0
+        shown = capsys.readouterr()
+        assert shown.out.splitlines()[1:] == [
+            "hi    language        2",
+            "mr    language  damaged",
+        ]
+        assert "`lorajob glossary remove mr --all`" in shown.err and shown.err.count("\n") == 1
+        assert main(["glossary", "remove", "mr", "--all"]) == 0
+        assert capsys.readouterr().out == "mr: 0 removed, 0 terms in all\n"
         # As it was before.
         local.glossaries.remove_all("hi")
         local.glossaries.add("hi", ["Nairobi", "DGX Spark\tdee jee|डी जी", "#metoo"])

@@ -149,6 +149,13 @@ def test_over_http_the_text_of_a_language_is_that_of_the_service(
             client.texts.set("hi", wrong)
     monkeypatch.setenv("LORAJOB_API_KEY", "see")
     assert main(["lm", "list"]) == 0 and "hi" in capsys.readouterr().out
+    described = remote.settings.jobs / ".texts" / "hi.json"
+    whole = described.read_text("utf-8")
+    described.write_text("[", "utf-8")
+    assert main(["lm", "list"]) == 0
+    shown = capsys.readouterr()
+    assert "hi        damaged" in shown.out and "`lorajob lm remove hi`" in shown.err
+    described.write_text(whole, "utf-8")
     with pytest.raises(UsageError, match="ben may only view"):
         lorajob.connect(remote.url, key="see").texts.remove("hi")
     assert client.texts.remove("hi") == "hi" and local.texts.list() == []

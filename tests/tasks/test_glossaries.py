@@ -146,7 +146,8 @@ def test_a_damaged_file_is_named_and_can_be_removed(settings: Settings, data: by
     assert kept.read("hi") == Glossary() and kept.listed() == [whole]
 
 
-def test_a_file_that_cannot_be_read_does_not_hide_the_others(settings: Settings) -> None:
+def test_a_file_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, artifacts=tmp_path / "jobs")
     kept = GlossaryFiles(settings)
     kept.add("mr", TERMS)
     (settings.jobs / FOLDER / "hi.txt").mkdir()
