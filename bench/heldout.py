@@ -35,21 +35,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path, help="the folder given to bench/compare.py --work")
     parser.add_argument("--lang", required=True, help="code of the language")
+    parser.add_argument("--seed", type=int, default=0, help="of the trainings (default: 0)")
     parser.add_argument("--clips", type=int, default=32, help="test clips (default: 32)")
     args = parser.parse_args()
-    job = JobDir(args.work / "ours-0")
+    job = JobDir(args.work / f"ours-{args.seed}")
     base = local_model(JobSpec.load(job.spec_path).base_model)
     labels = Labels(base, find_language(args.lang).token)
     store = ClipStore(job.stage_dir("preprocess") / "test")
     ours: NDArray[np.float64] | None = None
     print("| | loss | difference to `ours` |\n| --- | ---: | ---: |")
-    paths = sorted(args.work.glob("*-0-trained.json"), key=lambda it: it.name[:4] != "ours")
-    for path in paths:
+    paths = args.work.glob(f"*-{args.seed}-trained.json")
+    for path in sorted(paths, key=lambda it: it.name[:4] != "ours"):
         started = time.monotonic()
         adapter = args.work / json.loads(path.read_text("utf-8"))["adapter"]
         rows = losses(merge_adapter(base, adapter), labels, store, args.clips)
         ours = rows if ours is None else ours
-        name = path.name.removesuffix("-0-trained.json")
+        name = path.name.removesuffix(f"-{args.seed}-trained.json")
         told = "" if rows is ours else "{:+.3f}: {:+.3f} to {:+.3f}".format(*compared(ours, rows))
         total, tokens = rows.sum(axis=0)
         print(f"| {name} | {total / tokens:.3f} | {told} |", flush=True)
