@@ -146,8 +146,7 @@ class TrainConfig(BaseModel):
     quiet parts of the clip before. False: each is 0.2 s of digital silence."""
     no_speech: Annotated[float, Field(ge=0, le=0.2)] = 0.0
     """Windows without speech and with empty text (silence, hum, noise, tones) to add, as a share of
-    the clips, rounded. With 0.02 a model that invents words where nobody speaks unlearns that. A
-    model of few clips may then end long windows too early: see the guards of long files."""
+    the clips. 0.02 ends words where nobody speaks; a model of few clips may lose long speech."""
     one_speaker: bool = False
     """Pack only clips of the same speaker into a window."""
     quantization: Literal["auto", "8bit", "4bit", "none"] = "auto"
