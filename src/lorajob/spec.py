@@ -146,7 +146,7 @@ class TrainConfig(BaseModel):
     quiet parts of the clip before. False: each is 0.2 s of digital silence."""
     no_speech: Annotated[float, Field(ge=0, le=0.2)] = 0.0
     """Windows without speech and with empty text (silence, hum, noise, tones) to add, as a share of
-    the clips. 0.02 ends words where nobody speaks; a model of few clips may lose long speech."""
+    the clips. 0.02 stops invented words in silence; a model of few clips may miss long speech."""
     one_speaker: bool = False
     """Pack only clips of the same speaker into a window."""
     quantization: Literal["auto", "8bit", "4bit", "none"] = "auto"

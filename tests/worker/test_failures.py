@@ -10,6 +10,7 @@ from lorajob.job.jobdir import STAGES, JobDir
 from lorajob.worker.records.record import JobRecord
 from tests.support.command import run
 from tests.support.fleet import (
+    LEASE_SECONDS,
     SAVE_STEPS,
     Fleet,
     Worker,
@@ -118,6 +119,9 @@ def test_a_message_that_vanished_is_sent_again(fleet):
     fleet.staff(cpu=1, gpu=1)
     record = fleet.new_job("hi-00000032", real=())
     wait_for(lambda: fleet.load(record).stages["preprocess"].attempts == 1)
+    began = fleet.load(record).stages["preprocess"].started_at
+    # Some LEASE_SECONDS on a free machine, and 29 s were seen on a busy one.
+    assert began is not None and began - record.created_at <= LEASE_SECONDS + 60
     assert commits(fleet.wait_until(record, "succeeded")) == list(STAGES)
 
 

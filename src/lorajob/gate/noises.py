@@ -36,7 +36,7 @@ def check_noise(language: str, tuned: Hearing, base: Hearing, limit: float) -> G
         for model in (tuned, base)
     ]
     counts, before = (
-        {kind: _invented(lines, language, unit) for kind, lines in it.items()} for it in heard
+        {kind: invented(lines, language, unit) for kind, lines in it.items()} for it in heard
     )
     worst = max(KINDS, key=lambda kind: counts[kind] - before[kind])
     told = ", ".join(f"{kind} {counts[kind]} (base {before[kind]})" for kind in KINDS)
@@ -52,6 +52,7 @@ def check_noise(language: str, tuned: Hearing, base: Hearing, limit: float) -> G
     )
 
 
-def _invented(lines: list[Line], language: str, unit: str) -> int:
+def invented(lines: list[Line], language: str, unit: str) -> int:
+    """The words or characters of a transcript, as `unit` says."""
     text = normalise(" ".join(line.text for line in lines), language)
     return len(text.split()) if unit == "words" else len(text.replace(" ", ""))
