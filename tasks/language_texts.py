@@ -137,7 +137,7 @@ class LanguageTexts:
                 fault = "damaged"
                 return LanguageText.model_validate(json.loads(data))
         except OSError as error:
-            fault, mend = f"not readable ({error.strerror})", "let lorajob read it"
+            fault, mend = f"not readable ({error.strerror})", "allow it, or move it away"
         except (ValueError, ValidationError):
             pass
         why = f"{what} is {fault}; {mend}"
