@@ -107,7 +107,8 @@ class GlossaryFiles:
         except StageError as error:
             why = str(error)
         except OSError as error:
-            why = f"{self._shown(name)} cannot be read ({error.strerror}); allow it, or move it away"
+            fault = f"cannot be read ({error.strerror}); allow it, or move it away"
+            why = f"{self._shown(name)} {fault}"
         return StoredGlossary(name=name, of=_kind(name), terms=0, damaged=why)
 
     def content(self, name: str) -> GlossaryText | None:
